@@ -1,0 +1,1 @@
+"""Files to batches: sources, documents, token cache, packing, conversations."""

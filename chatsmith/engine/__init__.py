@@ -1,0 +1,1 @@
+"""The one engine that chat, API, evaluation and RL decode with."""

@@ -1,0 +1,1 @@
+"""Scores with their uncertainty: the exam, statistics. Generates through the engine only."""

@@ -1,0 +1,1 @@
+"""The GPT: configuration, network, loss and cost."""

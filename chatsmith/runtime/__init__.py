@@ -1,0 +1,1 @@
+"""Where and how things run: device, run directory, logs, metrics, measurements."""

@@ -1,0 +1,1 @@
+"""One file a command: a frozen Config dataclass and main(config). Stages compose the rooms below."""

@@ -1,0 +1,1 @@
+"""What a model may call while it writes: the calculator."""
