@@ -1,0 +1,216 @@
+"""The calculator a model may call: small Python expressions, worked out by walking a syntax tree.
+
+"""
+
+import ast
+import operator
+import time
+from collections.abc import Callable
+from decimal import Decimal
+
+MAX_LENGTH = 256
+"""Longest expression, in characters."""
+
+MAX_DEPTH = 24
+"""Deepest nesting of operations."""
+
+MAX_STRING = 1_000
+"""Longest string that may appear on the way, in characters."""
+
+MAX_EXPONENT = 256
+"""Largest exponent, either sign."""
+
+MAX_MAGNITUDE = 10**40
+"""No number on the way may reach this, either sign."""
+
+MAX_DECIMALS = 12
+"""Most decimals that `round` may be asked for."""
+
+SECONDS = 0.25
+"""The deadline behind the other limits, which normally keep the work below a millisecond."""
+
+Value = int | float | str | bool
+
+
+class CalculatorError(ValueError):
+    """An expression that the calculator refuses; the message is the reason, in a few plain words."""
+
+
+def calculate(expression: str) -> str:
+    """The value of `expression` as plain text: `95`, `0.5`, `True`, `APPLE`.
+
+    Raises CalculatorError when the expression is not one the calculator knows, breaks a limit, or has no
+    value (a division by zero).
+    """
+    if len(expression) > MAX_LENGTH:
+        raise CalculatorError(f"longer than {MAX_LENGTH} characters")
+    # Escape sequences could smuggle in control characters, and Python warns about unknown ones on stderr.
+    if "\\" in expression or "\0" in expression:
+        raise CalculatorError("backslashes are not allowed")
+    try:
+        tree = ast.parse(expression.strip(), mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise CalculatorError("not an expression") from error
+    deadline = time.monotonic() + SECONDS
+    try:
+        return _plain(_value(tree.body, MAX_DEPTH, deadline))
+    except ZeroDivisionError as error:
+        raise CalculatorError("division by zero") from error
+    except OverflowError as error:
+        raise CalculatorError("a number is too large") from error
+
+
+def calculator_tool(expression: str) -> str:
+    """`calculate` as an engine's tool hook: it never raises, a refusal becomes the text `error: reason`."""
+    try:
+        return calculate(expression)
+    except CalculatorError as error:
+        return f"error: {error}"
+
+
+def _value(node: ast.expr, depth: int, deadline: float) -> Value:
+    if depth == 0:
+        raise CalculatorError(f"nested deeper than {MAX_DEPTH}")
+    if time.monotonic() > deadline:
+        raise CalculatorError("took too long")
+
+    def inner(child: ast.expr) -> Value:
+        return _value(child, depth - 1, deadline)
+
+    match node:
+        case ast.Constant(value=value) if type(value) in (int, float, str):
+            return _within_limits(value)
+        case ast.UnaryOp(op=sign, operand=operand) if type(sign) in _SIGNS:
+            return _within_limits(_SIGNS[type(sign)](_number(inner(operand))))
+        case ast.BinOp(left=left, op=operation, right=right) if type(operation) in _OPERATIONS:
+            work = _OPERATIONS[type(operation)]
+            return _within_limits(work(_number(inner(left)), _number(inner(right))))
+        case ast.Compare(left=left, ops=comparisons, comparators=others):
+            return _compare(inner(left), comparisons, [inner(other) for other in others])
+        case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]):
+            return _within_limits(_call_function(name, [inner(argument) for argument in arguments]))
+        case ast.Call(func=ast.Attribute(value=owner, attr=name), args=arguments, keywords=[]):
+            return _within_limits(
+                _call_method(inner(owner), name, [inner(argument) for argument in arguments])
+            )
+    raise CalculatorError(f"{type(node).__name__} is not something the calculator knows")
+
+
+def _number(value: Value) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise CalculatorError("this operation needs numbers")
+    return value
+
+
+def _text(value: Value) -> str:
+    if not isinstance(value, str):
+        raise CalculatorError("this operation needs text in quotes")
+    return value
+
+
+def _within_limits(value: object) -> Value:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        if len(value) > MAX_STRING:
+            raise CalculatorError(f"text longer than {MAX_STRING} characters")
+        return value
+    if not isinstance(value, int | float):  # a negative number to a fractional power is complex
+        raise CalculatorError("the result is not a real number")
+    if value != value or abs(value) >= MAX_MAGNITUDE:
+        raise CalculatorError("a number is too large")
+    return value
+
+
+def _power(base: int | float, exponent: int | float) -> object:
+    if abs(exponent) > MAX_EXPONENT:
+        raise CalculatorError(f"an exponent larger than {MAX_EXPONENT}")
+    # Both are bounded, so even the largest power is a few thousand digits: microseconds, then refused.
+    return base**exponent
+
+
+_SIGNS: dict[type[ast.unaryop], Callable[[int | float], int | float]] = {
+    ast.UAdd: operator.pos,
+    ast.USub: operator.neg,
+}
+
+_OPERATIONS: dict[type[ast.operator], Callable[[int | float, int | float], object]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: _power,
+}
+
+_ORDERINGS: dict[type[ast.cmpop], Callable[[Value, Value], bool]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.In: lambda part, whole: _text(part) in _text(whole),
+    ast.NotIn: lambda part, whole: _text(part) not in _text(whole),
+}
+
+
+def _compare(left: Value, comparisons: list[ast.cmpop], others: list[Value]) -> bool:
+    for comparison, right in zip(comparisons, others, strict=True):
+        if type(comparison) not in _ORDERINGS:
+            raise CalculatorError(f"{type(comparison).__name__} is not something the calculator knows")
+        try:
+            if not _ORDERINGS[type(comparison)](left, right):
+                return False
+        except TypeError as error:
+            raise CalculatorError("text and numbers cannot be ordered") from error
+        left = right
+    return True
+
+
+def _call_function(name: str, arguments: list[Value]) -> object:
+    match name, arguments:
+        case "abs", [value]:
+            return abs(_number(value))
+        case "round", [value]:
+            return round(_number(value))
+        case "round", [value, decimals]:
+            if type(decimals) is not int or abs(decimals) > MAX_DECIMALS:
+                raise CalculatorError(f"round takes a whole number of decimals up to {MAX_DECIMALS}")
+            return round(_number(value), decimals)
+        case "min" | "max", [_, _, *_]:
+            smallest_or_largest = min if name == "min" else max
+            return smallest_or_largest([_number(value) for value in arguments])
+        case "len", [value]:
+            return len(_text(value))
+        case "abs" | "round" | "min" | "max" | "len", _:
+            raise CalculatorError(f"wrong number of arguments for {name}")
+    raise CalculatorError(f"the function {name[:20]} is not known")
+
+
+def _call_method(owner: Value, name: str, arguments: list[Value]) -> object:
+    text = _text(owner)
+    match name, arguments:
+        case "count", [part]:
+            return text.count(_text(part))
+        case "upper", []:
+            return text.upper()
+        case "lower", []:
+            return text.lower()
+        case "replace", [old, new]:
+            return text.replace(_text(old), _text(new))
+        case "count" | "upper" | "lower" | "replace", _:
+            raise CalculatorError(f"wrong number of arguments for {name}")
+    raise CalculatorError(f"the method {name[:20]} is not known")
+
+
+def _plain(value: Value) -> str:
+    """Whole floats without a point, others to 12 significant digits without trailing zeros."""
+    if not isinstance(value, float):
+        return str(value)
+    if value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    # 12 digits hide the binary residue of 0.1 + 0.2; very small numbers stay in scientific notation.
+    rounded = f"{value:.12g}"
+    return rounded if abs(value) < 1e-9 else f"{Decimal(rounded):f}"
