@@ -1,5 +1,12 @@
 """The calculator a model may call: small Python expressions, worked out by walking a syntax tree.
 
+`calculate("37 + 58")` gives `"95"`. Allowed are numbers, strings, `+ - * / // % **`, comparisons (chains and
+`in` too), parentheses, the functions round, abs, min, max and len, and the string methods count, upper,
+lower and replace. Everything else is refused by name. Nothing is ever handed to `eval`; there are no signals
+and no state, so any thread may call it. Every step of the work is bounded (length and depth of the
+expression, length of strings, size of numbers and exponents), and a deadline stands behind those bounds.
+
+It does not know variables, assignments, units or fractions, and it keeps nothing between calls.
 """
 
 import ast
