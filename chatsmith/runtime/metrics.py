@@ -1,0 +1,122 @@
+"""The metrics of a run: one JSON object a line in metrics.jsonl, and optionally an experiment tracker.
+
+A line is complete or absent: what a killed process left half-written is closed off by the next one. It
+neither reads metrics nor draws them.
+"""
+
+import importlib
+import json
+import math
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from chatsmith.runtime.errors import UserError
+
+TRACKERS = ("wandb", "tensorboard", "trackio")
+
+
+class Tracker(Protocol):
+    """Where figures go besides the file."""
+
+    def log(self, stage: str, step: int, values: dict[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class MetricsLog:
+    """Append lines to the file at `path` (metrics.jsonl of a run); `track` is one of TRACKERS or None.
+
+    Raises UserError if the tracker is unknown or not installed.
+    """
+
+    def __init__(self, path: Path, track: str | None = None) -> None:
+        self._tracker = open_tracker(track, path.parent) if track else None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("ab")
+        if _ends_mid_line(path):
+            self._file.write(b"\n")
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def write(self, *, stage: str, step: int, **values: Any) -> None:
+        """Append one line and flush it. A value that is not finite is written as null: JSON has no NaN."""
+        record = {"stage": stage, "step": step, "time": round(time.time(), 3)}
+        record.update({name: _finite_or_none(value) for name, value in values.items()})
+        self._file.write(json.dumps(record, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n")
+        self._file.flush()
+        if self._tracker is not None:
+            self._tracker.log(stage, step, _numbers(values))
+
+    def close(self) -> None:
+        """Close the file and the tracker. More than once is fine."""
+        self._file.close()
+        if self._tracker is not None:
+            self._tracker.close()
+            self._tracker = None
+
+
+def open_tracker(name: str, run: Path) -> Tracker:
+    """The tracker called `name` for the run directory `run`. Raises UserError if it cannot be used."""
+    if name not in TRACKERS:
+        raise UserError(f"there is no tracker {name!r}; choose one of {', '.join(TRACKERS)}")
+    try:
+        if name == "tensorboard":
+            return _TensorBoard(importlib.import_module("torch.utils.tensorboard"), run)
+        return _WandbLike(importlib.import_module(name), run)
+    except ImportError as error:
+        raise UserError(f"--track {name} needs a package: pip install 'chatsmith[{name}]'") from error
+
+
+class _WandbLike:
+    """wandb, and trackio, which has the same functions. Steps of different stages would collide in their one
+    global step, so the step is a figure of its own."""
+
+    def __init__(self, module: Any, run: Path) -> None:
+        self._run = module.init(project="chatsmith", name=run.name)
+
+    def log(self, stage: str, step: int, values: dict[str, float]) -> None:
+        self._run.log({f"{stage}/step": step} | {f"{stage}/{name}": value for name, value in values.items()})
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class _TensorBoard:
+    def __init__(self, module: Any, run: Path) -> None:
+        self._writer = module.SummaryWriter(log_dir=str(run / "tensorboard"))
+
+    def log(self, stage: str, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(f"{stage}/{name}", value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _ends_mid_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        if size == 0:
+            return False
+        file.seek(size - 1)
+        return file.read(1) != b"\n"
+
+
+def _finite_or_none(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _numbers(values: dict[str, Any]) -> dict[str, float]:
+    return {
+        name: value
+        for name, value in values.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }

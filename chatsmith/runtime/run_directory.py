@@ -1,0 +1,206 @@
+"""The run directory: one folder with everything that one recipe made.
+
+    runs/kindergarten/
+      recipe.toml  metrics.jsonl
+      data/  tokenizer/  tokens/
+      pretrain/ sft/ rl/      each with bundle/ and state/
+      evals/
+
+It answers where things are, whether a stage's outputs are still those of today's configuration (`done.json`),
+and who may write here (one process at a time). It makes folders, but never reads or writes a stage's outputs.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from chatsmith.runtime import atomic
+from chatsmith.runtime.errors import UserError
+
+KEY_FORMAT = 1  # raised when the meaning of a key changes, so that old outputs are made anew
+STAGE_FOLDERS = {"evaluate": "evals"}  # every other stage's folder has the stage's name
+BUNDLE_STAGES = ("pretrain", "sft", "rl")  # in pipeline order: the last one there is the newest
+# Fields that say where or how loudly a stage works, never what comes out of it.
+NEVER_IN_KEY = frozenset({"run", "json", "track", "device"})
+
+
+class RunDirectory:
+    """Paths, lock and record of finished stages of the run at `path`. Making this object touches no disk."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    def __repr__(self) -> str:
+        return f"RunDirectory({str(self.path)!r})"
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.toml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def data(self) -> Path:
+        return self.path / "data"
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.path / "tokenizer"
+
+    @property
+    def tokens(self) -> Path:
+        return self.path / "tokens"
+
+    @property
+    def evals(self) -> Path:
+        return self.path / "evals"
+
+    def stage(self, name: str) -> Path:
+        """The folder of stage `name`."""
+        return self.path / STAGE_FOLDERS.get(name, name)
+
+    def bundle(self, name: str) -> Path:
+        """The folder of the model bundle that stage `name` makes."""
+        return self.stage(name) / "bundle"
+
+    def state(self, name: str) -> Path:
+        """The folder of the training state that stage `name` keeps for resuming."""
+        return self.stage(name) / "state"
+
+    def newest_bundle(self) -> Path:
+        """The bundle of the furthest stage of the pipeline. Raises UserError if the run has none."""
+        if not self.path.is_dir():
+            raise UserError(
+                f"there is no run at {self.path}; make one with: chatsmith run kindergarten --run {self.path}"
+            )
+        for name in reversed(BUNDLE_STAGES):
+            if self.bundle(name).is_dir():
+                return self.bundle(name)
+        raise UserError(f"{self.path} holds no model yet; train one with: chatsmith pretrain {self.path}")
+
+    def create(self) -> None:
+        """Make the folder, or raise UserError if something else is there or it cannot be written."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UserError(
+                f"{self.path} cannot be a run directory: a file is in the way; choose another name"
+            ) from error
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run directory for this process, making it if need be.
+
+        Raises UserError at once, naming the other process, while another one holds it. The system drops the
+        lock of a process that dies, so a stale lock file never blocks anyone. Not reentrant.
+        """
+        self.create()
+        try:
+            file = (self.path / ".lock").open("a+", encoding="utf-8")
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+        with file:
+            _acquire(file, self.path)
+            try:
+                file.truncate(0)
+                file.write(str(os.getpid()))
+                file.flush()
+                yield
+            finally:
+                # Unlocked by hand because a forked worker that is still alive shares the open file.
+                fcntl.flock(file, fcntl.LOCK_UN)
+
+    def is_done(self, stage: str, key: str) -> bool:
+        """Whether `stage` finished with this very key and the outputs it named are still there."""
+        done = self._read_done(stage)
+        if done is None or done["key"] != key:
+            return False
+        return all((self.path / output).exists() for output in done.get("outputs", []))
+
+    def mark_done(self, stage: str, key: str, facts: Mapping[str, Any], outputs: Sequence[Path] = ()) -> None:
+        """Record that `stage` finished: `facts` are figures for the results table (seconds, scores, counts).
+
+        `outputs` are files or folders inside the run without which the stage counts as not done.
+        """
+        record = {
+            "key": key,
+            "finished_at": time.time(),
+            "facts": dict(facts),
+            "outputs": [str(output.relative_to(self.path)) for output in outputs],
+        }
+        atomic.write_text(self.stage(stage) / "done.json", json.dumps(record, indent=2) + "\n")
+
+    def done_facts(self, stage: str) -> dict[str, Any] | None:
+        """The facts given to `mark_done`, or None if the stage has never finished."""
+        done = self._read_done(stage)
+        return None if done is None else done["facts"]
+
+    def done_key(self, stage: str) -> str | None:
+        """The key under which the stage finished: an input for the keys of the stages after it."""
+        done = self._read_done(stage)
+        return None if done is None else done["key"]
+
+    def finished_at(self, stage: str) -> float | None:
+        """When the stage finished, in seconds since 1970, or None."""
+        done = self._read_done(stage)
+        return None if done is None else done["finished_at"]
+
+    def _read_done(self, stage: str) -> dict[str, Any] | None:
+        try:
+            done = json.loads((self.stage(stage) / "done.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None  # absent, or damaged by something else than us: the stage simply runs again
+        complete = isinstance(done, dict) and {"key", "finished_at", "facts"} <= done.keys()
+        return done if complete else None
+
+
+def stage_key(config: Any, **inputs: str) -> str:
+    """The identity of a stage's outputs: sha256 over its configuration and the keys of what it is made from.
+
+    Fields in NEVER_IN_KEY, and those that the class names in a `NOT_IN_KEY` class variable, do not count.
+    """
+    assert is_dataclass(config) and not isinstance(config, type)
+    skipped = NEVER_IN_KEY | frozenset(getattr(config, "NOT_IN_KEY", ()))
+    values = {
+        field.name: getattr(config, field.name) for field in fields(config) if field.name not in skipped
+    }
+    content = {"format": KEY_FORMAT, "config": values, "inputs": inputs}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode("utf-8")).hexdigest()
+
+
+def _acquire(file: TextIO, path: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.seek(0)
+        owner = file.read().strip()
+        process = f"process {owner}" if owner else "another process"
+        raise UserError(
+            f"{path} is in use by {process}; wait for it, stop it, or choose another run directory"
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"{path} is on a file system without locks ({error.strerror}); choose another place"
+        ) from error
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(
+            f"the disk is full: the run directory {path} cannot be made; free space and repeat the command"
+        )
+    return UserError(
+        f"the run directory {path} cannot be written ({error.strerror}); choose another or fix its permissions"
+    )
