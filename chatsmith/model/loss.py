@@ -1,0 +1,124 @@
+"""The training loss and bits per byte, without ever holding all logits.
+
+At V = 32,768 the logits of one row are 64 times larger than its hidden states, so the head, the softcap and the
+cross-entropy are done a few rows at a time, and each chunk's gradients are formed in the forward pass while its
+logits are at hand (the idea of Liger Kernel and Apple's Cut Cross-Entropy, arXiv:2411.09009).
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from chatsmith.model.gpt import GPT
+
+IGNORED = -1
+"""A target that is not trained on."""
+
+ROWS_PER_CHUNK = 1024
+"""1,024 rows of logits at V = 8,192 are 32 MB in float32: they stay near the caches of a desktop CPU."""
+
+ChunkGradient = Callable[[Tensor, Tensor, float, Tensor], tuple[Tensor, Tensor]]
+
+
+def token_losses(model: GPT, hidden: Tensor, targets: Tensor) -> Tensor:
+    """Nats of each target, 0 where it is IGNORED: hidden (N, C), targets (N,) -> (N,). Without gradients."""
+    with torch.no_grad():
+        parts = [
+            F.cross_entropy(model.logits(rows), wanted, ignore_index=IGNORED, reduction="none")
+            for rows, wanted in zip(hidden.split(ROWS_PER_CHUNK), targets.split(ROWS_PER_CHUNK), strict=True)
+        ]
+        return torch.cat(parts)
+
+
+def chunk_gradient(raw: Tensor, targets: Tensor, softcap: float, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted loss of one chunk and its gradient by the raw logits: raw (n, V), targets and weights (n,).
+
+    With z = softcap * tanh(raw / softcap):  dloss/draw = weight * (softmax(z) - onehot) * (1 - (z / softcap)^2).
+    """
+    raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
+    bent = torch.tanh(raw / softcap)  # (n, V)
+    capped = softcap * bent
+    log_total = torch.logsumexp(capped, dim=-1)  # (n,)
+    chosen = capped.gather(1, targets[:, None])[:, 0]
+    loss = ((log_total - chosen) * weights).sum()
+    ids = torch.arange(raw.shape[1], device=raw.device)
+    gradient = torch.exp(capped - log_total[:, None]) - (ids[None, :] == targets[:, None]).to(capped.dtype)
+    return loss, gradient * (1 - bent * bent) * weights[:, None]
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        head: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        softcap: float,
+        gradient_of: ChunkGradient,
+    ) -> Tensor:
+        cast_head = head.to(hidden.dtype)
+        loss = torch.zeros((), dtype=weights.dtype, device=hidden.device)
+        hidden_gradient = torch.empty_like(hidden)
+        head_gradient = torch.zeros_like(head)
+        for start in range(0, hidden.shape[0], ROWS_PER_CHUNK):
+            rows = slice(start, start + ROWS_PER_CHUNK)
+            part, gradient = gradient_of(hidden[rows] @ cast_head.T, targets[rows], softcap, weights[rows])
+            gradient = gradient.to(hidden.dtype)
+            loss += part
+            hidden_gradient[rows] = gradient @ cast_head
+            if head.dtype == hidden.dtype:
+                head_gradient.addmm_(gradient.T, hidden[rows])
+            else:
+                head_gradient += gradient.T @ hidden[rows]
+        ctx.save_for_backward(hidden_gradient, head_gradient)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (scale,) = gradients
+        hidden_gradient, head_gradient = ctx.saved_tensors
+        return hidden_gradient * scale, head_gradient * scale, None, None, None, None
+
+
+def chunked_cross_entropy(
+    model: GPT,
+    hidden: Tensor,
+    targets: Tensor,
+    weights: Tensor | None = None,
+    gradient_of: ChunkGradient = chunk_gradient,
+) -> Tensor:
+    """Sum over positions of weight x cross-entropy, differentiable by `hidden` and the head.
+
+    hidden (N, C), targets (N,), weights (N,) or None for the mean over targets that are not IGNORED; ignored
+    targets always weigh 0. `gradient_of` may be a compiled `chunk_gradient`.
+    """
+    wanted = targets != IGNORED
+    if weights is None:
+        weights = wanted / wanted.sum().clamp(min=1)
+    dtype = torch.promote_types(hidden.dtype, torch.float32)
+    weights = weights.to(dtype) * wanted
+    arguments = (hidden, model.head.weight, targets.clamp(min=0), weights, model.config.softcap, gradient_of)
+    loss = _ChunkedCrossEntropy.apply(*arguments)
+    assert isinstance(loss, Tensor)
+    return loss
+
+
+def bits_per_byte(model: GPT, batches: Iterable[tuple[Tensor, Tensor]], token_byte_lengths: Tensor) -> float:
+    """Bits the model spends on a byte of text: sum of nats over targets with bytes / (ln 2 x their bytes).
+
+    `batches` yields (inputs, targets), both (B, T); `token_byte_lengths` (V,) is 0 for special tokens, which
+    therefore count on neither side. Comparable between tokenizers, unlike the loss. NaN if there is no byte.
+    """
+    nats, total_bytes = 0.0, 0
+    for inputs, targets in batches:
+        with torch.no_grad():
+            losses = token_losses(model, model(inputs).flatten(0, 1), targets.flatten())
+        byte_lengths = token_byte_lengths[targets.flatten().clamp(min=0)] * (targets.flatten() != IGNORED)
+        nats += losses.double()[byte_lengths > 0].sum().item()
+        total_bytes += int(byte_lengths.sum())
+    return nats / (math.log(2) * total_bytes) if total_bytes else math.nan
