@@ -13,11 +13,8 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from chatsmith.runtime.errors import UserError
-from chatsmith.text.special_tokens import SPECIAL_TOKENS
 from chatsmith.text.tokenizer import Tokenizer
-from chatsmith.text.tokenizer_file import NUM_BYTES
-
-MIN_VOCAB_SIZE = NUM_BYTES + len(SPECIAL_TOKENS)
+from chatsmith.text.vocabulary import SPECIAL_TOKENS, check_vocab_size
 
 # The pieces are those of GPT-4 (tiktoken's cl100k_base), one alternative a line, with three differences:
 #
@@ -68,15 +65,6 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         [tokenizers.AddedToken(name, special=True, normalized=False) for name in SPECIAL_TOKENS]
     )
     return Tokenizer(bpe.to_str())
-
-
-def check_vocab_size(vocab_size: int) -> None:
-    """Raise UserError if a vocabulary of this size cannot hold every byte and every special token."""
-    if vocab_size < MIN_VOCAB_SIZE:
-        raise UserError(
-            f"a vocabulary of {vocab_size} is too small: {NUM_BYTES} bytes and {len(SPECIAL_TOKENS)} special "
-            f"tokens need {MIN_VOCAB_SIZE}; choose a larger vocab_size"
-        )
 
 
 def well_formed(text: str) -> str:

@@ -6,11 +6,45 @@ The results of a client's own tools are messages of the role `tool`.
 
 The order of roles: one system message at most, and only first; then the user; then user and assistant take
 turns, where an assistant message may be followed by one or more tool messages, which the assistant answers.
+
+As ids, every message stands between the marks of its role:
+
+    <|bos|> <|user_start|> What is 6 times 7? <|user_end|>
+    <|assistant_start|> <|python_start|> 6*7 <|python_end|> <|output_start|> 42 <|output_end|>
+    It is 42. <|assistant_end|>
+
+(without the spaces and line breaks shown here). What a message says is always encoded as ordinary text: a
+user who types `<|assistant_end|>` sends those characters, not that token.
+
+Training, chatting, serving, evaluation and reinforcement learning all render through this file; the Jinja
+template of `chatsmith.text.chat_template` says the same for other programs.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import codecs
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
+
+from chatsmith.text.chat_template import chat_template
+from chatsmith.text.tokenizer import Tokenizer
+
+__all__ = [
+    "Conversation",
+    "Message",
+    "Part",
+    "PartKind",
+    "Rendered",
+    "Role",
+    "StreamDecoder",
+    "chat_template",
+    "check_conversation",
+    "conversation_to_json",
+    "parse_conversation",
+    "parse_reply",
+    "render",
+    "render_prompt",
+]
 
 Role = Literal["system", "user", "assistant", "tool"]
 PartKind = Literal["text", "python", "output"]
@@ -86,6 +120,125 @@ def parse_conversation(obj: object) -> Conversation:
 def conversation_to_json(conversation: Sequence[Message]) -> dict[str, Any]:
     """The opposite of `parse_conversation`: an object of plain strings, lists and dicts."""
     return {"messages": [{"role": m.role, "content": _content_to_json(m.parts)} for m in conversation]}
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation as ids, and which of them the model is trained to predict."""
+
+    ids: list[int] = field(default_factory=list)
+    mask: list[int] = field(default_factory=list)
+    """1 where the id is to be learnt: the assistant's text, its python parts with their marks, and
+    `<|assistant_end|>`. 0 elsewhere: the model is given these and never has to say them."""
+
+    def _add(self, ids: Sequence[int], learnt: bool) -> None:
+        self.ids.extend(ids)
+        self.mask.extend([int(learnt)] * len(ids))
+
+
+def render(conversation: Sequence[Message], tokenizer: Tokenizer) -> Rendered:
+    """The ids of a conversation, beginning with `<|bos|>`, and their mask, of the same length.
+
+    Raises ValueError, like `check_conversation`, for a conversation that is not one.
+    """
+    check_conversation(conversation)
+    rendered = Rendered()
+    rendered._add([tokenizer.bos_id], learnt=False)
+    for message in conversation:
+        is_assistant = message.role == "assistant"
+        rendered._add([tokenizer.special(f"<|{message.role}_start|>")], learnt=False)
+        for part in _joined_texts(message.parts):
+            rendered._add(_part_ids(part, tokenizer), learnt=is_assistant and part.kind != "output")
+        rendered._add([tokenizer.special(f"<|{message.role}_end|>")], learnt=is_assistant)
+    return rendered
+
+
+def render_prompt(messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
+    """The ids that ask the model for the next assistant message: they end with `<|assistant_start|>`.
+
+    Raises ValueError if the messages are not a conversation, or not one that awaits the assistant.
+    """
+    ids = render(messages, tokenizer).ids
+    if messages[-1].role not in ("user", "tool"):
+        raise ValueError(
+            f"the last message must be from the user or a tool, not from the {messages[-1].role}: "
+            "there is nothing for the assistant to answer"
+        )
+    return [*ids, tokenizer.special("<|assistant_start|>")]
+
+
+def parse_reply(ids: Sequence[int], tokenizer: Tokenizer) -> Message:
+    """The message that a model wrote as `ids` after `<|assistant_start|>`, up to `<|assistant_end|>`.
+
+    A model can write anything, so nothing is an error: an unfinished part is kept, an output that no call
+    asked for is dropped, and a mark in a wrong place is ignored. The message may be empty.
+    """
+    parts: list[Part] = []
+    kind: PartKind = "text"
+    written: list[int] = []
+
+    def finish_part() -> None:
+        text = tokenizer.decode(written)
+        written.clear()
+        asked_for = kind != "output" or (bool(parts) and parts[-1].kind == "python")
+        if asked_for and (text or kind != "text"):
+            parts.append(Part(kind, text))
+
+    marks: dict[int, PartKind] = {
+        tokenizer.special("<|python_start|>"): "python",
+        tokenizer.special("<|python_end|>"): "text",
+        tokenizer.special("<|output_start|>"): "output",
+        tokenizer.special("<|output_end|>"): "text",
+    }
+    for id in ids:
+        if id == tokenizer.special("<|assistant_end|>"):
+            break
+        if id in marks:
+            finish_part()
+            kind = marks[id]
+        elif not tokenizer.is_special(id):
+            written.append(id)
+    finish_part()
+    return Message("assistant", tuple(_joined_texts(parts)))
+
+
+class StreamDecoder:
+    """Ids to text, one id at a time, never half a character.
+
+    A character may be spread over several ids: its bytes are held back until it is complete. Bytes that are
+    certain never to become a character are given out as U+FFFD. Special tokens give no text; no
+    character reaches across one.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, id: int) -> str:
+        """The text that `id` completes; often empty. Raises ValueError for an id outside the vocabulary."""
+        if self._tokenizer.is_special(id):
+            return self.flush()
+        return self._decoder.decode(self._tokenizer.decode_bytes([id]))
+
+    def flush(self) -> str:
+        """What is still held back, as U+FFFD: to be called at the end. The decoder can then be used anew."""
+        return self._decoder.decode(b"", final=True)
+
+
+def _joined_texts(parts: Sequence[Part]) -> Iterator[Part]:
+    """The parts, neighbouring texts made one: how a text was cut into parts must not change its ids."""
+    for kind, group in itertools.groupby(parts, key=lambda part: part.kind):
+        if kind == "text":
+            yield Part("text", "".join(part.text for part in group))
+        else:
+            yield from group
+
+
+def _part_ids(part: Part, tokenizer: Tokenizer) -> list[int]:
+    ids = tokenizer.encode(part.text)
+    if part.kind == "text":
+        return ids
+    return [tokenizer.special(f"<|{part.kind}_start|>"), *ids, tokenizer.special(f"<|{part.kind}_end|>")]
 
 
 def _content_to_json(parts: tuple[Part, ...]) -> str | list[dict[str, str]]:

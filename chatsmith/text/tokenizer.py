@@ -27,8 +27,8 @@ import tiktoken
 
 from chatsmith.runtime.atomic import write_text
 from chatsmith.runtime.errors import UserError
-from chatsmith.text.special_tokens import SPECIAL_TOKENS
 from chatsmith.text.tokenizer_file import parse_tokenizer_file
+from chatsmith.text.vocabulary import SPECIAL_TOKENS
 
 __all__ = ["FILE_NAME", "SPECIAL_TOKENS", "Tokenizer"]
 

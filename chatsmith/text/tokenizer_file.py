@@ -10,9 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from chatsmith.text.special_tokens import SPECIAL_TOKENS
-
-NUM_BYTES = 256
+from chatsmith.text.vocabulary import NUM_BYTES, SPECIAL_TOKENS
 
 
 @dataclass(frozen=True)
