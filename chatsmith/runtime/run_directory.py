@@ -18,12 +18,13 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
 from chatsmith.runtime import atomic
 from chatsmith.runtime.errors import UserError
+from chatsmith.runtime.recipe import Recipe, read_recipe, write_recipe
 
 KEY_FORMAT = 1  # raised when the meaning of a key changes, so that old outputs are made anew
 STAGE_FOLDERS = {"evaluate": "evals"}  # every other stage's folder has the stage's name
@@ -157,6 +158,23 @@ class RunDirectory:
         done = self._read_done(stage)
         return None if done is None else done["finished_at"]
 
+    def freeze(self, stage: str, name: str, value: Any, given: str = "") -> None:
+        """Keep a value that `stage` measured (a horizon in tokens, from minutes) in the run's recipe.toml.
+
+        `given` is the key of the settings it was measured for: `frozen` returns it only for the same ones, so
+        a stage measures anew when they change, and never otherwise.
+        """
+        recipe = read_recipe(self.recipe) if self.recipe.exists() else Recipe(name=self.path.name)
+        section = recipe.frozen.get(stage, {}) | {name: {"value": value, "given": given}}
+        write_recipe(self.recipe, replace(recipe, frozen=recipe.frozen | {stage: section}))
+
+    def frozen(self, stage: str, name: str, given: str = "") -> Any:
+        """The value kept by `freeze` for these very settings, or None."""
+        if not self.recipe.exists():
+            return None
+        kept = read_recipe(self.recipe).frozen.get(stage, {}).get(name)
+        return kept["value"] if kept and kept["given"] == given else None
+
     def _read_done(self, stage: str) -> dict[str, Any] | None:
         try:
             done = json.loads((self.stage(stage) / "done.json").read_text(encoding="utf-8"))
@@ -202,5 +220,5 @@ def _unwritable(path: Path, error: OSError) -> UserError:
             f"the disk is full: the run directory {path} cannot be made; free space and repeat the command"
         )
     return UserError(
-        f"the run directory {path} cannot be written ({error.strerror}); choose another or fix its permissions"
+        f"the run directory {path} cannot be written ({error.strerror}); choose another, or fix permissions"
     )
