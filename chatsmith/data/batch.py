@@ -22,6 +22,15 @@ class Batch(NamedTuple):
     targets: Tensor
     """(B, T) int64 ids; -1 is not trained on."""
 
+    @property
+    def num_targets(self) -> int:
+        """How many targets are trained on."""
+        return int((self.targets != NOT_TRAINED_ON).sum())
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on `device`; from page-locked memory without waiting for the copy."""
+        return Batch(*(ids.to(device, non_blocking=True) for ids in self))
+
 
 def make_batch(inputs: np.ndarray, targets: np.ndarray, *, pin_memory: bool = False) -> Batch:
     """Two (B, T) integer arrays as a Batch of their own memory.

@@ -1,8 +1,9 @@
 """JSON lines files (.jsonl, .jsonl.gz, .jsonl.zst), read one line at a time, with the broken lines counted.
 
 A file may have up to one broken line in a hundred: real collections do, and one bad line should not cost a
-night. They are counted and the first is named. More than that means that the file is not what it is taken for,
-and is an error. What makes a line's content usable is decided by the reader, who calls `broken` himself.
+night. They are counted and the first is named. More than that means that the file is not what it is taken
+for, and is an error. What makes a line's content usable is decided by the reader, who calls `broken`
+himself.
 """
 
 import gzip
@@ -31,8 +32,8 @@ class JsonLines:
         self._first_broken = ""
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield (line number from 1, object). Raises UserError for an unreadable file and, at the end, for too
-        many broken lines."""
+        """Yield (line number from 1, object). Raises UserError for an unreadable file and, at the end, for
+        too many broken lines."""
         for number, offset, line in _numbered_lines(self.path):
             if not line.strip():
                 continue
@@ -54,7 +55,8 @@ class JsonLines:
             )
 
     def broken(self, number: int, reason: str) -> None:
-        """Count line `number` as unusable. To be called at most once a line, before the next one is asked for."""
+        """Count line `number` as unusable. To be called at most once a line, before the next one is asked
+        for."""
         self.broken_count += 1
         self._first_broken = self._first_broken or f"line {number:,}: {reason}"
 

@@ -1,8 +1,9 @@
-"""The manifest: which files a run learns from, and which text is kept for validation. Later stages read only it.
+"""The manifest: which files a run learns from, and which text is kept for validation. Later stages read
+only it.
 
-`chatsmith data prepare` writes `<run>/data/manifest.json` (built in `survey`); `load_manifest` reads it and checks
-that the files are still what they were. A split is named by files, or made by the content of each document,
-never by its position, and a text that is in the validation split is in no other.
+`chatsmith data prepare` writes `<run>/data/manifest.json` (built in `survey`); `load_manifest` reads it and
+checks that the files are still what they were. A split is named by files, or made by the content of each
+document, never by its position, and a text that is in the validation split is in no other.
 """
 
 import json
@@ -26,8 +27,8 @@ Item = TypeVar("Item")
 SplitName = Literal["train", "validation"]
 
 Method = Literal["files", "content", "tail", "none"]
-"""How validation text was chosen: by named files; by a hash of each item's content; as the last tenth of the only
-document; or not at all (a single conversation)."""
+"""How validation text was chosen: by named files; by a hash of each item's content; as the last tenth of
+the only document; or not at all (a single conversation)."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +85,14 @@ class DataManifest:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of all the contents; see `Split.fingerprint` for that of documents or conversations alone."""
+        """A hash of all the contents; see `Split.fingerprint` for that of documents or conversations
+        alone."""
         conversations = self.conversations.fingerprint if self.conversations else None
         return _hash_of([self.documents.fingerprint, conversations])
 
     def read_documents(self, split: SplitName) -> Iterator[Document]:
-        """The documents of one split, in a fixed order. Raises UserError if a file cannot be read any more."""
+        """The documents of one split, in a fixed order. Raises UserError if a file cannot be read any
+        more."""
         chosen = self.documents
         if chosen.method == "tail":
             for document in read_documents(_paths(chosen.train)):

@@ -1,8 +1,8 @@
 """Plain text files (.txt, .md) as documents: long files are cut at paragraph boundaries.
 
-The pieces of a file, joined, are the file's text again, character for character (after `\\r\\n` became `\\n` and
-a byte order mark was dropped). A whole book thus becomes many documents, so that even one file can be split
-into training and validation text. Markdown is not rendered: its marks are text like any other.
+The pieces of a file, joined, are the file's text again, character for character (after `\\r\\n` became
+`\\n` and a byte order mark was dropped). A whole book thus becomes many documents, so that even one file
+can be split into training and validation text. Markdown is not rendered: its marks are text like any other.
 """
 
 import codecs

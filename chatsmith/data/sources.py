@@ -1,9 +1,9 @@
 """Files to documents and conversations: what chatsmith reads, and what it says when it cannot.
 
-Documents come from `.parquet` (column `text`), `.jsonl`, `.jsonl.gz`, `.jsonl.zst` (field `text`), `.txt` and
-`.md`; conversations from the JSON lines files (field `messages`). Reading streams: memory does not grow with the
-files. Every error is a UserError of one line that names the file. Nothing here decides what is training and
-what is validation text: see `survey` and `manifest`.
+Documents come from `.parquet` (column `text`), `.jsonl`, `.jsonl.gz`, `.jsonl.zst` (field `text`), `.txt`
+and `.md`; conversations from the JSON lines files (field `messages`). Reading streams: memory does not grow
+with the files. Every error is a UserError of one line that names the file. Nothing here decides what is
+training and what is validation text: see `survey` and `manifest`.
 """
 
 import os
@@ -42,7 +42,8 @@ def file_type(path: Path) -> str | None:
 
 
 def find_files(paths: Iterable[Path]) -> list[Path]:
-    """The supported files that `paths` name, folders searched recursively, each file once, in sorted order a path.
+    """The supported files that `paths` name, folders searched recursively, each file once, in sorted order
+    a path.
 
     Hidden files and folders, and files of other types inside folders, are passed over. Raises UserError for a
     missing path, a file of an unsupported type, and a folder without any supported file.
@@ -77,7 +78,8 @@ def holds_conversations(path: Path) -> bool:
 def read_documents(files: Iterable[Path], notices: list[str] | None = None) -> Iterator[Document]:
     """The documents of `files`, in order; blank ones are passed over.
 
-    A line for people about anything passed over is added to `notices`. Raises UserError for what cannot be read.
+    A line for people about anything passed over is added to `notices`. Raises UserError for what cannot be
+    read.
     """
     for path in files:
         with _named_errors(path):
@@ -95,7 +97,8 @@ def read_documents(files: Iterable[Path], notices: list[str] | None = None) -> I
 def read_conversations(files: Iterable[Path], notices: list[str] | None = None) -> Iterator[Conversation]:
     """The conversations of JSON lines `files`, in order: objects with `messages`.
 
-    A conversation with wrong roles or parts counts as a broken line. `notices` and errors as in `read_documents`.
+    A conversation with wrong roles or parts counts as a broken line. `notices` and errors as in
+    `read_documents`.
     """
     for path in files:
         if file_type(path) not in (".jsonl", ".jsonl.gz", ".jsonl.zst"):
@@ -124,9 +127,7 @@ def _parquet_documents(path: Path) -> Iterator[Document]:
                     if text and not text.isspace():
                         yield Document(text, f"{path.name}, row {row:,}")
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}, row {row:,}: the text is not valid UTF-8 (byte {error.start:,} of it); write the file again"
-        ) from None
+        raise UserError(f"{path}, row {row:,}: the text is not valid UTF-8 (byte {error.start:,})") from None
     except pa.ArrowException as error:
         reason = str(error).splitlines()[0][:160]
         raise UserError(f"{path} is not a readable parquet file ({reason}); fetch or make it again") from None
