@@ -221,7 +221,8 @@ def figures_text(figures: dict[str, float | str]) -> list[str]:
 def format_number(number: float) -> str:
     """Three digits or so: 0.021, 3.2, 812, 1,234, 45.6k, 2.0M, 7.1B."""
     size = abs(number)
-    for limit, divisor, suffix in ((1e9, 1e9, "B"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
+    # The limits lie below the round numbers, where rounding would print 1000.0k.
+    for limit, divisor, suffix in ((999.95e6, 1e9, "B"), (999.95e3, 1e6, "M"), (9999.5, 1e3, "k")):
         if size >= limit:
             return f"{number / divisor:.1f}{suffix}"
     if size >= 100 or float(number).is_integer():
@@ -231,7 +232,7 @@ def format_number(number: float) -> str:
 
 def format_seconds(seconds: float) -> str:
     """'0.4 s', '48 s', '3 min 05 s', '2 h 10 min'."""
-    if seconds < 10:
+    if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 60:

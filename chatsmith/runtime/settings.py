@@ -92,17 +92,14 @@ def from_environment(config_class: type, stage: str, environ: Mapping[str, str])
 
 def check_environment(environ: Mapping[str, str], stages: Iterable[str]) -> None:
     """Raise UserError for a CHATSMITH_… variable that belongs to no stage in `stages`."""
-    prefixes = [f"{PREFIX}{stage.upper()}_" for stage in stages]
+    names = [stage.upper() for stage in stages]
     for variable in environ:
         if not variable.startswith(PREFIX) or variable in GENERAL_VARIABLES:
             continue
-        if not variable.startswith(tuple(prefixes)):
-            word = variable.removeprefix(PREFIX)
-            near = did_you_mean(
-                word.split("_")[0], [prefix.removeprefix(PREFIX).rstrip("_") for prefix in prefixes]
-            )
-            general = did_you_mean(variable, GENERAL_VARIABLES)
-            raise UserError(f"unknown environment variable {variable}{general or near}")
+        word, _, rest = variable.removeprefix(PREFIX).partition("_")
+        if word not in names:
+            known = [*GENERAL_VARIABLES, *(f"{PREFIX}{name}_{rest}" for name in names)]
+            raise UserError(f"unknown environment variable {variable}{did_you_mean(variable, known)}")
 
 
 def to_section(config: Any) -> dict[str, Any]:
@@ -260,9 +257,11 @@ def _explained(complaint: str, config_class: type, arguments: list[str], prog: s
     hints = _flags(config_class)
     named = re.search(r"--[a-z][a-z0-9-]*", text)
     flag = named[0] if named else ""
-    if flag not in hints or flag not in arguments:
+    given = next((place for place, token in enumerate(arguments) if token.split("=")[0] == flag), None)
+    if flag not in hints or given is None:
         return f"{text}; see {prog} --help"
-    following = arguments[arguments.index(flag) + 1 :]
-    if not following or following[0].startswith("--"):
+    _, has_value, value = arguments[given].partition("=")
+    following = [value] if has_value else arguments[given + 1 : given + 2]
+    if not following or (following[0].startswith("--") and not has_value):
         return f"{flag} needs a value: {describe(hints[flag])}"
     return f"{flag} must be {describe(hints[flag])}, not {following[0]!r}"
