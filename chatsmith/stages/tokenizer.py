@@ -42,7 +42,7 @@ class Config:
     vocab_size: int = 8192
     """How many ids the tokenizer may have: 256 bytes, 29 special tokens, and merges for the rest."""
     sample_megabytes: float = 16.0
-    """How much training text to learn from, taken evenly from all of it; a megabyte is a million characters."""
+    """How much training text to learn from, taken evenly from all of it; a million characters each."""
 
     def __post_init__(self) -> None:
         check_vocab_size(self.vocab_size)

@@ -71,7 +71,9 @@ def _split_pattern(pre_tokenizer: Any) -> str:
         and not byte_level["use_regex"],
         "it splits text in an unknown way",
     )
-    return split["pattern"]["Regex"]
+    pattern = split["pattern"]["Regex"]
+    _require(isinstance(pattern, str), "its split pattern is not text")
+    return pattern
 
 
 def _token_bytes(vocab: dict[str, int], merges: list[list[str]]) -> tuple[bytes, ...]:
