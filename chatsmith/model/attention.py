@@ -30,7 +30,9 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     elif q.is_cuda:
         y = _flex_window_attention(q, k, v, window, scale)
     else:
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=window_mask(length, window, q.device), scale=scale)
+        y = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=window_mask(length, window, q.device), scale=scale
+        )
     return y.transpose(1, 2)
 
 

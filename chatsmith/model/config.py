@@ -58,7 +58,9 @@ class GPTConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
+        }
 
     @staticmethod
     def from_json(values: dict[str, Any]) -> "GPTConfig":

@@ -53,7 +53,9 @@ class Attention(nn.Module):
         has_values = layer in config.value_embedding_layers
         self.value_gate = Linear(GATE_CHANNELS, config.num_heads) if has_values else None
 
-    def forward(self, x: Tensor, values: Tensor | None, cos: Tensor, sin: Tensor, attend: Attend | None) -> Tensor:
+    def forward(
+        self, x: Tensor, values: Tensor | None, cos: Tensor, sin: Tensor, attend: Attend | None
+    ) -> Tensor:
         shape = (*x.shape[:2], self.num_heads, self.head_dim)  # (B, T, H, D)
         q, k, v = (part.view(shape) for part in self.qkv(x).chunk(3, dim=-1))
         if self.value_gate is not None and values is not None:
@@ -183,7 +185,9 @@ class GPT(nn.Module):
         """
         length = tokens.shape[1]
         if positions is None and length > self.config.context_length:
-            raise ValueError(f"{length} tokens do not fit the model's context of {self.config.context_length}")
+            raise ValueError(
+                f"{length} tokens do not fit the model's context of {self.config.context_length}"
+            )
         if previous is None:
             previous = F.pad(tokens[:, :-1], (1, 0), value=-1)
         dtype = self.compute_dtype or self.embedding.weight.dtype

@@ -98,9 +98,9 @@ def chunked_cross_entropy(
     targets always weigh 0. `gradient_of` may be a compiled `chunk_gradient`.
     """
     wanted = targets != IGNORED
-    if weights is None:
-        weights = wanted / wanted.sum().clamp(min=1)
     dtype = torch.promote_types(hidden.dtype, torch.float32)
+    if weights is None:
+        weights = wanted.to(dtype) / wanted.sum().clamp(min=1)
     weights = weights.to(dtype) * wanted
     arguments = (hidden, model.head.weight, targets.clamp(min=0), weights, model.config.softcap, gradient_of)
     loss = _ChunkedCrossEntropy.apply(*arguments)

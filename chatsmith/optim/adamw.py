@@ -1,0 +1,66 @@
+"""AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) for what is not a matrix of the blocks.
+
+torch's fused kernel does the arithmetic in one pass; this file only gives its state names.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class AdamGroup:
+    """Parameters of one role with their settings."""
+
+    role: str
+    parameters: dict[str, Tensor]
+    learning_rate: float
+    betas: tuple[float, float] = (0.8, 0.95)
+    weight_decay: float = 0.0
+
+
+class AdamW:
+    """torch.optim.AdamW over named groups; rates are scaled together by the schedule."""
+
+    def __init__(self, groups: list[AdamGroup]) -> None:
+        self.groups = groups
+        self.names = [name for group in groups for name in group.parameters]
+        settings = [
+            {
+                "params": list(group.parameters.values()),
+                "lr": group.learning_rate,
+                "betas": group.betas,
+                "weight_decay": group.weight_decay,
+            }
+            for group in groups
+        ]
+        # eps far below any gradient here: rare tokens' rows have tiny second moments (nanochat uses the same).
+        self.inner = torch.optim.AdamW(settings, eps=1e-10, fused=True)
+
+    def step(self, scale: float) -> None:
+        """Apply one update with every group's learning rate multiplied by `scale`."""
+        for group, settings in zip(self.groups, self.inner.param_groups, strict=True):
+            settings["lr"] = group.learning_rate * scale
+        self.inner.step()
+
+    def named_state(self) -> dict[str, Tensor]:
+        """Everything a resumed run needs, by parameter name."""
+        state = self.inner.state_dict()["state"]
+        return {
+            f"adamw.{key}.{self.names[index]}": value
+            for index, values in state.items()
+            for key, value in values.items()
+        }
+
+    def load_named_state(self, state: dict[str, Tensor]) -> None:
+        """Restore what `named_state` gave; parameters without state start afresh, as they were."""
+        positions = {name: index for index, name in enumerate(self.names)}
+        restored: dict[int, dict[str, Tensor]] = {}
+        for key, value in state.items():
+            if key.startswith("adamw."):
+                _, field, name = key.split(".", 2)
+                restored.setdefault(positions[name], {})[field] = value
+        self.inner.load_state_dict(
+            {"state": restored, "param_groups": self.inner.state_dict()["param_groups"]}
+        )

@@ -1,0 +1,80 @@
+"""Which parameter is trained how: every parameter of a GPT has one role, and each role its own settings."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from chatsmith.model.gpt import GPT
+from chatsmith.optim.adamw import AdamGroup, AdamW
+from chatsmith.optim.muon import Muon
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Peak learning rates by role, and what else the optimizers need. `train.plan` computes them."""
+
+    matrix: float
+    head: float
+    embedding: float
+    value_embedding: float
+    bigram: float
+    scalar: float
+    gate: float
+    weight_decay: float = 0.0
+    """Decay of the matrices, in units of their learning rate."""
+    orthogonalize_steps: int = 5
+
+
+def role_of(name: str) -> str:
+    """The role of the parameter called `name` in a GPT."""
+    if name.startswith("blocks.") and "gate" not in name:
+        return "matrix"
+    if "gate" in name:
+        return "gate"
+    if name in ("residual_scalars", "smear_strength"):
+        return "scalar"
+    role = {
+        "embedding": "embedding",
+        "value_embeddings": "value_embedding",
+        "bigram": "bigram",
+        "head": "head",
+    }
+    return role[name.split(".")[0]]
+
+
+class Optimizer:
+    """Muon for the matrices and AdamW for the rest, driven as one."""
+
+    def __init__(self, model: GPT, rates: Rates) -> None:
+        by_role: dict[str, dict[str, Tensor]] = {}
+        for name, parameter in model.named_parameters():
+            by_role.setdefault(role_of(name), {})[name] = parameter
+        self.rates = rates
+        self.muon = Muon(by_role.pop("matrix"), steps=rates.orthogonalize_steps)
+        slow = {"embedding": (0.8, 0.995), "value_embedding": (0.8, 0.995), "bigram": (0.8, 0.995)}
+        self.adamw = AdamW(
+            [
+                AdamGroup(role, parameters, getattr(rates, role), slow.get(role, (0.8, 0.95)))
+                for role, parameters in by_role.items()
+            ]
+        )
+        self.parameters = [parameter for _, parameter in model.named_parameters()]
+
+    def step(self, scale: float, momentum: float, decay_scale: float) -> None:
+        """One update: all rates times `scale`, Muon's momentum, and the weight decay times `decay_scale`."""
+        self.muon.step(self.rates.matrix * scale, momentum, self.rates.weight_decay * decay_scale)
+        self.adamw.step(scale)
+
+    def zero_grad(self) -> None:
+        """Drop all gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def named_state(self) -> dict[str, Tensor]:
+        """Everything a resumed run needs, by parameter name."""
+        return self.muon.named_state() | self.adamw.named_state()
+
+    def load_named_state(self, state: dict[str, Tensor]) -> None:
+        """Restore what `named_state` gave."""
+        self.muon.load_named_state(state)
+        self.adamw.load_named_state(state)

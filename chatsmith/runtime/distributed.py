@@ -1,0 +1,60 @@
+"""Several processes as one: joining the group that torchrun describes, and adding numbers up over it."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from chatsmith.runtime.device import Runtime
+
+BUCKET_BYTES = 32 * 2**20
+"""Gradients travel in pieces of about this size: large enough to fill a link, small enough to need no room."""
+
+
+@contextmanager
+def process_group(runtime: Runtime) -> Iterator[None]:
+    """Join the other processes for the length of the block; nothing at world size 1."""
+    if runtime.world_size == 1:
+        yield
+        return
+    dist.init_process_group("nccl" if runtime.device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def sum_gradients(parameters: Iterable[Tensor], runtime: Runtime) -> None:
+    """Replace every gradient by its sum over all processes. A missing one counts as zero."""
+    if runtime.world_size == 1:
+        return
+    bucket: list[Tensor] = []
+    size = 0
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        bucket.append(parameter.grad)
+        size += parameter.grad.nbytes
+        if size >= BUCKET_BYTES:
+            _sum_bucket(bucket)
+            bucket, size = [], 0
+    if bucket:
+        _sum_bucket(bucket)
+
+
+def sum_number(value: float, runtime: Runtime) -> float:
+    """The sum of a number over all processes."""
+    if runtime.world_size == 1:
+        return value
+    total = torch.tensor(value, dtype=torch.float64, device=runtime.device)
+    dist.all_reduce(total)
+    return total.item()
+
+
+def _sum_bucket(gradients: list[Tensor]) -> None:
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))

@@ -1,0 +1,317 @@
+"""`chatsmith pretrain`: train a model from nothing to continue the run's text, and write `<run>/pretrain/bundle`.
+
+Reads the run's data and tokenizer; tokenizes in the background while it trains. Interrupted, it saves and goes on
+from there the next time. Given minutes, it measures how far they reach, keeps that in the run's recipe.toml, and
+every later run of the same settings trains on the same number of tokens.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from chatsmith.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from chatsmith.data.batch import Batch
+    from chatsmith.data.token_cache import TokenCache
+    from chatsmith.model.config import GPTConfig
+    from chatsmith.model.gpt import GPT
+    from chatsmith.runtime.device import Runtime
+    from chatsmith.runtime.logs import Reporter
+    from chatsmith.runtime.run_directory import RunDirectory
+    from chatsmith.text.tokenizer import Tokenizer
+    from chatsmith.train.loop import ComputeLoss, TrainResult
+    from chatsmith.train.plan import Plan
+
+STAGE = "pretrain"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train a model from nothing on the run's documents."""
+
+    NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset({"track", "save_minutes", "rows_per_microbatch"})
+
+    run: Path = Path("runs/kindergarten")
+    """The run directory."""
+    depth: int = 6
+    """Layers of the model: the one dial from which everything else follows."""
+    width: int = 0
+    """Channels of the model; 0 means 64 times the depth."""
+    head_dim: int = 64
+    """Channels of an attention head."""
+    sequence_length: int = 512
+    """Tokens in a training row, and the model's context."""
+    bigram_buckets: int = 0
+    """Rows of the hashed table of token pairs; 0 leaves it out."""
+    tokens: int = 0
+    """The horizon: how many tokens to train on; 0 means decided by `minutes` or `ratio`."""
+    minutes: float = 0.0
+    """The horizon in minutes of this machine, from the start of this command; 0 means not by time."""
+    ratio: float = 10.0
+    """The horizon in tokens per parameter that does arithmetic, where neither tokens nor minutes are given."""
+    batch_tokens: int = 0
+    """Tokens of one optimizer step; 0 means by the plan's rule."""
+    rows_per_microbatch: int = 0
+    """Rows that go through the network at once; 0 means about 8,192 tokens."""
+    rate_scale: float = 1.0
+    """Multiplies all learning rates of the plan."""
+    evaluations: int = 8
+    """How often the validation text is looked at along the way."""
+    evaluate_tokens: int = 65_536
+    """How much validation text that is, in tokens."""
+    prompt: str = ""
+    """Text for the model to continue at every evaluation; empty: none."""
+    seed: int = 1
+    """Decides the starting weights and the order of the rows."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    dtype: Literal["auto", "fp32", "bf16"] = "auto"
+    """What activations are computed in; auto: bf16 where the hardware multiplies it."""
+    compile: bool = True
+    """Compile the model where that is possible."""
+    save_minutes: float = 5.0
+    """Save the training state this often."""
+    track: Literal["none", "wandb", "tensorboard", "trackio"] = "none"
+    """Send the metrics somewhere besides metrics.jsonl."""
+
+    def __post_init__(self) -> None:
+        for name in ("depth", "head_dim", "sequence_length"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in (
+            "width",
+            "bigram_buckets",
+            "tokens",
+            "batch_tokens",
+            "rows_per_microbatch",
+            "evaluations",
+        ):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} is {getattr(self, name)}; it cannot be negative")
+        if self.tokens and self.minutes:
+            raise UserError("give the horizon as tokens or as minutes, not both")
+        if self.minutes < 0 or not self.ratio > 0 or not self.rate_scale > 0 or not self.save_minutes > 0:
+            raise UserError("minutes cannot be negative; ratio, rate_scale and save_minutes must be above 0")
+        if self.evaluate_tokens < 1:
+            raise UserError(f"evaluate_tokens is {self.evaluate_tokens}; it must be at least 1")
+
+
+def main(config: Config) -> None:
+    """Pretrain the model of `config.run`, unless it is already what this would make."""
+    from chatsmith.data.manifest import load_manifest
+    from chatsmith.runtime.device import detect_runtime
+    from chatsmith.runtime.distributed import process_group
+    from chatsmith.runtime.logs import Reporter
+    from chatsmith.runtime.run_directory import RunDirectory, stage_key
+    from chatsmith.text.tokenizer import Tokenizer
+
+    started = time.monotonic()
+    reporter = Reporter()
+    run = RunDirectory(config.run)
+    runtime = detect_runtime(config.device, config.dtype)
+    with process_group(runtime), run.lock() if runtime.is_main else contextlib.nullcontext():
+        manifest = load_manifest(run.data)
+        tokenizer = Tokenizer.load(run.tokenizer)
+        key = stage_key(config, documents=manifest.documents.fingerprint, tokenizer=tokenizer.fingerprint)
+        if run.is_done(STAGE, key):
+            reporter.line(f"The pretrained model in {run.bundle(STAGE)} is up to date.")
+            return
+        training = _Pretraining(config, run, runtime, reporter, tokenizer, key, started)
+        with contextlib.closing(training):
+            training.run_to_the_end()
+
+
+class _Pretraining:
+    """One pretraining, from the token cache to the bundle."""
+
+    def __init__(
+        self,
+        config: Config,
+        run: "RunDirectory",
+        runtime: "Runtime",
+        reporter: "Reporter",
+        tokenizer: "Tokenizer",
+        key: str,
+        started: float,
+    ) -> None:
+        from chatsmith.data.packing import TrainingRows
+
+        self.config, self.run, self.runtime, self.reporter = config, run, runtime, reporter
+        self.tokenizer, self.key, self.started = tokenizer, key, started
+        self.shape = self._shape()
+        self.caches = [self._open_cache("train"), self._open_cache("validation")]
+        self.rows = TrainingRows(self.caches[0], config.sequence_length, config.seed)
+
+    def close(self) -> None:
+        for cache in self.caches:
+            cache.close()
+
+    def run_to_the_end(self) -> None:
+        from chatsmith.train.loop import Hooks
+        from chatsmith.train.objective import prepare
+        from chatsmith.train.session import Session
+
+        self.reporter.stage("Pretraining", f"{_described(self.shape)}, on {self.runtime.describe()}")
+        model = self._initial_model()
+        compute_loss = prepare(model, self.runtime, self.config.compile, self.reporter.notice)
+        plan = self._plan(self._horizon(model, compute_loss))
+        self.reporter.line(
+            f"{plan.cost.parameters:,} parameters, {plan.tokens:,} tokens in {plan.steps:,} steps "
+            f"of {plan.tokens_per_step:,}"
+        )
+        config = self.config
+        hooks = Hooks(
+            evaluate=lambda: {"bpb": self._score(model, plan)},
+            evaluate_every=max(1, plan.steps // config.evaluations) if config.evaluations else 0,
+            sample=(lambda: self._continuation(model)) if config.prompt else None,
+            save_seconds=60 * config.save_minutes,
+            first_step=self._tell_first_step,
+        )
+        session = Session(
+            STAGE,
+            self.key,
+            self.run.state(STAGE),
+            self.run.metrics,
+            self.runtime,
+            self.reporter,
+            track=None if config.track == "none" else config.track,
+        )
+        result = session.train(model, plan, lambda row: self._batches(plan, row), compute_loss, hooks)
+        if self.runtime.is_main:
+            self._finish(model, plan, result)
+
+    def _initial_model(self) -> "GPT":
+        import torch
+
+        from chatsmith.model.gpt import GPT
+
+        model = GPT(self.shape)
+        model.init_weights(torch.Generator().manual_seed(self.config.seed))
+        return model.to(self.runtime.device)
+
+    def _shape(self) -> "GPTConfig":
+        from chatsmith.train.plan import model_shape
+
+        config = self.config
+        return model_shape(
+            config.depth,
+            self.tokenizer.vocab_size,
+            sequence_length=config.sequence_length,
+            width=config.width or None,
+            head_dim=config.head_dim,
+            bigram_buckets=config.bigram_buckets,
+        )
+
+    def _open_cache(self, split: Literal["train", "validation"]) -> "TokenCache":
+        from chatsmith.data.token_cache import open_token_cache
+
+        run = self.run
+        return open_token_cache(
+            run.tokens,
+            data_folder=run.data,
+            tokenizer_folder=run.tokenizer,
+            split=split,
+            build=self.runtime.is_main,
+        )
+
+    def _batches(self, plan: "Plan", start_row: int) -> "Iterator[Batch]":
+        runtime = self.runtime
+        pin = runtime.device.type == "cuda"
+        return self.rows.batches(
+            plan.rows_per_microbatch, start_row, runtime.rank, runtime.world_size, pin_memory=pin
+        )
+
+    def _plan(self, tokens: int) -> "Plan":
+        from chatsmith.train.plan import make_plan
+
+        return make_plan(
+            self.shape,
+            tokens,
+            batch_tokens=self.config.batch_tokens or None,
+            rows_per_microbatch=self.config.rows_per_microbatch or None,
+            world_size=self.runtime.world_size,
+            rate_scale=self.config.rate_scale,
+        )
+
+    def _horizon(self, model: "GPT", compute_loss: "ComputeLoss") -> int:
+        """Tokens to train on: as given, as measured earlier for these settings, or as many as the minutes hold."""
+        from chatsmith.model.cost import model_cost
+
+        config = self.config
+        if config.tokens:
+            return config.tokens
+        if not config.minutes:
+            return int(config.ratio * model_cost(self.shape).scaling_parameters)
+        frozen = self.run.frozen(STAGE, "tokens", self.key)
+        if frozen:
+            return int(frozen)
+        tokens = self._measured_horizon(model, compute_loss)
+        if self.runtime.is_main:
+            self.run.freeze(STAGE, "tokens", tokens, self.key)
+        return tokens
+
+    def _measured_horizon(self, model: "GPT", compute_loss: "ComputeLoss") -> int:
+        from chatsmith.model.cost import model_cost
+        from chatsmith.runtime.measure import gemm_peak
+        from chatsmith.train.calibrate import seconds_per_step, timed, tokens_in
+
+        self.reporter.line("Measuring how far the time reaches (this compiles the model, too) ...")
+        seconds = 60 * self.config.minutes
+        # A first guess, half the matrix peak, is enough to choose the batch size that is then measured.
+        flops = gemm_peak(self.runtime, self.runtime.compute_dtype, seconds=0.3) / 2
+        plan = self._plan(max(1, int(seconds * flops / model_cost(self.shape).training_flops_per_token)))
+        step_seconds = seconds_per_step(model, plan, self._batches(plan, 0), compute_loss, self.runtime)
+        evaluation = timed(lambda: self._score(model, plan)) * (self.config.evaluations + 1)
+        left = seconds - (time.monotonic() - self.started)
+        return tokens_in(left, plan, step_seconds, evaluation)
+
+    def _score(self, model: "GPT", plan: "Plan") -> float:
+        """Bits per byte on the sample of the validation text that is looked at along the way."""
+        import torch
+
+        from chatsmith.data.packing import ValidationRows
+        from chatsmith.model.loss import bits_per_byte
+
+        device = self.runtime.device
+        rows = ValidationRows(self.caches[1], self.config.sequence_length)
+        sample = max(1, self.config.evaluate_tokens // self.config.sequence_length)
+        batches = (batch.to(device) for batch in rows.batches(plan.rows_per_microbatch, max_rows=sample))
+        lengths = torch.from_numpy(self.tokenizer.token_byte_lengths.copy()).to(device)
+        return bits_per_byte(model, batches, lengths)
+
+    def _continuation(self, model: "GPT") -> str:
+        from chatsmith.engine.engine import Engine
+        from chatsmith.engine.request import Request, Sampling
+
+        prompt = (self.tokenizer.bos_id, *self.tokenizer.encode(self.config.prompt))
+        engine = Engine(model, self.tokenizer, kv_tokens=self.config.sequence_length)
+        (completion,) = engine.generate([Request(prompt, Sampling(max_tokens=40))])
+        return f"{self.config.prompt}{completion.text}"
+
+    def _tell_first_step(self) -> None:
+        seconds = time.monotonic() - self.started
+        self.reporter.line(f"First step done {seconds:.0f} s after the command began.")
+
+    def _finish(self, model: "GPT", plan: "Plan", result: "TrainResult") -> None:
+        from chatsmith.train.session import facts_of, save_trained
+
+        facts = facts_of(result, plan, time.monotonic() - self.started, self.runtime)
+        save_trained(
+            self.run,
+            STAGE,
+            model,
+            self.tokenizer,
+            summary="A language model that continues text, trained from nothing; not yet fine-tuned to chat.",
+            plan=plan,
+            facts=facts,
+            seed=self.config.seed,
+        )
+        self.run.mark_done(STAGE, self.key, facts, outputs=[self.run.bundle(STAGE)])
+
+
+def _described(shape: "GPTConfig") -> str:
+    return f"{shape.num_layers} layers, {shape.model_dim} channels, {shape.vocab_size:,} tokens of vocabulary"

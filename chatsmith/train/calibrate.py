@@ -1,0 +1,52 @@
+"""How many tokens fit in so many minutes, measured on the model and data at hand."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from chatsmith.data.batch import Batch
+from chatsmith.model.gpt import GPT
+from chatsmith.optim.groups import Optimizer
+from chatsmith.runtime.device import Runtime
+from chatsmith.train.loop import ComputeLoss, train_step
+from chatsmith.train.plan import Plan
+
+TIMED_STEPS = 4
+"""Enough to see past one slow step; the fastest but one is taken as typical."""
+
+MARGIN = 0.97
+"""Part of the time that is planned with: saving, logging and a busier machine need the rest."""
+
+
+def seconds_per_step(
+    model: GPT, plan: Plan, batches: Iterator[Batch], compute_loss: ComputeLoss, runtime: Runtime
+) -> float:
+    """The typical duration of a step, after one that compiles and warms up. Leaves the model as it was.
+
+    The weights are put back and the optimizer that moved them is thrown away.
+    """
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = Optimizer(model, plan.rates)
+    durations = []
+    for step in range(1, TIMED_STEPS + 2):
+        runtime.synchronize()
+        started = time.perf_counter()
+        train_step(model, optimizer, batches, replace(plan, steps=10**6), compute_loss, runtime, step)
+        runtime.synchronize()
+        durations.append(time.perf_counter() - started)
+    model.load_state_dict(before)
+    return sorted(durations[1:])[1]
+
+
+def tokens_in(seconds: float, plan: Plan, step_seconds: float, evaluate_seconds: float) -> int:
+    """Tokens that `plan`'s steps can train on in `seconds`, `evaluate_seconds` of them being for evaluation."""
+    steps = max(1, int((seconds * MARGIN - evaluate_seconds) / step_seconds))
+    return steps * plan.tokens_per_step
+
+
+def timed(action: Callable[[], object]) -> float:
+    """Seconds that `action` takes the second time it is done: the first may compile."""
+    action()
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started

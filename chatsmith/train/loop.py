@@ -1,0 +1,205 @@
+"""The one training loop, for pretraining, fine-tuning and reinforcement learning.
+
+A step: fetch batches, loss and gradients for each, sum over processes, update. Around it: log, evaluate, sample,
+save. The loop knows nothing of files or scores: a stage hands it `evaluate`, `sample` and `save`.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+
+from torch import Tensor
+
+from chatsmith.data.batch import Batch
+from chatsmith.model.gpt import GPT
+from chatsmith.optim.groups import Optimizer
+from chatsmith.runtime.device import Runtime
+from chatsmith.runtime.distributed import sum_gradients, sum_number
+from chatsmith.runtime.logs import Bar, Reporter
+from chatsmith.runtime.metrics import MetricsLog
+from chatsmith.train.interrupt import NonFiniteLossError, TrainingStoppedError, stop_request
+from chatsmith.train.plan import Plan
+
+ComputeLoss = Callable[[GPT, Batch, float], Tensor]
+"""compute_loss(model, batch, scale): the sum of the batch's losses times `scale`, with its graph."""
+
+
+@dataclass
+class Hooks:
+    """What a stage wants done along the way. Steps are counted from 1; 0 in an interval means never."""
+
+    evaluate: Callable[[], dict[str, float]] | None = None
+    """Scores of the model as it is; called every `evaluate_every` steps and after the last."""
+    evaluate_every: int = 0
+    sample: Callable[[], str] | None = None
+    """Text to show; called with every evaluation."""
+    save: Callable[[int], None] | None = None
+    """Save the training state after so many steps."""
+    save_seconds: float = 300.0
+    """Save when at least this long has passed since the last time."""
+    first_step: Callable[[], None] | None = None
+    """Called once, after the first step of this process."""
+
+
+@dataclass
+class TrainResult:
+    """How a run ended."""
+
+    steps: int
+    loss: float
+    """Smoothed training loss, nats per token."""
+    seconds: float
+    tokens_per_second: float
+    share_of_peak: float
+    scores: dict[str, float] = field(default_factory=dict)
+
+
+def train(
+    model: GPT,
+    optimizer: Optimizer,
+    batches: Iterator[Batch],
+    plan: Plan,
+    compute_loss: ComputeLoss,
+    *,
+    runtime: Runtime,
+    reporter: Reporter,
+    metrics: MetricsLog | None,
+    stage: str,
+    hooks: Hooks,
+    peak_flops: float,
+    start_step: int = 0,
+) -> TrainResult:
+    """Train `model` from `start_step` to `plan.steps`, consuming `plan.accumulation` batches a step.
+
+    `peak_flops` is what the machine can do per second, for the share printed. Raises NonFiniteLossError, before
+    the update that would spoil the weights, and TrainingStoppedError after Ctrl-C or SIGTERM, with the state
+    saved.
+    """
+    meter = _Meter(plan, peak_flops, runtime.world_size)
+    scores: dict[str, float] = {}
+    last_save = time.monotonic()
+    with stop_request() as stop, reporter.progress(stage, plan.tokens, "tokens") as bar:
+        bar.advance(start_step * plan.tokens_per_step)
+        for step in range(start_step + 1, plan.steps + 1):
+            started = time.perf_counter()
+            loss = train_step(model, optimizer, batches, plan, compute_loss, runtime, step)
+            meter.record(loss, time.perf_counter() - started)
+            if step == start_step + 1 and hooks.first_step:
+                hooks.first_step()
+            _show(bar, metrics, stage, step, plan, meter, scores)
+            last = step == plan.steps
+            if hooks.evaluate and (last or (hooks.evaluate_every and step % hooks.evaluate_every == 0)):
+                scores = hooks.evaluate()
+                if metrics:
+                    metrics.write(stage=stage, step=step, tokens=step * plan.tokens_per_step, **scores)
+                if hooks.sample:
+                    reporter.line(hooks.sample())
+            if hooks.save and not last and (stop or time.monotonic() - last_save > hooks.save_seconds):
+                hooks.save(step)
+                last_save = time.monotonic()
+            if stop and not last:
+                raise TrainingStoppedError(
+                    f"stopped after step {step:,} of {plan.steps:,}, which is saved; "
+                    "the same command goes on from there"
+                )
+    return TrainResult(
+        plan.steps, meter.loss, meter.seconds, meter.tokens_per_second, meter.share_of_peak, scores
+    )
+
+
+def train_step(
+    model: GPT,
+    optimizer: Optimizer,
+    batches: Iterator[Batch],
+    plan: Plan,
+    compute_loss: ComputeLoss,
+    runtime: Runtime,
+    step: int,
+) -> float:
+    """One update; returns the mean loss over the step's trained tokens, on all processes."""
+    fetched = [batch.to(runtime.device) for batch in islice(batches, plan.accumulation)]
+    trained = sum_number(float(sum(batch.num_targets for batch in fetched)), runtime)
+    total = 0.0
+    for batch in fetched:
+        # Every token weighs the same, however unevenly microbatches and processes are masked.
+        loss = compute_loss(model, batch, 1 / max(trained, 1.0))
+        loss.backward()
+        total += loss.item()
+    total = sum_number(total, runtime)
+    if not math.isfinite(total):
+        raise NonFiniteLossError(
+            f"the loss became {total} at step {step:,}; nothing saved so far is touched. Lower the learning "
+            "rate (--rate-scale 0.5), or look for broken text near this step with `chatsmith data inspect`"
+        )
+    sum_gradients(optimizer.parameters, runtime)
+    progress = step / plan.steps
+    rate = plan.schedule.rate(progress)
+    optimizer.step(rate, plan.schedule.muon_momentum(progress), rate)
+    optimizer.zero_grad()
+    return total
+
+
+class _Meter:
+    """Smoothed loss and speed. The first two steps, which compile and warm up, do not count towards speed."""
+
+    SKIPPED = 2
+    SMOOTHING = 0.9
+
+    def __init__(self, plan: Plan, peak_flops: float, world_size: int) -> None:
+        self.plan = plan
+        self.peak_flops = peak_flops * world_size
+        self.loss = math.nan
+        self.seconds = 0.0
+        self.steps = 0
+        self._timed_seconds = 0.0
+        self._weight = 0.0
+        self._weighted_loss = 0.0
+
+    def record(self, loss: float, seconds: float) -> None:
+        self._weighted_loss = self.SMOOTHING * self._weighted_loss + (1 - self.SMOOTHING) * loss
+        self._weight = self.SMOOTHING * self._weight + (1 - self.SMOOTHING)
+        self.loss = self._weighted_loss / self._weight
+        self.last_loss = loss
+        self.seconds += seconds
+        self.steps += 1
+        if self.steps > self.SKIPPED:
+            self._timed_seconds += seconds
+
+    @property
+    def tokens_per_second(self) -> float:
+        steps, seconds = self.steps - self.SKIPPED, self._timed_seconds
+        if steps < 1:
+            steps, seconds = self.steps, self.seconds
+        return steps * self.plan.tokens_per_step / seconds
+
+    @property
+    def share_of_peak(self) -> float:
+        return self.tokens_per_second * self.plan.cost.training_flops_per_token / self.peak_flops
+
+
+def _show(
+    bar: Bar,
+    metrics: MetricsLog | None,
+    stage: str,
+    step: int,
+    plan: Plan,
+    meter: _Meter,
+    scores: dict[str, float],
+) -> None:
+    shown: dict[str, float | str] = {"loss": f"{meter.loss:.3f}"}
+    shown |= {name: f"{value:.3f}" for name, value in scores.items()}
+    shown["of peak"] = f"{meter.share_of_peak:.0%}"
+    bar.advance(plan.tokens_per_step, **shown)
+    if metrics:
+        metrics.write(
+            stage=stage,
+            step=step,
+            tokens=step * plan.tokens_per_step,
+            loss=meter.last_loss,
+            rate=plan.schedule.rate(step / plan.steps),
+            tokens_per_second=meter.tokens_per_second,
+            share_of_peak=meter.share_of_peak,
+            seconds=meter.seconds,
+        )

@@ -1,0 +1,175 @@
+"""The plan: one dial, `depth`, and a horizon in tokens become every number of a training run.
+
+Pure functions, no torch tensors, no clock: the same arguments give the same plan on every machine. Rates were
+tuned at the sizes a laptop can train (docs/lab-log.md, "Learning rates") and are carried to others by the rules
+beside each; ramps are shares of the run, so a run of a hundred steps and one of ten thousand have the same shape.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+from chatsmith.model.config import GPTConfig
+from chatsmith.model.cost import Cost, model_cost
+from chatsmith.optim.groups import Rates
+from chatsmith.optim.schedules import ramp, warmup_stable_decay
+from chatsmith.runtime.errors import UserError
+
+CHANNELS_PER_LAYER = 64
+"""Width grows with depth: C = 64 L (nanochat's aspect ratio)."""
+
+REFERENCE_BATCH = 8192
+REFERENCE_WIDTH = 256
+"""Where the rates below were tuned."""
+
+MINIMUM_STEPS = 500
+"""A run takes at least about this many steps: below it, more updates are worth more than smoother ones."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the rates move over the run, as shares of it."""
+
+    warmup: float = 0.02
+    decay: float = 0.6
+    final: float = 0.05
+    momentum_start: float = 0.85
+    momentum: float = 0.95
+    momentum_ramp: float = 0.1
+
+    def rate(self, progress: float) -> float:
+        """What all learning rates are multiplied by at `progress` in [0, 1]."""
+        return warmup_stable_decay(progress, self.warmup, self.decay, self.final)
+
+    def muon_momentum(self, progress: float) -> float:
+        """Muon's momentum at `progress`."""
+        return ramp(progress, self.momentum_start, self.momentum, self.momentum_ramp)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a training run needs to know beyond its data."""
+
+    model: GPTConfig
+    sequence_length: int
+    rows_per_microbatch: int
+    """Rows that go through the network at once, on each process."""
+    accumulation: int
+    """Microbatches a step, on each process."""
+    world_size: int
+    steps: int
+    rates: Rates
+    schedule: Schedule
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows of one optimizer step, over all processes."""
+        return self.rows_per_microbatch * self.accumulation * self.world_size
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of one optimizer step, over all processes."""
+        return self.rows_per_step * self.sequence_length
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the whole run."""
+        return self.steps * self.tokens_per_step
+
+    @property
+    def cost(self) -> Cost:
+        """Parameters and FLOPs."""
+        return model_cost(self.model, self.sequence_length)
+
+
+def model_shape(
+    depth: int,
+    vocab_size: int,
+    *,
+    sequence_length: int,
+    width: int | None = None,
+    head_dim: int = 64,
+    bigram_buckets: int = 0,
+) -> GPTConfig:
+    """The model of a depth: C = 64 x depth unless `width` is given, value embeddings on every other layer.
+
+    The last layer always has a value embedding (as in nanochat). Raises UserError for impossible shapes.
+    """
+    if depth < 1:
+        raise UserError(f"depth is {depth}; a model needs at least 1 layer")
+    wanted = width or CHANNELS_PER_LAYER * depth
+    if wanted % head_dim:
+        raise UserError(f"the width {wanted} is not a multiple of head_dim {head_dim}")
+    return GPTConfig(
+        vocab_size=vocab_size,
+        context_length=sequence_length,
+        num_layers=depth,
+        num_heads=wanted // head_dim,
+        head_dim=head_dim,
+        value_embedding_layers=tuple(range((depth - 1) % 2, depth, 2)),
+        bigram_buckets=bigram_buckets,
+    )
+
+
+def batch_tokens_for(tokens: int, sequence_length: int) -> int:
+    """Tokens a step for a horizon: the measured law B = 2^19 (D / 1.32e9)^0.383 where runs are long, fewer where
+    that would leave less than MINIMUM_STEPS steps; a power of two times the row length, at least one row."""
+    law = 2**19 * (tokens / 1.32e9) ** 0.383
+    wanted = min(law, tokens / MINIMUM_STEPS)
+    return sequence_length * 2 ** max(0, round(math.log2(max(1.0, wanted / sequence_length))))
+
+
+def rates_for(model: GPTConfig, batch_tokens: int) -> Rates:
+    """Peak learning rates: sqrt(batch) for all; Adam's also 1 / sqrt(width), since its steps have a fixed size."""
+    batch = (batch_tokens / REFERENCE_BATCH) ** 0.5
+    adam = batch * (REFERENCE_WIDTH / model.model_dim) ** 0.5
+    return Rates(
+        matrix=0.02 * batch,
+        head=0.004 * adam,
+        embedding=0.2 * adam,
+        value_embedding=0.1 * adam,
+        bigram=0.1 * adam,
+        scalar=0.02 * batch,
+        gate=0.01 * batch,
+    )
+
+
+def make_plan(
+    model: GPTConfig,
+    tokens: int,
+    *,
+    batch_tokens: int | None = None,
+    rows_per_microbatch: int | None = None,
+    world_size: int = 1,
+    rate_scale: float = 1.0,
+) -> Plan:
+    """The plan to train `model` on about `tokens` tokens (rounded to whole steps, at least one).
+
+    `batch_tokens` overrides the batch-size rule; `rows_per_microbatch` is what fits in memory at once (default:
+    about 8,192 tokens). The step is the same at every world size that divides it; otherwise it is rounded up.
+    Raises UserError if a value is impossible.
+    """
+    length = model.context_length
+    if tokens < 1:
+        raise UserError(f"the horizon is {tokens} tokens; it must be at least 1")
+    wanted = batch_tokens or batch_tokens_for(tokens, length)
+    if wanted < length:
+        raise UserError(f"batch_tokens is {wanted}, less than one row of {length} tokens")
+    rows = max(1, round(wanted / length / world_size))
+    micro = min(rows, rows_per_microbatch or max(1, 8192 // length))
+    accumulation = math.ceil(rows / micro)
+    per_step = micro * accumulation * world_size * length
+    rates = rates_for(model, per_step)
+    scaled = {name: getattr(rates, name) * rate_scale for name in _RATE_NAMES}
+    return Plan(
+        model=model,
+        sequence_length=length,
+        rows_per_microbatch=micro,
+        accumulation=accumulation,
+        world_size=world_size,
+        steps=max(1, round(tokens / per_step)),
+        rates=replace(rates, **scaled),
+        schedule=Schedule(),
+    )
+
+
+_RATE_NAMES = ("matrix", "head", "embedding", "value_embedding", "bigram", "scalar", "gate")

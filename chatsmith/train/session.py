@@ -1,0 +1,148 @@
+"""One stage's training from its plan to its last step: optimizer, resuming, saving, metrics, and the loop.
+
+What is trained on and what it is scored by, the stage supplies; where it is kept is the run directory's matter.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from chatsmith.checkpoint import model_card, save_bundle
+from chatsmith.data.batch import Batch
+from chatsmith.model.gpt import GPT
+from chatsmith.optim.groups import Optimizer
+from chatsmith.runtime.device import Runtime, peak_memory_bytes
+from chatsmith.runtime.logs import Reporter, format_seconds
+from chatsmith.runtime.measure import gemm_peak
+from chatsmith.runtime.metrics import MetricsLog
+from chatsmith.runtime.run_directory import RunDirectory
+from chatsmith.text.tokenizer import Tokenizer
+from chatsmith.train.loop import ComputeLoss, Hooks, TrainResult, train
+from chatsmith.train.plan import Plan
+from chatsmith.train.state import restore_training, save_training
+
+BatchesFrom = Callable[[int], Iterator[Batch]]
+"""batches_from(start_row): this process's batches, after the first `start_row` rows of all processes."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """Where and how one stage trains."""
+
+    stage: str
+    key: str
+    """The identity of this training: a state saved under another key is not resumed."""
+    state_folder: Path
+    metrics_path: Path
+    runtime: Runtime
+    reporter: Reporter
+    track: str | None = None
+
+    def train(
+        self, model: GPT, plan: Plan, batches_from: BatchesFrom, compute_loss: ComputeLoss, hooks: Hooks
+    ) -> TrainResult:
+        """Train `model` by `plan`, going on from the saved state if there is one of this key."""
+        optimizer = Optimizer(model, plan.rates)
+        start = restore_training(
+            self.state_folder, model, optimizer, key=self.key, notice=self.reporter.notice
+        )
+        if start:
+            self.reporter.notice(f"going on after step {start:,} of {plan.steps:,}, saved earlier")
+
+        def save(step: int) -> None:
+            if self.runtime.is_main:
+                save_training(self.state_folder, model, optimizer, step=step, key=self.key)
+
+        peak = gemm_peak(self.runtime, self.runtime.compute_dtype, seconds=0.5)
+        metrics = MetricsLog(self.metrics_path, self.track) if self.runtime.is_main else None
+        try:
+            result = train(
+                model,
+                optimizer,
+                batches_from(start * plan.rows_per_step),
+                plan,
+                compute_loss,
+                runtime=self.runtime,
+                reporter=self.reporter,
+                metrics=metrics,
+                stage=self.stage,
+                hooks=replace(hooks, save=save),
+                peak_flops=peak,
+                start_step=start,
+            )
+        finally:
+            if metrics:
+                metrics.close()
+        self._report(result, plan)
+        return result
+
+    def _report(self, result: TrainResult, plan: Plan) -> None:
+        self.reporter.line(
+            f"{plan.steps:,} steps, {plan.tokens:,} tokens in {format_seconds(result.seconds)}: "
+            f"{result.tokens_per_second:,.0f} tokens/s, {result.share_of_peak:.0%} of this machine's measured "
+            f"matrix peak, {peak_memory_bytes(self.runtime) / 1e9:.1f} GB at most"
+        )
+
+
+def facts_of(result: TrainResult, plan: Plan, seconds: float, runtime: Runtime) -> dict[str, float]:
+    """The figures of a finished training for the results table."""
+    return {
+        **{name: round(value, 4) for name, value in result.scores.items()},
+        "loss": round(result.loss, 4),
+        "seconds": round(seconds, 1),
+        "tokens": plan.tokens,
+        "steps": plan.steps,
+        "parameters": plan.cost.parameters,
+        "tokens_per_second": round(result.tokens_per_second, 1),
+        "share_of_peak": round(result.share_of_peak, 4),
+        "peak_memory_gb": round(peak_memory_bytes(runtime) / 1e9, 3),
+    }
+
+
+GENERATION_DEFAULTS = {"temperature": 0.6, "top_k": 50, "max_tokens": 256}
+"""How a bundle samples unless told otherwise: a little below the model's own spread, rare tokens cut off."""
+
+
+def save_trained(
+    run: RunDirectory,
+    stage: str,
+    model: GPT,
+    tokenizer: Tokenizer,
+    *,
+    summary: str,
+    plan: Plan,
+    facts: dict[str, float],
+    seed: int,
+) -> None:
+    """Write the bundle of a finished stage, with its model card.
+
+    What goes into `config.json` is the same for equal runs; what a clock measured goes into the card alone.
+    """
+    shape = plan.model
+    card = model_card(
+        f"{run.path.name}, {stage}",
+        summary,
+        data={"Sources": f"see data/manifest.json of the run {run.path.name}"},
+        recipe={
+            "Shape": f"{shape.num_layers} layers, {shape.model_dim} channels, {shape.num_heads} heads",
+            "Parameters": f"{plan.cost.parameters:,}",
+            "Context": f"{shape.context_length:,} tokens",
+            "Training": f"{plan.tokens:,} tokens in {plan.steps:,} steps",
+            "Seed": str(seed),
+        },
+        scores={},
+        cost={
+            "Time": format_seconds(facts["seconds"]),
+            "Arithmetic": f"{plan.tokens * plan.cost.training_flops_per_token:.2e} floating-point operations",
+            "Peak memory": f"{facts['peak_memory_gb']:.1f} GB",
+        },
+    )
+    provenance = {"stage": stage, "run": run.path.name, "seed": seed, "tokens": plan.tokens}
+    save_bundle(
+        run.bundle(stage),
+        model,
+        tokenizer,
+        generation=GENERATION_DEFAULTS,
+        card=card,
+        provenance=provenance,
+    )
