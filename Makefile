@@ -1,0 +1,83 @@
+# make help lists what there is. Everything happens in .venv beside this file; runs/ holds what you train.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+# The Python to build .venv from: the newest one of 3.11 or later, unless you name one: make demo PYTHON=…
+PYTHON ?=
+# An extra package index for torch: on Linux the usual torch brings several gigabytes of CUDA, which a machine
+# without an NVIDIA GPU can spare with PyTorch's CPU index: make demo TORCH_INDEX=… (pytorch.org names it).
+TORCH_INDEX ?=
+
+BIN := .venv/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
+ifneq ($(strip $(TORCH_INDEX)),)
+PIP_INSTALL += --extra-index-url $(TORCH_INDEX)
+endif
+
+.PHONY: help demo test lint format install dev clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' $(firstword $(MAKEFILE_LIST)) | column -t -s '|'
+	@echo
+	@echo 'Variables: PYTHON=python3.12 (which Python), TORCH_INDEX=URL (an extra index for a CPU build of torch)'
+
+demo: .venv/.installed ## train a small model on this machine, then talk to it (about ten minutes the first time)
+	@$(BIN)/chatsmith demo
+
+install: .venv/.installed ## set up .venv, with chatsmith in it
+	@echo 'chatsmith is installed: $(BIN)/chatsmith --help'
+
+dev: .venv/.dev ## the same, with what the tests need
+
+test: lint ## everything that has to hold before a change is finished
+	$(BIN)/pytest $(TESTS)
+
+lint: .venv/.dev ## style, types and import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: .venv/.dev ## put the source into its one format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove .venv and caches; runs/ stays
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find chatsmith tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@python=''; \
+	for candidate in $(or $(PYTHON),python3.14 python3.13 python3.12 python3.11 python3 python); do \
+	    if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	        python="$$candidate"; break; \
+	    fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	    echo 'chatsmith needs Python 3.11 or later: install it, or name it with make PYTHON=/path/to/python3' >&2; exit 1; \
+	fi; \
+	if ! "$$python" -c 'import venv, ensurepip' 2>/dev/null; then \
+	    echo "$$python has no venv module: install it (on Debian and Ubuntu: apt install python3-venv), then repeat" >&2; exit 1; \
+	fi; \
+	echo "Making .venv with $$("$$python" --version)"; \
+	"$$python" -m venv .venv
+
+.venv/.installed: pyproject.toml requirements.lock | .venv/bin/python
+	@$(announce)
+	$(PIP_INSTALL) --editable .
+	@touch $@
+
+.venv/.dev: .venv/.installed
+	@echo 'Installing what the tests need.'
+	$(PIP_INSTALL) --editable '.[dev]'
+	@touch $@
+
+ifneq ($(strip $(TORCH_INDEX)),)
+announce = echo 'Installing chatsmith and torch; torch may come from $(TORCH_INDEX).'
+else
+announce = echo 'Installing chatsmith and torch: some minutes. On Linux torch may bring CUDA, several gigabytes; without an NVIDIA GPU, make TORCH_INDEX=… with the CPU index that pytorch.org names spares that.'
+endif
