@@ -1,0 +1,47 @@
+"""Small real things for the data tests: a tokenizer, and token caches of documents whose every id is unique."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import pytest
+
+from chatsmith.data.token_cache import TokenCache
+from chatsmith.data.token_worker import CacheWriter
+from chatsmith.text.bpe import train_tokenizer
+from chatsmith.text.tokenizer import Tokenizer
+
+BOS = 0
+
+MakeCache = Callable[[Sequence[Sequence[int]]], TokenCache]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    # Flushing protects against a power cut, which no test here causes, and takes most of their time.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    return train_tokenizer(["The little fox asked: where is my red ball? It is under the tree. " * 20], 320)
+
+
+@pytest.fixture(scope="session")
+def make_cache(tmp_path_factory: pytest.TempPathFactory) -> MakeCache:
+    """Make a complete cache from the document lengths of each window. Its ids count up from 1."""
+
+    def make(windows: Sequence[Sequence[int]]) -> TokenCache:
+        folder = tmp_path_factory.mktemp("cache")
+        writer = CacheWriter(folder, "key", bos_id=BOS, vocab_size=1 << 20)
+        end = 0
+        for lengths in windows:
+            ends = (end + np.cumsum(lengths)).tolist()
+            bounds = zip([end, *ends], ends, strict=False)
+            writer.add_window([list(range(first + 1, last + 1)) for first, last in bounds])
+            end = ends[-1]
+        writer.finish()
+        return TokenCache(folder, "key")
+
+    return make
