@@ -120,7 +120,7 @@ def choose_suites(wanted: str, target: Target, reporter: "Reporter") -> list[str
     if wanted != "all":
         return [wanted]
     if target.manifest is None:
-        reporter.notice("Without a run there is no validation text: bits per byte are left out.")
+        reporter.notice("There is no validation text here: bits per byte are left out.")
         return ["exam"]
     if target.manifest.source != KINDERGARTEN:
         reporter.notice(
@@ -235,9 +235,8 @@ def _measure_base(config: Config, target: Target, bundle: "Bundle", reporter: "R
 
 def _measure_exam(config: Config, target: Target, bundle: "Bundle", reporter: "Reporter") -> "SuiteResult":
     from chatsmith.engine.engine import Engine
-    from chatsmith.evals.exam import grade, run_exam
+    from chatsmith.evals.exam import run_exam
     from chatsmith.evals.result_file import SuiteResult
-    from chatsmith.tasks.kindergarten.baseline import nearest_question_replies
     from chatsmith.tools.calculator import calculator_tool
 
     problems = _problems(config)
@@ -249,11 +248,20 @@ def _measure_exam(config: Config, target: Target, bundle: "Bundle", reporter: "R
         tokens_per_step=max(1024, config.batch_size),
     )
     result = run_exam(engine, problems, bundle.tokenizer, reporter=reporter)
-    baseline = None
-    if target.manifest and target.manifest.source == KINDERGARTEN:
-        texts = nearest_question_replies(target.manifest.read_conversations("train"), problems)
-        baseline = grade(problems, texts).to_json()
+    baseline = _baseline(target, problems)
     return SuiteResult("exam", result.to_json(), result.seconds, baseline, tuple(result.transcript()))
+
+
+def _baseline(target: Target, problems: "list[Problem]") -> dict[str, Any] | None:
+    """The exam's result for the answer to the nearest training question; None if the exam's matter is not taught."""
+    from chatsmith.evals.exam import grade
+
+    if target.manifest is None or target.manifest.source != KINDERGARTEN:
+        return None
+    from chatsmith.tasks.kindergarten.baseline import nearest_question_replies
+
+    texts = nearest_question_replies(target.manifest.read_conversations("train"), problems)
+    return grade(problems, texts).to_json()
 
 
 _MEASURE: "dict[str, Callable[[Config, Target, Bundle, Reporter], SuiteResult]]" = {

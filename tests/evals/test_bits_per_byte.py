@@ -1,6 +1,5 @@
 """Bits per byte: the definition, written out token by token, gives the same, and counts are of real text."""
 
-import io
 import math
 
 import pytest
@@ -8,23 +7,12 @@ import torch
 
 from chatsmith.data.batch import Batch
 from chatsmith.evals.bits_per_byte import score_text
-from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.logs import Reporter
-from chatsmith.text.bpe import train_tokenizer
+from chatsmith.text.tokenizer import Tokenizer
 
 
-@pytest.fixture
-def reporter() -> Reporter:
-    return Reporter(stream=io.StringIO())
-
-
-def test_score_is_that_of_each_token_by_itself(reporter: Reporter) -> None:
-    tokenizer = train_tokenizer(["a cat, a mat and a hat. " * 5], vocab_size=300)
-    model = GPT(GPTConfig(tokenizer.vocab_size, context_length=16, num_layers=1, num_heads=2, head_dim=8))
-    model.init_weights(torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        model.head.weight.normal_(generator=torch.Generator().manual_seed(2))
+def test_score_is_that_of_each_token_by_itself(model: GPT, tokenizer: Tokenizer, reporter: Reporter) -> None:
     texts = ["a cat and a hat", "mát"]
     rows = [[tokenizer.bos_id, *tokenizer.encode(text)] for text in texts]
     width = max(map(len, rows)) - 1
@@ -47,19 +35,16 @@ def test_score_is_that_of_each_token_by_itself(reporter: Reporter) -> None:
     assert score.bits_per_byte == pytest.approx(nats / math.log(2) / num_bytes, rel=1e-5)
 
 
-def test_special_tokens_count_on_neither_side(reporter: Reporter) -> None:
-    tokenizer = train_tokenizer(["a cat"], vocab_size=290)
-    model = GPT(GPTConfig(tokenizer.vocab_size, context_length=8, num_layers=1, num_heads=2, head_dim=8))
-    model.init_weights(torch.Generator().manual_seed(1))
+def test_special_tokens_count_on_neither_side(model: GPT, tokenizer: Tokenizer, reporter: Reporter) -> None:
     ids = [tokenizer.bos_id, *tokenizer.encode("a cat")]
     plain = Batch(torch.tensor([ids[:-1]]), torch.tensor([ids[1:]]))
     ended = Batch(torch.tensor([ids]), torch.tensor([[*ids[1:], tokenizer.bos_id]]))
-    scores = [score_text(model, [b], tokenizer.token_byte_lengths, reporter=reporter) for b in (plain, ended)]
+    lengths = tokenizer.token_byte_lengths
+    scores = [score_text(model, [batch], lengths, reporter=reporter) for batch in (plain, ended)]
     assert scores[0].to_json() == pytest.approx(scores[1].to_json())
 
 
-def test_no_text_is_not_a_number(reporter: Reporter) -> None:
-    model = GPT(GPTConfig(300, context_length=8, num_layers=1, num_heads=2, head_dim=8))
-    score = score_text(model, [], torch.zeros(300).numpy(), reporter=reporter)
+def test_no_text_is_not_a_number(model: GPT, tokenizer: Tokenizer, reporter: Reporter) -> None:
+    score = score_text(model, [], tokenizer.token_byte_lengths, reporter=reporter)
     assert math.isnan(score.bits_per_byte)
     assert (score.bytes, score.tokens) == (0, 0)

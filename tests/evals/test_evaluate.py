@@ -1,0 +1,184 @@
+"""The stage evaluate: what it prints for programs, where it writes, what it measures again and what not."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from chatsmith.checkpoint import save_bundle
+from chatsmith.data.survey import survey
+from chatsmith.model.gpt import GPT
+from chatsmith.runtime.errors import UserError
+from chatsmith.runtime.run_directory import RunDirectory
+from chatsmith.stages import evaluate
+from chatsmith.stages.evaluate import Config
+from chatsmith.tasks.task import Number, Problem
+from chatsmith.text.chat import Message
+from chatsmith.text.tokenizer import Tokenizer
+
+SCORE_KEYS = {"accuracy", "n", "low", "high"}
+TEXT = "a cat and a mat.\n"
+
+
+@pytest.fixture(autouse=True)
+def few_problems(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real exam has thousands of problems, which is too long for tests of what is done with its result."""
+
+    def problems(config: Config) -> list[Problem]:
+        made = [
+            Problem(
+                f"{config.split}/{n}", f"section {n % 2}", (Message.of("user", f"{n}?"),), f"{n}", Number(n)
+            )
+            for n in range(6)
+        ]
+        return made[: config.max_examples]
+
+    monkeypatch.setattr(evaluate, "_problems", problems)
+
+
+@pytest.fixture
+def run(tmp_path: Path, model: GPT, tokenizer: Tokenizer) -> Path:
+    """A run on files, with a pretrained model in it."""
+    run = tmp_path / "run"
+    (run / "data").mkdir(parents=True)
+    (tmp_path / "train.txt").write_text("a hat and a cat. " * 20)
+    (tmp_path / "validation.txt").write_text(TEXT * 8)
+    manifest = survey([tmp_path / "train.txt"], validation=[tmp_path / "validation.txt"])
+    manifest.save(run / "data")
+    save_bundle(run / "pretrain" / "bundle", model, tokenizer, generation={}, card="# Tiny\n")
+    return run
+
+
+def measured(capsys: pytest.CaptureFixture[str], config: Config) -> dict:
+    """What the command prints on stdout: one JSON object and nothing else."""
+    capsys.readouterr()
+    evaluate.main(config)
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    return json.loads(out)
+
+
+def test_json_of_the_exam_has_exactly_the_promised_form(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = measured(capsys, Config(run, suite="exam", json=True))
+    assert found.keys() == {"exam"}
+    assert found["exam"].keys() == {"overall", "n", "sections"}
+    assert found["exam"]["n"] == 6
+    assert found["exam"]["sections"].keys() == {"section 0", "section 1"}
+    for score in found["exam"]["sections"].values():
+        assert score.keys() == SCORE_KEYS
+        assert 0 <= score["low"] <= score["accuracy"] <= score["high"] <= 1
+
+
+def test_bits_per_byte_are_of_the_whole_validation_text(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = measured(capsys, Config(run, suite="base", json=True))
+    assert found.keys() == {"base"}
+    assert found["base"].keys() == {"bits_per_byte", "bytes", "tokens"}
+    assert found["base"]["bytes"] == len((TEXT * 8).encode())
+    assert found["base"]["bits_per_byte"] > 0
+
+
+def test_results_are_written_into_the_run_and_its_model_card(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = measured(capsys, Config(run, suite="exam", json=True))
+    stored = json.loads((run / "evals" / "pretrain-exam.json").read_text())
+    assert stored["result"] == found["exam"]
+    assert [line["id"] for line in stored["transcript"]] == [f"exam/{number}" for number in range(6)]
+    card = (run / "pretrain" / "bundle" / "README.md").read_text()
+    assert card.startswith("# Tiny\n")
+    assert "kindergarten exam, overall" in card
+    facts = RunDirectory(run).done_facts("evaluate")
+    assert facts is not None
+    assert {"exam", "interval", "seconds"} <= facts.keys()
+
+
+def test_what_is_known_is_not_measured_again(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = measured(capsys, Config(run, suite="exam", json=True))
+    finished = RunDirectory(run).finished_at("evaluate")
+
+    def load(*_: object) -> None:
+        raise AssertionError("the model was loaded for a result that is known")
+
+    monkeypatch.setattr(evaluate, "_load", load)
+    assert measured(capsys, Config(run, suite="exam", json=True)) == first
+    assert RunDirectory(run).finished_at("evaluate") == finished
+    with pytest.raises(AssertionError, match="known"):
+        evaluate.main(Config(run, suite="exam", split="development"))
+
+
+def test_another_model_is_measured_anew(
+    run: Path, model: GPT, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate.main(Config(run, suite="exam"))
+    before = (run / "evals" / "pretrain-exam.json").read_text()
+    halved = GPT(model.config)
+    halved.load_state_dict({name: weight / 2 for name, weight in model.state_dict().items()})
+    save_bundle(run / "pretrain" / "bundle", halved, tokenizer, generation={}, card="")
+    evaluate.main(Config(run, suite="exam"))
+    assert json.loads((run / "evals" / "pretrain-exam.json").read_text())["key"] != json.loads(before)["key"]
+    assert "measured before" not in capsys.readouterr().out
+
+
+def test_a_partial_measurement_never_takes_the_place_of_the_full_one(run: Path) -> None:
+    evaluate.main(Config(run, suite="exam"))
+    full = (run / "evals" / "pretrain-exam.json").read_text()
+    evaluate.main(Config(run, suite="exam", max_examples=2))
+    evaluate.main(Config(run, suite="exam", split="development"))
+    assert (run / "evals" / "pretrain-exam.json").read_text() == full
+    names = {path.name for path in (run / "evals").iterdir()}
+    assert names >= {"pretrain-exam.json", "pretrain-exam-2.json", "pretrain-exam-development.json"}
+
+
+def test_a_run_on_files_is_not_asked_about_the_kindergarten_unless_wanted(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert measured(capsys, Config(run, json=True)).keys() == {"base"}
+
+
+def test_a_bundle_that_stands_alone_can_take_the_exam_and_nothing_is_written(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = (run / "pretrain" / "bundle").rename(tmp_path / "alone")
+    before = {path: path.read_bytes() for path in alone.iterdir()}
+    assert measured(capsys, Config(alone, json=True)).keys() == {"exam"}
+    assert {path: path.read_bytes() for path in alone.iterdir()} == before
+    with pytest.raises(UserError, match="validation text"):
+        evaluate.main(Config(alone, suite="base"))
+
+
+def test_a_run_whose_data_are_gone_can_still_take_the_exam(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "validation.txt").unlink()
+    assert measured(capsys, Config(run, json=True)).keys() == {"exam"}
+    with pytest.raises(UserError, match="is gone"):
+        evaluate.main(Config(run, suite="base"))
+
+
+def test_people_see_intervals_and_the_baseline(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate.main(Config(run, suite="exam"))
+    shown = capsys.readouterr().out
+    assert "95 % interval" in shown
+    assert "overall" in shown
+
+
+def test_two_processes_cannot_measure_in_one_run(run: Path) -> None:
+    with RunDirectory(run).lock(), pytest.raises(UserError, match="in use"):
+        evaluate.main(Config(run, suite="exam"))
+
+
+@pytest.mark.parametrize("field", ["max_examples", "batch_size", "batch_tokens"])
+def test_impossible_numbers_are_refused(field: str) -> None:
+    with pytest.raises(UserError, match=field):
+        Config(**{field: 0})
+
+
+def test_a_run_without_a_model_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="pretrain"):
+        evaluate.main(Config(tmp_path))
