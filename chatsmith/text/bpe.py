@@ -20,8 +20,8 @@ from chatsmith.text.vocabulary import SPECIAL_TOKENS, check_vocab_size
 #
 # - Digits come in groups of 1-2, not 1-3. There are 1,110 groups of up to three digits, a seventh of a
 #   vocabulary of 8,192, each too rare to be learnt in a short training; groups of up to two are 110.
-# - Contractions are spelled in both cases instead of switching case folding on: regular-expression engines
-#   differ in what they fold (is U+017F an s?), and two engines must agree here.
+# - Contractions are spelled in both cases instead of switching case folding on: the two engines that must
+#   agree here fold differently (for tiktoken's, ß matches a case-insensitive "ss"; for Oniguruma, it does not).
 # - Runs of white space are cut at 256 characters. Unbounded, the look-ahead makes tiktoken's engine keep one
 #   state a character, and it dies of a million spaces (tiktoken 0.14).
 SPLIT_PATTERN = "|".join(

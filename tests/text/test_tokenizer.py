@@ -11,7 +11,7 @@ import tiktoken
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import pre_tokenizers
+from tokenizers import normalizers
 
 from chatsmith.runtime.errors import UserError
 from chatsmith.text.bpe import SPLIT_PATTERN, train_tokenizer
@@ -74,8 +74,8 @@ def test_a_batch_gives_the_ids_of_each_text(tokenizer: Tokenizer, texts: list[st
 def test_both_regular_expression_engines_agree_on_every_character(character_class: str):
     """Fails when one library moves to another Unicode version than the other: then ids could differ."""
     every = "".join(chr(code) for code in range(0x110000) if not 0xD800 <= code <= 0xDFFF)
-    split = pre_tokenizers.Split(tokenizers.Regex(f"[^{character_class}]+"), "removed")
-    in_library = {character for piece, _ in split.pre_tokenize_str(every) for character in piece}
+    # The library's Replace uses the engine of its Split, and takes a tenth of the time on so long a text.
+    in_library = set(normalizers.Replace(tokenizers.Regex(f"[^{character_class}]+"), "").normalize_str(every))
     encoding = tiktoken.Encoding(
         "one class",
         pat_str=f"{character_class}+",

@@ -10,6 +10,7 @@ from chatsmith.data.survey import survey
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import RunDirectory
 from chatsmith.stages.tokenizer import Config, main
+from chatsmith.text.bpe import train_tokenizer
 from chatsmith.text.tokenizer import Tokenizer
 
 
@@ -66,6 +67,10 @@ def test_a_second_run_skips_and_a_changed_or_damaged_one_does_not(config: Config
     file.write_text(first[:100])
     main(config)
     assert file.read_text() == first, "a damaged file is made again, the same as before"
+
+    train_tokenizer(["another corpus"], 300).save(file.parent)
+    main(config)
+    assert file.read_text() == first, "so is one that somebody replaced"
 
     main(replace(config, vocab_size=300))
     assert Tokenizer.load(file).vocab_size == 300
