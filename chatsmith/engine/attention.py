@@ -1,0 +1,136 @@
+"""Attention over the paged cache: what the engine passes to the model as `attend`.
+
+A step packs the chunks of all sequences into one row of N tokens, so that every matrix product of the model
+sees them together. Only attention takes them apart again: chunks of equal length form groups, and each
+group's blocks are gathered into the cache's workspace and attended to by SDPA under a mask. A layer's window
+is honoured by the mask, and blocks that lie wholly outside it are not gathered at all.
+
+Shapes: N packed tokens, R rows of a group, T queries a row, K gathered key positions, H heads, D head dim.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from chatsmith.engine.cache import KVCache
+from chatsmith.engine.scheduler import Chunk
+from chatsmith.model.attention import attention_scale
+from chatsmith.model.config import GPTConfig
+
+
+@dataclass(frozen=True)
+class _View:
+    """What a group sees through one window."""
+
+    table: Tensor
+    """(R x blocks,) the blocks to gather, row after row; 0 pads."""
+
+    mask: Tensor
+    """(R, 1, T, K) added to the scores: 0 where the query may look, -inf elsewhere."""
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Chunks of equal length, neighbours in the packed row."""
+
+    tokens: slice
+    num_rows: int
+    views: dict[int, _View | None]
+    """By window. None: the chunks are whole prompts so far, and see themselves only, causally."""
+
+
+class PagedAttention:
+    """Holds the plan of one step; calling it attends for one layer."""
+
+    def __init__(self, config: GPTConfig, cache: KVCache) -> None:
+        self._cache = cache
+        self._windows = config.windows
+        self._scale = attention_scale(config.head_dim)
+        self._slots = torch.empty(0)
+        self._groups: list[_Group] = []
+
+    def plan(self, chunks: list[Chunk]) -> None:
+        """Prepare for a step whose tokens are packed in the order of `packing_order(chunks)`."""
+        size = self._cache.block_size
+        slots = [
+            chunk.sequence.blocks[position // size] * size + position % size
+            for chunk in chunks
+            for position in range(chunk.start, chunk.end)
+        ]
+        self._slots = torch.tensor(slots, device=self._cache.device)
+        self._groups = []
+        first_token = 0
+        for rows in self._split(chunks):
+            num_tokens = len(rows) * rows[0].length
+            views = {window: self._view(rows, window) for window in set(self._windows)}
+            self._groups.append(_Group(slice(first_token, first_token + num_tokens), len(rows), views))
+            first_token += num_tokens
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend for the planned tokens; q, k, v and the result are (1, N, H, D)."""
+        self._cache.write(layer, self._slots, k[0], v[0])
+        result = torch.empty_like(q)
+        for group in self._groups:
+            # (N, H, D) -> (R, H, T, D)
+            queries, own_keys, own_values = (
+                x[0, group.tokens].unflatten(0, (group.num_rows, -1)).transpose(1, 2) for x in (q, k, v)
+            )
+            view = group.views[self._windows[layer]]
+            if view is None:
+                y = F.scaled_dot_product_attention(
+                    queries, own_keys, own_values, is_causal=True, scale=self._scale
+                )
+            else:
+                keys, values = (
+                    x.view(group.num_rows, -1, *q.shape[2:]).transpose(1, 2)
+                    for x in self._cache.gather(layer, view.table)
+                )
+                y = F.scaled_dot_product_attention(
+                    queries, keys, values, attn_mask=view.mask, scale=self._scale
+                )
+            result[0, group.tokens] = y.transpose(1, 2).flatten(0, 1)
+        return result
+
+    def _split(self, chunks: list[Chunk]) -> list[list[Chunk]]:
+        """Cut into groups: equal lengths, and no more keys than the workspace holds."""
+        groups: list[list[Chunk]] = []
+        for chunk in chunks:
+            # Sorted, so the newest row of a group is its longest.
+            keys = self._round_up(chunk.end) * (len(groups[-1]) + 1 if groups else 1)
+            if groups and groups[-1][0].length == chunk.length and keys <= self._cache.workspace_tokens:
+                groups[-1].append(chunk)
+            else:
+                groups.append([chunk])
+        return groups
+
+    def _view(self, rows: list[Chunk], window: int) -> _View | None:
+        size, device = self._cache.block_size, self._cache.device
+        if all(chunk.start == 0 for chunk in rows) and (window == 0 or rows[0].length <= window):
+            return None
+        first_blocks = [max(0, chunk.start - window + 1) // size if window else 0 for chunk in rows]
+        tables = [
+            chunk.sequence.blocks[first : self._round_up(chunk.end) // size]
+            for chunk, first in zip(rows, first_blocks, strict=True)
+        ]
+        width = max(map(len, tables))
+        padded = [number for table in tables for number in table + [0] * (width - len(table))]
+        first_keys = torch.tensor(first_blocks, device=device)[:, None] * size
+        key_positions = first_keys + torch.arange(width * size, device=device)  # (R, K)
+        starts = torch.tensor([chunk.start for chunk in rows], device=device)[:, None]
+        query_positions = starts + torch.arange(rows[0].length, device=device)  # (R, T)
+        # Padding lies beyond a row's last token, so it counts as the future.
+        distance = query_positions[:, :, None] - key_positions[:, None, :]  # (R, T, K)
+        hidden = (distance < 0) | (distance >= window) if window else distance < 0
+        mask = torch.zeros(hidden.shape, dtype=self._cache.dtype, device=device)
+        mask.masked_fill_(hidden, float("-inf"))
+        return _View(torch.tensor(padded, device=device), mask[:, None])
+
+    def _round_up(self, num_tokens: int) -> int:
+        return -(-num_tokens // self._cache.block_size) * self._cache.block_size
+
+
+def packing_order(chunks: list[Chunk]) -> list[Chunk]:
+    """The order in which a step packs its chunks: by length, then by how much each looks back upon."""
+    return sorted(chunks, key=lambda chunk: (chunk.length, chunk.end))

@@ -1,0 +1,293 @@
+"""The engine: submit requests, take steps, collect what each step brings.
+
+Everything in chatsmith that decodes goes through it: chat, server, evaluation, reinforcement learning. Inside
+it is synchronous and belongs to one thread. A step lets the scheduler choose tokens to compute, runs the
+model once over all of them, samples one token for each sequence that is due, and tells what came of it. A
+reply depends on its request and seed alone: not on the batch it ran in, the prefix cache, chunks or
+pre-emption.
+
+It does not render chats, load bundles, print, or know what a tool does: it is given ids and a hook.
+"""
+
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from chatsmith.engine.attention import PagedAttention, packing_order
+from chatsmith.engine.blocks import BlockManager
+from chatsmith.engine.cache import KVCache, affordable_tokens, bytes_per_token
+from chatsmith.engine.reply import Reply
+from chatsmith.engine.request import Completion, Request, RequestError
+from chatsmith.engine.sampling import Choice, choose
+from chatsmith.engine.scheduler import Chunk, Scheduler, Sequence
+from chatsmith.model.gpt import GPT
+from chatsmith.text.chat import Part
+from chatsmith.text.tokenizer import Tokenizer
+
+Tool = Callable[[str], str]
+"""Takes what the model wrote between `<|python_start|>` and `<|python_end|>`, gives the text to force in."""
+
+WORKSPACE_TOKENS = 16_384
+"""Most keys gathered at once; more rows than that holds are attended to in turns."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """What one step brought one request."""
+
+    handle: int
+    ids: tuple[int, ...]
+    """New ids, sampled or forced."""
+    parts: tuple[Part, ...]
+    """New text, in order, by kind; it may lag behind the ids."""
+    completion: Completion | None
+    """The whole answer, once the reply is over."""
+
+
+class Engine:
+    """Continuous batching over one model.
+
+    `tool` runs when a reply closes a call. `kv_tokens` is the size of the key-value pool; None sizes it by
+    the free memory. `tokens_per_step` bounds the work of one step, so it bounds how long a prompt delays
+    others. `seed` makes the replies to requests without a seed of their own repeatable, in their order of
+    submission.
+    """
+
+    def __init__(
+        self,
+        model: GPT,
+        tokenizer: Tokenizer,
+        *,
+        tool: Tool | None = None,
+        max_running: int = 16,
+        tokens_per_step: int = 256,
+        kv_tokens: int | None = None,
+        block_size: int = 16,
+        prefix_caching: bool = True,
+        seed: int | None = None,
+    ) -> None:
+        self.config = model.config
+        self._model = model
+        self._tokenizer = tokenizer
+        self._tool = tool
+        self._device = model.embedding.weight.device
+        dtype = model.compute_dtype or model.embedding.weight.dtype
+        if kv_tokens is None:
+            kv_tokens = affordable_tokens(self.config, dtype, self._device, max_running)
+        self._blocks = BlockManager(
+            max(1, kv_tokens // block_size), block_size, prefix_caching=prefix_caching
+        )
+        self._scheduler = Scheduler(
+            self._blocks, tokens_per_step=max(tokens_per_step, max_running), max_running=max_running
+        )
+        # One whole context must fit, rounded up to blocks.
+        longest = self._blocks.blocks_for(self.config.context_length) * block_size
+        workspace = max(longest, min(WORKSPACE_TOKENS, max_running * longest))
+        self._cache = KVCache(
+            self.config, self._blocks.num_blocks, block_size, workspace, dtype, self._device
+        )
+        self._attention = PagedAttention(self.config, self._cache)
+        self._replies: dict[int, Reply] = {}
+        self._by_sequence: dict[Sequence, Reply] = {}
+        self._next_handle = 0
+        self._seeds = random.Random(seed)
+
+    @property
+    def is_idle(self) -> bool:
+        """Is there nothing left to do?"""
+        return not self._replies
+
+    @property
+    def num_running(self) -> int:
+        """Requests that hold a part of the pool."""
+        return len(self._scheduler.running)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for a place."""
+        return len(self._scheduler.waiting)
+
+    @property
+    def num_preemptions(self) -> int:
+        """How often a request had to give its blocks back and start again, since the beginning."""
+        return self._scheduler.num_preemptions
+
+    @property
+    def num_free_blocks(self) -> int:
+        """Blocks of the pool that no request holds; cached prefixes are among them."""
+        return self._blocks.num_free
+
+    def describe(self) -> str:
+        """One line about the key-value pool, for a command to print at start-up."""
+        each = bytes_per_token(self.config, self._cache.dtype)
+        tokens = self._blocks.num_blocks * self._blocks.block_size
+        return (
+            f"key-value pool: {tokens * each / 2**20:,.0f} MiB, {tokens:,} tokens of {each / 1024:,.1f} KiB, "
+            f"{tokens / self.config.context_length:,.1f} full contexts"
+        )
+
+    def submit(self, request: Request) -> int:
+        """Queue a request; its handle names it in events. Raises RequestError if it can never run."""
+        self._check(request)
+        prompt = list(request.prompt_ids)
+        limits = [self.config.context_length, self._blocks.num_blocks * self._blocks.block_size + 1]
+        if request.sampling.max_tokens is not None:
+            limits.append(len(prompt) + request.sampling.max_tokens)
+        # Drawn even if unused, so that one request's seed does not shift those of the others.
+        drawn_seed = self._seeds.getrandbits(63)
+        seed = drawn_seed if request.sampling.seed is None else request.sampling.seed
+        sequence = Sequence(prompt, min(limits))
+        reply = Reply(self._next_handle, request, sequence, seed, self._tokenizer)
+        self._next_handle += 1
+        self._scheduler.add(sequence)
+        self._replies[reply.handle] = reply
+        self._by_sequence[sequence] = reply
+        return reply.handle
+
+    def step(self) -> list[Event]:
+        """Compute once for as many requests as fit. No events are normal while prompts are read."""
+        step = self._scheduler.schedule()
+        if not step.chunks:
+            assert self.is_idle, "requests wait, but none can run"
+            return []
+        chunks = packing_order(step.chunks)
+        with torch.inference_mode():
+            self._cache.zero(step.fresh_blocks)
+            hidden = self._forward(chunks)
+            self._scheduler.computed(chunks)
+            last_tokens, due = self._due(chunks)
+            if not due:
+                return []
+            choices = choose(self._model.logits(hidden[last_tokens]), [reply.row() for reply in due])
+        return [self._advance(reply, choice) for reply, choice in zip(due, choices, strict=True)]
+
+    def cancel(self, handle: int) -> Completion | None:
+        """Give up a request and free its blocks. Returns what there was of it; None if it is over already."""
+        reply = self._replies.get(handle)
+        if reply is None:
+            return None
+        reply.finish("cancelled")
+        return self._retire(reply)
+
+    def generate(
+        self, requests: Iterable[Request], on_finish: Callable[[int, Completion], None] | None = None
+    ) -> list[Completion]:
+        """Answer all requests, in their order. `on_finish(index, completion)` hears of each as it ends.
+
+        A request that `submit` would refuse is answered with finish_reason `error` and the reason, so that it
+        does not cost the others their replies.
+        """
+        assert self.is_idle, "generate needs the engine to itself"
+        completions: dict[int, Completion] = {}
+        index_of: dict[int, int] = {}
+
+        def finish(index: int, completion: Completion) -> None:
+            completions[index] = completion
+            if on_finish is not None:
+                on_finish(index, completion)
+
+        try:
+            for index, request in enumerate(requests):
+                try:
+                    index_of[self.submit(request)] = index
+                except RequestError as error:
+                    finish(index, Completion.refused(request, error))
+            while not self.is_idle:
+                for event in self.step():
+                    if event.completion is not None:
+                        finish(index_of[event.handle], event.completion)
+        finally:
+            for handle in index_of:
+                self.cancel(handle)
+        return [completions[index] for index in sorted(completions)]
+
+    def _check(self, request: Request) -> None:
+        length, context = len(request.prompt_ids), self.config.context_length
+        if length >= context:
+            raise RequestError(
+                f"the prompt has {length} tokens, but the model's context holds {context}, "
+                "the reply included: shorten the prompt",
+                parameter="prompt",
+                code="context_length_exceeded",
+            )
+        if self._blocks.blocks_for(length) > self._blocks.num_blocks:
+            room = self._blocks.num_blocks * self._blocks.block_size
+            raise RequestError(
+                f"the prompt has {length} tokens, but the key-value pool holds {room}: "
+                "give it more memory, or shorten the prompt",
+                parameter="prompt",
+                code="context_length_exceeded",
+            )
+        sampling = request.sampling
+        named = (
+            ("prompt", request.prompt_ids),
+            ("logit_bias", sampling.logit_bias),
+            ("stop_ids", sampling.stop_ids),
+        )
+        for parameter, ids in named:
+            if not all(0 <= id < self.config.vocab_size for id in ids):
+                raise RequestError(f"{parameter} has an id outside the vocabulary", parameter=parameter)
+
+    def _forward(self, chunks: list[Chunk]) -> Tensor:
+        """Hidden states (N, C) of the packed tokens; their keys and values go into the pool."""
+        tokens: list[int] = []
+        previous: list[int] = []
+        positions: list[int] = []
+        for chunk in chunks:
+            known, start, end = chunk.sequence.tokens, chunk.start, chunk.end
+            tokens += known[start:end]
+            previous += known[start - 1 : end - 1] if start else [-1, *known[: end - 1]]
+            positions += range(start, end)
+        self._attention.plan(chunks)
+        packed = torch.tensor([tokens, previous, positions], device=self._device)[:, None]
+        return self._model(packed[0], previous=packed[1], positions=packed[2], attend=self._attention)[0]
+
+    def _due(self, chunks: list[Chunk]) -> tuple[list[int], list[Reply]]:
+        """Which packed tokens choose a next one, and for which replies."""
+        last_tokens: list[int] = []
+        due: list[Reply] = []
+        num_tokens = 0
+        for chunk in chunks:
+            num_tokens += chunk.length
+            if chunk.samples:
+                last_tokens.append(num_tokens - 1)
+                due.append(self._by_sequence[chunk.sequence])
+        return last_tokens, due
+
+    def _advance(self, reply: Reply, choice: Choice) -> Event:
+        num_known = len(reply.sequence.tokens)
+        if choice.id is None:
+            parts = reply.finish("error", "the model's logits are not finite numbers")
+        else:
+            parts = reply.push(choice.id, choice.logprob)
+            parts += self._run_tool(reply)
+        ids = tuple(reply.sequence.tokens[num_known:])
+        completion = self._retire(reply) if reply.finish_reason else None
+        return Event(reply.handle, ids, tuple(parts), completion)
+
+    def _run_tool(self, reply: Reply) -> list[Part]:
+        """If the last id closed a call, force the tool's result in. Only this request suffers if it fails."""
+        expression = reply.closed_call()
+        if self._tool is None or expression is None:
+            return []
+        try:
+            result = self._tool(expression)
+        except Exception as error:
+            return reply.finish("error", f"the tool failed: {error}")
+        special = self._tokenizer.special
+        forced = [special("<|output_start|>"), *self._tokenizer.encode(result), special("<|output_end|>")]
+        parts: list[Part] = []
+        for id in forced:
+            if reply.finish_reason is None:  # a long result may fill the context
+                parts += reply.push(id, sampled=False)
+        return parts
+
+    def _retire(self, reply: Reply) -> Completion:
+        # What a failed request left in the pool is not to be found again by others.
+        self._scheduler.remove(reply.sequence, forget=reply.finish_reason == "error")
+        del self._replies[reply.handle]
+        del self._by_sequence[reply.sequence]
+        return reply.completion()

@@ -1,0 +1,185 @@
+"""One reply in the making: from ids to parts of text, stop strings, calls of the tool, and the end.
+
+It knows nothing of batches or of the model: the engine pushes ids, sampled or forced, and asks what came of
+it.
+"""
+
+from chatsmith.engine.request import Completion, FinishReason, Request, TokenLogprob
+from chatsmith.engine.sampling import Row
+from chatsmith.engine.scheduler import Sequence
+from chatsmith.text.chat import Part, PartKind, StreamDecoder
+from chatsmith.text.tokenizer import Tokenizer
+
+END_TOKENS = ("<|assistant_end|>", "<|bos|>")
+"""They end a reply: the first a turn of a chat, the second a document."""
+
+
+class ReplyText:
+    """Ids to parts of a message, one id at a time: never half a character, never part of a stop string."""
+
+    def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...]) -> None:
+        self.parts: list[Part] = []
+        """All that was given out so far, as `parse_reply` would read the ids."""
+        self.stopped = False
+        """Did a stop string appear? Then nothing more is given out."""
+        self._stop = stop
+        self._kind: PartKind = "text"
+        self._is_dropped = False  # within an output that no call asked for
+        self._held = ""
+        self._tokenizer = tokenizer
+        self._decoder = StreamDecoder(tokenizer)
+        self._kind_after: dict[int, PartKind] = {
+            tokenizer.special("<|python_start|>"): "python",
+            tokenizer.special("<|python_end|>"): "text",
+            tokenizer.special("<|output_start|>"): "output",
+            tokenizer.special("<|output_end|>"): "text",
+        }
+
+    def push(self, id: int, *, may_stop: bool = True) -> list[Part]:
+        """What becomes certain with this id. With `may_stop` false, stop strings are let through."""
+        if self.stopped:
+            return []
+        if id not in self._kind_after:
+            return self._give(self._search(self._decoder.push(id), may_stop))
+        given = self.finish()
+        if self.stopped:
+            return given
+        self._kind = self._kind_after[id]
+        self._is_dropped = self._kind == "output" and not self._follows_call()
+        if self._kind != "text" and not self._is_dropped:
+            self.parts.append(Part(self._kind, ""))
+            given.append(self.parts[-1])
+        return given
+
+    def finish(self) -> list[Part]:
+        """What was held back: the reply, or this part of it, is over."""
+        if self.stopped:
+            return []
+        text = self._search(self._decoder.flush(), may_stop=True) + self._held
+        self._held = ""
+        return self._give(text)
+
+    def _search(self, text: str, may_stop: bool) -> str:
+        """The part of held and new text that is no beginning of a stop string, or stands before one."""
+        if self._kind != "text" or not self._stop:
+            return text
+        text = self._held + text
+        self._held = ""
+        if not may_stop:
+            return text
+        found = [text.index(stop) for stop in self._stop if stop in text]
+        if found:
+            self.stopped = True
+            return text[: min(found)]
+        longest = max(_overlap(text, stop) for stop in self._stop)
+        self._held = text[len(text) - longest :]
+        return text[: len(text) - longest]
+
+    def _give(self, text: str) -> list[Part]:
+        if not text or self._is_dropped:
+            return []
+        if self.parts and self.parts[-1].kind == self._kind:
+            self.parts[-1] = Part(self._kind, self.parts[-1].text + text)
+        else:
+            self.parts.append(Part(self._kind, text))
+        return [Part(self._kind, text)]
+
+    def _follows_call(self) -> bool:
+        return bool(self.parts) and self.parts[-1].kind == "python"
+
+
+class Reply:
+    """A request, its sequence of tokens, and what they mean so far."""
+
+    def __init__(
+        self, handle: int, request: Request, sequence: Sequence, seed: int, tokenizer: Tokenizer
+    ) -> None:
+        self.handle = handle
+        self.request = request
+        self.sequence = sequence
+        self.text = ReplyText(tokenizer, request.sampling.stop)
+        self.finish_reason: FinishReason | None = None
+        self.error: str | None = None
+        self._seed = seed
+        self._tokenizer = tokenizer
+        self._sampled: list[bool] = []
+        self._logprobs: list[TokenLogprob | None] = []
+        ends = () if request.sampling.ignore_end else map(tokenizer.special, END_TOKENS)
+        self._end_ids = {*ends, *request.sampling.stop_ids}
+        self._in_call = False
+
+    @property
+    def ids(self) -> list[int]:
+        """Every id after the prompt."""
+        return self.sequence.tokens[self.sequence.num_prompt :]
+
+    def row(self) -> Row:
+        """What the next token is to be sampled with."""
+        sampling = self.request.sampling
+        has_penalties = sampling.frequency_penalty or sampling.presence_penalty
+        needs_history = has_penalties or sampling.repetition_penalty != 1
+        return Row(
+            sampling,
+            self._seed,
+            position=len(self.sequence.tokens),
+            prompt_ids=self.request.prompt_ids,
+            sampled_ids=self._sampled_ids() if needs_history else (),
+            banned_ids=() if self._may_end() else tuple(self._end_ids),
+        )
+
+    def push(self, id: int, logprob: TokenLogprob | None = None, *, sampled: bool = True) -> list[Part]:
+        """Add the next id, and note if it ends the reply. Returns the parts of text that became certain."""
+        assert self.finish_reason is None
+        may_end = self._may_end()
+        self.sequence.tokens.append(id)
+        self._sampled.append(sampled)
+        self._logprobs.append(logprob)
+        if sampled and id in self._end_ids and may_end:
+            return self.finish("stop")
+        given = self.text.push(id, may_stop=may_end)
+        if self.text.stopped:
+            self.finish_reason = "stop"
+        elif len(self.sequence.tokens) >= self.sequence.max_length:
+            given += self.finish("length")
+        return given
+
+    def finish(self, reason: FinishReason, error: str | None = None) -> list[Part]:
+        """End the reply. Returns the text that was still held back."""
+        self.finish_reason, self.error = reason, error
+        return self.text.finish()
+
+    def closed_call(self) -> str | None:
+        """The expression of a call of the tool that the last id closed, or None."""
+        if self.finish_reason or self.sequence.tokens[-1] != self._tokenizer.special("<|python_end|>"):
+            return None
+        last = self.text.parts[-1] if self.text.parts else None
+        return last.text if last is not None and last.kind == "python" else None
+
+    def completion(self) -> Completion:
+        """The whole answer. The reply must be finished."""
+        assert self.finish_reason is not None
+        wants_logprobs = self.request.sampling.logprobs is not None
+        return Completion(
+            prompt_ids=self.request.prompt_ids,
+            ids=tuple(self.ids),
+            sampled=tuple(self._sampled),
+            parts=tuple(self.text.parts),
+            finish_reason=self.finish_reason,
+            logprobs=tuple(self._logprobs) if wants_logprobs else None,
+            cached_tokens=self.sequence.num_cached or 0,
+            error=self.error,
+        )
+
+    def _may_end(self) -> bool:
+        return len(self._sampled) >= self.request.sampling.min_tokens
+
+    def _sampled_ids(self) -> list[int]:
+        return [id for id, sampled in zip(self.ids, self._sampled, strict=True) if sampled]
+
+
+def _overlap(text: str, stop: str) -> int:
+    """How many characters at the end of `text` could be the beginning of `stop`; not all of it."""
+    for length in range(min(len(text), len(stop) - 1), 0, -1):
+        if text.endswith(stop[:length]):
+            return length
+    return 0

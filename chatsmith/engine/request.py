@@ -1,0 +1,167 @@
+"""What is asked of the engine and what it answers: Sampling, Request, Completion. Plain values, no torch.
+
+Every field is checked when it is made; a wrong one raises a RequestError that names it, so that a server can
+turn it into a 400 and a command line into one line.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from chatsmith.runtime.errors import UserError
+from chatsmith.text.chat import Part
+
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+
+MAX_TOP_LOGPROBS = 20
+
+
+class RequestError(UserError):
+    """A request that cannot be served. `parameter` names the field at fault, `code` the kind of mistake."""
+
+    def __init__(self, message: str, *, parameter: str, code: str = "invalid_value") -> None:
+        super().__init__(message)
+        self.parameter = parameter
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to choose each next token, and when to stop."""
+
+    temperature: float = 1.0
+    """Divides the logits. 0 always takes the most likely token."""
+
+    top_k: int = 0
+    """Only the k most likely tokens may be chosen; 0 allows all."""
+
+    top_p: float = 1.0
+    """Only the smallest set of most likely tokens that together reach this probability may be chosen (nucleus
+    sampling, Holtzman et al. 2019)."""
+
+    min_p: float = 0.0
+    """Only tokens at least this share as likely as the most likely one may be chosen (Nguyen et al. 2024)."""
+
+    repetition_penalty: float = 1.0
+    """Divides positive and multiplies negative logits of tokens already in the prompt or the reply (CTRL,
+    Keskar et al. 2019)."""
+
+    frequency_penalty: float = 0.0
+    """Subtracted from a token's logit once for each time the reply has sampled it."""
+
+    presence_penalty: float = 0.0
+    """Subtracted from a token's logit if the reply has sampled it at all."""
+
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    """Added to the logits of these ids."""
+
+    seed: int | None = None
+    """The same request and seed give the same reply, whatever else the engine is doing. None draws one."""
+
+    max_tokens: int | None = None
+    """Most tokens in the reply, results of tools included. None: as many as the context holds."""
+
+    min_tokens: int = 0
+    """No end-of-turn token, stop id or stop string ends the reply before it has this many tokens."""
+
+    stop: tuple[str, ...] = ()
+    """Texts that end the reply; the reply's text ends before them."""
+
+    stop_ids: tuple[int, ...] = ()
+    """Token ids that end the reply, besides the end of the turn."""
+
+    ignore_end: bool = False
+    """Go on after `<|assistant_end|>` or `<|bos|>`, which otherwise end every reply."""
+
+    logprobs: int | None = None
+    """Report the log-probability of each sampled token, and of this many most likely ones (0 to 20)."""
+
+    def __post_init__(self) -> None:
+        _check("temperature", 0 <= self.temperature < math.inf, "must be 0 or more")
+        _check("top_k", self.top_k >= 0, "must be 0 (all) or more")
+        _check("top_p", 0 < self.top_p <= 1, "must be above 0 and at most 1")
+        _check("min_p", 0 <= self.min_p <= 1, "must be from 0 to 1")
+        _check("repetition_penalty", 0 < self.repetition_penalty < math.inf, "must be above 0")
+        _check("frequency_penalty", math.isfinite(self.frequency_penalty), "must be a finite number")
+        _check("presence_penalty", math.isfinite(self.presence_penalty), "must be a finite number")
+        _check("logit_bias", all(map(math.isfinite, self.logit_bias.values())), "must be finite numbers")
+        _check("seed", self.seed is None or -(2**63) <= self.seed < 2**63, "must be a 64-bit whole number")
+        _check("max_tokens", self.max_tokens is None or self.max_tokens >= 1, "must be at least 1")
+        _check("min_tokens", self.min_tokens >= 0, "must be 0 or more")
+        _check("stop", all(self.stop), "must not hold an empty text")
+        allowed = self.logprobs is None or 0 <= self.logprobs <= MAX_TOP_LOGPROBS
+        _check("logprobs", allowed, f"must be from 0 to {MAX_TOP_LOGPROBS}")
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt, as token ids, to be continued."""
+
+    prompt_ids: tuple[int, ...]
+    sampling: Sampling = field(default_factory=Sampling)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prompt_ids", tuple(self.prompt_ids))
+        _check("prompt", len(self.prompt_ids) > 0, "must not be empty")
+
+    def replicas(self, n: int) -> list["Request"]:
+        """`n` requests for independent replies to the same prompt: a seed, if given, is spread over them.
+
+        The prompt is computed once: the others wait for the first to fill the prefix cache.
+        """
+        seed = self.sampling.seed
+        if seed is None:
+            return [self] * n
+        # An odd multiplier permutes the 64-bit numbers, so replicas never share a seed.
+        seeds = [(seed + index * 0x9E3779B97F4A7C15 + 2**63) % 2**64 - 2**63 for index in range(n)]
+        return [replace(self, sampling=replace(self.sampling, seed=one)) for one in seeds]
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """Natural log-probabilities under the model itself, before penalties, temperature and truncation."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+    """The most likely (id, log-probability) pairs, best first."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """The engine's whole answer to one request."""
+
+    prompt_ids: tuple[int, ...]
+    ids: tuple[int, ...]
+    """Every id after the prompt: the end of the turn and the ids of a stop string are among them."""
+
+    sampled: tuple[bool, ...]
+    """For each id: did the model choose it? False where a tool's result was forced in."""
+
+    parts: tuple[Part, ...]
+    """The reply as text, calls of the tool, and the tool's outputs, in order; ready for a chat Message."""
+
+    finish_reason: FinishReason
+    logprobs: tuple[TokenLogprob | None, ...] | None = None
+    """For each id, if asked for; None for forced ids."""
+
+    cached_tokens: int = 0
+    """How many prompt tokens the prefix cache spared."""
+
+    error: str | None = None
+    """Why, where finish_reason is `error`."""
+
+    @staticmethod
+    def refused(request: Request, error: RequestError) -> "Completion":
+        """The answer to a request that could not be served."""
+        return Completion(request.prompt_ids, (), (), (), "error", error=str(error))
+
+    @property
+    def text(self) -> str:
+        """What the model said, without tool calls and their outputs."""
+        return "".join(part.text for part in self.parts if part.kind == "text")
+
+
+def _check(parameter: str, holds: bool, rule: str) -> None:
+    if not holds:
+        raise RequestError(f"{parameter} {rule}", parameter=parameter)

@@ -1,0 +1,181 @@
+"""From logits to the next token, for all rows of a step at once.
+
+Each row has its own Sampling. The order: logit bias, penalties and bans; temperature; top-k, top-p, min-p;
+then one uniform number picks from the cumulative distribution. That number is a function of the row's seed
+and position alone, so neither the rest of the batch nor a pre-emption can change a reply.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from chatsmith.engine.request import Sampling, TokenLogprob
+
+MASK_64 = 2**64 - 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one row of logits is sampled with."""
+
+    sampling: Sampling
+    seed: int
+    position: int
+    """Index, in its sequence, of the token to choose."""
+    prompt_ids: Sequence[int] = ()
+    sampled_ids: Sequence[int] = ()
+    banned_ids: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The chosen id and, if asked for, its log-probability; id None where the logits are not numbers."""
+
+    id: int | None
+    logprob: TokenLogprob | None = None
+
+
+def choose(logits: Tensor, rows: Sequence[Row]) -> list[Choice]:
+    """Choose one token for each row of `logits` (R, V), float32 or float64."""
+    if logits.device.type == "mps":
+        logits = logits.cpu()  # no float64 there
+    # One NaN makes the maximum NaN; rows of nothing but -inf have no finite maximum either.
+    is_sound = logits.amax(dim=-1).isfinite()
+    logits = torch.where(is_sound[:, None], logits, 0.0)
+    adjusted = _adjust(logits, rows)
+    chosen = adjusted.argmax(dim=-1)
+    drawn = [index for index, row in enumerate(rows) if row.sampling.temperature > 0]
+    if drawn:
+        subset = [rows[index] for index in drawn]
+        picked = draw(probabilities(adjusted[drawn], subset), subset)
+        chosen[torch.tensor(drawn, device=logits.device)] = picked
+    logprobs = _logprobs(logits, chosen, rows)
+    sound_ids = torch.where(is_sound, chosen, -1).tolist()
+    return [
+        Choice(None if id < 0 else id, logprobs.get(index) if id >= 0 else None)
+        for index, id in enumerate(sound_ids)
+    ]
+
+
+def probabilities(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+    """What each row is drawn from (R, V): softmax at its temperature, truncated, not renormalised."""
+    # Below this the best token wins anyway, and float32 would turn the temperature into 0.
+    temperatures = logits.new_tensor([max(row.sampling.temperature, 1e-6) for row in rows])[:, None]
+    scaled = (logits - logits.amax(dim=-1, keepdim=True)) / temperatures
+    probs = scaled.softmax(dim=-1)
+    truncated = [index for index, row in enumerate(rows) if _truncates(row.sampling)]
+    if truncated:
+        subset = [rows[index].sampling for index in truncated]
+        floors = _smallest_allowed(probs[truncated], subset)
+        probs[truncated] = torch.where(probs[truncated] >= floors, probs[truncated], 0.0)
+    return probs
+
+
+def draw(probs: Tensor, rows: Sequence[Row]) -> Tensor:
+    """One id a row (R,) of `probs` (R, V), by inverting the cumulative distribution."""
+    cumulative = probs.cumsum(dim=-1, dtype=torch.float64)
+    numbers = [uniform(row.seed, row.position) for row in rows]
+    targets = cumulative.new_tensor(numbers)[:, None] * cumulative[:, -1:]
+    # The first entry above the target: never one of probability 0.
+    return torch.searchsorted(cumulative, targets, right=True)[:, 0]
+
+
+def uniform(seed: int, position: int) -> float:
+    """A number in [0, 1) that depends on nothing but its arguments (SplitMix64, Steele et al. 2014).
+
+    52 bits, not 53, so that its product with any total rounds to less than the total.
+    """
+    state = _mix(_mix(seed & MASK_64) + (position + 1) * 0x9E3779B97F4A7C15)
+    return (state >> 12) * 2.0**-52
+
+
+def _mix(state: int) -> int:
+    state &= MASK_64
+    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & MASK_64
+    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & MASK_64
+    return state ^ (state >> 31)
+
+
+def _truncates(sampling: Sampling) -> bool:
+    return sampling.top_k > 0 or sampling.top_p < 1 or sampling.min_p > 0
+
+
+def _smallest_allowed(probs: Tensor, samplings: Sequence[Sampling]) -> Tensor:
+    """The smallest probability (R, 1) each row may still choose.
+
+    Only values are compared, never ranks: tokens of equal probability stay or go together, so the outcome
+    does not depend on how a sort breaks ties.
+    """
+    vocab_size = probs.shape[-1]
+    limits = [min(s.top_k or vocab_size, vocab_size) for s in samplings]
+    # Top-p alone needs all values in order; top-k only the first k.
+    needed = max(
+        limit if s.top_p < 1 or limit < vocab_size else 1 for s, limit in zip(samplings, limits, strict=True)
+    )
+    best = probs.topk(needed, dim=-1).values  # descending
+    counts = torch.tensor(limits, device=probs.device)[:, None].clamp(max=needed)
+    best = best.where(torch.arange(needed, device=probs.device) < counts, 0.0)
+    top_p = probs.new_tensor([s.top_p for s in samplings])[:, None]
+    # A token belongs to the nucleus while those before it have not reached top_p of what top-k left.
+    before = best.cumsum(dim=-1, dtype=torch.float64) - best
+    in_nucleus = before < top_p * best.sum(dim=-1, keepdim=True, dtype=torch.float64)
+    last = (in_nucleus & (best > 0)).sum(dim=-1, keepdim=True).clamp(min=1) - 1
+    floors = best.gather(-1, last)
+    for index, (sampling, limit) in enumerate(zip(samplings, limits, strict=True)):
+        if sampling.top_p == 1 and limit == vocab_size:
+            floors[index] = 0  # min-p only
+    min_p = probs.new_tensor([s.min_p for s in samplings])[:, None]
+    return torch.maximum(floors, min_p * best[:, :1])
+
+
+def _adjust(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+    """Bias, penalties and bans, on a copy; few rows have any, so they are done one by one."""
+    unusual = [(index, row) for index, row in enumerate(rows) if _is_adjusted(row)]
+    if not unusual:
+        return logits
+    adjusted = logits.clone()
+    for index, row in unusual:
+        sampling, one = row.sampling, adjusted[index]
+        for id, bias in sampling.logit_bias.items():
+            one[id] += bias
+        if sampling.repetition_penalty != 1:
+            seen = _ids({*row.prompt_ids, *row.sampled_ids}, one.device)
+            values = one[seen]
+            penalty = sampling.repetition_penalty
+            one[seen] = torch.where(values > 0, values / penalty, values * penalty)
+        if (sampling.frequency_penalty or sampling.presence_penalty) and row.sampled_ids:
+            counts = Counter(row.sampled_ids)
+            times = one.new_tensor(list(counts.values()))
+            penalties = sampling.frequency_penalty * times + sampling.presence_penalty
+            one[_ids(counts, one.device)] -= penalties
+        if row.banned_ids:
+            one[_ids(row.banned_ids, one.device)] = float("-inf")
+    return adjusted
+
+
+def _is_adjusted(row: Row) -> bool:
+    s = row.sampling
+    penalties = s.repetition_penalty != 1 or s.frequency_penalty or s.presence_penalty
+    return bool(s.logit_bias or penalties or row.banned_ids)
+
+
+def _ids(ids: Iterable[int], device: torch.device) -> Tensor:
+    return torch.tensor(list(ids), dtype=torch.int64, device=device)
+
+
+def _logprobs(logits: Tensor, chosen: Tensor, rows: Sequence[Row]) -> dict[int, TokenLogprob]:
+    asking = [index for index, row in enumerate(rows) if row.sampling.logprobs is not None]
+    if not asking:
+        return {}
+    logprobs = logits[asking].log_softmax(dim=-1)
+    own = logprobs.gather(-1, chosen[asking][:, None])[:, 0].tolist()
+    count = max(rows[index].sampling.logprobs or 0 for index in asking)
+    best = logprobs.topk(min(count, logits.shape[-1]), dim=-1)
+    result: dict[int, TokenLogprob] = {}
+    for place, index in enumerate(asking):
+        top = zip(best.indices[place].tolist(), best.values[place].tolist(), strict=True)
+        result[index] = TokenLogprob(own[place], tuple(top)[: rows[index].sampling.logprobs])
+    return result

@@ -1,0 +1,196 @@
+"""The scheduler: what to compute in the next step. Pure bookkeeping, no torch.
+
+A sequence is a list of known tokens and a count of those whose keys and values are computed. There are no
+phases: a step simply gives each sequence some of its uncomputed tokens, within one budget (after vLLM's V1
+scheduler and nano-vllm). One uncomputed token is a decode, many are a prompt, a tool's result or what
+pre-emption threw away; decodes come first, so a long prompt is cut into chunks and never stalls them.
+
+When the pool runs out, the newest sequence loses its blocks and waits at the front of the queue to be
+computed again, from whatever the prefix cache still holds. The oldest always advances, so everything ends.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+
+from chatsmith.engine.blocks import BlockManager, Key, next_key
+
+
+class Sequence:
+    """One reply in the making, as the scheduler sees it: known tokens, computed ones, blocks."""
+
+    def __init__(self, tokens: list[int], max_length: int) -> None:
+        self.tokens = tokens
+        self.max_length = max_length
+        """The reply ends when this many tokens are known: the context, the pool or max_tokens says so."""
+        self.num_prompt = len(tokens)
+        self.num_computed = 0
+        self.num_cached: int | None = None
+        """Tokens found in the prefix cache when first admitted; None before that."""
+        self.blocks: list[int] = []
+        self._keys: list[Key] = []
+
+    @property
+    def num_pending(self) -> int:
+        """Known tokens that are not computed yet; at least one, until the reply is finished."""
+        return len(self.tokens) - self.num_computed
+
+    def keys(self, block_size: int) -> list[Key]:
+        """The prefix-cache keys of all full blocks of known tokens."""
+        for index in range(len(self._keys), len(self.tokens) // block_size):
+            parent = self._keys[-1] if self._keys else b""
+            self._keys.append(next_key(parent, self.tokens[index * block_size : (index + 1) * block_size]))
+        return self._keys
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Compute tokens start..end-1 of a sequence."""
+
+    sequence: Sequence
+    start: int
+    end: int
+
+    @property
+    def length(self) -> int:
+        return self.end - self.start
+
+    @property
+    def samples(self) -> bool:
+        """Does it reach the last known token, so that its logits choose the next one?"""
+        return self.end == len(self.sequence.tokens)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the model computes next, in the order of the queue."""
+
+    chunks: list[Chunk]
+    fresh_blocks: list[int]
+    """Blocks that changed hands and must be zeroed before use."""
+
+
+class Scheduler:
+    """Decides, step by step, which sequences advance and by how much."""
+
+    def __init__(self, blocks: BlockManager, *, tokens_per_step: int, max_running: int) -> None:
+        assert tokens_per_step >= max_running > 0, "every running sequence must be able to decode in a step"
+        self.blocks = blocks
+        self.tokens_per_step = tokens_per_step
+        self.max_running = max_running
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+        """From the oldest to the newest admitted."""
+        self.num_preemptions = 0
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence. Its max_length must fit into the pool when it is alone there."""
+        assert self.blocks.blocks_for(sequence.max_length - 1) <= self.blocks.num_blocks
+        self.waiting.append(sequence)
+
+    def remove(self, sequence: Sequence, *, forget: bool = False) -> None:
+        """Drop a sequence, finished or not, and give its blocks back; with `forget`, nobody reuses them."""
+        (self.running if sequence in self.running else self.waiting).remove(sequence)
+        if forget:
+            self.blocks.forget(sequence.blocks)
+        self._release(sequence)
+
+    def schedule(self) -> Step:
+        """The next step. It has no chunks only if nothing is queued."""
+        planned: dict[Sequence, Chunk] = {}
+        fresh: list[int] = []
+        preempted = False
+        # Stable sort: decodes first, and among equals the oldest.
+        for sequence in sorted(self.running, key=lambda one: one.num_pending > 1):
+            if sequence not in self.running:
+                continue  # pre-empted a moment ago
+            budget = self._budget_left(planned)
+            if budget == 0:
+                break
+            missing = self.blocks.blocks_for(len(sequence.tokens)) - len(sequence.blocks)
+            preempted |= self._make_room(missing, sequence, planned)
+            if sequence in self.running:
+                fresh += self._give_blocks(sequence, missing)
+                planned[sequence] = _chunk(sequence, budget)
+        if not preempted:
+            fresh += self._admit(planned)
+        return Step(list(planned.values()), fresh)
+
+    def computed(self, chunks: list[Chunk]) -> None:
+        """Note that the chunks' keys and values are in the pool, and publish the blocks that became full."""
+        size = self.blocks.block_size
+        for chunk in chunks:
+            sequence = chunk.sequence
+            sequence.num_computed = chunk.end
+            keys = sequence.keys(size)
+            for index in range(chunk.start // size, chunk.end // size):
+                tokens = sequence.tokens[index * size : (index + 1) * size]
+                self.blocks.publish(sequence.blocks[index], keys[index], tokens)
+
+    def _admit(self, planned: dict[Sequence, Chunk]) -> list[int]:
+        """Let waiting sequences in while there is room, first come first served."""
+        fresh: list[int] = []
+        size = self.blocks.block_size
+        being_filled = {
+            key for one in self.running for key in self._uncomputed_keys(one, one.num_computed // size)
+        }
+        for sequence in list(self.waiting):
+            budget = self._budget_left(planned)
+            if budget == 0 or len(self.running) == self.max_running:
+                break
+            cached = self.blocks.match(sequence.keys(size), sequence.tokens)
+            uncomputed = self._uncomputed_keys(sequence, len(cached))
+            if uncomputed and uncomputed[0] in being_filled:
+                continue  # another sequence is computing what this one needs next: it will find it cached
+            missing = self.blocks.blocks_for(len(sequence.tokens)) - len(cached)
+            self.blocks.hold(cached)
+            # A spare block for each running sequence, or the newcomer would soon be pre-empted again.
+            if missing + len(self.running) > self.blocks.num_free:
+                self.blocks.release(cached)
+                break
+            self.waiting.remove(sequence)
+            self.running.append(sequence)
+            sequence.blocks = cached
+            sequence.num_computed = len(cached) * size
+            fresh += self._give_blocks(sequence, missing)
+            if sequence.num_cached is None:
+                sequence.num_cached = sequence.num_computed
+            planned[sequence] = _chunk(sequence, budget)
+            being_filled.update(uncomputed)
+        return fresh
+
+    def _uncomputed_keys(self, sequence: Sequence, num_full: int) -> list[Key]:
+        """The keys of the blocks after the first `num_full` that others could reuse once computed."""
+        if not self.blocks.prefix_caching:
+            return []
+        # As in BlockManager.match, the last known token is never taken from the cache.
+        reusable = (len(sequence.tokens) - 1) // self.blocks.block_size
+        return sequence.keys(self.blocks.block_size)[num_full:reusable]
+
+    def _budget_left(self, planned: dict[Sequence, Chunk]) -> int:
+        return self.tokens_per_step - sum(chunk.length for chunk in planned.values())
+
+    def _give_blocks(self, sequence: Sequence, count: int) -> list[int]:
+        numbers = self.blocks.allocate(count)
+        sequence.blocks += numbers
+        return numbers
+
+    def _make_room(self, missing: int, sequence: Sequence, planned: dict[Sequence, Chunk]) -> bool:
+        """Pre-empt the newest sequences, this one at worst, until its blocks fit. Returns: was any?"""
+        preempted = False
+        while missing > self.blocks.num_free and sequence in self.running:
+            newest = self.running.pop()
+            planned.pop(newest, None)
+            self._release(newest)
+            self.waiting.appendleft(newest)
+            self.num_preemptions += 1
+            preempted = True
+        return preempted
+
+    def _release(self, sequence: Sequence) -> None:
+        self.blocks.release(sequence.blocks)
+        sequence.blocks = []
+        sequence.num_computed = 0
+
+
+def _chunk(sequence: Sequence, budget: int) -> Chunk:
+    return Chunk(sequence, sequence.num_computed, sequence.num_computed + min(sequence.num_pending, budget))

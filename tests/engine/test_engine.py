@@ -1,0 +1,316 @@
+"""The engine's promise: a reply depends on its request alone. Every test compares with the naive decoder or with
+another way of serving the same request; float64 makes equality of tokens a fair demand.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chatsmith.engine.engine import Engine, Event
+from chatsmith.engine.request import Completion, Request, RequestError, Sampling
+from chatsmith.model.gpt import GPT
+from chatsmith.text.chat import Part, parse_reply
+from chatsmith.text.tokenizer import Tokenizer
+
+Naive = Callable[[Request], list[int]]
+TEXT_IDS = 250  # of the tiny vocabulary's ids, these and fewer are ordinary text
+CONTEXT = 96
+
+
+def prompts(seed: int, count: int, longest: int = 40) -> list[tuple[int, ...]]:
+    """Random prompts; every other one begins like the first, so that prefixes are shared."""
+    source = random.Random(seed)
+    beginning = [source.randrange(TEXT_IDS) for _ in range(longest // 2)]
+    return [
+        tuple((beginning if index % 2 else []) + [source.randrange(TEXT_IDS) for _ in range(source.randrange(1, 20))])
+        for index in range(count)
+    ]
+
+
+def a_request(ids: tuple[int, ...], index: int, more: int = 12) -> Request:
+    """Requests of all kinds, none of which an end-of-turn token ends early."""
+    kinds = [
+        Sampling(temperature=0),
+        Sampling(temperature=1.0),
+        Sampling(temperature=0.8, top_k=20, top_p=0.9),
+        Sampling(temperature=1.0, frequency_penalty=0.7, repetition_penalty=1.2),
+    ]
+    return Request(ids, replace(kinds[index % len(kinds)], seed=index, max_tokens=more, ignore_end=True))
+
+
+def ids_of(completions: list[Completion]) -> list[list[int]]:
+    return [list(completion.ids) for completion in completions]
+
+
+def drain(engine: Engine) -> list[Event]:
+    events: list[Event] = []
+    while not engine.is_idle:
+        events += engine.step()
+    return events
+
+
+def test_the_tiny_model_looks_back(model: GPT) -> None:
+    """Otherwise every other test here would be vacuous: the first token must matter to the last, in all layers."""
+    tokens = torch.randint(0, TEXT_IDS, (1, 30))
+    with torch.inference_mode():
+        before = model.logits(model(tokens))
+        tokens[0, 0] += 1
+        change = (model.logits(model(tokens)) - before).abs()
+    assert change[0, -1].max() > 1e-3
+
+
+@pytest.mark.parametrize("tokens_per_step", [3, 17, 256])
+@pytest.mark.parametrize("block_size", [3, 16])
+def test_cached_and_chunked_decoding_equals_full_recomputation(
+    model: GPT, tokenizer: Tokenizer, naive: Naive, tokens_per_step: int, block_size: int
+) -> None:
+    requests = [a_request(ids, index) for index, ids in enumerate(prompts(1, 4))]
+    engine = Engine(
+        model, tokenizer, tokens_per_step=tokens_per_step, block_size=block_size, kv_tokens=400, max_running=3
+    )
+    assert ids_of(engine.generate(requests)) == [naive(request) for request in requests]
+
+
+def test_a_reply_may_fill_the_whole_context(model: GPT, tokenizer: Tokenizer, naive: Naive) -> None:
+    request = Request(prompts(2, 1)[0], Sampling(temperature=0, max_tokens=500, ignore_end=True))
+    completion = Engine(model, tokenizer, kv_tokens=CONTEXT).generate([request])[0]
+    assert completion.finish_reason == "length"
+    assert len(request.prompt_ids) + len(completion.ids) == CONTEXT
+    assert list(completion.ids) == naive(request)
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    arrivals=st.lists(st.tuples(st.integers(0, 9), st.integers(1, 20)), min_size=2, max_size=8),
+    kv_tokens=st.integers(60, 200),
+    tokens_per_step=st.integers(4, 40),
+    prefix_caching=st.booleans(),
+    seed=st.integers(0, 9),
+)
+def test_a_reply_is_the_same_alone_and_among_others(
+    model: GPT,
+    tokenizer: Tokenizer,
+    naive: Naive,
+    arrivals: list[tuple[int, int]],
+    kv_tokens: int,
+    tokens_per_step: int,
+    prefix_caching: bool,
+    seed: int,
+) -> None:
+    """Arrivals are (steps to wait, tokens to write). Small pools pre-empt; the pool is whole again at the end."""
+    engine = Engine(
+        model,
+        tokenizer,
+        kv_tokens=kv_tokens,
+        block_size=4,
+        tokens_per_step=tokens_per_step,
+        max_running=4,
+        prefix_caching=prefix_caching,
+    )
+    free_at_first = engine.num_free_blocks
+    requests = [
+        a_request(ids, index, more)
+        for index, (ids, (_, more)) in enumerate(zip(prompts(seed, len(arrivals)), arrivals, strict=True))
+    ]
+    events: list[Event] = []
+    handles: list[int] = []
+    for request, (wait, _) in zip(requests, arrivals, strict=True):
+        for _ in range(wait):
+            events += engine.step()
+        handles.append(engine.submit(request))
+    events += drain(engine)
+    replies = {event.handle: event.completion for event in events if event.completion}
+    for handle, request in zip(handles, requests, strict=True):
+        completion = replies[handle]
+        assert completion is not None
+        assert list(completion.ids) == naive(request)
+        streamed = [id for event in events if event.handle == handle for id in event.ids]
+        assert streamed == list(completion.ids)
+        text = "".join(part.text for event in events if event.handle == handle for part in event.parts)
+        assert text == "".join(part.text for part in completion.parts)
+        assert completion.parts == parse_reply(completion.ids, tokenizer).parts
+    assert engine.num_free_blocks == free_at_first
+
+
+def test_preempted_replies_are_the_same(model: GPT, tokenizer: Tokenizer, naive: Naive) -> None:
+    requests = [a_request(ids, index, more=30) for index, ids in enumerate(prompts(3, 5))]
+    engine = Engine(model, tokenizer, kv_tokens=80, block_size=4, max_running=5)
+    assert ids_of(engine.generate(requests)) == [naive(request) for request in requests]
+    assert engine.num_preemptions > 0, "the pool was too large for this test"
+
+
+def test_a_prefix_hit_changes_nothing_but_the_work(model: GPT, tokenizer: Tokenizer, naive: Naive) -> None:
+    beginning = prompts(4, 1, longest=40)[0] + tuple(range(30))
+    engine = Engine(model, tokenizer, block_size=4)
+    for index in range(4):
+        request = a_request((*beginning, 100 + index), index)
+        completion = engine.generate([request])[0]
+        assert list(completion.ids) == naive(request)
+        assert completion.cached_tokens == (len(beginning) // 4 * 4 if index else 0)
+
+
+def test_a_conversation_finds_its_earlier_turns_cached(model: GPT, tokenizer: Tokenizer) -> None:
+    engine = Engine(model, tokenizer, block_size=4)
+    first = a_request(tuple(range(20)), 0)
+    reply = engine.generate([first])[0]
+    second = a_request((*first.prompt_ids, *reply.ids, 7, 8), 0)
+    # All that was computed: the reply's last token never was, since nothing followed it.
+    assert engine.generate([second])[0].cached_tokens == (20 + len(reply.ids) - 1) // 4 * 4
+
+
+def test_replicas_share_the_prompt_and_differ(model: GPT, tokenizer: Tokenizer, naive: Naive) -> None:
+    requests = a_request(tuple(range(33)), 1).replicas(4)
+    completions = Engine(model, tokenizer, block_size=4).generate(requests)
+    assert [completion.cached_tokens for completion in completions] == [0, 32, 32, 32]
+    assert ids_of(completions) == [naive(request) for request in requests]
+    assert len({completion.ids for completion in completions}) > 1
+
+
+def test_without_a_seed_replies_differ_and_the_engines_seed_repeats_them(
+    model: GPT, tokenizer: Tokenizer
+) -> None:
+    requests = [Request((1, 2, 3), Sampling(max_tokens=10, ignore_end=True))] * 3
+    first, again, other = (Engine(model, tokenizer, seed=seed).generate(requests) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+    assert len({completion.ids for completion in first}) == 3
+    assert len({completion.ids for _ in range(2) for completion in Engine(model, tokenizer).generate(requests)}) > 3
+
+
+def test_many_random_cancels_return_every_block(model: GPT, tokenizer: Tokenizer) -> None:
+    engine = Engine(model, tokenizer, kv_tokens=120, block_size=4, max_running=4, tokens_per_step=24)
+    free_at_first = engine.num_free_blocks
+    source = random.Random(5)
+    handles: list[int] = []
+    num_cancelled = 0
+    for round_number, ids in enumerate(prompts(5, 200)):
+        handles.append(engine.submit(a_request(ids, round_number, more=source.randrange(1, 20))))
+        if source.random() < 0.3:
+            engine.step()
+        if source.random() < 0.9:
+            completion = engine.cancel(source.choice(handles))
+            if completion is not None:
+                num_cancelled += 1
+                assert completion.finish_reason == "cancelled"
+    drain(engine)
+    assert num_cancelled > 50
+    assert engine.num_free_blocks == free_at_first
+    assert engine.num_running == engine.num_waiting == 0
+    assert engine.cancel(handles[0]) is None
+
+
+class _BreaksOn:
+    """Makes the logits, or the cached values, of every row that ends with one token NaN."""
+
+    def __init__(self, model: GPT, token: int, parameter: torch.Tensor) -> None:
+        self.row = parameter[token]
+        self.kept = self.row.detach().clone()
+
+    def __enter__(self) -> None:
+        with torch.no_grad():
+            self.row.fill_(float("nan"))
+
+    def __exit__(self, *_: object) -> None:
+        with torch.no_grad():
+            self.row.copy_(self.kept)
+
+
+def test_a_request_whose_logits_are_nan_fails_alone(model: GPT, tokenizer: Tokenizer, naive: Naive) -> None:
+    """The token's embedding is NaN, so keys, values and logits after it are; the pool must not spread them."""
+    poison = TEXT_IDS + 1
+    good = [a_request(ids, index) for index, ids in enumerate(prompts(6, 6))]
+    biased = [replace(one, sampling=replace(one.sampling, logit_bias={poison: -1e9})) for one in good]
+    expected = [naive(request) for request in biased]
+    bad = a_request((*range(10), poison, *range(10)), 1)
+    engine = Engine(model, tokenizer, kv_tokens=160, block_size=4, max_running=4)
+    free_at_first = engine.num_free_blocks
+    with _BreaksOn(model, poison, model.embedding.weight):
+        completions = engine.generate([biased[0], bad, *biased[1:3], bad, *biased[3:]])
+    failed = [completions.pop(4), completions.pop(1)]
+    assert [one.finish_reason for one in failed] == ["error", "error"]
+    assert "finite" in (failed[0].error or "")
+    assert ids_of(completions) == expected
+    assert engine.num_free_blocks == free_at_first
+    # The same prompt works once the numbers do, and nothing broken was kept in the cache.
+    completion = engine.generate([bad])[0]
+    assert completion.cached_tokens == 0
+    assert list(completion.ids) == naive(bad)
+
+
+def test_what_a_cancelled_request_left_behind_harms_nobody(
+    model: GPT, tokenizer: Tokenizer, naive: Naive
+) -> None:
+    poison = TEXT_IDS + 1
+    engine = Engine(model, tokenizer, kv_tokens=CONTEXT, block_size=16, tokens_per_step=16, max_running=2)
+    request = a_request(tuple(range(5, 8)), 0)
+    expected = naive(request)
+    with _BreaksOn(model, poison, model.embedding.weight):
+        handle = engine.submit(a_request((poison,) * 90, 0))
+        for _ in range(4):
+            engine.step()
+        engine.cancel(handle)
+    assert ids_of(engine.generate([request, request])) == [expected, expected]
+
+
+def test_impossible_requests_are_refused_at_submit(model: GPT, tokenizer: Tokenizer) -> None:
+    engine = Engine(model, tokenizer, kv_tokens=32, block_size=16)
+    for request, parameter, code in (
+        (Request((1,) * CONTEXT), "prompt", "context_length_exceeded"),
+        (Request((1,) * 33), "prompt", "context_length_exceeded"),
+        (Request((tokenizer.vocab_size,)), "prompt", "invalid_value"),
+        (Request((1,), Sampling(logit_bias={-1: 1.0})), "logit_bias", "invalid_value"),
+        (Request((1,), Sampling(stop_ids=(10**6,))), "stop_ids", "invalid_value"),
+    ):
+        with pytest.raises(RequestError) as refusal:
+            engine.submit(request)
+        assert (refusal.value.parameter, refusal.value.code) == (parameter, code)
+        assert "\n" not in str(refusal.value)
+    assert engine.is_idle
+
+
+def test_a_refused_request_in_a_batch_costs_only_itself(model: GPT, tokenizer: Tokenizer) -> None:
+    finished: list[int] = []
+    good = a_request((1, 2), 0)
+    completions = Engine(model, tokenizer).generate(
+        [good, Request((1,) * CONTEXT), good], on_finish=lambda index, _: finished.append(index)
+    )
+    assert [one.finish_reason for one in completions] == ["length", "error", "length"]
+    assert sorted(finished) == [0, 1, 2]
+
+
+def test_a_reply_that_outgrows_the_pool_ends_by_length(model: GPT, tokenizer: Tokenizer, naive: Naive) -> None:
+    request = a_request((1, 2, 3), 0, more=60)
+    completion = Engine(model, tokenizer, kv_tokens=32, block_size=16).generate([request])[0]
+    assert completion.finish_reason == "length"
+    assert list(completion.ids) == naive(request)[:30]
+
+
+def call_then(tokenizer: Tokenizer, expression: str) -> dict[int, tuple[int, ...]]:
+    """A script for `scripted`: write a call of the tool, then go on as the model likes."""
+    marks = tokenizer.special("<|python_start|>"), tokenizer.special("<|python_end|>")
+    return {0: (marks[0], *tokenizer.encode(expression), marks[1])}
+
+
+def scripted(
+    monkeypatch: pytest.MonkeyPatch, script: dict[int, tuple[int, ...]], prompt_length: int
+) -> None:
+    """Let the sampler follow a script for the first tokens: a random model will not call a tool by itself."""
+    import chatsmith.engine.engine as module
+
+    real = module.choose
+
+    def choose(logits: torch.Tensor, rows: list[module.Row]) -> list[module.Choice]:  # type: ignore[name-defined]
+        choices = real(logits, rows)
+        wanted = script[0]
+        for index, row in enumerate(rows):
+            place = row.position - prompt_length
+            if place < len(wanted):
+                choices[index] = replace(choices[index], id=wanted[place])
+        return choices
+
+    monkeypatch.setattr(module, "choose", choose)

@@ -1,0 +1,108 @@
+"""The scheduler, driven without a model: budget kept, decodes never stalled, everything ends, blocks return."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chatsmith.engine.blocks import BlockManager
+from chatsmith.engine.scheduler import Scheduler, Sequence, Step
+
+
+def make_scheduler(num_blocks: int = 50, size: int = 4, budget: int = 16, running: int = 4) -> Scheduler:
+    return Scheduler(BlockManager(num_blocks, size), tokens_per_step=budget, max_running=running)
+
+
+def advance(scheduler: Scheduler) -> Step:
+    """One step, as an engine takes it: compute, append a token to those due, drop the finished."""
+    step = scheduler.schedule()
+    scheduler.computed(step.chunks)
+    for chunk in step.chunks:
+        sequence = chunk.sequence
+        if chunk.end == len(sequence.tokens):
+            sequence.tokens.append(len(sequence.tokens) % 7)
+            if len(sequence.tokens) == sequence.max_length:
+                scheduler.remove(sequence)
+    return step
+
+
+def lengths(step: Step) -> list[int]:
+    return [chunk.length for chunk in step.chunks]
+
+
+def test_a_long_prompt_is_cut_into_chunks_beside_decodes() -> None:
+    scheduler = make_scheduler()
+    scheduler.add(Sequence([1, 2, 3], max_length=40))
+    advance(scheduler)
+    scheduler.add(Sequence(list(range(40)), max_length=60))
+    assert [lengths(advance(scheduler)) for _ in range(4)] == [[1, 15], [1, 15], [1, 10], [1, 1]]
+
+
+def test_a_sequence_that_shares_an_uncomputed_beginning_waits_and_then_finds_it_cached() -> None:
+    scheduler = make_scheduler(budget=8)
+    prompt = list(range(13))
+    first, second, other = (
+        Sequence(list(tokens), max_length=30) for tokens in (prompt, [*prompt, 99], [50, 51])
+    )
+    for sequence in (first, second, other):
+        scheduler.add(sequence)
+    assert [chunk.sequence for chunk in advance(scheduler).chunks] == [first]
+    assert [chunk.sequence for chunk in advance(scheduler).chunks] == [first, other]
+    advance(scheduler)
+    assert second.num_cached == 12
+    assert second.blocks[:3] == first.blocks[:3]
+
+
+def test_the_newest_is_preempted_and_waits_in_front() -> None:
+    scheduler = make_scheduler(num_blocks=6, size=2, budget=32)
+    old, new, later = (
+        Sequence([number] * length, max_length=10) for number, length in ((1, 4), (2, 4), (3, 4))
+    )
+    scheduler.add(old)
+    scheduler.add(new)
+    advance(scheduler)
+    scheduler.add(later)
+    while scheduler.num_preemptions == 0:
+        advance(scheduler)
+    assert scheduler.running == [old]
+    assert list(scheduler.waiting) == [new, later]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 6), st.integers(1, 30), st.integers(1, 20), st.integers(0, 1)),
+        min_size=1,
+        max_size=15,
+    ),
+    st.integers(13, 40),
+    st.booleans(),
+)
+def test_everything_ends_within_budget_and_gives_its_blocks_back(
+    arrivals: list[tuple[int, int, int, int]], num_blocks: int, prefix_caching: bool
+) -> None:
+    """Arrivals are (steps to wait, prompt length, tokens to write, which of two texts)."""
+    blocks = BlockManager(num_blocks, 4, prefix_caching=prefix_caching)
+    scheduler = Scheduler(blocks, tokens_per_step=8, max_running=3)
+    steps = 0
+
+    def checked_step() -> None:
+        nonlocal steps
+        steps += 1
+        assert steps < 5_000, "it never ends"
+        decoding = {one for one in scheduler.running if one.num_pending == 1}
+        preemptions = scheduler.num_preemptions
+        step = advance(scheduler)
+        assert sum(lengths(step)) <= 8
+        assert len(scheduler.running) <= 3
+        if preemptions == scheduler.num_preemptions:
+            assert decoding <= {chunk.sequence for chunk in step.chunks}, "a decode was stalled"
+        for sequence in scheduler.running:
+            assert len(sequence.blocks) * 4 >= sequence.num_computed
+
+    for wait, length, more, text in arrivals:
+        for _ in range(wait):
+            checked_step()
+        tokens = [(index * (text + 1)) % 5 for index in range(length)]
+        scheduler.add(Sequence(tokens, max_length=length + more))
+    while scheduler.running or scheduler.waiting:
+        checked_step()
+    assert blocks.num_free == num_blocks
