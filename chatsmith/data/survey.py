@@ -33,7 +33,13 @@ from chatsmith.data.manifest import (
     conversation_text,
     tail_cut,
 )
-from chatsmith.data.sources import find_files, holds_conversations, read_conversations, read_documents
+from chatsmith.data.sources import (
+    file_type,
+    find_files,
+    holds_conversations,
+    read_conversations,
+    read_documents,
+)
 from chatsmith.runtime.errors import UserError
 
 Role = Literal["train", "validation", "test"]
@@ -90,13 +96,15 @@ class _Named:
                     role = "test"  # other files were named: this one is neither trained nor measured on
                 files[role].append(file)
         if files["test"]:
-            notices.append(f"set aside, because of their names: {_list(files['test'])}")
+            notices.append(
+                f"set aside, for their names: {_list(files['test'])}; to train on them, name the files"
+            )
         return files
 
 
 def _role(file: Path, named: Path) -> Role:
     """What `file` is for, by its names. `named` is the path it was found under: itself or a folder."""
-    words = re.findall(r"[a-z]+", file.name.lower().split(".")[0])
+    words = re.findall(r"[a-z]+", file.name.lower().removesuffix(file_type(file) or ""))
     names = {*words[:1], *words[-1:]}
     if file == named:
         return "validation" if names & _VALIDATION_NAMES else "train"

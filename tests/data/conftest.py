@@ -1,6 +1,8 @@
 """Small real things for the data tests: a tokenizer, and token caches of documents whose every id is unique."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,3 +47,13 @@ def make_cache(tmp_path_factory: pytest.TempPathFactory) -> MakeCache:
         return TokenCache(folder, "key")
 
     return make
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The project's shared data folder; tests that need it are skipped where it is absent."""
+    beside = Path(__file__).parents[2].parent / "shared" / "data"
+    folder = Path(os.environ.get("CHATSMITH_SHARED_DATA", beside))
+    if not folder.is_dir():
+        pytest.skip(f"needs the shared data folder; there is none at {folder}")
+    return folder
