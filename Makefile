@@ -21,7 +21,7 @@ endif
 .PHONY: help demo test lint format install dev clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' $(firstword $(MAKEFILE_LIST)) | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s%s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo 'Variables: PYTHON=python3.12 (which Python), TORCH_INDEX=URL (an extra index for a CPU build of torch)'
 

@@ -105,11 +105,14 @@ class RunDirectory:
         """Hold the run directory for this process, making it if need be.
 
         Raises UserError at once, naming the other process, while another one holds it. The system drops the
-        lock of a process that dies, so a stale lock file never blocks anyone. Not reentrant.
+        lock of a process that dies, so a stale lock file never blocks anyone. A folder that was made for this
+        and stayed empty is removed again. Not reentrant.
         """
+        is_new = not self.path.exists()
         self.create()
+        lock_path = self.path / ".lock"
         try:
-            file = (self.path / ".lock").open("a+", encoding="utf-8")
+            file = lock_path.open("a+", encoding="utf-8")
         except OSError as error:
             raise _unwritable(self.path, error) from error
         with file:
@@ -120,6 +123,9 @@ class RunDirectory:
                 file.flush()
                 yield
             finally:
+                if is_new and list(self.path.iterdir()) == [lock_path]:
+                    lock_path.unlink()
+                    self.path.rmdir()
                 # Unlocked by hand because a forked worker that is still alive shares the open file.
                 fcntl.flock(file, fcntl.LOCK_UN)
 

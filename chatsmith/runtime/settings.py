@@ -14,7 +14,7 @@ import dataclasses
 import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, TypeVar, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.recipe import did_you_mean
@@ -183,7 +183,9 @@ def _form(config_class: type, defaults: Mapping[str, Any]) -> Any:
         if _public(name) != name:
             options["name"] = _public(name)
         if name in positional:
-            options["metavar"] = _public(name).upper()
+            options["metavar"] = f"[{_public(name).upper()}]" if name in defaults else _public(name).upper()
+        elif get_origin(hint) is tuple:
+            options["metavar"] = f"{getattr(get_args(hint)[0], '__name__', 'value').upper()} ..."
         if name in defaults and defaults[name] in (None, (), ""):
             options["help_behavior_hint"] = "(optional)"
         annotated: Any = Annotated[hint, tyro.conf.arg(**options)] if options else hint
@@ -203,7 +205,7 @@ def _prepared(config_class: type, argv: list[str], prog: str) -> list[str]:
     tyro would keep only the last of two lists, and read `--switch=true` as a positional `true`. Lists move to
     the end, where they cannot swallow a positional argument.
     """
-    flags = _flags(config_class)
+    flags = flags_of(config_class)
     switches = {flag for flag, hint in flags.items() if hint is bool}
     known = [*flags, *(f"--no-{switch[2:]}" for switch in switches), "--help", "-h"]
     plain: list[str] = []
@@ -231,7 +233,7 @@ def _prepared(config_class: type, argv: list[str], prog: str) -> list[str]:
     return plain + [part for flag, values in lists.items() for part in (flag, *values)]
 
 
-def _flags(config_class: type) -> dict[str, Any]:
+def flags_of(config_class: type) -> dict[str, Any]:
     """The type of each setting by its flag."""
     positional = _positional(config_class)
     hints = _hints(config_class).items()
@@ -254,7 +256,7 @@ def _explained(complaint: str, config_class: type, arguments: list[str], prog: s
             break
         paragraph.append(line)
     text = " ".join(paragraph)
-    hints = _flags(config_class)
+    hints = flags_of(config_class)
     named = re.search(r"--[a-z][a-z0-9-]*", text)
     flag = named[0] if named else ""
     given = next((place for place, token in enumerate(arguments) if token.split("=")[0] == flag), None)

@@ -20,7 +20,8 @@ from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.logs import Reporter, format_number, format_seconds
 from chatsmith.runtime.recipe import Recipe, did_you_mean, read_recipe, write_recipe
 from chatsmith.runtime.run_directory import RunDirectory
-from chatsmith.runtime.settings import load_config, to_section
+from chatsmith.runtime.settings import resolve, to_section
+from chatsmith.stages.data import KINDERGARTEN
 
 BUILT_IN = Path(__file__).parent.parent / "recipes"
 # The stages a recipe may name, each a module here with Config and main.
@@ -118,7 +119,8 @@ def read_overrides(config: Config) -> dict[str, dict[str, Any]]:
         paths: tuple[Path, ...] = getattr(config, name)
         if paths:
             # Absolute, so that the run can be continued from another folder.
-            overrides.setdefault("data", {})[name] = [str(path.expanduser().absolute()) for path in paths]
+            places = [path if path == KINDERGARTEN else path.expanduser().absolute() for path in paths]
+            overrides.setdefault("data", {})[name] = [str(place) for place in places]
     return overrides
 
 
@@ -146,7 +148,11 @@ def configure(
     configs: dict[str, Any] = {}
     for name in recipe.stages:
         config_class = import_module(f"chatsmith.stages.{name}").Config
-        configs[name] = replace(load_config(config_class, name, sections, environ), run=run.path)
+        values = resolve(config_class, name, sections, environ) | {"run": run.path}
+        try:
+            configs[name] = config_class(**values)
+        except UserError as error:
+            raise UserError(f"stage {name}: {error}") from error
         sections[name] = to_section(configs[name])
     return configs, replace(recipe, sections=sections)
 

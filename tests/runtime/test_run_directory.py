@@ -124,7 +124,15 @@ def test_lock_is_free_again_after_an_error(tmp_path):
     with pytest.raises(KeyError), run.lock():
         raise KeyError
     with run.lock():
-        pass
+        run.mark_done("data", "k", {})
+    assert run.is_done("data", "k")
+
+
+def test_failed_command_leaves_no_empty_run_behind(tmp_path):
+    run = RunDirectory(tmp_path / "mistyped")
+    with pytest.raises(UserError), run.lock():
+        raise UserError("no data")
+    assert not run.path.exists()
 
 
 def test_file_in_the_way_of_a_run_is_a_user_error(tmp_path):

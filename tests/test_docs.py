@@ -1,0 +1,112 @@
+"""Docs go stale loudly: every command, flag, variable and make target that they show exists."""
+
+import re
+import shlex
+from dataclasses import fields
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from chatsmith import cli
+from chatsmith.runtime.settings import GENERAL_VARIABLES, flags_of
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted(
+    path
+    for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "bench").rglob("*.md")]
+    if path.name != "CHANGELOG.md"  # history may speak of what is gone
+)
+SOURCES = [*(ROOT / "chatsmith").rglob("*.py"), *(ROOT / "chatsmith" / "recipes").glob("*.toml")]
+COMMAND = re.compile(r"(?:^|[`$\s(/])chatsmith +((?:[a-z]+|--help|--version)\b[^`\n]*)", re.MULTILINE)
+
+
+def code_in(text: str) -> list[str]:
+    """The code blocks and code spans of a page; its prose is not searched."""
+    blocks = re.findall(r"```[^\n]*\n(.*?)```", text, re.DOTALL)
+    return blocks + re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+
+
+def config_class_of(command: cli.Command) -> type:
+    return getattr(import_module(f"chatsmith.stages.{command.module}"), command.config)
+
+
+def complaint(line: str) -> str | None:
+    """What is wrong with the command `line`, or None."""
+    line = re.split(r"\s[#|>&→]|\s\\?$|;", line)[0]
+    words = shlex.split(line.replace("…", "").replace("[", " ").replace("]", " "))
+    if words[0] in ("--help", "--version", "help"):
+        return None
+    name = next((name for name in (" ".join(words[:2]), words[0]) if name in cli.COMMANDS), None)
+    if name is None:
+        is_group = any(command.startswith(f"{words[0]} ") for command in cli.COMMANDS) and len(words) == 1
+        return None if is_group else f"no command {words[0]}"
+    flags = flags_of(config_class_of(cli.COMMANDS[name]))
+    known = {*flags, "--help", *(f"--no-{flag[2:]}" for flag, hint in flags.items() if hint is bool)}
+    unknown = [word for word in words if word.startswith("--") and word.partition("=")[0] not in known]
+    return f"{name} has no {unknown[0]}" if unknown else None
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_and_flags_on_the_page_exist(page):
+    lines = [line for code in code_in(page.read_text()) for line in COMMAND.findall(code)]
+    wrong = {line: complaint(line) for line in lines}
+    assert {line: problem for line, problem in wrong.items() if problem} == {}
+
+
+def test_commands_in_messages_and_help_exist():
+    """What an error tells a person to type has to work."""
+    wrong = {}
+    for path in SOURCES:
+        for line in re.findall(r"`chatsmith ([a-z][^`\n{]*)`", path.read_text()):
+            if line.split()[0] != "COMMAND" and (problem := complaint(line)):
+                wrong[f"{path.name}: chatsmith {line}"] = problem
+    assert wrong == {}
+
+
+def test_variables_on_the_pages_exist():
+    known = set(GENERAL_VARIABLES)
+    for command in cli.COMMANDS.values():
+        names = (field.name.removesuffix("_").upper() for field in fields(config_class_of(command)))
+        known |= {f"CHATSMITH_{command.section.upper()}_{name}" for name in names}
+    for page in [*PAGES, ROOT / "chatsmith" / "cli.py"]:
+        assert (
+            set(re.findall(r"CHATSMITH_[A-Z_]+[A-Z]\b", page.read_text())) - {"CHATSMITH_PRETRAIN"} <= known
+        )
+
+
+def test_make_targets_on_the_pages_exist():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in [*PAGES, ROOT / ".ci" / "run"]:
+        text = page.read_text()
+        code = "\n".join(code_in(text)) if page.suffix == ".md" else text
+        assert set(re.findall(r"(?:^|[\s$])make ([a-z]+)", code)) <= targets, page
+
+
+def test_every_command_is_in_the_readme():
+    readme = (ROOT / "README.md").read_text()
+    missing = [name for name in cli.COMMANDS if f"chatsmith {name}" not in readme]
+    assert missing == []
+
+
+def test_links_between_pages_lead_somewhere():
+    broken = []
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
+            if "://" not in target and not (page.parent / target).exists():
+                broken.append(f"{page.relative_to(ROOT)} -> {target}")
+    assert broken == []
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("run kindergarten --set pretrain.depth=6", None),
+        ("pretrain runs/x --depth=6  # comment --nothing", None),
+        ("run --dta x", "run has no --dta"),
+        ("trian", "no command trian"),
+        ("data", None),
+    ],
+)
+def test_the_check_itself_finds_what_is_wrong(line, problem):
+    assert complaint(line) == problem
