@@ -83,7 +83,9 @@ def test_without_prefix_caching_nothing_is_found() -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 3), st.lists(st.integers(0, 2), min_size=1, max_size=9)), max_size=40))
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.lists(st.integers(0, 2), min_size=1, max_size=9)), max_size=40)
+)
 def test_held_and_free_blocks_always_make_the_pool(actions: list[tuple[int, list[int]]]) -> None:
     """Random prompts come and go; what is matched is what a plain dictionary remembers."""
     size = 2
@@ -115,5 +117,7 @@ def test_held_and_free_blocks_always_make_the_pool(actions: list[tuple[int, list
 
 
 def test_scheduler_and_block_manager_import_no_torch() -> None:
-    code = "import sys, chatsmith.engine.scheduler, chatsmith.engine.request; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, chatsmith.engine.scheduler, chatsmith.engine.request; sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from chatsmith.engine.engine import Engine, Event
 from chatsmith.engine.request import Completion, Request, RequestError, Sampling
+from chatsmith.engine.sampling import Choice, Row, choose
 from chatsmith.model.gpt import GPT
-from chatsmith.text.chat import Part, parse_reply
+from chatsmith.text.chat import Part
 from chatsmith.text.tokenizer import Tokenizer
 
 Naive = Callable[[Request], list[int]]
@@ -27,7 +28,10 @@ def prompts(seed: int, count: int, longest: int = 40) -> list[tuple[int, ...]]:
     source = random.Random(seed)
     beginning = [source.randrange(TEXT_IDS) for _ in range(longest // 2)]
     return [
-        tuple((beginning if index % 2 else []) + [source.randrange(TEXT_IDS) for _ in range(source.randrange(1, 20))])
+        tuple(
+            (beginning if index % 2 else [])
+            + [source.randrange(TEXT_IDS) for _ in range(source.randrange(1, 20))]
+        )
         for index in range(count)
     ]
 
@@ -133,7 +137,6 @@ def test_a_reply_is_the_same_alone_and_among_others(
         assert streamed == list(completion.ids)
         text = "".join(part.text for event in events if event.handle == handle for part in event.parts)
         assert text == "".join(part.text for part in completion.parts)
-        assert completion.parts == parse_reply(completion.ids, tokenizer).parts
     assert engine.num_free_blocks == free_at_first
 
 
@@ -179,7 +182,10 @@ def test_without_a_seed_replies_differ_and_the_engines_seed_repeats_them(
     assert first == again
     assert first != other
     assert len({completion.ids for completion in first}) == 3
-    assert len({completion.ids for _ in range(2) for completion in Engine(model, tokenizer).generate(requests)}) > 3
+    assert (
+        len({completion.ids for _ in range(2) for completion in Engine(model, tokenizer).generate(requests)})
+        > 3
+    )
 
 
 def test_many_random_cancels_return_every_block(model: GPT, tokenizer: Tokenizer) -> None:
@@ -283,34 +289,140 @@ def test_a_refused_request_in_a_batch_costs_only_itself(model: GPT, tokenizer: T
     assert sorted(finished) == [0, 1, 2]
 
 
-def test_a_reply_that_outgrows_the_pool_ends_by_length(model: GPT, tokenizer: Tokenizer, naive: Naive) -> None:
+def test_a_reply_that_outgrows_the_pool_ends_by_length(
+    model: GPT, tokenizer: Tokenizer, naive: Naive
+) -> None:
     request = a_request((1, 2, 3), 0, more=60)
     completion = Engine(model, tokenizer, kv_tokens=32, block_size=16).generate([request])[0]
     assert completion.finish_reason == "length"
     assert list(completion.ids) == naive(request)[:30]
 
 
-def call_then(tokenizer: Tokenizer, expression: str) -> dict[int, tuple[int, ...]]:
-    """A script for `scripted`: write a call of the tool, then go on as the model likes."""
-    marks = tokenizer.special("<|python_start|>"), tokenizer.special("<|python_end|>")
-    return {0: (marks[0], *tokenizer.encode(expression), marks[1])}
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, list[int]], None]:
+    """Lets replies to prompts of one length begin with given ids: a random model calls no tool by itself."""
+
+    def follow(prompt_length: int, script: list[int]) -> None:
+        def scripted_choose(logits: torch.Tensor, rows: list[Row]) -> list[Choice]:
+            choices = choose(logits, rows)
+            places = [row.position - prompt_length for row in rows]
+            return [
+                replace(choice, id=script[place]) if place < len(script) else choice
+                for choice, place in zip(choices, places, strict=True)
+            ]
+
+        monkeypatch.setattr("chatsmith.engine.engine.choose", scripted_choose)
+
+    return follow
 
 
-def scripted(
-    monkeypatch: pytest.MonkeyPatch, script: dict[int, tuple[int, ...]], prompt_length: int
+def call_ids(tokenizer: Tokenizer, expression: str) -> list[int]:
+    start, end = tokenizer.special("<|python_start|>"), tokenizer.special("<|python_end|>")
+    return [start, *tokenizer.encode(expression), end]
+
+
+def output_ids(tokenizer: Tokenizer, result: str) -> list[int]:
+    start, end = tokenizer.special("<|output_start|>"), tokenizer.special("<|output_end|>")
+    return [start, *tokenizer.encode(result), end]
+
+
+@pytest.mark.parametrize("tokens_per_step", [2, 256])
+def test_a_tools_result_is_forced_in_and_the_reply_goes_on_from_it(
+    model: GPT,
+    tokenizer: Tokenizer,
+    naive: Naive,
+    scripted: Callable[[int, list[int]], None],
+    tokens_per_step: int,
 ) -> None:
-    """Let the sampler follow a script for the first tokens: a random model will not call a tool by itself."""
-    import chatsmith.engine.engine as module
+    called = call_ids(tokenizer, "1+1")
+    forced = output_ids(tokenizer, "it is 2")
+    prompt = tuple(range(9))
+    scripted(len(prompt), [*tokenizer.encode("a"), *called])
+    heard: list[str] = []
 
-    real = module.choose
+    def tool(expression: str) -> str:
+        heard.append(expression)
+        return "it is 2"
 
-    def choose(logits: torch.Tensor, rows: list[module.Row]) -> list[module.Choice]:  # type: ignore[name-defined]
-        choices = real(logits, rows)
-        wanted = script[0]
-        for index, row in enumerate(rows):
-            place = row.position - prompt_length
-            if place < len(wanted):
-                choices[index] = replace(choices[index], id=wanted[place])
-        return choices
+    request = Request(prompt, Sampling(temperature=0, max_tokens=40, ignore_end=True, logprobs=0))
+    engine = Engine(model, tokenizer, tool=tool, tokens_per_step=tokens_per_step, max_running=2)
+    completion = engine.generate([request])[0]
+    begun = [*tokenizer.encode("a"), *called, *forced]
+    assert heard == ["1+1"]
+    assert list(completion.ids[: len(begun)]) == begun
+    later = Request((*prompt, *begun), replace(request.sampling, max_tokens=40 - len(begun)))
+    assert list(completion.ids[len(begun) :]) == naive(later)
+    assert [not sampled for sampled in completion.sampled] == [
+        len(begun) - len(forced) <= index < len(begun) for index in range(40)
+    ]
+    assert completion.logprobs is not None
+    assert [one is not None for one in completion.logprobs] == list(completion.sampled)
+    assert completion.parts[:3] == (Part("text", "a"), Part("python", "1+1"), Part("output", "it is 2"))
 
-    monkeypatch.setattr(module, "choose", choose)
+
+def test_a_tools_result_never_outgrows_the_reply(
+    model: GPT, tokenizer: Tokenizer, scripted: Callable[[int, list[int]], None]
+) -> None:
+    called = call_ids(tokenizer, "1")
+    scripted(3, called)
+    request = Request((1, 2, 3), Sampling(max_tokens=len(called) + 4))
+    completion = Engine(model, tokenizer, tool=lambda _: "x" * 500).generate([request])[0]
+    assert len(completion.ids) == len(called) + 4
+    assert completion.finish_reason == "length"
+
+
+def test_a_tool_that_raises_fails_its_request_alone(
+    model: GPT, tokenizer: Tokenizer, naive: Naive, scripted: Callable[[int, list[int]], None]
+) -> None:
+    scripted(3, call_ids(tokenizer, "1"))
+
+    def tool(_: str) -> str:
+        raise RuntimeError("out of order")
+
+    bystander = a_request(tuple(range(20)), 0)
+    calling = Request((1, 2, 3), Sampling(max_tokens=30))
+    failed, other = Engine(model, tokenizer, tool=tool).generate([calling, bystander])
+    assert (failed.finish_reason, failed.error) == ("error", "the tool failed: out of order")
+    assert list(other.ids) == naive(bystander)
+
+
+def test_without_a_tool_a_call_is_just_text(
+    model: GPT, tokenizer: Tokenizer, scripted: Callable[[int, list[int]], None]
+) -> None:
+    scripted(3, call_ids(tokenizer, "1"))
+    completion = Engine(model, tokenizer).generate([Request((1, 2, 3), Sampling(max_tokens=6))])[0]
+    assert all(completion.sampled)
+
+
+def test_a_stop_string_ends_the_stream_and_the_text_alike(
+    model: GPT, tokenizer: Tokenizer, scripted: Callable[[int, list[int]], None]
+) -> None:
+    words = "the cat sat on the mat"
+    scripted(3, [byte for char in words for byte in tokenizer.encode(char)])
+    engine = Engine(model, tokenizer)
+    engine.submit(Request((1, 2, 3), Sampling(stop=("n the", "zzz"))))
+    events = drain(engine)
+    assert "".join(part.text for event in events for part in event.parts) == "the cat sat o"
+    completion = events[-1].completion
+    assert completion is not None
+    assert completion.text == "the cat sat o"
+    assert completion.finish_reason == "stop"
+
+
+def test_logprobs_are_those_of_the_reply_scored_afterwards(model: GPT, tokenizer: Tokenizer) -> None:
+    request = Request((1, 2, 3), Sampling(seed=1, max_tokens=8, ignore_end=True, logprobs=2))
+    completion = Engine(model, tokenizer).generate([request])[0]
+    assert completion.logprobs is not None
+    tokens = torch.tensor([[*request.prompt_ids, *completion.ids]])
+    with torch.inference_mode():
+        expected = model.logits(model(tokens))[0].log_softmax(-1)
+    for place, (id, reported) in enumerate(zip(completion.ids, completion.logprobs, strict=True), start=2):
+        assert reported is not None
+        assert reported.logprob == pytest.approx(expected[place, id].item(), abs=1e-9)
+        best = expected[place].topk(2)
+        assert [id for id, _ in reported.top] == best.indices.tolist()
+
+
+def test_describe_is_one_line_with_the_size_of_the_pool(model: GPT, tokenizer: Tokenizer) -> None:
+    line = Engine(model, tokenizer, kv_tokens=192).describe()
+    assert "192 tokens" in line and "2.0 full contexts" in line and "\n" not in line

@@ -31,7 +31,9 @@ def stream(tokenizer: Tokenizer, ids: list[int], stop: tuple[str, ...] = ()) -> 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.one_of(st.text(max_size=4), st.sampled_from(MARKS), st.integers(0, 255)), max_size=12))
-def test_streamed_parts_are_those_the_chat_format_reads(tokenizer: Tokenizer, pieces: list[str | int]) -> None:
+def test_streamed_parts_are_those_the_chat_format_reads(
+    tokenizer: Tokenizer, pieces: list[str | int]
+) -> None:
     """Including lone bytes, which are no character, and marks in places where they mean nothing."""
     ids: list[int] = []
     for piece in pieces:

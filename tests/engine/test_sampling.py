@@ -67,7 +67,9 @@ def test_truncation_keeps_the_sets_it_should() -> None:
     nucleus = 1 + sum((probs.cumsum(-1) < 0.7).tolist())
     assert allowed(Sampling(top_p=0.7)) == set(best[:nucleus])
     assert allowed(Sampling(top_p=1e-9)) == {best[0]}
-    assert allowed(Sampling(min_p=0.2)) == {id for id, p in zip(best, probs, strict=True) if p >= 0.2 * probs[0]}
+    assert allowed(Sampling(min_p=0.2)) == {
+        id for id, p in zip(best, probs, strict=True) if p >= 0.2 * probs[0]
+    }
     # Top-p is a share of what top-k left, and min-p comes last.
     assert allowed(Sampling(top_k=2, top_p=1.0, min_p=1.0)) == {best[0]}
     share = float(probs[0] / probs[:2].sum())
@@ -94,7 +96,14 @@ def test_a_row_is_sampled_as_if_it_were_alone() -> None:
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(len(samplings), VOCAB, generator=generator, dtype=torch.float64)
     batch = [
-        Row(sampling, seed=10 + index, position=index, prompt_ids=(1, 2), sampled_ids=(2, 3, 3), banned_ids=(4,))
+        Row(
+            sampling,
+            seed=10 + index,
+            position=index,
+            prompt_ids=(1, 2),
+            sampled_ids=(2, 3, 3),
+            banned_ids=(4,),
+        )
         for index, sampling in enumerate(samplings)
     ]
     together = choose(logits, batch)
