@@ -13,7 +13,9 @@ PYTHON ?=
 TORCH_INDEX ?=
 
 BIN := .venv/bin
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
+# pip shows its progress on a terminal, and only what goes wrong elsewhere.
+PIP_INSTALL := $(BIN)/python -m pip install $(if $(MAKE_TERMOUT),,--quiet) --disable-pip-version-check \
+    --constraint requirements.lock
 ifneq ($(strip $(TORCH_INDEX)),)
 PIP_INSTALL += --extra-index-url $(TORCH_INDEX)
 endif
@@ -50,7 +52,7 @@ clean: ## remove .venv and caches; runs/ stays
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find chatsmith tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.venv/bin/python:
+.venv/.made:
 	@python=''; \
 	for candidate in $(or $(PYTHON),python3.14 python3.13 python3.12 python3.11 python3 python); do \
 	    if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
@@ -65,8 +67,9 @@ clean: ## remove .venv and caches; runs/ stays
 	fi; \
 	echo "Making .venv with $$("$$python" --version)"; \
 	"$$python" -m venv .venv
+	@touch $@
 
-.venv/.installed: pyproject.toml requirements.lock | .venv/bin/python
+.venv/.installed: pyproject.toml requirements.lock | .venv/.made
 	@$(announce)
 	$(PIP_INSTALL) --editable .
 	@touch $@
