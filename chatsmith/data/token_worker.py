@@ -35,6 +35,8 @@ class CacheWriter:
 
     def __init__(self, folder: Path, key: str, *, bos_id: int, vocab_size: int):
         folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob(".*.tmp"):  # of a build that was stopped while it published
+            leftover.unlink()
         self.folder = folder
         self.progress = Progress.load(folder, key) or Progress(key, bos_id, 2 if vocab_size <= 1 << 16 else 4)
         self._kind = np.uint16 if self.progress.id_bytes == 2 else np.uint32

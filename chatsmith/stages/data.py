@@ -55,10 +55,10 @@ class Config:
     """Which kindergarten is generated."""
 
     kindergarten_documents: int = 30_000
-    """How many documents are generated for training; a fiftieth as many for validation."""
+    """How many documents are generated to train on; those to measure on come on top."""
 
     kindergarten_conversations: int = 30_000
-    """How many conversations are generated for fine-tuning; a fiftieth as many for validation."""
+    """How many conversations are generated to fine-tune on; those to measure on come on top."""
 
     def __post_init__(self) -> None:
         if not self.data:

@@ -32,6 +32,8 @@ ROW_WIDTH = 64
 
 # Neighbouring tokens differ, and each colour reads well on light and dark terminals.
 TOKEN_STYLES = ("black on cyan", "black on green", "black on yellow", "black on magenta")
+# Text from anywhere may hold escape sequences that a terminal would obey: control characters become pictures.
+CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
 LEARNED_STYLE, GIVEN_STYLE = "black on green", "dim"
 
 
@@ -143,7 +145,7 @@ def _show_documents(manifest: "DataManifest", count: int, reporter: "Reporter") 
         return
     distance = max(1, manifest.documents.train_items // count)
     for document in islice(manifest.read_documents("train"), 0, distance * count, distance):
-        shown = document.text[:CHARACTERS_SHOWN].rstrip()
+        shown = document.text[:CHARACTERS_SHOWN].rstrip().translate(CONTROL_PICTURES)
         rest = len(document.text) - len(shown)
         reporter.stage(document.source, f"{len(document.text):,} characters")
         reporter.line(shown + (f" … and {rest:,} characters more" if rest else ""))
@@ -237,7 +239,7 @@ def _visible(tokenizer: "Tokenizer", token: int) -> str:
     """A token's text; a part of a character as its bytes in hexadecimal."""
     content = tokenizer.decode_bytes([token])
     try:
-        return content.decode("utf-8")
+        return content.decode("utf-8").translate(CONTROL_PICTURES)
     except UnicodeDecodeError:
         return f"<{content.hex(' ')}>"
 

@@ -99,6 +99,8 @@ def test_a_conversation_too_long_for_a_row_keeps_its_first_turns():
 def test_a_turn_that_ends_exactly_with_the_row_is_kept():
     assert rows_of([talk((3, 3), (3, 3))], 14).cut == 0
     assert rows_of([talk((3, 3), (3, 3))], 13).cut == 1
+    batch = next(rows_of([talk((3, 3), (3, 3), (3, 3))], 14).batches(1))
+    assert batch.targets[0, -1].item() == TURN_END
 
 
 def test_a_first_turn_that_does_not_fit_is_left_out_and_counted():
