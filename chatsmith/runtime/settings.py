@@ -103,8 +103,8 @@ def check_environment(environ: Mapping[str, str], stages: Iterable[str]) -> None
 
 
 def to_section(config: Any) -> dict[str, Any]:
-    """The settings of `config` as a recipe section: everything but positional fields and what is None."""
-    skipped = _positional(type(config))
+    """The settings of `config` as a recipe section: all but positional fields, `json`, and what is None."""
+    skipped = {*_positional(type(config)), "json"}
     section: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)

@@ -26,7 +26,7 @@ from chatsmith.stages.data import KINDERGARTEN
 BUILT_IN = Path(__file__).parent.parent / "recipes"
 # The stages a recipe may name, each a module here with Config and main.
 STAGES = ("data", "tokenizer", "pretrain", "sft", "evaluate")
-FIGURES_SHOWN = 6  # of a stage in the table of results
+FIGURES_SHOWN = 5  # of a stage in the table of results
 LONGEST_TEXT_SHOWN = 24  # longer ones are hashes and paths
 
 
@@ -140,7 +140,7 @@ def configure(
             )
     sections = {
         name: {**recipe.sections.get(name, {}), **overrides.get(name, {})}
-        for name in {*recipe.stages, *recipe.sections, *overrides}
+        for name in dict.fromkeys((*recipe.stages, *recipe.sections, *overrides))
     }
     # A flag beats the environment, so variables that say the same as an override are set aside.
     beaten = {f"CHATSMITH_{stage}_{name}".upper() for stage, names in overrides.items() for name in names}
@@ -256,4 +256,5 @@ def _figures(result: StageResult) -> str:
 def _figure(value: float | str) -> str:
     if isinstance(value, str | bool):
         return str(value)
-    return format_number(value) if isinstance(value, int) else f"{value:.4g}"
+    is_large = isinstance(value, int) or abs(value) >= 1000
+    return format_number(value) if is_large else f"{value:.4g}"
