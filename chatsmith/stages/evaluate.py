@@ -248,19 +248,24 @@ def _measure_exam(config: Config, target: Target, bundle: "Bundle", reporter: "R
         tokens_per_step=max(1024, config.batch_size),
     )
     result = run_exam(engine, problems, bundle.tokenizer, reporter=reporter)
-    baseline = _baseline(target, problems)
+    baseline = _baseline(target, problems, reporter)
     return SuiteResult("exam", result.to_json(), result.seconds, baseline, tuple(result.transcript()))
 
 
-def _baseline(target: Target, problems: "list[Problem]") -> dict[str, Any] | None:
+def _baseline(target: Target, problems: "list[Problem]", reporter: "Reporter") -> dict[str, Any] | None:
     """The exam's result for the answer to the nearest training question; None if the exam's matter is not taught."""
     from chatsmith.evals.exam import grade
 
     if target.manifest is None or target.manifest.source != KINDERGARTEN:
         return None
-    from chatsmith.tasks.kindergarten.baseline import nearest_question_replies
+    from chatsmith.tasks.kindergarten.baseline import NearestQuestion
 
-    texts = nearest_question_replies(target.manifest.read_conversations("train"), problems)
+    with reporter.progress("baseline", len(problems), "problems") as bar:
+        nearest = NearestQuestion(target.manifest.read_conversations("train"))
+        texts = []
+        for problem in problems:
+            texts.append(nearest.answer(problem.messages))
+            bar.advance()
     return grade(problems, texts).to_json()
 
 

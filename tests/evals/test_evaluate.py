@@ -20,9 +20,12 @@ SCORE_KEYS = {"accuracy", "n", "low", "high"}
 TEXT = "a cat and a mat.\n"
 
 
+REAL_PROBLEMS = evaluate._problems
+
+
 @pytest.fixture(autouse=True)
 def few_problems(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real exam has thousands of problems, which is too long for tests of what is done with its result."""
+    """The real exam has hundreds of problems, which is too long for tests of what is done with its result."""
 
     def problems(config: Config) -> list[Problem]:
         made = [
@@ -34,6 +37,11 @@ def few_problems(monkeypatch: pytest.MonkeyPatch) -> None:
         return made[: config.max_examples]
 
     monkeypatch.setattr(evaluate, "_problems", problems)
+
+
+@pytest.fixture
+def real_problems(few_problems: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "_problems", REAL_PROBLEMS)
 
 
 @pytest.fixture
@@ -161,11 +169,39 @@ def test_a_run_whose_data_are_gone_can_still_take_the_exam(
         evaluate.main(Config(run, suite="base"))
 
 
-def test_people_see_intervals_and_the_baseline(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_people_see_intervals(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     evaluate.main(Config(run, suite="exam"))
     shown = capsys.readouterr().out
     assert "95 % interval" in shown
     assert "overall" in shown
+    assert "nearest question" not in shown, "nothing was taught whose questions could be near"
+
+
+def test_where_the_kindergarten_was_taught_the_nearest_question_is_shown_beside_the_score(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chats = [{"messages": [{"role": "user", "content": "3?"}, {"role": "assistant", "content": "3"}]}] * 2
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in chats))
+    survey(
+        [tmp_path / "train.txt"],
+        validation=[tmp_path / "validation.txt"],
+        conversations=[tmp_path / "chats.jsonl"],
+        source="kindergarten",
+    ).save(run / "data")
+    assert measured(capsys, Config(run, json=True)).keys() == {"base", "exam"}
+    baseline = json.loads((run / "evals" / "pretrain-exam.json").read_text())["baseline"]
+    assert baseline["n"] == 6
+    assert baseline["overall"] == pytest.approx(1 / 6), "the one known reply, 3, answers one of six questions"
+    evaluate.main(Config(run))
+    assert "nearest question" in capsys.readouterr().out
+    assert "nearest training question" in (run / "pretrain" / "bundle" / "README.md").read_text()
+
+
+def test_the_real_exam_can_be_asked(
+    run: Path, capsys: pytest.CaptureFixture[str], real_problems: None
+) -> None:
+    found = measured(capsys, Config(run, suite="exam", max_examples=7, json=True))
+    assert found["exam"]["n"] == 7
 
 
 def test_two_processes_cannot_measure_in_one_run(run: Path) -> None:
