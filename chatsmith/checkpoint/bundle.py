@@ -35,7 +35,7 @@ from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.atomic import new_folder
 from chatsmith.runtime.errors import UserError
-from chatsmith.runtime.run_directory import RunDirectory
+from chatsmith.runtime.run_directory import BUNDLE_STAGES, RunDirectory
 from chatsmith.text.chat_template import chat_template
 from chatsmith.text.tokenizer import Tokenizer
 
@@ -169,7 +169,14 @@ def resolve_bundle(path: Path) -> Path:
         raise UserError(f"{path} does not exist; give the folder of a run (runs/NAME) or of a bundle")
     if not path.is_dir():
         raise UserError(f"{path} is a file; give the folder of a run (runs/NAME) or of a bundle")
-    return RunDirectory(path).newest_bundle()
+    try:
+        return RunDirectory(path).newest_bundle()
+    except UserError as error:
+        stages = ", ".join(f"{stage}/bundle" for stage in reversed(BUNDLE_STAGES))
+        raise UserError(
+            f"{path} holds no model: neither {_CONFIG} nor one of bundle, {stages} is there; "
+            f"give another folder, or train a model with `chatsmith pretrain {path}`"
+        ) from error
 
 
 _WHAT_TO_DO = "copy the bundle again or make it anew"
