@@ -11,7 +11,6 @@ from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import RunDirectory
 from chatsmith.stages.data import Config, main
 from chatsmith.stages.inspect_data import InspectConfig, inspect
-from chatsmith.tasks import kindergarten
 from chatsmith.text.tokenizer import Tokenizer
 
 
@@ -111,16 +110,15 @@ def test_escape_sequences_in_the_data_do_not_reach_the_terminal(tmp_path, tokeni
     assert not set(capsys.readouterr().out) & set("\x1b\r\x07")
 
 
-@pytest.mark.skipif(not hasattr(kindergarten, "Kindergarten"), reason="the built-in task is not there yet")
 def test_kindergarten_is_generated_into_the_run_and_moves_with_it(tmp_path):
-    small = {"kindergarten_documents": 60, "kindergarten_conversations": 50}
+    small = {"kindergarten_documents": 60, "kindergarten_conversations": 50, "kindergarten_validation": 5}
     main(Config(tmp_path / "run", **small))
     (tmp_path / "run").rename(tmp_path / "moved")
     manifest = load_manifest(tmp_path / "moved" / "data")
     assert manifest.source == "kindergarten"
-    assert manifest.documents.train_items == len(list(manifest.read_documents("train"))) > 0
+    assert manifest.documents.train_items == len(list(manifest.read_documents("train"))) == 60
     assert manifest.conversations and manifest.conversations.method == "files"
-    assert len(list(manifest.read_conversations("validation"))) > 0
+    assert len(list(manifest.read_conversations("validation"))) == 5
 
     main(Config(tmp_path / "again", **small))
     assert load_manifest(tmp_path / "again" / "data").fingerprint == manifest.fingerprint

@@ -46,8 +46,8 @@ def test_rows_are_full_and_begin_with_bos_and_so_does_every_document_in_them(mak
     rows = epoch_of_rows(TrainingRows(cache, length, seed=0))
     assert rows.shape[1] == length + 1
     assert (rows[:, 0] == BOS).all()
-    offsets = [cache.window_offsets(window)[:-1] for window in range(cache.num_windows)]
-    first_ids = cache.ids[np.unique(np.concatenate(offsets).clip(max=cache.num_ids - 1))]
+    offsets = np.concatenate([cache.window_offsets(window) for window in range(cache.num_windows)])
+    first_ids = cache.ids[np.unique(offsets[offsets < cache.num_ids])]
     starts = np.isin(rows[:, 1:], first_ids)
     assert (rows[:, :-1][starts] == BOS).all()
 
