@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 Clock = Callable[[], float]
 PLAIN_SECONDS = 10.0  # without a terminal, a progress line at least this often …
 PLAIN_SHARE = 0.1  # … or when this share of the total has passed since the last one
-SMOOTHING_SECONDS = 30.0  # the rate shown is over about this long
+SMOOTHING_SECONDS = 30.0  # the rate shown is over about this long …
+SAMPLE_SECONDS = 0.25  # … from points this far apart
+REDRAW_SECONDS = 0.1
 
 
 class Bar(Protocol):
@@ -82,7 +84,9 @@ class Reporter:
         """Show progress of `total` units (None: unknown) with rate and ETA while the block runs."""
         if self._console:
             with _drawn_progress(self._console) as drawn:
-                yield _TerminalBar(drawn, label, total, unit, self._clock)
+                terminal_bar = _TerminalBar(drawn, label, total, unit, self._clock)
+                yield terminal_bar
+                terminal_bar.draw()
         else:
             bar = _PlainBar(self._print, label, total, unit, self._clock)
             try:
@@ -118,6 +122,9 @@ class Rate:
     def update(self, done: float) -> None:
         """`done` units are complete now, counted from the start."""
         now = self._clock()
+        if len(self._points) > 1 and now - self._points[-2][0] < SAMPLE_SECONDS:
+            self._points[-1] = (now, done)  # counting a million small things must cost next to nothing
+            return
         self._points.append((now, done))
         while len(self._points) > 2 and self._points[1][0] < now - SMOOTHING_SECONDS:
             self._points.pop(0)
@@ -174,11 +181,18 @@ class _TerminalBar:
         self._done = 0.0
         self._figures: dict[str, float | str] = {}
         self._task: TaskID = drawn.add_task(label, total=total, text="")
+        self._drawn_at = -REDRAW_SECONDS
 
     def advance(self, amount: float = 1, **figures: float | str) -> None:
         self._done += amount
         self._figures.update(figures)
         self._rate.update(self._done)
+        if self._rate.elapsed - self._drawn_at >= REDRAW_SECONDS:
+            self.draw()
+
+    def draw(self) -> None:
+        """Show the present state."""
+        self._drawn_at = self._rate.elapsed
         parts = [progress_text(self._done, self._total, self._unit)]
         if self._rate.per_second:
             parts.append(f"{format_number(self._rate.per_second)} {self._unit}/s")
@@ -269,8 +283,10 @@ def _figure(value: float | str) -> str:
 
 
 def _time_left(done: float, total: float | None, rate: Rate, last: bool = False) -> str:
-    if last or not total or done >= total or not rate.per_second:
-        return f"took {format_seconds(rate.elapsed)}" if last else f"{format_seconds(rate.elapsed)} so far"
+    if last or (total and done >= total):
+        return f"took {format_seconds(rate.elapsed)}"
+    if not total or not rate.per_second:
+        return f"{format_seconds(rate.elapsed)} so far"
     return f"{format_seconds((total - done) / rate.per_second)} left"
 
 

@@ -1,5 +1,6 @@
 import io
 import sys
+import time
 
 import pytest
 
@@ -91,6 +92,16 @@ def test_rate_follows_a_slow_start():
             clock.now += 1
             bar.advance(10)
         assert "10 steps/s" in stream.getvalue().splitlines()[-1]
+
+
+@pytest.mark.parametrize("stream", [io.StringIO(), Terminal()])
+def test_counting_a_hundred_thousand_things_takes_no_time(stream):
+    started = time.perf_counter()
+    with Reporter(stream=stream).progress("generating", 100_000, "texts") as bar:
+        for _ in range(100_000):
+            bar.advance()
+    assert time.perf_counter() - started < 3.0  # measured: 0.2 s
+    assert "100% of 100.0k texts" in stream.getvalue()
 
 
 def test_terminal_progress_and_table_are_drawn():
