@@ -7,6 +7,7 @@ document, never by its position, and a text that is in the validation split is i
 """
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from hashlib import blake2b, file_digest, sha256
@@ -110,8 +111,11 @@ class DataManifest:
         that a run that brings its data along can be moved."""
         value = {"format_version": FORMAT_VERSION, **asdict(self)}
 
+        place = Path(os.path.abspath(folder))
+
         def name(path: Path) -> str:
-            return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+            absolute = Path(os.path.abspath(path))
+            return str(absolute.relative_to(place) if absolute.is_relative_to(place) else path)
 
         write_text(folder / FILE_NAME, json.dumps(value, indent=2, default=name) + "\n")
 

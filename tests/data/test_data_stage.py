@@ -122,3 +122,11 @@ def test_kindergarten_is_generated_into_the_run_and_moves_with_it(tmp_path):
 
     main(Config(tmp_path / "again", **small))
     assert load_manifest(tmp_path / "again" / "data").fingerprint == manifest.fingerprint
+
+
+def test_kindergarten_in_a_run_named_relatively_is_found_from_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sizes = {"kindergarten_documents": 4, "kindergarten_conversations": 4, "kindergarten_validation": 2}
+    main(Config(Path("runs/mine"), **sizes))
+    monkeypatch.chdir("/")
+    assert load_manifest(tmp_path / "runs" / "mine" / "data").documents.train_items == 4
