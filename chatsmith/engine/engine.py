@@ -11,6 +11,7 @@ It does not render chats, load bundles, print, or know what a tool does: it is g
 
 import random
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -154,7 +155,7 @@ class Engine:
             assert self.is_idle, "requests wait, but none can run"
             return []
         chunks = packing_order(step.chunks)
-        with torch.inference_mode():
+        with torch.inference_mode(), _eager(self._model):
             self._cache.zero(step.fresh_blocks)
             hidden = self._forward(chunks)
             self._scheduler.computed(chunks)
@@ -291,3 +292,14 @@ class Engine:
         del self._replies[reply.handle]
         del self._by_sequence[reply.sequence]
         return reply.completion()
+
+
+def _eager(model: GPT) -> AbstractContextManager[object]:
+    """Within it, blocks that were compiled for training run as they are written.
+
+    Compiled code is made for one number of tokens; a step packs a different number nearly every time.
+    """
+    # Asking first spares the second that importing torch's compiler takes.
+    if any(block._compiled_call_impl is not None for block in model.blocks):
+        return torch.compiler.set_stance("force_eager")
+    return nullcontext()

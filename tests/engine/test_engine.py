@@ -2,9 +2,11 @@
 another way of serving the same request; float64 makes equality of tokens a fair demand.
 """
 
+import copy
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NoReturn
 
 import pytest
 import torch
@@ -77,6 +79,16 @@ def test_cached_and_chunked_decoding_equals_full_recomputation(
     engine = Engine(
         model, tokenizer, tokens_per_step=tokens_per_step, block_size=block_size, kv_tokens=400, max_running=3
     )
+    assert ids_of(engine.generate(requests)) == [naive(request) for request in requests]
+
+
+@pytest.mark.filterwarnings("error")  # torch warns when it has to enlarge a workspace
+def test_rows_that_outgrow_the_workspace_take_turns(
+    model: GPT, tokenizer: Tokenizer, naive: Naive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatsmith.engine.engine.WORKSPACE_TOKENS", 1)  # then it holds one whole context
+    requests = [a_request(ids, index) for index, ids in enumerate(prompts(7, 6))]
+    engine = Engine(model, tokenizer, max_running=6)
     assert ids_of(engine.generate(requests)) == [naive(request) for request in requests]
 
 
@@ -421,6 +433,20 @@ def test_logprobs_are_those_of_the_reply_scored_afterwards(model: GPT, tokenizer
         assert reported.logprob == pytest.approx(expected[place, id].item(), abs=1e-9)
         best = expected[place].topk(2)
         assert [id for id, _ in reported.top] == best.indices.tolist()
+
+
+def test_a_model_compiled_for_training_decodes_eagerly(tokenizer: Tokenizer, model: GPT) -> None:
+    """It would be compiled anew for every number of tokens that a step packs: minutes for one sample."""
+    request = a_request((1, 2, 3), 0)
+    expected = Engine(model, tokenizer).generate([request])
+    compiled = copy.deepcopy(model)
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> NoReturn:
+        raise AssertionError("compiled")
+
+    for block in compiled.blocks:
+        block.compile(backend=backend, dynamic=False)
+    assert Engine(compiled, tokenizer).generate([request]) == expected
 
 
 def test_describe_is_one_line_with_the_size_of_the_pool(model: GPT, tokenizer: Tokenizer) -> None:

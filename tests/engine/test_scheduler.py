@@ -36,6 +36,17 @@ def test_a_long_prompt_is_cut_into_chunks_beside_decodes() -> None:
     assert [lengths(advance(scheduler)) for _ in range(4)] == [[1, 15], [1, 15], [1, 10], [1, 1]]
 
 
+def test_a_long_result_of_a_tool_does_not_stall_newer_sequences() -> None:
+    scheduler = make_scheduler()
+    old, new = (Sequence([number] * 3, max_length=60) for number in (1, 2))
+    scheduler.add(old)
+    scheduler.add(new)
+    advance(scheduler)
+    old.tokens += range(30)
+    step = advance(scheduler)
+    assert {chunk.sequence: chunk.length for chunk in step.chunks} == {old: 15, new: 1}
+
+
 def test_a_sequence_that_shares_an_uncomputed_beginning_waits_and_then_finds_it_cached() -> None:
     scheduler = make_scheduler(budget=8)
     prompt = list(range(13))
