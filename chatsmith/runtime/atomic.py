@@ -73,7 +73,7 @@ def _explained_full_disk(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
-                f"the disk is full: {path} could not be written and is left as it was; free space and repeat the command"
+                f"the disk is full: {path} was not written and is as it was; free space and repeat the command"
             ) from error
         raise
 

@@ -137,7 +137,7 @@ def save_trained(
             "Peak memory": f"{facts['peak_memory_gb']:.1f} GB",
         },
     )
-    provenance = {"stage": stage, "run": run.path.name, "seed": seed, "tokens": plan.tokens}
+    provenance = {"stage": stage, "seed": seed, "tokens": plan.tokens}
     save_bundle(
         run.bundle(stage),
         model,
