@@ -12,7 +12,7 @@ DOCUMENT_WEIGHTS = {
     "facts": 14,  # facts of all kinds, some told by someone
     "lesson": 10,  # questions and answers of all kinds
     "spelling": 9,  # how words are spelled
-    "counting up": 1,  # numbers in order
+    "counting up": 3,  # numbers in order
 }
 
 CONVERSATION_WEIGHTS = {
