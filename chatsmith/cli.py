@@ -85,8 +85,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         # Python would complain once more when it flushes stdout on the way out.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except KeyboardInterrupt:
-        return _failed("stopped", environ, code=130)
+    except KeyboardInterrupt as stop:  # training says how to go on
+        return _failed(str(stop) or "stopped", environ, code=130)
     except UserError as error:
         return _failed(str(error), environ, code=2)
     except OSError as error:

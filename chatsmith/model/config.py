@@ -9,6 +9,9 @@ from typing import Any
 
 from chatsmith.runtime.errors import UserError
 
+GATE_CHANNELS = 16
+"""Gates look at the first few channels only, which is enough (nanochat uses 12 to 24) and costs nothing."""
+
 
 @dataclass(frozen=True)
 class GPTConfig:
@@ -44,11 +47,16 @@ class GPTConfig:
                 raise UserError(f"a model's {name} must be at least 1, not {getattr(self, name)}")
         if self.head_dim % 2:
             raise UserError(f"head_dim must be even (rotary embeddings turn pairs), not {self.head_dim}")
+        if self.model_dim < GATE_CHANNELS:
+            raise UserError(
+                f"a model's width must be at least {GATE_CHANNELS} channels, not {self.model_dim} "
+                f"({self.num_heads} heads of {self.head_dim})"
+            )
         if len(self.windows) != self.num_layers or min(self.windows) < 0:
             raise UserError(f"windows needs {self.num_layers} numbers >= 0, one a layer, not {self.windows}")
         if any(not 0 <= layer < self.num_layers for layer in self.value_embedding_layers):
             raise UserError(f"value_embedding_layers must name layers 0 to {self.num_layers - 1}")
-        if self.bigram_buckets < 0 or self.softcap <= 0 or self.rope_base <= 1:
+        if self.bigram_buckets < 0 or not self.softcap > 0 or not self.rope_base > 1:
             raise UserError("bigram_buckets must be >= 0, softcap > 0 and rope_base > 1")
 
     @property

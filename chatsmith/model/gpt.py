@@ -12,11 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chatsmith.model.attention import Attend, causal_attention
-from chatsmith.model.config import GPTConfig
+from chatsmith.model.config import GATE_CHANNELS, GPTConfig
 from chatsmith.model.rotary import rotary_table, rotate
-
-GATE_CHANNELS = 16
-"""Gates look at the first few channels only, which is enough (nanochat uses 12 to 24) and costs nothing."""
 
 
 class Linear(nn.Module):
@@ -128,8 +125,9 @@ class GPT(nn.Module):
         self.residual_scalars = nn.Parameter(torch.empty(config.num_layers, 3))
         self.head = Linear(width, config.vocab_size)
         cos, sin = rotary_table(config.context_length, config.head_dim, config.rope_base)
-        self.register_buffer("cos", cos, persistent=False)
-        self.register_buffer("sin", sin, persistent=False)
+        # Computed in float64, kept in float32: Apple's GPUs know no float64.
+        self.register_buffer("cos", cos.float(), persistent=False)
+        self.register_buffer("sin", sin.float(), persistent=False)
         self.compute_dtype: torch.dtype | None = None
         """What activations are computed in; None: the type of the weights."""
 

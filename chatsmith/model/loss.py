@@ -119,6 +119,6 @@ def bits_per_byte(model: GPT, batches: Iterable[tuple[Tensor, Tensor]], token_by
         with torch.no_grad():
             losses = token_losses(model, model(inputs).flatten(0, 1), targets.flatten())
         byte_lengths = token_byte_lengths[targets.flatten().clamp(min=0)] * (targets.flatten() != IGNORED)
-        nats += losses.double()[byte_lengths > 0].sum().item()
+        nats += losses[byte_lengths > 0].cpu().double().sum().item()  # Apple's GPUs know no float64
         total_bytes += int(byte_lengths.sum())
     return nats / (math.log(2) * total_bytes) if total_bytes else math.nan

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -60,9 +61,13 @@ def detect_runtime(device: str = "auto", dtype: str = "auto") -> Runtime:
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether torch.compile has what it needs here: a C++ compiler on CPU, Triton on CUDA."""
+    """Whether torch.compile has what it needs here: a C++ compiler on CPU, Triton on CUDA.
+
+    The compiler is the one torch will call: $CXX, or else g++ (clang++ on a Mac), and no other.
+    """
     if device.type == "cpu":
-        return any(shutil.which(name) for name in (os.environ.get("CXX") or "c++", "g++", "clang++"))
+        usual = "clang++" if sys.platform == "darwin" else "g++"
+        return shutil.which(os.environ.get("CXX") or usual) is not None
     return device.type == "cuda"
 
 
@@ -71,7 +76,6 @@ def peak_memory_bytes(runtime: Runtime) -> int:
     if runtime.device.type == "cuda":
         return torch.cuda.max_memory_allocated(runtime.device)
     import resource
-    import sys
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
@@ -79,9 +83,10 @@ def peak_memory_bytes(runtime: Runtime) -> int:
 
 def _pick_device(name: str) -> torch.device:
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        mps = "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else mps
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"  # torchrun's processes take a GPU each
     try:
         device = torch.device(name)
     except RuntimeError as error:

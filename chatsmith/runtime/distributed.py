@@ -1,4 +1,4 @@
-"""Several processes as one: joining the group that torchrun describes, and adding numbers up over it."""
+"""Several processes as one: joining the group that torchrun describes, adding numbers up, and agreeing on one."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -51,6 +51,11 @@ def sum_number(value: float, runtime: Runtime) -> float:
     total = torch.tensor(value, dtype=torch.float64, device=runtime.device)
     dist.all_reduce(total)
     return total.item()
+
+
+def main_number(value: float, runtime: Runtime) -> float:
+    """The main process's number, on every process: for what each would measure a little differently."""
+    return sum_number(value if runtime.is_main else 0.0, runtime)
 
 
 def _sum_bucket(gradients: list[Tensor]) -> None:

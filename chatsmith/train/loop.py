@@ -96,10 +96,12 @@ def train(
                     metrics.write(stage=stage, step=step, tokens=step * plan.tokens_per_step, **scores)
                 if hooks.sample:
                     reporter.line(hooks.sample())
-            if hooks.save and not last and (stop or time.monotonic() - last_save > hooks.save_seconds):
+            # The signal may reach processes in different steps, and none may go on alone.
+            stopping = sum_number(float(bool(stop)), runtime) > 0 and not last
+            if hooks.save and not last and (stopping or time.monotonic() - last_save > hooks.save_seconds):
                 hooks.save(step)
                 last_save = time.monotonic()
-            if stop and not last:
+            if stopping:
                 raise TrainingStoppedError(
                     f"stopped after step {step:,} of {plan.steps:,}, which is saved; "
                     "the same command goes on from there"

@@ -145,8 +145,8 @@ def make_plan(
     """The plan to train `model` on about `tokens` tokens (rounded to whole steps, at least one).
 
     `batch_tokens` overrides the batch-size rule; `rows_per_microbatch` is what fits in memory at once (default:
-    about 8,192 tokens). The step is the same at every world size that divides it; otherwise it is rounded up.
-    Raises UserError if a value is impossible.
+    about 8,192 tokens) and changes nothing else. The step is the same at every world size that divides its rows;
+    otherwise it is rounded up. Raises UserError if a value is impossible.
     """
     length = model.context_length
     if tokens < 1:
@@ -154,17 +154,18 @@ def make_plan(
     wanted = batch_tokens or batch_tokens_for(tokens, length)
     if wanted < length:
         raise UserError(f"batch_tokens is {wanted}, less than one row of {length} tokens")
-    rows = max(1, round(wanted / length / world_size))
-    micro = min(rows, rows_per_microbatch or max(1, 8192 // length))
-    accumulation = math.ceil(rows / micro)
-    per_step = micro * accumulation * world_size * length
+    rows = math.ceil(max(1, round(wanted / length)) / world_size)
+    at_once = min(rows, rows_per_microbatch or max(1, 8192 // length))
+    # A divisor, so that what fits in memory does not decide how large a step is.
+    micro = max(size for size in range(1, at_once + 1) if rows % size == 0)
+    per_step = rows * world_size * length
     rates = rates_for(model, per_step)
     scaled = {name: getattr(rates, name) * rate_scale for name in _RATE_NAMES}
     return Plan(
         model=model,
         sequence_length=length,
         rows_per_microbatch=micro,
-        accumulation=accumulation,
+        accumulation=rows // micro,
         world_size=world_size,
         steps=max(1, round(tokens / per_step)),
         rates=replace(rates, **scaled),

@@ -43,15 +43,15 @@ class Session:
     ) -> TrainResult:
         """Train `model` by `plan`, going on from the saved state if there is one of this key."""
         optimizer = Optimizer(model, plan.rates)
-        start = restore_training(
-            self.state_folder, model, optimizer, key=self.key, notice=self.reporter.notice
-        )
+        # A step means something else where another number of processes had to round it.
+        key = f"{self.key} {plan.steps} steps of {plan.rows_per_step} rows"
+        start = restore_training(self.state_folder, model, optimizer, key=key, notice=self.reporter.notice)
         if start:
             self.reporter.notice(f"going on after step {start:,} of {plan.steps:,}, saved earlier")
 
         def save(step: int) -> None:
             if self.runtime.is_main:
-                save_training(self.state_folder, model, optimizer, step=step, key=self.key)
+                save_training(self.state_folder, model, optimizer, step=step, key=key)
 
         peak = gemm_peak(self.runtime, self.runtime.compute_dtype, seconds=0.5)
         metrics = MetricsLog(self.metrics_path, self.track) if self.runtime.is_main else None
