@@ -275,13 +275,15 @@ class _Pretraining:
 
         from chatsmith.data.packing import ValidationRows
         from chatsmith.model.loss import bits_per_byte
+        from chatsmith.train.objective import uncompiled
 
         device = self.runtime.device
         rows = ValidationRows(self.caches[1], self.config.sequence_length)
         sample = max(1, self.config.evaluate_tokens // self.config.sequence_length)
         batches = (batch.to(device) for batch in rows.batches(plan.rows_per_microbatch, max_rows=sample))
         lengths = torch.from_numpy(self.tokenizer.token_byte_lengths.copy()).to(device)
-        return bits_per_byte(model, batches, lengths)
+        with uncompiled():
+            return bits_per_byte(model, batches, lengths)
 
     def _continuation(self, model: "GPT") -> str:
         from chatsmith.engine.engine import Engine

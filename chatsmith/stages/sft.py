@@ -274,12 +274,13 @@ class _FineTuning:
         import torch
 
         from chatsmith.model.loss import token_losses
+        from chatsmith.train.objective import uncompiled
 
         count = max(1, self.config.evaluate_tokens // (plan.rows_per_microbatch * plan.sequence_length))
         total, targets = 0.0, 0
         for batch in islice(rows.validation_batches(plan.rows_per_microbatch), count):
             on_device = batch.to(self.runtime.device)
-            with torch.no_grad():
+            with torch.no_grad(), uncompiled():
                 hidden = self.model(on_device.inputs).flatten(0, 1)
                 total += token_losses(self.model, hidden, on_device.targets.flatten()).double().sum().item()
             targets += batch.num_targets

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
@@ -24,7 +25,8 @@ def prepare(model: GPT, runtime: Runtime, compile: bool, notice: Callable[[str],
     gradient_of = chunk_gradient
     if compile and not can_compile(runtime.device):
         notice(
-            "no C++ compiler was found, so nothing is compiled and training is slower: install g++ or clang"
+            "no C++ compiler was found, so nothing is compiled and training is slower: install g++, "
+            "or name another compiler in CXX"
         )
         compile = False
     if compile:
@@ -39,3 +41,9 @@ def prepare(model: GPT, runtime: Runtime, compile: bool, notice: Callable[[str],
         return chunked_cross_entropy(model, hidden, batch.targets.flatten(), weights, gradient_of)
 
     return cross_entropy
+
+
+def uncompiled() -> AbstractContextManager[object]:
+    """A block in which a compiled model runs eager: an evaluation without gradients would compile everything once
+    more, which takes longer than the few batches of it do."""
+    return torch.compiler.set_stance("force_eager")
