@@ -1,0 +1,60 @@
+"""Attention over a row, with and without a window, equals the formula written out."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from chatsmith.model.attention import SCORE_GAIN, causal_attention, window_mask
+
+LENGTH, HEAD_DIM = 13, 8
+
+
+def naive(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+    """One position of one head of one row at a time."""
+    y = torch.zeros_like(q)
+    for row in range(q.shape[0]):
+        for head in range(q.shape[2]):
+            for here in range(q.shape[1]):
+                first = max(0, here + 1 - window) if window else 0
+                scores = k[row, first : here + 1, head] @ q[row, here, head]
+                weights = (scores * SCORE_GAIN / math.sqrt(q.shape[-1])).softmax(0)
+                y[row, here, head] = weights @ v[row, first : here + 1, head]
+    return y
+
+
+@pytest.fixture
+def qkv() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(2, LENGTH, 3, HEAD_DIM, generator=generator, dtype=torch.float64) for _ in range(3)]
+
+
+@pytest.mark.parametrize("window", [0, 1, 4, LENGTH - 1, LENGTH, LENGTH + 5])
+def test_attention_equals_the_formula_within_the_window(qkv, window):
+    torch.testing.assert_close(causal_attention(*qkv, window), naive(*qkv, window))
+
+
+def test_window_counts_the_own_position():
+    assert window_mask(4, 2, torch.device("cpu")).int().tolist() == [
+        [1, 0, 0, 0],
+        [1, 1, 0, 0],
+        [0, 1, 1, 0],
+        [0, 0, 1, 1],
+    ]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("length", "window"), [(256, 64), (200, 33)])
+def test_windows_by_flex_attention_equal_the_dense_mask(length, window):
+    generator = torch.Generator().manual_seed(0)
+    parts = [torch.randn(2, length, 3, 64, generator=generator) for _ in range(3)]
+    results = []
+    for device in ("cpu", "cuda"):
+        leaves = [part.to(device).requires_grad_() for part in parts]
+        y = causal_attention(*leaves, window)
+        y.square().sum().backward()
+        results.append([y.detach().cpu(), *(leaf.grad.cpu() for leaf in leaves)])
+    for on_cpu, on_gpu in zip(*results, strict=True):
+        torch.testing.assert_close(on_gpu, on_cpu, rtol=1e-3, atol=1e-3)
