@@ -35,15 +35,21 @@ class Bar(Protocol):
 class Reporter:
     """Speaks to the person at the keyboard: on stdout, or on stderr when `json` is set.
 
-    `stream` and `clock` are for tests.
+    `silent` is for the processes beside the main one, which has already said it; `stream` and `clock` for tests.
     """
 
     def __init__(
-        self, json: bool = False, *, stream: TextIO | None = None, clock: Clock = time.monotonic
+        self,
+        json: bool = False,
+        *,
+        silent: bool = False,
+        stream: TextIO | None = None,
+        clock: Clock = time.monotonic,
     ) -> None:
+        self._silent = silent
         self._stream = stream or (sys.stderr if json else sys.stdout)
         self._clock = clock
-        self._console = _terminal(self._stream) if self._stream.isatty() else None
+        self._console = _terminal(self._stream) if self._stream.isatty() and not silent else None
 
     def stage(self, title: str, subtitle: str = "") -> None:
         """The header of a part of the work."""
@@ -103,7 +109,8 @@ class Reporter:
             self._print(text)
 
     def _print(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        if not self._silent:
+            print(text, file=self._stream, flush=True)
 
 
 class Rate:

@@ -6,6 +6,7 @@ every later run of the same settings trains on the same number of tokens.
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -89,13 +90,19 @@ class Config:
             "batch_tokens",
             "rows_per_microbatch",
             "evaluations",
+            "seed",
         ):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} is {getattr(self, name)}; it cannot be negative")
         if self.tokens and self.minutes:
-            raise UserError("give the horizon as tokens or as minutes, not both")
-        if self.minutes < 0 or not self.ratio > 0 or not self.rate_scale > 0 or not self.save_minutes > 0:
-            raise UserError("minutes cannot be negative; ratio, rate_scale and save_minutes must be above 0")
+            raise UserError("give the horizon as tokens or as minutes, not both; 0 takes one back")
+        if not 0 <= self.minutes < math.inf:
+            raise UserError(f"minutes is {self.minutes}; it must be a number, and not negative")
+        for name in ("ratio", "rate_scale"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be a number above 0")
+        if not self.save_minutes > 0:
+            raise UserError(f"save_minutes is {self.save_minutes}; it must be above 0")
         if self.evaluate_tokens < 1:
             raise UserError(f"evaluate_tokens is {self.evaluate_tokens}; it must be at least 1")
 
@@ -110,9 +117,9 @@ def main(config: Config) -> None:
     from chatsmith.text.tokenizer import Tokenizer
 
     started = time.monotonic()
-    reporter = Reporter()
     run = RunDirectory(config.run)
     runtime = detect_runtime(config.device, config.dtype)
+    reporter = Reporter(silent=not runtime.is_main)
     with process_group(runtime), run.lock() if runtime.is_main else contextlib.nullcontext():
         manifest = load_manifest(run.data)
         tokenizer = Tokenizer.load(run.tokenizer)
@@ -166,7 +173,7 @@ class _Pretraining:
         config = self.config
         hooks = Hooks(
             evaluate=lambda: {"bpb": self._score(model, plan)},
-            evaluate_every=max(1, plan.steps // config.evaluations) if config.evaluations else 0,
+            evaluate_every=math.ceil(plan.steps / config.evaluations) if config.evaluations else 0,
             sample=(lambda: self._continuation(model)) if config.prompt else None,
             save_seconds=60 * config.save_minutes,
             first_step=self._tell_first_step,
@@ -249,7 +256,7 @@ class _Pretraining:
         frozen = self.run.frozen(STAGE, "tokens", self.key)
         if frozen:
             return int(frozen)
-        tokens = self._measured_horizon(model, compute_loss)
+        tokens = self._agreed(self._measured_horizon(model, compute_loss))
         if self.runtime.is_main:
             self.run.freeze(STAGE, "tokens", tokens, self.key)
         return tokens
@@ -263,11 +270,18 @@ class _Pretraining:
         seconds = 60 * self.config.minutes
         # A first guess, half the matrix peak, is enough to choose the batch size that is then measured.
         flops = gemm_peak(self.runtime, self.runtime.compute_dtype, seconds=0.3) / 2
-        plan = self._plan(max(1, int(seconds * flops / model_cost(self.shape).training_flops_per_token)))
+        guess = max(1, int(seconds * flops / model_cost(self.shape).training_flops_per_token))
+        plan = self._plan(self._agreed(guess))
         step_seconds = seconds_per_step(model, plan, self._batches(plan, 0), compute_loss, self.runtime)
         evaluation = timed(lambda: self._score(model, plan)) * (self.config.evaluations + 1)
         left = seconds - (time.monotonic() - self.started)
         return tokens_in(left, plan, step_seconds, evaluation)
+
+    def _agreed(self, tokens: int) -> int:
+        """The main process's number: with one of its own, each would follow another plan."""
+        from chatsmith.runtime.distributed import main_number
+
+        return int(main_number(tokens, self.runtime))
 
     def _score(self, model: "GPT", plan: "Plan") -> float:
         """Bits per byte on the sample of the validation text that is looked at along the way."""

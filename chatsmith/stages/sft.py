@@ -5,6 +5,7 @@ assistant says and nothing else. Starts from the run's pretrained model, or from
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -72,13 +73,18 @@ class Config:
     """Send the metrics somewhere besides metrics.jsonl."""
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "minutes", "batch_tokens", "rows_per_microbatch", "evaluations"):
+        for name in ("tokens", "minutes", "batch_tokens", "rows_per_microbatch", "evaluations", "seed"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} is {getattr(self, name)}; it cannot be negative")
         if self.tokens and self.minutes:
-            raise UserError("give the horizon as tokens or as minutes, not both")
-        if not self.epochs > 0 or not self.rate_scale > 0 or not self.save_minutes > 0:
-            raise UserError("epochs, rate_scale and save_minutes must be above 0")
+            raise UserError("give the horizon as tokens or as minutes, not both; 0 takes one back")
+        if not self.minutes < math.inf:
+            raise UserError(f"minutes is {self.minutes}; it must be a number")
+        for name in ("epochs", "rate_scale"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be a number above 0")
+        if not self.save_minutes > 0:
+            raise UserError(f"save_minutes is {self.save_minutes}; it must be above 0")
         if self.evaluate_tokens < 1:
             raise UserError(f"evaluate_tokens is {self.evaluate_tokens}; it must be at least 1")
         if self.validation_conversations and not self.conversations:
@@ -94,9 +100,9 @@ def main(config: Config) -> None:
     from chatsmith.runtime.run_directory import RunDirectory, stage_key
 
     started = time.monotonic()
-    reporter = Reporter()
     run = RunDirectory(config.run)
     runtime = detect_runtime(config.device, config.dtype)
+    reporter = Reporter(silent=not runtime.is_main)
     with process_group(runtime), run.lock() if runtime.is_main else contextlib.nullcontext():
         source = resolve_bundle(config.from_) if config.from_ else resolve_bundle(run.stage("pretrain"))
         data = _Conversations(config, run)
@@ -174,7 +180,7 @@ class _FineTuning:
         plan = self._plan(self._horizon(rows, held_out, compute_loss))
         hooks = Hooks(
             evaluate=(lambda: {"validation": self._score(held_out, plan)}) if held_out else None,
-            evaluate_every=max(1, plan.steps // config.evaluations) if config.evaluations else 0,
+            evaluate_every=math.ceil(plan.steps / config.evaluations) if config.evaluations else 0,
             save_seconds=60 * config.save_minutes,
         )
         session = Session(
@@ -243,6 +249,7 @@ class _FineTuning:
     def _horizon(
         self, rows: "ConversationRows", held_out: "ConversationRows | None", compute_loss: "ComputeLoss"
     ) -> int:
+        from chatsmith.runtime.distributed import main_number
         from chatsmith.train.calibrate import seconds_per_step, timed, tokens_in
 
         config = self.config
@@ -262,7 +269,10 @@ class _FineTuning:
             timed(lambda: self._score(held_out, plan)) * (config.evaluations + 1) if held_out else 0.0
         )
         left = 60 * config.minutes - (time.monotonic() - self.started)
-        tokens = tokens_in(left, plan, step_seconds, evaluation)
+        measured = tokens_in(left, plan, step_seconds, evaluation)
+        tokens = int(
+            main_number(measured, self.runtime)
+        )  # with one of its own, each would follow another plan
         if self.runtime.is_main:
             self.run.freeze(STAGE, "tokens", tokens, self.key)
         return tokens
@@ -282,7 +292,8 @@ class _FineTuning:
             on_device = batch.to(self.runtime.device)
             with torch.no_grad(), uncompiled():
                 hidden = self.model(on_device.inputs).flatten(0, 1)
-                total += token_losses(self.model, hidden, on_device.targets.flatten()).double().sum().item()
+                losses = token_losses(self.model, hidden, on_device.targets.flatten())
+            total += losses.cpu().double().sum().item()  # Apple's GPUs know no float64
             targets += batch.num_targets
         return total / max(targets, 1)
 
