@@ -270,9 +270,8 @@ class _FineTuning:
         )
         left = 60 * config.minutes - (time.monotonic() - self.started)
         measured = tokens_in(left, plan, step_seconds, evaluation)
-        tokens = int(
-            main_number(measured, self.runtime)
-        )  # with one of its own, each would follow another plan
+        # With a number of its own, each process would follow another plan.
+        tokens = int(main_number(measured, self.runtime))
         if self.runtime.is_main:
             self.run.freeze(STAGE, "tokens", tokens, self.key)
         return tokens

@@ -1,0 +1,99 @@
+"""A tiny model, its plan, and batches without a data folder behind them."""
+
+import io
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from chatsmith.data.batch import NOT_TRAINED_ON, Batch
+from chatsmith.model.config import GPTConfig
+from chatsmith.model.gpt import GPT
+from chatsmith.runtime.device import Runtime
+from chatsmith.runtime.logs import Reporter
+from chatsmith.train.plan import Plan, make_plan
+
+VOCAB_SIZE, CONTEXT = 40, 16
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Products this small only lose by being divided."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def shape() -> GPTConfig:
+    return GPTConfig(
+        vocab_size=VOCAB_SIZE,
+        context_length=CONTEXT,
+        num_layers=2,
+        num_heads=2,
+        head_dim=16,
+        value_embedding_layers=(1,),
+        bigram_buckets=32,
+    )
+
+
+@pytest.fixture(scope="session")
+def runtime() -> Runtime:
+    return Runtime(torch.device("cpu"), torch.float32)
+
+
+@pytest.fixture
+def reporter() -> Reporter:
+    return Reporter(stream=io.StringIO())
+
+
+@pytest.fixture
+def new_model(shape: GPTConfig) -> Callable[..., GPT]:
+    def make(dtype: torch.dtype = torch.float32, seed: int = 1) -> GPT:
+        model = GPT(shape)
+        model.init_weights(torch.Generator().manual_seed(seed))
+        return model.to(dtype)
+
+    return make
+
+
+@pytest.fixture
+def new_plan(shape: GPTConfig) -> Callable[..., Plan]:
+    def make(steps: int, rows: int = 4, rows_per_microbatch: int = 2, **options: float) -> Plan:
+        return make_plan(
+            shape,
+            steps * rows * CONTEXT,
+            batch_tokens=rows * CONTEXT,
+            rows_per_microbatch=rows_per_microbatch,
+            **options,
+        )
+
+    return make
+
+
+@pytest.fixture
+def batches_from() -> Callable[..., Iterator[Batch]]:
+    """Row n of the data depends on n alone, so any way of cutting the rows into batches gives the same rows."""
+
+    def start(rows_per_batch: int, start_row: int = 0, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
+        while True:
+            first = start_row + rank * rows_per_batch
+            yield make_rows(first, rows_per_batch)
+            start_row += rows_per_batch * world_size
+
+    return start
+
+
+def make_rows(first: int, count: int) -> Batch:
+    rows = []
+    for number in range(first, first + count):
+        generator = torch.Generator().manual_seed(number)
+        row = torch.randint(VOCAB_SIZE, (CONTEXT + 1,), generator=generator)
+        row[1::2] = row[::2][: len(row[1::2])]  # every second token can be foretold
+        rows.append(row)
+    tokens = torch.stack(rows)
+    targets = tokens[:, 1:].clone()
+    for place, number in enumerate(range(first, first + count)):
+        targets[place, : number % 7] = NOT_TRAINED_ON  # unevenly, as in fine-tuning
+    return Batch(tokens[:, :-1], targets)

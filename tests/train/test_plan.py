@@ -1,0 +1,152 @@
+"""The plan: pure, whole in its steps, the same work at every world size, and right for short runs."""
+
+import math
+from dataclasses import fields
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chatsmith.model.config import GPTConfig
+from chatsmith.optim.groups import Rates
+from chatsmith.runtime.errors import UserError
+from chatsmith.train.plan import MINIMUM_STEPS, Schedule, batch_tokens_for, make_plan, model_shape
+
+SHAPE = model_shape(4, 8192, sequence_length=512)
+LEARNING_RATES = [
+    field.name for field in fields(Rates) if field.name not in ("weight_decay", "orthogonalize_steps")
+]
+
+horizons = st.integers(1, 10**11)
+
+
+def test_depth_decides_the_shape():
+    shape = model_shape(6, 8192, sequence_length=512, bigram_buckets=64)
+    assert (shape.num_layers, shape.model_dim, shape.head_dim, shape.num_heads) == (6, 384, 64, 6)
+    assert (shape.context_length, shape.bigram_buckets) == (512, 64)
+    assert shape.value_embedding_layers == (1, 3, 5)
+    assert model_shape(3, 8192, sequence_length=512).value_embedding_layers == (0, 2)
+    assert model_shape(6, 8192, sequence_length=512, width=128, head_dim=32).num_heads == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"depth": 0}, "depth is 0"),
+        ({"width": 100}, "width 100 is not a multiple of head_dim 64"),
+        ({"head_dim": 48}, "width 128 is not a multiple of head_dim 48"),
+        ({"width": 14, "head_dim": 14}, "at least 16 channels"),
+        ({"vocab_size": 0}, "vocab_size must be at least 1"),
+    ],
+)
+def test_impossible_shapes_are_refused(arguments, message):
+    with pytest.raises(UserError, match=message):
+        model_shape(**{"depth": 2, "vocab_size": 300, "sequence_length": 64, **arguments})
+
+
+@settings(max_examples=50, deadline=None)
+@given(tokens=horizons, world_size=st.sampled_from([1, 2, 8]), micro=st.integers(1, 64))
+def test_plans_are_whole_and_come_close_to_the_horizon(tokens, world_size, micro):
+    plan = make_plan(SHAPE, tokens, world_size=world_size, rows_per_microbatch=micro)
+    assert plan == make_plan(SHAPE, tokens, world_size=world_size, rows_per_microbatch=micro)
+    assert plan.tokens == plan.steps * plan.tokens_per_step and plan.steps >= 1
+    assert plan.tokens_per_step == 512 * plan.rows_per_microbatch * plan.accumulation * world_size
+    assert plan.rows_per_microbatch <= micro
+    assert abs(plan.tokens - tokens) <= max(plan.tokens_per_step / 2, plan.tokens_per_step - tokens)
+
+
+@settings(max_examples=50, deadline=None)
+@given(tokens=horizons, micro=st.integers(1, 64), batch_rows=st.integers(1, 100))
+def test_what_fits_in_memory_changes_nothing_but_how_a_step_is_cut(tokens, micro, batch_rows):
+    free = make_plan(SHAPE, tokens, batch_tokens=512 * batch_rows)
+    limited = make_plan(SHAPE, tokens, batch_tokens=512 * batch_rows, rows_per_microbatch=micro)
+    assert free.rows_per_step == limited.rows_per_step == batch_rows
+    assert (free.steps, free.rates) == (limited.steps, limited.rates)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4, 8, 16])
+def test_every_world_size_that_divides_the_step_trains_the_same(world_size):
+    alone = make_plan(SHAPE, 10**8, batch_tokens=16 * 512)
+    shared = make_plan(SHAPE, 10**8, batch_tokens=16 * 512, world_size=world_size)
+    assert (shared.tokens_per_step, shared.steps) == (alone.tokens_per_step, alone.steps)
+    assert (shared.rates, shared.schedule) == (alone.rates, alone.schedule)
+
+
+@pytest.mark.parametrize(("world_size", "rows"), [(3, 18), (5, 20), (32, 32)])
+def test_other_world_sizes_round_the_step_up(world_size, rows):
+    assert make_plan(SHAPE, 10**8, batch_tokens=16 * 512, world_size=world_size).rows_per_step == rows
+
+
+@settings(max_examples=50, deadline=None)
+@given(tokens=horizons)
+def test_batches_are_powers_of_two_rows_and_grow_with_the_horizon(tokens):
+    rows = batch_tokens_for(tokens, 512) / 512
+    assert rows >= 1 and math.log2(rows).is_integer()
+    assert batch_tokens_for(2 * tokens, 512) >= rows * 512
+
+
+@pytest.mark.parametrize("tokens", [300_000, 3_000_000, 30_000_000])
+def test_short_runs_get_small_batches_and_many_steps(tokens):
+    assert make_plan(SHAPE, tokens).steps >= MINIMUM_STEPS / 1.5  # a batch is rounded to a power of two
+
+
+def test_long_runs_follow_the_measured_law():
+    assert batch_tokens_for(1_320_000_000, 1024) == 2**19
+
+
+@pytest.mark.parametrize("tokens", [1, 100, 512])
+def test_a_horizon_shorter_than_a_row_is_one_step_of_one_row(tokens):
+    plan = make_plan(SHAPE, tokens)
+    assert (plan.steps, plan.rows_per_step) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"tokens": 0}, "horizon is 0 tokens"),
+        ({"batch_tokens": 511}, "less than one row of 512"),
+    ],
+)
+def test_impossible_plans_are_refused(arguments, message):
+    with pytest.raises(UserError, match=message):
+        make_plan(SHAPE, **{"tokens": 10**6, **arguments})
+
+
+def test_rate_scale_multiplies_every_learning_rate_and_nothing_else():
+    plain, halved = (make_plan(SHAPE, 10**7, rate_scale=scale).rates for scale in (1.0, 0.5))
+    for name in LEARNING_RATES:
+        assert getattr(halved, name) == pytest.approx(getattr(plain, name) / 2)
+    assert halved.weight_decay == plain.weight_decay
+    assert halved.orthogonalize_steps == plain.orthogonalize_steps
+
+
+def test_four_times_the_batch_doubles_the_rates():
+    small, large = (make_plan(SHAPE, 10**9, batch_tokens=512 * rows).rates for rows in (4, 16))
+    for name in LEARNING_RATES:
+        assert getattr(large, name) == pytest.approx(2 * getattr(small, name))
+
+
+def test_wider_models_get_smaller_adam_rates_and_the_same_for_matrices():
+    def rates(depth: int) -> Rates:
+        return make_plan(model_shape(depth, 8192, sequence_length=512), 10**9, batch_tokens=8192).rates
+
+    assert rates(16).matrix == rates(4).matrix
+    for name in ("head", "embedding", "value_embedding", "bigram"):
+        assert getattr(rates(16), name) == pytest.approx(getattr(rates(4), name) / 2)
+
+
+def test_ramps_are_shares_of_the_run():
+    """The n-th part of a run has the same rates whether it is a hundred steps long or a million."""
+    schedule = Schedule()
+    for steps in (100, 1_000_000):
+        assert schedule.rate(steps // 100 / steps) == pytest.approx(0.5)
+        assert schedule.rate(steps // 5 / steps) == 1.0
+        assert schedule.muon_momentum(steps // 20 / steps) == pytest.approx(0.9)
+        assert schedule.rate(steps / steps) == pytest.approx(schedule.final)
+        assert schedule.muon_momentum(1.0) == 0.95
+
+
+def test_cost_is_that_of_the_rows_trained_on():
+    shape = GPTConfig(vocab_size=300, context_length=64, num_layers=1, num_heads=1, head_dim=16)
+    plan = make_plan(shape, 1000)
+    assert plan.cost.training_flops_per_token == 6 * (12 * 16**2 + 300 * 16) + 12 * 16 * 64
