@@ -17,7 +17,11 @@ from chatsmith.runtime.errors import UserError
 CHANNELS_PER_LAYER = 64
 """Width grows with depth: C = 64 L (nanochat's aspect ratio)."""
 
-REFERENCE_BATCH = 8192
+SHALLOW = 6
+"""Blocks with and without value embeddings are two programs to compile: 49 s instead of 30 s before the first step
+of a 4-layer model, which a short run on a CPU does not earn back. The tables of deep models cost memory instead."""
+
+REFERENCE_BATCH = 4096
 REFERENCE_WIDTH = 256
 """Where the rates below were tuned."""
 
@@ -90,9 +94,10 @@ def model_shape(
     head_dim: int = 64,
     bigram_buckets: int = 0,
 ) -> GPTConfig:
-    """The model of a depth: C = 64 x depth unless `width` is given, value embeddings on every other layer.
+    """The model of a depth: C = 64 x depth unless `width` is given, and value embeddings.
 
-    The last layer always has a value embedding (as in nanochat). Raises UserError for impossible shapes.
+    Up to SHALLOW layers every layer has a value embedding, above every other one, the last included (as in
+    nanochat). Raises UserError for impossible shapes.
     """
     if depth < 1:
         raise UserError(f"depth is {depth}; a model needs at least 1 layer")
@@ -105,7 +110,7 @@ def model_shape(
         num_layers=depth,
         num_heads=wanted // head_dim,
         head_dim=head_dim,
-        value_embedding_layers=tuple(range((depth - 1) % 2, depth, 2)),
+        value_embedding_layers=tuple(range(depth) if depth <= SHALLOW else range((depth - 1) % 2, depth, 2)),
         bigram_buckets=bigram_buckets,
     )
 
@@ -119,8 +124,12 @@ def batch_tokens_for(tokens: int, sequence_length: int) -> int:
 
 
 def rates_for(model: GPTConfig, batch_tokens: int) -> Rates:
-    """Peak learning rates: sqrt(batch) for all; Adam's also 1 / sqrt(width), since its steps have a fixed size."""
-    batch = (batch_tokens / REFERENCE_BATCH) ** 0.5
+    """Peak learning rates. Adam's go with 1 / sqrt(width), since its steps have a fixed size.
+
+    All shrink with sqrt(batch) below the reference batch and stay as they are above it: carrying the square root
+    on to the batches of large runs (2^19 tokens) would give eleven times the rates that nanochat found best there.
+    """
+    batch = min(1.0, batch_tokens / REFERENCE_BATCH) ** 0.5
     adam = batch * (REFERENCE_WIDTH / model.model_dim) ** 0.5
     return Rates(
         matrix=0.02 * batch,
