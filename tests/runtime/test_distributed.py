@@ -1,0 +1,76 @@
+"""Two real processes sum gradients and numbers as one would; a process alone needs none of it."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from chatsmith.runtime.device import Runtime
+from chatsmith.runtime.distributed import main_number, process_group, sum_gradients, sum_number
+
+PROGRAM = """
+import json, sys, torch
+from chatsmith.runtime import distributed
+from chatsmith.runtime.device import detect_runtime
+
+runtime = detect_runtime("cpu", "fp32")
+distributed.BUCKET_BYTES = 40  # two of the parameters fill one
+parameters = [torch.nn.Parameter(torch.zeros(size)) for size in (4, 6, 2, 3)]
+with distributed.process_group(runtime):
+    for number, parameter in enumerate(parameters):
+        if number != 2 and not (number == 3 and runtime.is_main):
+            parameter.grad = torch.full_like(parameter, 10.0 * number + runtime.rank + 1)
+    distributed.sum_gradients(parameters, runtime)
+    facts = {
+        "gradients": [parameter.grad.tolist() for parameter in parameters],
+        "sum": distributed.sum_number(0.1 + runtime.rank, runtime),
+        "main": distributed.main_number(7.0 + runtime.rank, runtime),
+    }
+print(json.dumps(facts))
+"""
+
+
+@pytest.fixture(scope="module")
+def two_processes():
+    """What each of two processes found."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM],
+            env={**os.environ, **place, "RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    return [json.loads(output.splitlines()[-1]) for output in outputs]
+
+
+def test_gradients_become_their_sum_in_every_bucket_and_missing_ones_count_as_zero(two_processes):
+    expected = [[3.0] * 4, [23.0] * 6, [0.0] * 2, [32.0] * 3]
+    assert [facts["gradients"] for facts in two_processes] == [expected, expected]
+
+
+def test_numbers_are_summed_or_the_main_process_s(two_processes):
+    assert [facts["sum"] for facts in two_processes] == [pytest.approx(1.2, abs=1e-12)] * 2
+    assert [facts["main"] for facts in two_processes] == [7.0, 7.0]
+
+
+def test_a_process_alone_is_left_as_it_is():
+    runtime = Runtime(torch.device("cpu"), torch.float32)
+    with_gradient, without = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
+    with_gradient.grad = torch.ones(2)
+    with process_group(runtime):
+        assert not torch.distributed.is_initialized()
+        sum_gradients([with_gradient, without], runtime)
+        assert (sum_number(2.5, runtime), main_number(2.5, runtime)) == (2.5, 2.5)
+    assert with_gradient.grad.tolist() == [1, 1] and without.grad is None
