@@ -1,0 +1,50 @@
+"""One run of the whole pipeline at toy size, made once and shared by every test that needs a real run."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+TINY_RECIPE = Path(__file__).parent / "recipes" / "tiny.toml"
+
+
+@pytest.fixture(scope="session")
+def run_tiny() -> Callable[..., None]:
+    """Runs the tiny recipe into a folder, on one thread: two make work this small slower, and less repeatable."""
+
+    def run(folder: Path, *argv: str) -> None:
+        import torch
+
+        from chatsmith import cli
+
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            assert cli.main(["run", str(TINY_RECIPE), "--run", str(folder), *argv], {}) == 0
+        finally:
+            torch.set_num_threads(threads)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory, run_tiny: Callable[..., None]) -> Path:
+    """The run directory of the tiny recipe, all stages done. To be read; take `tiny_copy` to change something."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    run_tiny(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny_copy(tiny_run: Path, tmp_path: Path) -> Path:
+    """A run directory like `tiny_run`, the test's own."""
+    return shutil.copytree(tiny_run, tmp_path / "tiny")
+
+
+@pytest.fixture(scope="session")
+def subprocess_environment() -> dict[str, str]:
+    """For `chatsmith` in a process of its own: one thread, and none of the caller's settings."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("CHATSMITH_")}
+    return {**kept, "OMP_NUM_THREADS": "1"}
