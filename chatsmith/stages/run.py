@@ -80,6 +80,11 @@ def main(config: Config) -> None:
 
 def run_recipe(config: Config, reporter: Reporter) -> tuple[RunDirectory, list[StageResult]]:
     """Run the recipe's stages; returns the run directory and a result for each stage."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UserError(
+            "a recipe runs in one process; under torchrun start the training stages: "
+            "torchrun ... -m chatsmith pretrain RUN, then sft"
+        )
     recipe, run = find_recipe(config)
     overrides = read_overrides(config)
     configs, recipe = configure(recipe, run, overrides, os.environ)
