@@ -18,6 +18,7 @@ from chatsmith.runtime.metrics import MetricsLog
 from chatsmith.train.interrupt import NonFiniteLossError, TrainingStoppedError
 from chatsmith.train.loop import Hooks, TrainResult, train, train_step
 from chatsmith.train.objective import prepare
+from chatsmith.train.plan import REFERENCE_BATCH
 from chatsmith.train.session import Session
 
 
@@ -51,8 +52,8 @@ def test_a_batch_of_one_is_overfitted(new_model, new_plan, run):
     model = new_model()
     tokens = torch.randint(40, (1, 17), generator=torch.Generator().manual_seed(0))
     batch = Batch(tokens[:, :-1], tokens[:, 1:])
-    # The rule for batches would make the rates of a batch as tiny as this 22 times smaller.
-    plan = new_plan(100, rows=1, rows_per_microbatch=1, rate_scale=22)
+    # The plan's rule would shrink the rates for a batch as tiny as this.
+    plan = new_plan(100, rows=1, rows_per_microbatch=1, rate_scale=(REFERENCE_BATCH / 16) ** 0.5)
     first_losses = token_losses(model, model(batch.inputs)[0], batch.targets[0])
     assert first_losses.mean().item() == pytest.approx(math.log(40), abs=0.05)
     result = run(model, plan, repeat(batch))

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from chatsmith.model.config import GPTConfig
 from chatsmith.optim.groups import Rates
 from chatsmith.runtime.errors import UserError
-from chatsmith.train.plan import MINIMUM_STEPS, Schedule, batch_tokens_for, make_plan, model_shape
+from chatsmith.train.plan import (
+    MINIMUM_STEPS,
+    REFERENCE_BATCH,
+    SHALLOW,
+    Schedule,
+    batch_tokens_for,
+    make_plan,
+    model_shape,
+)
 
 SHAPE = model_shape(4, 8192, sequence_length=512)
 LEARNING_RATES = [
@@ -24,9 +32,16 @@ def test_depth_decides_the_shape():
     shape = model_shape(6, 8192, sequence_length=512, bigram_buckets=64)
     assert (shape.num_layers, shape.model_dim, shape.head_dim, shape.num_heads) == (6, 384, 64, 6)
     assert (shape.context_length, shape.bigram_buckets) == (512, 64)
-    assert shape.value_embedding_layers == (1, 3, 5)
-    assert model_shape(3, 8192, sequence_length=512).value_embedding_layers == (0, 2)
     assert model_shape(6, 8192, sequence_length=512, width=128, head_dim=32).num_heads == 4
+
+
+def test_shallow_models_have_value_embeddings_everywhere_and_deep_ones_on_every_other_layer():
+    def layers(depth: int) -> tuple[int, ...]:
+        return model_shape(depth, 8192, sequence_length=512).value_embedding_layers
+
+    assert layers(SHALLOW) == tuple(range(SHALLOW))
+    assert layers(12) == (1, 3, 5, 7, 9, 11)
+    assert layers(13) == (0, 2, 4, 6, 8, 10, 12)
 
 
 @pytest.mark.parametrize(
@@ -120,10 +135,15 @@ def test_rate_scale_multiplies_every_learning_rate_and_nothing_else():
     assert halved.orthogonalize_steps == plain.orthogonalize_steps
 
 
-def test_four_times_the_batch_doubles_the_rates():
-    small, large = (make_plan(SHAPE, 10**9, batch_tokens=512 * rows).rates for rows in (4, 16))
+def test_rates_grow_with_the_square_root_of_the_batch_up_to_the_one_they_were_tuned_at():
+    def rates(batch_tokens: int) -> Rates:
+        return make_plan(SHAPE, 10**9, batch_tokens=batch_tokens).rates
+
     for name in LEARNING_RATES:
-        assert getattr(large, name) == pytest.approx(2 * getattr(small, name))
+        assert getattr(rates(REFERENCE_BATCH), name) == pytest.approx(
+            2 * getattr(rates(REFERENCE_BATCH // 4), name)
+        )
+    assert rates(128 * REFERENCE_BATCH) == rates(REFERENCE_BATCH)
 
 
 def test_wider_models_get_smaller_adam_rates_and_the_same_for_matrices():
