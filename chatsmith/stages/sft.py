@@ -123,11 +123,13 @@ class _Conversations:
 
         self.notices: list[str] = []
         self.files: dict[SplitName, list[Path]] | None = None
+        self.place = str(run.data)
         if config.conversations:
             self.files = {
                 "train": find_files(config.conversations),
                 "validation": find_files(config.validation_conversations),
             }
+            self.place = ", ".join(map(str, self.files["train"]))
             self.fingerprint = " ".join(file_sha256(file) for files in self.files.values() for file in files)
             return
         self.manifest = load_manifest(run.data)
@@ -172,7 +174,10 @@ class _FineTuning:
         self.reporter.stage("Fine-tuning", f"{self.bundle.path}, on {self.runtime.describe()}")
         rows = self._rows("train")
         if rows is None:
-            raise UserError("there is no conversation to learn from; give some with --conversations PATH")
+            raise UserError(
+                f"there is no conversation to learn from in {self.data.place}; "
+                "give some with --conversations PATH"
+            )
         held_out = self._rows("validation")
         self._tell(rows)
         self.model.train()
