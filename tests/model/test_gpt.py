@@ -21,6 +21,71 @@ def model(random_model) -> GPT:
     return random_model()
 
 
+def naive_forward(model: GPT, ids: list[int]) -> list[Tensor]:
+    """Hidden states of one row, a position and a head at a time, from the weights alone."""
+    config, weights = model.config, dict(model.named_parameters())
+    heads, head_dim = config.num_heads, config.head_dim
+
+    def unit(x: Tensor) -> Tensor:
+        return x / (x.square().mean() + torch.finfo(x.dtype).eps).sqrt()
+
+    def turned(x: Tensor, position: int) -> Tensor:
+        half = head_dim // 2
+        angles = position / config.rope_base ** (torch.arange(half, dtype=x.dtype) / half)
+        pairs = torch.complex(x[:half], x[half:]) * torch.polar(torch.ones_like(angles), -angles)
+        return torch.cat((pairs.real, pairs.imag))
+
+    embeddings, bigrams = [], []
+    for place, token in enumerate(ids):
+        x = unit(weights["embedding.weight"][token])
+        if place:
+            gate = torch.sigmoid(weights["smear_gate.weight"] @ x[:16])
+            x = x + weights["smear_strength"] * gate * unit(weights["embedding.weight"][ids[place - 1]])
+        embeddings.append(x)
+        mixed = (token + 1) * 2_654_435_761 + (ids[place - 1] + 1 if place else 0) * 40_503
+        bigrams.append(weights["bigram.weight"][(mixed ^ (mixed >> 15)) % config.bigram_buckets])
+    stream = list(embeddings)
+    for layer in range(config.num_layers):
+        part = {
+            name.removeprefix(f"blocks.{layer}."): w
+            for name, w in weights.items()
+            if f"blocks.{layer}." in name
+        }
+        keep, token_share, bigram_share = weights["residual_scalars"][layer]
+        stream = [
+            keep * x + token_share * e + bigram_share * b
+            for x, e, b in zip(stream, embeddings, bigrams, strict=True)
+        ]
+        queries, keys, values = [], [], []
+        for place, x in enumerate(stream):
+            q, k, v = ((matrix @ unit(x)).view(heads, head_dim) for matrix in part["attention.qkv.weight"])
+            if layer in config.value_embedding_layers:
+                gate = 2 * torch.sigmoid(part["attention.value_gate.weight"] @ unit(x)[:16])
+                own = weights[f"value_embeddings.{layer}.weight"][ids[place]].view(heads, head_dim)
+                v = v + gate[:, None] * own
+            queries.append([unit(turned(one, place)) for one in q])
+            keys.append([unit(turned(one, place)) for one in k])
+            values.append(v)
+        for place in range(len(ids)):
+            window = config.windows[layer] or len(ids)
+            seen = range(max(0, place + 1 - window), place + 1)
+            mixed_values = []
+            for head in range(heads):
+                scores = torch.stack([queries[place][head] @ keys[other][head] for other in seen])
+                shares = (scores * attention_scale(head_dim)).softmax(0)
+                mixed_values.append(sum(s * values[o][head] for s, o in zip(shares, seen, strict=True)))
+            x = stream[place] + part["attention.out.weight"] @ torch.cat(mixed_values)
+            inner = (part["mlp.up.weight"] @ unit(x)).clamp(min=0) ** 2
+            stream[place] = x + part["mlp.down.weight"] @ inner
+    return [unit(x) for x in stream]
+
+
+def test_the_network_is_the_one_its_papers_describe(model, random_tokens):
+    tokens = random_tokens(rows=1, length=11)
+    expected = torch.stack(naive_forward(model, tokens[0].tolist()))
+    torch.testing.assert_close(model(tokens)[0], expected, rtol=1e-5, atol=1e-6)
+
+
 @settings(max_examples=25, deadline=None)
 @given(place=st.integers(0, CONTEXT - 1), replacement=st.integers(0, VOCAB_SIZE - 1))
 def test_a_token_changes_nothing_before_it(model, random_tokens, place, replacement):
@@ -147,6 +212,18 @@ def test_starting_weights_follow_from_the_seed_alone():
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)
     assert all(value.isfinite().all() for value in first.values())
+
+
+def test_starting_weights_are_as_wide_as_their_place_demands():
+    weights = {name: value for name, value in untrained(1).named_parameters() if value.numel() > 200}
+    deviations = {name: value.std().item() * 16**0.5 for name, value in weights.items()}
+    expected = {"embedding.weight": 0.8 * 4, "head.weight": 0.001 * 4, "value_embeddings.1.weight": 1.0}
+    for layer in range(2):
+        expected |= {f"blocks.{layer}.attention.qkv.weight": 1.0, f"blocks.{layer}.mlp.up.weight": 0.4}
+    for name in deviations.keys() - expected.keys():
+        assert deviations[name] == 0, name
+    for name, deviation in expected.items():
+        assert deviations[name] == pytest.approx(deviation, rel=0.1), name
 
 
 def test_an_untrained_model_passes_embeddings_through_and_knows_nothing(random_tokens):
