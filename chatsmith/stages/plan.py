@@ -94,7 +94,8 @@ def _rows(plan: "Plan", seconds: float, machine: str) -> list[list[str]]:
         ["parameters", f"{cost.parameters:,}: {cost.matrices:,} in blocks, {cost.head:,} in the head, "
          f"{cost.tables:,} in tables that are only looked up"],
         ["horizon", f"{plan.tokens:,} tokens: {plan.steps:,} steps of {plan.tokens_per_step:,}"],
-        ["a step", f"{plan.world_size} x {plan.accumulation} x {plan.rows_per_microbatch} rows of {plan.sequence_length}"],
+        ["a step", f"{plan.world_size} x {plan.accumulation} x {plan.rows_per_microbatch} rows "
+         f"of {plan.sequence_length}"],
         ["learning rates", f"matrices {rates.matrix:.3g}, head {rates.head:.3g}, embeddings {rates.embedding:.3g}"],
         ["arithmetic", f"{cost.training_flops_per_token / 1e6:,.0f} MFLOP a token, {flops:.2e} in all"],
         ["time", f"about {format_seconds(seconds)} on {machine}, at {EXPECTED_SHARE_OF_PEAK:.0%} of its matrix peak"],
