@@ -68,7 +68,16 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> Seal:
         if "No space left" in str(error) or "quota exceeded" in str(error):
             raise OSError(errno.ENOSPC, "no space left on device", str(path)) from error
         raise
+    _share(path)
     return seal_of(path)
+
+
+def _share(path: Path) -> None:
+    """Give `path` the access rights that an ordinary new file gets: safetensors makes it for its owner alone."""
+    ordinary = path.with_name(f".{path.name}.rights")
+    ordinary.touch()
+    path.chmod(ordinary.stat().st_mode)
+    ordinary.unlink()
 
 
 def read_tensors(path: Path, seal: Seal) -> dict[str, torch.Tensor]:

@@ -8,7 +8,7 @@ from chatsmith.tasks.kindergarten import facts
 from chatsmith.tasks.kindergarten.arithmetic import draw_arithmetic_question
 from chatsmith.tasks.kindergarten.counting import draw_counting_question
 from chatsmith.tasks.kindergarten.documents import passage
-from chatsmith.tasks.kindergarten.english import plural
+from chatsmith.tasks.kindergarten.english import plural, sentence
 from chatsmith.tasks.kindergarten.instructions import draw_instruction
 from chatsmith.tasks.kindergarten.keys import Key
 from chatsmith.tasks.kindergarten.memory import draw_memory_question
@@ -77,16 +77,24 @@ def _story(rng: random.Random) -> _Talk:
 
 
 def _telling(rng: random.Random) -> _Talk:
-    """The assistant tells a story, or something about a topic: of facts only what training may ask for."""
-    if rng.random() < 0.6:
+    """The assistant tells a story, what it knows about a topic, or whatever it knows.
+
+    Facts of all splits are told, as they are in the documents; asked are only those of training.
+    """
+    kind = rng.random()
+    if kind < 0.3:
         story = draw_story(rng, "train")
         return _Talk(_exchange(rng.choice(request_wordings(story)), story.text), ())
-    about = rng.choice(_TOPICS)
-    known = tuple(fact for fact in facts.facts_about(about) if fact.split == "train")
-    wording = rng.choice(
-        ("Tell me about {xs}.", "What do you know about {xs}?", "Tell me something about {xs}.")
-    )
-    return _Talk(_exchange(wording.format(xs=plural(about)), passage(about, rng, known)), ())
+    if kind < 0.6:
+        about = rng.choice(_TOPICS)
+        wording = rng.choice(
+            ("Tell me about {xs}.", "What do you know about {xs}?", "Tell me something about {xs}.")
+        )
+        told = passage(about, rng, facts.facts_about(about))
+        return _Talk(_exchange(wording.format(xs=plural(about)), told), ())
+    chosen = rng.sample(facts.all_facts(), rng.randint(3, 6))
+    told = " ".join(sentence(fact.state(rng)) for fact in chosen)
+    return _Talk(_exchange(rng.choice(_OPEN_REQUESTS), told), ())
 
 
 def _asking(*makers: Callable[[random.Random], Question]) -> Callable[[random.Random], _Talk]:
@@ -120,6 +128,10 @@ _SHORT_WEIGHTS_BY_KIND = {
     if kind not in ("story", "memory", "telling")
 }
 _SHORT_KINDS, _SHORT_WEIGHTS = tuple(_SHORT_WEIGHTS_BY_KIND), tuple(_SHORT_WEIGHTS_BY_KIND.values())
-_TOPICS = tuple(
-    about for about in facts.topics() if sum(fact.split == "train" for fact in facts.facts_about(about)) >= 2
+_TOPICS = tuple(about for about in facts.topics() if len(facts.facts_about(about)) >= 2)
+_OPEN_REQUESTS = (
+    "Tell me some facts.",
+    "Teach me something.",
+    "What have you learned?",
+    "Tell me what you know.",
 )

@@ -5,26 +5,26 @@ them. `chatsmith data inspect` shows the resulting counts.
 """
 
 DOCUMENT_WEIGHTS = {
-    "story": 22,  # one or two stories with the same people
+    "story": 14,  # one or two stories with the same people
     "story questions": 20,  # a story, then questions and answers
-    "topic": 10,  # a passage on one animal or thing: all that is known about it
-    "collection": 14,  # a passage on one relation: many facts of a kind
-    "facts": 14,  # facts of all kinds, some told by someone
+    "topic": 13,  # a passage on one animal or thing: all that is known about it
+    "collection": 17,  # a passage on one relation: many facts of a kind
+    "facts": 22,  # facts of all kinds, some told by someone
     "lesson": 10,  # questions and answers of all kinds
     "spelling": 9,  # how words are spelled
     "counting up": 3,  # numbers in order
 }
 
 CONVERSATION_WEIGHTS = {
-    "story": 28,  # questions on a story just told
+    "story": 24,  # questions on a story just told
     "facts": 18,
-    "arithmetic": 12,
-    "counting": 9,
-    "spelling": 8,
-    "instructions": 14,
+    "arithmetic": 9,
+    "counting": 7,
+    "spelling": 7,
+    "instructions": 17,
     "memory": 7,
-    "small talk": 6,
-    "telling": 4,  # the assistant tells a story, or what it knows about something
+    "small talk": 4,
+    "telling": 14,  # the assistant tells a story, or what it knows about something
 }
 
 LESSON_WEIGHTS = {
