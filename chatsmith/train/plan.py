@@ -133,10 +133,10 @@ def rates_for(model: GPTConfig, batch_tokens: int) -> Rates:
     adam = batch * (REFERENCE_WIDTH / model.model_dim) ** 0.5
     return Rates(
         matrix=0.02 * batch,
-        head=0.004 * adam,
-        embedding=0.2 * adam,
-        value_embedding=0.1 * adam,
-        bigram=0.1 * adam,
+        head=0.01 * adam,
+        embedding=0.6 * adam,
+        value_embedding=0.3 * adam,
+        bigram=0.6 * adam,
         scalar=0.02 * batch,
         gate=0.01 * batch,
     )
