@@ -41,6 +41,8 @@ class Config:
     """Rows that go through the network at once; 0 means about 8,192 tokens."""
     bigram_buckets: int = 0
     """Rows of the hashed table of token pairs."""
+    window_pattern: str = "L"
+    """How far layers look back, repeated over them: L the whole context, S a quarter; the last is always L."""
     steps: int = 4
     """Steps that are timed, after two that compile and warm up; the median counts."""
     compile: bool = True
@@ -77,6 +79,7 @@ def main(config: Config) -> None:
         width=config.width or None,
         head_dim=config.head_dim,
         bigram_buckets=config.bigram_buckets,
+        window_pattern=config.window_pattern,
     )
     micro = config.rows_per_microbatch or None
     plan = make_plan(shape, 10**9, batch_tokens=config.batch_tokens, rows_per_microbatch=micro)

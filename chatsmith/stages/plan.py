@@ -36,6 +36,8 @@ class Config:
     """Tokens in a row, and the model's context."""
     bigram_buckets: int = 0
     """Rows of the hashed table of token pairs."""
+    window_pattern: str = "L"
+    """How far layers look back, repeated over them: L the whole context, S a quarter; the last is always L."""
     tokens: int = 0
     """The horizon in tokens; 0 means by ratio."""
     ratio: float = 10.0
@@ -70,6 +72,7 @@ def main(config: Config) -> None:
         width=config.width or None,
         head_dim=config.head_dim,
         bigram_buckets=config.bigram_buckets,
+        window_pattern=config.window_pattern,
     )
     tokens = config.tokens or int(config.ratio * model_cost(shape).scaling_parameters)
     plan = make_plan(shape, tokens, world_size=config.world_size)

@@ -48,6 +48,8 @@ class Config:
     """Tokens in a training row, and the model's context."""
     bigram_buckets: int = 0
     """Rows of the hashed table of token pairs; 0 leaves it out."""
+    window_pattern: str = "L"
+    """How far layers look back, repeated over them: L the whole context, S a quarter; the last is always L."""
     tokens: int = 0
     """The horizon: how many tokens to train on; 0 means decided by `minutes` or `ratio`."""
     minutes: float = 0.0
@@ -164,7 +166,9 @@ class _Pretraining:
 
         self.reporter.stage("Pretraining", f"{_described(self.shape)}, on {self.runtime.describe()}")
         model = self._initial_model()
-        compute_loss = prepare(model, self.runtime, self.config.compile, self.reporter.notice)
+        compute_loss = prepare(
+            model, self.runtime, self.config.compile, self.reporter.notice, self._expected_seconds()
+        )
         plan = self._plan(self._horizon(model, compute_loss))
         self.reporter.line(
             f"{plan.cost.parameters:,} parameters, {plan.tokens:,} tokens in {plan.steps:,} steps "
@@ -211,6 +215,7 @@ class _Pretraining:
             width=config.width or None,
             head_dim=config.head_dim,
             bigram_buckets=config.bigram_buckets,
+            window_pattern=config.window_pattern,
         )
 
     def _open_cache(self, split: Literal["train", "validation"]) -> "TokenCache":
@@ -243,6 +248,16 @@ class _Pretraining:
             world_size=self.runtime.world_size,
             rate_scale=self.config.rate_scale,
         )
+
+    def _expected_seconds(self) -> float:
+        from chatsmith.model.cost import model_cost
+        from chatsmith.train.objective import expected_seconds
+
+        config, cost = self.config, model_cost(self.shape)
+        if config.minutes:
+            return 60 * config.minutes
+        tokens = config.tokens or config.ratio * cost.scaling_parameters
+        return expected_seconds(tokens * cost.training_flops_per_token, self.runtime)
 
     def _horizon(self, model: "GPT", compute_loss: "ComputeLoss") -> int:
         """Tokens to train on: as given, as measured earlier for these settings, or as many as the minutes hold."""

@@ -181,7 +181,9 @@ class _FineTuning:
         held_out = self._rows("validation")
         self._tell(rows)
         self.model.train()
-        compute_loss = prepare(self.model, self.runtime, config.compile, self.reporter.notice)
+        compute_loss = prepare(
+            self.model, self.runtime, config.compile, self.reporter.notice, self._expected_seconds(rows)
+        )
         plan = self._plan(self._horizon(rows, held_out, compute_loss))
         hooks = Hooks(
             evaluate=(lambda: {"validation": self._score(held_out, plan)}) if held_out else None,
@@ -250,6 +252,16 @@ class _FineTuning:
             world_size=self.runtime.world_size,
             rate_scale=self.config.rate_scale,
         )
+
+    def _expected_seconds(self, rows: "ConversationRows") -> float:
+        from chatsmith.model.cost import model_cost
+        from chatsmith.train.objective import expected_seconds
+
+        config, shape = self.config, self.bundle.config
+        if config.minutes:
+            return 60 * config.minutes
+        tokens = config.tokens or config.epochs * rows.rows_per_epoch * shape.context_length
+        return expected_seconds(tokens * model_cost(shape).training_flops_per_token, self.runtime)
 
     def _horizon(
         self, rows: "ConversationRows", held_out: "ConversationRows | None", compute_loss: "ComputeLoss"

@@ -1,5 +1,6 @@
 """What is minimised, and whether it is compiled: the network and the loss made ready for training."""
 
+import math
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -11,18 +12,38 @@ from chatsmith.data.batch import NOT_TRAINED_ON, Batch
 from chatsmith.model.gpt import GPT
 from chatsmith.model.loss import IGNORED, chunk_gradient, chunked_cross_entropy
 from chatsmith.runtime.device import Runtime, can_compile
+from chatsmith.runtime.measure import gemm_peak
 from chatsmith.train.loop import ComputeLoss
 
 assert NOT_TRAINED_ON == IGNORED
 
 
-def prepare(model: GPT, runtime: Runtime, compile: bool, notice: Callable[[str], None]) -> ComputeLoss:
-    """Set the model's compute type, compile its blocks and the loss if asked and possible, and return the loss.
+COMPILING_PAYS_SECONDS = 120.0
+"""A run shorter than this is done sooner without: compiling took 30 to 50 s here, and saves about a third."""
 
-    Without what torch.compile needs, everything runs eager, and `notice` is told so in one line.
+
+def expected_seconds(flops: float, runtime: Runtime) -> float:
+    """About how long training arithmetic takes on this machine, at half of its matrix peak."""
+    return flops / (gemm_peak(runtime, runtime.compute_dtype, seconds=0.3) / 2)
+
+
+def prepare(
+    model: GPT,
+    runtime: Runtime,
+    compile: bool,
+    notice: Callable[[str], None],
+    seconds: float = math.inf,
+) -> ComputeLoss:
+    """Set the model's compute type, compile its blocks and the loss, and return the loss.
+
+    Compiled is what was asked to be, where a run of about `seconds` repays it and torch.compile has what it needs;
+    otherwise everything runs eager, and `notice` is told so in one line.
     """
     model.compute_dtype = runtime.compute_dtype
     gradient_of = chunk_gradient
+    if compile and seconds < COMPILING_PAYS_SECONDS:
+        notice(f"about {seconds:.0f} s of training do not repay compiling, so nothing is compiled")
+        compile = False
     if compile and not can_compile(runtime.device):
         notice(
             "no C++ compiler was found, so nothing is compiled and training is slower: install g++, "

@@ -93,11 +93,13 @@ def model_shape(
     width: int | None = None,
     head_dim: int = 64,
     bigram_buckets: int = 0,
+    window_pattern: str = "L",
 ) -> GPTConfig:
     """The model of a depth: C = 64 x depth unless `width` is given, and value embeddings.
 
     Up to SHALLOW layers every layer has a value embedding, above every other one, the last included (as in
-    nanochat). Raises UserError for impossible shapes.
+    nanochat). `window_pattern` is repeated over the layers: L sees the whole context, S a quarter of it; the last
+    layer is always an L. Raises UserError for impossible shapes.
     """
     if depth < 1:
         raise UserError(f"depth is {depth}; a model needs at least 1 layer")
@@ -110,9 +112,21 @@ def model_shape(
         num_layers=depth,
         num_heads=wanted // head_dim,
         head_dim=head_dim,
+        windows=windows_for(window_pattern, depth, sequence_length),
         value_embedding_layers=tuple(range(depth) if depth <= SHALLOW else range((depth - 1) % 2, depth, 2)),
         bigram_buckets=bigram_buckets,
     )
+
+
+def windows_for(pattern: str, depth: int, sequence_length: int) -> tuple[int, ...]:
+    """The window of each layer for a pattern of L and S, as in nanochat. Raises UserError for other letters."""
+    if not pattern or set(pattern) - {"L", "S"}:
+        raise UserError(
+            f"the window pattern is {pattern!r}; it is made of the letters L (whole context) and S (short)"
+        )
+    short = math.ceil(sequence_length / 4)
+    letters = [pattern[layer % len(pattern)] for layer in range(depth - 1)] + ["L"]
+    return tuple(short if letter == "S" else 0 for letter in letters)
 
 
 def batch_tokens_for(tokens: int, sequence_length: int) -> int:

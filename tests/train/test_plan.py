@@ -18,6 +18,7 @@ from chatsmith.train.plan import (
     batch_tokens_for,
     make_plan,
     model_shape,
+    windows_for,
 )
 
 SHAPE = model_shape(4, 8192, sequence_length=512)
@@ -170,3 +171,15 @@ def test_cost_is_that_of_the_rows_trained_on():
     shape = GPTConfig(vocab_size=300, context_length=64, num_layers=1, num_heads=1, head_dim=16)
     plan = make_plan(shape, 1000)
     assert plan.cost.training_flops_per_token == 6 * (12 * 16**2 + 300 * 16) + 12 * 16 * 64
+
+
+def test_a_window_pattern_repeats_and_ends_with_the_whole_context() -> None:
+    assert windows_for("SSL", 5, 1000) == (250, 250, 0, 250, 0)
+    assert windows_for("S", 3, 256) == (64, 64, 0)
+    assert windows_for("L", 2, 256) == (0, 0)
+
+
+@pytest.mark.parametrize("pattern", ["", "SX", "sl"])
+def test_another_letter_in_a_window_pattern_is_refused(pattern: str) -> None:
+    with pytest.raises(UserError, match="letters L"):
+        windows_for(pattern, 4, 256)
