@@ -7,11 +7,12 @@ disk, and never changes again. The cache depends on the tokenizer, the documents
 nothing else: its key names the three, and a cache with another key is built anew.
 
 The worker is a process of its own (`token_worker`; no torch in it, no pickle: it is given paths), of low
-priority. A build that was interrupted goes on after the last published window. What goes wrong in it is
-raised in the reader that waits. Two builders of one folder at a time are kept apart by the run's lock, not
-here.
+priority, and stays only a little ahead of what is read: a run of minutes on a large corpus needs a small part
+of it. A build that was interrupted goes on after the last published window. What goes wrong in it is raised in
+the reader that waits. Two builders of one folder at a time are kept apart by the run's lock, not here.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -38,6 +39,7 @@ WINDOW_CHARACTERS = 16_000_000
 """A window ends after this many documents or characters, so that neither short nor huge ones delay the
 first."""
 
+ALL_WINDOWS = 1 << 62
 _POLL_SECONDS = 0.05
 _STALLED_SECONDS = 600
 
@@ -83,6 +85,8 @@ class TokenCache:
         self._worker = worker
         self._progress = Progress.load(folder, key)
         self._ids: np.ndarray | None = None
+        self._asked = 0
+        self._ask(windows_wanted(0))
 
     @property
     def bos_id(self) -> int:
@@ -132,11 +136,13 @@ class TokenCache:
         Raises UserError for what the worker found wrong with the data, RuntimeError if the worker died or the
         cache has not grown for ten minutes.
         """
+        self._ask(windows_wanted(window))
         self._wait(lambda: self.num_windows > window or self.is_complete)
         return self.num_windows > window
 
     def wait_until_complete(self) -> None:
         """Wait for the last document. Raises as `wait_for_window` does."""
+        self._ask(ALL_WINDOWS)
         self._wait(lambda: self.is_complete)
 
     def close(self) -> None:
@@ -155,6 +161,15 @@ class TokenCache:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+    def _ask(self, windows: int) -> None:
+        """Tell the worker how many windows are wanted by now."""
+        if windows <= self._asked or self._worker is None or self._worker.stdin is None:
+            return
+        self._asked = windows
+        with contextlib.suppress(BrokenPipeError):  # it has ended: whoever waits will see how
+            self._worker.stdin.write(b"%d\n" % windows)
+            self._worker.stdin.flush()
 
     def _published(self) -> Progress:
         if self._progress is None:
@@ -224,6 +239,12 @@ def open_token_cache(
         "threads": threads or max(1, min(8, (os.cpu_count() or 1) // 4)),
     }
     return TokenCache(folder, key, _start_worker(job, folder / LOG))
+
+
+def windows_wanted(window: int) -> int:
+    """How many windows should be on their way when `window` is read: all of this part of the epoch and the next,
+    since each part has twice the windows of the one before (see `packing`)."""
+    return 2 * window + 3
 
 
 def cache_key(tokenizer_fingerprint: str, documents_fingerprint: str, split: SplitName) -> str:

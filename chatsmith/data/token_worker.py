@@ -96,12 +96,14 @@ def build(
     documents: Iterable[Document],
     encode: Callable[[str], list[int]],
     threads: int = 1,
+    wait_until_wanted: Callable[[int], None] = lambda window: None,
 ) -> None:
     """Tokenize the documents that are not in the cache yet, a window at a time. UserErrors go to the
-    readers."""
+    readers. `wait_until_wanted(window)` is called before each window is tokenized."""
     try:
         with ThreadPoolExecutor(threads) as pool:  # the encoder lets other threads run while it works
             for window in windows(islice(documents, writer.documents, None)):
+                wait_until_wanted(len(writer.progress.ids))
                 texts = (document.text for document in window)
                 writer.add_window(list(pool.map(encode, texts) if threads > 1 else map(encode, texts)))
         writer.finish()
@@ -130,7 +132,8 @@ def windows(documents: Iterable[Document]) -> Iterator[list[Document]]:
 
 def main(job: dict[str, Any]) -> None:
     """Fill the cache that `job` (see `open_token_cache`) describes."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    demand = Demand()
+    threading.Thread(target=demand.listen, daemon=True).start()
     os.nice(10)  # training goes first; when it waits for tokens, the processors are ours anyway
     tokenizer = Tokenizer.load(Path(job["tokenizer_folder"]))
     writer = CacheWriter(
@@ -140,12 +143,31 @@ def main(job: dict[str, Any]) -> None:
     def documents() -> Iterator[Document]:  # read inside `build`, which tells the readers what is wrong
         yield from load_manifest(Path(job["data_folder"])).read_documents(job["split"])
 
-    build(writer, documents(), tokenizer.encode, job["threads"])
+    build(writer, documents(), tokenizer.encode, job["threads"], demand.wait_for)
 
 
-def _end_with_parent() -> None:
-    sys.stdin.buffer.read()  # returns when the other end of the pipe closes
-    os._exit(3)
+class Demand:
+    """How many windows the process that started this one wants so far: it says so in lines on our stdin.
+
+    Tokenizing a large corpus to its end would take processor time from a training that needs little of it.
+    """
+
+    def __init__(self) -> None:
+        self._windows = 0
+        self._grown = threading.Condition()
+
+    def listen(self) -> None:
+        """Follow the demand; ends this process when the other end of the pipe closes."""
+        for line in sys.stdin.buffer:
+            with self._grown:
+                self._windows = max(self._windows, int(line))
+                self._grown.notify_all()
+        os._exit(3)
+
+    def wait_for(self, window: int) -> None:
+        """Return once the window of this number is wanted."""
+        with self._grown:
+            self._grown.wait_for(lambda: self._windows > window)
 
 
 def _flush(file: BinaryIO) -> None:

@@ -17,6 +17,7 @@ from chatsmith.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from chatsmith.data.batch import Batch
+    from chatsmith.data.packing import ValidationRows
     from chatsmith.data.token_cache import TokenCache
     from chatsmith.model.config import GPTConfig
     from chatsmith.model.gpt import GPT
@@ -154,6 +155,7 @@ class _Pretraining:
         self.shape = self._shape()
         self.caches = [self._open_cache("train"), self._open_cache("validation")]
         self.rows = TrainingRows(self.caches[0], config.sequence_length, config.seed)
+        self.validation: ValidationRows | None = None
 
     def close(self) -> None:
         for cache in self.caches:
@@ -307,9 +309,12 @@ class _Pretraining:
         from chatsmith.train.objective import uncompiled
 
         device = self.runtime.device
-        rows = ValidationRows(self.caches[1], self.config.sequence_length)
+        if self.validation is None:  # not before: it waits for all of the validation text
+            self.validation = ValidationRows(self.caches[1], self.config.sequence_length)
         sample = max(1, self.config.evaluate_tokens // self.config.sequence_length)
-        batches = (batch.to(device) for batch in rows.batches(plan.rows_per_microbatch, max_rows=sample))
+        batches = (
+            batch.to(device) for batch in self.validation.batches(plan.rows_per_microbatch, max_rows=sample)
+        )
         lengths = torch.from_numpy(self.tokenizer.token_byte_lengths.copy()).to(device)
         with uncompiled():
             return bits_per_byte(model, batches, lengths)
