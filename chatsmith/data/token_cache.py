@@ -169,7 +169,6 @@ class TokenCache:
         self._asked = windows
         with contextlib.suppress(BrokenPipeError):  # it has ended: whoever waits will see how
             self._worker.stdin.write(b"%d\n" % windows)
-            self._worker.stdin.flush()
 
     def _published(self) -> Progress:
         if self._progress is None:
@@ -280,6 +279,7 @@ def _start_worker(job: dict[str, Any], log: Path) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "chatsmith.data.token_worker", json.dumps(job)],
             stdin=subprocess.PIPE,
+            bufsize=0,  # what could not be written to a worker that has ended must not come up again on closing
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONPATH": search},

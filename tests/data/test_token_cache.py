@@ -248,3 +248,10 @@ def test_the_manifest_is_checked_before_a_worker_starts(run):
         opened(run)
     with pytest.raises(UserError):
         load_manifest(run / "data")
+
+
+def test_asking_a_worker_that_has_ended_for_more_is_no_error_nor_is_closing_after_it(tmp_path: Path) -> None:
+    worker = subprocess.Popen([sys.executable, "-c", "pass"], stdin=subprocess.PIPE, bufsize=0)
+    worker.wait()
+    cache = TokenCache(tmp_path, "key", worker)
+    cache.close()
