@@ -11,8 +11,8 @@ Promises:
   JSON can smuggle into a Python string) is no character: it is encoded as U+FFFD, and a whole pair as the
   character that it stands for.
 - `encode` never gives a special token, whatever the text says. Only `encode_with_special` does.
-- A tokenizer never changes, and may be used from many threads at once. It travels to other processes by
-  pickle as the text of its file.
+- A tokenizer never changes, and may be used from many threads at once. It is copied, and travels to
+  other processes, as the text of its file.
 
 It does not train (see `chatsmith.text.bpe`) and knows nothing of conversations (see `chatsmith.text.chat`).
 """
