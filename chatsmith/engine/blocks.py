@@ -58,15 +58,15 @@ class BlockManager:
         """How many blocks `num_tokens` tokens fill, the last perhaps partly."""
         return -(-num_tokens // self.block_size)
 
-    def match(self, keys: Seq[Key], tokens: Seq[int]) -> list[int]:
+    def match(self, keys: Seq[Key], tokens: Seq[int], at_most: int) -> list[int]:
         """The published blocks that hold the beginning of `tokens`, whose blocks have the keys `keys`.
 
-        At least one token is always left to compute, since its logits choose the next one.
+        They hold `at_most` tokens: the caller has to compute the rest itself.
         """
         found: list[int] = []
         if not self.prefix_caching:
             return found
-        for index in range((len(tokens) - 1) // self.block_size):
+        for index in range(at_most // self.block_size):
             number = self._published.get(keys[index])
             expected = tuple(tokens[index * self.block_size : (index + 1) * self.block_size])
             if number is None or self._blocks[number].tokens != expected:
@@ -110,6 +110,10 @@ class BlockManager:
                 self._free[number] = None
                 if block.key is None:
                     self._free.move_to_end(number, last=False)
+
+    def forget_all(self) -> None:
+        """Make sure that no later prompt finds any block of now."""
+        self.forget(list(self._published.values()))
 
     def forget(self, numbers: Seq[int]) -> None:
         """Make sure that no later prompt finds these blocks."""

@@ -9,6 +9,7 @@ pre-emption.
 It does not render chats, load bundles, print, or know what a tool does: it is given ids and a hook.
 """
 
+import math
 import random
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -20,10 +21,12 @@ from torch import Tensor
 from chatsmith.engine.attention import PagedAttention, packing_order
 from chatsmith.engine.blocks import BlockManager
 from chatsmith.engine.cache import KVCache, affordable_tokens, bytes_per_token
+from chatsmith.engine.forms import Form, Forms
 from chatsmith.engine.reply import Reply
 from chatsmith.engine.request import Completion, Request, RequestError
 from chatsmith.engine.sampling import Choice, choose
 from chatsmith.engine.scheduler import Chunk, Scheduler, Sequence
+from chatsmith.engine.scoring import score_prompts
 from chatsmith.model.gpt import GPT
 from chatsmith.text.chat import Part
 from chatsmith.text.tokenizer import Tokenizer
@@ -95,6 +98,7 @@ class Engine:
         self._by_sequence: dict[Sequence, Reply] = {}
         self._next_handle = 0
         self._seeds = random.Random(seed)
+        self._forms: Forms | None = None
 
     @property
     def is_idle(self) -> bool:
@@ -121,6 +125,21 @@ class Engine:
         """Blocks of the pool that no request holds; cached prefixes are among them."""
         return self._blocks.num_free
 
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of the pool."""
+        return self._blocks.num_blocks
+
+    @property
+    def prefix_queries(self) -> int:
+        """Prompt tokens that were looked up in the prefix cache, since the beginning."""
+        return self._scheduler.num_looked_up
+
+    @property
+    def prefix_hits(self) -> int:
+        """Prompt tokens that were found in it."""
+        return self._scheduler.num_found
+
     def describe(self) -> str:
         """One line about the key-value pool, for a command to print at start-up."""
         each = bytes_per_token(self.config, self._cache.dtype)
@@ -133,15 +152,19 @@ class Engine:
     def submit(self, request: Request) -> int:
         """Queue a request; its handle names it in events. Raises RequestError if it can never run."""
         self._check(request)
-        prompt = list(request.prompt_ids)
+        form = self._form(request)
+        # The last id of a prompt that is only scored predicts nothing.
+        prompt = list(request.prompt_ids[:-1] if request.only_scores else request.prompt_ids)
+        prompt = prompt or list(request.prompt_ids)
         limits = [self.config.context_length, self._blocks.num_blocks * self._blocks.block_size + 1]
         if request.sampling.max_tokens is not None:
             limits.append(len(prompt) + request.sampling.max_tokens)
         # Drawn even if unused, so that one request's seed does not shift those of the others.
         drawn_seed = self._seeds.getrandbits(63)
         seed = drawn_seed if request.sampling.seed is None else request.sampling.seed
-        sequence = Sequence(prompt, min(limits))
-        reply = Reply(self._next_handle, request, sequence, seed, self._tokenizer)
+        needed_from = None if request.score_from is None else max(request.score_from - 1, 0)
+        sequence = Sequence(prompt, min(limits), needed_from)
+        reply = Reply(self._next_handle, request, sequence, seed, self._tokenizer, form)
         self._next_handle += 1
         self._scheduler.add(sequence)
         self._replies[reply.handle] = reply
@@ -159,11 +182,19 @@ class Engine:
             self._cache.zero(step.fresh_blocks)
             hidden = self._forward(chunks)
             self._scheduler.computed(chunks)
+            score_prompts(
+                self._model, hidden, [(chunk, self._by_sequence[chunk.sequence]) for chunk in chunks]
+            )
             last_tokens, due = self._due(chunks)
-            if not due:
-                return []
-            choices = choose(self._model.logits(hidden[last_tokens]), [reply.row() for reply in due])
-        return [self._advance(reply, choice) for reply, choice in zip(due, choices, strict=True)]
+            choices: list[Choice] = []
+            if last_tokens:
+                sampling = [reply for reply in due if not reply.request.only_scores]
+                choices = choose(self._model.logits(hidden[last_tokens]), [reply.row() for reply in sampling])
+        chosen = iter(choices)
+        return [
+            self._end_scoring(reply) if reply.request.only_scores else self._advance(reply, next(chosen))
+            for reply in due
+        ]
 
     def cancel(self, handle: int) -> Completion | None:
         """Give up a request and free its blocks. Returns what there was of it; None if it is over already."""
@@ -205,16 +236,31 @@ class Engine:
                 self.cancel(handle)
         return [completions[index] for index in sorted(completions)]
 
+    def weights_changed(self) -> None:
+        """Forget what was computed with the model's former weights. The engine must be idle.
+
+        It reads the parameters of the very model it was given, so new ones need no loading.
+        """
+        assert self.is_idle, "a reply would be continued by another model than it was begun by"
+        self._blocks.forget_all()
+
+    def _form(self, request: Request) -> Form | None:
+        if request.constraint is None:
+            return None
+        self._forms = self._forms or Forms(self._tokenizer)
+        return self._forms.start(request.constraint)
+
     def _check(self, request: Request) -> None:
         length, context = len(request.prompt_ids), self.config.context_length
-        if length >= context:
+        # A reply needs a place; the last id of a prompt that is only scored needs none.
+        if length > (context + 1 if request.only_scores else context - 1):
             raise RequestError(
                 f"the prompt has {length} tokens, but the model's context holds {context}, "
                 "the reply included: shorten the prompt",
                 parameter="prompt",
                 code="context_length_exceeded",
             )
-        if self._blocks.blocks_for(length) > self._blocks.num_blocks:
+        if self._blocks.blocks_for(length - request.only_scores) > self._blocks.num_blocks:
             room = self._blocks.num_blocks * self._blocks.block_size
             raise RequestError(
                 f"the prompt has {length} tokens, but the key-value pool holds {room}: "
@@ -247,21 +293,29 @@ class Engine:
         return self._model(packed[0], previous=packed[1], positions=packed[2], attend=self._attention)[0]
 
     def _due(self, chunks: list[Chunk]) -> tuple[list[int], list[Reply]]:
-        """Which packed tokens choose a next one, and for which replies."""
+        """Which packed tokens choose a next one, and the replies that reached their last known token."""
         last_tokens: list[int] = []
         due: list[Reply] = []
         num_tokens = 0
         for chunk in chunks:
             num_tokens += chunk.length
             if chunk.samples:
-                last_tokens.append(num_tokens - 1)
                 due.append(self._by_sequence[chunk.sequence])
+                if not due[-1].request.only_scores:
+                    last_tokens.append(num_tokens - 1)
         return last_tokens, due
+
+    def _end_scoring(self, reply: Reply) -> Event:
+        if any(math.isnan(one.logprob) for one in reply.prompt_logprobs.values()):
+            reply.fail()
+        else:
+            reply.finish("length")
+        return Event(reply.handle, (), (), self._retire(reply))
 
     def _advance(self, reply: Reply, choice: Choice) -> Event:
         num_known = len(reply.sequence.tokens)
         if choice.id is None:
-            parts = reply.finish("error", "the model's logits are not finite numbers")
+            parts = reply.fail()
         else:
             parts = reply.push(choice.id, choice.logprob)
             parts += self._run_tool(reply)

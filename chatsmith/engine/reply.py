@@ -4,6 +4,7 @@ It knows nothing of batches or of the model: the engine pushes ids, sampled or f
 it.
 """
 
+from chatsmith.engine.forms import Form
 from chatsmith.engine.request import Completion, FinishReason, Request, TokenLogprob
 from chatsmith.engine.sampling import Row
 from chatsmith.engine.scheduler import Sequence
@@ -92,11 +93,20 @@ class Reply:
     """A request, its sequence of tokens, and what they mean so far."""
 
     def __init__(
-        self, handle: int, request: Request, sequence: Sequence, seed: int, tokenizer: Tokenizer
+        self,
+        handle: int,
+        request: Request,
+        sequence: Sequence,
+        seed: int,
+        tokenizer: Tokenizer,
+        form: Form | None = None,
     ) -> None:
         self.handle = handle
         self.request = request
         self.sequence = sequence
+        self.prompt_logprobs: dict[int, TokenLogprob] = {}
+        """By index of the prompt; what `score_from` asks for, as far as it is computed."""
+        self._form = form
         self.text = ReplyText(tokenizer, request.sampling.stop)
         self.finish_reason: FinishReason | None = None
         self.error: str | None = None
@@ -125,6 +135,7 @@ class Reply:
             prompt_ids=self.request.prompt_ids,
             sampled_ids=self._sampled_ids() if needs_history else (),
             banned_ids=() if self._may_end() else tuple(self._end_ids),
+            allowed=self._form.allowed() if self._form else None,
         )
 
     def push(self, id: int, logprob: TokenLogprob | None = None, *, sampled: bool = True) -> list[Part]:
@@ -137,6 +148,8 @@ class Reply:
         if sampled and id in self._end_ids and may_end:
             return self.finish("stop")
         given = self.text.push(id, may_stop=may_end)
+        if self._form is not None:
+            self._form.push(id)
         if self.text.stopped:
             self.finish_reason = "stop"
         elif len(self.sequence.tokens) >= self.sequence.max_length:
@@ -148,6 +161,11 @@ class Reply:
         self.finish_reason, self.error = reason, error
         return self.text.finish()
 
+    def fail(self) -> list[Part]:
+        """End the reply because no next id could be chosen."""
+        reason = self._form.failure if self._form else None
+        return self.finish("error", reason or "the model's logits are not finite numbers")
+
     def closed_call(self) -> str | None:
         """The expression of a call of the tool that the last id closed, or None."""
         if self.finish_reason or self.sequence.tokens[-1] != self._tokenizer.special("<|python_end|>"):
@@ -158,17 +176,22 @@ class Reply:
     def completion(self) -> Completion:
         """The whole answer. The reply must be finished."""
         assert self.finish_reason is not None
-        wants_logprobs = self.request.sampling.logprobs is not None
+        request = self.request
+        wants_logprobs = request.sampling.logprobs is not None
         return Completion(
-            prompt_ids=self.request.prompt_ids,
+            prompt_ids=request.prompt_ids,
             ids=tuple(self.ids),
             sampled=tuple(self._sampled),
             parts=tuple(self.text.parts),
             finish_reason=self.finish_reason,
             logprobs=tuple(self._logprobs) if wants_logprobs else None,
+            prompt_logprobs=None if request.score_from is None else self._scored(request.score_from),
             cached_tokens=self.sequence.num_cached or 0,
             error=self.error,
         )
+
+    def _scored(self, start: int) -> tuple[TokenLogprob | None, ...]:
+        return tuple(self.prompt_logprobs.get(index) for index in range(start, len(self.request.prompt_ids)))
 
     def _may_end(self) -> bool:
         return len(self._sampled) >= self.request.sampling.min_tokens

@@ -9,21 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from chatsmith.runtime.errors import UserError
+from chatsmith.engine.constraints import Constraint
+from chatsmith.engine.errors import RequestError
 from chatsmith.text.chat import Part
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 MAX_TOP_LOGPROBS = 20
 
-
-class RequestError(UserError):
-    """A request that cannot be served. `parameter` names the field at fault, `code` the kind of mistake."""
-
-    def __init__(self, message: str, *, parameter: str, code: str = "invalid_value") -> None:
-        super().__init__(message)
-        self.parameter = parameter
-        self.code = code
+__all__ = ["Completion", "Constraint", "FinishReason", "Request", "RequestError", "Sampling", "TokenLogprob"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +54,8 @@ class Sampling:
     """The same request and seed give the same reply, whatever else the engine is doing. None draws one."""
 
     max_tokens: int | None = None
-    """Most tokens in the reply, results of tools included. None: as many as the context holds."""
+    """Most tokens in the reply, results of tools included. None: as many as the context holds. 0 only scores the
+    prompt (see Request.score_from)."""
 
     min_tokens: int = 0
     """No end-of-turn token, stop id or stop string ends the reply before it has this many tokens."""
@@ -75,7 +70,7 @@ class Sampling:
     """Go on after `<|assistant_end|>` or `<|bos|>`, which otherwise end every reply."""
 
     logprobs: int | None = None
-    """Report the log-probability of each sampled token, and of this many most likely ones (0 to 20)."""
+    """Report the log-probability of each sampled or scored token, and of this many most likely ones (0 to 20)."""
 
     def __post_init__(self) -> None:
         _check("temperature", 0 <= self.temperature < math.inf, "must be 0 or more")
@@ -87,7 +82,7 @@ class Sampling:
         _check("presence_penalty", math.isfinite(self.presence_penalty), "must be a finite number")
         _check("logit_bias", all(map(math.isfinite, self.logit_bias.values())), "must be finite numbers")
         _check("seed", self.seed is None or -(2**63) <= self.seed < 2**63, "must be a 64-bit whole number")
-        _check("max_tokens", self.max_tokens is None or self.max_tokens >= 1, "must be at least 1")
+        _check("max_tokens", self.max_tokens is None or self.max_tokens >= 0, "must be 0 or more")
         _check("min_tokens", self.min_tokens >= 0, "must be 0 or more")
         _check("stop", all(self.stop), "must not hold an empty text")
         allowed = self.logprobs is None or 0 <= self.logprobs <= MAX_TOP_LOGPROBS
@@ -96,14 +91,33 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt, as token ids, to be continued."""
+    """A prompt, as token ids, to be continued or scored."""
 
     prompt_ids: tuple[int, ...]
     sampling: Sampling = field(default_factory=Sampling)
 
+    score_from: int | None = None
+    """Report the log-probability of every prompt id from this index on. What stands before it is only read, so it
+    may come from the prefix cache; what is scored is always computed."""
+
+    constraint: Constraint | None = None
+    """A form that the reply must have."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt_ids", tuple(self.prompt_ids))
         _check("prompt", len(self.prompt_ids) > 0, "must not be empty")
+        if self.score_from is not None:
+            in_prompt = 0 <= self.score_from < len(self.prompt_ids)
+            _check("score_from", in_prompt, "must be the index of a prompt id")
+        has_work = self.sampling.max_tokens != 0 or self.score_from is not None
+        _check("max_tokens", has_work, "must be at least 1, unless the prompt is to be scored")
+        if self.constraint is not None:
+            _check("min_tokens", self.sampling.min_tokens == 0, "cannot be combined with a constraint")
+
+    @property
+    def only_scores(self) -> bool:
+        """Is there nothing to generate?"""
+        return self.sampling.max_tokens == 0
 
     def replicas(self, n: int) -> list["Request"]:
         """`n` requests for independent replies to the same prompt: a seed, if given, is spread over them.
@@ -120,7 +134,7 @@ class Request:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """Natural log-probabilities under the model itself, before penalties, temperature and truncation."""
+    """Natural log-probabilities under the model itself, before penalties, temperature, truncation and constraints."""
 
     logprob: float
     top: tuple[tuple[int, float], ...]
@@ -144,6 +158,9 @@ class Completion:
     finish_reason: FinishReason
     logprobs: tuple[TokenLogprob | None, ...] | None = None
     """For each id, if asked for; None for forced ids."""
+
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+    """For each prompt id from `score_from` on, if asked for; None for the very first id, which nothing predicts."""
 
     cached_tokens: int = 0
     """How many prompt tokens the prefix cache spared."""

@@ -1,6 +1,6 @@
 """From logits to the next token, for all rows of a step at once.
 
-Each row has its own Sampling. The order: logit bias, penalties and bans; temperature; top-k, top-p, min-p;
+Each row has its own Sampling. The order: logit bias, penalties, bans and constraint; temperature; top-k, top-p, min-p;
 then one uniform number picks from the cumulative distribution. That number is a function of the row's seed
 and position alone, so neither the rest of the batch nor a pre-emption can change a reply.
 """
@@ -28,11 +28,13 @@ class Row:
     prompt_ids: Sequence[int] = ()
     sampled_ids: Sequence[int] = ()
     banned_ids: Sequence[int] = ()
+    allowed: Tensor | None = None
+    """(V,) bool: the ids that a constraint lets through. None: all."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The chosen id and, if asked for, its log-probability; id None where the logits are not numbers."""
+    """The chosen id and, if asked for, its log-probability; id None where nothing can be chosen."""
 
     id: int | None
     logprob: TokenLogprob | None = None
@@ -46,6 +48,8 @@ def choose(logits: Tensor, rows: Sequence[Row]) -> list[Choice]:
     is_sound = logits.amax(dim=-1).isfinite()
     logits = torch.where(is_sound[:, None], logits, 0.0)
     adjusted = _adjust(logits, rows)
+    is_sound &= adjusted.amax(dim=-1).isfinite()
+    adjusted = torch.where(is_sound[:, None], adjusted, 0.0)
     chosen = adjusted.argmax(dim=-1)
     drawn = [index for index, row in enumerate(rows) if row.sampling.temperature > 0]
     if drawn:
@@ -153,29 +157,36 @@ def _adjust(logits: Tensor, rows: Sequence[Row]) -> Tensor:
             one[_ids(counts, one.device)] -= penalties
         if row.banned_ids:
             one[_ids(row.banned_ids, one.device)] = float("-inf")
+        if row.allowed is not None:
+            one.masked_fill_(~row.allowed.to(one.device), float("-inf"))
     return adjusted
 
 
 def _is_adjusted(row: Row) -> bool:
     s = row.sampling
     penalties = s.repetition_penalty != 1 or s.frequency_penalty or s.presence_penalty
-    return bool(s.logit_bias or penalties or row.banned_ids)
+    return bool(s.logit_bias or penalties or row.banned_ids or row.allowed is not None)
 
 
 def _ids(ids: Iterable[int], device: torch.device) -> Tensor:
     return torch.tensor(list(ids), dtype=torch.int64, device=device)
 
 
+def token_logprobs(logits: Tensor, ids: Tensor, num_top: Sequence[int]) -> list[TokenLogprob]:
+    """Log-probabilities of one id (R,) a row of `logits` (R, V), with each row's number of most likely ones."""
+    logprobs = logits.log_softmax(dim=-1)
+    own = logprobs.gather(-1, ids[:, None])[:, 0].tolist()
+    best = logprobs.topk(min(max(num_top), logits.shape[-1]), dim=-1)
+    best_ids, best_values = best.indices.tolist(), best.values.tolist()
+    return [
+        TokenLogprob(own[row], tuple(zip(best_ids[row][:count], best_values[row][:count], strict=True)))
+        for row, count in enumerate(num_top)
+    ]
+
+
 def _logprobs(logits: Tensor, chosen: Tensor, rows: Sequence[Row]) -> dict[int, TokenLogprob]:
     asking = [index for index, row in enumerate(rows) if row.sampling.logprobs is not None]
     if not asking:
         return {}
-    logprobs = logits[asking].log_softmax(dim=-1)
-    own = logprobs.gather(-1, chosen[asking][:, None])[:, 0].tolist()
-    count = max(rows[index].sampling.logprobs or 0 for index in asking)
-    best = logprobs.topk(min(count, logits.shape[-1]), dim=-1)
-    result: dict[int, TokenLogprob] = {}
-    for place, index in enumerate(asking):
-        top = zip(best.indices[place].tolist(), best.values[place].tolist(), strict=True)
-        result[index] = TokenLogprob(own[place], tuple(top)[: rows[index].sampling.logprobs])
-    return result
+    found = token_logprobs(logits[asking], chosen[asking], [rows[i].sampling.logprobs or 0 for i in asking])
+    return dict(zip(asking, found, strict=True))

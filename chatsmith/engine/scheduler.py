@@ -18,10 +18,12 @@ from chatsmith.engine.blocks import BlockManager, Key, next_key
 class Sequence:
     """One reply in the making, as the scheduler sees it: known tokens, computed ones, blocks."""
 
-    def __init__(self, tokens: list[int], max_length: int) -> None:
+    def __init__(self, tokens: list[int], max_length: int, needed_from: int | None = None) -> None:
         self.tokens = tokens
         self.max_length = max_length
         """The reply ends when this many tokens are known: the context, the pool or max_tokens says so."""
+        self.needed_from = needed_from
+        """The hidden states from this token on are wanted, so the prefix cache cannot stand in for them."""
         self.num_prompt = len(tokens)
         self.num_computed = 0
         self.num_cached: int | None = None
@@ -33,6 +35,12 @@ class Sequence:
     def num_pending(self) -> int:
         """Known tokens that are not computed yet; at least one, until the reply is finished."""
         return len(self.tokens) - self.num_computed
+
+    @property
+    def num_reusable(self) -> int:
+        """Leading tokens that the prefix cache may stand in for: not the last, whose logits choose the next."""
+        last = len(self.tokens) - 1
+        return last if self.needed_from is None else min(last, self.needed_from)
 
     def keys(self, block_size: int) -> list[Key]:
         """The prefix-cache keys of all full blocks of known tokens."""
@@ -81,6 +89,10 @@ class Scheduler:
         self.running: list[Sequence] = []
         """From the oldest to the newest admitted."""
         self.num_preemptions = 0
+        self.num_looked_up = 0
+        """Tokens that admitted sequences could have found in the prefix cache, ever."""
+        self.num_found = 0
+        """Tokens that they did find."""
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence. Its max_length must fit into the pool when it is alone there."""
@@ -137,7 +149,7 @@ class Scheduler:
             budget = self._budget_left(planned)
             if budget == 0 or len(self.running) == self.max_running:
                 break
-            cached = self.blocks.match(sequence.keys(size), sequence.tokens)
+            cached = self.blocks.match(sequence.keys(size), sequence.tokens, sequence.num_reusable)
             uncomputed = self._uncomputed_keys(sequence, len(cached))
             if uncomputed and uncomputed[0] in being_filled:
                 continue  # another sequence is computing what this one needs next: it will find it cached
@@ -154,6 +166,8 @@ class Scheduler:
             fresh += self._give_blocks(sequence, missing)
             if sequence.num_cached is None:
                 sequence.num_cached = sequence.num_computed
+                self.num_looked_up += len(sequence.tokens)
+                self.num_found += sequence.num_cached
             planned[sequence] = _chunk(sequence, budget)
             being_filled.update(uncomputed)
         return fresh
@@ -162,9 +176,8 @@ class Scheduler:
         """The keys of the blocks after the first `num_full` that others could reuse once computed."""
         if not self.blocks.prefix_caching:
             return []
-        # As in BlockManager.match, the last known token is never taken from the cache.
-        reusable = (len(sequence.tokens) - 1) // self.blocks.block_size
-        return sequence.keys(self.blocks.block_size)[num_full:reusable]
+        size = self.blocks.block_size
+        return sequence.keys(size)[num_full : sequence.num_reusable // size]
 
     def _budget_left(self, planned: dict[Sequence, Chunk]) -> int:
         return self.tokens_per_step - sum(chunk.length for chunk in planned.values())

@@ -26,7 +26,7 @@ def fill(manager: BlockManager, tokens: list[int]) -> list[int]:
 
 
 def match(manager: BlockManager, tokens: list[int]) -> list[int]:
-    return manager.match(keys_of(tokens, manager.block_size), tokens)
+    return manager.match(keys_of(tokens, manager.block_size), tokens, len(tokens) - 1)
 
 
 def test_block_zero_is_never_handed_out() -> None:

@@ -24,7 +24,6 @@ from chatsmith.engine.request import Request, RequestError, Sampling
         ("presence_penalty", float("inf")),
         ("logit_bias", {1: float("nan")}),
         ("seed", 2**63),
-        ("max_tokens", 0),
         ("min_tokens", -1),
         ("stop", ("a", "")),
         ("logprobs", 21),
@@ -41,6 +40,15 @@ def test_an_impossible_value_is_refused_by_name(field: str, value: Any) -> None:
 def test_an_empty_prompt_is_refused() -> None:
     with pytest.raises(RequestError, match="prompt"):
         Request(())
+
+
+def test_no_tokens_may_be_asked_for_only_of_a_prompt_that_is_scored() -> None:
+    nothing = Sampling(max_tokens=0)
+    assert Request((1, 2), nothing, score_from=1).only_scores
+    with pytest.raises(RequestError, match="max_tokens"):
+        Request((1, 2), nothing)
+    with pytest.raises(RequestError, match="score_from"):
+        Request((1, 2), nothing, score_from=2)
 
 
 def test_replicas_never_share_a_seed_unless_each_draws_its_own() -> None:

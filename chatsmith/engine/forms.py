@@ -1,0 +1,84 @@
+"""Following a constrained reply token by token, through llguidance (https://github.com/guidance-ai/llguidance).
+
+It says which ids may come next, and the sampler chooses among those alone. The end of the turn is among them only
+where the form is complete, and no other special token ever is, so a constrained reply calls no tool.
+"""
+
+import json
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from chatsmith.engine.constraints import Constraint
+from chatsmith.engine.errors import RequestError
+from chatsmith.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
+    from llguidance._lib import JsonCompileOptions
+
+JSON_LAYOUT: "JsonCompileOptions" = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+}
+"""As json.dumps writes. A small model that may add white space where it likes soon adds nothing else."""
+
+
+class Form:
+    """Where one reply stands in its form."""
+
+    def __init__(self, matcher: "LLMatcher", vocab_size: int) -> None:
+        self._matcher = matcher
+        self._vocab_size = vocab_size
+
+    @property
+    def is_complete(self) -> bool:
+        """Can nothing but the end of the turn follow?"""
+        return self._matcher.is_stopped()
+
+    @property
+    def failure(self) -> str | None:
+        """Why no id at all may follow, if so: the grammar is too complex, say."""
+        return self._matcher.get_error().splitlines()[0] if self._matcher.is_error() else None
+
+    def allowed(self) -> Tensor:
+        """Which ids may come next: (V,) bool, on the CPU. None of them, where there is a failure."""
+        packed = torch.frombuffer(bytearray(self._matcher.compute_bitmask()), dtype=torch.uint8)
+        if self._matcher.is_error():
+            return torch.zeros(self._vocab_size, dtype=torch.bool)
+        bits = (packed[:, None] >> torch.arange(8, dtype=torch.uint8)) & 1
+        return bits.flatten()[: self._vocab_size].bool()
+
+    def push(self, id: int) -> None:
+        """Go on by one id of those allowed."""
+        self._matcher.consume_token(id)
+
+
+class Forms:
+    """Makes a Form of a Constraint, for one tokenizer."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        from llguidance import LLTokenizer  # only who asks for a form waits for the library to load
+
+        self._vocab_size = tokenizer.vocab_size
+        end = tokenizer.special("<|assistant_end|>")
+        self._tokenizer = LLTokenizer(tokenizer.to_json(), n_vocab=tokenizer.vocab_size, eos_token=end)
+
+    def start(self, constraint: Constraint) -> Form:
+        """The beginning of a reply of this form. Raises RequestError if the form makes no sense."""
+        from llguidance import LLMatcher
+
+        if constraint.kind == "json_schema":
+            schema = json.loads(constraint.value)
+            grammar = LLMatcher.grammar_from_json_schema(schema, overrides=JSON_LAYOUT)
+        elif constraint.kind == "regex":
+            grammar = LLMatcher.grammar_from_regex(constraint.value)
+        else:
+            grammar = LLMatcher.grammar_from_lark(constraint.value)
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
+        if matcher.is_error():
+            reason = matcher.get_error().splitlines()[0]
+            raise RequestError(f"the {constraint.kind} cannot be used: {reason}", parameter="constraint")
+        return Form(matcher, self._vocab_size)
