@@ -23,7 +23,7 @@ from chatsmith.engine.blocks import BlockManager
 from chatsmith.engine.cache import KVCache, affordable_tokens, bytes_per_token
 from chatsmith.engine.forms import Form, Forms
 from chatsmith.engine.reply import Reply
-from chatsmith.engine.request import Completion, Request, RequestError
+from chatsmith.engine.request import Completion, Request, RequestError, TokenLogprob
 from chatsmith.engine.sampling import Choice, choose
 from chatsmith.engine.scheduler import Chunk, Scheduler, Sequence
 from chatsmith.engine.scoring import score_prompts
@@ -49,6 +49,10 @@ class Event:
     """New text, in order, by kind; it may lag behind the ids."""
     completion: Completion | None
     """The whole answer, once the reply is over."""
+    logprobs: tuple[TokenLogprob | None, ...] | None = None
+    """For each of the new ids, if asked for; None for forced ids."""
+    cached_tokens: int = 0
+    """How many prompt tokens the prefix cache spared."""
 
 
 class Engine:
@@ -236,6 +240,12 @@ class Engine:
                 self.cancel(handle)
         return [completions[index] for index in sorted(completions)]
 
+    def num_cached(self, prompt_ids: tuple[int, ...]) -> int:
+        """How many ids of a prompt the prefix cache would spare now; the last id is always computed."""
+        size = self._blocks.block_size
+        keys = Sequence(list(prompt_ids), len(prompt_ids)).keys(size)
+        return len(self._blocks.match(keys, prompt_ids)) * size
+
     def weights_changed(self) -> None:
         """Forget what was computed with the model's former weights. The engine must be idle.
 
@@ -320,8 +330,9 @@ class Engine:
             parts = reply.push(choice.id, choice.logprob)
             parts += self._run_tool(reply)
         ids = tuple(reply.sequence.tokens[num_known:])
+        logprobs = reply.logprobs_of_last(len(ids))
         completion = self._retire(reply) if reply.finish_reason else None
-        return Event(reply.handle, ids, tuple(parts), completion)
+        return Event(reply.handle, ids, tuple(parts), completion, logprobs, reply.sequence.num_cached or 0)
 
     def _run_tool(self, reply: Reply) -> list[Part]:
         """If the last id closed a call, force the tool's result in. Only this request suffers if it fails."""

@@ -166,6 +166,12 @@ class Reply:
         reason = self._form.failure if self._form else None
         return self.finish("error", reason or "the model's logits are not finite numbers")
 
+    def logprobs_of_last(self, count: int) -> tuple[TokenLogprob | None, ...] | None:
+        """What was reported for the last `count` ids; None where it was not asked for."""
+        if self.request.sampling.logprobs is None:
+            return None
+        return tuple(self._logprobs[len(self._logprobs) - count :])
+
     def closed_call(self) -> str | None:
         """The expression of a call of the tool that the last id closed, or None."""
         if self.finish_reason or self.sequence.tokens[-1] != self._tokenizer.special("<|python_end|>"):
