@@ -184,15 +184,7 @@ class _Pretraining:
             save_seconds=60 * config.save_minutes,
             first_step=self._tell_first_step,
         )
-        session = Session(
-            STAGE,
-            self.key,
-            self.run.state(STAGE),
-            self.run.metrics,
-            self.runtime,
-            self.reporter,
-            track=None if config.track == "none" else config.track,
-        )
+        session = Session.of(self.run, STAGE, self.key, self.runtime, self.reporter, config.track)
         result = session.train(model, plan, lambda row: self._batches(plan, row), compute_loss, hooks)
         if self.runtime.is_main:
             self._finish(model, plan, result)
@@ -261,24 +253,26 @@ class _Pretraining:
         tokens = config.tokens or config.ratio * cost.scaling_parameters
         return expected_seconds(tokens * cost.training_flops_per_token, self.runtime)
 
-    def _horizon(self, model: "GPT", compute_loss: "ComputeLoss") -> int:
+    def _horizon(self, model: "GPT", compute_loss: "ComputeLoss[Batch]") -> int:
         """Tokens to train on: as given, as measured earlier for these settings, or as many as the minutes hold."""
         from chatsmith.model.cost import model_cost
+        from chatsmith.train.session import horizon
 
         config = self.config
         if config.tokens:
             return config.tokens
         if not config.minutes:
             return int(config.ratio * model_cost(self.shape).scaling_parameters)
-        frozen = self.run.frozen(STAGE, "tokens", self.key)
-        if frozen:
-            return int(frozen)
-        tokens = self._agreed(self._measured_horizon(model, compute_loss))
-        if self.runtime.is_main:
-            self.run.freeze(STAGE, "tokens", tokens, self.key)
-        return tokens
+        return horizon(
+            self.run,
+            STAGE,
+            "tokens",
+            self.key,
+            self.runtime,
+            lambda: self._measured_horizon(model, compute_loss),
+        )
 
-    def _measured_horizon(self, model: "GPT", compute_loss: "ComputeLoss") -> int:
+    def _measured_horizon(self, model: "GPT", compute_loss: "ComputeLoss[Batch]") -> int:
         from chatsmith.model.cost import model_cost
         from chatsmith.runtime.measure import gemm_peak
         from chatsmith.train.calibrate import seconds_per_step, timed, tokens_in

@@ -190,15 +190,7 @@ class _FineTuning:
             evaluate_every=math.ceil(plan.steps / config.evaluations) if config.evaluations else 0,
             save_seconds=60 * config.save_minutes,
         )
-        session = Session(
-            STAGE,
-            self.key,
-            self.run.state(STAGE),
-            self.run.metrics,
-            self.runtime,
-            self.reporter,
-            track=None if config.track == "none" else config.track,
-        )
+        session = Session.of(self.run, STAGE, self.key, self.runtime, self.reporter, config.track)
         result = session.train(
             self.model, plan, lambda row: self._batches(rows, plan, row), compute_loss, hooks
         )
@@ -264,10 +256,13 @@ class _FineTuning:
         return expected_seconds(tokens * model_cost(shape).training_flops_per_token, self.runtime)
 
     def _horizon(
-        self, rows: "ConversationRows", held_out: "ConversationRows | None", compute_loss: "ComputeLoss"
+        self,
+        rows: "ConversationRows",
+        held_out: "ConversationRows | None",
+        compute_loss: "ComputeLoss[Batch]",
     ) -> int:
-        from chatsmith.runtime.distributed import main_number
-        from chatsmith.train.calibrate import seconds_per_step, timed, tokens_in
+        """Tokens to train on: as given, so many epochs, or as many as the minutes hold."""
+        from chatsmith.train.session import horizon
 
         config = self.config
         if config.tokens:
@@ -275,10 +270,25 @@ class _FineTuning:
         epoch = rows.rows_per_epoch * self.bundle.config.context_length
         if not config.minutes:
             return max(1, int(config.epochs * epoch))
-        frozen = self.run.frozen(STAGE, "tokens", self.key)
-        if frozen:
-            return int(frozen)
-        plan = self._plan(epoch)
+        return horizon(
+            self.run,
+            STAGE,
+            "tokens",
+            self.key,
+            self.runtime,
+            lambda: self._measured_horizon(rows, held_out, compute_loss, self._plan(epoch)),
+        )
+
+    def _measured_horizon(
+        self,
+        rows: "ConversationRows",
+        held_out: "ConversationRows | None",
+        compute_loss: "ComputeLoss[Batch]",
+        plan: "Plan",
+    ) -> int:
+        from chatsmith.train.calibrate import seconds_per_step, timed, tokens_in
+
+        config = self.config
         step_seconds = seconds_per_step(
             self.model, plan, self._batches(rows, plan, 0), compute_loss, self.runtime
         )
@@ -286,12 +296,7 @@ class _FineTuning:
             timed(lambda: self._score(held_out, plan)) * (config.evaluations + 1) if held_out else 0.0
         )
         left = 60 * config.minutes - (time.monotonic() - self.started)
-        measured = tokens_in(left, plan, step_seconds, evaluation)
-        # With a number of its own, each process would follow another plan.
-        tokens = int(main_number(measured, self.runtime))
-        if self.runtime.is_main:
-            self.run.freeze(STAGE, "tokens", tokens, self.key)
-        return tokens
+        return tokens_in(left, plan, step_seconds, evaluation)
 
     def _score(self, rows: "ConversationRows", plan: "Plan") -> float:
         """Mean loss, nats a token, of the assistant's words in a sample of the held-out conversations."""

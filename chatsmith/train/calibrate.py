@@ -4,11 +4,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from chatsmith.data.batch import Batch
 from chatsmith.model.gpt import GPT
 from chatsmith.optim.groups import Optimizer
 from chatsmith.runtime.device import Runtime
-from chatsmith.train.loop import ComputeLoss, train_step
+from chatsmith.train.loop import B, ComputeLoss, train_step
 from chatsmith.train.plan import Plan
 
 TIMED_STEPS = 4
@@ -19,7 +18,12 @@ MARGIN = 0.97
 
 
 def seconds_per_step(
-    model: GPT, plan: Plan, batches: Iterator[Batch], compute_loss: ComputeLoss, runtime: Runtime
+    model: GPT,
+    plan: Plan,
+    batches: Iterator[B],
+    compute_loss: ComputeLoss[B],
+    runtime: Runtime,
+    timed_steps: int = TIMED_STEPS,
 ) -> float:
     """The typical duration of a step, after one that compiles and warms up. Leaves the model as it was.
 
@@ -28,14 +32,14 @@ def seconds_per_step(
     before = {name: value.clone() for name, value in model.state_dict().items()}
     optimizer = Optimizer(model, plan.rates)
     durations = []
-    for step in range(1, TIMED_STEPS + 2):
+    for step in range(1, timed_steps + 2):
         runtime.synchronize()
         started = time.perf_counter()
         train_step(model, optimizer, batches, replace(plan, steps=10**6), compute_loss, runtime, step)
         runtime.synchronize()
         durations.append(time.perf_counter() - started)
     model.load_state_dict(before)
-    return sorted(durations[1:])[1]
+    return sorted(durations[1:])[min(1, timed_steps - 1)]
 
 
 def tokens_in(seconds: float, plan: Plan, step_seconds: float, evaluate_seconds: float) -> int:

@@ -1,7 +1,8 @@
 """The one training loop, for pretraining, fine-tuning and reinforcement learning.
 
 A step: fetch batches, loss and gradients for each, sum over processes, update. Around it: log, evaluate, sample,
-save. The loop knows nothing of files or scores: a stage hands it `evaluate`, `sample` and `save`.
+save. The loop knows nothing of files, scores or rollouts: a stage hands it batches, a loss, `evaluate`, `sample` and
+`save`. Reinforcement learning writes its batches when they are fetched; to the loop they are batches like others.
 """
 
 import math
@@ -9,10 +10,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
-from chatsmith.data.batch import Batch
 from chatsmith.model.gpt import GPT
 from chatsmith.optim.groups import Optimizer
 from chatsmith.runtime.device import Runtime
@@ -22,7 +24,22 @@ from chatsmith.runtime.metrics import MetricsLog
 from chatsmith.train.interrupt import NonFiniteLossError, TrainingStoppedError, stop_request
 from chatsmith.train.plan import Plan
 
-ComputeLoss = Callable[[GPT, Batch, float], Tensor]
+
+class Trainable(Protocol):
+    """What a step is made of: `data.batch.Batch`, or the rollouts of `train.policy_gradient`."""
+
+    @property
+    def num_targets(self) -> int:
+        """How many tokens are trained on; 0 where a batch is empty."""
+        ...
+
+    def to(self, device: torch.device) -> Any:
+        """The same on `device`."""
+        ...
+
+
+B = TypeVar("B", bound=Trainable)
+ComputeLoss = Callable[[GPT, B, float], Tensor]
 """compute_loss(model, batch, scale): the sum of the batch's losses times `scale`, with its graph."""
 
 
@@ -39,6 +56,13 @@ class Hooks:
     """Save the training state after so many steps."""
     save_seconds: float = 300.0
     """Save when at least this long has passed since the last time."""
+    save_every: int = 1
+    """Save, and stop when asked to, only after a multiple of so many steps: those in between go on with rollouts
+    that only older weights could write again."""
+    figures: Callable[[float], dict[str, Any]] | None = None
+    """What there is to tell of the step just done, given its seconds, for the metrics; `shown` of it for people.
+    Where it is given, progress is counted in steps, which then need not be of one size, and not in tokens."""
+    shown: tuple[str, ...] = ()
     first_step: Callable[[], None] | None = None
     """Called once, after the first step of this process."""
 
@@ -59,9 +83,9 @@ class TrainResult:
 def train(
     model: GPT,
     optimizer: Optimizer,
-    batches: Iterator[Batch],
+    batches: Iterator[B],
     plan: Plan,
-    compute_loss: ComputeLoss,
+    compute_loss: ComputeLoss[B],
     *,
     runtime: Runtime,
     reporter: Reporter,
@@ -78,50 +102,53 @@ def train(
     saved.
     """
     meter = _Meter(plan, peak_flops, runtime.world_size)
-    scores: dict[str, float] = {}
+    teller = _Teller(plan, meter, hooks, stage, metrics)
     last_save = time.monotonic()
-    with stop_request() as stop, reporter.progress(stage, plan.tokens, "tokens") as bar:
-        bar.advance(start_step * plan.tokens_per_step)
+    with stop_request() as stop, reporter.progress(stage, *teller.total) as bar:
+        bar.advance(start_step * teller.per_step)
         for step in range(start_step + 1, plan.steps + 1):
             started = time.perf_counter()
             loss = train_step(model, optimizer, batches, plan, compute_loss, runtime, step)
-            meter.record(loss, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            meter.record(loss, seconds)
             if step == start_step + 1 and hooks.first_step:
                 hooks.first_step()
-            _show(bar, metrics, stage, step, plan, meter, scores)
+            teller.tell_step(bar, step, seconds)
             last = step == plan.steps
             if hooks.evaluate and (last or (hooks.evaluate_every and step % hooks.evaluate_every == 0)):
-                scores = hooks.evaluate()
-                if metrics:
-                    metrics.write(stage=stage, step=step, tokens=step * plan.tokens_per_step, **scores)
+                teller.tell_scores(step, hooks.evaluate())
                 if hooks.sample:
                     reporter.line(hooks.sample())
             # The signal may reach processes in different steps, and none may go on alone.
             stopping = sum_number(float(bool(stop)), runtime) > 0 and not last
-            if hooks.save and not last and (stopping or time.monotonic() - last_save > hooks.save_seconds):
+            may_save = not last and step % hooks.save_every == 0
+            if hooks.save and may_save and (stopping or time.monotonic() - last_save > hooks.save_seconds):
                 hooks.save(step)
                 last_save = time.monotonic()
-            if stopping:
+            if stopping and may_save:
                 raise TrainingStoppedError(
                     f"stopped after step {step:,} of {plan.steps:,}, which is saved; "
                     "the same command goes on from there"
                 )
     return TrainResult(
-        plan.steps, meter.loss, meter.seconds, meter.tokens_per_second, meter.share_of_peak, scores
+        plan.steps, meter.loss, meter.seconds, meter.tokens_per_second, meter.share_of_peak, teller.scores
     )
 
 
 def train_step(
     model: GPT,
     optimizer: Optimizer,
-    batches: Iterator[Batch],
+    batches: Iterator[B],
     plan: Plan,
-    compute_loss: ComputeLoss,
+    compute_loss: ComputeLoss[B],
     runtime: Runtime,
     step: int,
 ) -> float:
-    """One update; returns the mean loss over the step's trained tokens, on all processes."""
-    fetched = [batch.to(runtime.device) for batch in islice(batches, plan.accumulation)]
+    """One update; returns the mean loss over the step's trained tokens, on all processes.
+
+    Where no process has anything to learn from, nothing is updated and the mean is 0.
+    """
+    fetched = [batch.to(runtime.device) for batch in islice(batches, plan.accumulation) if batch.num_targets]
     trained = sum_number(float(sum(batch.num_targets for batch in fetched)), runtime)
     total = 0.0
     for batch in fetched:
@@ -135,6 +162,8 @@ def train_step(
             f"the loss became {total} at step {step:,}; nothing saved so far is touched. Lower the learning "
             "rate (--rate-scale 0.5), or look for broken text near this step with `chatsmith data inspect`"
         )
+    if not trained:
+        return 0.0
     sum_gradients(optimizer.parameters, runtime)
     progress = step / plan.steps
     rate = plan.schedule.rate(progress)
@@ -181,27 +210,50 @@ class _Meter:
         return self.tokens_per_second * self.plan.cost.training_flops_per_token / self.peak_flops
 
 
-def _show(
-    bar: Bar,
-    metrics: MetricsLog | None,
-    stage: str,
-    step: int,
-    plan: Plan,
-    meter: _Meter,
-    scores: dict[str, float],
-) -> None:
-    shown: dict[str, float | str] = {"loss": f"{meter.loss:.3f}"}
-    shown |= {name: f"{value:.3f}" for name, value in scores.items()}
-    shown["of peak"] = f"{meter.share_of_peak:.0%}"
-    bar.advance(plan.tokens_per_step, **shown)
-    if metrics:
-        metrics.write(
-            stage=stage,
-            step=step,
-            tokens=step * plan.tokens_per_step,
-            loss=meter.last_loss,
-            rate=plan.schedule.rate(step / plan.steps),
-            tokens_per_second=meter.tokens_per_second,
-            share_of_peak=meter.share_of_peak,
-            seconds=meter.seconds,
-        )
+class _Teller:
+    """Says what each step and each evaluation brought, to the person and to the metrics."""
+
+    def __init__(
+        self, plan: Plan, meter: _Meter, hooks: Hooks, stage: str, metrics: MetricsLog | None
+    ) -> None:
+        self.plan, self.meter, self.hooks = plan, meter, hooks
+        self.stage, self.metrics = stage, metrics
+        self.scores: dict[str, float] = {}
+        self.per_step = 1 if hooks.figures else plan.tokens_per_step
+
+    @property
+    def total(self) -> tuple[int, str]:
+        """How much there is to do, and of what."""
+        return self.plan.steps * self.per_step, "steps" if self.hooks.figures else "tokens"
+
+    def tell_step(self, bar: Bar, step: int, seconds: float) -> None:
+        meter = self.meter
+        shown: dict[str, float | str] = {"loss": f"{meter.loss:.3f}"}
+        if self.hooks.figures:
+            figures = self.hooks.figures(seconds)
+            shown = {name: f"{figures[name]:.3f}" for name in self.hooks.shown if name in figures}
+        else:
+            figures = {
+                "tokens": step * self.plan.tokens_per_step,
+                "tokens_per_second": meter.tokens_per_second,
+                "share_of_peak": meter.share_of_peak,
+            }
+        shown |= {name: f"{value:.3f}" for name, value in self.scores.items()}
+        if not self.hooks.figures:
+            shown["of peak"] = f"{meter.share_of_peak:.0%}"
+        bar.advance(self.per_step, **shown)
+        if self.metrics:
+            self.metrics.write(
+                stage=self.stage,
+                step=step,
+                loss=meter.last_loss,
+                rate=self.plan.schedule.rate(step / self.plan.steps),
+                seconds=meter.seconds,
+                **figures,
+            )
+
+    def tell_scores(self, step: int, scores: dict[str, float]) -> None:
+        self.scores = scores
+        if self.metrics:
+            done = {} if self.hooks.figures else {"tokens": step * self.plan.tokens_per_step}
+            self.metrics.write(stage=self.stage, step=step, **done, **scores)

@@ -33,7 +33,7 @@ def prepare(
     compile: bool,
     notice: Callable[[str], None],
     seconds: float = math.inf,
-) -> ComputeLoss:
+) -> ComputeLoss[Batch]:
     """Set the model's compute type, compile its blocks and the loss, and return the loss.
 
     Compiled is what was asked to be, where a run of about `seconds` repays it and torch.compile has what it needs;

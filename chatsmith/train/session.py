@@ -3,25 +3,26 @@
 What is trained on and what it is scored by, the stage supplies; where it is kept is the run directory's matter.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chatsmith.checkpoint import model_card, save_bundle
-from chatsmith.data.batch import Batch
 from chatsmith.model.gpt import GPT
 from chatsmith.optim.groups import Optimizer
 from chatsmith.runtime.device import Runtime, peak_memory_bytes
+from chatsmith.runtime.distributed import main_number
 from chatsmith.runtime.logs import Reporter, format_seconds
 from chatsmith.runtime.measure import gemm_peak
 from chatsmith.runtime.metrics import MetricsLog
 from chatsmith.runtime.run_directory import RunDirectory
 from chatsmith.text.tokenizer import Tokenizer
-from chatsmith.train.loop import ComputeLoss, Hooks, TrainResult, train
+from chatsmith.train.loop import B, ComputeLoss, Hooks, TrainResult, train
 from chatsmith.train.plan import Plan
-from chatsmith.train.state import restore_training, save_training
+from chatsmith.train.state import Carried, restore_training, save_training
 
-BatchesFrom = Callable[[int], Iterator[Batch]]
+BatchesFrom = Callable[[int], Iterator[B]]
 """batches_from(start_row): this process's batches, after the first `start_row` rows of all processes."""
 
 
@@ -38,22 +39,42 @@ class Session:
     reporter: Reporter
     track: str | None = None
 
+    @staticmethod
+    def of(
+        run: RunDirectory, stage: str, key: str, runtime: Runtime, reporter: Reporter, track: str
+    ) -> "Session":
+        """The session of a stage in its run's directory; `track` is a tracker's name, or "none"."""
+        tracker = None if track == "none" else track
+        return Session(stage, key, run.state(stage), run.metrics, runtime, reporter, tracker)
+
     def train(
-        self, model: GPT, plan: Plan, batches_from: BatchesFrom, compute_loss: ComputeLoss, hooks: Hooks
+        self,
+        model: GPT,
+        plan: Plan,
+        batches_from: BatchesFrom[B],
+        compute_loss: ComputeLoss[B],
+        hooks: Hooks,
+        carried: Carried | None = None,
     ) -> TrainResult:
-        """Train `model` by `plan`, going on from the saved state if there is one of this key."""
+        """Train `model` by `plan`, going on from the saved state if there is one of this key.
+
+        `carried` is saved and restored with it.
+        """
         optimizer = Optimizer(model, plan.rates)
         # A step means something else where another number of processes had to round it.
         key = f"{self.key} {plan.steps} steps of {plan.rows_per_step} rows"
-        start = restore_training(self.state_folder, model, optimizer, key=key, notice=self.reporter.notice)
+        start = restore_training(
+            self.state_folder, model, optimizer, key=key, notice=self.reporter.notice, carried=carried
+        )
         if start:
             self.reporter.notice(f"going on after step {start:,} of {plan.steps:,}, saved earlier")
 
         def save(step: int) -> None:
             if self.runtime.is_main:
-                save_training(self.state_folder, model, optimizer, step=step, key=key)
+                save_training(self.state_folder, model, optimizer, step=step, key=key, carried=carried)
 
-        peak = gemm_peak(self.runtime, self.runtime.compute_dtype, seconds=0.5)
+        counts_tokens = hooks.figures is None
+        peak = gemm_peak(self.runtime, self.runtime.compute_dtype, seconds=0.5) if counts_tokens else math.inf
         metrics = MetricsLog(self.metrics_path, self.track) if self.runtime.is_main else None
         try:
             result = train(
@@ -73,7 +94,8 @@ class Session:
         finally:
             if metrics:
                 metrics.close()
-        self._report(result, plan)
+        if counts_tokens:
+            self._report(result, plan)
         return result
 
     def _report(self, result: TrainResult, plan: Plan) -> None:
@@ -82,6 +104,23 @@ class Session:
             f"{result.tokens_per_second:,.0f} tokens/s, {result.share_of_peak:.0%} of this machine's measured "
             f"matrix peak, {peak_memory_bytes(self.runtime) / 1e9:.1f} GB at most"
         )
+
+
+def horizon(
+    run: RunDirectory, stage: str, name: str, key: str, runtime: Runtime, measure: Callable[[], float]
+) -> int:
+    """How far to train where that was given in minutes: as measured earlier under this key, or else `measure()`.
+
+    What is measured is agreed on by all processes and frozen in the run's recipe as `name` (tokens, steps).
+    """
+    frozen = run.frozen(stage, name, key)
+    if frozen:
+        return int(frozen)
+    # With a number of its own, each process would follow another plan.
+    measured = int(main_number(measure(), runtime))
+    if runtime.is_main:
+        run.freeze(stage, name, measured, key)
+    return measured
 
 
 def facts_of(result: TrainResult, plan: Plan, seconds: float, runtime: Runtime) -> dict[str, float]:
@@ -113,12 +152,15 @@ def save_trained(
     plan: Plan,
     facts: dict[str, float],
     seed: int,
+    tokens: int | None = None,
 ) -> None:
     """Write the bundle of a finished stage, with its model card.
 
-    What goes into `config.json` is the same for equal runs; what a clock measured goes into the card alone.
+    What goes into `config.json` is the same for equal runs; what a clock measured goes into the card alone. `tokens`
+    were trained on, where the plan cannot know it beforehand.
     """
     shape = plan.model
+    tokens = plan.tokens if tokens is None else tokens
     card = model_card(
         f"{run.path.name}, {stage}",
         summary,
@@ -127,17 +169,17 @@ def save_trained(
             "Shape": f"{shape.num_layers} layers, {shape.model_dim} channels, {shape.num_heads} heads",
             "Parameters": f"{plan.cost.parameters:,}",
             "Context": f"{shape.context_length:,} tokens",
-            "Training": f"{plan.tokens:,} tokens in {plan.steps:,} steps",
+            "Training": f"{tokens:,} tokens in {plan.steps:,} steps",
             "Seed": str(seed),
         },
         scores={},
         cost={
             "Time": format_seconds(facts["seconds"]),
-            "Arithmetic": f"{plan.tokens * plan.cost.training_flops_per_token:.2e} floating-point operations",
+            "Arithmetic": f"{tokens * plan.cost.training_flops_per_token:.2e} floating-point operations",
             "Peak memory": f"{facts['peak_memory_gb']:.1f} GB",
         },
     )
-    provenance = {"stage": stage, "seed": seed, "tokens": plan.tokens}
+    provenance = {"stage": stage, "seed": seed, "tokens": tokens}
     save_bundle(
         run.bundle(stage),
         model,
