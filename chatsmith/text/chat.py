@@ -31,6 +31,7 @@ from chatsmith.text.tokenizer import Tokenizer
 
 __all__ = [
     "Conversation",
+    "ConversationError",
     "Message",
     "Part",
     "PartKind",
@@ -88,18 +89,29 @@ class Message:
 Conversation = tuple[Message, ...]
 
 
-def check_conversation(messages: Sequence[Message]) -> None:
-    """Raise ValueError, in plain words, if roles or parts stand where they may not, or a message is empty."""
+class ConversationError(ValueError):
+    """Messages that are no conversation. `index` is that of the message at fault."""
+
+    def __init__(self, message: str, index: int = 0) -> None:
+        super().__init__(message)
+        self.index = index
+
+
+def check_conversation(messages: Sequence[Message], *, may_be_empty: bool = False) -> None:
+    """Raise ConversationError, in plain words, if roles or parts stand where they may not, or a message is empty.
+
+    An empty message is a mistake in data to learn from; someone who talks may say nothing: `may_be_empty`.
+    """
     if not messages:
-        raise ValueError("the conversation has no messages")
+        raise ConversationError("the conversation has no messages")
     previous: Role | None = None
-    for number, message in enumerate(messages, start=1):
+    for index, message in enumerate(messages):
         if message.role not in _ROLES_AFTER[previous]:
-            raise ValueError(f"message {number}: {_wrong_order(message.role, previous)}")
+            raise ConversationError(f"message {index + 1}: {_wrong_order(message.role, previous)}", index)
         try:
-            _check_parts(message)
+            _check_parts(message, may_be_empty)
         except ValueError as error:
-            raise ValueError(f"message {number} ({message.role}) {error}") from None
+            raise ConversationError(f"message {index + 1} ({message.role}) {error}", index) from None
         previous = message.role
 
 
@@ -136,12 +148,14 @@ class Rendered:
         self.mask.extend([int(learnt)] * len(ids))
 
 
-def render(conversation: Sequence[Message], tokenizer: Tokenizer) -> Rendered:
+def render(
+    conversation: Sequence[Message], tokenizer: Tokenizer, *, may_be_empty: bool = False
+) -> Rendered:
     """The ids of a conversation, beginning with `<|bos|>`, and their mask, of the same length.
 
-    Raises ValueError, like `check_conversation`, for a conversation that is not one.
+    Raises ConversationError, like `check_conversation`, for a conversation that is not one.
     """
-    check_conversation(conversation)
+    check_conversation(conversation, may_be_empty=may_be_empty)
     rendered = Rendered()
     rendered._add([tokenizer.bos_id], learnt=False)
     for message in conversation:
@@ -282,7 +296,7 @@ def _wrong_order(role: Role, previous: Role | None) -> str:
     return f"a message from the {role} cannot follow one from the {previous}"
 
 
-def _check_parts(message: Message) -> None:
+def _check_parts(message: Message, may_be_empty: bool) -> None:
     previous: PartKind | None = None
     for part in message.parts:
         if part.kind != "text" and message.role != "assistant":
@@ -291,5 +305,5 @@ def _check_parts(message: Message) -> None:
             raise ValueError("has an output that does not follow a python part")
         previous = part.kind
     # A tool may have nothing to say; anyone else who says nothing is a mistake in the data.
-    if message.role != "tool" and not any(part.text for part in message.parts):
+    if not may_be_empty and message.role != "tool" and not any(part.text for part in message.parts):
         raise ValueError("is empty")
