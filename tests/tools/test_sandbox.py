@@ -272,7 +272,7 @@ def test_without_bubblewrap_nothing_runs(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(sandbox, "_bubblewrap", lambda: None)
     sandbox._problem.cache_clear()
     try:
-        with pytest.raises(UserError, match="bubblewrap .* or newer is missing"):
+        with pytest.raises(UserError, match=r"bubblewrap \S+ or newer is missing"):
             run(f"open({str(ran)!r}, 'w')")
     finally:
         sandbox._problem.cache_clear()
