@@ -42,6 +42,7 @@ PIPELINE = (
     Command("tokenizer", "learn a vocabulary from the text", "tokenizer", "tokenizer"),
     Command("pretrain", "train a model from nothing to continue text", "pretrain", "pretrain"),
     Command("sft", "teach it to hold a conversation (supervised fine-tuning)", "sft", "sft"),
+    Command("rl", "let it practise what can be checked (reinforcement learning)", "rl", "rl"),
     Command("evaluate", "measure it: bits per byte, and an exam", "evaluate", "evaluate"),
     Command("chat", "talk to it in the terminal", "chat", "chat"),
 )

@@ -1,6 +1,6 @@
 """Several processes as one: joining the group that torchrun describes, adding numbers up, and agreeing on one."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -51,6 +51,15 @@ def sum_number(value: float, runtime: Runtime) -> float:
     total = torch.tensor(value, dtype=torch.float64, device=runtime.device)
     dist.all_reduce(total)
     return total.item()
+
+
+def sum_numbers(values: Mapping[str, float], runtime: Runtime) -> dict[str, float]:
+    """The sums of several numbers over all processes, by name; every process must give the same names."""
+    if runtime.world_size == 1:
+        return dict(values)
+    total = torch.tensor(list(values.values()), dtype=torch.float64, device=runtime.device)
+    dist.all_reduce(total)
+    return dict(zip(values, total.tolist(), strict=True))
 
 
 def main_number(value: float, runtime: Runtime) -> float:

@@ -25,7 +25,7 @@ from chatsmith.stages.data import KINDERGARTEN
 
 BUILT_IN = Path(__file__).parent.parent / "recipes"
 # The stages a recipe may name, each a module here with Config and main.
-STAGES = ("data", "tokenizer", "pretrain", "sft", "evaluate")
+STAGES = ("data", "tokenizer", "pretrain", "sft", "rl", "evaluate")
 FIGURES_SHOWN = 5  # of a stage in the table of results
 LONGEST_TEXT_SHOWN = 24  # longer ones are hashes and paths
 
@@ -83,7 +83,7 @@ def run_recipe(config: Config, reporter: Reporter) -> tuple[RunDirectory, list[S
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UserError(
             "a recipe runs in one process; under torchrun start the training stages: "
-            "torchrun ... -m chatsmith pretrain RUN, then sft"
+            "torchrun ... -m chatsmith pretrain RUN, then sft, then rl"
         )
     recipe, run = find_recipe(config)
     overrides = read_overrides(config)

@@ -196,4 +196,33 @@ def make_plan(
     )
 
 
+def make_rollout_plan(
+    model: GPTConfig,
+    *,
+    steps: int,
+    replies: int,
+    rows_per_microbatch: int,
+    world_size: int = 1,
+    rate_scale: float = 1.0,
+) -> Plan:
+    """The plan for reinforcement learning: `steps` updates, each from at most `replies` rows on every process.
+
+    `rows_per_microbatch` is what fits in memory at once and changes nothing else. Rates are those of the reference
+    batch, since how many tokens the rows hold is not known beforehand.
+    """
+    rates = rates_for(model, REFERENCE_BATCH)
+    scaled = {name: getattr(rates, name) * rate_scale for name in _RATE_NAMES}
+    micro = max(size for size in range(1, min(replies, rows_per_microbatch) + 1) if replies % size == 0)
+    return Plan(
+        model=model,
+        sequence_length=model.context_length,
+        rows_per_microbatch=micro,
+        accumulation=replies // micro,
+        world_size=world_size,
+        steps=steps,
+        rates=replace(rates, **scaled),
+        schedule=Schedule(),
+    )
+
+
 _RATE_NAMES = ("matrix", "head", "embedding", "value_embedding", "bigram", "scalar", "gate")

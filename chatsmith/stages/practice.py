@@ -1,0 +1,350 @@
+"""One run of reinforcement learning, from the problems to the bundle: what `chatsmith rl` does once all is found.
+
+It ties the parts together: the roller writes and judges replies, the objective and the shared loop learn from them,
+development problems say which weights to keep, the watch says what goes wrong.
+"""
+
+import itertools
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from chatsmith.checkpoint import Bundle, load_bundle
+from chatsmith.engine.cache import free_memory
+from chatsmith.engine.request import Completion
+from chatsmith.model.gpt import GPT
+from chatsmith.runtime.device import Runtime
+from chatsmith.runtime.distributed import sum_numbers
+from chatsmith.runtime.logs import Reporter, format_seconds
+from chatsmith.runtime.metrics import MetricsLog
+from chatsmith.runtime.run_directory import RunDirectory
+from chatsmith.stages.rl import STAGE, Config
+from chatsmith.stages.rl_progress import Progress
+from chatsmith.stages.rl_test import TestResult, ask_test, write_test
+from chatsmith.stages.rl_watch import Watch
+from chatsmith.stages.rollouts import (
+    Group,
+    Roller,
+    development_scores,
+    figures_of,
+    reply_in_words,
+    seeds_of,
+    sums_of,
+)
+from chatsmith.tasks.problem_set import ProblemSet
+from chatsmith.tasks.reward import Judge
+from chatsmith.tasks.task import Problem
+from chatsmith.train.calibrate import MARGIN, seconds_per_step
+from chatsmith.train.loop import Hooks, TrainResult
+from chatsmith.train.memory import affordable_tokens
+from chatsmith.train.plan import Plan, make_rollout_plan
+from chatsmith.train.policy_gradient import (
+    Clip,
+    PolicyGradient,
+    RolloutBatch,
+    divergence,
+    rollout_batches,
+    with_reference,
+)
+from chatsmith.train.session import Session, facts_of, horizon, save_trained
+
+MOST_RUNNING = 512
+"""Replies the engine writes at once; more would wait for a place."""
+
+FEW = 16
+"""Replies on which the KL is estimated when it is only to be told."""
+
+FAILURES_TOLD = 3
+SHOWN_REPLIES = 4
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run's outputs go, and who is told."""
+
+    run: RunDirectory
+    runtime: Runtime
+    reporter: Reporter
+    key: str
+    started: float
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one batch of rollouts on this process was."""
+
+    groups: list[Group]
+    seconds: float
+    kl: float
+    """The sum of the KL estimate over `kl_tokens` tokens."""
+    kl_tokens: int
+
+    def sums(self) -> dict[str, float]:
+        """To be added up over processes."""
+        return sums_of(self.groups, self.seconds) | {"kl": self.kl, "kl_tokens": self.kl_tokens}
+
+
+class Practice:
+    """The run. `run_to_the_end` is all there is to call."""
+
+    def __init__(
+        self, config: Config, place: Place, start: Bundle, problems: ProblemSet, judge: Judge
+    ) -> None:
+        self.config, self.place, self.runtime, self.reporter = config, place, place.runtime, place.reporter
+        self.source, self.tokenizer, self.model = start.path, start.tokenizer, start.model
+        self.reference = load_bundle(start.path, device=place.runtime.device).model
+        for model in (self.model, self.reference):
+            model.compute_dtype = self.runtime.compute_dtype
+        self.problems, self.judge = problems, judge
+        self.development = problems.development[: config.development]
+        self.test = problems.test[: config.test or None]
+        self.objective = PolicyGradient(Clip(config.clip_low, config.clip_high), config.kl)
+        self.progress = Progress(Watch(config.give_up_after, config.max_tokens))
+        self.roller = self._roller(self.model)
+        self.round = Round([], 0.0, 0.0, 0)
+        self.step = 0
+        self.failures_told = 0
+        self.evaluation_seconds = 0.0
+        self.score_before = 0.0
+
+    def run_to_the_end(self) -> None:
+        """Practise, test, and write the bundle. Raises UserError where practising is pointless."""
+        config, place = self.config, self.place
+        self.reporter.stage("Reinforcement learning", f"{self.source}, on {self.runtime.describe()}")
+        self.reporter.line(
+            f"{config.prompts} problems with {config.samples} replies each a step; {self.roller.describe()}; "
+            f"{len(self.development)} development problems, {len(self.test)} for the test"
+        )
+        self._score_the_beginning()
+        plan = self._plan(self._horizon())
+        rounds = plan.steps // config.updates
+        hooks = Hooks(
+            evaluate=self._evaluate,
+            evaluate_every=config.updates * math.ceil(rounds / config.evaluations)
+            if config.evaluations
+            else 0,
+            save_seconds=60 * config.save_minutes,
+            save_every=config.updates,
+            figures=self._figures,
+            shown=("reward", "pass_at_1", "reply_tokens", "entropy", "kl"),
+        )
+        session = Session.of(place.run, STAGE, place.key, self.runtime, self.reporter, config.track)
+        result = session.train(
+            self.model, plan, lambda row: self._batches(plan, row), self.objective, hooks, self.progress
+        )
+        self._finish(plan, result)
+
+    def _roller(self, model: GPT) -> Roller:
+        return Roller(
+            model,
+            self.tokenizer,
+            self.judge,
+            max_tokens=self.config.max_tokens,
+            max_running=min(self._replies, MOST_RUNNING),
+            on_failure=self._tell_failure,
+        )
+
+    @property
+    def _replies(self) -> int:
+        """Replies that a process writes in a round, at most."""
+        return self.config.samples * math.ceil(self.config.prompts / self.runtime.world_size)
+
+    def _plan(self, steps: int) -> Plan:
+        config, shape, runtime = self.config, self.model.config, self.runtime
+        at_once = affordable_tokens(shape, runtime.compute_dtype, free_memory(runtime.device))
+        return make_rollout_plan(
+            shape,
+            steps=steps,
+            replies=self._replies,
+            rows_per_microbatch=config.rows_per_microbatch or at_once // shape.context_length,
+            world_size=runtime.world_size,
+            rate_scale=config.rate_scale,
+        )
+
+    def _horizon(self) -> int:
+        """Updates to make: as given, as measured earlier for these settings, or as many as the minutes hold."""
+        config, place = self.config, self.place
+        if not config.minutes:
+            return config.steps * config.updates
+        return horizon(place.run, STAGE, "steps", place.key, self.runtime, self._measured_horizon)
+
+    def _measured_horizon(self) -> int:
+        self.reporter.line("Measuring how far the time reaches ...")
+        plan, updates = self._plan(1), self.config.updates
+        # Of a round's updates only the first one waits for rollouts: timing a single one overrates the others.
+        seconds = seconds_per_step(
+            self.model, plan, self._batches(plan, 0), self.objective, self.runtime, timed_steps=1
+        )
+        self.objective.take_tally()
+        spent = time.monotonic() - self.place.started - self.evaluation_seconds
+        rounds = (60 * self.config.minutes * MARGIN - spent) / (seconds * updates)
+        return updates * max(1, int(rounds))
+
+    def _batches(self, plan: Plan, start_row: int) -> Iterator[RolloutBatch]:
+        """The batches of all rounds from the one that begins at `start_row` on; a round is written when it is asked
+        for, by the model as it is then."""
+        updates = self.config.updates
+        self.step = start_row // plan.rows_per_step
+        for number in itertools.count(self.step // updates):
+            batches = self._roll_out(plan, number)
+            for _ in range(updates):
+                yield from batches
+
+    def _roll_out(self, plan: Plan, number: int) -> list[RolloutBatch]:
+        """This process's share of round `number`, as batches."""
+        config, runtime = self.config, self.runtime
+        first = number * config.prompts
+        places = range(first + runtime.rank, first + config.prompts, runtime.world_size)
+        started = time.perf_counter()
+        problems = [self.problems.train(place) for place in places]
+        groups = self.roller.write(problems, config.samples, seeds_of(config.seed, number, places))
+        seconds = time.perf_counter() - started
+        replies = [reply for group in groups for reply in group.scored(config.scale_advantage)]
+        batches = rollout_batches(replies, plan.rows_per_microbatch, plan.accumulation)
+        if config.kl:
+            batches = compared = [with_reference(batch, self.reference) for batch in batches]
+        else:
+            some = rollout_batches(replies[:FEW], FEW, 1)
+            compared = [with_reference(batch, self.reference) for batch in some]
+        found = [divergence(batch) for batch in compared]
+        self.round = Round(groups, seconds, sum(kl for kl, _ in found), sum(count for _, count in found))
+        return batches
+
+    def _figures(self, seconds: float) -> dict[str, Any]:
+        """What the step just done was like, over all processes; and what the watch has to say."""
+        config = self.config
+        is_first_update = self.step % config.updates == 0
+        self.step += 1
+        tally = self.objective.take_tally()
+        sums = sum_numbers(
+            self.round.sums() | {"trained": tally.tokens, "clipped": tally.clipped, "drift": tally.drift},
+            self.runtime,
+        )
+        trained = max(sums["trained"], 1)
+        rollout_seconds = self.round.seconds if is_first_update else 0.0
+        figures: dict[str, Any] = {
+            "trained_tokens": sums["trained"],
+            "clipped": sums["clipped"] / trained,
+            "rollout_seconds": rollout_seconds,
+            "update_seconds": seconds - rollout_seconds,
+            "rollout_share": rollout_seconds / seconds,
+            "update_tokens_per_second": sums["trained"] / max(seconds - rollout_seconds, 1e-9),
+        }
+        self.progress.tokens += int(sums["trained"])
+        if not is_first_update:
+            return figures
+        self.progress.rollout_tokens += int(sums["tokens"])
+        figures |= figures_of(sums, config.samples, self.runtime.world_size)
+        # Later updates move away from the sampler on purpose; only the first one shows what it disagrees by.
+        figures |= {"drift": sums["drift"] / trained, "largest_drift": tally.largest_drift}
+        for notice in self.progress.watch.look(figures):
+            self.reporter.notice(notice)
+        if config.show_every and (self.step - 1) // config.updates % config.show_every == 0:
+            figures["shown"] = self._show_replies()
+        return figures
+
+    def _show_replies(self) -> list[dict[str, Any]]:
+        """A few of this process's replies with their rewards: shown, and given for the metrics."""
+        shown = [
+            {
+                "prompt": group.problem.messages[-1].text,
+                "reply": reply_in_words(group.completions[0]),
+                "reward": group.verdicts[0].reward,
+                "group": [verdict.reward for verdict in group.verdicts],
+            }
+            for group in self.round.groups[:SHOWN_REPLIES]
+        ]
+        rows = [[_short(one["prompt"]), _short(one["reply"]), _reward(one["reward"])] for one in shown]
+        self.reporter.table(f"Some replies of step {self.step:,}", ["problem", "reply", "reward"], rows)
+        return shown
+
+    def _score_the_beginning(self) -> None:
+        """The development scores before any step: the mark to beat. A resumed run has its own saved marks."""
+        scores = self._development_scores()
+        self.score_before = scores["dev_pass_at_1"]
+        self.progress.consider(self.model, self.score_before, step=0)
+        self.reporter.line(f"Before: {_percents(scores)} of the development problems")
+        if self.runtime.is_main and not self.place.run.state(STAGE).exists():
+            with MetricsLog(self.place.run.metrics) as metrics:
+                metrics.write(stage=STAGE, step=0, **scores)
+
+    def _evaluate(self) -> dict[str, float]:
+        scores = self._development_scores()
+        self.progress.consider(self.model, scores["dev_pass_at_1"], self.step)
+        return scores
+
+    def _development_scores(self) -> dict[str, float]:
+        started = time.monotonic()
+        config = self.config
+        scores = development_scores(self.roller, self.development, config.samples, config.seed, self.runtime)
+        self.evaluation_seconds += time.monotonic() - started
+        return scores
+
+    def _tell_failure(self, problem: Problem, completion: Completion, reason: str) -> None:
+        """Show the first few replies whose reward could not be had."""
+        self.failures_told += 1
+        if self.failures_told <= FAILURES_TOLD:
+            self.reporter.notice(
+                f"no reward for a reply, which therefore teaches nothing: {reason}. The problem was "
+                f"{problem.id}, {_short(problem.messages[-1].text)!r}; the reply {_short(reply_in_words(completion))!r}"
+            )
+        if self.failures_told == FAILURES_TOLD:
+            self.reporter.notice("further ones are only counted: failed_rewards in metrics.jsonl")
+
+    def _finish(self, plan: Plan, result: TrainResult) -> None:
+        """The best weights are tested beside those of the beginning, and written as the stage's bundle."""
+        place, progress = self.place, self.progress
+        self.model.load_state_dict(progress.best)
+        self.reporter.line(
+            f"{plan.steps:,} steps in {format_seconds(result.seconds)}; best on the development problems after step "
+            f"{progress.best_step:,}: {progress.best_score:.1%} right, {self.score_before:.1%} before"
+        )
+        started = time.monotonic()
+        before = ask_test(self._roller(self.reference), self.test, self.runtime)
+        after = ask_test(self.roller, self.test, self.runtime)
+        self.evaluation_seconds += time.monotonic() - started
+        if not self.runtime.is_main:
+            return
+        tested = TestResult(self.test, before, after)
+        tested.show(self.reporter)
+        seconds = time.monotonic() - place.started
+        facts = tested.facts() | facts_of(result, plan, seconds, self.runtime)
+        for name in ("loss", "tokens_per_second", "share_of_peak"):  # they say nothing here
+            del facts[name]
+        facts |= {
+            "tokens": progress.tokens,
+            "rollout_tokens": progress.rollout_tokens,
+            "best_step": progress.best_step,
+            "practice_seconds": round(seconds - self.evaluation_seconds, 1),
+        }
+        save_trained(
+            place.run,
+            STAGE,
+            self.model,
+            self.tokenizer,
+            summary="A small assistant: pretrained on text, fine-tuned on conversations, then practised on problems "
+            "whose answers a program checks.",
+            plan=plan,
+            facts=facts,
+            seed=self.config.seed,
+            tokens=progress.tokens,
+        )
+        task = str(self.config.problems or self.config.task)
+        path = write_test(place.run, place.key, tested, task=task, seed=self.config.seed, facts=facts)
+        place.run.mark_done(STAGE, place.key, facts, outputs=[place.run.bundle(STAGE), path])
+
+
+def _short(text: str, longest: int = 70) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def _reward(reward: float | None) -> str:
+    return "failed" if reward is None else f"{reward:.2f}"
+
+
+def _percents(scores: dict[str, float]) -> str:
+    shown = {name.removeprefix("dev_").replace("_at_", "@"): value for name, value in scores.items()}
+    return ", ".join(f"{name} {value:.1%}" for name, value in shown.items() if name.startswith("pass"))

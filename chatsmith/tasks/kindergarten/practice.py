@@ -1,0 +1,69 @@
+"""Problems for reinforcement learning: the checkable skills that a fine-tuned model has not mastered.
+
+They come from the exam's own generators, narrowed to what is hard for it: copying (rows of words, capital letters,
+repeating), counting how often to say a word, spelling, sums in little stories. What is right is decided by the
+problem's rule alone; no model reply is shown. Splits go by the same keys as everything else here: practice has
+the subjects of training, development those of development, and the test those of the exam, which neither
+fine-tuning nor practice ever asks about.
+"""
+
+import random
+from functools import cache
+
+from chatsmith.tasks.kindergarten.arithmetic import draw_arithmetic_question
+from chatsmith.tasks.kindergarten.counting import draw_counting_question
+from chatsmith.tasks.kindergarten.instructions import draw_instruction
+from chatsmith.tasks.kindergarten.keys import Split
+from chatsmith.tasks.kindergarten.question import Question, QuestionMaker
+from chatsmith.tasks.kindergarten.spelling import draw_spelling_question
+from chatsmith.tasks.task import Problem
+
+_MAKERS: dict[str, QuestionMaker] = {
+    "row": draw_counting_question,
+    "upper case": draw_instruction,
+    "again": draw_instruction,
+    "repeat": draw_instruction,
+    "last word": draw_instruction,
+    "story sum": draw_arithmetic_question,
+    "spelling": draw_spelling_question,
+}
+"""Which generator asks the questions of a relation."""
+
+WEIGHTS = {"row": 4, "upper case": 4, "again": 3, "repeat": 3, "last word": 2, "story sum": 2, "spelling": 2}
+"""How often each comes, relatively."""
+
+_SPLITS: dict[str, Split] = {"development": "development", "test": "exam"}
+_COUNTS = {"development": 200, "test": 600}
+
+
+def practice_problem(seed: int, place: int) -> Problem:
+    """The training problem at `place` of the order that the seed decides; its section is its relation."""
+    rng = random.Random(f"practice {seed} {place}")
+    return _as_problem(_draw(rng, "train"), f"practice/train/{place}")
+
+
+def practice_problems(split: str) -> tuple[Problem, ...]:
+    """The problems of "development" or "test"; no prompt comes twice."""
+    return _practice_problems(split)
+
+
+@cache
+def _practice_problems(split: str) -> tuple[Problem, ...]:
+    rng = random.Random(f"practice {split}")
+    problems: dict[str, Problem] = {}
+    while len(problems) < _COUNTS[split]:
+        question = _draw(rng, _SPLITS[split])
+        problems.setdefault(question.prompt, _as_problem(question, f"practice/{split}/{len(problems) + 1}"))
+    return tuple(problems.values())
+
+
+def _draw(rng: random.Random, split: Split) -> Question:
+    relation = rng.choices(tuple(WEIGHTS), tuple(WEIGHTS.values()))[0]
+    while True:
+        question = _MAKERS[relation](rng, split)
+        if question.key.relation == relation:
+            return question
+
+
+def _as_problem(question: Question, identity: str) -> Problem:
+    return Problem(identity, question.key.relation, question.messages, question.answer, question.rule)

@@ -1,0 +1,120 @@
+"""Rewards: plain functions of a problem and a reply, and how those of a user's own are found.
+
+`right_answer` asks the problem's own rule, so it serves every task that has rules: the last number of a sum, a word
+spelled, `#### 72`. The others judge form. A user's own function stands in a Python file, `--reward mine.py:score`,
+takes the same two arguments and gives a number; 1 or more counts as solved. That file is the user's program and is
+run as such; what a model writes is never run here.
+"""
+
+import hashlib
+import importlib.util
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from chatsmith.runtime.errors import UserError
+from chatsmith.tasks.task import Problem
+from chatsmith.text.chat import Part
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model answered."""
+
+    text: str
+    """The text alone, without calls of the calculator and what it answered."""
+    parts: tuple[Part, ...] = ()
+    """All of it, in order."""
+    is_finished: bool = True
+    """Did it end by itself? False where it was cut at the longest length allowed."""
+
+
+Reward = Callable[[Problem, Reply], float]
+
+SOLVED = 1.0
+"""A reply with at least this reward counts as a right answer."""
+
+
+def right_answer(problem: Problem, reply: Reply) -> float:
+    """1 for a reply that ends by itself and that the problem's rule accepts, else 0."""
+    return float(reply.is_finished and problem.check(reply.text))
+
+
+def sound_form(problem: Problem, reply: Reply) -> float:
+    """1 for a reply that ends by itself, says something, and whose calls of the calculator all had a result."""
+    calls = [part for part in reply.parts if part.kind == "python"]
+    outputs = [part.text for part in reply.parts if part.kind == "output"]
+    is_sound = len(calls) == len(outputs) and not any(output.startswith("error:") for output in outputs)
+    return float(reply.is_finished and bool(reply.text.strip()) and is_sound)
+
+
+def marked_answer(problem: Problem, reply: Reply) -> float:
+    """1 for a sound reply whose last line, and no other, gives its answer after `####`, as GSM8K wants it."""
+    *others, last = reply.text.strip().splitlines() or [""]
+    is_marked = (
+        last.startswith("#### ") and "####" not in last[4:] and not any("####" in line for line in others)
+    )
+    return sound_form(problem, reply) * is_marked
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one reply is worth."""
+
+    reward: float | None
+    """None where the function failed: such a reply teaches nothing."""
+    is_right: bool
+    failure: str = ""
+    """Why the function failed."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The reward of a run: one function that says what is right, and one for form with a weight."""
+
+    main: Reward = right_answer
+    form: Reward = sound_form
+    form_weight: float = 0.0
+
+    def __call__(self, problem: Problem, reply: Reply) -> Verdict:
+        """The verdict on `reply`. Whatever a user's function raises or gives back ends as a verdict, too."""
+        try:
+            reward = self.main(problem, reply)
+            if not isinstance(reward, int | float) or not math.isfinite(reward):
+                return Verdict(None, False, f"it gave {reward!r}, not a finite number")
+        except Exception as error:  # a user's own function may raise anything
+            return Verdict(None, False, f"{type(error).__name__}: {error}")
+        form = self.form_weight * self.form(problem, reply) if self.form_weight else 0.0
+        return Verdict(float(reward) + form, reward >= SOLVED)
+
+
+def load_reward(place: str) -> tuple[Reward, str]:
+    """The function `name` of the file in `place`, "path.py:name", and a fingerprint of the file.
+
+    Raises UserError if there is no such file, if it cannot be run, or has no such function.
+    """
+    path_text, _, name = place.rpartition(":")
+    path = Path(path_text)
+    if not path_text or not name:
+        raise UserError(f"--reward takes a file and a function, like rewards.py:score, not {place!r}")
+    if not path.is_file():
+        raise UserError(f"--reward: there is no file {path}")
+    function: Any = getattr(_load_module(path), name, None)
+    if not callable(function):
+        raise UserError(f"--reward: {path} has no function {name!r}")
+    return function, hashlib.sha256(path.read_bytes() + name.encode()).hexdigest()
+
+
+def _load_module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"chatsmith_reward_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"--reward: {path} is not a Python file; its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # it is a user's program
+        raise UserError(f"--reward: {path} cannot be run ({type(error).__name__}: {error})") from error
+    return module

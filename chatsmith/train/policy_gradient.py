@@ -1,0 +1,235 @@
+"""The objective of reinforcement learning: make replies likelier that earned more than others to the same problem.
+
+A problem is answered S times; the replies i = 1..S earn rewards r_i. Each sampled token t of reply i gets the reply's
+group-relative advantage (GRPO: Shao et al. 2024, arXiv:2402.03300), so that no second network has to guess values:
+
+    A_i = r_i - mean(r_1..r_S)              optionally divided by the group's standard deviation, as GRPO does;
+                                            Dr. GRPO (Liu et al. 2025, arXiv:2503.20783) shows that the division
+                                            favours problems that are almost all right or almost all wrong
+
+With p the probability under the weights being trained, q that under which the token was sampled and s that under
+the model training began with, the loss to be minimised is
+
+    rho_it = p(o_it) / q(o_it)
+    L = 1/N  sum_i sum_t [ -min(rho_it A_i, clip(rho_it, 1 - low, 1 + high) A_i)  +  beta k_it ]
+    k_it = s(o_it) / p(o_it) - ln(s(o_it) / p(o_it)) - 1         (Schulman's estimate of KL(p || s), never negative)
+
+N counts the sampled tokens of the whole step, so every token weighs the same, in long replies and short ones (DAPO:
+Yu et al. 2025, arXiv:2503.14476); means taken reply by reply would make long wrong answers cheap. DAPO's two other
+ideas are here as well: a clip that is wider upwards (high > low) leaves unlikely tokens room to grow, and groups whose
+rewards are all equal, which have no gradient, do not count. When a batch is used once, p = q and the clip is idle:
+the gradient is then plain REINFORCE with the group's mean as baseline.
+
+The gradient of L by ln p(o_it) is a plain number, known as soon as the probabilities are:
+
+    dL/d ln p = -w_it / N,   w = A rho where the clip lets it through, else 0,   + beta (s/p - 1)
+
+so the step is a cross-entropy in which each token weighs w_it, which `chunked_cross_entropy` can do without ever
+holding all logits. Ids that a tool forced into a reply are context: they are never targets.
+
+It does not sample, judge replies or update weights.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from chatsmith.data.batch import NOT_TRAINED_ON
+from chatsmith.model.gpt import GPT
+from chatsmith.model.loss import chunked_cross_entropy, token_losses
+
+
+class ScoredReply(NamedTuple):
+    """A reply as the sampler gave it, and its advantage."""
+
+    prompt_ids: Sequence[int]
+    ids: Sequence[int]
+    """What follows the prompt."""
+    sampled: Sequence[bool]
+    """For each of `ids`: did the model choose it?"""
+    logprobs: Sequence[float]
+    """For each of `ids`: its log-probability when it was sampled; any number where it was not."""
+    advantage: float
+
+
+class RolloutBatch(NamedTuple):
+    """Replies as rows, one each, padded at the end; all tensors are (B, T)."""
+
+    inputs: Tensor
+    """int64 ids."""
+    targets: Tensor
+    """int64: the id sampled after each place; -1 in prompts, after forced ids and in padding."""
+    advantages: Tensor
+    sampler_logprobs: Tensor
+    """ln q, where there is a target."""
+    reference_logprobs: Tensor | None = None
+    """ln s, where there is a target; None leaves the KL out."""
+
+    @property
+    def num_targets(self) -> int:
+        """How many tokens are trained on."""
+        return int((self.targets != NOT_TRAINED_ON).sum())
+
+    def to(self, device: torch.device) -> "RolloutBatch":
+        """The same batch on `device`."""
+        reference = self.reference_logprobs
+        return RolloutBatch(
+            self.inputs.to(device),
+            self.targets.to(device),
+            self.advantages.to(device),
+            self.sampler_logprobs.to(device),
+            None if reference is None else reference.to(device),
+        )
+
+
+def advantages(rewards: Sequence[float | None], scale: bool = False) -> list[float] | None:
+    """A_i of one group; None where all rewards are equal, so that there is nothing to learn.
+
+    A reward of None (the function that gives it failed) has no part in the mean and gets an advantage of 0. With
+    `scale` they are divided by the standard deviation.
+    """
+    known = [reward for reward in rewards if reward is not None]
+    if len(known) < 2 or max(known) == min(known):
+        return None
+    mean = sum(known) / len(known)
+    deviation = (sum((reward - mean) ** 2 for reward in known) / len(known)) ** 0.5
+    unit = deviation if scale else 1.0
+    return [0.0 if reward is None else (reward - mean) / unit for reward in rewards]
+
+
+def rollout_batches(replies: Sequence[ScoredReply], rows_per_batch: int, count: int) -> list[RolloutBatch]:
+    """The replies as `count` batches of at most `rows_per_batch` rows, the last ones perhaps empty.
+
+    Replies of like length share a batch, so that little is padded.
+    """
+    assert len(replies) <= rows_per_batch * count
+    ordered = sorted(replies, key=lambda reply: len(reply.prompt_ids) + len(reply.ids), reverse=True)
+    return [_batch(ordered[index * rows_per_batch : (index + 1) * rows_per_batch]) for index in range(count)]
+
+
+def _batch(replies: Sequence[ScoredReply]) -> RolloutBatch:
+    width = max((len(reply.prompt_ids) + len(reply.ids) - 1 for reply in replies), default=0)
+    inputs = torch.zeros((len(replies), width), dtype=torch.int64)
+    targets = torch.full_like(inputs, NOT_TRAINED_ON)
+    weights = torch.zeros(inputs.shape)
+    logprobs = torch.zeros(inputs.shape)
+    for row, reply in enumerate(replies):
+        ids = torch.tensor([*reply.prompt_ids, *reply.ids])
+        place = slice(len(reply.prompt_ids) - 1, len(ids) - 1)
+        chosen = torch.tensor(reply.sampled, dtype=torch.bool)
+        inputs[row, : len(ids) - 1] = ids[:-1]
+        targets[row, place] = torch.where(chosen, ids[len(reply.prompt_ids) :], NOT_TRAINED_ON)
+        weights[row, place] = reply.advantage
+        logprobs[row, place] = torch.tensor(reply.logprobs, dtype=torch.float32)
+    return RolloutBatch(inputs, targets, weights, logprobs)
+
+
+@torch.no_grad()
+def with_reference(batch: RolloutBatch, reference: GPT) -> RolloutBatch:
+    """The batch with the log-probabilities of its targets under `reference`."""
+    if not batch.num_targets:
+        return batch
+    device = reference.embedding.weight.device
+    wanted = batch.targets != NOT_TRAINED_ON
+    hidden = reference(batch.inputs.to(device))[wanted.to(device)]
+    logprobs = torch.zeros_like(batch.sampler_logprobs)
+    logprobs[wanted] = -token_losses(reference, hidden, batch.targets[wanted].to(device)).to(logprobs)
+    return batch._replace(reference_logprobs=logprobs)
+
+
+def divergence(batch: RolloutBatch) -> tuple[float, int]:
+    """The sum of k over the batch's targets under the sampler, and how many there are; (0, 0) without a reference."""
+    if batch.reference_logprobs is None:
+        return 0.0, 0
+    wanted = batch.targets != NOT_TRAINED_ON
+    difference = (batch.reference_logprobs - batch.sampler_logprobs)[wanted].double()
+    return (torch.expm1(difference) - difference).sum().item(), batch.num_targets
+
+
+class Terms(NamedTuple):
+    """The objective token by token; all are (n,)."""
+
+    loss: Tensor
+    """The bracket of L."""
+    weights: Tensor
+    """w: minus the derivative of the bracket by ln p."""
+    clipped: Tensor
+    """Where the clip holds the gradient back."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """How far a token's probability may move on one batch of rollouts, as a ratio."""
+
+    low: float = 0.2
+    high: float = 0.28
+
+
+def terms(
+    logprobs: Tensor, sampler: Tensor, advantage: Tensor, reference: Tensor | None, clip: Clip, beta: float
+) -> Terms:
+    """The objective for n tokens: all arguments (n,), `logprobs` being ln p. Without gradients of its own."""
+    ratio = torch.exp(logprobs - sampler)
+    bound = ratio.clamp(1 - clip.low, 1 + clip.high)
+    gain = torch.minimum(ratio * advantage, bound * advantage)
+    clipped = bound * advantage < ratio * advantage
+    loss, weights = -gain, torch.where(clipped, 0.0, ratio * advantage)
+    if reference is not None and beta:
+        difference = reference - logprobs
+        loss = loss + beta * (torch.expm1(difference) - difference)
+        weights = weights + beta * torch.expm1(difference)
+    return Terms(loss, weights, clipped)
+
+
+@dataclass
+class Tally:
+    """Sums over the tokens trained on, on this process, until `take_tally` is called."""
+
+    tokens: int = 0
+    clipped: float = 0.0
+    drift: float = 0.0
+    """Of |ln p - ln q|: what sampler and trainer disagree by, as long as the weights are those of the sampler."""
+    largest_drift: float = 0.0
+
+    def add(self, clipped: Tensor, drift: Tensor) -> None:
+        """Count the tokens of one batch."""
+        self.tokens += len(drift)
+        self.clipped += clipped.sum().item()
+        self.drift += drift.sum().item()
+        self.largest_drift = max(self.largest_drift, drift.max().item())
+
+
+@dataclass
+class PolicyGradient:
+    """The loss of a `RolloutBatch`, to be passed to the training loop; `tally` says what it saw."""
+
+    clip: Clip = field(default_factory=Clip)
+    beta: float = 0.0
+    """The weight of the KL term."""
+    tally: Tally = field(default_factory=Tally)
+
+    def __call__(self, model: GPT, batch: RolloutBatch, scale: float) -> Tensor:
+        """The batch's part of L, with its graph; `scale` is 1/N."""
+        wanted = batch.targets != NOT_TRAINED_ON
+        hidden = model(batch.inputs)[wanted]  # (n, C)
+        targets = batch.targets[wanted]
+        logprobs = -token_losses(model, hidden.detach(), targets)
+        sampler = batch.sampler_logprobs[wanted].to(logprobs)
+        reference = (
+            None if batch.reference_logprobs is None else batch.reference_logprobs[wanted].to(logprobs)
+        )
+        found = terms(
+            logprobs, sampler, batch.advantages[wanted].to(logprobs), reference, self.clip, self.beta
+        )
+        self.tally.add(found.clipped, (logprobs - sampler).abs())
+        # Its value is another one; its gradient is that of L, token by token.
+        stand_in = chunked_cross_entropy(model, hidden, targets, scale * found.weights)
+        return stand_in - stand_in.detach() + scale * found.loss.sum()
+
+    def take_tally(self) -> Tally:
+        """What was seen since the last time."""
+        taken, self.tally = self.tally, Tally()
+        return taken
