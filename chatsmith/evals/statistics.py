@@ -1,13 +1,20 @@
-"""How sure a score is: an interval for a share of right answers.
+"""How sure a score is, and whether two scores differ: intervals, centring, paired tests.
 
-Pure functions of counts; knows nothing of models or exams.
+Pure functions of counts and of right answers; knows nothing of models, exams or files. Whatever draws random numbers
+draws the same ones every time.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 # The 97.5 % point of the normal distribution: that many standard errors on each side cover 95 %.
 Z_95 = 1.959963984540054
+
+RESAMPLES = 2000
+"""Of a bootstrap: enough for the ends of a 95 % interval to be steady to a twentieth of its width or so."""
 
 
 @dataclass(frozen=True)
@@ -49,3 +56,125 @@ def wilson_interval(correct: int, n: int, z: float = Z_95) -> tuple[float, float
     low = 0.0 if correct == 0 else centre - half_width
     high = 1.0 if correct == n else centre + half_width
     return low, high
+
+
+def centred(accuracy: float, chance: float) -> float:
+    """`accuracy` on a scale where `chance` is 0 and all right is 1; below chance it is negative."""
+    return (accuracy - chance) / (1 - chance)
+
+
+def pass_at_k(n: int, correct: int, k: int) -> float:
+    """The chance that at least one of `k` samples is right, when `correct` of `n` were: without the bias of
+    1 - (1 - correct / n)^k. Source: Chen et al. 2021, 2107.03374."""
+    assert 0 <= correct <= n and 1 <= k <= n
+    return 1 - math.comb(n - correct, k) / math.comb(n, k)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The points of one task's items, 1 for a right answer, and what guessing gets."""
+
+    points: np.ndarray
+    """(n,) floats in [0, 1], in the order of the items."""
+    chance: float
+    group: str
+    """Tasks of one group ask the same items in the same order, so they are resampled together."""
+
+
+def bootstrap_interval(tasks: Sequence[Answers], seed: int = 0) -> tuple[float, float]:
+    """The 95 % interval of the mean centred accuracy over `tasks`, by resampling items within each task.
+
+    It says how much another draw of items could change the score; not how much another training run could. Source:
+    percentile bootstrap, Efron 1979.
+    """
+    means = _resampled_means(tasks, seed)
+    return _percentiles(means)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far B is above A, on the items that both answered."""
+
+    difference: float
+    """Score of B minus score of A."""
+    low: float
+    high: float
+    """95 % interval of the difference."""
+    p: float
+    """How often a difference at least as large would come about if there were none."""
+    n: int
+    """Items."""
+
+
+def mcnemar(a: Sequence[float], b: Sequence[float]) -> float:
+    """The p-value of McNemar's exact test that two models, asked the same items, are equally often right.
+
+    `a` and `b` are 1 where the answer was right, 0 where not. Only items on which they disagree count: if the models
+    were equal, each would win half of those. Source: McNemar 1947, in its exact binomial form.
+    """
+    only_a = sum(x > y for x, y in zip(a, b, strict=True))
+    only_b = sum(x < y for x, y in zip(a, b, strict=True))
+    n, k = only_a + only_b, min(only_a, only_b)
+    if n == 0:
+        return 1.0
+    # By logarithms, for 2^n overflows; the tail is summed over at most n / 2 terms.
+    log_half = n * math.log(0.5)
+    log_total = math.lgamma(n + 1)
+    terms = (
+        math.exp(log_total - math.lgamma(i + 1) - math.lgamma(n - i + 1) + log_half) for i in range(k + 1)
+    )
+    return min(1.0, 2 * math.fsum(terms))
+
+
+def paired_bootstrap(a: Sequence[Answers], b: Sequence[Answers], seed: int = 0) -> Difference:
+    """The difference of mean centred accuracies, B minus A, of two models asked the same items of the same tasks.
+
+    Each resample draws the same items for both, so what is hard for both does not blur the difference.
+    """
+    assert [one.points.shape for one in a] == [one.points.shape for one in b], "paired means the same items"
+    # Centring is linear, so the difference of centred means is the centred difference, with chance 0 and a scale.
+    pairs = [
+        Answers((two.points - one.points) / (1 - one.chance), 0.0, one.group)
+        for one, two in zip(a, b, strict=True)
+    ]
+    means = _resampled_means(pairs, seed)
+    low, high = _percentiles(means)
+    difference = float(np.mean([pair.points.mean() for pair in pairs]))
+    # Shifted to the hypothesis of no difference; +1, for a p-value of 0 cannot be known from a sample.
+    beyond = int((np.abs(means - difference) >= abs(difference) - 1e-12).sum())
+    n = sum(len(pair.points) for pair in pairs)
+    return Difference(difference, low, high, (beyond + 1) / (len(means) + 1), n)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values corrected for their number (Holm 1979): of 22 comparisons, one would look real by chance."""
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    corrected = [1.0] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, p_values[index] * (len(p_values) - rank)))
+        corrected[index] = largest
+    return corrected
+
+
+def _resampled_means(tasks: Sequence[Answers], seed: int) -> np.ndarray:
+    """(RESAMPLES,) mean centred accuracies over items drawn with replacement within each task."""
+    total = np.zeros(RESAMPLES)
+    groups: dict[tuple[str, int], list[Answers]] = {}
+    for task in tasks:
+        groups.setdefault((task.group, len(task.points)), []).append(task)
+    generator = np.random.default_rng(seed)
+    for (_, n), members in groups.items():
+        if n == 0:
+            continue
+        scaled = np.sum([(task.points - task.chance) / (1 - task.chance) for task in members], axis=0)
+        chunk = max(1, 2_000_000 // n)  # indices held at once: 16 MB
+        for start in range(0, RESAMPLES, chunk):
+            rows = min(chunk, RESAMPLES - start)
+            total[start : start + rows] += scaled[generator.integers(n, size=(rows, n))].mean(axis=1)
+    return total / max(1, len(tasks))
+
+
+def _percentiles(means: np.ndarray) -> tuple[float, float]:
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(low), float(high)

@@ -1,0 +1,127 @@
+"""What one task found out about one model: a point for every item; and its file, found again by its key.
+
+The file keeps the points by item, so that two models can be compared on the items both answered, and so that an
+interrupted suite goes on with the next task. It knows nothing of models or prompts.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chatsmith.evals.statistics import Answers, bootstrap_interval, centred, wilson_interval
+from chatsmith.runtime.atomic import write_text
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """One task's items and how they came out."""
+
+    task: str
+    ids: tuple[str, ...]
+    """The items, by names that are the same for every model."""
+    points: tuple[float, ...]
+    """For each item 1 (right), 0, or a share: how often it is right in several tries."""
+    chance: float
+    """The accuracy of guessing."""
+    seconds: float
+    notes: tuple[str, ...] = ()
+    """What a reader of the score must know, e.g. that the items are a subset."""
+    transcript: tuple[dict[str, Any], ...] = ()
+    """Every single reply, where there are replies."""
+    group: str = ""
+    """Tasks of one group ask the same items; empty: a group of its own."""
+
+    @property
+    def n(self) -> int:
+        """How many items."""
+        return len(self.points)
+
+    @property
+    def accuracy(self) -> float:
+        """The mean of the points; 0 for no items."""
+        return sum(self.points) / self.n if self.n else 0.0
+
+    @property
+    def centred(self) -> float:
+        """Accuracy, 0 at chance and 1 for all right."""
+        return centred(self.accuracy, self.chance)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 %: Wilson's for right or wrong, a bootstrap for shares."""
+        if all(point in (0, 1) for point in self.points):
+            return wilson_interval(round(sum(self.points)), self.n)
+        return bootstrap_interval([Answers(np.array(self.points), 0.0, self.task)])
+
+    def answers(self) -> Answers:
+        """The points as statistics takes them."""
+        return Answers(np.array(self.points, dtype=float), self.chance, self.group or self.task)
+
+    def to_json(self) -> dict[str, Any]:
+        """What `evaluate --json` prints for the task."""
+        low, high = self.interval
+        found = {
+            "accuracy": self.accuracy,
+            "centered": self.centred,
+            "n": self.n,
+            "low": low,
+            "high": high,
+            "chance": self.chance,
+            "seconds": round(self.seconds, 2),
+        }
+        return {**found, "notes": list(self.notes)} if self.notes else found
+
+
+def summary(results: Sequence[TaskResult]) -> dict[str, Any]:
+    """What `evaluate --json` prints for several tasks: the mean centred accuracy (CORE, ChatCORE) with its 95 %
+    bootstrap interval, the mean accuracy, and every task."""
+    low, high = bootstrap_interval([result.answers() for result in results])
+    return {
+        "centered": sum(result.centred for result in results) / max(1, len(results)),
+        "raw": sum(result.accuracy for result in results) / max(1, len(results)),
+        "low": low,
+        "high": high,
+        "n": sum(result.n for result in results),
+        "seconds": round(sum(result.seconds for result in results), 2),
+        "tasks": {result.task: result.to_json() for result in results},
+    }
+
+
+def write_task(path: Path, key: str, result: TaskResult) -> None:
+    """Write the file, atomically."""
+    content = {
+        "task": result.task,
+        "key": key,
+        "seconds": result.seconds,
+        "chance": result.chance,
+        "notes": result.notes,
+        "group": result.group,
+        "ids": result.ids,
+        "points": result.points,
+        "transcript": result.transcript,
+    }
+    write_text(path, json.dumps(content, ensure_ascii=False) + "\n")
+
+
+def read_task(path: Path, key: str | None = None) -> TaskResult | None:
+    """The result in the file at `path`; None if there is none, it is damaged, or, with `key`, its key is another."""
+    try:
+        content = json.loads(path.read_bytes())
+        if key is not None and content["key"] != key:
+            return None
+        return TaskResult(
+            task=content["task"],
+            ids=tuple(content["ids"]),
+            points=tuple(content["points"]),
+            chance=content["chance"],
+            seconds=content["seconds"],
+            notes=tuple(content["notes"]),
+            transcript=tuple(content["transcript"]),
+            group=content["group"],
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,118 @@
+"""Scoring passages with a checkpoint of the transformers library, so that published models can be checked against.
+
+Batches of about equal length, padded on the right, where no causal model looks. It is for reproducing known scores, and
+not fast. It reads local folders only: nothing is downloaded, no code of a checkpoint is executed, and weights must be
+safetensors. It needs the extra `hf`.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from chatsmith.evals.passages import Passage, PassageScore, Question
+from chatsmith.runtime.errors import UserError
+
+WINDOW = 64
+"""Questions that are sorted by length together."""
+
+LOGITS_AT_ONCE = 128 << 20
+"""Numbers in the logits of one batch (512 MiB): the library makes them for every token."""
+
+
+class TransformersScorer:
+    """A `Scorer` over a folder that transformers can load."""
+
+    def __init__(self, path: Path, *, device: torch.device, dtype: torch.dtype) -> None:
+        """Raises UserError if the extra is missing or the folder is not such a checkpoint."""
+        try:
+            from transformers import AutoModelForCausalLM, AutoTokenizer
+        except ImportError:
+            raise UserError("scoring other models needs transformers: pip install 'chatsmith[hf]'") from None
+        if not path.is_dir():
+            raise UserError(f"{path} is no folder with a transformers checkpoint")
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                path, local_files_only=True, use_safetensors=True, dtype=dtype
+            )
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(f"{path} cannot be loaded as a transformers checkpoint: {reason}") from None
+        self._model: Any = model.to(device).eval()
+        self._device = device
+        self._bos_id = _beginning(self._tokenizer, path)
+        length = getattr(self._model.config, "max_position_embeddings", None)
+        if not isinstance(length, int):
+            raise UserError(f"{path}: its config.json does not say how long its context is")
+        self._context_length = length
+
+    @property
+    def context_length(self) -> int:
+        """The model's context: `max_position_embeddings`."""
+        return self._context_length
+
+    @property
+    def bos_id(self) -> int:
+        """The checkpoint's own beginning of a text; GPT-2's is `<|endoftext|>`."""
+        return self._bos_id
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of ordinary texts."""
+        return self._tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+
+    def score(
+        self, questions: Iterable[Question], on_scored: Callable[[int], None] = lambda _: None
+    ) -> list[list[PassageScore]]:
+        """The scores of every passage, in order."""
+        scores: list[list[PassageScore]] = []
+        remaining = iter(questions)
+        while window := list(islice(remaining, WINDOW)):
+            flat = [passage for question in window for passage in question]
+            found = self._score_all(flat)
+            for question in window:
+                on_scored(len(scores))
+                scores.append([next(found) for _ in question])
+        return scores
+
+    def _score_all(self, passages: Sequence[Passage]) -> Any:
+        """The scores of all passages, in order, computed from the longest to the shortest."""
+        order = sorted(range(len(passages)), key=lambda index: -len(passages[index].ids))
+        scores: dict[int, PassageScore] = {}
+        vocab_size = self._model.get_output_embeddings().weight.shape[0]
+        while order:
+            longest = len(passages[order[0]].ids)
+            size = max(1, LOGITS_AT_ONCE // (longest * vocab_size))
+            batch, order = order[:size], order[size:]
+            found = self._score_batch([passages[index] for index in batch])
+            scores.update(zip(batch, found, strict=True))
+        return iter([scores[index] for index in range(len(passages))])
+
+    def _score_batch(self, passages: Sequence[Passage]) -> list[PassageScore]:
+        longest = max(len(passage.ids) for passage in passages)
+        rows = [[*passage.ids, *[self._bos_id] * (longest - len(passage.ids))] for passage in passages]
+        inputs = torch.tensor(rows, device=self._device)
+        with torch.inference_mode():
+            logits = self._model(input_ids=inputs, use_cache=False).logits  # (B, T, V)
+            found = []
+            for row, passage in enumerate(passages):
+                scored = inputs[row, passage.start : len(passage.ids)]
+                before = logits[row, passage.start - 1 : len(passage.ids) - 1].float()
+                logprobs = before.log_softmax(dim=-1).gather(-1, scored[:, None])[:, 0]
+                likeliest = bool((before.argmax(dim=-1) == scored).all())
+                found.append(PassageScore(tuple(logprobs.tolist()), likeliest))
+        return found
+
+
+def _beginning(tokenizer: Any, path: Path) -> int:
+    """The id that stands before every text: libraries agree on little here, so the usual names are tried."""
+    known = tokenizer.get_vocab()
+    for name in ("<|bos|>", "<|endoftext|>"):
+        if name in known:
+            return known[name]
+    for id in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if isinstance(id, int):
+            return id
+    raise UserError(f"{path}: its tokenizer has no token for the beginning of a text")
