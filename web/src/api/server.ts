@@ -1,0 +1,128 @@
+/**
+ * The server's HTTP API. Paths are relative to the page, so that it also works behind a proxy's prefix.
+ *
+ * It neither retries nor shows anything: it throws RefusedError, UnreachableError or LostError, or the
+ * AbortError of the signal it was given.
+ */
+
+import { LostError, refusal, UnreachableError } from "./errors";
+import { readEvents } from "./event-reader";
+import type { ChatRequest, Model, Tokenized, Usage, WireChunk, WireLogprob, WireMessage, WirePart } from "./wire";
+
+/** How many alternatives are asked for with every token: enough to choose from, little to send. */
+export const NUM_ALTERNATIVES = 8;
+
+/** One step of a reply as it arrives. */
+export interface ReplyStep {
+  content: string;
+  parts: WirePart[];
+  ids: number[];
+  logprobs: WireLogprob[];
+  usage: Usage | null;
+  finishReason: string | null;
+}
+
+export class Server {
+  /** `key` is asked anew for each request, since a person may enter one at any time. */
+  constructor(
+    private readonly key: () => string,
+    private readonly base: string = document.baseURI,
+  ) {}
+
+  async models(): Promise<Model[]> {
+    const response = await this.fetch("v1/models", {});
+    return ((await response.json()) as { data: Model[] }).data;
+  }
+
+  /** How the server renders a conversation as tokens. `awaitsReply`: with the mark that opens the reply. */
+  async tokenize(model: string, messages: WireMessage[], awaitsReply: boolean, signal?: AbortSignal): Promise<Tokenized> {
+    const response = await this.post("tokenize", { model, messages, add_generation_prompt: awaitsReply }, signal);
+    return (await response.json()) as Tokenized;
+  }
+
+  /** The reply, step by step. Throws LostError if the stream ends before the reply does. */
+  async *reply(request: ChatRequest, signal: AbortSignal): AsyncGenerator<ReplyStep> {
+    const response = await this.post(
+      "v1/chat/completions",
+      {
+        ...request,
+        stream: true,
+        stream_options: { include_usage: true, continuous_usage_stats: true },
+        logprobs: true,
+        top_logprobs: NUM_ALTERNATIVES,
+        return_token_ids: true,
+      },
+      signal,
+    );
+    let isFinished = false;
+    try {
+      for await (const event of readEvents(response.body!)) {
+        if (event === "[DONE]") {
+          break;
+        }
+        const step = readStep(event);
+        isFinished ||= step.finishReason !== null;
+        yield step;
+      }
+    } catch (error) {
+      if (signal.aborted || error instanceof LostError) {
+        throw error;
+      }
+      throw new LostError();
+    }
+    if (!isFinished) {
+      throw new LostError();
+    }
+  }
+
+  private post(path: string, body: object, signal?: AbortSignal): Promise<Response> {
+    return this.fetch(path, {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify(body),
+      ...(signal && { signal }),
+    });
+  }
+
+  private async fetch(path: string, init: RequestInit): Promise<Response> {
+    const headers = new Headers(init.headers);
+    if (this.key()) {
+      headers.set("Authorization", `Bearer ${this.key()}`);
+    }
+    let response: Response;
+    try {
+      response = await fetch(new URL(path, this.base), { ...init, headers });
+    } catch (error) {
+      if (init.signal?.aborted) {
+        throw error;
+      }
+      throw new UnreachableError();
+    }
+    if (!response.ok) {
+      throw await refusal(response);
+    }
+    return response;
+  }
+}
+
+/** One event of the stream. Throws LostError for one that reports a failure, or that cannot be read. */
+export function readStep(event: string): ReplyStep {
+  let chunk: WireChunk;
+  try {
+    chunk = JSON.parse(event) as WireChunk;
+  } catch {
+    throw new LostError("The server sent something that could not be read.");
+  }
+  if (chunk.error) {
+    throw new LostError(chunk.error.message ?? "The server failed in the middle of the reply.");
+  }
+  const choice = chunk.choices?.[0];
+  return {
+    content: choice?.delta?.content ?? "",
+    parts: choice?.delta?.chatsmith?.parts ?? [],
+    ids: choice?.token_ids ?? [],
+    logprobs: choice?.logprobs?.content ?? [],
+    usage: chunk.usage ?? null,
+    finishReason: choice?.finish_reason ?? null,
+  };
+}

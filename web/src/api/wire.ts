@@ -1,0 +1,95 @@
+/** What travels between the page and the server: OpenAI's schema, and chatsmith's additions to it. */
+
+export interface WirePart {
+  kind: "text" | "python" | "output";
+  text: string;
+}
+
+export interface WireMessage {
+  role: "system" | "user" | "assistant";
+  content: string;
+  /** How an assistant message was put together; rendered exactly as it was generated. */
+  chatsmith?: { parts: WirePart[] };
+}
+
+export interface ModelDefaults {
+  temperature: number;
+  top_p: number;
+  top_k: number;
+  min_p: number;
+  /** null: whatever room the context has left. */
+  max_tokens: number | null;
+}
+
+export interface Model {
+  id: string;
+  chatsmith?: {
+    context_length: number;
+    vocab_size: number;
+    num_parameters: number;
+    defaults: ModelDefaults;
+    tools: string[];
+  };
+}
+
+export interface ChatRequest {
+  model: string;
+  messages: WireMessage[];
+  continue_final_message?: boolean;
+  /** Token ids that the assistant's open turn begins with; the reply goes on after them. */
+  assistant_prefix_ids?: number[];
+  temperature?: number;
+  top_p?: number;
+  top_k?: number;
+  min_p?: number;
+  seed?: number;
+  max_completion_tokens?: number;
+  stop?: string[];
+}
+
+export interface WireTokenChoice {
+  token: string;
+  logprob: number;
+  bytes?: number[] | null;
+  id: number;
+}
+
+export interface WireLogprob extends WireTokenChoice {
+  top_logprobs: WireTokenChoice[];
+}
+
+export interface Usage {
+  prompt_tokens: number;
+  completion_tokens: number;
+  prompt_tokens_details?: { cached_tokens?: number } | null;
+}
+
+export interface WireChunk {
+  choices?: {
+    delta?: { content?: string | null; chatsmith?: { parts?: WirePart[] } };
+    logprobs?: { content?: WireLogprob[] | null } | null;
+    token_ids?: number[] | null;
+    finish_reason?: string | null;
+  }[];
+  usage?: Usage | null;
+  error?: WireError;
+}
+
+export interface WireError {
+  message?: string;
+  type?: string | null;
+  param?: string | null;
+  code?: string | number | null;
+}
+
+export interface Tokenized {
+  tokens: number[];
+  count: number;
+  max_model_len: number;
+  token_strs: string[];
+  special: boolean[];
+  /** The stretch of tokens each message takes, its marks included. */
+  messages: { role: string; start: number; end: number }[];
+  /** How many of the tokens, from the first, the server holds computed. */
+  cached_tokens: number;
+}

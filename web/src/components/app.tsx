@@ -1,0 +1,51 @@
+/** The page. */
+
+import { useWorkbench } from "../state/workbench";
+import { Beginning } from "./beginning";
+import { Composer } from "./composer";
+import { Header } from "./header";
+import { KeyDialog } from "./key-dialog";
+import { NoticeBar } from "./notice-bar";
+import { ShortcutsDialog } from "./shortcuts-dialog";
+import { SideSheet } from "./side-sheet";
+import { Sidebar } from "./sidebar";
+import { Transcript } from "./transcript";
+
+export function App() {
+  const bench = useWorkbench();
+  const talk = bench.library.open.value;
+  const { dialog, lookInside } = bench.view;
+  return (
+    <>
+      <button type="button" class="skip" onClick={() => document.querySelector<HTMLElement>("#message")?.focus()}>
+        Skip to the message field
+      </button>
+      <Sidebar />
+      <main class={lookInside.value ? "main is-looking-inside" : "main"}>
+        <Header />
+        {talk ? <Transcript key={talk.id} talk={talk} /> : <Beginning />}
+        {lookInside.value && <TokenLegend />}
+        <Composer />
+      </main>
+      <SideSheet />
+      {dialog.value === "key" && <KeyDialog />}
+      {dialog.value === "shortcuts" && <ShortcutsDialog />}
+      <NoticeBar />
+      <div class="visually-hidden" role="status">
+        {bench.writer.announcement.value}
+      </div>
+    </>
+  );
+}
+
+/** What the tints of tokens mean. */
+function TokenLegend() {
+  return (
+    <div class="legend">
+      <span>sure</span>
+      <i aria-hidden="true" />
+      <span>surprised</span>
+      <span class="legend-hint">Point at a token, or tap it, to see what else it might have been.</span>
+    </div>
+  );
+}

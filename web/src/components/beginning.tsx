@@ -1,0 +1,63 @@
+/** A conversation that has not begun: which model will answer, and a few things to ask it. */
+
+import { useWorkbench } from "../state/workbench";
+import { count } from "./figures";
+import { Icon } from "./icon";
+
+/** Within reach of a model of a few million parameters that was trained on the kindergarten. */
+const SUGGESTIONS: readonly (readonly [string, string])[] = [
+  ["Meet", "Hello! Who are you?"],
+  ["Reckon", "What is 12 times 12?"],
+  ["Spell", "Spell the word garden."],
+  ["Compare", "What is the opposite of day?"],
+  ["Listen", "Tell me a story about a boat."],
+  ["Laugh", "Tell me a joke."],
+];
+
+export function Beginning() {
+  const bench = useWorkbench();
+  const model = bench.models.chosen(bench.settings.value);
+  return (
+    <div class="transcript" tabIndex={0} role="region" aria-label="New conversation">
+      <div class="beginning">
+        <div class="beginning-mark" aria-hidden="true">
+          <Icon name="anvil" size={34} />
+        </div>
+        <h1>Say something to your model</h1>
+        {model && (
+          <p class="beginning-model">
+            <strong>{model.id}</strong>
+            {model.chatsmith &&
+              ` · ${parameters(model.chatsmith.num_parameters)} parameters · ` +
+                `sees ${count(model.chatsmith.context_length)} tokens at once`}
+          </p>
+        )}
+        <ul class="suggestions" aria-label="Suggestions">
+          {SUGGESTIONS.map(([kind, text]) => (
+            <li key={text}>
+              <button type="button" onClick={() => bench.send(text)}>
+                <span>{kind}</span>
+                {text}
+              </button>
+            </li>
+          ))}
+        </ul>
+        <p class="beginning-hint">
+          <Icon name="lens" size={16} /> <b>Look inside</b> shows how sure the model was of every token, and lets you choose
+          another.
+        </p>
+      </div>
+    </div>
+  );
+}
+
+/** 6.1 million, 1.2 billion: as a person says it. */
+export function parameters(value: number): string {
+  for (const [unit, name] of [[1e9, "billion"], [1e6, "million"], [1e3, "thousand"]] as const) {
+    if (value >= unit) {
+      const amount = value / unit;
+      return `${amount < 10 ? amount.toFixed(1) : Math.round(amount)} ${name}`;
+    }
+  }
+  return String(value);
+}

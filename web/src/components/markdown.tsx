@@ -1,0 +1,45 @@
+/** Markdown as it grows: finished blocks are drawn once and left alone. */
+
+import { memo } from "preact/compat";
+import { useMemo, useRef } from "preact/hooks";
+import { artists, need } from "../markdown/artists";
+import { GrowingMarkdown } from "../markdown/growing";
+import { sanitize } from "../markdown/sanitize";
+import { markdownToHtml, wants } from "../markdown/to-html";
+import { useWorkbench } from "../state/workbench";
+
+export function Markdown({ text }: { text: string }) {
+  const bench = useWorkbench();
+  const growing = useRef<GrowingMarkdown>(null);
+  growing.current ??= new GrowingMarkdown();
+
+  function onClick(event: MouseEvent) {
+    const button = (event.target as Element).closest(".code-copy");
+    const code = button?.closest(".code-block")?.querySelector("pre")?.textContent;
+    if (code != null) {
+      void bench.copy(code.replace(/\n$/, ""));
+    }
+  }
+
+  return (
+    <div class="markdown" onClick={onClick}>
+      {growing.current.update(text).map((block, index) => (
+        <Block key={index} source={block} />
+      ))}
+    </div>
+  );
+}
+
+const Block = memo(function Block({ source }: { source: string }) {
+  const using = artists.value;
+  const html = useMemo(() => sanitize(markdownToHtml(source, using)), [source, using]);
+  const wanted = useMemo(() => wants(source), [source]);
+  if (wanted.highlight) {
+    need("highlight");
+  }
+  if (wanted.formula) {
+    need("formula");
+  }
+  // Sanitized just above.
+  return html.trim() === "" ? null : <div class="block" dangerouslySetInnerHTML={{ __html: html }} />;
+});

@@ -1,0 +1,46 @@
+/** Which model answers, and whether it can be reached. */
+
+import type { Connection } from "../state/models";
+import { useWorkbench } from "../state/workbench";
+import { Icon } from "./icon";
+
+const STATES: Record<Connection, string> = {
+  connecting: "connecting …",
+  ready: "ready",
+  loading: "getting ready …",
+  unreachable: "not reachable",
+  key: "needs a key",
+};
+
+export function ModelPicker() {
+  const bench = useWorkbench();
+  const { all, connection } = bench.models;
+  const chosen = bench.models.chosen(bench.settings.value);
+  const isReady = connection.value === "ready";
+  return (
+    <div class={`model-picker is-${connection.value}`}>
+      <span class="model-light" aria-hidden="true" />
+      {all.value.length > 1 ? (
+        <label class="model-choice">
+          <select
+            aria-label="Model"
+            value={chosen?.id ?? ""}
+            onChange={(event) => bench.setSettings({ model: event.currentTarget.value })}
+          >
+            {all.value.map(({ id }) => (
+              <option key={id} value={id}>
+                {id}
+              </option>
+            ))}
+          </select>
+          <Icon name="down" size={14} />
+        </label>
+      ) : (
+        <span class="model-name">{chosen?.id ?? "No model yet"}</span>
+      )}
+      <span class={isReady ? "visually-hidden" : "model-state"} role="status">
+        {STATES[connection.value]}
+      </span>
+    </div>
+  );
+}

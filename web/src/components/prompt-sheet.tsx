@@ -1,0 +1,152 @@
+/** The conversation as the model reads it: one run of tokens, with the marks around each message. */
+
+import { useEffect, useState } from "preact/hooks";
+import type { Tokenized } from "../api/wire";
+import { messagesForModel } from "../conversation/for-model";
+import type { Message } from "../conversation/message";
+import { isRunning } from "../conversation/message";
+import { problemOf } from "../state/problems";
+import { useWorkbench } from "../state/workbench";
+import { count } from "./figures";
+import { visibleText } from "./token-text";
+
+export function PromptSheet() {
+  const bench = useWorkbench();
+  const { talk } = bench;
+  const upTo = bench.view.promptOf.value;
+  const path = talk?.path.value.map((id) => talk.message(id)!.value) ?? [];
+  const at = upTo === null ? -1 : path.findIndex((message) => message.id === upTo);
+  const shown = at < 0 ? path.filter((message) => !isRunning(message)) : path.slice(0, at);
+  const { tokenized, complaint } = useTokenized(shown, path.length > 0 && !path.some(isRunning));
+  return (
+    <div class="prompt">
+      <p class="sheet-note">
+        {upTo === null
+          ? "What the model is given before your next message: one run of tokens."
+          : "What the model was given before it wrote that reply."}
+      </p>
+      {upTo !== null && (
+        <button type="button" class="button" onClick={() => (bench.view.promptOf.value = null)}>
+          Show the whole conversation
+        </button>
+      )}
+      {path.length === 0 && <p class="sheet-note">There is nothing yet: say something first.</p>}
+      {complaint && <p class="problem">{complaint}</p>}
+      {tokenized && <Rendered tokenized={tokenized} />}
+    </div>
+  );
+}
+
+/** What the server makes of the messages; the last answer stays until there is a new one. */
+function useTokenized(path: readonly Message[], isSettled: boolean) {
+  const bench = useWorkbench();
+  const settings = bench.settings.value;
+  const [tokenized, setTokenized] = useState<Tokenized | null>(null);
+  const [complaint, setComplaint] = useState("");
+  const messages = messagesForModel(settings.system, path).map(({ wire }) => wire);
+  const asked = JSON.stringify(messages);
+  useEffect(() => {
+    if (!isSettled || messages.length === 0) {
+      return;
+    }
+    const controller = new AbortController();
+    const model = bench.models.chosen(settings)?.id ?? "";
+    bench.server
+      .tokenize(model, messages, messages.at(-1)?.role === "user", controller.signal)
+      .then((answer) => {
+        setTokenized(answer);
+        setComplaint("");
+      })
+      .catch((error: unknown) => {
+        if (!controller.signal.aborted) {
+          setComplaint(problemOf(error).message);
+        }
+      });
+    return () => controller.abort();
+  }, [asked, isSettled]);
+  return { tokenized, complaint };
+}
+
+function Rendered({ tokenized }: { tokenized: Tokenized }) {
+  const { tokens, count: total, max_model_len: contextLength, cached_tokens: cached } = tokenized;
+  const sections = sectionsOf(tokenized);
+  return (
+    <>
+      <div class="prompt-bar" role="img" aria-label={`${total} of ${contextLength} tokens`}>
+        {sections.map(({ role, start, end }, index) => (
+          <i key={index} class={`is-${role}`} style={{ width: `${(100 * (end - start)) / contextLength}%` }} />
+        ))}
+      </div>
+      <i class="prompt-cached" style={{ width: `${(100 * cached) / contextLength}%` }} />
+      <dl class="prompt-figures">
+        <div>
+          <dt>tokens</dt>
+          <dd>{count(total)}</dd>
+        </div>
+        <div>
+          <dt>cached</dt>
+          <dd>{count(cached)}</dd>
+        </div>
+        <div>
+          <dt>context</dt>
+          <dd>{count(contextLength)}</dd>
+        </div>
+      </dl>
+      <p class="prompt-legend">
+        <span class="prompt-token is-special">mark</span> <span class="prompt-token is-cached">cached</span>{" "}
+        <span class="prompt-token">to compute</span>
+      </p>
+      <ol class="prompt-messages">
+        {sections.map(({ role, start, end }, index) => (
+          <li key={index} class={`is-${role}`}>
+            <h3>
+              {role} <span>{end - start === 1 ? "1 token" : `${count(end - start)} tokens`}</span>
+            </h3>
+            <p>
+              {tokens.slice(start, end).map((id, offset) => (
+                <PromptToken key={offset} tokenized={tokenized} id={id} index={start + offset} isCached={start + offset < cached} />
+              ))}
+            </p>
+          </li>
+        ))}
+      </ol>
+    </>
+  );
+}
+
+interface TokenProps {
+  tokenized: Tokenized;
+  id: number;
+  index: number;
+  isCached: boolean;
+}
+
+function PromptToken({ tokenized, id, index, isCached }: TokenProps) {
+  const isSpecial = tokenized.special[index] ?? false;
+  const text = tokenized.token_strs[index] ?? "";
+  return (
+    <span
+      class={`prompt-token ${isSpecial ? "is-special" : ""} ${isCached ? "is-cached" : ""}`}
+      title={`id ${id}${isCached ? ", cached" : ""}`}
+    >
+      {isSpecial ? text.replace(/^<\||\|>$/g, "") : visibleText(text)}
+    </span>
+  );
+}
+
+interface Section {
+  role: string;
+  start: number;
+  end: number;
+}
+
+/** The messages, and the marks before the first and after the last of them. */
+function sectionsOf({ messages, count: total }: Tokenized): Section[] {
+  const first = messages[0]?.start ?? total;
+  const last = messages.at(-1)?.end ?? 0;
+  return [
+    ...(first > 0 ? [{ role: "beginning", start: 0, end: first }] : []),
+    ...messages,
+    ...(last < total ? [{ role: "reply to come", start: last, end: total }] : []),
+  ];
+}

@@ -1,0 +1,179 @@
+/**
+ * A reply as the tokens it was made of, each tinted by how surprising it was to the model.
+ *
+ * One token at a time is in the tab order; arrows move among them, Enter goes into the alternatives, Esc comes back.
+ */
+
+import { useRef, useState } from "preact/hooks";
+import type { Alternative, Token } from "../conversation/message";
+import { isSpecial, probability } from "../conversation/tokens";
+import { heatOf, inlineText, percent, spokenText } from "./token-text";
+import { TokenInspector } from "./token-inspector";
+
+const HIDE_MILLISECONDS = 260;
+const MARGIN = 8;
+
+interface Props {
+  tokens: readonly Token[];
+  onPick: (index: number, alternative: Alternative) => void;
+}
+
+interface Shown {
+  index: number;
+  isPinned: boolean;
+}
+
+export function ReplyTokens({ tokens, onPick }: Props) {
+  const [shown, setShown] = useState<Shown | null>(null);
+  const [inTabOrder, setInTabOrder] = useState(0);
+  const container = useRef<HTMLDivElement>(null);
+  const timer = useRef<ReturnType<typeof setTimeout>>(undefined);
+
+  const chip = (index: number) => container.current?.querySelector<HTMLElement>(`[data-index="${index}"]`);
+  const indexAt = (event: Event) => {
+    const index = (event.target as Element).closest<HTMLElement>("[data-index]")?.dataset.index;
+    return index === undefined ? null : Number(index);
+  };
+  const show = (index: number, isPinned: boolean) => {
+    clearTimeout(timer.current);
+    setShown({ index, isPinned });
+  };
+
+  function onPointerOver(event: PointerEvent) {
+    const index = indexAt(event);
+    clearTimeout(timer.current);
+    if (index !== null && event.pointerType === "mouse" && !shown?.isPinned) {
+      show(index, false);
+    }
+  }
+
+  function onPointerLeave() {
+    if (!shown?.isPinned) {
+      timer.current = setTimeout(() => setShown(null), HIDE_MILLISECONDS);
+    }
+  }
+
+  function onClick(event: MouseEvent) {
+    const index = indexAt(event);
+    if (index !== null) {
+      const isAgain = shown?.isPinned && shown.index === index;
+      setInTabOrder(index);
+      setShown(isAgain ? null : { index, isPinned: true });
+    }
+  }
+
+  function onKeyDown(event: KeyboardEvent) {
+    const index = indexAt(event);
+    if (event.key === "Escape" && shown) {
+      event.stopPropagation();
+      chip(shown.index)?.focus();
+      setShown(null);
+    } else if (index !== null) {
+      const to = { ArrowRight: index + 1, ArrowLeft: index - 1, Home: 0, End: tokens.length - 1 }[event.key];
+      if (to !== undefined && to >= 0 && to < tokens.length) {
+        event.preventDefault();
+        setInTabOrder(to);
+        show(to, false);
+        chip(to)?.focus();
+      } else if (event.key === "Enter" || event.key === "ArrowDown") {
+        event.preventDefault();
+        show(index, true);
+        requestAnimationFrame(() => container.current?.querySelector<HTMLElement>(".alternative")?.focus());
+      }
+    } else if (event.key === "ArrowDown" || event.key === "ArrowUp") {
+      event.preventDefault();
+      const rows = [...container.current!.querySelectorAll<HTMLElement>(".alternative:enabled")];
+      const at = rows.indexOf(document.activeElement as HTMLElement) + (event.key === "ArrowDown" ? 1 : -1);
+      rows.at(at % rows.length)?.focus();
+    }
+  }
+
+  function onFocusOut(event: FocusEvent) {
+    if (!container.current?.contains(event.relatedTarget as Node | null)) {
+      setShown((now) => (now?.isPinned ? now : null));
+    }
+  }
+
+  const token = shown && tokens[shown.index];
+  return (
+    <div
+      ref={container}
+      class="tokens"
+      role="group"
+      aria-label="The tokens of this reply"
+      onPointerOver={onPointerOver}
+      onPointerLeave={onPointerLeave}
+      onClick={onClick}
+      onKeyDown={onKeyDown}
+      onFocusOut={onFocusOut}
+    >
+      {tokens.map((each, index) => (
+        <TokenChip key={index} token={each} index={index} isInTabOrder={index === inTabOrder} isShown={index === shown?.index} />
+      ))}
+      {token && (
+        <div
+          class="inspector"
+          role="dialog"
+          aria-label={`Instead of ${spokenText(token.text)}`}
+          ref={(panel) => void (panel && place(panel, chip(shown.index)))}
+        >
+          <TokenInspector
+            token={token}
+            onPick={(alternative) => {
+              setShown(null);
+              onPick(shown.index, alternative);
+            }}
+          />
+        </div>
+      )}
+    </div>
+  );
+}
+
+interface ChipProps {
+  token: Token;
+  index: number;
+  isInTabOrder: boolean;
+  isShown: boolean;
+}
+
+function TokenChip({ token, index, isInTabOrder, isShown }: ChipProps) {
+  const chance = probability(token);
+  const kind = token.origin === "given" ? "is-given" : isSpecial(token.text) ? "is-special" : "";
+  const breaks = token.origin === "given" ? 0 : (token.text.match(/\n/g)?.length ?? 0);
+  return (
+    <>
+      <button
+        type="button"
+        class={`token ${kind} ${token.origin === "picked" ? "is-picked" : ""} ${isShown ? "is-shown" : ""}`}
+        data-index={index}
+        tabIndex={isInTabOrder ? 0 : -1}
+        aria-label={`${spokenText(token.text)}${chance === null ? "" : `, ${percent(chance)}`}`}
+        style={{ "--heat": chance === null ? 0 : heatOf(chance) }}
+      >
+        {inlineText(token.text, token.bytes)}
+      </button>
+      {Array.from({ length: breaks }, (_, line) => (
+        <br key={line} />
+      ))}
+    </>
+  );
+}
+
+/** Put the panel under its token, or over it where there is more room, and within the sides of the reply. */
+function place(panel: HTMLElement, token: HTMLElement | null | undefined): void {
+  const container = panel.parentElement;
+  if (!token || !container) {
+    return;
+  }
+  const frame = container.closest(".transcript")?.getBoundingClientRect();
+  const at = token.getBoundingClientRect();
+  const base = container.getBoundingClientRect();
+  const roomBelow = (frame?.bottom ?? innerHeight) - at.bottom - MARGIN;
+  const roomAbove = at.top - (frame?.top ?? 0) - MARGIN;
+  const isAbove = panel.offsetHeight > roomBelow && roomAbove > roomBelow;
+  const left = Math.min(at.left - base.left, container.offsetWidth - panel.offsetWidth);
+  panel.style.left = `${Math.max(0, left)}px`;
+  panel.style.top = isAbove ? "auto" : `${at.bottom - base.top}px`;
+  panel.style.bottom = isAbove ? `${base.bottom - at.top}px` : "auto";
+}

@@ -1,0 +1,93 @@
+/** A reply of the model: what it said, as text or as tokens, and what can be done with it. */
+
+import { plainText, type Part, type Reply as ReplyMessage } from "../conversation/message";
+import { canResume, useWorkbench } from "../state/workbench";
+import { BranchStepper } from "./branch-stepper";
+import { Figures } from "./figures";
+import { Icon } from "./icon";
+import { IconButton } from "./icon-button";
+import { Markdown } from "./markdown";
+import { ProblemCard } from "./problem-card";
+import { ReplyTokens } from "./reply-tokens";
+import { ToolCard } from "./tool-card";
+
+export function Reply({ reply, isLast }: { reply: ReplyMessage; isLast: boolean }) {
+  const bench = useWorkbench();
+  const isWriting = reply.state === "writing";
+  const showsTokens = bench.view.showsTokens(reply.id) && reply.tokens.length > 0;
+  return (
+    <article
+      class={`message reply ${isWriting ? "is-writing" : ""} ${isLast ? "is-last" : ""}`}
+      aria-label={`${reply.model || "The model"} replied`}
+      aria-busy={isWriting}
+    >
+      <div class="reply-mark" aria-hidden="true">
+        <Icon name="anvil" size={20} />
+      </div>
+      <div class="reply-body">
+        {showsTokens ? (
+          <ReplyTokens tokens={reply.tokens} onPick={(index, alternative) => bench.branch(reply.id, index, alternative)} />
+        ) : (
+          <Parts parts={reply.parts} />
+        )}
+        {isWriting && reply.parts.length === 0 && <Pulse />}
+        {reply.state === "done" && reply.parts.length === 0 && <p class="silent">The model ended its reply at once.</p>}
+        <ProblemCard reply={reply} />
+        <div class="message-foot">
+          {reply.figures && reply.tokens.length > 0 && <Figures values={reply.figures} />}
+          {!isWriting && reply.state !== "waiting" && <Actions reply={reply} showsTokens={showsTokens} />}
+        </div>
+      </div>
+    </article>
+  );
+}
+
+function Actions({ reply, showsTokens }: { reply: ReplyMessage; showsTokens: boolean }) {
+  const bench = useWorkbench();
+  return (
+    <div class="actions">
+      <BranchStepper id={reply.id} />
+      <IconButton icon="copy" label="Copy reply" onClick={() => void bench.copy(plainText(reply))} />
+      <IconButton icon="redo" label="Regenerate" onClick={() => bench.regenerate(reply.id)} />
+      {canResume(reply) && <IconButton icon="forward" label="Continue reply" onClick={() => bench.resume(reply.id)} />}
+      {reply.tokens.length > 0 && (
+        <IconButton
+          icon="lens"
+          label="Show tokens"
+          isPressed={showsTokens}
+          onClick={() => bench.view.toggleTokens(reply.id)}
+        />
+      )}
+      <IconButton icon="prompt" label="Show its prompt" onClick={() => bench.view.showPromptOf(reply.id)} />
+      <IconButton icon="trash" label="Delete reply" onClick={() => bench.deleteMessage(reply.id)} />
+    </div>
+  );
+}
+
+function Parts({ parts }: { parts: readonly Part[] }) {
+  return (
+    <>
+      {parts.map((part, index) => {
+        if (part.kind === "text") {
+          return <Markdown key={index} text={part.text} />;
+        }
+        if (part.kind === "python") {
+          const next = parts[index + 1];
+          return <ToolCard key={index} expression={part.text} result={next?.kind === "output" ? next.text : null} />;
+        }
+        return null; // shown with its call
+      })}
+    </>
+  );
+}
+
+/** Shown until the first token comes. */
+function Pulse() {
+  return (
+    <div class="pulse" role="img" aria-label="The model is reading">
+      <i />
+      <i />
+      <i />
+    </div>
+  );
+}

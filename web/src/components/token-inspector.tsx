@@ -1,0 +1,75 @@
+/** What else the model might have said in a token's place, and the way to go on from it. */
+
+import type { Alternative, Token } from "../conversation/message";
+import { END_OF_REPLY, isSpecial, probability } from "../conversation/tokens";
+import { Icon } from "./icon";
+import { percent, spokenText, visibleText } from "./token-text";
+
+/** Marks that a branch may begin with: the others have no place in a reply. */
+const USABLE_MARKS: ReadonlySet<string> = new Set([END_OF_REPLY, "<|python_start|>", "<|python_end|>"]);
+
+interface Props {
+  token: Token;
+  onPick: (alternative: Alternative) => void;
+}
+
+export function TokenInspector({ token, onPick }: Props) {
+  const chance = probability(token);
+  if (token.origin === "given") {
+    return <p class="inspector-note">The calculator put this in. The model read it and did not choose it.</p>;
+  }
+  const rest = 1 - token.alternatives.reduce((sum, alternative) => sum + probability(alternative)!, 0);
+  return (
+    <>
+      <div class="inspector-head">
+        <code class="inspector-token">{visibleText(token.text, token.bytes)}</code>
+        <span class="inspector-chance">{chance === null ? "" : percent(chance)}</span>
+        <span class="inspector-id">id {token.ids.join(" ")}</span>
+      </div>
+      {token.origin === "picked" && <p class="inspector-note">You put this here in the place of the model’s choice.</p>}
+      <ol class="alternatives" aria-label="What the model might have said here">
+        {token.alternatives.map((alternative) => (
+          <AlternativeRow
+            key={alternative.id}
+            alternative={alternative}
+            isChosen={alternative.id === token.ids[0]}
+            onPick={() => onPick(alternative)}
+          />
+        ))}
+      </ol>
+      {rest > 0.0005 && <p class="inspector-rest">anything else {percent(rest)}</p>}
+      <p class="inspector-hint">
+        <Icon name="branch" size={14} /> Choose one to go on from it, in a new version of the reply.
+      </p>
+    </>
+  );
+}
+
+interface RowProps {
+  alternative: Alternative;
+  isChosen: boolean;
+  onPick: () => void;
+}
+
+function AlternativeRow({ alternative, isChosen, onPick }: RowProps) {
+  const chance = probability(alternative)!;
+  const { text, bytes } = alternative;
+  const isUsable = !isSpecial(text) || USABLE_MARKS.has(text);
+  const does = isChosen ? "Write the rest anew after" : "Go on with";
+  return (
+    <li>
+      <button
+        type="button"
+        class={`alternative ${isChosen ? "is-chosen" : ""}`}
+        disabled={!isUsable}
+        aria-label={`${does} ${spokenText(text)}, ${percent(chance)}`}
+        style={{ "--share-of-row": chance }}
+        onClick={onPick}
+      >
+        <code class={isSpecial(text) ? "is-special" : ""}>{visibleText(text, bytes)}</code>
+        {isChosen && <Icon name="check" size={14} />}
+        <span>{percent(chance)}</span>
+      </button>
+    </li>
+  );
+}

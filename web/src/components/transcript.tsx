@@ -1,0 +1,100 @@
+/** The conversation: its messages, and a line where what the model still sees begins. It follows what is written. */
+
+import { useSignalEffect } from "@preact/signals";
+import { Fragment } from "preact";
+import { useEffect, useRef, useState } from "preact/hooks";
+import type { Talk } from "../state/talk";
+import { useWorkbench } from "../state/workbench";
+import { IconButton } from "./icon-button";
+import { Reply } from "./reply";
+import { UserMessage } from "./user-message";
+
+/** Within this distance of the end, in pixels, the end is what is being looked at. */
+const NEAR = 60;
+
+export function Transcript({ talk }: { talk: Talk }) {
+  const bench = useWorkbench();
+  const frame = useRef<HTMLDivElement>(null);
+  const content = useRef<HTMLDivElement>(null);
+  const follows = useRef(true);
+  const [isAway, setIsAway] = useState(false);
+
+  function toEnd() {
+    frame.current!.scrollTop = frame.current!.scrollHeight;
+  }
+
+  function onScroll() {
+    const { scrollTop, scrollHeight, clientHeight } = frame.current!;
+    follows.current = scrollHeight - scrollTop - clientHeight < NEAR;
+    setIsAway(!follows.current);
+  }
+
+  useEffect(() => {
+    const observer = new ResizeObserver(() => follows.current && toEnd());
+    observer.observe(content.current!);
+    observer.observe(frame.current!);
+    return () => observer.disconnect();
+  }, []);
+
+  // Opening a conversation, or saying something, is looking at its end.
+  useSignalEffect(() => {
+    void talk.path.value;
+    if (bench.runningReply() !== null) {
+      follows.current = true;
+    }
+  });
+  useEffect(() => {
+    follows.current = true;
+    toEnd();
+  }, [talk.id]);
+
+  return (
+    <div class="transcript" ref={frame} onScroll={onScroll} tabIndex={0} role="region" aria-label="Conversation">
+      <div class="column" ref={content}>
+        <Messages talk={talk} />
+      </div>
+      {isAway && (
+        <div class="to-end">
+          <IconButton icon="down" label="To the end" onClick={toEnd} />
+        </div>
+      )}
+    </div>
+  );
+}
+
+function Messages({ talk }: { talk: Talk }) {
+  const path = talk.path.value;
+  const seenFrom = seenFromOf(talk, path);
+  return (
+    <>
+      {path.map((id, index) => (
+        <Fragment key={id}>
+          {id === seenFrom && index > 0 && <Forgotten />}
+          <Message talk={talk} id={id} isLast={index === path.length - 1} />
+        </Fragment>
+      ))}
+    </>
+  );
+}
+
+/** Where what the model saw began when it wrote the last reply shown. */
+function seenFromOf(talk: Talk, path: readonly string[]): string | null {
+  const last = talk.message(path.at(-1) ?? "")?.value;
+  return last?.role === "assistant" ? last.seenFrom : null;
+}
+
+function Message({ talk, id, isLast }: { talk: Talk; id: string; isLast: boolean }) {
+  const message = talk.message(id)?.value;
+  if (!message) {
+    return null;
+  }
+  return message.role === "user" ? <UserMessage message={message} /> : <Reply reply={message} isLast={isLast} />;
+}
+
+function Forgotten() {
+  return (
+    <div class="forgotten" role="separator" aria-label="The model no longer sees what is above this line">
+      <span>The model no longer sees what is above</span>
+    </div>
+  );
+}

@@ -1,0 +1,86 @@
+/** What the person said, and the field to say it differently. */
+
+import { useEffect, useRef, useState } from "preact/hooks";
+import type { UserMessage as Message } from "../conversation/message";
+import { isNarrow } from "../state/screen";
+import { useWorkbench } from "../state/workbench";
+import { BranchStepper } from "./branch-stepper";
+import { GrowingField } from "./growing-field";
+import { IconButton } from "./icon-button";
+import { Menu, type MenuItem } from "./menu";
+
+export function UserMessage({ message }: { message: Message }) {
+  const bench = useWorkbench();
+  const { editing } = bench.view;
+  const actions: MenuItem[] = [
+    { icon: "edit", label: "Edit message", run: () => (editing.value = message.id) },
+    { icon: "copy", label: "Copy message", run: () => void bench.copy(message.text) },
+    { icon: "trash", label: "Delete message", run: () => bench.deleteMessage(message.id) },
+  ];
+  return (
+    <article class="message said" aria-label="You said">
+      {editing.value === message.id ? (
+        <EditField message={message} />
+      ) : (
+        <>
+          <div class="bubble">{message.text}</div>
+          <div class="actions">
+            <BranchStepper id={message.id} />
+            {isNarrow.value ? (
+              <Menu label="Actions for your message" items={actions} />
+            ) : (
+              actions.map(({ icon, label, run }) => <IconButton key={label} icon={icon} label={label} onClick={run} />)
+            )}
+          </div>
+        </>
+      )}
+    </article>
+  );
+}
+
+function EditField({ message }: { message: Message }) {
+  const bench = useWorkbench();
+  const [text, setText] = useState(message.text);
+  const field = useRef<HTMLTextAreaElement>(null);
+  useEffect(() => {
+    field.current?.focus();
+    field.current?.setSelectionRange(message.text.length, message.text.length);
+  }, []);
+
+  function leave() {
+    bench.view.editing.value = null;
+    document.querySelector<HTMLElement>("#message")?.focus();
+  }
+
+  function send() {
+    if (text.trim() !== "") {
+      bench.sendInstead(message, text);
+      document.querySelector<HTMLElement>("#message")?.focus();
+    }
+  }
+
+  function onKeyDown(event: KeyboardEvent) {
+    if (event.key === "Escape") {
+      event.stopPropagation();
+      leave();
+    } else if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+      event.preventDefault();
+      send();
+    }
+  }
+
+  return (
+    <div class="edit">
+      <GrowingField innerRef={field} label="Edit message" value={text} onInput={setText} onKeyDown={onKeyDown} />
+      <div class="edit-buttons">
+        <span class="edit-hint">Asks again in a new version; the old one stays.</span>
+        <button type="button" class="button" onClick={leave}>
+          Cancel
+        </button>
+        <button type="button" class="button is-primary" disabled={text.trim() === ""} onClick={send}>
+          Send
+        </button>
+      </div>
+    </div>
+  );
+}

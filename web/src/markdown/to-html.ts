@@ -1,0 +1,135 @@
+/**
+ * Markdown to HTML, as a model writes it: GitHub's flavour, and formulas between $…$, $$…$$, \(…\) or \[…\].
+ *
+ * HTML in the Markdown is shown as the characters it is made of, an image as a link to it (the page loads nothing
+ * from elsewhere), and a link leads to http, https or mail addresses only. The result is still to be sanitized:
+ * `Markdown` hands it to DOMPurify. No DOM is needed here.
+ */
+
+import { Marked, type RendererObject, type TokenizerAndRendererExtension, type Tokens } from "marked";
+
+/** What draws code and formulas once it is loaded; until then they are shown as they are written. */
+export interface Artists {
+  highlight: ((code: string, language: string) => string | null) | null;
+  formula: ((source: string, isDisplayed: boolean) => string) | null;
+}
+
+const NO_ARTISTS: Artists = { highlight: null, formula: null };
+// Marked has no way to hand values to a renderer: they are set for the length of one synchronous call.
+let artists = NO_ARTISTS;
+
+export function escapeHtml(text: string): string {
+  return text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
+}
+
+/** Whether a link may lead there. */
+export function isSafeAddress(address: string): boolean {
+  return /^(https?:\/\/|mailto:)/i.test(address);
+}
+
+const renderer: RendererObject = {
+  html({ text }) {
+    return escapeHtml(text);
+  },
+  link({ href, tokens }) {
+    const text = this.parser.parseInline(tokens);
+    return isSafeAddress(href) ? `<a href="${escapeHtml(href)}">${text}</a>` : text;
+  },
+  image({ href, text }) {
+    const label = escapeHtml(text || "image");
+    return isSafeAddress(href) ? `<a href="${escapeHtml(href)}">${label}</a>` : label;
+  },
+  checkbox({ checked }) {
+    return checked ? "☑ " : "☐ ";
+  },
+  code({ text, lang }) {
+    const language = /^[\w+#-]+/.exec(lang ?? "")?.[0] ?? "";
+    const html = (language && artists.highlight?.(text, language)) || escapeHtml(text);
+    const name = `<span class="code-language">${escapeHtml(language || "text")}</span>`;
+    return (
+      `<div class="code-block"><div class="code-head">${name}` +
+      `<button type="button" class="code-copy">Copy</button></div>` +
+      `<pre tabindex="0"><code data-language="${escapeHtml(language)}">${html}\n</code></pre></div>\n`
+    );
+  },
+  table(token) {
+    const row = (cells: Tokens.TableCell[]) => `<tr>${cells.map((cell) => this.tablecell(cell)).join("")}</tr>`;
+    const body = token.rows.map(row).join("");
+    return `<div class="table" tabindex="0"><table><thead>${row(token.header)}</thead><tbody>${body}</tbody></table></div>`;
+  },
+};
+
+interface FormulaToken extends Tokens.Generic {
+  source: string;
+  isDisplayed: boolean;
+}
+
+function drawFormula(token: Tokens.Generic): string {
+  const { source, isDisplayed } = token as FormulaToken;
+  if (artists.formula) {
+    return artists.formula(source, isDisplayed);
+  }
+  const code = `<code class="formula">${escapeHtml(source)}</code>`;
+  return isDisplayed ? `<p>${code}</p>` : code;
+}
+
+function formula(
+  level: "block" | "inline",
+  start: RegExp,
+  shapes: readonly [RegExp, boolean][],
+): TokenizerAndRendererExtension {
+  return {
+    name: `formula-${level}`,
+    level,
+    start: (text) => start.exec(text)?.index,
+    tokenizer(text) {
+      for (const [shape, isDisplayed] of shapes) {
+        const match = shape.exec(text);
+        if (match) {
+          return { type: `formula-${level}`, raw: match[0], source: match[1]!.trim(), isDisplayed };
+        }
+      }
+      return undefined;
+    },
+    renderer: drawFormula,
+  };
+}
+
+const marked = new Marked({
+  gfm: true,
+  breaks: true,
+  renderer,
+  extensions: [
+    formula("block", /\$\$|\\\[/, [
+      [/^\$\$([^$]+?)\$\$[ \t]*(?:\n|$)/, true],
+      [/^\\\[([\s\S]+?)\\\][ \t]*(?:\n|$)/, true],
+    ]),
+    formula("inline", /\$|\\[([]/, [
+      [/^\$\$([^$]+?)\$\$/, true],
+      [/^\\\[([\s\S]+?)\\\]/, true],
+      [/^\\\(([\s\S]+?)\\\)/, false],
+      // Like Pandoc: no space inside the dollars and no digit after them, so that prices stay prices.
+      [/^\$(?![\s$])((?:\\.|[^$\\\n])*?[^\s$\\])\$(?!\d)/, false],
+    ]),
+  ],
+});
+
+/** The sources of the top-level blocks of `text`; blank lines between them are blocks of their own. */
+export function blockSources(text: string): string[] {
+  return marked.lexer(text).map((token) => token.raw);
+}
+
+/** The HTML of `source`, not yet sanitized. */
+export function markdownToHtml(source: string, using: Artists = NO_ARTISTS): string {
+  artists = using;
+  try {
+    return marked.parse(source, { async: false });
+  } finally {
+    artists = NO_ARTISTS;
+  }
+}
+
+/** Whether `source` has code that would be coloured, or formulas that would be drawn. */
+export function wants(source: string): { highlight: boolean; formula: boolean } {
+  return { highlight: /(^|\n)\s*(```|~~~)\s*\w/.test(source), formula: /\$[^\s]|\\[([]/.test(source) };
+}

@@ -1,0 +1,33 @@
+/** Keeps the address and the conversation that is shown in step, so that reloading and going back work. */
+
+import { effect } from "@preact/signals";
+import type { Workbench } from "./workbench";
+
+const SHAPE = /^#\/c\/([0-9a-f]+)$/;
+
+/** Show the conversation that the address names, then follow changes of either. */
+export async function followAddress(bench: Workbench): Promise<void> {
+  const named = SHAPE.exec(location.hash)?.[1];
+  if (named) {
+    await bench.show(named);
+  }
+  effect(() => {
+    const id = bench.library.open.value?.id;
+    const hash = id ? `#/c/${id}` : "";
+    if (location.hash !== hash) {
+      history.pushState(null, "", hash || location.pathname + location.search);
+    }
+  });
+  effect(() => {
+    const title = bench.library.open.value?.conversation.value.title;
+    document.title = title ? `${title} · chatsmith` : "chatsmith";
+  });
+  addEventListener("popstate", () => {
+    const id = SHAPE.exec(location.hash)?.[1];
+    if (id && id !== bench.talk?.id) {
+      void bench.show(id);
+    } else if (!id && bench.talk) {
+      bench.showNew();
+    }
+  });
+}

@@ -1,0 +1,68 @@
+/** What can be typed after a slash. */
+
+import { theme, type Theme } from "../storage/preferences";
+import type { Workbench } from "./workbench";
+
+export interface Command {
+  name: string;
+  /** What may follow the name; with it the command is completed, not run, until something does. */
+  argument?: string;
+  does: string;
+  run: (bench: Workbench, argument: string) => void;
+}
+
+const NEXT_THEME: Record<Theme, Theme> = { system: "light", light: "dark", dark: "system" };
+
+export const COMMANDS: readonly Command[] = [
+  { name: "new", does: "Begin a new conversation", run: (bench) => bench.showNew() },
+  { name: "regenerate", does: "Another reply to your last message", run: (bench) => bench.regenerate() },
+  { name: "continue", does: "Go on with a reply that was cut off", run: (bench) => bench.resume() },
+  { name: "edit", does: "Edit your last message", run: (bench) => void bench.editLast() },
+  { name: "copy", does: "Copy the last reply", run: (bench) => void bench.copyLast() },
+  { name: "inside", does: "Look inside: show replies as tokens", run: (bench) => bench.view.toggleLookInside() },
+  { name: "prompt", does: "Show the prompt as the model sees it", run: (bench) => bench.view.toggleSheet("prompt") },
+  {
+    name: "system",
+    argument: "text",
+    does: "Tell the model how to behave",
+    run: (bench, text) => bench.setSettings({ system: text || undefined }),
+  },
+  { name: "temperature", argument: "0–2", does: "How freely words are chosen", run: setNumber("temperature", 0, 2) },
+  { name: "seed", argument: "number", does: "Make replies repeatable", run: setNumber("seed", 0, 2 ** 31 - 1) },
+  { name: "settings", does: "Open the settings", run: (bench) => bench.view.toggleSheet("settings") },
+  { name: "markdown", does: "Export this conversation as Markdown", run: (bench) => void bench.exportAs("md") },
+  { name: "json", does: "Export this conversation as JSON", run: (bench) => void bench.exportAs("json") },
+  { name: "import", does: "Import conversations from files", run: (bench) => void bench.importFiles() },
+  { name: "theme", does: "Light, dark, or as the system is", run: () => (theme.value = NEXT_THEME[theme.value]) },
+  { name: "keys", does: "Show the keyboard shortcuts", run: (bench) => (bench.view.dialog.value = "shortcuts") },
+  {
+    name: "delete",
+    does: "Delete this conversation",
+    run: (bench) => void (bench.talk && bench.deleteConversation(bench.talk.id)),
+  },
+];
+
+function setNumber(name: "temperature" | "seed", least: number, most: number): Command["run"] {
+  return (bench, text) => {
+    const value = Number(text);
+    if (text.trim() !== "" && value >= least && value <= most) {
+      bench.setSettings({ [name]: name === "seed" ? Math.floor(value) : value });
+      bench.view.tell({ text: `The ${name} is ${value} from now on.` });
+    } else {
+      bench.view.tell({ text: `The ${name} must be a number from ${least} to ${most}.` });
+    }
+  };
+}
+
+/** The commands that what is typed may become; none if it is no command. */
+export function matching(typed: string): Command[] {
+  const name = /^\/(\w*)$/.exec(typed)?.[1];
+  return name === undefined ? [] : COMMANDS.filter((command) => command.name.startsWith(name.toLowerCase()));
+}
+
+/** The command that is typed whole, and what follows its name. */
+export function typedCommand(typed: string): { command: Command; argument: string } | null {
+  const [, name, argument] = /^\/(\w+)(?:\s+([\s\S]*))?$/.exec(typed.trim()) ?? [];
+  const command = COMMANDS.find((each) => each.name === name?.toLowerCase());
+  return command ? { command, argument: argument ?? "" } : null;
+}

@@ -1,0 +1,86 @@
+/**
+ * What of a conversation the model is shown: all of it, or, once it has outgrown the context, its newest turns.
+ *
+ * Asking the server to count takes a request, so it is only asked where a safe estimate does not settle it.
+ */
+
+import type { Server } from "../api/server";
+import { RefusedError } from "../api/errors";
+import { messagesForModel, turnsToLeaveOut, type SentMessage } from "../conversation/for-model";
+import type { Message, Settings } from "../conversation/message";
+
+/** A reply is given this share of the context at least, unless its limit is lower still. */
+const REPLY_SHARE = 4;
+/** The marks around a message, and those of a tool call in it. */
+const MARKS_PER_MESSAGE = 8;
+
+export interface Fitted {
+  messages: SentMessage[];
+  /** The first message that is sent; null if none had to be left out. */
+  seenFrom: string | null;
+}
+
+/** The room kept free for the reply. */
+export function roomForReply(settings: Settings, contextLength: number): number {
+  return Math.min(settings.max_tokens ?? contextLength, Math.floor(contextLength / REPLY_SHARE));
+}
+
+/**
+ * The messages to send, with `prefix` tokens of the reply already there. `isExact` has the server count even if
+ * the estimate fits. Throws RefusedError with the code context_length_exceeded if it cannot be made to fit.
+ */
+export async function fit(
+  server: Server,
+  model: string,
+  path: readonly Message[],
+  settings: Settings,
+  contextLength: number | null,
+  prefix: number,
+  isExact: boolean,
+  signal: AbortSignal,
+): Promise<Fitted> {
+  const messages = messagesForModel(settings.system, path);
+  const whole = { messages, seenFrom: null };
+  if (contextLength === null || settings.keepWhole) {
+    return whole;
+  }
+  const room = prefix + roomForReply(settings, contextLength);
+  if (!isExact && atMost(messages) + room <= contextLength) {
+    return whole;
+  }
+  const counted = await server.tokenize(
+    model,
+    messages.map(({ wire }) => wire),
+    messages.at(-1)?.wire.role === "user",
+    signal,
+  );
+  const sizes = counted.messages.map(({ start, end }) => end - start);
+  const leftOut = turnsToLeaveOut(messages, sizes, counted.count, room, contextLength);
+  if (leftOut === null) {
+    const message =
+      prefix > 0
+        ? `The model's context of ${contextLength} tokens is full: this reply cannot grow any longer.`
+        : `This message takes ${sizes.at(-1) ?? counted.count} tokens. The model's context holds ${contextLength}, ` +
+          "the reply included.";
+    throw new RefusedError(400, message, "context_length_exceeded", "messages", null);
+  }
+  if (leftOut === 0) {
+    return whole;
+  }
+  const kept = messages.filter(({ wire }, index) => wire.role === "system" || index >= leftOut + systems(messages));
+  return { messages: kept, seenFrom: kept.find(({ source }) => source !== null)?.source ?? null };
+}
+
+function systems(messages: readonly SentMessage[]): number {
+  return messages[0]?.wire.role === "system" ? 1 : 0;
+}
+
+/** A bound on the tokens: no token is shorter than a byte. */
+function atMost(messages: readonly SentMessage[]): number {
+  const encoder = new TextEncoder();
+  return messages.reduce((sum, { wire }) => {
+    const parts = wire.chatsmith?.parts ?? [{ text: wire.content }];
+    const bytes = parts.reduce((total, part) => total + encoder.encode(part.text).length, 0);
+    return sum + bytes + MARKS_PER_MESSAGE + 2 * parts.length;
+  }, 1);
+}

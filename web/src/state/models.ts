@@ -1,0 +1,69 @@
+/** The models that the server offers, and whether it can be talked to at all. */
+
+import { computed, signal } from "@preact/signals";
+import type { Server } from "../api/server";
+import type { Model, ModelDefaults } from "../api/wire";
+import type { Settings } from "../conversation/message";
+import { lastModel } from "../storage/preferences";
+import { problemOf } from "./problems";
+
+export type Connection = "connecting" | "ready" | "loading" | "unreachable" | "key";
+
+const FIRST_WAIT = 1_000;
+const LONGEST_WAIT = 10_000;
+
+/** What holds where neither a conversation nor the server says anything. */
+const FALLBACK_DEFAULTS: ModelDefaults = { temperature: 1, top_p: 1, top_k: 0, min_p: 0, max_tokens: null };
+
+export class Models {
+  readonly all = signal<Model[]>([]);
+  readonly connection = signal<Connection>("connecting");
+  /** What the server said when it could not be talked to. */
+  readonly complaint = signal("");
+  readonly isReady = computed(() => this.connection.value === "ready");
+  private timer: ReturnType<typeof setTimeout> | undefined;
+  private wait = FIRST_WAIT;
+
+  constructor(private readonly server: Server) {}
+
+  /** Ask the server now, and until it answers again and again at growing intervals. */
+  async refresh(): Promise<void> {
+    clearTimeout(this.timer);
+    try {
+      this.all.value = await this.server.models();
+      this.connection.value = "ready";
+      this.wait = FIRST_WAIT;
+      return;
+    } catch (error) {
+      const problem = problemOf(error);
+      this.complaint.value = problem.message;
+      this.connection.value = problem.kind === "key" || problem.kind === "loading" ? problem.kind : "unreachable";
+    }
+    if (this.connection.value !== "key") {
+      this.timer = setTimeout(() => void this.refresh(), this.wait);
+      this.wait = Math.min(2 * this.wait, LONGEST_WAIT);
+    }
+  }
+
+  /** A request has failed to reach the server: find out when it is back. */
+  lostTouch(): void {
+    if (this.connection.value === "ready") {
+      this.connection.value = "unreachable";
+      this.timer = setTimeout(() => void this.refresh(), this.wait);
+    }
+  }
+
+  /** The model that a conversation with these settings talks to, as far as it is known. */
+  chosen(settings: Settings): Model | null {
+    const wanted = settings.model ?? lastModel.value;
+    return this.all.value.find((model) => model.id === wanted) ?? this.all.value[0] ?? null;
+  }
+
+  defaults(settings: Settings): ModelDefaults {
+    return this.chosen(settings)?.chatsmith?.defaults ?? FALLBACK_DEFAULTS;
+  }
+
+  contextLength(settings: Settings): number | null {
+    return this.chosen(settings)?.chatsmith?.context_length ?? null;
+  }
+}

@@ -1,0 +1,242 @@
+/** Everything the page works with, put together; and what a person can do, whichever button or key asks for it. */
+
+import { computed, effect } from "@preact/signals";
+import { createContext } from "preact";
+import { useContext } from "preact/hooks";
+import { Server } from "../api/server";
+import { plainText, type Alternative, type Reply, type Settings, type UserMessage } from "../conversation/message";
+import { Database } from "../storage/database";
+import { keptKey, lastModel, sessionKey } from "../storage/preferences";
+import { chooseConversations, exportAll, exportConversation, type Format } from "../transfer/files";
+import { ImportError } from "../transfer/json";
+import { copyText } from "./clipboard";
+import { Library } from "./library";
+import { Models } from "./models";
+import type { Talk } from "./talk";
+import { View } from "./view";
+import { Writer } from "./writer";
+
+export class Workbench {
+  readonly view = new View();
+  readonly server = new Server(() => sessionKey.value || keptKey.value);
+  readonly models = new Models(this.server);
+  readonly writer = new Writer(this.server, this.models, () => (this.view.dialog.value = "key"));
+  /** The settings of the conversation that is shown, begun or not. */
+  readonly settings = computed<Settings>(
+    () => this.library.open.value?.conversation.value.settings ?? this.library.draft.value,
+  );
+
+  private constructor(readonly library: Library) {}
+
+  static async open(): Promise<Workbench> {
+    let database: Database | null = null;
+    try {
+      database = await Database.open();
+    } catch {
+      // Reported below, once there is something to report it with.
+    }
+    const bench = new Workbench(new Library(database));
+    await bench.library.load();
+    if (!database) {
+      bench.view.tell({ text: "This browser keeps nothing here: conversations last until the page is closed." });
+    }
+    return bench;
+  }
+
+  /** Begin to react: to the server, the address, and the page's being closed. */
+  start(): void {
+    void this.models.refresh();
+    effect(() => {
+      if (this.models.connection.value === "key") {
+        this.view.dialog.value = "key";
+      }
+    });
+    addEventListener("pagehide", () => this.library.saveAll());
+    document.addEventListener("visibilitychange", () => this.library.saveAll());
+    addEventListener("online", () => void this.models.refresh());
+  }
+
+  get talk(): Talk | null {
+    return this.library.open.value;
+  }
+
+  /** The reply that is being made in the conversation shown, if any. */
+  runningReply(): string | null {
+    const running = this.writer.running.value;
+    return this.talk?.path.value.find((id) => running.has(id)) ?? null;
+  }
+
+  async show(id: string): Promise<void> {
+    this.leave();
+    if (!(await this.library.show(id))) {
+      this.view.tell({ text: "That conversation is not in this browser." });
+    }
+  }
+
+  showNew(): void {
+    this.leave();
+    this.library.showNew();
+  }
+
+  private leave(): void {
+    this.view.drawer.value = false;
+    this.view.editing.value = null;
+    this.view.promptOf.value = null;
+  }
+
+  setSettings(change: { [Name in keyof Settings]: Settings[Name] | undefined }): void {
+    const settings = Object.fromEntries(
+      Object.entries({ ...this.settings.peek(), ...change }).filter(([, value]) => value !== undefined),
+    ) as Settings;
+    if (change.model) {
+      lastModel.value = change.model;
+    }
+    if (this.talk) {
+      this.talk.setSettings(settings);
+    } else {
+      this.library.draft.value = settings;
+    }
+  }
+
+  /** Say `text` at the end of the conversation shown, or begin one with it. */
+  send(text: string): void {
+    const talk = this.talk ?? this.library.begin(text);
+    void navigator.storage?.persist?.().catch(() => false);
+    this.writer.ask(talk, talk.path.value.at(-1) ?? null, text);
+  }
+
+  /** Say `text` in the place of an earlier message, as a branch. */
+  sendInstead(message: UserMessage, text: string): void {
+    this.view.editing.value = null;
+    if (this.talk) {
+      this.writer.stopAll(this.talk);
+      this.writer.ask(this.talk, message.parent, text);
+    }
+  }
+
+  /** Another reply to the same message, as a branch; without an id, in the place of the last reply shown. */
+  regenerate(id = this.lastReply()?.id): void {
+    if (this.talk && id) {
+      this.writer.stopAll(this.talk);
+      this.writer.answer(this.talk, this.talk.reply(id).parent);
+    }
+  }
+
+  resume(id = this.lastReply()?.id): void {
+    if (this.talk && id && canResume(this.talk.reply(id))) {
+      this.writer.resume(this.talk, id);
+    }
+  }
+
+  /** Make a failed reply anew, in its place. */
+  retry(id: string): void {
+    if (this.talk) {
+      this.writer.retry(this.talk, id);
+    }
+  }
+
+  /** Go on from another token than the model chose, as a branch that is looked into as its source is. */
+  branch(id: string, index: number, alternative: Alternative): void {
+    if (this.talk) {
+      this.writer.stopAll(this.talk);
+      const branch = this.writer.branch(this.talk, id, index, alternative);
+      if (this.view.showsTokens(id) !== this.view.showsTokens(branch)) {
+        this.view.toggleTokens(branch);
+      }
+    }
+  }
+
+  stop(): boolean {
+    const running = this.runningReply();
+    if (running) {
+      this.writer.stop(running);
+    }
+    return running !== null;
+  }
+
+  lastReply(): Reply | null {
+    return (this.talk?.shown().findLast((message) => message.role === "assistant") as Reply | undefined) ?? null;
+  }
+
+  /** Edit the last message the person sent. Returns whether there is one. */
+  editLast(): boolean {
+    const last = this.talk?.shown().findLast((message) => message.role === "user");
+    this.view.editing.value = last?.id ?? null;
+    return last !== undefined;
+  }
+
+  async copy(text: string): Promise<void> {
+    const isCopied = await copyText(text);
+    this.view.tell({ text: isCopied ? "Copied." : "The browser did not let the page copy." });
+  }
+
+  async copyLast(): Promise<void> {
+    const last = this.lastReply();
+    if (last) {
+      await this.copy(plainText(last));
+    }
+  }
+
+  deleteMessage(id: string): void {
+    const { talk } = this;
+    if (talk) {
+      this.writer.stopAll(talk);
+      const bringBack = talk.remove(id);
+      this.view.tell({ text: "Message deleted.", action: { label: "Undo", run: bringBack } });
+    }
+  }
+
+  async deleteConversation(id: string): Promise<void> {
+    const open = this.talk?.id === id ? this.talk : null;
+    if (open) {
+      this.writer.stopAll(open);
+    }
+    const bringBack = await this.library.remove(id);
+    this.view.tell({ text: "Conversation deleted.", action: { label: "Undo", run: () => void bringBack() } });
+  }
+
+  /** Hand out a conversation, by default the one shown, as a file. */
+  async exportAs(format: Format, id = this.talk?.id): Promise<void> {
+    const stored = id === undefined ? null : await this.library.stored(id);
+    if (stored) {
+      exportConversation(stored, format);
+    } else {
+      this.view.tell({ text: "There is nothing to export yet." });
+    }
+  }
+
+  async exportAll(): Promise<void> {
+    exportAll(await this.library.everything());
+  }
+
+  /** Let the person choose files, and take in the conversations in them. */
+  async importFiles(): Promise<void> {
+    try {
+      const conversations = await chooseConversations();
+      await this.library.restore(conversations);
+      const last = conversations.at(-1);
+      if (last) {
+        await this.show(last.conversation.id);
+        const count = conversations.length;
+        this.view.tell({ text: count === 1 ? "One conversation imported." : `${count} conversations imported.` });
+      }
+    } catch (error) {
+      if (!(error instanceof ImportError)) {
+        throw error;
+      }
+      this.view.tell({ text: error.message });
+    }
+  }
+}
+
+/** Whether a reply has an end that it could go on from. */
+export function canResume(reply: Reply): boolean {
+  return (reply.state === "cut" || reply.state === "stopped" || reply.state === "lost") && reply.parts.length > 0;
+}
+
+const WorkbenchContext = createContext<Workbench | null>(null);
+export const WorkbenchProvider = WorkbenchContext.Provider;
+
+export function useWorkbench(): Workbench {
+  return useContext(WorkbenchContext)!;
+}

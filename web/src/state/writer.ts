@@ -1,0 +1,269 @@
+/**
+ * Makes replies: asks the server, takes in what streams, waits and tries again where that helps, and leaves every
+ * reply in a state that says how it ended. Several conversations may have replies under way.
+ */
+
+import { signal } from "@preact/signals";
+import type { ReplyStep, Server } from "../api/server";
+import type { ChatRequest } from "../api/wire";
+import { pathTo } from "../conversation/branches";
+import { newId, newTime } from "../conversation/identity";
+import { isEmpty, plainText, type Alternative, type Problem, type Reply, type Token } from "../conversation/message";
+import { appendParts, END_OF_REPLY, idsOf, partsOfTokens, pickedToken, tokensOfStep } from "../conversation/tokens";
+import { fit } from "./fitting";
+import { OncePerFrame } from "./frames";
+import type { Models } from "./models";
+import { problemOf } from "./problems";
+import { Stopwatch } from "./stopwatch";
+import type { Talk } from "./talk";
+
+/** After as many attempts in vain a person decides. */
+const MOST_ATTEMPTS = 20;
+
+export class Writer {
+  /** The last thing that happened, for those who listen rather than look. */
+  readonly announcement = signal("");
+  /** The replies that are being made. */
+  readonly running = signal<ReadonlyMap<string, AbortController>>(new Map());
+
+  constructor(
+    private readonly server: Server,
+    private readonly models: Models,
+    private readonly onKeyNeeded: () => void,
+  ) {}
+
+  /** Say `text` after `parent` (null: at the beginning), and have it answered. */
+  ask(talk: Talk, parent: string | null, text: string): void {
+    const id = newId();
+    talk.add({ role: "user", id, conversation: talk.id, parent, createdAt: newTime(), text });
+    this.answer(talk, id);
+  }
+
+  /** A new reply to the user's message `parent`, as a branch beside those there are. */
+  answer(talk: Talk, parent: string): void {
+    const reply = this.newReply(talk, parent, []);
+    void this.run(talk, reply.id, false);
+  }
+
+  /** A branch of a reply that is the same up to the token at `index`, and has `alternative` there. Returns its id. */
+  branch(talk: Talk, replyId: string, index: number, alternative: Alternative): string {
+    const source = talk.reply(replyId);
+    const token = source.tokens[index]!;
+    const reply = this.newReply(talk, source.parent, [
+      ...source.tokens.slice(0, index),
+      pickedToken(token, alternative),
+    ]);
+    if (alternative.text === END_OF_REPLY) {
+      talk.update(reply.id, { state: "done", figures: source.figures });
+      talk.save(reply.id);
+    } else {
+      void this.run(talk, reply.id, true);
+    }
+    return reply.id;
+  }
+
+  /** Go on with a reply that was cut, stopped or lost, where it ended. */
+  resume(talk: Talk, replyId: string): void {
+    const { tokens } = talk.reply(replyId);
+    if (tokens.length > 0) {
+      // The ids that are sent and the text that is shown have to agree; the server may have held back a last bit.
+      talk.update(replyId, { parts: partsOfTokens(tokens) });
+    }
+    void this.run(talk, replyId, true);
+  }
+
+  /** Make a reply anew that failed, in its place. */
+  retry(talk: Talk, replyId: string): void {
+    talk.update(replyId, { parts: [], tokens: [], figures: null });
+    void this.run(talk, replyId, false);
+  }
+
+  stop(replyId: string): void {
+    this.running.peek().get(replyId)?.abort();
+  }
+
+  stopAll(talk: Talk): void {
+    for (const id of talk.all().keys()) {
+      this.stop(id);
+    }
+  }
+
+  private newReply(talk: Talk, parent: string, tokens: Token[]): Reply {
+    const settings = talk.conversation.peek().settings;
+    const reply: Reply = {
+      role: "assistant",
+      id: newId(),
+      conversation: talk.id,
+      parent,
+      createdAt: newTime(),
+      parts: partsOfTokens(tokens),
+      tokens,
+      state: "writing",
+      model: this.models.chosen(settings)?.id ?? settings.model ?? "",
+      figures: null,
+      problem: null,
+      seenFrom: null,
+    };
+    talk.add(reply);
+    return reply;
+  }
+
+  private async run(talk: Talk, id: string, goesOn: boolean): Promise<void> {
+    const controller = new AbortController();
+    this.running.value = new Map([...this.running.peek(), [id, controller]]);
+    const { signal: stopped } = controller;
+    try {
+      for (let attempt = 1, isExact = false; ; attempt++) {
+        talk.update(id, { state: "writing", problem: null });
+        try {
+          await this.attempt(talk, id, goesOn, isExact, stopped);
+          break;
+        } catch (error) {
+          if (stopped.aborted) {
+            talk.update(id, { state: "stopped", problem: null });
+            break;
+          }
+          const problem = problemOf(error);
+          const hasBegun = problem.kind === "lost";
+          if (problem.kind === "context" && !isExact && !talk.conversation.peek().settings.keepWhole) {
+            isExact = true;
+          } else if (problem.retryAt === undefined || attempt >= MOST_ATTEMPTS) {
+            this.fail(talk, id, problem, hasBegun);
+            break;
+          } else if (!(await this.waitUntil(talk, id, problem, stopped))) {
+            break;
+          }
+        }
+      }
+    } finally {
+      this.running.value = new Map([...this.running.peek()].filter(([running]) => running !== id));
+      talk.save(id);
+      this.announce(talk, id);
+    }
+  }
+
+  private async attempt(talk: Talk, id: string, goesOn: boolean, isExact: boolean, stopped: AbortSignal): Promise<void> {
+    const before = talk.reply(id);
+    const settings = talk.conversation.peek().settings;
+    const contextLength = this.models.contextLength(settings);
+    const model = this.models.chosen(settings)?.id ?? settings.model ?? "";
+    const prefix = goesOn ? idsOf(before.tokens) : [];
+    const path = pathTo(talk.all(), before.parent);
+    const fitted = await fit(this.server, model, path, settings, contextLength, prefix.length, isExact, stopped);
+    const request: ChatRequest = {
+      model,
+      messages: fitted.messages.map(({ wire }) => wire),
+      ...samplingOf(settings),
+    };
+    if (prefix.length > 0) {
+      request.assistant_prefix_ids = prefix;
+    } else if (goesOn && !isEmpty(before)) {
+      request.messages.push({ role: "assistant", content: plainText(before) });
+      request.continue_final_message = true;
+    }
+    talk.update(id, { model, seenFrom: fitted.seenFrom });
+    await this.takeIn(talk, before, this.server.reply(request, stopped), contextLength);
+  }
+
+  /** Read a reply to its end, showing it as it grows. What had come is shown and kept also when it breaks off. */
+  private async takeIn(
+    talk: Talk,
+    before: Reply,
+    steps: AsyncIterable<ReplyStep>,
+    contextLength: number | null,
+  ): Promise<void> {
+    const watch = new Stopwatch(before.figures?.firstToken ?? null);
+    const tokens = [...before.tokens];
+    let parts = before.parts;
+    let usage: ReplyStep["usage"] = null;
+    const show = new OncePerFrame(() => {
+      const { firstToken, rate } = watch;
+      if (usage === null && tokens.length === before.tokens.length) {
+        return; // nothing has come
+      }
+      const figures = {
+        replyTokens: tokens.reduce((sum, token) => sum + token.ids.length, 0),
+        contextUsed: usage ? usage.prompt_tokens + usage.completion_tokens : 0,
+        cachedTokens: usage?.prompt_tokens_details?.cached_tokens ?? 0,
+        firstToken,
+        rate,
+        contextLength,
+      };
+      talk.update(before.id, { parts, tokens: [...tokens], figures });
+    });
+    try {
+      for await (const step of steps) {
+        const added = tokensOfStep(step);
+        tokens.push(...added);
+        parts = appendParts(parts, partsOfStep(step));
+        usage = step.usage ?? usage;
+        watch.count(added.filter((token) => token.origin === "sampled").length);
+        show.plan();
+        if (step.finishReason !== null) {
+          talk.update(before.id, { state: step.finishReason === "length" ? "cut" : "done" });
+        }
+      }
+    } finally {
+      show.plan();
+      show.now();
+    }
+  }
+
+  /** Wait for the time the server named. Returns false if a person would rather not. */
+  private async waitUntil(talk: Talk, id: string, problem: Problem, stopped: AbortSignal): Promise<boolean> {
+    talk.update(id, { state: "waiting", problem });
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, Math.max(0, problem.retryAt! - Date.now()));
+      stopped.addEventListener("abort", () => {
+        clearTimeout(timer);
+        resolve();
+      });
+    });
+    if (stopped.aborted) {
+      talk.update(id, { state: "stopped", problem: null });
+    }
+    return !stopped.aborted;
+  }
+
+  private fail(talk: Talk, id: string, problem: Problem, hasBegun: boolean): void {
+    const { retryAt: _, ...lasting } = problem;
+    const isKept = hasBegun || !isEmpty(talk.reply(id));
+    talk.update(id, { state: isKept ? "lost" : "failed", problem: lasting });
+    if (problem.kind === "unreachable") {
+      this.models.lostTouch();
+    } else if (problem.kind === "key") {
+      this.onKeyNeeded();
+    }
+  }
+
+  private announce(talk: Talk, id: string): void {
+    const message = talk.message(id)?.peek();
+    if (message?.role !== "assistant") {
+      return;
+    }
+    const said = plainText(message);
+    const endings: Partial<Record<Reply["state"], string>> = {
+      done: `Reply: ${said}`,
+      cut: `Reply, cut off at the limit on tokens: ${said}`,
+      stopped: "Reply stopped.",
+    };
+    this.announcement.value = endings[message.state] ?? message.problem?.message ?? "";
+  }
+}
+
+function partsOfStep(step: ReplyStep): Reply["parts"] {
+  return step.content === "" ? step.parts : appendParts(step.parts, [{ kind: "text", text: step.content }]);
+}
+
+function samplingOf(settings: Talk["conversation"]["value"]["settings"]): Partial<ChatRequest> {
+  const { temperature, top_p, top_k, min_p, seed, max_tokens, stop } = settings;
+  return {
+    ...(temperature !== undefined && { temperature }),
+    ...(top_p !== undefined && { top_p }),
+    ...(top_k !== undefined && { top_k }),
+    ...(min_p !== undefined && { min_p }),
+    ...(seed !== undefined && { seed }),
+    ...(max_tokens !== undefined && { max_completion_tokens: max_tokens }),
+    ...(stop !== undefined && stop.length > 0 && { stop }),
+  };
+}

@@ -1,0 +1,104 @@
+/**
+ * Conversations in the browser's IndexedDB. Nothing in here leaves the machine.
+ *
+ * A message is stored by itself, so that saving while a reply streams writes that reply and nothing else.
+ */
+
+import { openDB, type DBSchema, type IDBPDatabase } from "idb";
+import type { Conversation, Message } from "../conversation/message";
+import { plainText } from "../conversation/message";
+
+interface Schema extends DBSchema {
+  conversations: { key: string; value: Conversation };
+  messages: { key: string; value: Message; indexes: { conversation: string } };
+}
+
+/** A conversation whole, as it is exported, deleted and restored. */
+export interface StoredConversation {
+  conversation: Conversation;
+  messages: Message[];
+}
+
+export class Database {
+  private constructor(private readonly db: IDBPDatabase<Schema>) {}
+
+  /** Open or make the database. Throws where the browser allows none (some private windows). */
+  static async open(name = "chatsmith"): Promise<Database> {
+    const db = await openDB<Schema>(name, 1, {
+      upgrade(fresh) {
+        fresh.createObjectStore("conversations", { keyPath: "id" });
+        fresh.createObjectStore("messages", { keyPath: "id" }).createIndex("conversation", "conversation");
+      },
+    });
+    return new Database(db);
+  }
+
+  /** All conversations, the one last used first. */
+  async conversations(): Promise<Conversation[]> {
+    const all = await this.db.getAll("conversations");
+    return all.sort((a, b) => b.updatedAt - a.updatedAt);
+  }
+
+  async messages(conversation: string): Promise<Message[]> {
+    return this.db.getAllFromIndex("messages", "conversation", conversation);
+  }
+
+  async load(id: string): Promise<StoredConversation | null> {
+    const conversation = await this.db.get("conversations", id);
+    return conversation ? { conversation, messages: await this.messages(id) } : null;
+  }
+
+  async saveConversation(conversation: Conversation): Promise<void> {
+    await this.db.put("conversations", conversation);
+  }
+
+  async saveMessage(message: Message): Promise<void> {
+    await this.db.put("messages", message);
+  }
+
+  /** Save a conversation whole, or not at all. */
+  async save({ conversation, messages }: StoredConversation): Promise<void> {
+    const change = this.db.transaction(["conversations", "messages"], "readwrite");
+    await Promise.all([
+      change.objectStore("conversations").put(conversation),
+      ...messages.map((message) => change.objectStore("messages").put(message)),
+      change.done,
+    ]);
+  }
+
+  async deleteMessages(ids: readonly string[]): Promise<void> {
+    const change = this.db.transaction("messages", "readwrite");
+    await Promise.all([...ids.map((id) => change.store.delete(id)), change.done]);
+  }
+
+  /** Delete a conversation with all its messages, or nothing. */
+  async delete(id: string): Promise<void> {
+    const change = this.db.transaction(["conversations", "messages"], "readwrite");
+    const keys = await change.objectStore("messages").index("conversation").getAllKeys(id);
+    await Promise.all([
+      change.objectStore("conversations").delete(id),
+      ...keys.map((key) => change.objectStore("messages").delete(key)),
+      change.done,
+    ]);
+  }
+
+  /** The ids of the conversations in which a title or a message contains `query`, in any branch. */
+  async search(query: string): Promise<Set<string>> {
+    const sought = query.toLocaleLowerCase();
+    const found = new Set<string>();
+    for (const conversation of await this.db.getAll("conversations")) {
+      if (conversation.title.toLocaleLowerCase().includes(sought)) {
+        found.add(conversation.id);
+      }
+    }
+    let cursor = await this.db.transaction("messages").store.openCursor();
+    while (cursor) {
+      const message = cursor.value;
+      if (!found.has(message.conversation) && plainText(message).toLocaleLowerCase().includes(sought)) {
+        found.add(message.conversation);
+      }
+      cursor = await cursor.continue();
+    }
+    return found;
+  }
+}

@@ -1,0 +1,186 @@
+/** Conversations as a JSON file: whole, with all branches, settings and tokens, and back. */
+
+import { newId, newTime } from "../conversation/identity";
+import type { Conversation, Message, Part, Reply, Settings } from "../conversation/message";
+import type { StoredConversation } from "../storage/database";
+
+const FORMAT = "chatsmith-conversations";
+const VERSION = 1;
+
+/** A file that cannot be imported. The message says why, in a sentence for the person who chose it. */
+export class ImportError extends Error {}
+
+export function toJson(conversations: readonly StoredConversation[]): string {
+  return JSON.stringify({ format: FORMAT, version: VERSION, conversations }, null, 1);
+}
+
+/**
+ * The conversations of a file made by `toJson`, under new ids, so that importing never overwrites.
+ *
+ * The file may come from anyone: what has not the right shape is refused, what is not known is left out.
+ * Throws ImportError.
+ */
+export function fromJson(text: string): StoredConversation[] {
+  const file = record(parse(text), "The file is not a list of conversations.");
+  if (file.format !== FORMAT || !Array.isArray(file.conversations)) {
+    throw new ImportError("This JSON file was not exported by chatsmith.");
+  }
+  if (file.version !== VERSION) {
+    throw new ImportError("This file was exported by a newer chatsmith.");
+  }
+  return file.conversations.map(readConversation);
+}
+
+function parse(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw new ImportError("The file is not valid JSON.");
+  }
+}
+
+type Fields = Record<string, unknown>;
+
+function record(value: unknown, complaint: string): Fields {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) {
+    throw new ImportError(complaint);
+  }
+  return value as Fields;
+}
+
+function string(value: unknown, fallback = ""): string {
+  return typeof value === "string" ? value : fallback;
+}
+
+function number<T>(value: unknown, fallback: T): number | T {
+  return typeof value === "number" && Number.isFinite(value) ? value : fallback;
+}
+
+function list(value: unknown): unknown[] {
+  return Array.isArray(value) ? value : [];
+}
+
+function readConversation(value: unknown): StoredConversation {
+  const whole = record(value, "The file holds something that is no conversation.");
+  const source = record(whole.conversation, "A conversation in the file has no description.");
+  const ids = new Map<string, string>();
+  const messages = list(whole.messages).map((each) => record(each, "A message in the file is none."));
+  for (const message of messages) {
+    ids.set(string(message.id), newId());
+  }
+  const conversation: Conversation = {
+    id: newId(),
+    title: string(source.title, "Imported"),
+    createdAt: number(source.createdAt, newTime()),
+    updatedAt: newTime(),
+    settings: readSettings(source.settings),
+    chosen: Object.fromEntries(
+      Object.entries(record(source.chosen ?? {}, "A conversation in the file has no branches.")).flatMap(([at, to]) => {
+        const next = ids.get(string(to));
+        const from = at === "" ? "" : ids.get(at);
+        return next === undefined || from === undefined ? [] : [[from, next]];
+      }),
+    ),
+  };
+  return { conversation, messages: messages.map((message) => readMessage(message, conversation.id, ids)) };
+}
+
+function readMessage(source: Fields, conversation: string, ids: ReadonlyMap<string, string>): Message {
+  const parent = source.parent === null || source.parent === undefined ? null : ids.get(string(source.parent));
+  if (parent === undefined) {
+    throw new ImportError("A message in the file follows one that is missing.");
+  }
+  const id = ids.get(string(source.id))!;
+  const createdAt = number(source.createdAt, newTime());
+  if (source.role === "user") {
+    return { role: "user", id, conversation, parent, createdAt, text: string(source.text) };
+  }
+  if (source.role !== "assistant" || parent === null) {
+    throw new ImportError("A message in the file is neither a person's nor a reply to one.");
+  }
+  const state = (["done", "cut", "stopped", "lost"] as const).find((known) => known === source.state) ?? "lost";
+  return {
+    role: "assistant",
+    id,
+    conversation,
+    parent,
+    createdAt,
+    parts: list(source.parts).map(readPart),
+    tokens: readTokens(source.tokens),
+    state,
+    model: string(source.model),
+    figures: readFigures(source.figures),
+    problem: null,
+    seenFrom: ids.get(string(source.seenFrom)) ?? null,
+  };
+}
+
+function readPart(value: unknown): Part {
+  const part = record(value, "A part of a reply in the file is none.");
+  const kind = (["text", "python", "output"] as const).find((known) => known === part.kind) ?? "text";
+  return { kind, text: string(part.text) };
+}
+
+/** Tokens are a way to look at a reply: where they are not as they should be, it is shown without. */
+function readTokens(value: unknown): Reply["tokens"] {
+  const isChoice = (each: Fields) => typeof each.text === "string" && list(each.bytes ?? []).every(Number.isInteger);
+  const tokens = list(value) as Reply["tokens"];
+  const isWhole = tokens.every((token) => {
+    const fields = token as unknown as Fields | null;
+    return (
+      fields !== null &&
+      isChoice(fields) &&
+      list(fields.ids).length > 0 &&
+      list(fields.ids).every(Number.isInteger) &&
+      (fields.logprob === null || typeof fields.logprob === "number") &&
+      Array.isArray(fields.alternatives) &&
+      fields.alternatives.every(
+        (option: Fields | null) =>
+          option !== null && isChoice(option) && Number.isInteger(option.id) && typeof option.logprob === "number",
+      )
+    );
+  });
+  return isWhole ? tokens : [];
+}
+
+function readFigures(value: unknown): Reply["figures"] {
+  if (typeof value !== "object" || value === null) {
+    return null;
+  }
+  const figures = value as Fields;
+  return {
+    replyTokens: number(figures.replyTokens, 0),
+    contextUsed: number(figures.contextUsed, 0),
+    cachedTokens: number(figures.cachedTokens, 0),
+    firstToken: number(figures.firstToken, null),
+    rate: number(figures.rate, null),
+    contextLength: number(figures.contextLength, null),
+  };
+}
+
+const NUMBERS = ["temperature", "top_p", "top_k", "min_p", "seed", "max_tokens"] as const;
+
+function readSettings(value: unknown): Settings {
+  const source = (typeof value === "object" && value !== null ? value : {}) as Fields;
+  const settings: Settings = {};
+  for (const name of NUMBERS) {
+    const setting = number(source[name], undefined);
+    if (setting !== undefined) {
+      settings[name] = setting;
+    }
+  }
+  if (typeof source.system === "string") {
+    settings.system = source.system;
+  }
+  if (typeof source.model === "string") {
+    settings.model = source.model;
+  }
+  if (source.keepWhole === true) {
+    settings.keepWhole = true;
+  }
+  const stop = list(source.stop).filter((each) => typeof each === "string");
+  if (stop.length > 0) {
+    settings.stop = stop;
+  }
+  return settings;
+}
