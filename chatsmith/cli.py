@@ -45,6 +45,7 @@ PIPELINE = (
     Command("rl", "let it practise what can be checked (reinforcement learning)", "rl", "rl"),
     Command("evaluate", "measure it: bits per byte, and an exam", "evaluate", "evaluate"),
     Command("chat", "talk to it in the terminal", "chat", "chat"),
+    Command("serve", "put it behind the OpenAI API and a web page", "serve", "serve"),
 )
 AROUND = (
     Command("demo", "all of it on built-in data, in minutes, ending in a chat", "demo", "demo"),
@@ -59,6 +60,7 @@ AROUND = (
         main="inspect",
     ),
     Command("bench train", "how fast this machine trains, and its share of the possible", "bench", "bench"),
+    Command("bench rl", "how fast rollouts are in one batch, beside one question at a time", "bench_rl", "bench_rl"),
 )
 COMMANDS = {command.name: command for command in (*PIPELINE, *AROUND)}
 

@@ -1,0 +1,1 @@
+"""The OpenAI-compatible HTTP server: a front process that speaks HTTP, and an engine in a process of its own."""

@@ -1,0 +1,176 @@
+"""Who may come in: how many requests and prompt tokens may wait, how many a key may have open, and when to come back.
+
+An engine runs so many replies at once; more wait in its queue. This keeps that queue short enough to be worth waiting
+in: what exceeds the limits is refused at once (429), with a number of seconds after which, at the speed of the last
+minute, there will be room. Pure bookkeeping: no sockets, no tasks, and the clock is handed in.
+"""
+
+import math
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from chatsmith.serve.errors import busy, invalid
+
+WINDOW_SECONDS = 60.0
+"""The speed that Retry-After rests on is that of so long ago until now."""
+
+MIN_RETRY, MAX_RETRY = 1, 60
+"""Seconds; OpenAI's clients heed no more than a minute."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What may be open at once. 0 is no limit for `per_key`."""
+
+    queue_requests: int = 256
+    """Replies that may wait beyond those that run."""
+    queue_tokens: int = 1_000_000
+    """Prompt tokens of replies that have not begun."""
+    per_key: int = 0
+    """HTTP requests of one key."""
+
+
+class Admission:
+    """The open work of one model."""
+
+    def __init__(self, limits: Limits, clock: Callable[[], float]) -> None:
+        self.limits = limits
+        self.capacity = 0
+        """Replies that run at once, over all replicas."""
+        self.num_open = 0
+        """Replies asked for and not over."""
+        self.waiting_tokens = 0
+        """Prompt tokens of replies that have not begun."""
+        self._clock = clock
+        self._ended: deque[float] = deque(maxlen=1024)
+        self._begun: deque[tuple[float, int]] = deque(maxlen=1024)
+        self._opened_at: dict[Ticket, float] = {}
+        self._open_by_key: Counter[str] = Counter()
+        self._request_seconds: deque[float] = deque(maxlen=64)
+
+    @property
+    def num_waiting(self) -> int:
+        """Replies beyond what runs at once."""
+        return max(0, self.num_open - self.capacity)
+
+    def admit(self, key: str, num_replies: int, num_tokens: int) -> "Ticket":
+        """Let a request in. Raises ApiError: 429 if it has to come back later, 400 if it can never come in."""
+        limits = self.limits
+        most = self.capacity + limits.queue_requests
+        if num_replies > most:
+            raise invalid(f"{num_replies} replies at once; this server takes at most {most}", "n")
+        if limits.per_key and self._open_by_key[key] >= limits.per_key:
+            raise busy(
+                f"This key has {self._open_by_key[key]} requests open, the most it may have. Wait for one to end.",
+                "too_many_requests_per_key",
+                self._seconds_until_own_request_ends(key),
+            )
+        excess = self.num_open + num_replies - most
+        if excess > 0:
+            raise busy(
+                f"The queue is full: {self.num_waiting} replies wait. Try again later.",
+                "queue_full",
+                self._seconds_until_ended(excess),
+            )
+        # A prompt that alone is longer than the limit may come in when nothing else waits.
+        excess = self.waiting_tokens + num_tokens - limits.queue_tokens
+        if excess > 0 and self.waiting_tokens:
+            raise busy(
+                f"The queue is full: {self.waiting_tokens} prompt tokens wait to be read. Try again later.",
+                "queue_full",
+                self._seconds_until_read(min(excess, self.waiting_tokens)),
+            )
+        return Ticket(self, key, num_replies, num_tokens)
+
+    def _open(self, ticket: "Ticket") -> None:
+        self.num_open += ticket.num_replies
+        self.waiting_tokens += ticket.num_tokens
+        self._open_by_key[ticket.key] += 1
+        self._opened_at[ticket] = self._clock()
+
+    def _begin(self, tokens: int) -> None:
+        self.waiting_tokens -= tokens
+        self._begun.append((self._clock(), tokens))
+
+    def _end(self) -> None:
+        self.num_open -= 1
+        self._ended.append(self._clock())
+
+    def _close(self, ticket: "Ticket") -> None:
+        self._request_seconds.append(self._clock() - self._opened_at.pop(ticket))
+        self._open_by_key[ticket.key] -= 1
+        if not self._open_by_key[ticket.key]:
+            del self._open_by_key[ticket.key]
+
+    def _seconds_until_ended(self, count: int) -> int:
+        since = self._forget_old()
+        return self._bounded(count * since / len(self._ended) if self._ended else None)
+
+    def _seconds_until_read(self, tokens: int) -> int:
+        since = self._forget_old()
+        read = sum(amount for _, amount in self._begun)
+        return self._bounded(tokens * since / read if read else None)
+
+    def _seconds_until_own_request_ends(self, key: str) -> int:
+        if not self._request_seconds:
+            return self._bounded(None)
+        mean = sum(self._request_seconds) / len(self._request_seconds)
+        return self._bounded(mean / self._open_by_key[key])
+
+    def _forget_old(self) -> float:
+        """Drop what is older than the window. Returns how long what is left took."""
+        now = self._clock()
+        while self._ended and self._ended[0] < now - WINDOW_SECONDS:
+            self._ended.popleft()
+        while self._begun and self._begun[0][0] < now - WINDOW_SECONDS:
+            self._begun.popleft()
+        first_ended = self._ended[0] if self._ended else now
+        first_begun = self._begun[0][0] if self._begun else now
+        return now - min(first_ended, first_begun)
+
+    def _bounded(self, seconds: float | None) -> int:
+        if seconds is None:  # nothing has ended yet: what has taken so long may take as long again
+            now = self._clock()
+            seconds = now - min(self._opened_at.values(), default=now)
+        return min(max(math.ceil(seconds), MIN_RETRY), MAX_RETRY)
+
+
+class Ticket:
+    """One HTTP request that was let in. Close it whatever happens: that gives back what it still holds."""
+
+    def __init__(self, admission: Admission, key: str, num_replies: int, num_tokens: int) -> None:
+        assert num_replies > 0
+        self.key = key
+        self.num_replies = num_replies
+        self.num_tokens = num_tokens
+        self._admission = admission
+        self._waiting = num_replies
+        self._waiting_tokens = num_tokens
+        self._running = num_replies
+        self._is_closed = False
+        admission._open(self)
+
+    def begin(self) -> None:
+        """One reply has its first token, so its share of the prompts was read."""
+        assert self._waiting > 0
+        share = self._waiting_tokens // self._waiting
+        self._waiting -= 1
+        self._waiting_tokens -= share
+        self._admission._begin(share)
+
+    def end(self) -> None:
+        """One reply is over."""
+        assert self._running > 0
+        self._running -= 1
+        self._admission._end()
+
+    def close(self) -> None:
+        """The request is over; closing twice does no harm."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._admission.waiting_tokens -= self._waiting_tokens  # given up, not read
+        for _ in range(self._running):
+            self.end()
+        self._admission._close(self)

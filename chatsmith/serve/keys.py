@@ -1,0 +1,78 @@
+"""API keys: who may use the server, under which name.
+
+A key is given as `NAME=KEY`, or alone; in a file, one a line, where `#` begins a comment. Only hashes are kept, and
+all of them are compared every time, in constant time, so that how long a refusal takes tells nothing.
+"""
+
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from chatsmith.runtime.errors import UserError
+from chatsmith.serve.errors import ApiError
+
+ANONYMOUS = "anonymous"
+"""The name of everyone, where no keys are asked for."""
+
+MIN_LENGTH = 8
+_NAMED = re.compile(r"([A-Za-z0-9_.-]{1,64})=(.*[^=\s].*)")
+
+
+class Keys:
+    """The keys of a server; without any, everyone may come in."""
+
+    def __init__(self, entries: Iterable[str] = ()) -> None:
+        """Raises UserError for an entry that is no key. Entries are `NAME=KEY` or `KEY`."""
+        self._digests: dict[str, bytes] = {}
+        for number, entry in enumerate(entries, start=1):
+            named = _NAMED.fullmatch(entry.strip())
+            name, key = (named[1], named[2].strip()) if named else (f"key-{number}", entry.strip())
+            if len(key) < MIN_LENGTH or not key.isascii() or not key.isprintable() or " " in key:
+                raise UserError(
+                    f"API key {number} is not usable: it needs {MIN_LENGTH} characters or more, no spaces"
+                )
+            if name in self._digests:
+                raise UserError(f"two API keys are called {name}; give each its own name")
+            self._digests[name] = _digest(key)
+
+    @property
+    def are_required(self) -> bool:
+        """Does it take a key to come in?"""
+        return bool(self._digests)
+
+    def name_of(self, authorization: str | None) -> str:
+        """The name of the key in an Authorization header. Raises ApiError (401)."""
+        if not self._digests:
+            return ANONYMOUS
+        scheme, _, given = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not given.strip():
+            raise ApiError(
+                401,
+                "This server needs an API key: send it in the header Authorization: Bearer KEY.",
+                code="invalid_api_key",
+            )
+        digest = _digest(given.strip())
+        found = [name for name, known in self._digests.items() if hmac.compare_digest(digest, known)]
+        if not found:
+            raise ApiError(401, "The API key is not known to this server.", code="invalid_api_key")
+        return found[0]
+
+
+def read_keys(path: Path) -> list[str]:
+    """The entries of a key file. Raises UserError."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"the key file {path} cannot be read ({error}); check path and permissions"
+        ) from error
+    entries = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if not entries:
+        raise UserError(f"the key file {path} holds no key; write one a line, NAME=KEY")
+    return entries
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

@@ -1,0 +1,229 @@
+"""From the messages of a request to the prompt's ids, through the one renderer of `chatsmith.text.chat`.
+
+The chat format is stricter than the API: one system message and only first, then user and assistant in turns. So
+leading system (and developer) messages become one, as do neighbouring messages of the user or of the assistant, with
+an empty line between them; anything else out of order is refused, by the number the message has in the request.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from chatsmith.serve.errors import context_exceeded, invalid, unsupported
+from chatsmith.serve.requests import ChatMessage, ChatRequest, CompletionRequest, Tool
+from chatsmith.serve.tool_calls import calls_text, describe_tools
+from chatsmith.text.chat import ConversationError, Message, Part, Role, render
+from chatsmith.text.tokenizer import Tokenizer
+
+SEPARATOR = "\n\n"
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """Messages of the request that became one, and the place of the first among them."""
+
+    message: Message
+    index: int
+
+
+@dataclass(frozen=True)
+class MessageRange:
+    """Which ids of a prompt are a message, with its marks: start to end - 1."""
+
+    role: str
+    start: int
+    end: int
+
+
+def chat_prompt(request: ChatRequest, tokenizer: Tokenizer, vocab_size: int) -> list[int]:
+    """The ids of a chat's prompt. Raises ApiError (400) that names the message at fault."""
+    prefix = request.assistant_prefix_ids or []
+    _check_ids(prefix, vocab_size, "assistant_prefix_ids")
+    ids = conversation_ids(
+        request.messages, tokenizer, request.tools, continues=bool(request.continue_final_message)
+    )
+    return [*ids, *prefix]
+
+
+def conversation_ids(
+    messages: Sequence[ChatMessage],
+    tokenizer: Tokenizer,
+    tools: Sequence[Tool] | None = None,
+    *,
+    continues: bool = False,
+    awaits_reply: bool = True,
+) -> list[int]:
+    """The ids of a conversation, up to where the assistant speaks.
+
+    With `continues`, the last message is the assistant's and its turn stays open. Without `awaits_reply`, the
+    conversation is rendered as it is, whoever has the last word.
+    """
+    turns = _turns(messages, tools)
+    last = turns[-1].message.role
+    if continues and last != "assistant":
+        raise invalid(
+            "continue_final_message needs a last message of the assistant", "continue_final_message"
+        )
+    if awaits_reply and not continues and last not in ("user", "tool"):
+        raise invalid(
+            f"the last message is from the {last}, so there is nothing to answer; continue_final_message: true would "
+            "continue a message of the assistant",
+            f"messages.{len(messages) - 1}",
+        )
+    try:
+        ids = render([turn.message for turn in turns], tokenizer, may_be_empty=True).ids
+    except ConversationError as error:
+        place = turns[error.index].index
+        raise invalid(f"messages.{place}: {_without_number(str(error))}", f"messages.{place}") from error
+    if continues:
+        return ids[:-1]  # without <|assistant_end|>
+    return [*ids, tokenizer.special("<|assistant_start|>")] if awaits_reply else ids
+
+
+def message_ranges(ids: Sequence[int], tokenizer: Tokenizer) -> list[MessageRange]:
+    """Where each message stands in a rendered conversation. What people write can never spell the marks."""
+    starts = {
+        tokenizer.special(f"<|{role}_start|>"): role for role in ("system", "user", "assistant", "tool")
+    }
+    ranges: list[MessageRange] = []
+    for index, id in enumerate(ids):
+        if id in starts:
+            ranges.append(MessageRange(starts[id], index, len(ids)))
+        elif ranges and id == tokenizer.special(f"<|{ranges[-1].role}_end|>"):
+            ranges[-1] = MessageRange(ranges[-1].role, ranges[-1].start, index + 1)
+    return ranges
+
+
+def text_prompts(request: CompletionRequest, tokenizer: Tokenizer, vocab_size: int) -> list[list[int]]:
+    """The ids of each prompt of a text completion. Raises ApiError (400)."""
+    prompts: list[list[int]] = []
+    bos = [tokenizer.bos_id] if request.add_special_tokens is not False else []
+    for prompt in request.prompts:
+        if isinstance(prompt, str):
+            prompts.append([*bos, *tokenizer.encode(prompt)])
+        else:
+            _check_ids(prompt, vocab_size, "prompt")
+            prompts.append(prompt)
+    return prompts
+
+
+def check_fits(prompt: Sequence[int], context: int, param: str, *, only_scored: bool = False) -> None:
+    """Raise ApiError (400) unless a reply fits into the context after the prompt."""
+    # The last id of a prompt that is only scored needs no place of its own.
+    if len(prompt) > (context + 1 if only_scored else context - 1):
+        raise context_exceeded(len(prompt), context, param)
+
+
+def _check_ids(ids: Sequence[int], vocab_size: int, param: str) -> None:
+    wrong = next((id for id in ids if not 0 <= id < vocab_size), None)
+    if wrong is not None:
+        raise invalid(f"{param}: {wrong} is no token id (0 to {vocab_size - 1})", param)
+
+
+def _turns(messages: Sequence[ChatMessage], tools: Sequence[Tool] | None) -> list[_Turn]:
+    _check_results(messages)
+    turns: list[_Turn] = []
+    for index in _in_order_of_calls(messages):
+        message = messages[index]
+        role = cast(Role, "system" if message.role == "developer" else message.role)
+        made = Message(role, _parts(message, f"messages.{index}"))
+        previous = turns[-1] if turns else None
+        # A message of the assistant with calls stays alone: tool messages answer exactly its calls.
+        if previous and previous.message.role == role and role != "tool":
+            joined = (*previous.message.parts, Part("text", SEPARATOR), *made.parts)
+            turns[-1] = _Turn(Message(role, joined), previous.index)
+        else:
+            turns.append(_Turn(made, index))
+    return _with_tools(turns, describe_tools(tools)) if tools else turns
+
+
+def _with_tools(turns: list[_Turn], description: str) -> list[_Turn]:
+    first = turns[0]
+    if first.message.role == "system":
+        parts = (*first.message.parts, Part("text", SEPARATOR + description))
+        return [_Turn(Message("system", parts), first.index), *turns[1:]]
+    return [_Turn(Message.of("system", description), 0), *turns]
+
+
+def _parts(message: ChatMessage, place: str) -> tuple[Part, ...]:
+    if message.role != "assistant":
+        for name in ("tool_calls", "chatsmith"):
+            if getattr(message, name) is not None:
+                raise invalid(
+                    f"{place}.{name} is only allowed in messages of the assistant", f"{place}.{name}"
+                )
+    if message.chatsmith is not None:
+        return tuple(Part(part.kind, part.text) for part in message.chatsmith.parts)
+    text = _text(message, place)
+    if message.tool_calls:
+        calls = calls_text((call.function.name, call.function.arguments) for call in message.tool_calls)
+        return (Part("text", text + calls),)
+    return (Part("text", text),)
+
+
+def _text(message: ChatMessage, place: str) -> str:
+    content = message.content
+    if isinstance(content, str):
+        return content
+    if content is None:
+        if message.tool_calls:
+            return ""
+        raise invalid(f"{place}.content must be a text or a list of parts, not null", f"{place}.content")
+    texts: list[str] = []
+    for index, part in enumerate(content):
+        said = part.text if part.type == "text" else part.refusal if part.type == "refusal" else None
+        if part.type not in ("text", "refusal"):
+            raise unsupported(
+                f"{place}.content.{index}.type", f"{part.type[:40]!r} cannot be read; send text"
+            )
+        if said is None:
+            raise invalid(
+                f"{place}.content.{index} needs a {part.type}", f"{place}.content.{index}.{part.type}"
+            )
+        texts.append(said)
+    return "".join(texts)
+
+
+def _check_results(messages: Sequence[ChatMessage]) -> None:
+    """Every call of a tool has one result, right after it; and every result has a call."""
+    waiting: set[str] = set()
+    for index, message in enumerate(messages):
+        place = f"messages.{index}"
+        if message.role == "tool":
+            if message.tool_call_id is None:
+                raise invalid(f"{place} needs a tool_call_id", f"{place}.tool_call_id")
+            if message.tool_call_id not in waiting:
+                reason = "answers no call of the assistant message before it"
+                raise invalid(f"{place}.tool_call_id {reason}", f"{place}.tool_call_id")
+            waiting.remove(message.tool_call_id)
+            continue
+        if waiting:
+            raise invalid(
+                f"{place}: the call {min(waiting)!r} has no result; a tool message must follow", place
+            )
+        waiting = {call.id for call in message.tool_calls or []}
+        if len(waiting) < len(message.tool_calls or []):
+            raise invalid(f"{place}.tool_calls has an id twice", f"{place}.tool_calls")
+    if waiting:
+        raise invalid(
+            f"the call {min(waiting)!r} has no result; a tool message must follow",
+            f"messages.{len(messages) - 1}",
+        )
+
+
+def _in_order_of_calls(messages: Sequence[ChatMessage]) -> list[int]:
+    """The places of the messages, results in the order of their calls: nothing else tells which is which."""
+    order: list[int] = []
+    while len(order) < len(messages):
+        index = len(order)
+        calls = [call.id for call in messages[index].tool_calls or []]
+        results = range(index + 1, index + 1 + len(calls))
+        order.append(index)
+        order += sorted(results, key=lambda place: calls.index(messages[place].tool_call_id or ""))
+    return order
+
+
+def _without_number(text: str) -> str:
+    """The renderer counts messages from 1 and after joining; the request's own number stands before it already."""
+    _, _, reason = text.partition(" ")[2].partition(" ")
+    return reason or text

@@ -1,0 +1,203 @@
+"""Running the server: engines and HTTP front together, from the first connection to the last reply.
+
+It listens at once; until the models are loaded it says so (503). SIGTERM or Ctrl-C drains it: no new work, replies
+under way are finished within the time given, what is left then ends with an error event, and the process ends with
+exit code 0. A second signal does not wait.
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import uvicorn
+
+from chatsmith.runtime.errors import UserError
+from chatsmith.serve.app import create_app
+from chatsmith.serve.connection import connection_class
+from chatsmith.serve.errors import unavailable
+from chatsmith.serve.request_log import JSONHandler, log_event
+from chatsmith.serve.served_model import ServedModel
+from chatsmith.serve.service import Service
+
+KEEP_ALIVE_SECONDS = 75
+"""An idle connection is kept for so long: longer than the minute of usual proxies, so that they close first."""
+
+CLOSE_SECONDS = 5
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where to listen."""
+
+    host: str
+    port: int
+
+    @property
+    def is_local(self) -> bool:
+        """Can only this machine reach it?"""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def serve(
+    make_service: Callable[[], Service],
+    address: Address,
+    *,
+    cors_origins: Sequence[str],
+    drain_seconds: float,
+    tell: Callable[[str], None],
+) -> None:
+    """Run until a signal. Raises UserError if a model cannot be loaded, or the address not be used.
+
+    `make_service` is called inside the event loop; `tell` says a line to the person who started the server.
+    """
+    _log_as_json()
+    listening = _listen(address)
+    with contextlib.closing(listening), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_run(make_service, listening, cors_origins, drain_seconds, tell))
+
+
+async def _run(
+    make_service: Callable[[], Service],
+    listening: socket.socket,
+    cors_origins: Sequence[str],
+    drain_seconds: float,
+    tell: Callable[[str], None],
+) -> None:
+    service = make_service()
+    config = uvicorn.Config(
+        create_app(service, cors_origins),
+        http=connection_class(service.limits.read_seconds),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=CLOSE_SECONDS,
+    )
+    front = _Front(config)
+    stop = _stop_event()
+    serving = asyncio.create_task(front.serve([listening]))
+    engines = asyncio.create_task(_run_engines(service, _url(listening), tell))
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait((serving, engines, stopped), return_when=asyncio.FIRST_COMPLETED)
+        if stopped.done():
+            await _drain(service, stop, drain_seconds, tell)
+    finally:
+        front.should_exit = True
+        await serving
+        await asyncio.gather(*(model.stop() for model in service.models.values()))
+        stopped.cancel()
+        if not engines.done():
+            engines.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await engines  # raises what went wrong while loading
+
+
+async def _run_engines(service: Service, url: str, tell: Callable[[str], None]) -> None:
+    """Load the models and keep them running. Raises UserError if one cannot be loaded."""
+    log_event("listening", url=url)
+    tell(f"Listening at {url}; loading {', '.join(service.models)}.")
+
+    def ready(model: ServedModel) -> None:
+        tell(f"{model.name} is ready: {model.loaded.info.description}")
+        if service.status == "ok":
+            log_event("ready", url=url, models=list(service.models))
+            tell(f"Chat page at {url}/, OpenAI API at {url}/v1. Ctrl-C stops.")
+
+    running = [asyncio.create_task(model.run(ready)) for model in service.models.values()]
+    try:
+        await asyncio.gather(*running)
+    finally:
+        for task in running:
+            task.cancel()
+
+
+async def _drain(service: Service, stop: asyncio.Event, seconds: float, tell: Callable[[str], None]) -> None:
+    """Finish what is under way, within so many seconds or until a second signal."""
+    service.drain(seconds)
+    log_event("draining", open_requests=service.num_open, seconds=seconds)
+    if service.num_open:
+        tell(
+            f"Finishing {service.num_open} requests, for {seconds:g} seconds at most; again to stop at once."
+        )
+    stop.clear()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while service.num_open and not stop.is_set():
+                await asyncio.sleep(0.05)
+    if service.num_open:
+        log_event("aborting", level="warning", open_requests=service.num_open)
+        service.abort(unavailable("The server was shut down before the reply was finished.", "shutdown", 1))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                while service.num_open:
+                    await asyncio.sleep(0.01)
+    log_event("stopped")
+
+
+class _Front(uvicorn.Server):
+    """uvicorn, with signals left to us: its own handling ends the process with the signal, not with 0."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _stop_event() -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_number, stop.set)
+    return stop
+
+
+def _listen(address: Address) -> socket.socket:
+    """A listening socket. Raises UserError."""
+    try:
+        found = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        family, kind, protocol, _, place = found[0]
+        listening = socket.socket(family, kind, protocol)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(place)
+        listening.listen(2048)
+        listening.setblocking(False)
+        return listening
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"cannot listen at {address.host} port {address.port} ({error}); choose another --host or --port"
+        ) from error
+
+
+def _url(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:  # not on Windows
+        return None
+    return uvloop.new_event_loop
+
+
+def _log_as_json() -> None:
+    for name in ("uvicorn", "asyncio"):
+        logger = logging.getLogger(name)
+        logger.handlers = [JSONHandler()]
+        logger.setLevel(logging.WARNING)
+        logger.propagate = False

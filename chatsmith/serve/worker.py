@@ -1,0 +1,172 @@
+"""The process of one engine: `python -m chatsmith.serve.worker FD`, started by the front with one end of a socket.
+
+It loads a model, then turns: read what the front asks, take a step, tell what came of it. Requests arrive as token
+ids and leave as ids and text; HTTP, keys, queues and rendering are the front's business. When the front is gone, or
+says so, the process ends; signals of a terminal or a service manager are left to the front.
+"""
+
+import signal
+import socket
+import sys
+import traceback
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from chatsmith.checkpoint import bundle_fingerprint, load_bundle, resolve_bundle
+from chatsmith.engine.engine import Engine, Event
+from chatsmith.engine.errors import RequestError
+from chatsmith.runtime.device import detect_runtime
+from chatsmith.runtime.errors import UserError
+from chatsmith.serve.protocol import Channel, Closed, Figures, Job, Message, ModelInfo, Output, Setup
+from chatsmith.tools.calculator import calculator_tool
+
+BLOCK_SIZE = 16
+"""Tokens of a block of the key-value pool."""
+
+
+def main(descriptor: int) -> int:
+    """Serve the front at the other end of the socket until it is done. Returns the exit code."""
+    # A service manager sends SIGTERM to every process of a service, but the replies under way are to be finished.
+    for stop in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(stop, signal.SIG_IGN)
+    channel = Channel(socket.socket(fileno=descriptor))
+    try:
+        setup = Setup(**channel.receive(wait=True)[0]["setup"])
+        try:
+            engine, info = load(setup)
+        except UserError as error:
+            channel.send({"type": "failed", "message": str(error)})
+            return 2
+        channel.send({"type": "ready", "info": asdict(info)})
+        EngineLoop(channel, engine).run()
+    except Closed:
+        return 0
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def load(setup: Setup) -> tuple[Engine, ModelInfo]:
+    """The engine, and what there is to know about its model. Raises UserError."""
+    if setup.threads:
+        torch.set_num_threads(setup.threads)
+    path = resolve_bundle(Path(setup.path))
+    runtime = detect_runtime(_device(setup), setup.dtype)
+    bundle = load_bundle(path, device=runtime.device, dtype=runtime.compute_dtype)
+    engine = Engine(
+        bundle.model,
+        bundle.tokenizer,
+        tool=calculator_tool,
+        max_running=setup.max_running,
+        tokens_per_step=setup.tokens_per_step,
+        kv_tokens=setup.kv_tokens,
+        block_size=BLOCK_SIZE,
+        prefix_caching=setup.prefix_caching,
+    )
+    return engine, ModelInfo(
+        path=str(path),
+        context_length=bundle.config.context_length,
+        vocab_size=bundle.config.vocab_size,
+        num_parameters=sum(parameter.numel() for parameter in bundle.model.parameters()),
+        generation=bundle.generation,
+        fingerprint=bundle_fingerprint(path),
+        num_blocks=engine.num_blocks,
+        block_size=BLOCK_SIZE,
+        max_running=setup.max_running,
+        description=f"{runtime.describe()}; {engine.describe()}",
+    )
+
+
+def _device(setup: Setup) -> str:
+    """With several GPUs, every replica has its own, in turn."""
+    num_gpus = torch.cuda.device_count() if setup.device in ("auto", "cuda") else 0
+    return f"cuda:{setup.index % num_gpus}" if num_gpus else setup.device
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the output of a handle belongs."""
+
+    job: int
+    index: int
+
+
+class EngineLoop:
+    """Reads commands between steps, and sends one message a step."""
+
+    def __init__(self, channel: Channel, engine: Engine) -> None:
+        self._channel = channel
+        self._engine = engine
+        self._places: dict[int, _Place] = {}
+
+    def run(self) -> None:
+        """Until the front says stop. Raises Closed if it is gone."""
+        while True:
+            commands = self._channel.receive(wait=self._engine.is_idle)
+            for command in commands:
+                if command["type"] == "stop":
+                    return
+                self._obey(command)
+            outputs = [self._output(event) for event in self._engine.step()]
+            figures = asdict(self._figures())
+            self._channel.send({"type": "step", "outputs": outputs, "figures": figures})
+
+    def _obey(self, command: Message) -> None:
+        if command["type"] == "submit":
+            self._submit(command)
+        elif command["type"] == "cancel":
+            for handle in [handle for handle, place in self._places.items() if place.job == command["job"]]:
+                self._engine.cancel(handle)
+                del self._places[handle]
+        elif command["type"] == "count_cached":
+            count = self._engine.num_cached(tuple(command["prompt_ids"]))
+            self._channel.send({"type": "cached", "question": command["question"], "count": count})
+
+    def _submit(self, command: Message) -> None:
+        handles: list[int] = []
+        try:
+            for request in Job.from_json(command).requests():
+                handles.append(self._engine.submit(request))
+        except RequestError as error:
+            for handle in handles:
+                self._engine.cancel(handle)
+            reason = {"message": str(error), "parameter": error.parameter, "code": error.code}
+            self._channel.send({"type": "refused", "job": command["job"], **reason})
+            return
+        for index, handle in enumerate(handles):
+            self._places[handle] = _Place(command["job"], index)
+
+    def _output(self, event: Event) -> Message:
+        over = event.completion
+        place = self._places[event.handle]
+        if over is not None:
+            del self._places[event.handle]
+        return Output(
+            place.job,
+            place.index,
+            event.ids,
+            event.parts,
+            event.logprobs,
+            event.cached_tokens if over is None else over.cached_tokens,
+            over.finish_reason if over else None,
+            over.error if over else None,
+            over.prompt_logprobs if over else None,
+        ).to_json()
+
+    def _figures(self) -> Figures:
+        engine = self._engine
+        return Figures(
+            engine.num_running,
+            engine.num_waiting,
+            engine.num_free_blocks,
+            engine.num_preemptions,
+            engine.prefix_queries,
+            engine.prefix_hits,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

@@ -1,0 +1,188 @@
+"""Tiny bundles, and real servers in processes of their own: one that most tests share, and more for special wishes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+
+from chatsmith.checkpoint import save_bundle
+from chatsmith.engine.engine import Engine
+from chatsmith.model.config import GPTConfig
+from chatsmith.model.gpt import GPT
+from chatsmith.text.bpe import train_tokenizer
+from chatsmith.text.tokenizer import Tokenizer
+
+CONTEXT = 256
+KEY = "test-key-of-the-tests"
+OTHER_KEY = "another-key-of-the-tests"
+MAX_RUNNING = 8
+KV_TOKENS = 4096
+
+
+class RunningServer:
+    """`chatsmith serve` in a process of its own, at a free port, and its log."""
+
+    def __init__(self, *flags: str) -> None:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("CHATSMITH_")}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "chatsmith", "serve", *flags, "--port", "0", "--device", "cpu"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**environment, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+        )
+        self.log: list[dict[str, Any]] = []
+        self.said = ""
+        self._readers = [
+            threading.Thread(target=read, daemon=True) for read in (self._read_log, self._read_said)
+        ]
+        for reader in self._readers:
+            reader.start()
+        self.url = ""
+
+    def _read_log(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.log.append(json.loads(line))
+
+    def _read_said(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.said += line
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """The lines of the log with this event, so far."""
+        return [line for line in self.log if line["event"] == name]
+
+    def wait_for(self, name: str, seconds: float = 60.0, count: int = 1) -> dict[str, Any]:
+        """The line of the log with this event, once it is there."""
+        deadline = time.monotonic() + seconds
+        while len(self.events(name)) < count:
+            assert self.process.poll() is None, f"the server ended: {self.said}"
+            assert time.monotonic() < deadline, f"no {name} in {self.log[-20:]}; it said {self.said}"
+            time.sleep(0.02)
+        return self.events(name)[count - 1]
+
+    def wait_until_ready(self) -> "RunningServer":
+        self.url = self.wait_for("ready")["url"]
+        return self
+
+    @property
+    def worker(self) -> int:
+        """The process of the engine that was started last."""
+        return self.events("engine_ready")[-1]["pid"]
+
+    def client(self, **options: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=60, **options)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The value of a metric, summed over the labels that are not given."""
+        with self.client() as client:
+            text = client.get("/metrics", headers={"Authorization": f"Bearer {KEY}"}).text
+        found = [
+            float(line.rpartition(" ")[2])
+            for line in text.splitlines()
+            if line.startswith((f"{name}{{", f"{name} "))
+            and all(f'{label}="{value}"' in line for label, value in labels.items())
+        ]
+        assert found, f"no metric {name}"
+        return sum(found)
+
+    def wait_until_idle(self, seconds: float = 10.0) -> None:
+        """Until no request holds anything."""
+        deadline = time.monotonic() + seconds
+        names = (
+            "chatsmith_num_requests_running",
+            "chatsmith_num_requests_waiting",
+            "chatsmith_kv_cache_usage_perc",
+        )
+        while any(self.metric(name) for name in names):
+            assert time.monotonic() < deadline, [(name, self.metric(name)) for name in names]
+            time.sleep(0.02)
+
+    def stop(self, signal_number: int = signal.SIGTERM) -> int:
+        """The exit code."""
+        self.process.send_signal(signal_number)
+        try:
+            code = self.process.wait(timeout=60)
+        finally:
+            self.process.kill()
+        for reader in self._readers:
+            reader.join(timeout=10)
+        return code
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    words = "the cat sat on the mat; the dog sat on the cat. What is 1+1=2? hello äöü "
+    return train_tokenizer([words * 3], vocab_size=320)
+
+
+def random_model(tokenizer: Tokenizer, context: int = CONTEXT, seed: int = 0) -> GPT:
+    """Every parameter random: what it says is nonsense, but its own."""
+    model = GPT(
+        GPTConfig(tokenizer.vocab_size, context_length=context, num_layers=2, num_heads=2, head_dim=8)
+    )
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.4)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def model(tokenizer: Tokenizer) -> GPT:
+    return random_model(tokenizer)
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory, model: GPT, tokenizer: Tokenizer) -> Path:
+    path = tmp_path_factory.mktemp("serve") / "tiny"
+    generation = {"temperature": 1.0, "top_k": 0}
+    save_bundle(path, model, tokenizer, generation=generation, card="# Tiny\n")
+    return path
+
+
+@pytest.fixture
+def engine(model: GPT, tokenizer: Tokenizer) -> Engine:
+    """The bare engine, to compare with."""
+    return Engine(model, tokenizer, max_running=MAX_RUNNING, kv_tokens=KV_TOKENS)
+
+
+@pytest.fixture(scope="session")
+def start_server() -> Iterator[Callable[..., RunningServer]]:
+    """Starts servers; whatever still runs at the end is killed."""
+    servers: list[RunningServer] = []
+
+    def start(*flags: object) -> RunningServer:
+        servers.append(RunningServer(*map(str, flags)))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        if server.process.poll() is None:
+            server.process.kill()
+            server.process.wait()
+
+
+@pytest.fixture(scope="session")
+def server(start_server: Callable[..., RunningServer], bundle: Path) -> RunningServer:
+    """The server that most tests share: without keys, and never stopped by them."""
+    flags = ("--max-running", MAX_RUNNING, "--kv-tokens", KV_TOKENS, "--max-queue", 600)
+    return start_server(bundle, *flags).wait_until_ready()
+
+
+@pytest.fixture
+def client(server: RunningServer) -> Iterator[httpx.Client]:
+    with server.client() as client:
+        yield client
