@@ -1,12 +1,14 @@
 /** A reply of the model: what it said, as text or as tokens, and what can be done with it. */
 
 import { plainText, type Part, type Reply as ReplyMessage } from "../conversation/message";
+import { isNarrow } from "../state/screen";
 import { canResume, useWorkbench } from "../state/workbench";
 import { BranchStepper } from "./branch-stepper";
 import { Figures } from "./figures";
 import { Icon } from "./icon";
 import { IconButton } from "./icon-button";
 import { Markdown } from "./markdown";
+import { Menu, type MenuItem } from "./menu";
 import { ProblemCard } from "./problem-card";
 import { ReplyTokens } from "./reply-tokens";
 import { ToolCard } from "./tool-card";
@@ -35,31 +37,43 @@ export function Reply({ reply, isLast }: { reply: ReplyMessage; isLast: boolean 
         <ProblemCard reply={reply} />
         <div class="message-foot">
           {reply.figures && reply.tokens.length > 0 && <Figures values={reply.figures} />}
-          {!isWriting && reply.state !== "waiting" && <Actions reply={reply} showsTokens={showsTokens} />}
+          {!isWriting && reply.state !== "waiting" && <Actions reply={reply} isFolded={isNarrow.value && !isLast} />}
         </div>
       </div>
     </article>
   );
 }
 
-function Actions({ reply, showsTokens }: { reply: ReplyMessage; showsTokens: boolean }) {
+/** What can be done with a reply: as buttons, or folded into a menu where there is little room. */
+function Actions({ reply, isFolded }: { reply: ReplyMessage; isFolded: boolean }) {
   const bench = useWorkbench();
+  const { id } = reply;
+  const tokens: MenuItem = { icon: "lens", label: "Show tokens", run: () => bench.view.toggleTokens(id) };
+  const goOn: MenuItem = { icon: "forward", label: "Continue reply", run: () => bench.resume(id) };
+  const actions: MenuItem[] = [
+    { icon: "copy", label: "Copy reply", run: () => void bench.copy(plainText(reply)) },
+    { icon: "redo", label: "Regenerate", run: () => bench.regenerate(id) },
+    ...(canResume(reply) ? [goOn] : []),
+    ...(reply.tokens.length > 0 ? [tokens] : []),
+    { icon: "prompt", label: "Show its prompt", run: () => bench.view.showPromptOf(id) },
+    { icon: "trash", label: "Delete reply", run: () => bench.deleteMessage(id) },
+  ];
   return (
     <div class="actions">
-      <BranchStepper id={reply.id} />
-      <IconButton icon="copy" label="Copy reply" onClick={() => void bench.copy(plainText(reply))} />
-      <IconButton icon="redo" label="Regenerate" onClick={() => bench.regenerate(reply.id)} />
-      {canResume(reply) && <IconButton icon="forward" label="Continue reply" onClick={() => bench.resume(reply.id)} />}
-      {reply.tokens.length > 0 && (
-        <IconButton
-          icon="lens"
-          label="Show tokens"
-          isPressed={showsTokens}
-          onClick={() => bench.view.toggleTokens(reply.id)}
-        />
+      <BranchStepper id={id} />
+      {isFolded ? (
+        <Menu label="Actions for this reply" items={actions} />
+      ) : (
+        actions.map((action) => (
+          <IconButton
+            key={action.label}
+            icon={action.icon}
+            label={action.label}
+            onClick={action.run}
+            {...(action === tokens && { isPressed: bench.view.showsTokens(id) })}
+          />
+        ))
       )}
-      <IconButton icon="prompt" label="Show its prompt" onClick={() => bench.view.showPromptOf(reply.id)} />
-      <IconButton icon="trash" label="Delete reply" onClick={() => bench.deleteMessage(reply.id)} />
     </div>
   );
 }

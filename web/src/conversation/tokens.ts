@@ -8,6 +8,8 @@ import type { Alternative, Part, PartKind, Token } from "./message";
 
 /** The mark that ends a reply. */
 export const END_OF_REPLY = "<|assistant_end|>";
+/** The mark after which the server puts in what the tool answered. */
+const END_OF_CALL = "<|python_end|>";
 
 const MARKS: Readonly<Record<string, PartKind>> = {
   "<|python_start|>": "python",
@@ -45,40 +47,40 @@ export function tokensOfStep(step: ReplyStep): Token[] {
     logprob: entry.logprob,
     origin: "sampled",
   }));
-  if (sampled.length === step.ids.length) {
-    return sampled;
-  }
-  const output = step.parts
-    .filter((part) => part.kind === "output")
-    .map((part) => part.text)
-    .join("");
-  return withGiven(step.ids, sampled, output);
+  return sampled.length === step.ids.length ? sampled : withGiven(step.ids, sampled);
 }
 
-function withGiven(ids: readonly number[], sampled: readonly Token[], output: string): Token[] {
-  const tokens: Token[] = [];
-  let missing = ids.length - sampled.length;
-  let place = 0;
-  for (const [index, token] of sampled.entries()) {
-    const next = sampled[index + 1];
-    tokens.push(token);
-    place = Math.max(ids.indexOf(token.ids[0]!, place), place) + 1;
-    if (missing > 0 && token.text === "<|python_end|>") {
-      const end = next ? ids.indexOf(next.ids[0]!, place + 1) : ids.length;
-      const given = ids.slice(place, end < 0 ? place + missing : end);
-      missing -= given.length;
-      place += given.length;
-      tokens.push(givenToken(given, output));
+/** Between one closed call and the next, what was given stands first. */
+function withGiven(ids: readonly number[], sampled: readonly Token[]): Token[] {
+  const endId = sampled.find((token) => token.text === END_OF_CALL)?.ids[0];
+  const idRuns = cutAfter(ids, (id) => id === endId);
+  return cutAfter(sampled, (token) => token.text === END_OF_CALL).flatMap((run, index) => {
+    const idRun = idRuns[index] ?? [];
+    const given = idRun.slice(0, Math.max(0, idRun.length - run.length));
+    return given.length > 0 ? [givenToken(given), ...run] : run;
+  });
+}
+
+/** The list, cut after each entry that `ends`; the last run may be empty. */
+function cutAfter<T>(list: readonly T[], ends: (entry: T) => boolean): T[][] {
+  const runs: T[][] = [[]];
+  for (const entry of list) {
+    runs.at(-1)!.push(entry);
+    if (ends(entry)) {
+      runs.push([]);
     }
   }
-  if (missing > 0) {
-    tokens.push(givenToken(ids.slice(ids.length - missing), output));
-  }
-  return tokens;
+  return runs;
 }
 
-function givenToken(ids: number[], text: string): Token {
-  return { ids, text, logprob: null, alternatives: [], origin: "given" };
+function givenToken(ids: number[]): Token {
+  return { ids, text: "", logprob: null, alternatives: [], origin: "given" };
+}
+
+/** The tokens, where those that were given say what they stand for: the reply's outputs, in order. */
+export function withOutputs(tokens: readonly Token[], parts: readonly Part[]): Token[] {
+  const outputs = parts.filter((part) => part.kind === "output");
+  return tokens.map((token) => (token.origin === "given" ? { ...token, text: outputs.shift()?.text ?? token.text } : token));
 }
 
 function choice(wire: WireTokenChoice): { text: string; bytes?: number[] } {
@@ -117,12 +119,15 @@ export function partsOfTokens(tokens: readonly Token[]): Part[] {
   return parts;
 }
 
-/** `parts` and what was added to them: neighbours of one kind are one part. */
+/**
+ * `parts` and what was added to them. Text joins a part of its kind before it; an empty call or output is the
+ * beginning of another, which may follow one of the same kind.
+ */
 export function appendParts(parts: readonly Part[], added: readonly Part[]): Part[] {
   const joined = [...parts];
   for (const part of added) {
     const last = joined.at(-1);
-    if (last?.kind === part.kind) {
+    if (last?.kind === part.kind && (part.text !== "" || part.kind === "text")) {
       joined[joined.length - 1] = { kind: last.kind, text: last.text + part.text };
     } else {
       joined.push(part);

@@ -114,9 +114,22 @@ const marked = new Marked({
   ],
 });
 
-/** The sources of the top-level blocks of `text`; blank lines between them are blocks of their own. */
+/**
+ * The sources of the top-level blocks of `text`, blank lines between them included; together they are the text.
+ *
+ * Marked trims the source of some blocks. From a block on whose source is not found in its place, the rest is one.
+ */
 export function blockSources(text: string): string[] {
-  return marked.lexer(text).map((token) => token.raw);
+  const sources: string[] = [];
+  let at = 0;
+  for (const { raw } of marked.lexer(text)) {
+    if (!text.startsWith(raw, at)) {
+      break;
+    }
+    sources.push(raw);
+    at += raw.length;
+  }
+  return at < text.length ? [...sources, text.slice(at)] : sources;
 }
 
 /** The HTML of `source`, not yet sanitized. */

@@ -9,7 +9,7 @@ import type { ChatRequest } from "../api/wire";
 import { pathTo } from "../conversation/branches";
 import { newId, newTime } from "../conversation/identity";
 import { isEmpty, plainText, type Alternative, type Problem, type Reply, type Token } from "../conversation/message";
-import { appendParts, END_OF_REPLY, idsOf, partsOfTokens, pickedToken, tokensOfStep } from "../conversation/tokens";
+import { appendParts, END_OF_REPLY, idsOf, partsOfTokens, pickedToken, tokensOfStep, withOutputs } from "../conversation/tokens";
 import { fit } from "./fitting";
 import { OncePerFrame } from "./frames";
 import type { Models } from "./models";
@@ -189,7 +189,7 @@ export class Writer {
         rate,
         contextLength,
       };
-      talk.update(before.id, { parts, tokens: [...tokens], figures });
+      talk.update(before.id, { parts, tokens: withOutputs(tokens, parts), figures });
     });
     try {
       for await (const step of steps) {
