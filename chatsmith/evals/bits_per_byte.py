@@ -1,36 +1,62 @@
-"""Bits per byte of a model over validation text, with how much text that was.
+"""Bits per byte of a model over validation text, with how much text that was and how sure the figure is.
 
-The measure itself is `model.loss.bits_per_byte`; this adds progress, the device and the counts. It picks no
-data: the caller passes batches in which every token is predicted once (`data.packing.ValidationRows`).
+The measure itself is `model.loss.bits_per_byte`; this adds progress, the device, the counts and an interval. It picks
+no data: the caller passes batches in which every token is predicted once (`data.packing.ValidationRows`).
 """
 
+import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from chatsmith.data.batch import NOT_TRAINED_ON, Batch
+from chatsmith.evals.statistics import ratio_interval
 from chatsmith.model.gpt import GPT
 from chatsmith.model.loss import bits_per_byte
-from chatsmith.runtime.logs import Bar, Reporter
+from chatsmith.runtime.logs import Reporter
+
+TextPart = tuple[float, int, int]
+"""Bits, bytes and tokens of one batch."""
 
 
 @dataclass(frozen=True)
 class TextScore:
-    """`bits_per_byte` over `bytes` bytes of text, or `tokens` tokens of this model; it took `seconds`."""
+    """What the model spent on the text; it took `seconds`."""
 
-    bits_per_byte: float
-    bytes: int
-    tokens: int
+    parts: tuple[TextPart, ...]
     seconds: float
 
+    @property
+    def bytes(self) -> int:
+        """Bytes of text."""
+        return sum(bytes for _, bytes, _ in self.parts)
+
+    @property
+    def tokens(self) -> int:
+        """The same as tokens of this model."""
+        return sum(tokens for _, _, tokens in self.parts)
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits for all of the text by its bytes; NaN for no text at all."""
+        return sum(bits for bits, _, _ in self.parts) / self.bytes if self.bytes else math.nan
+
     def to_json(self) -> dict[str, Any]:
-        """What `evaluate --json` prints as "base"."""
-        return {"bits_per_byte": self.bits_per_byte, "bytes": self.bytes, "tokens": self.tokens}
+        """What `evaluate --json` prints as "base". The interval says how much other text of this kind, and as much of
+        it, could change the figure; batches of rows in random order are what is drawn anew."""
+        low, high = ratio_interval([(bits, float(bytes)) for bits, bytes, _ in self.parts])
+        return {
+            "bits_per_byte": self.bits_per_byte,
+            "low": None if math.isnan(low) else low,  # JSON knows no NaN
+            "high": None if math.isnan(high) else high,
+            "bytes": self.bytes,
+            "tokens": self.tokens,
+            "seconds": round(self.seconds, 2),
+        }
 
 
 def score_text(
@@ -43,31 +69,21 @@ def score_text(
 ) -> TextScore:
     """Score every target of `batches` that stands for bytes; `token_byte_lengths` (V,) says how many it does.
 
-    `total_tokens` (None: unknown) is for the progress bar alone. bits_per_byte is NaN for no text at all.
+    `total_tokens` (None: unknown) is for the progress bar alone.
     """
     device = next(model.parameters()).device
     byte_lengths = torch.from_numpy(np.array(token_byte_lengths))  # (V,)
+    lengths_on_device = byte_lengths.to(device)
     started = time.perf_counter()
-    counts = _Counts()
+    parts: list[TextPart] = []
     with reporter.progress("bits per byte", total_tokens, "tokens") as bar:
-        counted = _counted(batches, byte_lengths, counts, bar)
-        on_device = ((batch.inputs.to(device), batch.targets.to(device)) for batch in counted)
-        result = bits_per_byte(model, on_device, byte_lengths.to(device))
-    return TextScore(result, counts.bytes, counts.tokens, time.perf_counter() - started)
-
-
-@dataclass
-class _Counts:
-    bytes: int = 0
-    tokens: int = 0
-
-
-def _counted(batches: Iterable[Batch], byte_lengths: Tensor, counts: _Counts, bar: Bar) -> Iterator[Batch]:
-    """The batches unchanged, counted on the CPU; a batch shows as progress once the next one is asked for."""
-    for batch in batches:
-        yield batch
-        predicted = batch.targets[batch.targets != NOT_TRAINED_ON]
-        lengths = byte_lengths[predicted]
-        counts.bytes += int(lengths.sum())
-        counts.tokens += int((lengths > 0).sum())
-        bar.advance(predicted.numel())
+        for batch in batches:
+            predicted = batch.targets[batch.targets != NOT_TRAINED_ON]
+            lengths = byte_lengths[predicted]
+            num_bytes = int(lengths.sum())
+            if num_bytes:
+                pair = (batch.inputs.to(device), batch.targets.to(device))
+                bits = bits_per_byte(model, [pair], lengths_on_device) * num_bytes
+                parts.append((bits, num_bytes, int((lengths > 0).sum())))
+            bar.advance(predicted.numel())
+    return TextScore(tuple(parts), time.perf_counter() - started)

@@ -6,15 +6,14 @@ benchmarks' folder and writes nothing.
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from chatsmith.evals.passages import Decision, Question, Scorer, decide, make_question
 from chatsmith.evals.ranks import collect, share
-from chatsmith.evals.task_result import TaskResult
+from chatsmith.evals.task_result import TaskResult, notes_on
 from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.logs import Bar, Reporter
-from chatsmith.tasks.benchmark_files import find_file
-from chatsmith.tasks.benchmark_origins import note_about
 from chatsmith.tasks.core import CoreTask, Item, core_items, prompts
 
 _ITEMS_AT_ONCE = 32
@@ -38,14 +37,14 @@ def measure_core_task(
     with reporter.progress(task.name, len(mine), "items") as bar:
         decisions = decide_items(scorer, task, items, mine, bar)
     points = collect([float(decision.is_right) for decision in decisions], len(indices), runtime)
-    note = note_about(find_file(folder, task.path), task.path)
+    cropped = collect([decision.was_cropped for decision in decisions], len(indices), runtime)
     return TaskResult(
         task=task.name,
         ids=tuple(str(index) for index in indices),
         points=tuple(points),
         chance=task.chance,
         seconds=time.perf_counter() - started,
-        notes=(note,) if note else (),
+        notes=notes_on(folder, task.path, sum(cropped), len(cropped)),
         group=task.file,
     )
 
@@ -54,10 +53,17 @@ def decide_items(
     scorer: Scorer, task: CoreTask, items: Sequence[Item], indices: Sequence[int], bar: Bar
 ) -> list[Decision]:
     """What becomes of each of these items."""
-    scores = scorer.score(_questions(scorer, task, items, indices), lambda _: bar.advance(1))
+    cropped: list[bool] = []
+
+    def noted() -> Iterator[Question]:
+        for question in _questions(scorer, task, items, indices):
+            cropped.append(any(passage.is_cropped for passage in question))
+            yield question
+
+    scores = scorer.score(noted(), lambda _: bar.advance(1))
     return [
-        decide(task.kind, found, items[index].get("gold"))
-        for index, found in zip(indices, scores, strict=True)
+        replace(decide(task.kind, found, items[index].get("gold")), was_cropped=was_cropped)
+        for index, found, was_cropped in zip(indices, scores, cropped, strict=True)
     ]
 
 

@@ -1,14 +1,15 @@
 """An exam: problems put to the engine, replies decided by each problem's own rule, a score for each section.
 
-Greedy, so that a model has one score; all problems at once, in the engine's one continuous batch. It neither
-loads models nor makes problems nor writes files.
+Greedy, so that a model has one score, unless several tries a problem are asked for; all problems at once, in the
+engine's one continuous batch. It neither loads models nor makes problems nor writes files.
 """
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import Completion, Request, Sampling
@@ -17,6 +18,8 @@ from chatsmith.runtime.logs import Reporter
 from chatsmith.tasks.task import Problem
 from chatsmith.text.chat import Part, conversation_to_json, render_prompt
 from chatsmith.text.tokenizer import Tokenizer
+
+Item = TypeVar("Item")
 
 MAX_REPLY_TOKENS = 128
 """Longer replies are cut: no right answer to an exam comes near it, and a babbler must not hold up all."""
@@ -64,6 +67,10 @@ class ExamResult:
         return {
             "overall": self.overall.accuracy,
             "n": self.overall.n,
+            "low": self.overall.interval[0],
+            "high": self.overall.interval[1],
+            "chance": 0.0,  # replies are written, not chosen
+            "seconds": round(self.seconds, 2),
             "sections": {name: _score_to_json(score) for name, score in self.sections.items()},
         }
 
@@ -79,20 +86,31 @@ def run_exam(
     *,
     reporter: Reporter,
     max_tokens: int = MAX_REPLY_TOKENS,
+    label: str = "exam",
+    tries: int = 1,
+    temperature: float = 0.0,
 ) -> ExamResult:
     """Put all problems to the engine and decide the replies. The engine's tool, if it has one, may be called.
 
-    A problem whose prompt does not fit the model's context counts as answered wrongly.
+    Each problem is asked `tries` times, one after another in the result, each time with a seed of its own. A problem
+    whose prompt does not fit the model's context counts as answered wrongly.
     """
     started = time.perf_counter()
-    prompts = [tuple(render_prompt(problem.messages, tokenizer)) for problem in problems]
+    asked = [problem for problem in problems for _ in range(tries)]
+    prompts = [tuple(render_prompt(problem.messages, tokenizer)) for problem in asked]
     fitting = [index for index, prompt in enumerate(prompts) if len(prompt) < engine.config.context_length]
-    sampling = Sampling(temperature=0, max_tokens=max_tokens)
-    requests = [Request(prompts[index], sampling) for index in fitting]
-    with reporter.progress("exam", len(requests), "problems") as bar:
+    requests = [
+        Request(
+            prompts[index], Sampling(temperature=temperature, max_tokens=max_tokens, seed=index % tries + 1)
+        )
+        for index in fitting
+    ]
+    with reporter.progress(label, len(requests), "problems") as bar:
         completions = engine.generate(requests, on_finish=lambda *_: bar.advance(1))
     completion_of = dict(zip(fitting, completions, strict=True))
-    replies = tuple(_decided(problem, completion_of.get(index)) for index, problem in enumerate(problems))
+    # In threads, for some rules run programs and wait for them.
+    with ThreadPoolExecutor() as pool:
+        replies = tuple(pool.map(_decided, asked, map(completion_of.get, range(len(asked)))))
     return ExamResult(replies, time.perf_counter() - started)
 
 
@@ -104,7 +122,7 @@ def grade(problems: Sequence[Problem], texts: Sequence[str]) -> ExamResult:
     return ExamResult(replies, 0.0)
 
 
-def choose_problems(problems: Sequence[Problem], max_examples: int | None) -> list[Problem]:
+def choose_problems(problems: Sequence[Item], max_examples: int | None) -> list[Item]:
     """At most `max_examples` of the problems (None: all), drawn at random once, the same for every model."""
     if max_examples is None or max_examples >= len(problems):
         return list(problems)

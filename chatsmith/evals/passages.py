@@ -10,7 +10,7 @@ included.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from chatsmith.tasks.core import Kind
@@ -23,6 +23,8 @@ class Passage:
     ids: tuple[int, ...]
     start: int
     """At least 1: nothing predicts the first id. It may be the length: nothing is scored then."""
+    is_cropped: bool = field(default=False, compare=False)
+    """Whether it lost its beginning, because it did not fit the context."""
 
     def __post_init__(self) -> None:
         assert 1 <= self.start <= len(self.ids), f"scored from {self.start} of {len(self.ids)} ids"
@@ -79,6 +81,8 @@ class Decision:
     is_right: bool
     losses: tuple[float, ...]
     """The loss of each passage."""
+    was_cropped: bool = False
+    """Whether a passage lost its beginning."""
 
     @property
     def margin(self) -> float:
@@ -133,4 +137,4 @@ def common_suffix(texts: Sequence[Sequence[int]]) -> int:
 def _cropped(text: Sequence[int], start: int, context_length: int) -> Passage:
     surplus = max(0, len(text) - context_length)
     # The first id of what is left is predicted by nothing.
-    return Passage(tuple(text[surplus:]), max(1, start - surplus))
+    return Passage(tuple(text[surplus:]), max(1, start - surplus), surplus > 0)

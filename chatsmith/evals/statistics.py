@@ -91,19 +91,28 @@ def bootstrap_interval(tasks: Sequence[Answers], seed: int = 0) -> tuple[float, 
     return _percentiles(means)
 
 
+def ratio_interval(parts: Sequence[tuple[float, float]], seed: int = 0) -> tuple[float, float]:
+    """The 95 % bootstrap interval of a ratio of sums, from its (above, below) parts; NaN for fewer than two parts."""
+    if len(parts) < 2:
+        return math.nan, math.nan
+    drawn = np.random.default_rng(seed).integers(len(parts), size=(RESAMPLES, len(parts)))
+    sums = np.array(parts)[drawn].sum(axis=1)  # (RESAMPLES, 2)
+    return _percentiles(sums[:, 0] / sums[:, 1])
+
+
 @dataclass(frozen=True)
 class Difference:
     """How far B is above A, on the items that both answered."""
 
     difference: float
-    """Score of B minus score of A."""
+    """Figure of B minus figure of A."""
     low: float
     high: float
     """95 % interval of the difference."""
     p: float
     """How often a difference at least as large would come about if there were none."""
     n: int
-    """Items."""
+    """Items that both answered."""
 
 
 def mcnemar(a: Sequence[float], b: Sequence[float]) -> float:
@@ -137,13 +146,20 @@ def paired_bootstrap(a: Sequence[Answers], b: Sequence[Answers], seed: int = 0) 
         Answers((two.points - one.points) / (1 - one.chance), 0.0, one.group)
         for one, two in zip(a, b, strict=True)
     ]
-    means = _resampled_means(pairs, seed)
-    low, high = _percentiles(means)
     difference = float(np.mean([pair.points.mean() for pair in pairs]))
-    # Shifted to the hypothesis of no difference; +1, for a p-value of 0 cannot be known from a sample.
-    beyond = int((np.abs(means - difference) >= abs(difference) - 1e-12).sum())
-    n = sum(len(pair.points) for pair in pairs)
-    return Difference(difference, low, high, (beyond + 1) / (len(means) + 1), n)
+    return _difference(difference, _resampled_means(pairs, seed), sum(len(pair.points) for pair in pairs))
+
+
+def ratio_difference(
+    a: Sequence[tuple[float, float]], b: Sequence[tuple[float, float]], seed: int = 0
+) -> Difference:
+    """The difference of two ratios of sums, B minus A, whose parts are pairwise of the same text."""
+    assert len(a) == len(b) > 1
+    drawn = np.random.default_rng(seed).integers(len(a), size=(RESAMPLES, len(a)))
+    one, two = (np.array(parts)[drawn].sum(axis=1) for parts in (a, b))
+    whole_a, whole_b = (np.array(parts).sum(axis=0) for parts in (a, b))
+    difference = float(whole_b[0] / whole_b[1] - whole_a[0] / whole_a[1])
+    return _difference(difference, two[:, 0] / two[:, 1] - one[:, 0] / one[:, 1], len(a))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -173,6 +189,13 @@ def _resampled_means(tasks: Sequence[Answers], seed: int) -> np.ndarray:
             rows = min(chunk, RESAMPLES - start)
             total[start : start + rows] += scaled[generator.integers(n, size=(rows, n))].mean(axis=1)
     return total / max(1, len(tasks))
+
+
+def _difference(difference: float, resampled: np.ndarray, n: int) -> Difference:
+    low, high = _percentiles(resampled)
+    # Shifted to the hypothesis of no difference; +1, for a p-value of 0 cannot be known from a sample.
+    beyond = int((np.abs(resampled - difference) >= abs(difference) - 1e-12).sum())
+    return Difference(difference, low, high, (beyond + 1) / (len(resampled) + 1), n)
 
 
 def _percentiles(means: np.ndarray) -> tuple[float, float]:

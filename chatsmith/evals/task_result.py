@@ -5,8 +5,8 @@ interrupted suite goes on with the next task. It knows nothing of models or prom
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ import numpy as np
 
 from chatsmith.evals.statistics import Answers, bootstrap_interval, centred, wilson_interval
 from chatsmith.runtime.atomic import write_text
+from chatsmith.tasks.benchmark_files import find_file
+from chatsmith.tasks.benchmark_origins import note_about
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class TaskResult:
     """Every single reply, where there are replies."""
     group: str = ""
     """Tasks of one group ask the same items; empty: a group of its own."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """What else was found out, by name."""
 
     @property
     def n(self) -> int:
@@ -64,7 +68,7 @@ class TaskResult:
     def to_json(self) -> dict[str, Any]:
         """What `evaluate --json` prints for the task."""
         low, high = self.interval
-        found = {
+        found: dict[str, Any] = {
             "accuracy": self.accuracy,
             "centered": self.centred,
             "n": self.n,
@@ -72,6 +76,7 @@ class TaskResult:
             "high": high,
             "chance": self.chance,
             "seconds": round(self.seconds, 2),
+            **self.figures,
         }
         return {**found, "notes": list(self.notes)} if self.notes else found
 
@@ -91,6 +96,16 @@ def summary(results: Sequence[TaskResult]) -> dict[str, Any]:
     }
 
 
+def notes_on(folder: Path, path: str, num_cropped: int, total: int) -> tuple[str, ...]:
+    """What a reader of the score must know: about the file, and about prompts that did not fit."""
+    notes = [note_about(find_file(folder, path), path)]
+    if num_cropped:
+        notes.append(
+            f"{num_cropped:,} of {total:,} prompts are longer than the context and lost their beginning"
+        )
+    return tuple(note for note in notes if note)
+
+
 def write_task(path: Path, key: str, result: TaskResult) -> None:
     """Write the file, atomically."""
     content = {
@@ -100,6 +115,7 @@ def write_task(path: Path, key: str, result: TaskResult) -> None:
         "chance": result.chance,
         "notes": result.notes,
         "group": result.group,
+        "figures": dict(result.figures),
         "ids": result.ids,
         "points": result.points,
         "transcript": result.transcript,
@@ -122,6 +138,7 @@ def read_task(path: Path, key: str | None = None) -> TaskResult | None:
             notes=tuple(content["notes"]),
             transcript=tuple(content["transcript"]),
             group=content["group"],
+            figures=content["figures"],
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -63,6 +63,12 @@ def final_number(text: str) -> Decimal | None:
         return None
 
 
+def gsm8k_path(split: str) -> str:
+    """The file of a split in the benchmarks' folder; development is a part of train."""
+    SPLITS.check("GSM8K", split)
+    return f"{NAME}/{'test' if split == 'test' else 'train'}.jsonl"
+
+
 def gsm8k_problems(split: str, folder: Path) -> list[Problem]:
     """The problems of a split: "train", "development" or "test". `folder` is that of the benchmarks.
 
@@ -116,9 +122,8 @@ def solution_parts(solution: str) -> tuple[Part, ...]:
 
 
 def _items(split: str, folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    SPLITS.check("GSM8K", split)
-    path = f"{NAME}/{'test' if split == 'test' else 'train'}.jsonl"
-    for number, item in enumerate(read_items(folder, path, ("question", "answer")), start=1):
+    items = read_items(folder, gsm8k_path(split), ("question", "answer"))
+    for number, item in enumerate(items, start=1):
         is_development = split != "test" and is_held_out(item["question"], _HELD_OUT_ONE_IN)
         if is_development == (split == "development"):
             yield number, item

@@ -41,7 +41,27 @@ def test_special_tokens_count_on_neither_side(model: GPT, tokenizer: Tokenizer, 
     ended = Batch(torch.tensor([ids]), torch.tensor([[*ids[1:], tokenizer.bos_id]]))
     lengths = tokenizer.token_byte_lengths
     scores = [score_text(model, [batch], lengths, reporter=reporter) for batch in (plain, ended)]
-    assert scores[0].to_json() == pytest.approx(scores[1].to_json())
+    assert (scores[0].bytes, scores[0].tokens) == (scores[1].bytes, scores[1].tokens)
+    assert scores[0].bits_per_byte == pytest.approx(scores[1].bits_per_byte)
+
+
+def test_the_interval_holds_the_figure_and_shrinks_with_more_text(
+    model: GPT, tokenizer: Tokenizer, reporter: Reporter
+) -> None:
+    texts = ["a cat and a hat", "what is one and two?", "a mat", "two cats, one mat", "what?", "one hat"]
+    batches = []
+    for text in texts * 4:
+        ids = [tokenizer.bos_id, *tokenizer.encode(text)]
+        batches.append(Batch(torch.tensor([ids[:-1]]), torch.tensor([ids[1:]])))
+    few, many = (
+        score_text(model, part, tokenizer.token_byte_lengths, reporter=reporter).to_json()
+        for part in (batches[:6], batches)
+    )
+    for found in (few, many):
+        assert found["low"] < found["bits_per_byte"] < found["high"]
+    assert many["high"] - many["low"] < few["high"] - few["low"]
+    alone = score_text(model, batches[:1], tokenizer.token_byte_lengths, reporter=reporter).to_json()
+    assert alone["low"] is alone["high"] is None, "one part says nothing of how parts vary"
 
 
 def test_no_text_is_not_a_number(model: GPT, tokenizer: Tokenizer, reporter: Reporter) -> None:

@@ -67,9 +67,14 @@ def test_each_reply_is_decided_by_the_rule_of_its_own_problem(
     result = run_exam(engine, PROBLEMS, tokenizer, reporter=reporter)
     assert [reply.correct for reply in result.replies] == [True, False, False]
     low, high = wilson_interval(1, 2)
+    whole = wilson_interval(1, 3)
     assert result.to_json() == {
         "overall": 1 / 3,
         "n": 3,
+        "low": whole[0],
+        "high": whole[1],
+        "chance": 0.0,
+        "seconds": round(result.seconds, 2),
         "sections": {
             "sums": {"accuracy": 0.5, "n": 2, "low": low, "high": high},
             "pets": {"accuracy": 0.0, "n": 1, "low": 0.0, "high": wilson_interval(0, 1)[1]},
@@ -156,8 +161,17 @@ def test_a_choice_is_the_same_every_time_and_not_simply_the_first_ones() -> None
 
 def test_no_problems_are_no_crash(tokenizer: Tokenizer, reporter: Reporter) -> None:
     engine: Any = ScriptedEngine()
-    assert run_exam(engine, [], tokenizer, reporter=reporter).to_json() == {
-        "overall": 0.0,
-        "n": 0,
-        "sections": {},
-    }
+    found = run_exam(engine, [], tokenizer, reporter=reporter).to_json()
+    assert (found["overall"], found["n"], found["sections"]) == (0.0, 0, {})
+    assert (found["low"], found["high"]) == (0.0, 1.0), "nothing is known"
+
+
+def test_several_tries_have_seeds_of_their_own_and_stand_together(
+    tokenizer: Tokenizer, reporter: Reporter
+) -> None:
+    engine: Any = ScriptedEngine(*[said(text) for text in ("3", "no", "an animal", "3", "4", "4")])
+    result = run_exam(engine, PROBLEMS, tokenizer, reporter=reporter, tries=2, temperature=0.8)
+    assert [reply.id for reply in result.replies] == [one.id for one in PROBLEMS for _ in range(2)]
+    assert [reply.correct for reply in result.replies] == [True, False, True, False, True, True]
+    assert {request.sampling.temperature for request in engine.asked} == {0.8}
+    assert [request.sampling.seed for request in engine.asked] == [1, 2] * 3
