@@ -86,6 +86,10 @@ class KVCache:
         self._keys[layer].view(-1, width).index_copy_(0, slots, k.flatten(1))
         self._values[layer].view(-1, width).index_copy_(0, slots, v.flatten(1))
 
+    def layer(self, layer: int) -> tuple[Tensor, Tensor]:
+        """The pool's keys and values of one layer, each (blocks + 1, block size x C)."""
+        return self._keys[layer], self._values[layer]
+
     def gather(self, layer: int, table: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of the blocks in `table` (M,), each (M, block size x C), until the next call."""
         keys, values = self._work_keys[: len(table)], self._work_values[: len(table)]

@@ -12,7 +12,6 @@ It does not render chats, load bundles, print, or know what a tool does: it is g
 import math
 import random
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -21,12 +20,15 @@ from torch import Tensor
 from chatsmith.engine.attention import PagedAttention, packing_order
 from chatsmith.engine.blocks import BlockManager
 from chatsmith.engine.cache import KVCache, affordable_tokens, bytes_per_token
+from chatsmith.engine.decoder import Decoder
 from chatsmith.engine.forms import Form, Forms
+from chatsmith.engine.native import load_library
 from chatsmith.engine.reply import Reply
 from chatsmith.engine.request import Completion, Request, RequestError, TokenLogprob
 from chatsmith.engine.sampling import Choice, choose
 from chatsmith.engine.scheduler import Chunk, Scheduler, Sequence
 from chatsmith.engine.scoring import score_prompts
+from chatsmith.engine.weights import Quantization, decoding_view
 from chatsmith.model.gpt import GPT
 from chatsmith.text.chat import Part
 from chatsmith.text.tokenizer import Tokenizer
@@ -59,9 +61,10 @@ class Engine:
     """Continuous batching over one model.
 
     `tool` runs when a reply closes a call. `kv_tokens` is the size of the key-value pool; None sizes it by
-    the free memory. `tokens_per_step` bounds the work of one step, so it bounds how long a prompt delays
-    others. `seed` makes the replies to requests without a seed of their own repeatable, in their order of
-    submission.
+    the free memory. `tokens_per_step` bounds the work of one step; `tokens_beside_decoding` bounds, below that,
+    the prompts' part of a step in which others decode, so it bounds how long a prompt delays them. `seed` makes
+    the replies to requests without a seed of their own repeatable, in their order of submission. `quantize` keeps
+    smaller weights for the large products. `native` false leaves all work to torch's operations, on a CPU, too.
     """
 
     def __init__(
@@ -72,16 +75,22 @@ class Engine:
         tool: Tool | None = None,
         max_running: int = 16,
         tokens_per_step: int = 256,
+        tokens_beside_decoding: int | None = None,
         kv_tokens: int | None = None,
         block_size: int = 16,
         prefix_caching: bool = True,
         seed: int | None = None,
+        quantize: Quantization | None = None,
+        native: bool = True,
     ) -> None:
         self.config = model.config
-        self._model = model
+        self._source = model
+        self._quantize: Quantization | None = quantize
+        self._device = model.embedding.weight.device
+        self._library = load_library() if native and self._device.type == "cpu" else None
+        self._model = decoding_view(model, self._library, quantize)
         self._tokenizer = tokenizer
         self._tool = tool
-        self._device = model.embedding.weight.device
         dtype = model.compute_dtype or model.embedding.weight.dtype
         if kv_tokens is None:
             kv_tokens = affordable_tokens(self.config, dtype, self._device, max_running)
@@ -89,7 +98,10 @@ class Engine:
             max(1, kv_tokens // block_size), block_size, prefix_caching=prefix_caching
         )
         self._scheduler = Scheduler(
-            self._blocks, tokens_per_step=max(tokens_per_step, max_running), max_running=max_running
+            self._blocks,
+            tokens_per_step=max(tokens_per_step, max_running),
+            max_running=max_running,
+            tokens_beside_decoding=tokens_beside_decoding,
         )
         # One whole context must fit, rounded up to blocks.
         longest = self._blocks.blocks_for(self.config.context_length) * block_size
@@ -98,6 +110,7 @@ class Engine:
             self.config, self._blocks.num_blocks, block_size, workspace, dtype, self._device
         )
         self._attention = PagedAttention(self.config, self._cache)
+        self._decoder = self._make_decoder()
         self._replies: dict[int, Reply] = {}
         self._by_sequence: dict[Sequence, Reply] = {}
         self._next_handle = 0
@@ -133,6 +146,11 @@ class Engine:
     def num_blocks(self) -> int:
         """Blocks of the pool."""
         return self._blocks.num_blocks
+
+    @property
+    def decodes_natively(self) -> bool:
+        """Do single tokens go through the network in C?"""
+        return self._decoder is not None
 
     @property
     def prefix_queries(self) -> int:
@@ -182,7 +200,7 @@ class Engine:
             assert self.is_idle, "requests wait, but none can run"
             return []
         chunks = packing_order(step.chunks)
-        with torch.inference_mode(), _eager(self._model):
+        with torch.inference_mode():
             self._cache.zero(step.fresh_blocks)
             hidden = self._forward(chunks)
             self._scheduler.computed(chunks)
@@ -244,15 +262,25 @@ class Engine:
         """How many ids of a prompt the prefix cache would spare now; the last id is always computed."""
         size = self._blocks.block_size
         keys = Sequence(list(prompt_ids), len(prompt_ids)).keys(size)
-        return len(self._blocks.match(keys, prompt_ids)) * size
+        return len(self._blocks.match(keys, prompt_ids, len(prompt_ids) - 1)) * size
 
     def weights_changed(self) -> None:
         """Forget what was computed with the model's former weights. The engine must be idle.
 
-        It reads the parameters of the very model it was given, so new ones need no loading.
+        It reads the parameters of the very model it was given, so new ones need no loading; only quantized ones
+        are made anew.
         """
         assert self.is_idle, "a reply would be continued by another model than it was begun by"
+        if self._quantize:
+            self._model = decoding_view(self._source, self._library, self._quantize)
+        self._decoder = self._make_decoder()
         self._blocks.forget_all()
+
+    def _make_decoder(self) -> Decoder | None:
+        if self._library is None or not Decoder.is_possible(self._model, self._cache):
+            return None
+        longest = self._blocks.blocks_for(self.config.context_length)
+        return Decoder(self._library, self._model, self._cache, self._scheduler.max_running, longest)
 
     def _form(self, request: Request) -> Form | None:
         if request.constraint is None:
@@ -290,6 +318,16 @@ class Engine:
 
     def _forward(self, chunks: list[Chunk]) -> Tensor:
         """Hidden states (N, C) of the packed tokens; their keys and values go into the pool."""
+        singles = [chunk for chunk in chunks if chunk.length == 1] if self._decoder else []
+        if self._decoder is None or not singles:
+            return self._forward_chunks(chunks)
+        hidden = self._decoder.hidden(singles)
+        if len(singles) == len(chunks):
+            return hidden
+        # Packed by length, single tokens come first.
+        return torch.cat((hidden, self._forward_chunks(chunks[len(singles) :]).to(hidden.dtype)))
+
+    def _forward_chunks(self, chunks: list[Chunk]) -> Tensor:
         tokens: list[int] = []
         previous: list[int] = []
         positions: list[int] = []
@@ -357,14 +395,3 @@ class Engine:
         del self._replies[reply.handle]
         del self._by_sequence[reply.sequence]
         return reply.completion()
-
-
-def _eager(model: GPT) -> AbstractContextManager[object]:
-    """Within it, blocks that were compiled for training run as they are written.
-
-    Compiled code is made for one number of tokens; a step packs a different number nearly every time.
-    """
-    # Asking first spares the second that importing torch's compiler takes.
-    if any(block._compiled_call_impl is not None for block in model.blocks):
-        return torch.compiler.set_stance("force_eager")
-    return nullcontext()

@@ -3,7 +3,8 @@
 A sequence is a list of known tokens and a count of those whose keys and values are computed. There are no
 phases: a step simply gives each sequence some of its uncomputed tokens, within one budget (after vLLM's V1
 scheduler and nano-vllm). One uncomputed token is a decode, many are a prompt, a tool's result or what
-pre-emption threw away; decodes come first, so a long prompt is cut into chunks and never stalls them.
+pre-emption threw away; decodes come first, so a long prompt is cut into chunks and never stalls them. How much
+it may slow them is a limit of its own.
 
 When the pool runs out, the newest sequence loses its blocks and waits at the front of the queue to be
 computed again, from whatever the prefix cache still holds. The oldest always advances, so everything ends.
@@ -80,10 +81,19 @@ class Step:
 class Scheduler:
     """Decides, step by step, which sequences advance and by how much."""
 
-    def __init__(self, blocks: BlockManager, *, tokens_per_step: int, max_running: int) -> None:
+    def __init__(
+        self,
+        blocks: BlockManager,
+        *,
+        tokens_per_step: int,
+        max_running: int,
+        tokens_beside_decoding: int | None = None,
+    ) -> None:
         assert tokens_per_step >= max_running > 0, "every running sequence must be able to decode in a step"
         self.blocks = blocks
         self.tokens_per_step = tokens_per_step
+        self.tokens_beside_decoding = tokens_beside_decoding or tokens_per_step
+        """Of a step in which others decode, at most this many tokens are a prompt's: they wait for it."""
         self.max_running = max_running
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
@@ -180,7 +190,10 @@ class Scheduler:
         return sequence.keys(size)[num_full : sequence.num_reusable // size]
 
     def _budget_left(self, planned: dict[Sequence, Chunk]) -> int:
-        return self.tokens_per_step - sum(chunk.length for chunk in planned.values())
+        lengths = [chunk.length for chunk in planned.values()]
+        num_decodes = lengths.count(1)
+        limit = num_decodes + self.tokens_beside_decoding if num_decodes else self.tokens_per_step
+        return max(0, min(limit, self.tokens_per_step) - sum(lengths))
 
     def _give_blocks(self, sequence: Sequence, count: int) -> list[int]:
         numbers = self.blocks.allocate(count)

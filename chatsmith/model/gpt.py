@@ -7,6 +7,8 @@ softcapped logits, the embedding mixed back into every block, and three cheap wa
 Shapes: B batch, T time, C channels (width), H heads, D head dim, V vocab, L layers.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -130,6 +132,17 @@ class GPT(nn.Module):
         self.register_buffer("sin", sin.float(), persistent=False)
         self.compute_dtype: torch.dtype | None = None
         """What activations are computed in; None: the type of the weights."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GPT":
+        """What `to` and its kin do, but for the angles, which never become less exact than float32.
+
+        In bfloat16 the positions 256 and 257 would be one.
+        """
+        exact = self.cos, self.sin
+        super()._apply(fn, recurse)
+        if self.cos.dtype.itemsize < torch.float32.itemsize:
+            self.cos, self.sin = (table.to(self.cos.device) for table in exact)
+        return self
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:

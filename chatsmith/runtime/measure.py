@@ -23,3 +23,20 @@ def gemm_peak(runtime: Runtime, dtype: torch.dtype, size: int = 2048, seconds: f
         runtime.synchronize()
         best, timed = min(best, time.perf_counter() - start), timed + 1
     return 2 * size**3 / best
+
+
+def read_bandwidth(runtime: Runtime, megabytes: int = 512, seconds: float = 1.0) -> float:
+    """Bytes a second at which the device reads its memory: the best sum over a tensor larger than any cache.
+
+    What bounds decoding: every token needs every weight once.
+    """
+    numbers = torch.ones(megabytes * 2**20 // 4, device=runtime.device)
+    numbers.sum()
+    runtime.synchronize()
+    best, end, timed = float("inf"), time.perf_counter() + seconds, 0
+    while timed < 2 or time.perf_counter() < end:
+        start = time.perf_counter()
+        numbers.sum()
+        runtime.synchronize()
+        best, timed = min(best, time.perf_counter() - start), timed + 1
+    return numbers.numel() * 4 / best

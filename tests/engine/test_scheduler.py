@@ -86,13 +86,14 @@ def test_the_newest_is_preempted_and_waits_in_front() -> None:
     ),
     st.integers(13, 40),
     st.booleans(),
+    st.sampled_from([None, 1, 3]),
 )
 def test_everything_ends_within_budget_and_gives_its_blocks_back(
-    arrivals: list[tuple[int, int, int, int]], num_blocks: int, prefix_caching: bool
+    arrivals: list[tuple[int, int, int, int]], num_blocks: int, prefix_caching: bool, beside: int | None
 ) -> None:
     """Arrivals are (steps to wait, prompt length, tokens to write, which of two texts)."""
     blocks = BlockManager(num_blocks, 4, prefix_caching=prefix_caching)
-    scheduler = Scheduler(blocks, tokens_per_step=8, max_running=3)
+    scheduler = Scheduler(blocks, tokens_per_step=8, max_running=3, tokens_beside_decoding=beside)
     steps = 0
 
     def checked_step() -> None:
@@ -104,6 +105,10 @@ def test_everything_ends_within_budget_and_gives_its_blocks_back(
         step = advance(scheduler)
         assert sum(lengths(step)) <= 8
         assert len(scheduler.running) <= 3
+        if beside and any(chunk.sequence in decoding for chunk in step.chunks):
+            assert sum(length for length in lengths(step) if length > 1) <= beside, (
+                "a prompt slows the others"
+            )
         if preemptions == scheduler.num_preemptions:
             assert decoding <= {chunk.sequence for chunk in step.chunks}, "a decode was stalled"
         for sequence in scheduler.running:

@@ -1,5 +1,6 @@
 """The network: what it may see, what it starts as, and that an engine's way through it is the same network."""
 
+import copy
 import math
 
 import pytest
@@ -258,3 +259,11 @@ def test_bigram_rows_are_spread_evenly():
     tokens, previous = torch.meshgrid(torch.arange(256), torch.arange(256), indexing="ij")
     counts = torch.bincount(bigram_buckets(tokens, previous, 1024).flatten(), minlength=1024)
     assert counts.max() < 3 * counts.float().mean()
+
+
+def test_positions_keep_their_angles_when_weights_are_rounded(model: GPT) -> None:
+    exact = model.cos.clone()
+    rounded = copy.deepcopy(model).to(torch.bfloat16)
+    assert rounded.head.weight.dtype == torch.bfloat16
+    assert torch.equal(rounded.cos.double(), exact.float().double())
+    assert rounded.to(torch.float64).cos.dtype == torch.float64

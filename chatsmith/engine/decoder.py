@@ -1,0 +1,117 @@
+"""Single tokens through the network in C: what a step of decoding takes on a CPU, without the head.
+
+It is given a view of the model (see `weights`) and the key-value pool, and reads both where they lie. Chunks of
+several tokens are not its business: they go through the model itself.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from chatsmith.engine.cache import KVCache
+from chatsmith.engine.native import LANES, STORED_AS, Layer, Library, Network, Step, Weights
+from chatsmith.engine.scheduler import Chunk
+from chatsmith.engine.weights import Int8Linear, StreamedLinear
+from chatsmith.model.config import GATE_CHANNELS
+from chatsmith.model.gpt import GPT, Block
+
+
+class Decoder:
+    """The network in C, laid over one model and one pool. New weights in place are seen; new tensors are not."""
+
+    def __init__(self, library: Library, view: GPT, cache: KVCache, max_rows: int, max_blocks: int) -> None:
+        self._library = library
+        self._config = view.config
+        # Everything that C points into is held here: memory that Python forgot would be given to others.
+        self._held: list[object] = [view, cache]
+        self._network = self._lay_out(view, cache)
+        width, heads = view.config.model_dim, view.config.num_heads
+        sizes = {"x": width, "embedding": width, "bigram": width, "normed": width, "qkv": 3 * width}
+        sizes |= {"wide": 4 * width, "scores": heads * max_blocks * cache.block_size}
+        self._workspace = {name: torch.zeros(max_rows, size) for name, size in sizes.items()}
+
+    @staticmethod
+    def is_possible(view: GPT, cache: KVCache) -> bool:
+        """Is every size and type one that the C can take?"""
+        return (
+            cache.dtype in (torch.float32, torch.bfloat16)
+            and view.embedding.weight.dtype in (torch.float32, torch.bfloat16)
+            and view.config.head_dim % LANES == 0
+            and all(_weights_of(linear) is not None for block in view.blocks for linear in _products(block))
+        )
+
+    def hidden(self, chunks: list[Chunk]) -> Tensor:
+        """Hidden states (R, C) of chunks of one token each; their keys and values go into the pool."""
+        rows, tables = len(chunks), [chunk.sequence.blocks for chunk in chunks]
+        width = max(map(len, tables))
+        known = [(chunk.sequence.tokens, chunk.start) for chunk in chunks]
+        numbers = torch.tensor(
+            [
+                [tokens[start] for tokens, start in known],
+                [tokens[start - 1] if start else -1 for tokens, start in known],
+                [start for _, start in known],
+            ]
+        )
+        padded = torch.tensor([table + [0] * (width - len(table)) for table in tables])
+        step = Step(rows, width, *(row.data_ptr() for row in numbers), padded.data_ptr())
+        for name, workspace in self._workspace.items():
+            setattr(step, name, workspace.data_ptr())
+        self._library.step(self._network, step)
+        return self._workspace["normed"][:rows].clone()
+
+    def _lay_out(self, view: GPT, cache: KVCache) -> Network:
+        config = view.config
+        bigram = Weights() if view.bigram is None else Weights.of(view.bigram.weight)
+        layers = (Layer * config.num_layers)(
+            *(self._layer(view, index, cache) for index in range(config.num_layers))
+        )
+        return Network(
+            config.num_layers,
+            config.model_dim,
+            config.num_heads,
+            config.head_dim,
+            GATE_CHANNELS,
+            config.bigram_buckets,
+            cache.block_size,
+            STORED_AS[cache.dtype],
+            Weights.of(view.embedding.weight),
+            bigram,
+            self._floats(view.smear_gate.weight),
+            self._floats(view.smear_strength),
+            self._floats(view.cos),
+            self._floats(view.sin),
+            layers,
+        )
+
+    def _layer(self, view: GPT, index: int, cache: KVCache) -> Layer:
+        block = view.blocks[index]
+        assert isinstance(block, Block)
+        values, gate = Weights(), None
+        if block.attention.value_gate is not None:
+            table = view.value_embeddings[str(index)]
+            assert isinstance(table, nn.Embedding)
+            values, gate = Weights.of(table.weight), self._floats(block.attention.value_gate.weight)
+        keys_pool, values_pool = cache.layer(index)
+        return Layer(
+            *(_weights_of(linear) for linear in _products(block)),
+            values,
+            gate,
+            self._floats(view.residual_scalars[index]),
+            view.config.windows[index],
+            keys_pool.data_ptr(),
+            values_pool.data_ptr(),
+        )
+
+    def _floats(self, tensor: Tensor) -> int:
+        """The address of a small parameter as float32: its own where it is stored so, else a copy's."""
+        floats = tensor.detach().float().contiguous()
+        self._held.append(floats)
+        return floats.data_ptr()
+
+
+def _products(block: nn.Module) -> tuple[nn.Module, ...]:
+    assert isinstance(block, Block)
+    return (block.attention.qkv, block.attention.out, block.mlp.up, block.mlp.down)
+
+
+def _weights_of(linear: nn.Module) -> Weights | None:
+    return linear.weights if isinstance(linear, StreamedLinear | Int8Linear) else None

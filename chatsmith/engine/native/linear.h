@@ -1,0 +1,19 @@
+/* A matrix of weights, and its product with a few rows. */
+
+#pragma once
+#include "vector.h"
+#include <omp.h>
+
+typedef struct {
+    const void *data;   /* (rows, columns) */
+    const float *scale; /* (rows,) or null: what a row of int8 weights is multiplied by */
+    int64_t rows, columns;
+    int64_t kind; /* F32, BF16 or INT8 */
+} weights;
+
+/* y (M, rows) = x (M, columns) W^T, or += with `adds`. The threads of a parallel region share the work and all wait
+   for its end. `columns` is a multiple of 16. */
+void linear(float *y, const float *x, const weights *w, int64_t M, int adds);
+
+/* The same, from outside a parallel region. */
+void chatsmith_linear(float *y, const float *x, const weights *w, int64_t M, int threads);
