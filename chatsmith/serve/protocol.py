@@ -82,14 +82,14 @@ class Job:
 
     def to_json(self) -> Message:
         """The fields of a submit message."""
-        content = {"prompt_ids": self.prompt_ids, "n": self.n, "score_from": self.score_from}
-        defaults = asdict(_DEFAULT_SAMPLING)
-        # The item list keeps the ids of a bias whole numbers, which the keys of an object cannot be.
-        sampling = asdict(self.sampling) | {"logit_bias": list(self.sampling.logit_bias.items())}
-        changed = {name: value for name, value in sampling.items() if value and value != defaults[name]}
-        zeros = {name: 0 for name in ("temperature", "max_tokens", "logprobs") if sampling[name] == 0}
-        constraint = asdict(self.constraint) if self.constraint else None
-        return {**content, "sampling": {**changed, **zeros}, "constraint": constraint}
+        usual, wanted = _sampling_fields(Sampling()), _sampling_fields(self.sampling)
+        return {
+            "prompt_ids": self.prompt_ids,
+            "sampling": {name: value for name, value in wanted.items() if value != usual[name]},
+            "n": self.n,
+            "score_from": self.score_from,
+            "constraint": asdict(self.constraint) if self.constraint else None,
+        }
 
     @staticmethod
     def from_json(content: Message) -> "Job":
@@ -108,9 +108,6 @@ class Job:
             content["score_from"],
             Constraint(**constraint) if constraint else None,
         )
-
-
-_DEFAULT_SAMPLING = Sampling()
 
 
 @dataclass(frozen=True)
@@ -230,6 +227,11 @@ async def read_message(reader: asyncio.StreamReader) -> Message:
         return json.loads(await reader.readexactly(length))
     except (asyncio.IncompleteReadError, OSError) as error:
         raise Closed from error
+
+
+def _sampling_fields(sampling: Sampling) -> Message:
+    # A list of pairs keeps the ids of a bias whole numbers, which the keys of a JSON object cannot be.
+    return asdict(sampling) | {"logit_bias": list(sampling.logit_bias.items())}
 
 
 def _pairs(logprobs: tuple[TokenLogprob | None, ...]) -> list[Any]:

@@ -22,6 +22,7 @@ from chatsmith.engine.constraints import Constraint
 from chatsmith.serve.requests import ResponseFormat, Tool, ToolChoice
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
+NEXT = "\n" + OPEN
 
 # As the engine lays out constrained JSON.
 JSON_LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -78,21 +79,22 @@ def _format_schema(format: ResponseFormat | None) -> dict[str, Any] | None:
 
 def _grammar(tools: Sequence[Tool], schema: dict[str, Any] | None, *, must_call: bool, many: bool) -> str:
     """The reply in llguidance's dialect of Lark: text or JSON, calls, or both."""
-    calls = 'call ("\\n" call)*' if many else "call"
-    lines = [f"calls: {calls}"]
+    more = f"({json.dumps(NEXT)} call)*" if many else ""
+    lines = [f"calls: call {more}"]
     if must_call:
-        lines.append("start: calls")
+        lines.append(f"start: {json.dumps(OPEN)} calls")
     elif schema is None:
-        # Whatever does not contain the beginning of a call, and then calls or none.
-        lines.append("start: TEXT calls?")
+        # The lexer never goes back, so text that a call ends is a lexeme of its own, which ends where the call begins.
+        lines.append("start: TEXT | before calls")
         lines.append(rf"TEXT: /(?s:.*)/ & ~/(?s:.*){OPEN}(?s:.*)/")
+        lines.append(f"before[lazy]: /(?s:.*){OPEN}/")
     else:
-        lines.append("start: json | calls")
+        lines.append(f"start: json | {json.dumps(OPEN)} calls")
         lines.append(f"json: %json {_laid_out(schema)}")
     names = [f"call_{index}" for index in range(len(tools))]
     lines.append("call: " + " | ".join(names))
     for name, tool in zip(names, tools, strict=True):
-        beginning = f'{OPEN}{{"name": {json.dumps(tool.function.name)}, "arguments": '
+        beginning = f'{{"name": {json.dumps(tool.function.name)}, "arguments": '
         arguments = tool.function.parameters or {"type": "object"}
         lines.append(
             f"{name}: {json.dumps(beginning)} %json {_laid_out(arguments)} {json.dumps('}' + CLOSE)}"

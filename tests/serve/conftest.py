@@ -186,3 +186,11 @@ def server(start_server: Callable[..., RunningServer], bundle: Path) -> RunningS
 def client(server: RunningServer) -> Iterator[httpx.Client]:
     with server.client() as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def roomy_bundle(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Path:
+    """The tiny model with a context of 2,048 tokens."""
+    path = tmp_path_factory.mktemp("serve-roomy") / "roomy"
+    save_bundle(path, random_model(tokenizer, 2048), tokenizer, generation={}, card="# Roomy\n")
+    return path

@@ -1,0 +1,140 @@
+"""Calls of a client's tools: read alike however the text is cut, and never mistaken for text."""
+
+import itertools
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chatsmith.serve.requests import ChatRequest
+from chatsmith.serve.tool_calls import CallReader, calls_text, describe_tools, reply_constraint
+
+NAMES = st.from_regex(r"[a-z_]{1,8}", fullmatch=True)
+ARGUMENTS = st.dictionaries(
+    st.text(max_size=5),
+    st.text(max_size=9) | st.integers() | st.lists(st.text(max_size=3), max_size=2),
+    max_size=3,
+)
+TEXTS = st.text(max_size=20).filter(lambda text: "<tool_call>" not in text)
+
+
+def read(pieces: list[str]) -> tuple[str, list[tuple[str, str]], list[tuple[str, str]]]:
+    """The content and calls of the deltas, and the calls that the reader remembers."""
+    reader = CallReader()
+    deltas = [delta for piece in pieces for delta in reader.push(piece)] + reader.finish()
+    content = "".join(delta.get("content", "") for delta in deltas)
+    calls: dict[int, list[str]] = {}
+    for delta in deltas:
+        for call in delta.get("tool_calls", []):
+            mine = calls.setdefault(call["index"], ["", ""])
+            mine[0] += call["function"].get("name", "")
+            mine[1] += call["function"]["arguments"]
+    return (
+        content,
+        [(name, arguments) for name, arguments in calls.values()],
+        [(c.name, c.arguments) for c in reader.calls],
+    )
+
+
+def cut(text: str, places: list[int]) -> list[str]:
+    edges = sorted({0, len(text), *(place % (len(text) + 1) for place in places)})
+    return [text[start:end] for start, end in itertools.pairwise(edges)]
+
+
+@settings(deadline=None)
+@given(
+    TEXTS,
+    st.lists(st.tuples(NAMES, ARGUMENTS), min_size=1, max_size=3),
+    st.lists(st.integers(0, 999), max_size=9),
+)
+def test_calls_are_read_however_the_text_is_cut(
+    text: str, calls: list[tuple[str, Any]], places: list[int]
+) -> None:
+    # As the engine writes JSON; the marks of a call may stand in its strings.
+    written = [(name, json.dumps({**arguments, "mark": "}</tool_call>"})) for name, arguments in calls]
+    content, from_deltas, remembered = read(cut(text + calls_text(written), places))
+    assert content == text
+    assert from_deltas == remembered == written
+
+
+@settings(deadline=None)
+@given(TEXTS, st.lists(st.integers(0, 99), max_size=9))
+def test_text_without_calls_is_text(text: str, places: list[int]) -> None:
+    assert read(cut(text, places)) == (text, [], [])
+
+
+@pytest.mark.parametrize("end", range(1, 70))
+def test_a_call_may_be_cut_off_anywhere(end: int) -> None:
+    whole = 'Hm. <tool_call>{"name": "f", "arguments": {"a": [1, 2], "b": "}"}}</tool_call>'
+    content, calls, remembered = read(list(whole[:end]))
+    assert content == "Hm. "[:end] or (content == whole[:end] and "<tool_call>" not in whole[:end])
+    assert calls == remembered
+    assert all('{"a": [1, 2], "b": "}"}'.startswith(arguments) for _, arguments in calls)
+
+
+def request(**fields: Any) -> ChatRequest:
+    return ChatRequest.read({"messages": [{"role": "user", "content": "x"}], **fields})
+
+
+TOOLS = [
+    {"type": "function", "function": {"name": "f", "description": "Ä", "parameters": {"type": "object"}}},
+    {"type": "function", "function": {"name": "g"}},
+]
+
+
+def calls(names: str) -> str:
+    return calls_text((name, "{}") for name in names)
+
+
+G = {"type": "function", "function": {"name": "g"}}
+AN_OBJECT = {"type": "json_object"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "fits", "fails"),
+    [
+        ({"tools": TOOLS}, ["", "hi", calls("f"), "hi " + calls("gf")], ["<tool_call>", calls("h")]),
+        ({"tools": TOOLS, "parallel_tool_calls": False}, [calls("f"), "hi" + calls("g")], [calls("ff")]),
+        ({"tools": TOOLS, "tool_choice": "required"}, [calls("ggf")], ["", "hi", "hi" + calls("g")]),
+        ({"tools": TOOLS, "tool_choice": G}, [calls("g")], [calls("f"), "hi"]),
+        ({"tools": TOOLS, "response_format": AN_OBJECT}, ["{}", calls("g")], ["hi"]),
+        ({"response_format": AN_OBJECT}, ['{"a": 1}'], ["[]", "hi"]),
+    ],
+)
+def test_the_form_of_a_reply_is_what_was_asked_for(
+    fields: dict[str, Any], fits: list[str], fails: list[str]
+) -> None:
+    from chatsmith.engine.forms import Forms
+    from chatsmith.text.bpe import train_tokenizer
+
+    asked = request(**fields)
+    constraint = reply_constraint(
+        asked.response_format, asked.tools, asked.tool_choice, asked.parallel_tool_calls
+    )
+    assert constraint is not None
+    tokenizer = train_tokenizer(["the cat sat on the mat"], vocab_size=290)
+    forms = Forms(tokenizer)
+    end = tokenizer.special("<|assistant_end|>")
+    for text in (*fits, *fails):
+        form = forms.start(constraint)
+        is_allowed = True
+        for id in [*tokenizer.encode(text), end]:
+            is_allowed = is_allowed and bool(form.allowed()[id])
+            if not is_allowed:
+                break
+            form.push(id)
+        assert is_allowed == (text in fits), text
+
+
+def test_tools_are_described_one_a_line() -> None:
+    lines = describe_tools(request(tools=TOOLS).tools or []).splitlines()
+    assert json.loads(lines[1]) == {"name": "f", "description": "Ä", "parameters": {"type": "object"}}
+    assert json.loads(lines[2]) == {"name": "g"}
+    assert len(lines) == 4
+
+
+def test_without_tools_or_with_none_chosen_the_reply_is_free() -> None:
+    asked = request(tools=TOOLS, tool_choice="none")
+    assert reply_constraint(asked.response_format, asked.tools, asked.tool_choice, None) is None
