@@ -56,7 +56,7 @@ def decide_items(
     cropped: list[bool] = []
 
     def noted() -> Iterator[Question]:
-        for question in _questions(scorer, task, items, indices):
+        for question in questions_of(scorer, task, items, indices):
             cropped.append(any(passage.is_cropped for passage in question))
             yield question
 
@@ -67,7 +67,7 @@ def decide_items(
     ]
 
 
-def _questions(
+def questions_of(
     scorer: Scorer, task: CoreTask, items: Sequence[Item], indices: Sequence[int]
 ) -> Iterator[Question]:
     for start in range(0, len(indices), _ITEMS_AT_ONCE):
