@@ -36,6 +36,11 @@ class ReplyText:
             tokenizer.special("<|output_end|>"): "text",
         }
 
+    def go_on_in_call(self) -> None:
+        """The prompt ends within a call of the tool: what comes first is the rest of it."""
+        self._kind = "python"
+        self.parts.append(Part("python", ""))
+
     def push(self, id: int, *, may_stop: bool = True) -> list[Part]:
         """What becomes certain with this id. With `may_stop` false, stop strings are let through."""
         if self.stopped:
@@ -116,7 +121,9 @@ class Reply:
         self._logprobs: list[TokenLogprob | None] = []
         ends = () if request.sampling.ignore_end else map(tokenizer.special, END_TOKENS)
         self._end_ids = {*ends, *request.sampling.stop_ids}
-        self._in_call = False
+        self._begun_call = _begun_call(request.prompt_ids, tokenizer)
+        if self._begun_call is not None:
+            self.text.go_on_in_call()
 
     @property
     def ids(self) -> list[int]:
@@ -177,7 +184,10 @@ class Reply:
         if self.finish_reason or self.sequence.tokens[-1] != self._tokenizer.special("<|python_end|>"):
             return None
         last = self.text.parts[-1] if self.text.parts else None
-        return last.text if last is not None and last.kind == "python" else None
+        if last is None or last.kind != "python":
+            return None
+        is_first = len(self.text.parts) == 1
+        return (self._begun_call or "") + last.text if is_first else last.text
 
     def completion(self) -> Completion:
         """The whole answer. The reply must be finished."""
@@ -204,6 +214,15 @@ class Reply:
 
     def _sampled_ids(self) -> list[int]:
         return [id for id, sampled in zip(self.ids, self._sampled, strict=True) if sampled]
+
+
+def _begun_call(prompt_ids: tuple[int, ...], tokenizer: Tokenizer) -> str | None:
+    """What a call of the tool holds so far that the prompt leaves open; None if it leaves none open."""
+    for index in range(len(prompt_ids) - 1, -1, -1):
+        if tokenizer.is_special(prompt_ids[index]):
+            is_call = prompt_ids[index] == tokenizer.special("<|python_start|>")
+            return tokenizer.decode(prompt_ids[index + 1 :]) if is_call else None
+    return None
 
 
 def _overlap(text: str, stop: str) -> int:
