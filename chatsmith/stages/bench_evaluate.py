@@ -194,8 +194,11 @@ def _measure_task(
         for index, mine, other in zip(indices, found, expected, strict=True)
         if mine.is_right != other.is_right and other.margin > MARGIN
     ]
-    losses = [
-        (a, b) for mine, other in zip(found, expected, strict=True) for a, b in zip(mine.losses, other.losses)
+    apart = [
+        abs(a - b)
+        for mine, other in zip(found, expected, strict=True)
+        for a, b in zip(mine.losses, other.losses, strict=True)
+        if not math.isnan(a)
     ]
     return {
         "task": task.name,
@@ -246,5 +249,6 @@ def _show(figures: dict[str, Any], reporter: "Reporter") -> None:
     reporter.table("Scoring CORE", columns, rows)
     reporter.line(
         f"In all {figures['seconds']:.1f} s against {figures['plain_seconds']:.1f} s: "
-        f"{figures['speedup']:.1f} times as fast; {figures['different_decisions']} of {figures['items']:,} items decided differently"
+        f"{figures['speedup']:.1f} times as fast; "
+        f"{figures['different_decisions']} of {figures['items']:,} items decided differently"
     )
