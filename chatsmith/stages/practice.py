@@ -36,6 +36,7 @@ from chatsmith.stages.rollouts import (
 from chatsmith.tasks.problem_set import ProblemSet
 from chatsmith.tasks.reward import Judge
 from chatsmith.tasks.task import Problem
+from chatsmith.text.chat import render_prompt
 from chatsmith.train.calibrate import MARGIN, seconds_per_step
 from chatsmith.train.loop import Hooks, TrainResult
 from chatsmith.train.memory import affordable_tokens
@@ -97,8 +98,8 @@ class Practice:
         self.reference = load_bundle(start.path, device=place.runtime.device).model
         for model in (self.model, self.reference):
             model.compute_dtype = self.runtime.compute_dtype
-        self.problems, self.judge = problems, judge
-        self.development = problems.development[: config.development]
+        self.problems, self.judge = problems.fitting(self._fits), judge
+        self.development = self.problems.development[: config.development]
         self.test = problems.test[: config.test or None]
         self.objective = PolicyGradient(Clip(config.clip_low, config.clip_high), config.kl)
         self.progress = Progress(Watch(config.give_up_after, config.max_tokens))
@@ -150,6 +151,12 @@ class Practice:
     def _replies(self) -> int:
         """Replies that a process writes in a round, at most."""
         return self.config.samples * math.ceil(self.config.prompts / self.runtime.world_size)
+
+    def _fits(self, problem: Problem) -> bool:
+        """Whether a reply has room behind the prompt: all it may take, or a quarter of the context."""
+        context = self.model.config.context_length
+        room = min(self.config.max_tokens, context // 4)
+        return len(render_prompt(problem.messages, self.tokenizer)) + room <= context
 
     def _plan(self, steps: int) -> Plan:
         config, shape, runtime = self.config, self.model.config, self.runtime

@@ -84,7 +84,7 @@ class Roller:
     def write(self, problems: Sequence[Problem], samples: int, seeds: Sequence[int]) -> list[Group]:
         """`samples` replies to each problem at temperature 1, with log-probabilities: what the policy really says.
 
-        A prompt that does not fit the context gives replies without reward.
+        A prompt that does not fit the context gives replies without reward, and counts as not solved.
         """
         requests = [
             request
@@ -124,7 +124,8 @@ class Roller:
 
     def _verdict(self, problem: Problem, one: Completion) -> Verdict:
         if one.finish_reason == "error":
-            return Verdict(None, False, one.error or "the engine failed")
+            is_too_long = len(one.prompt_ids) >= self._engine.config.context_length
+            return Verdict(None, False, "" if is_too_long else one.error or "the engine failed")
         return self._judge(problem, Reply(one.text, one.parts, one.finish_reason == "stop"))
 
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,6 +22,12 @@ from chatsmith.tasks.task import Problem, problem_to_json
 HELD_OUT_ONE_IN = 8
 """Of a user's own problems, one in so many is for development, and as many for the test unless a file is given."""
 
+_ATTEMPTS, _FAR = 200, 1_000_003
+_TOO_LONG = (
+    "hardly any problem fits into the model's context together with a reply; take shorter problems, a smaller "
+    "--max-tokens, or a model with a longer context"
+)
+
 
 @dataclass(frozen=True)
 class ProblemSet:
@@ -33,6 +39,27 @@ class ProblemSet:
     test: tuple[Problem, ...]
     fingerprint: str
     """Changes with any problem."""
+
+    def fitting(self, fits: Callable[[Problem], bool]) -> "ProblemSet":
+        """The set without the training and development problems that do not fit; the test stays as it is, so that
+        what a model cannot read counts against it.
+
+        Raises UserError if hardly any problem fits.
+        """
+        development = tuple(problem for problem in self.development if fits(problem))
+
+        def train(place: int) -> Problem:
+            # In place of a problem that is too long comes another one, which depends on the place alone.
+            found = (self.train(place + attempt * _FAR) for attempt in range(_ATTEMPTS))
+            problem = next(filter(fits, found), None)
+            if problem is None:
+                raise UserError(_TOO_LONG)
+            return problem
+
+        if not development:
+            raise UserError(_TOO_LONG)
+        train(0)
+        return replace(self, train=train, development=development)
 
 
 def kindergarten_set(seed: int) -> ProblemSet:
@@ -89,7 +116,7 @@ def _finite(
 ) -> ProblemSet:
     """A set whose training problems come in an order of their own in every epoch."""
 
-    @lru_cache(maxsize=2)
+    @lru_cache(maxsize=_ATTEMPTS)
     def order(epoch: int) -> list[int]:
         return random.Random(f"{seed} {epoch}").sample(range(len(train)), len(train))
 

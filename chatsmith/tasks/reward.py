@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import cast
 
 from chatsmith.runtime.errors import UserError
 from chatsmith.tasks.task import Problem
@@ -102,10 +102,10 @@ def load_reward(place: str) -> tuple[Reward, str]:
         raise UserError(f"--reward takes a file and a function, like rewards.py:score, not {place!r}")
     if not path.is_file():
         raise UserError(f"--reward: there is no file {path}")
-    function: Any = getattr(_load_module(path), name, None)
+    function = getattr(_load_module(path), name, None)
     if not callable(function):
         raise UserError(f"--reward: {path} has no function {name!r}")
-    return function, hashlib.sha256(path.read_bytes() + name.encode()).hexdigest()
+    return cast(Reward, function), hashlib.sha256(path.read_bytes() + name.encode()).hexdigest()
 
 
 def _load_module(path: Path) -> ModuleType:

@@ -13,7 +13,6 @@ from chatsmith.model.gpt import GPT
 from chatsmith.model.loss import IGNORED, chunk_gradient, chunked_cross_entropy
 from chatsmith.runtime.device import Runtime, can_compile
 from chatsmith.runtime.measure import gemm_peak
-from chatsmith.train.loop import ComputeLoss
 
 assert NOT_TRAINED_ON == IGNORED
 
@@ -33,7 +32,7 @@ def prepare(
     compile: bool,
     notice: Callable[[str], None],
     seconds: float = math.inf,
-) -> ComputeLoss[Batch]:
+) -> Callable[[GPT, Batch, float], Tensor]:
     """Set the model's compute type, compile its blocks and the loss, and return the loss.
 
     Compiled is what was asked to be, where a run of about `seconds` repays it and torch.compile has what it needs;

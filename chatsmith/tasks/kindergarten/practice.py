@@ -38,8 +38,12 @@ _COUNTS = {"development": 200, "test": 600}
 
 def practice_problem(seed: int, place: int) -> Problem:
     """The training problem at `place` of the order that the seed decides; its section is its relation."""
-    rng = random.Random(f"practice {seed} {place}")
-    return _as_problem(_draw(rng, "train"), f"practice/train/{place}")
+    return _as_problem(practice_question(seed, place), f"practice/train/{place}")
+
+
+def practice_question(seed: int, place: int) -> Question:
+    """The same with its key."""
+    return _draw(random.Random(f"practice {seed} {place}"), "train")
 
 
 def practice_problems(split: str) -> tuple[Problem, ...]:

@@ -1,0 +1,121 @@
+"""`chatsmith bench rl`: how fast rollouts are written, all together and one question at a time, side by side.
+
+Both ways answer the same problems, as often, with the same seeds, by the same model and engine; the replies are
+therefore the same, and only the time differs. The two take turns, so that a busy machine slows both. Nothing is
+written.
+"""
+
+import json
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chatsmith.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from chatsmith.stages.rollouts import Group, Roller
+    from chatsmith.tasks.task import Problem
+
+
+@dataclass(frozen=True)
+class Config:
+    """Measure the speed of rollouts."""
+
+    run: Path = Path("runs/kindergarten")
+    """A run, whose fine-tuned model is measured, or a bundle."""
+    prompts: int = 32
+    """Problems."""
+    samples: int = 8
+    """Replies to each."""
+    max_tokens: int = 64
+    """Longest reply."""
+    rounds: int = 3
+    """How often both ways are timed; the median counts."""
+    seed: int = 1
+    """Decides problems and replies."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    dtype: str = "auto"
+    """What to compute in: auto, fp32 or bf16."""
+    json: bool = False
+    """Print one JSON object on stdout, and everything for people on stderr."""
+
+    def __post_init__(self) -> None:
+        for name in ("prompts", "samples", "max_tokens", "rounds"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
+def main(config: Config) -> None:
+    """Measure, and print a table or one JSON object."""
+    from chatsmith.checkpoint import load_bundle, resolve_bundle
+    from chatsmith.runtime.device import detect_runtime
+    from chatsmith.runtime.logs import Reporter
+    from chatsmith.stages.rollouts import Roller
+    from chatsmith.tasks.problem_set import kindergarten_set
+    from chatsmith.tasks.reward import Judge
+
+    reporter = Reporter(json=config.json)
+    runtime = detect_runtime(config.device, config.dtype)
+    sft = config.run / "sft"
+    bundle = load_bundle(resolve_bundle(sft if sft.is_dir() else config.run), device=runtime.device)
+    bundle.model.compute_dtype = runtime.compute_dtype
+    reporter.stage("Rollout speed", f"{bundle.path}, {runtime.describe()}")
+    problem_set = kindergarten_set(config.seed)
+    problems = [problem_set.train(place) for place in range(config.prompts)]
+    roller = Roller(
+        bundle.model,
+        bundle.tokenizer,
+        Judge(),
+        max_tokens=config.max_tokens,
+        max_running=min(512, config.prompts * config.samples),
+        on_failure=lambda *_: None,
+    )
+    figures = measure(config, roller, problems)
+    rows = [
+        ["all in one batch", f"{figures['together_tokens_per_second']:,.0f}"],
+        ["one question at a time", f"{figures['one_by_one_tokens_per_second']:,.0f}"],
+        ["ratio", f"{figures['ratio']:.2f}"],
+    ]
+    reporter.table(
+        f"{config.prompts} problems, {config.samples} replies each", ["way", "tokens per second"], rows
+    )
+    if config.json:
+        sys.stdout.write(json.dumps(figures) + "\n")
+
+
+def measure(config: Config, roller: "Roller", problems: "list[Problem]") -> dict[str, float]:
+    """Figures of `config.rounds` turns of both ways, after one of each that warms up."""
+    from chatsmith.stages.rollouts import seeds_of
+
+    seeds = seeds_of(config.seed, 0, range(len(problems)))
+
+    def together() -> "list[Group]":
+        return roller.write(problems, config.samples, seeds)
+
+    def one_by_one() -> "list[Group]":
+        written = []
+        for problem, seed in zip(problems, seeds, strict=True):
+            written += roller.write([problem], config.samples, [seed])
+        return written
+
+    ways = {"together": together, "one_by_one": one_by_one}
+    durations: dict[str, list[float]] = {name: [] for name in ways}
+    tokens = 0
+    for _ in range(config.rounds + 1):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            groups = way()
+            durations[name].append(time.perf_counter() - started)
+            tokens = sum(len(one.ids) for group in groups for one in group.completions)
+    speeds = {name: tokens / statistics.median(times[1:]) for name, times in durations.items()}
+    return {
+        **{f"{name}_tokens_per_second": speed for name, speed in speeds.items()},
+        "ratio": speeds["together"] / speeds["one_by_one"],
+        "prompts": config.prompts,
+        "samples": config.samples,
+        "reply_tokens": tokens / (config.prompts * config.samples),
+    }

@@ -1,0 +1,100 @@
+"""Rewards: what earns one, and what becomes of a function of a user's own that is broken."""
+
+import math
+
+import pytest
+
+from chatsmith.runtime.errors import UserError
+from chatsmith.tasks.reward import Judge, Reply, load_reward, marked_answer, right_answer, sound_form
+from chatsmith.tasks.task import Number, Problem
+from chatsmith.text.chat import Message, Part
+
+SUM = Problem("sum/1", "sums", (Message.of("user", "What is 3 plus 4?"),), "7", Number(7, given=(3, 4)))
+
+
+def calling(expression: str, output: str, text: str) -> Reply:
+    return Reply(text, (Part("python", expression), Part("output", output), Part("text", text)))
+
+
+def test_a_right_answer_is_one_that_the_rule_accepts_and_that_ends():
+    assert right_answer(SUM, Reply("3 plus 4 is 7.")) == 1
+    assert right_answer(SUM, Reply("3 plus 4 is 8.")) == 0
+    assert right_answer(SUM, Reply("3 plus 4 is 7", is_finished=False)) == 0
+
+
+def test_good_form_needs_an_end_some_text_and_calls_that_worked():
+    assert sound_form(SUM, Reply("anything")) == 1
+    assert sound_form(SUM, calling("3+4", "7", "It is 7.")) == 1
+    assert sound_form(SUM, calling("3+", "error: not an expression", "It is 7.")) == 0
+    assert sound_form(SUM, Reply("It is 7.", (Part("python", "3+4"), Part("text", "It is 7.")))) == 0
+    assert sound_form(SUM, Reply(" ")) == 0
+    assert sound_form(SUM, Reply("It is", is_finished=False)) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "earned"),
+    [
+        ("3 + 4 = 7\n#### 7", 1),
+        ("#### 7", 1),
+        ("#### 7\nSo it is 7.", 0),
+        ("#### 6\n#### 7", 0),
+        ("#### 7 #### 8", 0),
+        ("It is 7.", 0),
+        ("", 0),
+    ],
+)
+def test_a_marked_answer_stands_once_and_last(text, earned):
+    assert marked_answer(SUM, Reply(text)) == earned
+
+
+def test_form_is_added_with_its_weight_and_never_makes_a_wrong_answer_right():
+    judge = Judge(form_weight=0.25)
+    assert judge(SUM, Reply("7.")).reward == 1.25
+    wrong = judge(SUM, Reply("8."))
+    assert (wrong.reward, wrong.is_right) == (0.25, False)
+
+
+@pytest.mark.parametrize(
+    ("function", "failure"),
+    [
+        (lambda problem, reply: 1 / 0, "ZeroDivisionError"),
+        (lambda problem, reply: "much", "'much', not a finite number"),
+        (lambda problem, reply: math.nan, "nan, not a finite number"),
+        (lambda problem: 1.0, "TypeError"),
+    ],
+)
+def test_a_function_that_fails_gives_no_reward_and_a_reason(function, failure):
+    verdict = Judge(function)(SUM, Reply("7."))
+    assert verdict.reward is None and not verdict.is_right and failure in verdict.failure
+
+
+def test_a_function_of_one_s_own_is_found_in_its_file_and_named_by_its_contents(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("def short(problem, reply):\n    return 1.0 if len(reply.text) < 5 else 0.5\n")
+    function, first = load_reward(f"{path}:short")
+    assert Judge(function)(SUM, Reply("7.")).is_right
+    assert Judge(function)(SUM, Reply("seven")).reward == 0.5
+    path.write_text(path.read_text() + "# changed\n")
+    assert load_reward(f"{path}:short")[1] != first
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("mine.py", "takes a file and a function"),
+        (":score", "takes a file and a function"),
+        ("missing.py:score", "there is no file"),
+        ("mine.py:scores", "has no function 'scores'"),
+        ("mine.py:LIMIT", "has no function 'LIMIT'"),
+        ("broken.py:score", "cannot be run (SyntaxError"),
+        ("mine.txt:score", "must end in .py"),
+    ],
+)
+def test_a_reward_that_is_not_there_is_named(tmp_path, monkeypatch, place, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("LIMIT = 3\ndef score(problem, reply):\n    return 1.0\n")
+    (tmp_path / "mine.txt").write_text("text")
+    (tmp_path / "broken.py").write_text("def score(:")
+    with pytest.raises(UserError) as refusal:
+        load_reward(place)
+    assert message in str(refusal.value)
