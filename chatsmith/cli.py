@@ -59,8 +59,19 @@ AROUND = (
         config="InspectConfig",
         main="inspect",
     ),
+    Command(
+        "bench infer",
+        "how fast this machine answers, and its share of the possible",
+        "bench_infer",
+        "bench_infer",
+    ),
     Command("bench train", "how fast this machine trains, and its share of the possible", "bench", "bench"),
-    Command("bench rl", "how fast rollouts are in one batch, beside one question at a time", "bench_rl", "bench_rl"),
+    Command(
+        "bench rl",
+        "how fast rollouts are in one batch, beside one question at a time",
+        "bench_rl",
+        "bench_rl",
+    ),
 )
 COMMANDS = {command.name: command for command in (*PIPELINE, *AROUND)}
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from chatsmith.engine.attention import PagedAttention, packing_order
 from chatsmith.engine.blocks import BlockManager
@@ -35,6 +35,9 @@ from chatsmith.text.tokenizer import Tokenizer
 
 Tool = Callable[[str], str]
 """Takes what the model wrote between `<|python_start|>` and `<|python_end|>`, gives the text to force in."""
+
+PRODUCTS = ("attention.qkv", "attention.out", "mlp.up", "mlp.down")
+"""The large products of a block."""
 
 WORKSPACE_TOKENS = 16_384
 """Most keys gathered at once; more rows than that holds are attended to in turns."""
@@ -146,6 +149,12 @@ class Engine:
     def num_blocks(self) -> int:
         """Blocks of the pool."""
         return self._blocks.num_blocks
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights that every step of decoding reads: those of the blocks' products and the head."""
+        products = (block.get_submodule(name) for block in self._model.blocks for name in PRODUCTS)
+        return sum(tensor.nbytes for linear in (*products, self._model.head) for tensor in _tensors(linear))
 
     @property
     def decodes_natively(self) -> bool:
@@ -395,3 +404,7 @@ class Engine:
         del self._replies[reply.handle]
         del self._by_sequence[reply.sequence]
         return reply.completion()
+
+
+def _tensors(module: nn.Module) -> Iterable[Tensor]:
+    return (*module.parameters(), *module.buffers())

@@ -44,12 +44,11 @@ def choose(logits: Tensor, rows: Sequence[Row]) -> list[Choice]:
     """Choose one token for each row of `logits` (R, V), float32 or float64."""
     if logits.device.type == "mps":
         logits = logits.cpu()  # no float64 there
-    # One NaN makes the maximum NaN; rows of nothing but -inf have no finite maximum either.
-    is_sound = logits.amax(dim=-1).isfinite()
-    logits = torch.where(is_sound[:, None], logits, 0.0)
+    is_sound, logits = _sound(logits)
     adjusted = _adjust(logits, rows)
-    is_sound &= adjusted.amax(dim=-1).isfinite()
-    adjusted = torch.where(is_sound[:, None], adjusted, 0.0)
+    if adjusted is not logits:
+        can_choose, adjusted = _sound(adjusted)
+        is_sound = is_sound & can_choose
     chosen = adjusted.argmax(dim=-1)
     drawn = [index for index, row in enumerate(rows) if row.sampling.temperature > 0]
     if drawn:
@@ -62,6 +61,15 @@ def choose(logits: Tensor, rows: Sequence[Row]) -> list[Choice]:
         Choice(None if id < 0 else id, logprobs.get(index) if id >= 0 else None)
         for index, id in enumerate(sound_ids)
     ]
+
+
+def _sound(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Which rows (R,) something can be chosen from, and the logits with zeros for the other rows."""
+    # One NaN makes the maximum NaN; rows of nothing but -inf have no finite maximum either.
+    is_sound = logits.amax(dim=-1).isfinite()
+    if not is_sound.all():
+        logits = torch.where(is_sound[:, None], logits, 0.0)
+    return is_sound, logits
 
 
 def probabilities(logits: Tensor, rows: Sequence[Row]) -> Tensor:
