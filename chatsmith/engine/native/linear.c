@@ -11,9 +11,9 @@
 #include "linear.h"
 
 #define PANEL 4    /* rows of W at a time */
-#define AHEAD 4    /* rows: how far in advance memory is asked for */
+#define AHEAD 16   /* how far in advance memory is asked for: so many rows of bytes, a quarter as many of float32 */
 #define DEPTH 1024 /* columns at a time: a panel of them is 16 KiB of float32, half a first-level cache */
-#define PARTS 8    /* of the rows of W, a thread: a core that is held up leaves its parts to the others */
+#define PARTS 2    /* of the rows of W, a thread: a core that is held up leaves its parts to the others */
 #define ROWS 3     /* most rows of x at a time: 4 x 3 sums fit into 16 registers */
 
 typedef struct {
@@ -38,7 +38,7 @@ INLINE void put(const product *p, float *y, vec sum, int64_t n, int64_t k0) {
         for (int64_t k = 0; k < depth; k += LANES) {                                                    \
             vec x = load_f32(p->x + k0 + k);                                                            \
             for (int r = 0; r < num; r++) {                                                             \
-                __builtin_prefetch(w + (r + AHEAD) * p->K + k);                                         \
+                __builtin_prefetch(w + (r + AHEAD / (int)sizeof(TYPE)) * p->K + k);                                         \
                 sum[r] += x * load_##NAME(w + r * p->K + k);                                            \
             }                                                                                           \
         }                                                                                               \
@@ -88,7 +88,7 @@ INLINE void tiles(const product *p, const float *panel, int64_t stride, int64_t 
         float wide[PANEL * DEPTH] __attribute__((aligned(64)));                                         \
         for (int r = 0; r < num; r++)                                                                   \
             for (int64_t k = 0; k < depth; k += LANES) {                                                \
-                __builtin_prefetch(w + (r + AHEAD) * p->K + k);                                         \
+                __builtin_prefetch(w + (r + AHEAD / (int)sizeof(TYPE)) * p->K + k);                                         \
                 vec v = load_##NAME(w + r * p->K + k);                                                  \
                 memcpy(wide + r * DEPTH + k, &v, sizeof v);                                             \
             }                                                                                           \
