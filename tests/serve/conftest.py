@@ -24,7 +24,6 @@ from chatsmith.text.tokenizer import Tokenizer
 
 CONTEXT = 256
 KEY = "test-key-of-the-tests"
-OTHER_KEY = "another-key-of-the-tests"
 MAX_RUNNING = 8
 KV_TOKENS = 4096
 
@@ -76,6 +75,16 @@ class RunningServer:
     def wait_until_ready(self) -> "RunningServer":
         self.url = self.wait_for("ready")["url"]
         return self
+
+    def line_of(self, response: httpx.Response) -> dict[str, Any]:
+        """The log's line about the request that this is the response to; it is written after the response."""
+        id, deadline = response.headers["x-request-id"], time.monotonic() + 10
+        while time.monotonic() < deadline:
+            for line in reversed(self.events("request")):
+                if line["request_id"] == id:
+                    return line
+            time.sleep(0.01)
+        raise AssertionError(f"no line about {id}")
 
     @property
     def worker(self) -> int:
@@ -180,6 +189,12 @@ def server(start_server: Callable[..., RunningServer], bundle: Path) -> RunningS
     """The server that most tests share: without keys, and never stopped by them."""
     flags = ("--max-running", MAX_RUNNING, "--kv-tokens", KV_TOKENS, "--max-queue", 600)
     return start_server(bundle, *flags).wait_until_ready()
+
+
+@pytest.fixture(scope="session")
+def roomy_server(start_server: Callable[..., RunningServer], roomy_bundle: Path) -> RunningServer:
+    """A server whose model takes longer prompts, and a while for its replies. Shared; tests leave it idle."""
+    return start_server(roomy_bundle, "--max-running", 4, "--kv-tokens", 16_384).wait_until_ready()
 
 
 @pytest.fixture

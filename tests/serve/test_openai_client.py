@@ -2,11 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
@@ -238,7 +236,6 @@ def test_a_json_object_is_one(ai: OpenAI, tokenizer: Tokenizer) -> None:
         assert isinstance(json.loads(choice.message.content), dict)
 
 
-# A context of 256 tokens, in a vocabulary of little more than bytes, holds the description of a small tool.
 SMALL: Any = {
     "type": "function",
     "function": {
@@ -254,14 +251,11 @@ SMALL: Any = {
 
 
 @pytest.fixture(scope="module")
-def roomy(start_server: Callable[..., Any], roomy_bundle: Path) -> Iterator[OpenAI]:
+def roomy(roomy_server: Any) -> Iterator[OpenAI]:
     """A model with a longer context, for tools take room to be described."""
-    server = start_server(f"{roomy_bundle}").wait_until_ready()
-    with OpenAI(
-        base_url=f"{server.url}/v1", api_key="x", _strict_response_validation=True, max_retries=0
-    ) as client:
+    url = f"{roomy_server.url}/v1"
+    with OpenAI(base_url=url, api_key="x", _strict_response_validation=True, max_retries=0) as client:
         yield client
-    server.stop()
 
 
 def calls_in(chunks: Any) -> list[tuple[str, str, str]]:
@@ -347,41 +341,3 @@ def test_errors_are_the_clients_own(ai: OpenAI) -> None:
         chat(ai, model="none")
     with pytest.raises(openai.BadRequestError, match="context"):
         list(chat(ai, messages=[{"role": "user", "content": "x" * 999}], stream=True))
-
-
-def test_a_client_that_was_told_to_come_back_does(start_server: Callable[..., Any], bundle: Path) -> None:
-    """429 with Retry-After, which the client waits for and then succeeds."""
-    server = start_server(bundle, "--max-running", 1, "--max-queue", 0).wait_until_ready()
-    waits: list[float] = []
-
-    def remember(response: httpx.Response) -> None:
-        if response.status_code == 429:
-            waits.append(float(response.headers["retry-after"]))
-
-    async def ask() -> list[Any]:
-        hooks = {"response": [lambda response: asyncio.sleep(0, remember(response))]}
-        async with (
-            httpx.AsyncClient(event_hooks=hooks) as http,
-            AsyncOpenAI(
-                base_url=f"{server.url}/v1",
-                api_key="x",
-                _strict_response_validation=True,
-                max_retries=30,
-                http_client=http,
-            ) as ai,
-        ):
-            tasks = [
-                ai.chat.completions.create(
-                    model="tiny", messages=HELLO, max_tokens=150, extra_body={"ignore_eos": True}
-                )
-                for _ in range(3)
-            ]
-            return await asyncio.gather(*tasks)
-
-    answers = asyncio.run(ask())
-    assert all(answer.choices[0].finish_reason == "length" for answer in answers)
-    assert waits and all(1 <= seconds <= 60 for seconds in waits)
-    with pytest.raises(openai.BadRequestError), OpenAI(base_url=f"{server.url}/v1", api_key="x") as ai:
-        chat(ai, n=2)  # can never fit
-    assert server.metric("chatsmith_requests_refused_total", code="queue_full") == len(waits)
-    server.stop()
