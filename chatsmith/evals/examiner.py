@@ -172,7 +172,11 @@ class Examiner:
         assert run is not None
         length = self._bundle.config.context_length
         cache = open_token_cache(
-            run.tokens, data_folder=run.data, tokenizer_folder=self._target.path, split="validation"
+            run.tokens,
+            data_folder=run.data,
+            tokenizer_folder=self._target.path,
+            split="validation",
+            build=runtime.is_main,
         )
         with cache:
             rows = ValidationRows(cache, length)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from chatsmith.evals.passages import Decision, Question
     from chatsmith.runtime.device import Runtime
     from chatsmith.runtime.logs import Reporter
-    from chatsmith.tasks.core import CoreTask, Item
+    from chatsmith.tasks.core import CoreTask, Item, Kind
     from chatsmith.text.tokenizer import Tokenizer
 
 MARGIN = 1e-4
@@ -118,8 +118,14 @@ def random_bundle(
     return Bundle(model, tokenizer, shape, {}, {}, Path())
 
 
-def plain_decision(bundle: "Bundle", kind: str, question: "Question", gold: int | None) -> "Decision":
-    """One item the plain way: its passages padded into a batch, all logits, the losses and guesses of all places."""
+def plain_decision(
+    bundle: "Bundle", kind: "Kind", question: "Question", gold: int | None
+) -> tuple["Decision", float]:
+    """One item the plain way: its passages padded into a batch, all logits, the losses and guesses of all places.
+
+    Also returns by how much the decision is clear of another one: nats between the two best choices, or, in language
+    modelling, between the two best ids where they are closest.
+    """
     import torch
     import torch.nn.functional as F
 
@@ -141,7 +147,11 @@ def plain_decision(bundle: "Bundle", kind: str, question: "Question", gold: int 
             places = slice(passage.start - 1, len(passage.ids) - 1)
             is_likeliest = bool((guesses[row, places] == targets[row, places]).all())
             scores.append(PassageScore(tuple((-losses[row, places]).tolist()), is_likeliest))
-    return decide(kind, scores, gold)  # pyright: ignore[reportArgumentType]  a Kind
+        decision = decide(kind, scores, gold)
+        if kind == "language modelling":
+            best = logits[0, question[0].start - 1 : len(question[0].ids) - 1].topk(2, dim=-1).values
+            return decision, float((best[:, 0] - best[:, 1]).amin())
+    return decision, decision.margin
 
 
 def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -191,12 +201,12 @@ def _measure_task(
         expected, plain_seconds = timed(plain)
     different = [
         index
-        for index, mine, other in zip(indices, found, expected, strict=True)
-        if mine.is_right != other.is_right and other.margin > MARGIN
+        for index, mine, (other, margin) in zip(indices, found, expected, strict=True)
+        if mine.is_right != other.is_right and margin > MARGIN
     ]
     apart = [
         abs(a - b)
-        for mine, other in zip(found, expected, strict=True)
+        for mine, (other, _) in zip(found, expected, strict=True)
         for a, b in zip(mine.losses, other.losses, strict=True)
         if not math.isnan(a)
     ]

@@ -1,6 +1,7 @@
 """A tiny real model and tokenizer for evaluations, and a reporter that writes into a string."""
 
 import io
+import json
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.logs import Reporter
+from chatsmith.tasks.core import TASKS
 from chatsmith.text.bpe import train_tokenizer
 from chatsmith.text.tokenizer import Tokenizer
 
@@ -59,4 +61,78 @@ def benchmarks() -> Path:
         pytest.skip(
             f"needs the shared data: {folder} is not there (CHATSMITH_SHARED_DATA names another place)"
         )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every file of the benchmarks' layout, with a dozen short items in each."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    nouns = ("cat", "mat", "hat", "dog", "cow", "pig", "hen", "fox", "ant", "bee", "elk", "owl")
+
+    def write(path: str, items: list[dict]) -> None:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text("".join(json.dumps(item) + "\n" for item in items))
+
+    for task in TASKS:
+        items = []
+        for index, noun in enumerate(nouns):
+            other = nouns[(index + 1) % len(nouns)]
+            match task.kind:
+                case "multiple choice":
+                    items.append({"query": f"A {noun} is", "choices": [noun, other], "gold": index % 2})
+                case "schema":
+                    options = [f"A {noun}", f"A {other}"]
+                    items.append({"context_options": options, "continuation": "is one", "gold": index % 2})
+                case "language modelling":
+                    items.append({"context": f"A {noun} and a", "continuation": noun})
+        write(task.path, items)
+    choices = {"text": ["yes", "no", "hat"], "label": ["A", "B", "C"]}
+    for level in ("easy", "challenge"):
+        for split in ("train", "validation", "test"):
+            items = [
+                {"id": f"{split}{n}", "question": f"Is a {noun} a cat?", "choices": choices, "answerKey": "B"}
+                for n, noun in enumerate(nouns)
+            ]
+            write(f"arc/{level}-{split}.jsonl", items)
+    for split in ("dev", "validation", "test"):
+        items = [
+            {"subject": "pets", "question": f"{noun}?", "choices": ["one", "two"], "answer": n % 2}
+            for n, noun in enumerate(nouns)
+        ]
+        write(f"mmlu/{split}.jsonl", items)
+    for split in ("train", "test"):
+        count = 60 if split == "train" else 5
+        items = [{"question": f"{split} {n}?", "answer": f"It is {n}.\n#### {n}"} for n in range(count)]
+        write(f"gsm8k/{split}.jsonl", items)
+    prompt = "def double(n):\n    # twice n\n"
+    problem = {
+        "task_id": "HumanEval/0",
+        "prompt": prompt,
+        "entry_point": "double",
+        "canonical_solution": "    return 2 * n\n",
+        "test": "def check(f):\n    assert f(2) == 4\n",
+    }
+    write("humaneval/HumanEval.jsonl", [problem])
+    (folder / "words").mkdir()
+    letters = "aeioubcdfg"
+    words = [f"{a}{b}{c}{d}" for a in letters for b in letters for c in letters for d in "str"]
+    (folder / "words" / "words_alpha.txt").write_text("\n".join(words))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def gpt2(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with a tokenizer of its own whose beginning of a text is `<|endoftext|>`, as in GPT-2's."""
+    transformers = pytest.importorskip("transformers", reason="needs the extra hf")
+    folder = tmp_path_factory.mktemp("gpt2")
+    torch.manual_seed(1)
+    config = transformers.GPT2Config(vocab_size=320, n_positions=48, n_embd=16, n_layer=2, n_head=2)
+    transformers.GPT2LMHeadModel(config).save_pretrained(folder)
+    (folder / "raw.json").write_text(tokenizer.to_json())
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(folder / "raw.json"), bos_token="<|endoftext|>"
+    )
+    fast.save_pretrained(folder)
+    (folder / "raw.json").unlink()
     return folder

@@ -1,12 +1,27 @@
-"""The Wilson interval against published values and against its definition."""
+"""Intervals against published values and definitions, and tests of differences against what they must see or not."""
 
+import itertools
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatsmith.evals.statistics import Z_95, Score, wilson_interval
+from chatsmith.evals.statistics import (
+    Z_95,
+    Answers,
+    Score,
+    bootstrap_interval,
+    centred,
+    holm,
+    mcnemar,
+    paired_bootstrap,
+    pass_at_k,
+    ratio_difference,
+    ratio_interval,
+    wilson_interval,
+)
 
 
 @pytest.mark.parametrize(
@@ -46,3 +61,97 @@ def test_no_items_tell_nothing() -> None:
 def test_a_score_that_cannot_be_is_a_bug() -> None:
     with pytest.raises(AssertionError):
         Score(3, 2)
+
+
+def points(*values: float, chance: float = 0.0, group: str = "") -> Answers:
+    return Answers(np.array(values), chance, group)
+
+
+def test_centring_puts_chance_at_nought_and_everything_right_at_one():
+    assert centred(0.25, 0.25) == 0
+    assert centred(1.0, 0.62) == 1
+    assert centred(0.552294, 0.62) == pytest.approx(-0.178175, abs=2e-6)
+
+
+def test_pass_at_k_is_the_share_of_draws_with_a_right_one():
+    """Against all ways to draw k of n."""
+    for n, correct, k in ((5, 2, 3), (6, 1, 2), (4, 4, 4), (5, 0, 5), (7, 3, 1)):
+        tries = [True] * correct + [False] * (n - correct)
+        draws = list(itertools.combinations(tries, k))
+        assert pass_at_k(n, correct, k) == pytest.approx(sum(map(any, draws)) / len(draws))
+
+
+def test_a_bootstrap_interval_agrees_with_the_formula_for_one_task():
+    rng = np.random.default_rng(1)
+    answers = Answers((rng.random(500) < 0.3).astype(float), 0.0, "a")
+    low, high = bootstrap_interval([answers])
+    expected = wilson_interval(int(answers.points.sum()), 500)
+    assert (low, high) == pytest.approx(expected, abs=0.012)
+    assert bootstrap_interval([answers]) == (low, high), "the same every time"
+
+
+def test_tasks_with_the_same_items_are_drawn_together():
+    """Two tasks that are right on the same items say no more than one; on opposite items their mean is certain."""
+    right = [1.0, 0.0] * 50
+    wrong = [0.0, 1.0] * 50
+
+    def width(*tasks: Answers) -> float:
+        low, high = bootstrap_interval(tasks)
+        return high - low
+
+    one = width(points(*right, group="a"))
+    assert width(points(*right, group="a"), points(*right, group="a")) == pytest.approx(one)
+    assert width(points(*right, group="a"), points(*wrong, group="a")) == pytest.approx(0)
+    assert width(points(*right, group="a"), points(*right, group="b")) < 0.85 * one
+
+
+@pytest.mark.parametrize(("only_a", "only_b"), [(0, 0), (1, 0), (0, 5), (3, 9), (10, 11), (400, 500)])
+def test_mcnemar_is_a_binomial_test_of_the_items_they_disagree_on(only_a: int, only_b: int):
+    a = [1.0] * only_a + [0.0] * only_b + [1.0] * 7 + [0.0] * 3
+    b = [0.0] * only_a + [1.0] * only_b + [1.0] * 7 + [0.0] * 3
+    n, k = only_a + only_b, min(only_a, only_b)
+    expected = min(1.0, 2 * sum(math.comb(n, i) for i in range(k + 1)) / 2**n) if n else 1.0
+    assert mcnemar(a, b) == pytest.approx(expected)
+    assert mcnemar(b, a) == mcnemar(a, b)
+
+
+def test_a_paired_test_sees_what_separate_intervals_hide():
+    """Both right on about half the items, B on a few more of the same ones."""
+    rng = np.random.default_rng(2)
+    a = (rng.random(400) < 0.5).astype(float)
+    b = a.copy()
+    b[np.flatnonzero(a == 0)[:20]] = 1
+    separate = [bootstrap_interval([points(*values)]) for values in (a, b)]
+    assert separate[0][1] > separate[1][0], "the intervals overlap"
+    found = paired_bootstrap([points(*a)], [points(*b)])
+    assert found.difference == pytest.approx(0.05)
+    assert 0 < found.low < 0.05 < found.high
+    assert found.p < 0.01
+    assert paired_bootstrap([points(*a)], [points(*a)]).p == 1.0
+
+
+def test_luck_is_called_luck_about_as_often_as_it_should_be():
+    """Of comparisons of equally good models, one in twenty looks real."""
+    rng = np.random.default_rng(3)
+    verdicts = []
+    for _ in range(200):
+        a, b = (points(*(rng.random(60) < 0.4).astype(float)) for _ in range(2))
+        verdicts.append(paired_bootstrap([a], [b]).p < 0.05)
+    assert 0.01 <= np.mean(verdicts) <= 0.11
+
+
+def test_many_comparisons_need_smaller_p_values():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5]) == [0.5]
+    assert holm([]) == []
+
+
+def test_a_ratio_of_sums_has_an_interval_and_a_paired_difference():
+    rng = np.random.default_rng(4)
+    sizes, bits = rng.integers(50, 200, 60), rng.normal(2, 0.2, 60)
+    parts = [(float(size * each), float(size)) for size, each in zip(sizes, bits, strict=True)]
+    low, high = ratio_interval(parts)
+    assert low < sum(a for a, _ in parts) / sum(b for _, b in parts) < high
+    better = [(bits * 0.98, size) for bits, size in parts]
+    found = ratio_difference(parts, better)
+    assert found.high < 0 and found.p < 0.01

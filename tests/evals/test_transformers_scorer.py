@@ -13,22 +13,6 @@ from chatsmith.text.tokenizer import Tokenizer
 transformers = pytest.importorskip("transformers", reason="needs the extra hf")
 
 
-@pytest.fixture(scope="session")
-def gpt2(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint with a tokenizer of its own whose beginning of a text is `<|endoftext|>`, as in GPT-2's."""
-    folder = tmp_path_factory.mktemp("gpt2")
-    torch.manual_seed(1)
-    config = transformers.GPT2Config(vocab_size=320, n_positions=48, n_embd=16, n_layer=2, n_head=2)
-    transformers.GPT2LMHeadModel(config).save_pretrained(folder)
-    (folder / "raw.json").write_text(tokenizer.to_json())
-    fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_file=str(folder / "raw.json"), bos_token="<|endoftext|>"
-    )
-    fast.save_pretrained(folder)
-    (folder / "raw.json").unlink()
-    return folder
-
-
 @pytest.fixture
 def scorer(gpt2: Path) -> TransformersScorer:
     return TransformersScorer(gpt2, device=torch.device("cpu"), dtype=torch.float32)

@@ -1,0 +1,321 @@
+"""The benchmarks as the command runs them: what it prints, what it keeps, how it goes on, alone and with others."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from chatsmith import cli
+from chatsmith.checkpoint import save_bundle
+from chatsmith.data.survey import survey
+from chatsmith.evals import chat
+from chatsmith.evals.examiner import Examiner
+from chatsmith.model.gpt import GPT
+from chatsmith.runtime.errors import UserError
+from chatsmith.stages import evaluate
+from chatsmith.stages.evaluate import Config
+from chatsmith.tasks.core import TASKS
+from chatsmith.text.tokenizer import Tokenizer
+
+SCORE_KEYS = {"accuracy", "centered", "n", "low", "high", "chance", "seconds", "notes"}
+CHAT_TASKS = ["arc_easy", "arc_challenge", "mmlu", "gsm8k", "humaneval", "spelling", "kindergarten"]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Short replies, and nothing from this machine's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    short = tuple(replace(task, max_tokens=8) for task in chat.WRITTEN_TASKS)
+    monkeypatch.setattr(chat, "WRITTEN_TASKS", short)
+
+
+@pytest.fixture
+def run(tmp_path: Path, model: GPT, tokenizer: Tokenizer) -> Path:
+    return made_run(tmp_path / "run", model, tokenizer)
+
+
+def made_run(folder: Path, model: GPT, tokenizer: Tokenizer) -> Path:
+    (folder / "data").mkdir(parents=True)
+    text = folder / "train.txt"
+    text.write_text("a hat and a cat. " * 20)
+    (folder / "validation.txt").write_text("what is one and two? a cat, a mat.\n" * 60)
+    survey([text], validation=[folder / "validation.txt"]).save(folder / "data")
+    save_bundle(folder / "pretrain" / "bundle", model, tokenizer, generation={}, card="# Tiny\n")
+    return folder
+
+
+def measured(capsys: pytest.CaptureFixture[str], config: Config) -> dict:
+    capsys.readouterr()
+    evaluate.main(config)
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    return json.loads(out)
+
+
+def test_core_is_printed_in_the_promised_form(
+    run: Path, small_benchmarks: Path, capsys: pytest.CaptureFixture[str]
+):
+    found = measured(capsys, Config(run, suite="core", eval_data=small_benchmarks, json=True))
+    assert found.keys() == {"core"}
+    core = found["core"]
+    assert core.keys() >= {"centered", "raw", "low", "high", "tasks"}
+    assert list(core["tasks"]) == [task.name for task in TASKS]
+    for task in TASKS:
+        score = core["tasks"][task.name]
+        assert score.keys() | {"notes"} == SCORE_KEYS
+        assert score["n"] == 12 and score["chance"] == task.chance
+        assert score["low"] <= score["accuracy"] <= score["high"]
+    assert "not the published" in core["tasks"]["piqa"]["notes"][0]
+    assert core["low"] <= core["centered"] <= core["high"]
+    mean = sum(score["centered"] for score in core["tasks"].values()) / 22
+    assert core["centered"] == pytest.approx(mean)
+
+
+def test_base_has_core_where_its_files_are_at_hand_and_says_so_where_not(
+    run: Path, small_benchmarks: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    config = Config(run, suite="base", eval_data=small_benchmarks, max_examples=2, json=True)
+    assert measured(capsys, config).keys() == {"base", "core"}
+    capsys.readouterr()
+    evaluate.main(Config(run, suite="base", eval_data=tmp_path / "empty", max_examples=2))
+    assert "--download" in capsys.readouterr().out
+
+
+def test_everything_at_once(run: Path, small_benchmarks: Path, capsys: pytest.CaptureFixture[str]):
+    config = Config(run, suite="all", eval_data=small_benchmarks, max_examples=3, json=True)
+    found = measured(capsys, config)
+    assert list(found) == ["base", "core", "chat", "exam"]
+    assert list(found["chat"]["tasks"]) == CHAT_TASKS
+    chance = found["chat"]["tasks"]["mmlu"]["chance"], found["chat"]["tasks"]["arc_easy"]["chance"]
+    assert chance == (pytest.approx(1 / 2), pytest.approx(1 / 3))
+    assert found["chat"]["tasks"]["kindergarten"]["n"] == found["exam"]["n"] == 3
+
+
+def test_what_was_measured_is_kept_for_the_card_and_not_measured_again(
+    run: Path, small_benchmarks: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    config = Config(run, suite="core", eval_data=small_benchmarks, json=True)
+    first = measured(capsys, config)
+    card = (run / "pretrain" / "bundle" / "README.md").read_text()
+    assert "CORE" in card and "hellaswag" in card and "95 % interval" in card
+
+    def load(*_: object) -> None:
+        raise AssertionError("the model was loaded for a result that is known")
+
+    monkeypatch.setattr(evaluate, "_load", load)
+    assert measured(capsys, config) == first
+    with pytest.raises(AssertionError, match="known"):
+        evaluate.main(Config(run, suite="core", eval_data=small_benchmarks, max_examples=3))
+
+
+def test_an_interrupted_suite_goes_on_with_the_next_task(
+    run: Path, small_benchmarks: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    config = Config(run, suite="core", eval_data=small_benchmarks, max_examples=3, json=True)
+    real, asked = Examiner._task, []
+
+    def interrupted(examiner: Examiner, suite: str, name: str, *rest):
+        asked.append(name)
+        if len(asked) == 4:
+            raise KeyboardInterrupt
+        return real(examiner, suite, name, *rest)
+
+    monkeypatch.setattr(Examiner, "_task", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.main(config)
+    monkeypatch.setattr(Examiner, "_task", real)
+    folder = run / "evals" / "pretrain-core-3"
+    before = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
+    assert before.keys() == {f"{name}.json" for name in asked[:3]}
+    assert len(measured(capsys, config)["core"]["tasks"]) == 22
+    assert {name: (folder / name).stat().st_mtime_ns for name in before} == before
+
+
+def test_changed_items_are_measured_anew(
+    run: Path, small_benchmarks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = shutil.copytree(small_benchmarks, tmp_path / "changed")
+    evaluate.main(Config(run, suite="core", eval_data=folder, max_examples=2))
+    with (folder / TASKS[1].path).open("a") as file:
+        file.write('{"context": "A", "continuation": "cat"}\n')
+    capsys.readouterr()
+    evaluate.main(Config(run, suite="core", eval_data=folder, max_examples=2))
+    again = capsys.readouterr().out
+    assert "jeopardy: measured before" not in again and "piqa: measured before" in again
+
+
+def test_development_never_touches_test_items(
+    run: Path, small_benchmarks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """With every test file gone, development scores can still be measured; HumanEval has none to give."""
+    folder = shutil.copytree(small_benchmarks, tmp_path / "without-tests")
+    for file in [*folder.glob("*/*test.jsonl"), *folder.glob("core/**/*.jsonl"), *folder.glob("humaneval/*")]:
+        file.unlink()
+    config = Config(run, suite="chat", split="development", eval_data=folder, max_examples=2, json=True)
+    found = measured(capsys, config)
+    assert "humaneval" not in found["chat"]["tasks"]
+    assert found["chat"]["tasks"].keys() == set(CHAT_TASKS) - {"humaneval"}
+    with pytest.raises(UserError, match="no development items"):
+        Config(run, suite="core", split="development")
+
+
+def test_several_tries_tell_pass_at_k(
+    run: Path, small_benchmarks: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(chat, "WRITTEN_TASKS", [task for task in chat.WRITTEN_TASKS if task.may_try_again])
+    config = Config(run, suite="chat", eval_data=small_benchmarks, max_examples=1, tries=12, json=True)
+    score = measured(capsys, config)["chat"]["tasks"]["humaneval"]
+    assert score["n"] == 1
+    assert score["pass@10"] == 0.0
+    assert len(json.loads((run / "evals/pretrain-chat-1/humaneval.json").read_text())["transcript"]) == 12
+
+
+def test_missing_files_are_named_with_what_to_do(run: Path, tmp_path: Path):
+    for suite in ("core", "chat"):
+        with pytest.raises(UserError, match=r"is not there: .*--download"):
+            evaluate.main(Config(run, suite=suite, eval_data=tmp_path / "nowhere"))
+
+
+def test_a_bundle_outside_a_run_keeps_results_only_where_told(
+    run: Path, small_benchmarks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    alone = (run / "pretrain" / "bundle").rename(tmp_path / "alone")
+    config = Config(alone, suite="core", eval_data=small_benchmarks, max_examples=2, json=True)
+    found = measured(capsys, config)
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "alone"}
+    kept = Config(
+        alone,
+        suite="core",
+        eval_data=small_benchmarks,
+        max_examples=2,
+        results=tmp_path / "kept",
+        json=True,
+    )
+    again = measured(capsys, kept)
+    assert [score["accuracy"] for score in again["core"]["tasks"].values()] == [
+        score["accuracy"] for score in found["core"]["tasks"].values()
+    ]
+    assert (tmp_path / "kept" / "alone-core-2.json").is_file()
+
+
+def test_a_model_is_no_better_than_itself_and_a_broken_one_is_worse(
+    run: Path,
+    small_benchmarks: Path,
+    tmp_path: Path,
+    model: GPT,
+    tokenizer: Tokenizer,
+    capsys: pytest.CaptureFixture[str],
+):
+    zero = GPT(model.config)
+    zero.load_state_dict({name: weight * 0 for name, weight in model.state_dict().items()})
+    other = made_run(tmp_path / "other", zero, tokenizer)
+    for folder in (run, other):
+        evaluate.main(Config(folder, suite="base", eval_data=small_benchmarks, batch_tokens=64))
+    same = measured(capsys, Config(compare=(run, run), json=True))["compare"]
+    assert {line["verdict"] for line in same.values()} == {"no difference seen"}
+    assert same["CORE"]["difference"] == 0.0 and same["CORE"]["n"] == 22 * 12
+    lines = measured(capsys, Config(compare=(run, other), json=True))["compare"]
+    assert lines["bits per byte"]["verdict"] == "B is better", (
+        "the random model is worse than one that knows nothing"
+    )
+    assert lines["bits per byte"]["b"] < lines["bits per byte"]["a"]
+    assert lines.keys() == {"bits per byte", "CORE", *(task.name for task in TASKS)}
+    evaluate.main(Config(compare=(run, other)))
+    assert "verdict" in capsys.readouterr().out
+    with pytest.raises(UserError, match="no results in common"):
+        evaluate.main(Config(compare=(run, other), max_examples=7))
+
+
+def test_results_of_something_else_are_refused(tmp_path: Path, run: Path):
+    with pytest.raises(UserError, match="holds no results"):
+        evaluate.main(Config(compare=(tmp_path, run)))
+    with pytest.raises(UserError, match="two models, not 1"):
+        Config(compare=(run,))
+
+
+def test_test_items_in_the_training_text_are_found(
+    run: Path, small_benchmarks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = shutil.copytree(small_benchmarks, tmp_path / "long")
+    secret = "when did the seven tired owls of the old north mill finally learn to count backwards from ten"
+    (folder / "gsm8k" / "test.jsonl").write_text(
+        json.dumps({"question": f"Tell me: {secret}?", "answer": "#### 1"})
+        + "\n"
+        + json.dumps({"question": secret.replace("owls", "elks"), "answer": "#### 2"})
+        + "\n"
+    )
+    text = run / "train.txt"
+    text.write_text(f"A book. {secret.upper().replace(' ', ', ')}! And so on.")
+    survey([text], validation=[run / "validation.txt"]).save(run / "data")
+    found = measured(capsys, Config(run, leakage=True, eval_data=folder, json=True))["leakage"]
+    assert found["gsm8k"]["overlapping"] == 1, "the other one differs in one word, which is enough"
+    assert found["gsm8k"]["items"] == 2
+    assert found["gsm8k"]["examples"] == ["when did the seven tired owls of the old north mill finally learn"]
+    assert found["core/copa"]["overlapping"] == 0
+    assert found["core/copa"]["too_short"] == 12
+    assert "kindergarten exam" in found
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_finds(
+    run: Path, small_benchmarks: Path, tmp_path: Path, subprocess_environment: dict[str, str]
+):
+    """As torchrun starts them: one JSON object, the same scores, and files written once."""
+    other = shutil.copytree(run, tmp_path / "shared-out")
+    command = ["evaluate", "--suite", "all", "--max-examples", "5", "--json", "--device", "cpu"]
+    command += ["--eval-data", str(small_benchmarks)]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+
+    def start(folder: Path, **more: str) -> subprocess.Popen[str]:
+        argv = [sys.executable, "-m", "chatsmith", command[0], str(folder), *command[1:]]
+        environment = {**subprocess_environment, "XDG_CACHE_HOME": str(tmp_path), **more}
+        return subprocess.Popen(
+            argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    ranks = [start(other, RANK=str(rank), **place) for rank in range(2)]
+    outputs = [process.communicate(timeout=200) for process in (*ranks, start(run))]
+    main, beside, alone = (out for out, _ in outputs)
+    assert beside == "" and main.count("\n") == 1, outputs
+    together, alone = json.loads(main), json.loads(alone)
+    for suite in ("core", "chat"):
+        assert together[suite]["tasks"].keys() == alone[suite]["tasks"].keys()
+        for name, score in alone[suite]["tasks"].items():
+            assert together[suite]["tasks"][name]["accuracy"] == score["accuracy"], name
+    assert together["base"]["bits_per_byte"] == pytest.approx(alone["base"]["bits_per_byte"], rel=1e-6)
+    transcripts = [
+        json.loads((folder / "evals/pretrain-exam-5.json").read_text())["transcript"]
+        for folder in (run, other)
+    ]
+    assert transcripts[0] == transcripts[1]
+
+
+def test_the_command_line_scores_a_transformers_checkpoint(
+    gpt2: Path, small_benchmarks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    argv = [
+        "evaluate",
+        "--hf",
+        str(gpt2),
+        "--eval-data",
+        str(small_benchmarks),
+        "--max-examples",
+        "3",
+        "--json",
+    ]
+    assert cli.main([*argv, "--results", str(tmp_path), "--device", "cpu"], os.environ) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found.keys() == {"core"}
+    assert len(found["core"]["tasks"]) == 22
+    assert (tmp_path / f"{gpt2.name}-core-3.json").is_file()
+    assert cli.main(["evaluate", "--hf", str(gpt2), "--suite", "chat"], {}) == 2
+    assert "only measured by CORE" in capsys.readouterr().err

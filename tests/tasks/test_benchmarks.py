@@ -1,0 +1,190 @@
+"""ARC, MMLU, HumanEval and spelling: how questions are put, which replies pass, and that splits share nothing."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from chatsmith.runtime.errors import UserError
+from chatsmith.tasks import arc, mmlu, spelling
+from chatsmith.tasks.humaneval import PassesTests, humaneval_problems, reply_code
+from chatsmith.tasks.kindergarten.words import spelling_words
+from chatsmith.tasks.letters import LetterQuestion, chance
+from chatsmith.tasks.splits import Splits, is_held_out
+from chatsmith.text.chat import check_conversation
+from chatsmith.tools.calculator import calculate
+from chatsmith.tools.sandbox import require_sandbox
+
+PROMPT = "import math\n\ndef half(n):\n    return n / 2\n\ndef root(n):\n    '''The root of n.'''\n"
+TEST = "def check(f):\n    assert f(16) == 4 and half(2) == 1\n"
+
+
+def test_a_question_is_put_with_its_letters():
+    question = LetterQuestion("q", "Which?", ("this", "that", "neither"), 1)
+    assert (
+        question.messages[0].text == "Which?\n- this (A)\n- that (B)\n- neither (C)\nAnswer with one letter."
+    )
+    assert question.solved[1].text == "B"
+    assert chance([question, LetterQuestion("r", "?", ("a", "b"), 0)]) == pytest.approx((1 / 3 + 1 / 2) / 2)
+
+
+def test_splits_name_what_they_have_and_refuse_what_they_have_not():
+    splits = Splits(test="all of it")
+    splits.check("X", "test")
+    with pytest.raises(UserError, match='X has no part "train"; it has test'):
+        splits.check("X", "train")
+
+
+def test_holding_out_depends_on_the_text_alone():
+    held = [is_held_out(f"question {n}", 16) for n in range(4000)]
+    assert 180 < sum(held) < 320
+    assert held == [is_held_out(f"question {n}", 16) for n in range(4000)]
+
+
+@pytest.mark.parametrize("make", [arc.arc_conversations, mmlu.mmlu_conversations])
+def test_test_questions_are_never_conversations_to_learn_from(make, tmp_path: Path):
+    arguments = ("easy", "test", tmp_path) if make is arc.arc_conversations else ("test", tmp_path)
+    with pytest.raises(UserError, match="not for training"):
+        make(*arguments)
+
+
+def test_an_item_without_its_answer_is_an_error_that_names_it(tmp_path: Path):
+    (tmp_path / "arc").mkdir()
+    item = {
+        "id": "q7",
+        "question": "?",
+        "choices": {"text": ["a", "b"], "label": ["A", "B"]},
+        "answerKey": "E",
+    }
+    (tmp_path / "arc" / "easy-test.jsonl").write_text(json.dumps(item))
+    with pytest.raises(UserError, match="q7"):
+        arc.arc_questions("easy", "test", tmp_path)
+    (tmp_path / "mmlu").mkdir()
+    (tmp_path / "mmlu" / "test.jsonl").write_text(
+        '{"subject": "x", "question": "?", "choices": ["a", "b"], "answer": 2}'
+    )
+    with pytest.raises(UserError, match="line 1"):
+        mmlu.mmlu_questions("test", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("reply", "passes"),
+    [
+        ("    return math.sqrt(n)\n", True),
+        ("```python\ndef root(n):\n    return math.sqrt(n)\n```", True),
+        ("Here it is:\n```\nfrom math import sqrt\ndef root(n):\n    return sqrt(n)\n```\nand so on", True),
+        ("```python\ndef root(n):\n    return math.sqrt(n)", True),
+        ("    return n / 2\n", False),
+        ("I do not know.", False),
+        ("def root(n):\n    import os\n    os._exit(0)\n", False),
+        ("", False),
+    ],
+)
+def test_a_program_passes_if_its_tests_do(reply: str, passes: bool):
+    require_sandbox()
+    assert PassesTests(PROMPT, "root", TEST).accepts(reply) is passes
+
+
+def test_helpers_before_the_function_are_kept_when_the_reply_repeats_only_the_function():
+    program = PassesTests(PROMPT, "root", TEST).program("def root(n):\n    return 2 * half(n)\n")
+    assert program.count("def half") == 1 and program.count("def root") == 1
+    assert program.endswith("check(root)\n")
+    assert reply_code("a ```x``` b") == "a ```x``` b", "code within a line is no block"
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> Path:
+    (tmp_path / "words").mkdir()
+    listed = [f"{a}{b}{c}{d}" for a in "bcdfgmpt" for b in "aeiou" for c in "aeioulmn" for d in "bdgnprst"]
+    (tmp_path / "words" / "words_alpha.txt").write_text(
+        "\n".join([*listed, *spelling_words(), "Paris", "x-ray"])
+    )
+    return tmp_path
+
+
+def test_no_split_of_the_words_shares_one_with_another(words: Path):
+    asked = {}
+    for split in ("development", "test"):
+        problems = spelling.spelling_problems(split, words)
+        asked[split] = {problem.id.rpartition("/")[2] for problem in problems}
+        assert {problem.section for problem in problems} == {"spelling", "counting"}
+    talks = spelling.spelling_conversations(words, 3000)
+    taught = {re.findall(r"(?:[a-z]-)+[a-z]", talk[1].text)[0].replace("-", "") for talk in talks}
+    assert len(taught) > 500 and len(asked["test"]) > 50
+    assert not asked["development"] & asked["test"]
+    assert not taught & (asked["development"] | asked["test"])
+    assert not taught & set(spelling_words()), "the kindergarten's exam asks these"
+    with pytest.raises(UserError, match="conversations"):
+        spelling.spelling_problems("train", words)
+
+
+def test_spelling_problems_are_the_same_for_a_longer_list(words: Path):
+    before = spelling.spelling_problems("test", words)
+    file = words / "words" / "words_alpha.txt"
+    file.write_text("\n".join(["zzzz", *reversed(file.read_text().split())]))
+    after = {problem.id: problem for problem in spelling.spelling_problems("test", words)}
+    assert all(after[problem.id] == problem for problem in before)
+
+
+def test_what_is_taught_would_pass(words: Path):
+    for talk in spelling.spelling_conversations(words, 40):
+        check_conversation(talk)
+        if len(talk[1].parts) == 1:
+            word = talk[1].text.split()[2]
+            assert spelling.SpelledOut(word).accepts(talk[1].text)
+            assert not spelling.SpelledOut(word + "s").accepts(talk[1].text)
+        else:
+            assert [part.kind for part in talk[1].parts] == ["text", "python", "output", "text"]
+            assert calculate(talk[1].parts[1].text) == talk[1].parts[2].text
+
+
+@pytest.mark.parametrize(
+    ("reply", "right"),
+    [
+        ("c-a-t", True),
+        ("C, A, T.", True),
+        ("The word cat is spelled c a t.", True),
+        ("cat", False),
+        ("c-a-t-s", False),
+        ("c-t-a", False),
+        ("one two three four five six seven eight nine c-a-t", False),
+    ],
+)
+def test_letters_one_by_one_are_a_spelling(reply: str, right: bool):
+    assert spelling.SpelledOut("cat").accepts(reply) is right
+
+
+@pytest.mark.shared_data
+def test_the_real_files_are_read_whole(benchmarks: Path):
+    sizes = {
+        (level, split): len(arc.arc_questions(level, split, benchmarks))
+        for level in ("easy", "challenge")
+        for split in ("train", "development", "test")
+    }
+    assert sizes == {
+        ("easy", "train"): 2251,
+        ("easy", "development"): 570,
+        ("easy", "test"): 2376,
+        ("challenge", "train"): 1119,
+        ("challenge", "development"): 299,
+        ("challenge", "test"): 1172,
+    }
+    assert [len(mmlu.mmlu_questions(split, benchmarks)) for split in ("train", "development", "test")] == [
+        285,
+        1531,
+        14042,
+    ]
+    assert len(spelling.spelling_problems("test", benchmarks)) == 400
+
+
+@pytest.mark.shared_data
+@pytest.mark.slow
+def test_every_tenth_canonical_solution_of_humaneval_passes(benchmarks: Path):
+    """And the same one cut off does not."""
+    require_sandbox()
+    problems = humaneval_problems(benchmarks)
+    assert len(problems) == 164
+    for problem in problems[::10]:
+        assert problem.check(problem.answer), problem.id
+        assert not problem.check("    return None\n"), problem.id
