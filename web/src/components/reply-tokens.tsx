@@ -114,7 +114,7 @@ export function ReplyTokens({ tokens, onPick }: Props) {
         <div
           class="inspector"
           role="dialog"
-          aria-label={`Instead of ${spokenText(token.text)}`}
+          aria-label={`Instead of ${spokenText(token.text, token.bytes)}`}
           ref={(panel) => void (panel && place(panel, chip(shown.index)))}
         >
           <TokenInspector
@@ -148,7 +148,7 @@ function TokenChip({ token, index, isInTabOrder, isShown }: ChipProps) {
         class={`token ${kind} ${token.origin === "picked" ? "is-picked" : ""} ${isShown ? "is-shown" : ""}`}
         data-index={index}
         tabIndex={isInTabOrder ? 0 : -1}
-        aria-label={`${spokenText(token.text)}${chance === null ? "" : `, ${percent(chance)}`}`}
+        aria-label={`${spokenText(token.text, token.bytes)}${chance === null ? "" : `, ${percent(chance)}`}`}
         style={{ "--heat": chance === null ? 0 : heatOf(chance) }}
       >
         {inlineText(token.text, token.bytes)}

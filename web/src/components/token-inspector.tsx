@@ -3,7 +3,7 @@
 import type { Alternative, Token } from "../conversation/message";
 import { END_OF_REPLY, isSpecial, probability } from "../conversation/tokens";
 import { Icon } from "./icon";
-import { percent, spokenText, visibleText } from "./token-text";
+import { percent, visibleText } from "./token-text";
 
 /** Marks that a branch may begin with: the others have no place in a reply. */
 const USABLE_MARKS: ReadonlySet<string> = new Set([END_OF_REPLY, "<|python_start|>", "<|python_end|>"]);
@@ -55,14 +55,14 @@ function AlternativeRow({ alternative, isChosen, onPick }: RowProps) {
   const chance = probability(alternative)!;
   const { text, bytes } = alternative;
   const isUsable = !isSpecial(text) || USABLE_MARKS.has(text);
-  const does = isChosen ? "Write the rest anew after" : "Go on with";
+  const does = isChosen ? "Writes the rest of the reply anew" : "Goes on from this token instead";
   return (
     <li>
       <button
         type="button"
         class={`alternative ${isChosen ? "is-chosen" : ""}`}
         disabled={!isUsable}
-        aria-label={`${does} ${spokenText(text)}, ${percent(chance)}`}
+        title={does}
         style={{ "--share-of-row": chance }}
         onClick={onPick}
       >

@@ -18,13 +18,9 @@ export function inlineText(text: string, bytes?: number[]): string {
   return isSpecial(text) || bytes ? visibleText(text, bytes) : text.replace(/\n+/g, (ends) => "↵".repeat(ends.length));
 }
 
-/** A token's name for screen readers. */
-export function spokenText(text: string): string {
-  if (isSpecial(text)) {
-    return `special token ${text.slice(2, -2).replace(/_/g, " ")}`;
-  }
-  const said = text.replace(/\n/g, "line end").trim();
-  return said === "" ? "space" : said;
+/** A token's name for screen readers; it contains what is seen. */
+export function spokenText(text: string, bytes?: number[]): string {
+  return inlineText(text, bytes).trim() || "space";
 }
 
 const COLDEST_BITS = 5;

@@ -20,7 +20,7 @@ export function Transcript({ talk }: { talk: Talk }) {
   const [isAway, setIsAway] = useState(false);
 
   function toEnd() {
-    frame.current!.scrollTop = frame.current!.scrollHeight;
+    frame.current?.scrollTo({ top: frame.current.scrollHeight });
   }
 
   function onScroll() {

@@ -54,7 +54,8 @@ export async function fit(
     messages.at(-1)?.wire.role === "user",
     signal,
   );
-  const sizes = counted.messages.map(({ start, end }) => end - start);
+  // The turn that the reply will fill may be listed, too.
+  const sizes = counted.messages.slice(0, messages.length).map(({ start, end }) => end - start);
   const leftOut = turnsToLeaveOut(messages, sizes, counted.count, room, contextLength);
   if (leftOut === null) {
     const message =

@@ -10,7 +10,7 @@ import { newTime } from "../conversation/identity";
 import { isRunning, type Conversation, type Message, type Reply, type Settings } from "../conversation/message";
 import type { Database, StoredConversation } from "../storage/database";
 
-const SAVE_MILLISECONDS = 1_000;
+const SAVE_MILLISECONDS = 500;
 
 export class Talk {
   readonly conversation: Signal<Conversation>;
@@ -123,7 +123,7 @@ export class Talk {
     return { conversation: this.conversation.peek(), messages: [...this.all().values()] };
   }
 
-  /** Write down a message now. */
+  /** Write down a message now, whole. */
   save(id: string): void {
     clearTimeout(this.unsaved.get(id));
     this.unsaved.delete(id);
@@ -151,8 +151,18 @@ export class Talk {
     if (!this.unsaved.has(id)) {
       this.unsaved.set(
         id,
-        setTimeout(() => this.save(id), SAVE_MILLISECONDS),
+        setTimeout(() => this.saveUnfinished(id), SAVE_MILLISECONDS),
       );
+    }
+  }
+
+  /** Write down a message that still changes: a reply without its tokens, which would take long to copy so often. */
+  private saveUnfinished(id: string): void {
+    this.unsaved.delete(id);
+    const message = this.messages.get(id)?.peek();
+    if (message) {
+      const isGrowing = message.role === "assistant" && isRunning(message);
+      void this.database?.saveMessage(isGrowing ? { ...message, tokens: [] } : message);
     }
   }
 

@@ -178,8 +178,9 @@ export class Writer {
     let usage: ReplyStep["usage"] = null;
     const show = new OncePerFrame(() => {
       const { firstToken, rate } = watch;
-      if (usage === null && tokens.length === before.tokens.length) {
-        return; // nothing has come
+      if (usage === null && tokens.length === 0) {
+        talk.update(before.id, { parts });
+        return; // a server that counts nothing
       }
       const figures = {
         replyTokens: tokens.reduce((sum, token) => sum + token.ids.length, 0),

@@ -52,8 +52,12 @@ export class Database {
     await this.db.put("conversations", conversation);
   }
 
+  /** Everything is handed to the browser before this returns, so that it is safe also while the page closes. */
   async saveMessage(message: Message): Promise<void> {
-    await this.db.put("messages", message);
+    const change = this.db.transaction("messages", "readwrite");
+    void change.store.put(message);
+    change.commit();
+    await change.done;
   }
 
   /** Save a conversation whole, or not at all. */

@@ -1,0 +1,243 @@
+"""A real server with the tiny model, a real Chromium, and the page between them.
+
+Where there is no browser, or the page is not built, these tests are skipped and say so. Whatever a test does, the page
+must raise no error, break no policy and ask nothing of any other server; `page` checks that when the test ends.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+STATIC = Path(__file__).parents[2] / "chatsmith" / "serve" / "static"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
+START_SECONDS = 90
+TIMEOUT_SECONDS = 45  # on a busy machine everything comes, but late
+
+# Stands between the page and the network: slows a stream down, or breaks it off, as a bad connection would. The
+# tiny model ends at random: `endless` replies, and those of a given length, are as long as they may be.
+NETWORK = """
+window.network = { delay: 0, cutAfter: Infinity, endless: false };
+const plainFetch = window.fetch;
+window.fetch = async (input, init) => {
+  if (!String(input).includes("chat/completions")) return plainFetch(input, init);
+  const body = JSON.parse(init.body);
+  body.ignore_eos = window.network.endless || "max_completion_tokens" in body;
+  const response = await plainFetch(input, { ...init, body: JSON.stringify(body) });
+  if (!response.ok) return response;
+  let left = window.network.cutAfter;
+  const wire = new TransformStream({
+    async transform(bytes, controller) {
+      await new Promise((resolve) => setTimeout(resolve, window.network.delay));
+      if (left-- > 0) controller.enqueue(bytes);
+      else controller.error(new TypeError("network error"));
+    },
+  });
+  return new Response(response.body.pipeThrough(wire), response);
+};
+"""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("browser")
+    group.addoption("--screenshots", type=Path, help="keep screenshots of the main views in this folder")
+    group.addoption("--demo-run", type=Path, help="take them with this run's model instead of the tiny one")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator:
+    """Chromium: Playwright's own, else the system's."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not (STATIC / "index.html").is_file():
+        pytest.skip("the web chat is not built: make web")
+    with api.sync_playwright() as playwright:
+        own = Path(playwright.chromium.executable_path)
+        system = next(filter(None, map(shutil.which, BROWSERS)), None)
+        if not own.is_file() and system is None:
+            pytest.skip("no browser: playwright install chromium, or apt install chromium")
+        launched = playwright.chromium.launch(executable_path=None if own.is_file() else system)
+        yield launched
+        launched.close()
+
+
+class Server:
+    """A `chatsmith serve` process. `address` ends with a slash."""
+
+    def __init__(self, arguments: list[str], environment: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "chatsmith", "serve", *arguments, "--port", "0"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        entry = next((json.loads(line) for line in self.process.stdout if '"listening"' in line), None)
+        assert entry is not None, "the server ended before it listened"
+        self.address = entry["url"].rstrip("/") + "/"
+        # Its log must be read on, or the full pipe would block it.
+        threading.Thread(target=self.process.stdout.read, daemon=True).start()
+
+    def wait_until_ready(self) -> None:
+        until = time.monotonic() + START_SECONDS
+        while time.monotonic() < until:
+            try:
+                urllib.request.urlopen(self.address + "v1/models", timeout=5).close()
+                return
+            except urllib.error.HTTPError as error:
+                if error.code == 401:
+                    return
+            time.sleep(0.1)
+        raise AssertionError("the model was not ready in time")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture(scope="session")
+def start_server(
+    browser, subprocess_environment: dict[str, str], request: pytest.FixtureRequest
+) -> Iterator[Callable[..., Server]]:
+    """Starts servers, and ends them after the tests. Depends on the browser: without one, none is needed."""
+    started: list[Server] = []
+    run = request.config.getoption("--demo-run", default=None) or request.getfixturevalue("tiny_run")
+
+    def start(*arguments: str) -> Server:
+        started.append(Server([str(run), *arguments], subprocess_environment))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.kill()
+
+
+@pytest.fixture(scope="session")
+def server(start_server: Callable[..., Server]) -> Server:
+    """The server that most tests share."""
+    server = start_server()
+    server.wait_until_ready()
+    return server
+
+
+class Chat:
+    """The page, as someone uses it. `page` is Playwright's."""
+
+    def __init__(self, page, address: str) -> None:
+        self.page = page
+        self.address = address
+        self.message = page.get_by_role("textbox", name="Message", exact=True)
+        self.replies = page.locator(".reply")
+        self.last = page.locator(".reply.is-last")
+
+    def open(self, path: str = "") -> "Chat":
+        self.page.goto(self.address + path)
+        self.page.locator(".model-picker.is-ready").wait_for()
+        return self
+
+    def say(self, text: str) -> None:
+        """Send a message, and wait for the reply to be over."""
+        before = self.page.locator(".said").count()
+        self.message.fill(text)
+        self.message.press("Enter")
+        self.page.locator(".said").nth(before).wait_for()
+        self.wait()
+
+    def wait(self) -> None:
+        """Until no reply is being written."""
+        self.last.wait_for()
+        self.page.get_by_role("button", name="Stop", exact=True).wait_for(state="detached")
+
+    def until(self, condition: str) -> None:
+        """Until an expression is true on the page. (Playwright's own way needs eval, which the policy forbids.)"""
+        until = time.monotonic() + TIMEOUT_SECONDS
+        while not self.page.evaluate(condition):
+            assert time.monotonic() < until, f"never happened: {condition}"
+            self.page.wait_for_timeout(20)
+
+    def text(self) -> str:
+        """What the last reply says."""
+        return "\n".join(
+            self.last.locator(".reply-body > :is(.markdown, .tool-card, .silent)").all_inner_texts()
+        )
+
+    def button(self, name: str):
+        """A button of the last reply."""
+        return self.last.get_by_role("button", name=name, exact=True)
+
+    def set_up(self, settings: dict[str, float]) -> None:
+        """Enter numbers in the settings sheet, by their labels."""
+        self.page.get_by_role("button", name="Settings", exact=True).click()
+        for label, value in settings.items():
+            field = self.page.get_by_role("spinbutton", name=label, exact=True)
+            field.fill(str(value))
+            field.press("Tab")
+        self.page.get_by_role("button", name="Close settings").click()
+
+    def answer_with(self, *deltas: dict) -> None:
+        """The next replies are these deltas, as the server would stream them."""
+
+        def event(delta: dict, finish: str | None = None) -> str:
+            choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+            return f"data: {json.dumps({'choices': [choice]})}\n\n"
+
+        body = "".join(event(delta) for delta in deltas) + event({}, "stop") + "data: [DONE]\n\n"
+        self.page.route(
+            "**/v1/chat/completions", lambda route: route.fulfill(content_type="text/event-stream", body=body)
+        )
+
+
+@pytest.fixture
+def new_page(browser, request: pytest.FixtureRequest) -> Iterator[Callable]:
+    """Opens pages in browsers of their own, and checks in the end that they did nothing they must not."""
+    contexts = []
+    wrong: list[str] = []
+
+    def make(address: str, **options):
+        # A service worker would answer before the test can; what moves would cost the test machine much.
+        context = browser.new_context(**{"service_workers": "block", "reduced_motion": "reduce", **options})
+        contexts.append(context)
+        context.grant_permissions(["clipboard-read", "clipboard-write"], origin=address)
+        context.add_init_script(NETWORK)
+        page = context.new_page()
+        page.complaints = wrong
+        page.set_default_timeout(TIMEOUT_SECONDS * 1000)
+        page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: (wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on(
+            "console",
+            # That a request failed is logged by the browser itself; the page deals with it.
+            lambda entry: (
+                wrong.append(f"console: {entry.text}")
+                if entry.type == "error" and "Failed to load resource" not in entry.text
+                else None
+            ),
+        )
+        page.on(
+            "request",
+            lambda asked: (
+                None
+                if asked.url.startswith((address, "blob:", "data:"))
+                else wrong.append(f"request: {asked.url}")
+            ),
+        )
+        return page
+
+    yield make
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+@pytest.fixture
+def chat(new_page: Callable, server: Server) -> Chat:
+    """The page, opened on a desktop, with the model ready and nothing stored."""
+    return Chat(new_page(server.address), server.address).open()

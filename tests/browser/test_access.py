@@ -1,0 +1,211 @@
+"""For everyone: by keyboard, by screen reader, on a phone, in the dark, and without the network."""
+
+import gzip
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.browser.conftest import STATIC, Chat
+
+pytestmark = pytest.mark.browser
+
+AXE = Path(__file__).parents[2] / "web" / "node_modules" / "axe-core" / "axe.min.js"
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+FIRST_LOAD_BYTES = 350_000
+
+
+def serious_findings(chat) -> list[str]:
+    """What axe finds serious or critical on the page as it stands."""
+    if not AXE.is_file():
+        pytest.skip("axe-core is not installed: make web")
+    if not chat.page.evaluate("'axe' in window"):
+        chat.page.evaluate(AXE.read_text())
+    found = chat.page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
+    return [
+        f"{one['id']} ({one['impact']}): {node['html'][:160]} {node['failureSummary'][:300]}"
+        for one in found["violations"]
+        if one["impact"] in ("serious", "critical")
+        for node in one["nodes"]
+    ]
+
+
+def say_with_everything(chat) -> None:
+    chat.answer_with(
+        {"chatsmith": {"parts": [{"kind": "python", "text": "1+1"}, {"kind": "output", "text": "2"}]}},
+        {
+            "content": "# Two\n\n| a | b |\n|--|--|\n| 1 | [x](https://example.org) |\n\n```python\n# no\nx = 'a' + 1\n```\n"
+        },
+    )
+    chat.say("Show me.")
+    chat.last.locator(".hljs-string").wait_for()
+    chat.page.unroute_all()
+    chat.set_up({"Longest reply": 8})
+    chat.say("And now you.")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious_in_any_view(new_page, server, scheme):
+    chat = Chat(new_page(server.address, color_scheme=scheme), server.address).open()
+    found = {"beginning": serious_findings(chat)}
+    say_with_everything(chat)
+    found["conversation"] = serious_findings(chat)
+    chat.page.get_by_role("button", name="Look inside").click()
+    chat.last.locator(".token").first.click()
+    found["tokens"] = serious_findings(chat)
+    chat.page.keyboard.press("Escape")
+    for sheet in ("Prompt", "Settings"):
+        chat.page.get_by_role("button", name=sheet, exact=True).click()
+        chat.page.get_by_role("complementary", name=sheet).locator("p, span").first.wait_for()
+        found[sheet] = serious_findings(chat)
+    chat.message.fill("/")
+    found["commands"] = serious_findings(chat)
+    chat.message.fill("/keys")
+    chat.message.press("Enter")
+    chat.page.get_by_role("dialog", name="Keyboard shortcuts").wait_for()
+    found["shortcuts"] = serious_findings(chat)
+    assert "\n".join(f"{view}: {finding}" for view, findings in found.items() for finding in findings) == ""
+
+
+def test_a_conversation_by_keyboard_alone(chat):
+    chat.until("document.activeElement.id === 'message'")
+    chat.page.keyboard.type("/temperature 0")
+    chat.page.keyboard.press("Enter")
+    chat.page.keyboard.type("First line")
+    chat.page.keyboard.press("Shift+Enter")
+    chat.page.keyboard.type("second line")
+    chat.page.keyboard.press("Enter")
+    chat.wait()
+    assert chat.page.locator(".bubble").inner_text() == "First line\nsecond line"
+    chat.page.keyboard.press("ArrowUp")
+    chat.until("document.activeElement.value === 'First line\\nsecond line'")
+    chat.page.keyboard.press("Escape")
+    chat.until("document.activeElement.id === 'message'")
+    chat.page.keyboard.press("ArrowUp")
+    chat.until("document.activeElement.ariaLabel === 'Edit message'")
+    chat.page.keyboard.press("Control+A")
+    chat.page.keyboard.type("Edited")
+    chat.page.keyboard.press("Enter")
+    chat.page.locator(".said").get_by_text("2/2").wait_for()
+    chat.wait()
+    chat.page.keyboard.press("Control+k")
+    chat.until("document.activeElement.id === 'search'")
+    chat.page.keyboard.press("Control+Shift+o")
+    chat.page.get_by_text("Say something to your model").wait_for()
+    chat.page.locator("body").press("/")
+    chat.until("document.activeElement.id === 'message'")
+    assert chat.message.input_value() == "/"
+
+
+def test_the_focus_goes_through_the_page_in_order_and_back_to_where_it_was(chat):
+    chat.page.locator("body").press("Tab")  # from the field, whatever comes after it …
+    chat.page.evaluate("document.activeElement.blur()")
+    chat.page.keyboard.press("Tab")
+    assert chat.page.evaluate("document.activeElement.className") == "skip"
+    chat.page.keyboard.press("Enter")
+    chat.until("document.activeElement.id === 'message'")
+    order = chat.page.evaluate("""
+        [...document.querySelectorAll("button, input, textarea, select, a[href], [tabindex='0']")]
+          .filter((element) => element.tabIndex >= 0 && !element.disabled && element.checkVisibility())
+          .map((element) => (element.closest("aside, header, .transcript, .composer") ?? element).className)
+    """)
+    groups = [name for index, name in enumerate(order) if index == 0 or order[index - 1] != name]
+    assert groups == ["skip", "sidebar", "header", "transcript", "composer"]
+    chat.page.get_by_role("button", name="Settings", exact=True).focus()
+    chat.page.keyboard.press("Enter")
+    chat.until("document.activeElement.closest('.sheet') !== null")
+    chat.page.keyboard.press("Escape")
+    chat.until("document.activeElement.ariaLabel === 'Settings'")
+
+
+def test_a_reply_is_announced_once_when_it_is_whole(chat):
+    chat.set_up({"Longest reply": 6})
+    chat.page.evaluate("""
+        window.heard = [];
+        const region = document.querySelector("#app > .visually-hidden[role=status]");
+        new MutationObserver(() => heard.push(region.textContent)).observe(region,
+          { childList: true, characterData: true, subtree: true });
+    """)
+    chat.say("Hello!")
+    chat.until("heard.length > 0")
+    heard = list(filter(None, chat.page.evaluate("heard")))
+    assert len(heard) == 1
+    assert heard[0].startswith("Reply")
+
+
+def test_on_a_phone_everything_fits_and_can_be_reached(new_page, server):
+    chat = Chat(new_page(server.address, **PHONE), server.address).open()
+
+    def overflow() -> int:
+        return chat.page.evaluate("document.documentElement.scrollWidth - innerWidth")
+
+    assert overflow() <= 0
+    chat.answer_with(
+        {
+            "content": "| "
+            + " | ".join("abcdefghij")
+            + " |\n|"
+            + "--|" * 10
+            + "\n\n```\n"
+            + "x" * 200
+            + "\n```"
+        }
+    )
+    chat.say("Something wide, with_a_word_that_has_no_place_to_be_broken_" + "x" * 60)
+    chat.page.unroute_all()
+    assert overflow() <= 0
+    chat.set_up({"Longest reply": 6})
+    chat.say("Hello!")
+    chat.page.get_by_role("button", name="Look inside").tap()
+    chat.last.locator(".token").nth(2).tap()
+    box = chat.last.locator(".inspector").bounding_box()
+    assert box is not None
+    assert box["x"] >= 0 and box["x"] + box["width"] <= 390 and box["y"] + box["height"] <= 844
+    chat.last.locator(".alternative").first.tap()
+    chat.last.get_by_text("2/2").wait_for()
+    chat.page.get_by_role("button", name="Show conversations").tap()
+    drawer = chat.page.get_by_role("dialog", name="Conversations")
+    drawer.get_by_role("button", name="New conversation").tap()
+    drawer.wait_for(state="detached")
+    chat.page.get_by_text("Say something to your model").wait_for()
+    assert overflow() <= 0
+
+
+def test_the_chosen_theme_holds_from_the_first_paint(chat):
+    paper = "getComputedStyle(document.documentElement).backgroundColor"
+    light = chat.page.evaluate(paper)
+    chat.page.get_by_role("radio", name="Dark").check(force=True)
+    dark = chat.page.evaluate(paper)
+    assert light != dark
+    chat.page.route("**/assets/*.js", lambda route: route.abort())  # only what runs before the first paint
+    chat.page.reload()
+    assert chat.page.evaluate("document.documentElement.dataset.theme") == "dark"
+
+
+def test_once_opened_it_opens_without_the_server(new_page, server):
+    """Conversations can be read; what needs the model says so."""
+    chat = Chat(new_page(server.address, service_workers="allow"), server.address).open()
+    chat.set_up({"Longest reply": 5})
+    chat.say("Remember this")
+    said = chat.text()
+    chat.page.evaluate("navigator.serviceWorker.ready.then(() => true)")
+    chat.until("navigator.serviceWorker.controller !== null")
+    chat.page.context.set_offline(True)
+    chat.page.reload()
+    chat.last.wait_for()
+    assert chat.text() == said
+    chat.page.get_by_text("not reachable").wait_for()
+    chat.page.context.set_offline(False)
+    chat.page.locator(".model-picker.is-ready").wait_for()
+
+
+def test_the_first_load_is_small():
+    """Formulas and colours of code come when they are needed."""
+    index = (STATIC / "index.html").read_text() if (STATIC / "index.html").is_file() else None
+    if index is None:
+        pytest.skip("the web chat is not built: make web")
+    files = set(re.findall(r'(?:src|href)="\./(assets/[^"]+|theme\.js)"', index))
+    assert any(name.endswith(".js") for name in files) and any(name.endswith(".css") for name in files)
+    size = sum(len(gzip.compress((STATIC / name).read_bytes())) for name in files)
+    assert size <= FIRST_LOAD_BYTES
+    assert "https://" not in index and "http://" not in index

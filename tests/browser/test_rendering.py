@@ -1,0 +1,174 @@
+"""What a model writes is shown as it means it, and never runs."""
+
+import pytest
+
+pytestmark = pytest.mark.browser
+
+MARKDOWN = """\
+# Title
+
+| left | right |
+|------|------:|
+| a    |    1  |
+
+```python
+def answer(): return 42
+```
+
+Euler: $e^{i\\pi} + 1 = 0$, and displayed:
+
+$$\\int_0^1 x\\,dx$$
+
+- [x] done
+- **bold** and `code`
+"""
+
+
+def test_markdown_with_tables_code_and_formulas(chat):
+    chat.answer_with({"content": MARKDOWN})
+    chat.say("Show me.")
+    reply = chat.last.locator(".markdown")
+    assert reply.locator("h1").inner_text() == "Title"
+    assert reply.locator("td").all_inner_texts() == ["a", "1"]
+    reply.locator("pre .hljs-keyword").first.wait_for()
+    reply.locator(".katex").nth(1).wait_for()
+    assert reply.locator(".katex-display").count() == 1
+    assert reply.locator("math").count() == 2, "screen readers read the formula"
+    assert reply.locator("li").first.inner_text().startswith("☑")
+
+
+def test_code_has_a_copy_button(chat):
+    chat.answer_with({"content": "```python\ndef answer():\n    return 42\n```"})
+    chat.say("Code, please.")
+    chat.last.get_by_role("button", name="Copy", exact=True).click()
+    chat.page.get_by_text("Copied.").wait_for()
+    assert chat.page.evaluate("navigator.clipboard.readText()") == "def answer():\n    return 42"
+
+
+def test_a_call_of_the_calculator_is_a_card_that_opens(chat):
+    sent: list[dict] = []
+    chat.answer_with(
+        {"chatsmith": {"parts": [{"kind": "python", "text": ""}, {"kind": "python", "text": "37+"}]}},
+        {"chatsmith": {"parts": [{"kind": "python", "text": "58"}]}},
+        {"chatsmith": {"parts": [{"kind": "output", "text": ""}, {"kind": "output", "text": "95"}]}},
+        {"content": "It is 95."},
+    )
+    chat.say("What is 37 plus 58?")
+    card = chat.last.locator(".tool-card")
+    assert card.locator("summary code").all_inner_texts() == ["37+58", "95"]
+    assert "It is 95." in chat.text()
+    assert not card.locator("dl").is_visible()
+    card.locator("summary").click()
+    assert card.locator("dd").all_inner_texts() == ["37+58", "95"]
+    chat.page.unroute_all()
+    chat.page.on(
+        "request", lambda asked: sent.append(asked.post_data_json) if "completions" in asked.url else None
+    )
+    chat.set_up({"Longest reply": 3})
+    chat.say("Thank you.")
+    parts = [
+        {"kind": "python", "text": "37+58"},
+        {"kind": "output", "text": "95"},
+        {"kind": "text", "text": "It is 95."},
+    ]
+    assert sent[0]["messages"][1]["chatsmith"] == {"parts": parts}
+
+
+INJECTIONS = [
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "<svg onload=alert(1)><script>alert(1)</script></svg>",
+    "<svg><animate onbegin=alert(1) attributeName=x dur=1s>",
+    "<svg><use href='data:image/svg+xml,<svg id=x onload=alert(1)>#x'></svg>",
+    "<math><mtext><table><mglyph><style><img src=x onerror=alert(1)></style></mglyph></table></mtext></math>",
+    "<iframe src='javascript:alert(1)'></iframe>",
+    "<iframe srcdoc='<script>parent.alert(1)</script>'></iframe>",
+    "<object data='javascript:alert(1)'></object><embed src='javascript:alert(1)'>",
+    "<a href='javascript:alert(1)'>press</a>",
+    "<form action='https://example.org'><input name=a><button>press</button></form>",
+    "<body onload=alert(1)><meta http-equiv=refresh content='0;url=https://example.org'>",
+    "<link rel=stylesheet href='https://example.org/x.css'><base href='https://example.org/'>",
+    "<style>@import 'https://example.org/x.css'; body { background: url(https://example.org/x.png) }</style>",
+    "<details open ontoggle=alert(1)><summary>x</summary></details>",
+    "<video src=x onerror=alert(1)></video><audio src=x onerror=alert(1)></audio>",
+    "<noscript><p title='</noscript><img src=x onerror=alert(1)>'></noscript>",
+    "<template><img src=x onerror=alert(1)></template>",
+    "<div style='background:url(https://example.org/x.png)'>x</div>",
+    "<img src='https://example.org/track.png'>",
+    "[press](javascript:alert(1))",
+    "[press](JaVaScRiPt:alert(1))",
+    "[press](data:text/html,<script>alert(1)</script>)",
+    "[press](vbscript:alert(1))",
+    '[press](https://example.org/"onmouseover="alert(1))',
+    "[press](<javascript:alert(1)>)",
+    "[press]: javascript:alert(1)\n\n[press]",
+    "<javascript:alert(1)>",
+    "![x](https://example.org/track.png)",
+    '![x](x"onerror="alert(1))',
+    "![x](data:image/svg+xml;base64,PHN2ZyBvbmxvYWQ9YWxlcnQoMSk+)",
+    "```html\n<img src=x onerror=alert(1)>\n```",
+    '```"><img src=x onerror=alert(1)>\ncode\n```',
+    "```python\n</code></pre><img src=x onerror=alert(1)>\n```",
+    "`<img src=x onerror=alert(1)>`",
+    "| <img src=x onerror=alert(1)> |\n|---|\n| <script>alert(1)</script> |",
+    "$\\href{javascript:alert(1)}{press}$",
+    "$\\includegraphics{https://example.org/x.png}$",
+    "$\\htmlData{x=y}{<img src=x onerror=alert(1)>}$",
+    "$$\\text{<img src=x onerror=alert(1)>}$$",
+    "$\\def\\x{\\x\\x}\\x$",
+    "&lt;img src=x onerror=alert(1)&gt; &#60;script&#62;alert(1)&#60;/script&#62;",
+    "<p id=app>clobbered</p><input name=body><a id=location href=//example.org>x</a>",
+    "\u0000<scr\u0000ipt>alert(1)</scr\u0000ipt>",
+]
+
+
+def test_nothing_that_a_reply_says_runs_loads_or_leads_away(chat):
+    """All of them in one reply, and each in a block of its own; `chat` fails on dialogs, errors and requests."""
+    chat.answer_with(*({"content": f"{injection}\n\n"} for injection in INJECTIONS))
+    chat.say("Attack!")
+    chat.last.locator(".katex").first.wait_for()
+    chat.page.wait_for_timeout(300)
+    found = chat.last.locator(".markdown").evaluate("""
+        (root) => {
+          const allowed = new Set(("class href target rel type tabindex align start style aria-hidden data-language xmlns " +
+            "encoding display width height viewBox preserveAspectRatio d mathvariant stretchy fence separator lspace rspace " +
+            "minsize maxsize scriptlevel displaystyle columnalign columnspacing rowspacing accent depth").split(" "));
+          const wrong = [];
+          for (const element of root.querySelectorAll("*")) {
+            if (/^(script|img|iframe|object|embed|form|input|style|link|meta|base|video|audio|template|animate|use|details|a)$/i
+                .test(element.tagName) && !(element.tagName === "A" && /^(https?|mailto):/.test(element.getAttribute("href") ?? "")
+                && element.rel.includes("noopener")))
+              wrong.push(element.outerHTML.slice(0, 120));
+            for (const { name, value } of element.attributes)
+              if (!allowed.has(name) || /javascript:|url\\(/i.test(value)) wrong.push(`${name}=${value}`.slice(0, 120));
+          }
+          return wrong;
+        }""")
+    assert found == []
+    assert "<script>alert(1)</script>" in chat.text(), "HTML is shown as it was written"
+    for link in chat.last.locator(".markdown a").all():
+        assert link.get_attribute("target") == "_blank"
+    assert chat.page.evaluate("document.querySelector('#app').contains(document.querySelector('.reply'))")
+
+
+def test_the_policy_would_stop_what_cleaning_missed(chat):
+    """The second wall, tried without the first."""
+    chat.page.evaluate("""
+        window.hit = [];
+        window.alert = () => hit.push("ran");
+        document.addEventListener("securitypolicyviolation", (event) => hit.push(event.effectiveDirective));
+        const box = document.createElement("div");
+        box.innerHTML = "<img src=x: onerror=alert(1)><img src=https://example.org/x.png>";
+        document.body.append(box);
+    """)
+    chat.until("hit.length >= 2")
+    hit = set(chat.page.evaluate("hit"))
+    assert "ran" not in hit
+    assert hit == {"script-src-attr", "img-src"}
+    chat.page.complaints.clear()
+
+
+def test_what_a_person_types_is_shown_as_typed(chat):
+    chat.set_up({"Longest reply": 2})
+    chat.say("<b>bold</b> **not bold**\n  <|assistant_end|>")
+    assert chat.page.locator(".bubble").inner_text() == "<b>bold</b> **not bold**\n  <|assistant_end|>"

@@ -1,0 +1,266 @@
+"""Talking: what is sent arrives, streams, stops, goes on, branches, and is still there after a reload."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.browser
+
+
+def test_a_first_message_is_answered_with_figures(chat):
+    chat.say("Hello! Who are you?")
+    assert chat.page.locator(".bubble").inner_text() == "Hello! Who are you?"
+    assert chat.text() != ""
+    figures = chat.last.locator(".figures").inner_text()
+    assert re.search(r"\d+ tokens", figures)
+    assert "tokens/s" in figures
+    assert "first in" in figures
+    assert re.search(r"context \d+ of 128", figures)
+
+
+def test_a_suggestion_is_a_message(chat):
+    suggestion = chat.page.get_by_role("list", name="Suggestions").get_by_role("button").first
+    suggestion.click()
+    chat.wait()
+    assert chat.page.locator(".bubble").inner_text() == "Hello! Who are you?"
+
+
+def test_a_reply_is_seen_while_it_is_written(chat):
+    chat.page.evaluate("Object.assign(network, { delay: 20, endless: true })")
+    chat.page.evaluate("""
+        window.lengths = new Set();
+        new MutationObserver(() => {
+          const reply = document.querySelector(".reply .markdown");
+          if (reply) lengths.add(reply.textContent.length);
+        }).observe(document.body, { childList: true, characterData: true, subtree: true });
+    """)
+    chat.say("Hello!")
+    assert chat.page.evaluate("lengths.size") > 5
+
+
+def test_a_stopped_reply_is_kept_and_goes_on_where_it_was(chat):
+    chat.page.evaluate("Object.assign(network, { delay: 50, endless: true })")
+    chat.message.fill("Tell me a story.")
+    chat.message.press("Enter")
+    chat.until("document.querySelector('.reply .markdown')?.textContent.length > 3")
+    chat.page.keyboard.press("Escape")
+    chat.wait()
+    assert "Stopped." in chat.last.inner_text()
+    stopped = chat.last.locator(".markdown").first.inner_text()
+    chat.page.evaluate("network.delay = 0")
+    chat.last.locator(".remedies").get_by_role("button", name="Continue").click()
+    chat.wait()
+    continued = chat.last.locator(".markdown").first.inner_text()
+    assert continued.startswith(stopped.rstrip("�"))
+    assert len(continued) > len(stopped)
+    assert chat.replies.count() == 1
+
+
+def test_a_reply_cut_off_at_the_limit_can_be_continued(chat):
+    chat.set_up({"Longest reply": 5})
+    chat.say("Hello!")
+    assert "Cut off at the limit on tokens" in chat.last.inner_text()
+    assert "5 tokens" in chat.last.locator(".figures").inner_text()
+    chat.last.locator(".remedies").get_by_role("button", name="Continue").click()
+    chat.page.get_by_text("10 tokens").wait_for()
+
+
+def test_regenerating_makes_a_branch_to_step_through(chat):
+    chat.say("Hello!")
+    first = chat.text()
+    chat.button("Regenerate").click()
+    chat.last.get_by_text("2/2").wait_for()
+    chat.wait()
+    second = chat.text()
+    chat.button("Earlier version").click()
+    chat.last.get_by_text("1/2").wait_for()
+    assert chat.text() == first
+    chat.button("Later version").click()
+    assert chat.text() == second
+
+
+def test_editing_a_message_branches_the_conversation_there(chat):
+    chat.set_up({"Longest reply": 4})
+    chat.say("One")
+    chat.say("Two")
+    first = chat.page.locator(".said").first
+    first.hover()
+    first.get_by_role("button", name="Edit message").click()
+    field = chat.page.get_by_role("textbox", name="Edit message")
+    assert field.input_value() == "One"
+    field.fill("Another one")
+    field.press("Enter")
+    chat.page.get_by_text("Another one").wait_for()
+    chat.wait()
+    assert chat.page.locator(".bubble").all_inner_texts() == ["Another one"]
+    first.get_by_role("button", name="Earlier version").click()
+    assert chat.page.locator(".bubble").all_inner_texts() == ["One", "Two"]
+
+
+def test_deleting_a_message_takes_what_follows_and_can_be_undone(chat):
+    chat.set_up({"Longest reply": 4})
+    chat.say("One")
+    chat.say("Two")
+    second = chat.page.locator(".said").nth(1)
+    second.hover()
+    second.get_by_role("button", name="Delete message").click()
+    assert chat.page.locator(".bubble").all_inner_texts() == ["One"]
+    chat.page.get_by_role("button", name="Undo").click()
+    assert chat.page.locator(".bubble").all_inner_texts() == ["One", "Two"]
+
+
+def test_a_reload_keeps_conversation_and_branches(chat):
+    chat.set_up({"Longest reply": 6})
+    chat.say("Hello!")
+    chat.button("Regenerate").click()
+    chat.last.get_by_text("2/2").wait_for()
+    chat.wait()
+    chat.button("Earlier version").click()
+    before = chat.text()
+    chat.page.reload()
+    chat.last.get_by_text("1/2").wait_for()
+    assert chat.text() == before
+    chat.open()  # without the conversation's address
+    chat.page.get_by_role("button", name="Hello!", exact=True).click()
+    chat.last.get_by_text("1/2").wait_for()
+
+
+def test_a_reply_under_way_when_the_page_closes_is_not_lost(chat):
+    chat.page.evaluate("Object.assign(network, { delay: 60, endless: true })")
+    chat.message.fill("Hello!")
+    chat.message.press("Enter")
+    chat.until("document.querySelector('.reply .markdown')?.textContent.length > 3")
+    chat.page.reload()
+    chat.page.get_by_text("The page was closed in the middle of this reply.").wait_for()
+    chat.last.locator(".remedies").get_by_role("button", name="Continue").click()
+    chat.wait()
+    assert "closed in the middle" not in chat.last.inner_text()
+
+
+def test_conversations_are_found_renamed_and_deleted(chat):
+    chat.set_up({"Longest reply": 3})
+    chat.say("About apples")
+    chat.page.get_by_role("button", name="New conversation").first.click()
+    chat.say("About pears")
+    entries = chat.page.locator(".entry-title")
+    assert entries.all_inner_texts() == ["About pears", "About apples"]
+    search = chat.page.get_by_label("Search conversations")
+    search.fill("APPLES")
+    chat.until("document.querySelectorAll('.entry').length === 1")
+    assert entries.all_inner_texts() == ["About apples"]
+    search.fill("")
+    chat.page.get_by_role("button", name="Actions for About apples").click(force=True)
+    chat.page.get_by_role("menuitem", name="Rename").click()
+    chat.page.get_by_label("New title").fill("Fruit")
+    chat.page.keyboard.press("Enter")
+    chat.page.get_by_role("button", name="Fruit", exact=True).click()
+    assert chat.page.locator(".bubble").inner_text() == "About apples"
+    chat.page.get_by_role("button", name="Actions for Fruit").click()
+    chat.page.get_by_role("menuitem", name="Delete").click()
+    assert entries.all_inner_texts() == ["About pears"]
+    chat.page.get_by_role("button", name="Undo").click()
+    chat.page.get_by_role("button", name="Fruit", exact=True).wait_for()
+
+
+def test_what_was_exported_can_be_imported(chat, tmp_path):
+    chat.set_up({"Longest reply": 5})
+    chat.say("Keep this")
+    chat.button("Regenerate").click()
+    chat.last.get_by_text("2/2").wait_for()
+    chat.wait()
+    said = chat.text()
+    files: dict[str, Path] = {}
+    for name, suffix in (("Export as JSON", "json"), ("Export as Markdown", "md")):
+        chat.page.get_by_role("button", name="This conversation").click()
+        with chat.page.expect_download() as download:
+            chat.page.get_by_role("menuitem", name=name).locator("visible=true").click()
+        assert download.value.suggested_filename == f"Keep-this.{suffix}"
+        files[suffix] = tmp_path / download.value.suggested_filename
+        download.value.save_as(files[suffix])
+    exported = json.loads(files["json"].read_text())
+    assert len(exported["conversations"][0]["messages"]) == 3
+    chat.page.get_by_role("button", name="This conversation").click()
+    chat.page.get_by_role("menuitem", name="Delete conversation").click()
+    chat.page.get_by_text("Say something to your model").wait_for()
+
+    def take_in(file: Path) -> None:
+        chat.page.get_by_role("button", name="All conversations").click()
+        with chat.page.expect_file_chooser() as chooser:
+            chat.page.get_by_role("menuitem", name="Import from files").click()
+        chooser.value.set_files(file)
+
+    take_in(files["json"])
+    chat.last.get_by_text("2/2").wait_for()
+    assert chat.text() == said
+    take_in(files["md"])
+    chat.until("document.querySelectorAll('.entry').length === 2")
+    chat.last.wait_for()
+    assert chat.page.locator(".bubble").inner_text() == "Keep this"
+    assert chat.last.get_by_text("2/2").count() == 0
+    wrong = tmp_path / "wrong.json"
+    wrong.write_text("{}")
+    take_in(wrong)
+    chat.page.get_by_text("wrong.json: This JSON file was not exported by chatsmith.").wait_for()
+
+
+def test_a_seed_makes_replies_repeatable(chat):
+    chat.set_up({"Seed": 7, "Longest reply": 12, "Temperature": 1.5})
+    chat.say("Hello!")
+    first = chat.text()
+    chat.button("Regenerate").click()
+    chat.last.get_by_text("2/2").wait_for()
+    chat.wait()
+    assert chat.text() == first
+    chat.set_up({"Seed": 8})
+    chat.button("Regenerate").click()
+    chat.last.get_by_text("3/3").wait_for()
+    chat.wait()
+    assert chat.text() != first
+
+
+def test_settings_belong_to_their_conversation_and_are_sent(chat):
+    sent: list[dict] = []
+    chat.page.on(
+        "request", lambda asked: sent.append(asked.post_data_json) if "completions" in asked.url else None
+    )
+    chat.set_up({"Temperature": 0.3, "Top-k": 7, "Longest reply": 3})
+    chat.page.get_by_role("button", name="Settings", exact=True).click()
+    chat.page.get_by_label("System prompt").fill("Be brief.")
+    chat.page.get_by_label("Stop at").fill("END\nSTOP")
+    chat.page.get_by_label("Stop at").blur()
+    chat.page.get_by_role("button", name="Close settings").click()
+    chat.say("Hello!")
+    assert sent[-1]["messages"][0] == {"role": "system", "content": "Be brief."}
+    wanted = {"temperature": 0.3, "top_k": 7, "max_completion_tokens": 3, "stop": ["END", "STOP"]}
+    assert {name: sent[-1].get(name) for name in wanted} == wanted
+    chat.page.get_by_role("button", name="New conversation").first.click()
+    chat.say("Hello!")
+    assert sent[-1]["messages"] == [{"role": "user", "content": "Hello!"}]
+    assert "temperature" not in sent[-1]
+
+
+def test_when_the_context_is_full_the_oldest_turns_are_left_out_and_it_shows(chat):
+    for number in range(4):
+        chat.say(f"Message number {number}: tell me something long, please.")
+    chat.page.get_by_text("The model no longer sees what is above").wait_for()
+    assert "oldest turns" in chat.page.locator(".gauge").inner_text()
+    assert chat.page.locator(".bubble").count() == 4
+
+
+def test_commands_after_a_slash(chat):
+    chat.message.fill("/te")
+    assert chat.page.get_by_role("option").all_inner_texts()[0].startswith("/temperature")
+    chat.message.press("Enter")
+    assert chat.message.input_value() == "/temperature "
+    chat.message.press_sequentially("0.25")
+    chat.message.press("Enter")
+    chat.page.get_by_text("The temperature is 0.25 from now on.").wait_for()
+    chat.message.fill("/settings")
+    chat.message.press("Enter")
+    assert chat.page.get_by_role("spinbutton", name="Temperature").input_value() == "0.25"
+    chat.message.fill("/system You are brief.")
+    chat.message.press("Enter")
+    assert chat.page.get_by_label("System prompt").input_value() == "You are brief."
+    assert chat.replies.count() == 0
