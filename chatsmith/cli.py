@@ -66,6 +66,7 @@ AROUND = (
         "bench_infer",
     ),
     Command("bench train", "how fast this machine trains, and its share of the possible", "bench", "bench"),
+    Command("bench serve", "how a server holds up under load", "bench_serve", "bench_serve"),
     Command(
         "bench rl",
         "how fast rollouts are in one batch, beside one question at a time",

@@ -187,7 +187,7 @@ def start_server() -> Iterator[Callable[..., RunningServer]]:
 @pytest.fixture(scope="session")
 def server(start_server: Callable[..., RunningServer], bundle: Path) -> RunningServer:
     """The server that most tests share: without keys, and never stopped by them."""
-    flags = ("--max-running", MAX_RUNNING, "--kv-tokens", KV_TOKENS, "--max-queue", 600)
+    flags = ("--max-running", MAX_RUNNING, "--kv-tokens", KV_TOKENS, "--max-queue", 2000)
     return start_server(bundle, *flags).wait_until_ready()
 
 
