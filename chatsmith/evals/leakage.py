@@ -71,8 +71,9 @@ class LeakageCheck:
         self._numbers: dict[str, int] = {}
         # A random number stands for each word; a sequence is hashed by a polynomial in them.
         self._values = np.zeros(1, dtype=np.uint64)
-        sequences = [self._sequences(text, learn=True) for one in test_sets for text in one.texts]
-        self._known = np.unique(np.concatenate([*sequences, np.zeros(0, dtype=np.uint64)]))
+        self._of_items = [[self._sequences(text, learn=True) for text in one.texts] for one in test_sets]
+        all_sequences = [sequences for items in self._of_items for sequences in items]
+        self._known = np.unique(np.concatenate([*all_sequences, np.zeros(0, dtype=np.uint64)]))
         self._seen = np.zeros(len(self._known), dtype=bool)
 
     def read(self, texts: Iterable[str]) -> Iterator[int]:
@@ -90,10 +91,9 @@ class LeakageCheck:
     def report(self) -> list[Overlap]:
         """What was found in all that was read."""
         overlaps = []
-        for one in self._test_sets:
+        for one, items in zip(self._test_sets, self._of_items, strict=True):
             overlap = Overlap(one.name, len(one.texts), 0)
-            for text in one.texts:
-                sequences = self._sequences(text, learn=False)
+            for text, sequences in zip(one.texts, items, strict=True):
                 if not len(sequences):
                     overlap.too_short += 1
                     continue
@@ -109,7 +109,7 @@ class LeakageCheck:
     def _sequences(self, text: str, *, learn: bool) -> np.ndarray:
         """(n - 12,) hashes of the sequences of 13 words of a text; those with a word unknown to all test sets are left
         out, unless `learn` makes every word known."""
-        words = _WORD_OR_MARK.findall(text.casefold())
+        words = (_WORD if learn else _WORD_OR_MARK).findall(text.casefold())
         numbers = self._numbers
         if learn:
             indices = [numbers.setdefault(word, len(numbers) + 1) for word in words]

@@ -128,11 +128,14 @@ def _show_tasks(result: SuiteResult, took: str, reporter: Reporter) -> None:
     columns = ["task", "right", "95 % interval", "chance", "centred", "items", "time", ""]
     reporter.table(f"{name}, in {took}", columns, rows)
     reporter.line(f"{name}: {_mean_in_words(found)}")
+    notes: dict[str, list[str]] = {}
     for task, score in found["tasks"].items():
         for label in (key for key in score if key.startswith("pass@")):
             reporter.line(f"{task}, {label}: {_percent(score[label])}")
         for note in score.get("notes", ()):
-            reporter.notice(f"{task}: {note}")
+            notes.setdefault(note, []).append(task)
+    for note, tasks in notes.items():
+        reporter.notice(f"{', '.join(tasks)}: {note}")
 
 
 def _beyond_chance(score: dict[str, Any]) -> str:

@@ -100,9 +100,9 @@ def notes_on(folder: Path, path: str, num_cropped: int, total: int) -> tuple[str
     """What a reader of the score must know: about the file, and about prompts that did not fit."""
     notes = [note_about(find_file(folder, path), path)]
     if num_cropped:
-        notes.append(
-            f"{num_cropped:,} of {total:,} prompts are longer than the context and lost their beginning"
-        )
+        # By tenths, so that tasks that lose about as much share a line.
+        share = "all" if num_cropped == total else f"about {max(1, round(10 * num_cropped / total))}0 %"
+        notes.append(f"{share} of the prompts are longer than the context and lost their beginning")
     return tuple(note for note in notes if note)
 
 
