@@ -11,7 +11,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from chatsmith.engine.constraints import Constraint
 from chatsmith.engine.request import FinishReason, Request, Sampling, TokenLogprob
@@ -39,6 +39,9 @@ class Setup:
     tokens_per_step: int = 256
     kv_tokens: int | None = None
     prefix_caching: bool = True
+    quantize: Literal["bf16", "int8"] | None = None
+    tokens_beside_decoding: int = 0
+    """0 is CPU_TOKENS_BESIDE_DECODING on a CPU, and no limit elsewhere."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,9 @@ from chatsmith.runtime.errors import UserError
 from chatsmith.serve.protocol import Channel, Closed, Figures, Job, Message, ModelInfo, Output, Setup
 from chatsmith.tools.calculator import calculator_tool
 
+CPU_TOKENS_BESIDE_DECODING = 32
+"""A CPU is slow at prompts: this many tokens of them take about as long as one token for each of the others."""
+
 BLOCK_SIZE = 16
 """Tokens of a block of the key-value pool."""
 
@@ -56,12 +59,15 @@ def load(setup: Setup) -> tuple[Engine, ModelInfo]:
     path = resolve_bundle(Path(setup.path))
     runtime = detect_runtime(_device(setup), setup.dtype)
     bundle = load_bundle(path, device=runtime.device, dtype=runtime.compute_dtype)
+    beside = CPU_TOKENS_BESIDE_DECODING if runtime.device.type == "cpu" else None
     engine = Engine(
         bundle.model,
         bundle.tokenizer,
         tool=calculator_tool,
         max_running=setup.max_running,
         tokens_per_step=setup.tokens_per_step,
+        tokens_beside_decoding=setup.tokens_beside_decoding or beside,
+        quantize=setup.quantize,
         kv_tokens=setup.kv_tokens,
         block_size=BLOCK_SIZE,
         prefix_caching=setup.prefix_caching,

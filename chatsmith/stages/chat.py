@@ -72,6 +72,8 @@ class Config:
     """auto, cpu, cuda, cuda:N or mps."""
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
     """What to compute in; auto: bf16 where the hardware multiplies it."""
+    quantize: Literal["none", "bf16", "int8"] = "none"
+    """Keep the weights of the large products smaller, and so answer faster; int8 costs a little quality."""
 
     def __post_init__(self) -> None:
         for name in ("prompt", "system"):
@@ -135,6 +137,7 @@ def open_talk(config: Config) -> "tuple[Talk, Bundle]":
         tool=calculator_tool,
         max_running=1,
         kv_tokens=2 * bundle.config.context_length,
+        quantize=None if config.quantize == "none" else config.quantize,
     )
     return Talk(engine, bundle.tokenizer, sampling, config.system), bundle
 

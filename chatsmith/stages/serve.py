@@ -49,12 +49,16 @@ class Config:
     """auto, cpu, cuda, cuda:N or mps."""
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
     """What to compute in; auto: bf16 where the hardware multiplies it."""
+    quantize: Literal["none", "bf16", "int8"] = "none"
+    """Keep the weights of the large products smaller, and so answer faster; int8 costs a little quality."""
     threads: int = 0
     """CPU threads of each engine; 0 divides the cores among the engines."""
     max_running: int = 16
     """Replies that an engine writes at the same time."""
     tokens_per_step: int = 256
     """Tokens that an engine computes at once; more reads prompts faster, and lets the others wait longer."""
+    tokens_beside_decoding: int = 0
+    """Of these, how many may belong to prompts while other replies are written; 0 means 32 on a CPU, all elsewhere."""
     kv_tokens: int = 0
     """Tokens in an engine's key-value pool; 0 means as many as are useful and fit half of the free memory."""
     prefix_caching: bool = True
@@ -85,7 +89,7 @@ class Config:
         for name in ("replicas", "max_running", "tokens_per_step"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1")
-        for name in ("threads", "kv_tokens", "max_queue", "max_queue_tokens", "max_per_key"):
+        for name in ("threads", "tokens_beside_decoding", "kv_tokens", "max_queue", "max_queue_tokens", "max_per_key"):
             if getattr(self, name) < 0:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be 0 or more")
         for name in ("queue_seconds", "request_seconds", "read_seconds", "max_body_mib"):
@@ -165,6 +169,8 @@ def make_service(config: Config, keys: "Keys") -> "Service":
             config.tokens_per_step,
             config.kv_tokens or None,
             config.prefix_caching,
+            None if config.quantize == "none" else config.quantize,
+            config.tokens_beside_decoding,
         )
 
     models = [
