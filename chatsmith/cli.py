@@ -43,7 +43,7 @@ PIPELINE = (
     Command("pretrain", "train a model from nothing to continue text", "pretrain", "pretrain"),
     Command("sft", "teach it to hold a conversation (supervised fine-tuning)", "sft", "sft"),
     Command("rl", "let it practise what can be checked (reinforcement learning)", "rl", "rl"),
-    Command("evaluate", "measure it: bits per byte, and an exam", "evaluate", "evaluate"),
+    Command("evaluate", "measure it: bits per byte, CORE, chat skills, an exam", "evaluate", "evaluate"),
     Command("chat", "talk to it in the terminal", "chat", "chat"),
     Command("serve", "put it behind the OpenAI API and a web page", "serve", "serve"),
 )
@@ -67,6 +67,12 @@ AROUND = (
     ),
     Command("bench train", "how fast this machine trains, and its share of the possible", "bench", "bench"),
     Command("bench serve", "how a server holds up under load", "bench_serve", "bench_serve"),
+    Command(
+        "bench evaluate",
+        "how much faster CORE is scored than one example at a time",
+        "bench_evaluate",
+        "bench_evaluate",
+    ),
     Command(
         "bench rl",
         "how fast rollouts are in one batch, beside one question at a time",
