@@ -31,11 +31,11 @@ def serious_findings(chat) -> list[str]:
 
 
 def say_with_everything(chat) -> None:
+    table = "| a | b |\n|--|--|\n| 1 | [x](https://example.org) |"
+    code = "```python\n# no\nx = 'a' + 1\n```"
     chat.answer_with(
         {"chatsmith": {"parts": [{"kind": "python", "text": "1+1"}, {"kind": "output", "text": "2"}]}},
-        {
-            "content": "# Two\n\n| a | b |\n|--|--|\n| 1 | [x](https://example.org) |\n\n```python\n# no\nx = 'a' + 1\n```\n"
-        },
+        {"content": f"# Two\n\n{table}\n\n{code}\n"},
     )
     chat.say("Show me.")
     chat.last.locator(".hljs-string").wait_for()
@@ -158,6 +158,7 @@ def test_on_a_phone_everything_fits_and_can_be_reached(new_page, server):
     chat.say("Hello!")
     chat.page.get_by_role("button", name="Look inside").tap()
     chat.last.locator(".token").nth(2).tap()
+    chat.page.wait_for_timeout(500)  # it stays, though the finger has left
     box = chat.last.locator(".inspector").bounding_box()
     assert box is not None
     assert box["x"] >= 0 and box["x"] + box["width"] <= 390 and box["y"] + box["height"] <= 844

@@ -7,10 +7,10 @@ import { Icon } from "./icon";
 /** Within reach of a model of a few million parameters that was trained on the kindergarten. */
 const SUGGESTIONS: readonly (readonly [string, string])[] = [
   ["Meet", "Hello! Who are you?"],
-  ["Reckon", "What is 12 times 12?"],
+  ["Reckon", "What is 37 plus 58?"],
   ["Spell", "Spell the word garden."],
   ["Compare", "What is the opposite of day?"],
-  ["Listen", "Tell me a story about a boat."],
+  ["Listen", "Tell me a story."],
   ["Laugh", "Tell me a joke."],
 ];
 

@@ -46,7 +46,7 @@ export function Header() {
           isPressed={view.sheet.value === "settings"}
           onClick={() => view.toggleSheet("settings")}
         />
-        {bench.talk && <ConversationMenu id={bench.talk.id} />}
+        {bench.talk && !isNarrow.value && <ConversationMenu id={bench.talk.id} />}
       </div>
     </header>
   );

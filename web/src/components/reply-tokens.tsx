@@ -57,6 +57,7 @@ export function ReplyTokens({ tokens, onPick }: Props) {
     const index = indexAt(event);
     if (index !== null) {
       const isAgain = shown?.isPinned && shown.index === index;
+      clearTimeout(timer.current); // a finger that leaves the screen leaves the token, too
       setInTabOrder(index);
       setShown(isAgain ? null : { index, isPinned: true });
     }

@@ -1,6 +1,6 @@
 /** A reply of the model: what it said, as text or as tokens, and what can be done with it. */
 
-import { plainText, type Part, type Reply as ReplyMessage } from "../conversation/message";
+import { isEmpty, plainText, type Part, type Reply as ReplyMessage } from "../conversation/message";
 import { isNarrow } from "../state/screen";
 import { canResume, useWorkbench } from "../state/workbench";
 import { BranchStepper } from "./branch-stepper";
@@ -50,9 +50,11 @@ function Actions({ reply, isFolded }: { reply: ReplyMessage; isFolded: boolean }
   const { id } = reply;
   const tokens: MenuItem = { icon: "lens", label: "Show tokens", run: () => bench.view.toggleTokens(id) };
   const goOn: MenuItem = { icon: "forward", label: "Continue reply", run: () => bench.resume(id) };
+  const copy: MenuItem = { icon: "copy", label: "Copy reply", run: () => void bench.copy(plainText(reply)) };
+  const again: MenuItem = { icon: "redo", label: "Regenerate", run: () => bench.regenerate(id) };
   const actions: MenuItem[] = [
-    { icon: "copy", label: "Copy reply", run: () => void bench.copy(plainText(reply)) },
-    { icon: "redo", label: "Regenerate", run: () => bench.regenerate(id) },
+    ...(isEmpty(reply) ? [] : [copy]),
+    ...(reply.state === "failed" ? [] : [again]),
     ...(canResume(reply) ? [goOn] : []),
     ...(reply.tokens.length > 0 ? [tokens] : []),
     { icon: "prompt", label: "Show its prompt", run: () => bench.view.showPromptOf(id) },

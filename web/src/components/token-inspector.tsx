@@ -5,8 +5,8 @@ import { END_OF_REPLY, isSpecial, probability } from "../conversation/tokens";
 import { Icon } from "./icon";
 import { percent, visibleText } from "./token-text";
 
-/** Marks that a branch may begin with: the others have no place in a reply. */
-const USABLE_MARKS: ReadonlySet<string> = new Set([END_OF_REPLY, "<|python_start|>", "<|python_end|>"]);
+/** Marks that a branch may begin with. The end of a call is none: the tool answers where the model ended one itself. */
+const USABLE_MARKS: ReadonlySet<string> = new Set([END_OF_REPLY, "<|python_start|>"]);
 
 interface Props {
   token: Token;
@@ -54,7 +54,7 @@ interface RowProps {
 function AlternativeRow({ alternative, isChosen, onPick }: RowProps) {
   const chance = probability(alternative)!;
   const { text, bytes } = alternative;
-  const isUsable = !isSpecial(text) || USABLE_MARKS.has(text);
+  const isUsable = isChosen ? text !== END_OF_REPLY : !isSpecial(text) || USABLE_MARKS.has(text);
   const does = isChosen ? "Writes the rest of the reply anew" : "Goes on from this token instead";
   return (
     <li>

@@ -26,7 +26,9 @@ const CONFIG: Config = {
   ALLOW_DATA_ATTR: false,
   ALLOW_ARIA_ATTR: false,
   ALLOW_UNKNOWN_PROTOCOLS: false,
+  // What may be an address must be one of these; no other attribute here is ever read as one.
   ALLOWED_URI_REGEXP: /^(https?:\/\/|mailto:)/i,
+  ADD_URI_SAFE_ATTR: ATTRIBUTES.filter((name) => name !== "href"),
 };
 
 const purify = DOMPurify(window);

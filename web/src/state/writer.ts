@@ -49,10 +49,11 @@ export class Writer {
   branch(talk: Talk, replyId: string, index: number, alternative: Alternative): string {
     const source = talk.reply(replyId);
     const token = source.tokens[index]!;
-    const reply = this.newReply(talk, source.parent, [
-      ...source.tokens.slice(0, index),
-      pickedToken(token, alternative),
-    ]);
+    // Where the model's own choice is kept, so is what the tool answered to it.
+    const isSame = alternative.id === token.ids[0];
+    const given = isSame ? source.tokens.slice(index + 1, index + 2).filter(({ origin }) => origin === "given") : [];
+    const picked = isSame ? token : pickedToken(token, alternative);
+    const reply = this.newReply(talk, source.parent, [...source.tokens.slice(0, index), picked, ...given]);
     if (alternative.text === END_OF_REPLY) {
       talk.update(reply.id, { state: "done", figures: source.figures });
       talk.save(reply.id);
