@@ -24,6 +24,7 @@ from chatsmith.tasks.core import TASKS
 from chatsmith.text.tokenizer import Tokenizer
 
 SCORE_KEYS = {"accuracy", "centered", "n", "low", "high", "chance", "seconds", "notes"}
+LONG_TASKS = chat.WRITTEN_TASKS
 CHAT_TASKS = ["arc_easy", "arc_challenge", "mmlu", "gsm8k", "humaneval", "spelling", "kindergarten"]
 
 
@@ -264,36 +265,46 @@ def test_test_items_in_the_training_text_are_found(
 
 @pytest.mark.slow
 def test_two_processes_find_what_one_finds(
-    run: Path, small_benchmarks: Path, tmp_path: Path, subprocess_environment: dict[str, str]
+    run: Path,
+    small_benchmarks: Path,
+    tmp_path: Path,
+    subprocess_environment: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ):
     """As torchrun starts them: one JSON object, the same scores, and files written once."""
     other = shutil.copytree(run, tmp_path / "shared-out")
-    command = ["evaluate", "--suite", "all", "--max-examples", "5", "--json", "--device", "cpu"]
-    command += ["--eval-data", str(small_benchmarks)]
+    argv = [sys.executable, "-m", "chatsmith", "evaluate", str(other), "--eval-data", str(small_benchmarks)]
+    argv += ["--suite", "all", "--max-examples", "3", "--json", "--device", "cpu"]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
 
-    def start(folder: Path, **more: str) -> subprocess.Popen[str]:
-        argv = [sys.executable, "-m", "chatsmith", command[0], str(folder), *command[1:]]
-        environment = {**subprocess_environment, "XDG_CACHE_HOME": str(tmp_path), **more}
-        return subprocess.Popen(
-            argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    environment = {**subprocess_environment, "XDG_CACHE_HOME": str(tmp_path), **place}
+    ranks = [
+        subprocess.Popen(
+            argv,
+            env={**environment, "RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
-
-    ranks = [start(other, RANK=str(rank), **place) for rank in range(2)]
-    outputs = [process.communicate(timeout=200) for process in (*ranks, start(run))]
-    main, beside, alone = (out for out, _ in outputs)
-    assert beside == "" and main.count("\n") == 1, outputs
-    together, alone = json.loads(main), json.loads(alone)
+        for rank in range(2)
+    ]
+    monkeypatch.setattr(chat, "WRITTEN_TASKS", LONG_TASKS)  # as the processes have them
+    config = Config(run, suite="all", eval_data=small_benchmarks, max_examples=3, device="cpu", json=True)
+    alone = measured(capsys, config)
+    outputs = [process.communicate(timeout=200) for process in ranks]
+    assert outputs[1][0] == "" and outputs[0][0].count("\n") == 1, outputs
+    together = json.loads(outputs[0][0])
     for suite in ("core", "chat"):
         assert together[suite]["tasks"].keys() == alone[suite]["tasks"].keys()
         for name, score in alone[suite]["tasks"].items():
             assert together[suite]["tasks"][name]["accuracy"] == score["accuracy"], name
     assert together["base"]["bits_per_byte"] == pytest.approx(alone["base"]["bits_per_byte"], rel=1e-6)
     transcripts = [
-        json.loads((folder / "evals/pretrain-exam-5.json").read_text())["transcript"]
+        json.loads((folder / "evals/pretrain-exam-3.json").read_text())["transcript"]
         for folder in (run, other)
     ]
     assert transcripts[0] == transcripts[1]
