@@ -42,10 +42,10 @@ def metrics_of(run: Path, stage: str) -> list[dict]:
 
 
 def test_every_stage_leaves_its_outputs(tiny_run):
-    for stage in ("pretrain", "sft"):
+    for stage in ("pretrain", "sft", "rl"):
         assert {path.name for path in (tiny_run / stage / "bundle").iterdir()} == BUNDLE
     assert {"tokenizer.json", "done.json"} <= {path.name for path in (tiny_run / "tokenizer").iterdir()}
-    for stage in ("data", "tokenizer", "pretrain", "sft"):
+    for stage in ("data", "tokenizer", "pretrain", "sft", "rl"):
         assert json.loads((tiny_run / stage / "done.json").read_text())["facts"]
     config = json.loads((tiny_run / "sft" / "bundle" / "config.json").read_text())
     assert config["format_version"] == 1
@@ -62,10 +62,12 @@ def test_metrics_have_a_line_a_step_and_a_score_at_every_evaluation(tiny_run):
 
 
 def test_evaluations_are_written_as_json(tiny_run):
-    base = json.loads(next((tiny_run / "evals").glob("sft-base*.json")).read_text())
-    exam = json.loads(next((tiny_run / "evals").glob("sft-exam*.json")).read_text())
+    base = json.loads(next((tiny_run / "evals").glob("rl-base*.json")).read_text())
+    exam = json.loads(next((tiny_run / "evals").glob("rl-exam*.json")).read_text())
+    practice = json.loads((tiny_run / "evals" / "rl.json").read_text())
     assert 0 < base["result"]["bits_per_byte"] < 8
     assert 0 <= exam["result"]["overall"] <= 1
+    assert practice["n"] == 8 and 0 <= practice["pass_at_1_after"] <= 1
 
 
 def test_the_same_command_again_touches_nothing(tiny_copy, run_tiny, capsys):
@@ -80,13 +82,13 @@ def test_the_same_command_again_touches_nothing(tiny_copy, run_tiny, capsys):
     run_tiny(tiny_copy)
     assert written() == before
     out = capsys.readouterr().out
-    assert out.count("(earlier)") == 4  # evaluate keeps its own record, in evals/
+    assert out.count("(earlier)") == 5  # evaluate keeps its own record, in evals/
     assert "is up to date" in out
 
 
 def test_two_runs_with_one_seed_make_the_same_models(tiny_run, run_tiny, tmp_path):
     run_tiny(tmp_path / "tiny")
-    for stage in ("pretrain", "sft"):
+    for stage in ("pretrain", "sft", "rl"):
         for name in BUNDLE - {"README.md"}:  # the card says how long it took
             first, second = (run / stage / "bundle" / name for run in (tiny_run, tmp_path / "tiny"))
             assert first.read_bytes() == second.read_bytes(), f"{stage}/{name}"
@@ -95,12 +97,13 @@ def test_two_runs_with_one_seed_make_the_same_models(tiny_run, run_tiny, tmp_pat
 def test_a_changed_setting_repeats_its_stage_and_those_after_it(tiny_copy, run_tiny, capsys):
     before = {
         stage: (tiny_copy / stage / "bundle" / "model.safetensors").read_bytes()
-        for stage in ("pretrain", "sft")
+        for stage in ("pretrain", "sft", "rl")
     }
     run_tiny(tiny_copy, "--set", "sft.seed=2")
     assert capsys.readouterr().out.count("(earlier)") == 3
     after = {stage: (tiny_copy / stage / "bundle" / "model.safetensors").read_bytes() for stage in before}
     assert after["pretrain"] == before["pretrain"] and after["sft"] != before["sft"]
+    assert after["rl"] != before["rl"]
 
 
 def test_chat_prints_the_reply_alone(tiny_run, capsys):

@@ -1,17 +1,18 @@
 """Problems for reinforcement learning: the checkable skills that a fine-tuned model has not mastered.
 
-They come from the exam's own generators, narrowed to what is hard for it: copying (rows of words, capital letters,
-repeating), counting how often to say a word, spelling, sums in little stories. What is right is decided by the
-problem's rule alone; no model reply is shown. Splits go by the same keys as everything else here: practice has
-the subjects of training, development those of development, and the test those of the exam, which neither
-fine-tuning nor practice ever asks about.
+They come from the exam's own generators, narrowed to what is hard for it (copying words in capital letters, saying a
+word so many times, repeating a sentence) with a little of what it can do, so that it keeps that up. What is right is
+decided by the problem's rule alone; no reply is shown. Rows of words to be counted are left out although they are
+hard: a call that copies the row wrong finds the right count often enough to teach wrong copying.
+
+Splits go by the same keys as everything else here: practice has the subjects of training, development those of
+development, and the test those of the exam, which neither fine-tuning nor practice ever asks about.
 """
 
 import random
 from functools import cache
 
 from chatsmith.tasks.kindergarten.arithmetic import draw_arithmetic_question
-from chatsmith.tasks.kindergarten.counting import draw_counting_question
 from chatsmith.tasks.kindergarten.instructions import draw_instruction
 from chatsmith.tasks.kindergarten.keys import Split
 from chatsmith.tasks.kindergarten.question import Question, QuestionMaker
@@ -19,7 +20,6 @@ from chatsmith.tasks.kindergarten.spelling import draw_spelling_question
 from chatsmith.tasks.task import Problem
 
 _MAKERS: dict[str, QuestionMaker] = {
-    "row": draw_counting_question,
     "upper case": draw_instruction,
     "again": draw_instruction,
     "repeat": draw_instruction,
@@ -29,7 +29,7 @@ _MAKERS: dict[str, QuestionMaker] = {
 }
 """Which generator asks the questions of a relation."""
 
-WEIGHTS = {"row": 4, "upper case": 4, "again": 3, "repeat": 3, "last word": 2, "story sum": 2, "spelling": 2}
+WEIGHTS = {"upper case": 4, "again": 4, "repeat": 3, "last word": 1, "story sum": 1, "spelling": 1}
 """How often each comes, relatively."""
 
 _SPLITS: dict[str, Split] = {"development": "development", "test": "exam"}
