@@ -22,8 +22,9 @@ from chatsmith.runtime.errors import UserError
 from chatsmith.serve.protocol import Channel, Closed, Figures, Job, Message, ModelInfo, Output, Setup
 from chatsmith.tools.calculator import calculator_tool
 
-CPU_TOKENS_BESIDE_DECODING = 32
-"""A CPU is slow at prompts: this many tokens of them take about as long as one token for each of the others."""
+CPU_TOKENS_BESIDE_DECODING = 16
+"""A CPU is slow at prompts: this many tokens of them take about as long as one token for each of the others (measured
+at depth 12, see docs/lab-log.md)."""
 
 BLOCK_SIZE = 16
 """Tokens of a block of the key-value pool."""

@@ -167,8 +167,8 @@ class _Bench:
 
         vocab_size = self.tokenizer.vocab_size - 40
         return {
-            "steady": steady_streams(self._engine(16, beside=32), vocab_size, self.reporter),
-            "random": random_load(self._engine(16, beside=32), vocab_size, self.reporter),
+            "steady": steady_streams(self._engine(16, beside=16), vocab_size, self.reporter),
+            "random": random_load(self._engine(16, beside=16), vocab_size, self.reporter),
         }
 
     def prefix(self, shared: int = 400, total: int = 444) -> dict[str, float]:

@@ -58,7 +58,7 @@ class Config:
     tokens_per_step: int = 256
     """Tokens that an engine computes at once; more reads prompts faster, and lets the others wait longer."""
     tokens_beside_decoding: int = 0
-    """Of these, how many may belong to prompts while other replies are written; 0 means 32 on a CPU, all elsewhere."""
+    """Of these, how many may belong to prompts while other replies are written; 0 means 16 on a CPU, all elsewhere."""
     kv_tokens: int = 0
     """Tokens in an engine's key-value pool; 0 means as many as are useful and fit half of the free memory."""
     prefix_caching: bool = True

@@ -13,7 +13,6 @@
 #define PANEL 4    /* rows of W at a time */
 #define AHEAD 16   /* how far in advance memory is asked for: so many rows of bytes, a quarter as many of float32 */
 #define DEPTH 1024 /* columns at a time: a panel of them is 16 KiB of float32, half a first-level cache */
-#define PARTS 2    /* of the rows of W, a thread: a core that is held up leaves its parts to the others */
 #define ROWS 3     /* most rows of x at a time: 4 x 3 sums fit into 16 registers */
 
 typedef struct {
@@ -109,7 +108,9 @@ DEFINE_ROWS(int8_t, int8, 0)
 
 void linear(float *y, const float *x, const weights *w, int64_t M, int adds) {
     product p = {y, x, w->data, w->scale, M, w->rows, w->columns, adds};
-    int64_t panels = (p.N + PANEL - 1) / PANEL, parts = PARTS * omp_get_num_threads();
+    /* One row of x is bound by memory, which likes long stretches; several by arithmetic, where a core that is held up
+       should leave its parts to the others. */
+    int64_t panels = (p.N + PANEL - 1) / PANEL, parts = (M == 1 ? 2 : 8) * omp_get_num_threads();
     int64_t share = (panels + parts - 1) / parts * PANEL;
 #pragma omp for schedule(dynamic)
     for (int64_t start = 0; start < p.N; start += share) {
