@@ -55,5 +55,9 @@ class ChunkWriter:
         return b"," + _json(fields)[1:] + b"\n\n" if fields else b"}\n\n"
 
 
+# json.dumps would make a new encoder for every chunk.
+_encoder = json.JSONEncoder(separators=(",", ":"))
+
+
 def _json(value: Any) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode()
+    return _encoder.encode(value).encode()

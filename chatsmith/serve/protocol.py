@@ -21,6 +21,7 @@ Message = dict[str, Any]
 
 _LENGTH = struct.Struct(">I")
 _READ_SIZE = 1 << 16
+_encoder = json.JSONEncoder(separators=(",", ":"))
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,7 @@ class Channel:
 
 def encode(message: Message) -> bytes:
     """A message as it goes over the socket."""
-    content = json.dumps(message, separators=(",", ":")).encode()
+    content = _encoder.encode(message).encode()
     return _LENGTH.pack(len(content)) + content
 
 

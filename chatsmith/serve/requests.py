@@ -26,7 +26,12 @@ COMPLETION_MAX_TOKENS = 16
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 IdText = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")]
-Ids = list[int]
+# Failing fast: a list of a million wrong items is one mistake, and listing the others would take seconds.
+Ids = Annotated[list[int], Field(fail_fast=True)]
+
+MAX_BIASES = 1024
+MAX_MESSAGES = 4096
+MAX_TOOLS = 128
 
 
 @dataclass(frozen=True)
@@ -65,8 +70,8 @@ class SamplingRequest(StrictModel):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    logit_bias: Annotated[dict[IdText, Bias], Field(max_length=1024)] | None = None
-    stop: StopText | Annotated[list[StopText], Field(max_length=MAX_STOPS)] | None = None
+    logit_bias: Annotated[dict[IdText, Bias], Field(max_length=MAX_BIASES)] | None = None
+    stop: StopText | Annotated[list[StopText], Field(fail_fast=True, max_length=MAX_STOPS)] | None = None
     user: Annotated[str, StringConstraints(max_length=512)] | None = None
     """Noted in the log."""
 
@@ -82,6 +87,11 @@ class SamplingRequest(StrictModel):
     @classmethod
     def read(cls, obj: dict[str, Any]) -> Self:
         """The request that `obj` holds. Raises ApiError (400) with the parameter."""
+        biases = obj.get("logit_bias")
+        if isinstance(biases, dict) and len(biases) > MAX_BIASES:
+            raise invalid(
+                f"logit_bias has {len(biases)} entries; {MAX_BIASES} at most are allowed", "logit_bias"
+            )
         request = super().read(obj)
         if request.stream_options is not None:
             if not request.stream:
@@ -147,7 +157,7 @@ class ReplyPart(StrictModel):
 class ReplyExtension(StrictModel):
     """Our own field of an assistant message."""
 
-    parts: list[ReplyPart]
+    parts: Annotated[list[ReplyPart], Field(fail_fast=True)]
 
 
 class ContentPart(StrictModel):
@@ -162,8 +172,8 @@ class ChatMessage(StrictModel):
     """One message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[ContentPart] | None = None
-    tool_calls: Annotated[list[ToolCall], Field(max_length=128)] | None = None
+    content: str | Annotated[list[ContentPart], Field(fail_fast=True)] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(fail_fast=True, max_length=128)] | None = None
     tool_call_id: str | None = None
     chatsmith: ReplyExtension | None = None
     """The reply exactly as the server wrote it, calls of the calculator included; instead of content."""
@@ -219,14 +229,14 @@ class ResponseFormat(StrictModel):
 class ChatRequest(SamplingRequest):
     """The body of POST /v1/chat/completions."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=4096)]
+    messages: Annotated[list[ChatMessage], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     """The same as max_tokens, and before it."""
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     response_format: ResponseFormat | None = None
-    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tools: Annotated[list[Tool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     prompt_cache_key: Annotated[str, StringConstraints(max_length=512)] | None = None
@@ -280,9 +290,9 @@ class CompletionRequest(SamplingRequest):
 
     prompt: (
         str
-        | Annotated[list[str], Field(max_length=MAX_PROMPTS)]
+        | Annotated[list[str], Field(fail_fast=True, max_length=MAX_PROMPTS)]
         | Ids
-        | Annotated[list[Ids], Field(max_length=MAX_PROMPTS)]
+        | Annotated[list[Ids], Field(fail_fast=True, max_length=MAX_PROMPTS)]
     )
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
@@ -319,8 +329,10 @@ class TokenizeRequest(StrictModel):
     prompt: str | None = None
     add_special_tokens: bool | None = None
     """Begin the text with `<|bos|>`; not by default."""
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=4096)] | None = None
-    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    messages: (
+        Annotated[list[ChatMessage], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)] | None
+    ) = None
+    tools: Annotated[list[Tool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     add_generation_prompt: bool | None = None
     """End with the mark after which the assistant speaks; the default."""
     continue_final_message: bool | None = None
@@ -390,7 +402,7 @@ def _refuse(
 def _refuse_unsupported_tools(obj: Mapping[str, Any]) -> None:
     """Kinds of tools, formats and message parts that OpenAI knows: refused as such, not as mistakes."""
     tools = obj.get("tools")
-    for index, tool in enumerate(tools if isinstance(tools, list) else []):
+    for index, tool in enumerate(tools[:MAX_TOOLS] if isinstance(tools, list) else []):
         if isinstance(tool, dict) and tool.get("type") == "custom":
             raise unsupported(f"tools.{index}.type", "only tools of the type function are supported")
     choice, format = obj.get("tool_choice"), obj.get("response_format")
@@ -399,7 +411,7 @@ def _refuse_unsupported_tools(obj: Mapping[str, Any]) -> None:
     if isinstance(format, dict) and format.get("type") in ("grammar", "python"):
         raise unsupported("response_format.type", "text, json_object and json_schema are supported")
     messages = obj.get("messages")
-    for index, message in enumerate(messages if isinstance(messages, list) else []):
+    for index, message in enumerate(messages[:MAX_MESSAGES] if isinstance(messages, list) else []):
         if isinstance(message, dict):
             _refuse_unsupported_message(message, f"messages.{index}")
 

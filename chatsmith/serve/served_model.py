@@ -139,6 +139,7 @@ class ServedModel:
     async def count_cached(self, prompt_ids: Sequence[int]) -> int:
         """How many ids of a prompt the prefix cache of some engine holds now."""
         ready = [replica for replica in self.replicas if replica.is_ready]
+        prompt_ids = prompt_ids[: self.loaded.info.context_length]
         return max(await asyncio.gather(*(replica.count_cached(prompt_ids) for replica in ready)), default=0)
 
     def _admit(self, jobs: Sequence[Job], record: RequestRecord) -> Ticket:

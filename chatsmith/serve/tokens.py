@@ -12,10 +12,14 @@ from chatsmith.serve.requests import DetokenizeRequest, TokenizeRequest
 from chatsmith.serve.served_model import LoadedModel
 from chatsmith.text.chat import chat_template
 
+MAX_TOKENS = 262_144
+"""An answer is an entry a token, in several lists; a longer one would keep other requests waiting."""
+
 
 def tokenize(request: TokenizeRequest, model: LoadedModel) -> dict[str, Any]:
     """The ids of a text or a conversation, and how to show them. Raises ApiError (400)."""
     tokenizer = model.tokenizer
+    param = "prompt" if request.messages is None else "messages"
     if request.messages is not None:
         ids = conversation_ids(
             request.messages,
@@ -32,6 +36,8 @@ def tokenize(request: TokenizeRequest, model: LoadedModel) -> dict[str, Any]:
         messages = []
         if request.add_special_tokens:
             ids = [tokenizer.bos_id, *ids]
+    if len(ids) > MAX_TOKENS:
+        raise invalid(f"this has {len(ids)} tokens; {MAX_TOKENS} at most can be shown", param)
     return {
         "tokens": ids,
         "count": len(ids),

@@ -116,6 +116,15 @@ WRONG: list[tuple[str, dict[str, Any], str | None, str]] = [
     (TEXT, {**CAT, "prompt": [True]}, "prompt", "invalid_value"),
     (TEXT, {**CAT, "prompt": [1.0]}, "prompt", "invalid_value"),
     (TEXT, {**CAT, "prompt": None}, "prompt", "invalid_value"),
+    (
+        TEXT,
+        {**CAT, "prompt": [True] * 500_000},
+        "prompt",
+        "invalid_value",
+    ),  # told in one reason, not in millions
+    (CHAT, said(*[{}] * 500_000), "messages.0.role", "invalid_value"),
+    (CHAT, chat(logit_bias={str(id): True for id in range(200_000)}), "logit_bias", "invalid_value"),
+    ("/tokenize", {"prompt": "\u00e9" * 200_000}, "prompt", "invalid_value"),
     (TEXT, {**CAT, "prompt": [VOCAB]}, "prompt", "invalid_value"),
     (TEXT, {**CAT, "prompt": [-1]}, "prompt", "invalid_value"),
     (TEXT, {**CAT, "prompt": [10**12]}, "prompt", "invalid_value"),
@@ -385,7 +394,6 @@ def test_an_unknown_model_is_not_found(client: httpx.Client, path: str) -> None:
         ("POST", "/v1/chat/completions/", 404, "not_found"),
         ("GET", CHAT, 405, "method_not_allowed"),
         ("DELETE", "/v1/models", 405, "method_not_allowed"),
-        ("BREW", "/v1/models", 400, "invalid_http"),
         ("POST", "/health", 405, "method_not_allowed"),
         ("POST", "/", 405, "method_not_allowed"),
     ],
