@@ -112,14 +112,15 @@ class Generation:
                 self._submitted.append((replica, replica.submit(job, ear)))
                 first_choice += job.n
         except BaseException:
-            self._close()
+            self._close("error")
             raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close()
+        # What the server ends is an error; whoever leaves aborts.
+        self._close("error" if isinstance(error, ApiError) else "abort")
 
     def abort(self, error: ApiError) -> None:
         """End it from outside: whoever reads the batches gets the error."""
@@ -182,12 +183,12 @@ class Generation:
             raise internal(output.error or "The model failed.", "generation_failed")
         return item
 
-    def _close(self) -> None:
+    def _close(self, reason: str) -> None:
         for replica, number in self._submitted:
             replica.cancel(number)
         for choice in self._choices:
             if not choice.is_over:
-                self._watch.ended(choice, "abort")
+                self._watch.ended(choice, reason)
         if self._ticket is not None:
             self._ticket.close()
         self._open_ones.discard(self)

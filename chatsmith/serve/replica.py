@@ -125,7 +125,10 @@ class Replica:
         pause = 0.0
         while self.state != "stopped":
             started = time.monotonic()
-            reason = await self._live()
+            try:
+                reason: Exception = await self._live()
+            except OSError as error:  # no memory or no process to be had
+                reason = error
             if self.state == "stopped":
                 return
             if isinstance(reason, UserError) and not self.loaded.done():
@@ -169,6 +172,9 @@ class Replica:
                 # Its own session: Ctrl-C in a terminal is for the front, which finishes replies first.
                 start_new_session=True,
             )
+        except BaseException:
+            ours.close()
+            raise
         finally:
             theirs.close()
         self.pid = process.pid
@@ -236,21 +242,24 @@ class Replica:
         log_event(
             "engine_crashed", level="error", model=self._model, replica=self._setup.index, reason=reason
         )
-        lost = unavailable(
-            "The engine stopped while it worked on this request, and is being restarted. Try again.",
-            "engine_crashed",
-            self.retry_after,
-        )
         listeners = [listener for listener, _ in self._listeners.values()]
         self._listeners.clear()
         self.num_open = 0
         for question in self._questions.values():
             if not question.done():
-                question.set_exception(lost)
+                question.set_exception(self._lost())
         self._questions.clear()
         for listener in listeners:
-            listener.fail(lost)
+            listener.fail(self._lost())
         self._on_change(self, before)
+
+    def _lost(self) -> ApiError:
+        # One for each listener: an exception that is raised in several places gathers all their tracebacks.
+        return unavailable(
+            "The engine stopped while it worked on this request, and is being restarted. Try again.",
+            "engine_crashed",
+            self.retry_after,
+        )
 
     def _forget(self, number: int) -> bool:
         entry = self._listeners.pop(number, None)

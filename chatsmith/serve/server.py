@@ -19,7 +19,7 @@ import uvicorn
 from chatsmith.runtime.errors import UserError
 from chatsmith.serve.app import create_app
 from chatsmith.serve.connection import connection_class
-from chatsmith.serve.errors import unavailable
+from chatsmith.serve.errors import ApiError, unavailable
 from chatsmith.serve.request_log import JSONHandler, log_event
 from chatsmith.serve.served_model import ServedModel
 from chatsmith.serve.service import Service
@@ -139,12 +139,16 @@ async def _drain(service: Service, stop: asyncio.Event, seconds: float, tell: Ca
                 await asyncio.sleep(0.05)
     if service.num_open:
         log_event("aborting", level="warning", open_requests=service.num_open)
-        service.abort(unavailable("The server was shut down before the reply was finished.", "shutdown", 1))
+        service.abort(_shut_down)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 while service.num_open:
                     await asyncio.sleep(0.01)
     log_event("stopped")
+
+
+def _shut_down() -> ApiError:
+    return unavailable("The server was shut down before the reply was finished.", "shutdown", 1)
 
 
 class _Front(uvicorn.Server):
@@ -169,7 +173,8 @@ def _listen(address: Address) -> socket.socket:
         found = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
-        family, kind, protocol, _, place = found[0]
+        # localhost is ::1 first on some machines, and clients then write 127.0.0.1.
+        family, kind, protocol, _, place = min(found, key=lambda one: one[0] != socket.AF_INET)
         listening = socket.socket(family, kind, protocol)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(place)

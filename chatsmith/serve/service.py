@@ -1,7 +1,7 @@
 """What all requests share: the models, the keys, the metrics, and whether the server still takes work."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -86,11 +86,11 @@ class Service:
         """Take no new work from now on."""
         self._drained_by = time.monotonic() + seconds
 
-    def abort(self, error: ApiError) -> None:
-        """End all requests under way with an error."""
+    def abort(self, make_error: Callable[[], ApiError]) -> None:
+        """End all requests under way with an error, each with its own."""
         for model in self.models.values():
             for generation in list(model.open):
-                generation.abort(error)
+                generation.abort(make_error())
 
     def cards(self) -> list[dict[str, Any]]:
         """The models as /v1/models lists them. Raises ApiError (503) while one is being loaded."""

@@ -118,8 +118,8 @@ class EngineLoop:
                     return
                 self._obey(command)
             outputs = [self._output(event) for event in self._engine.step()]
-            figures = asdict(self._figures())
-            self._channel.send({"type": "step", "outputs": outputs, "figures": figures})
+            # Not asdict, which copies deeply: 15 microseconds, at every step.
+            self._channel.send({"type": "step", "outputs": outputs, "figures": vars(self._figures())})
 
     def _obey(self, command: Message) -> None:
         if command["type"] == "submit":

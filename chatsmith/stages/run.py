@@ -26,6 +26,7 @@ from chatsmith.stages.data import KINDERGARTEN
 BUILT_IN = Path(__file__).parent.parent / "recipes"
 # The stages a recipe may name, each a module here with Config and main.
 STAGES = ("data", "tokenizer", "pretrain", "sft", "rl", "evaluate")
+OTHER_SECTIONS = ("serve",)  # kept for commands that are no part of a pipeline
 FIGURES_SHOWN = 5  # of a stage in the table of results
 LONGEST_TEXT_SHOWN = 24  # longer ones are hashes and paths
 
@@ -139,7 +140,8 @@ def configure(
     if not recipe.stages:
         raise UserError(f'the recipe {recipe.name} names no stages; add a line like stages = ["tokenizer"]')
     for name in (*recipe.stages, *recipe.sections, *overrides):
-        if name not in STAGES:
+        is_kept = name in OTHER_SECTIONS and name not in recipe.stages
+        if name not in STAGES and not is_kept:
             raise UserError(
                 f"the recipe {recipe.name} names an unknown stage {name!r}{did_you_mean(name, STAGES)}"
             )

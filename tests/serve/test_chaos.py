@@ -14,7 +14,7 @@ import pytest
 from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import Request, Sampling
 
-NUM_REQUESTS = int(os.environ.get("CHATSMITH_TEST_CHAOS", "90"))
+NUM_REQUESTS = int(os.environ.get("CHATSMITH_TEST_CHAOS", "60"))
 
 
 async def one_request(client: httpx.AsyncClient, number: int, chance: random.Random) -> str:

@@ -114,7 +114,21 @@ def test_aborting_ends_it_from_outside() -> None:
     case = Case()
     error = failure(case, lambda: case.generation.abort(invalid("enough")))
     assert error.message == "enough"
-    assert case.record.finish == ["abort"]
+    assert case.record.finish == ["error"]
+
+
+def test_whoever_leaves_aborts() -> None:
+    case = Case(n=2)
+
+    async def leave() -> None:
+        reading = asyncio.create_task(case.read(script=case.say))
+        await asyncio.sleep(0.02)
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+
+    asyncio.run(leave())
+    assert case.is_clean() and case.engine.cancelled == [0]
+    assert case.record.finish == ["abort", "abort"]
 
 
 def test_silence_is_told_as_empty_batches() -> None:

@@ -10,6 +10,7 @@ import pytest
 from chatsmith.runtime.errors import UserError
 from chatsmith.serve.errors import ApiError
 from chatsmith.serve.keys import ANONYMOUS, Keys, read_keys
+from chatsmith.stages.serve import Config, named_models
 
 KEY = "test-key-of-the-tests"
 CAT = {"prompt": "the cat", "max_tokens": 1}
@@ -56,19 +57,19 @@ def test_a_key_file_has_comments(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def guarded(
-    start_server: Callable[..., Any], roomy_bundle: Path, tmp_path_factory: pytest.TempPathFactory
+    start_server: Callable[..., Any],
+    roomy_bundle: Path,
+    bundle: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Any:
+    """A server as others would reach it, with two models."""
     file = tmp_path_factory.mktemp("keys") / "keys"
     file.write_text(f"alice={KEY}\n")
     flags = (
-        "--api-key-file",
-        file,
-        "--api-key",
-        "bob=another-key-of-the-tests",
-        "--cors-origins",
-        "https://page.example",
+        *("--api-key-file", file, "--api-key", "bob=another-key-of-the-tests", "--max-per-key", 1),
+        *("--cors-origins", "https://page.example", "--log-prompts", "--host", "0.0.0.0"),
     )
-    server = start_server(roomy_bundle, *flags, "--max-per-key", 1, "--log-prompts", "--host", "0.0.0.0")
+    server = start_server(roomy_bundle, "--name", "large", "--model", f"team/small={bundle}", *flags)
     return server.wait_until_ready()
 
 
@@ -80,7 +81,7 @@ GUARDED = [
     ("POST", "/v1/chat/completions"),
     ("POST", "/v1/completions"),
     ("GET", "/v1/models"),
-    ("GET", "/v1/models/roomy"),
+    ("GET", "/v1/models/large"),
     ("POST", "/tokenize"),
     ("POST", "/detokenize"),
     ("GET", "/tokenizer_info"),
@@ -107,7 +108,7 @@ def test_the_log_knows_the_name_and_never_the_key(guarded: Any) -> None:
     answer = httpx.post(f"{guarded.url}/v1/completions", json={**CAT, "user": "u-1"}, headers=bearer(KEY))
     assert answer.status_code == 200
     line = guarded.line_of(answer)
-    assert (line["key"], line["user"], line["model"], line["status"]) == ("alice", "u-1", "roomy", 200)
+    assert (line["key"], line["user"], line["model"], line["status"]) == ("alice", "u-1", "large", 200)
     assert line["request_id"] == answer.headers["x-request-id"]
     assert {"prompt_tokens", "completion_tokens", "ttft", "seconds", "finish"} <= line.keys()
     assert line["prompt"].endswith("the cat") and "reply" in line, "asked for by --log-prompts"
@@ -152,3 +153,41 @@ def test_a_key_has_its_share_and_no_more(guarded: Any) -> None:
     assert second.json()["error"]["code"] == "too_many_requests_per_key"
     assert 1 <= int(second.headers["retry-after"]) <= 60
     assert other.status_code == 200
+
+
+def test_each_model_answers_under_its_name(guarded: Any) -> None:
+    """Names may hold a slash, as those of others do."""
+
+    def ask(**body: Any) -> Any:
+        return httpx.post(f"{guarded.url}/v1/completions", json={**CAT, **body}, headers=bearer(KEY)).json()
+
+    listed = httpx.get(f"{guarded.url}/v1/models", headers=bearer(KEY)).json()["data"]
+    contexts = {card["id"]: card["chatsmith"]["context_length"] for card in listed}
+    assert contexts == {"large": 2048, "team/small": 256}
+    one = httpx.get(f"{guarded.url}/v1/models/team/small", headers=bearer(KEY)).json()
+    assert one == listed[1]
+    assert ask()["model"] == "large"
+    assert ask(model="team/small")["model"] == "team/small"
+    long = [1] * 300
+    assert ask(model="team/small", prompt=long)["error"]["code"] == "context_length_exceeded"
+    assert ask(model="large", prompt=long)["model"] == "large"
+    info = httpx.get(f"{guarded.url}/tokenizer_info?model=team/small", headers=bearer(KEY)).json()
+    assert info["model_max_length"] == 256
+
+
+@pytest.mark.parametrize(
+    ("config", "names"),
+    [
+        ({}, ["kindergarten"]),
+        ({"run": Path("runs/mine")}, ["mine"]),
+        ({"run": Path("runs/mine/sft/bundle")}, ["mine-sft"]),
+        ({"run": Path("runs/mine/bundle")}, ["mine"]),
+        ({"model": ("a=x", "b=y")}, ["a", "b"]),
+        ({"model": ("a=x",), "run": Path("runs/mine")}, ["mine", "a"]),
+        ({"model": ("a=x",), "name": "b"}, ["b", "a"]),
+    ],
+)
+def test_models_have_the_names_of_their_folders_or_their_own(
+    config: dict[str, Any], names: list[str]
+) -> None:
+    assert list(named_models(Config(**config))) == names

@@ -67,7 +67,7 @@ def test_an_output_survives_the_journey(output: Output) -> None:
     assert Output.from_json(json.loads(json.dumps(output.to_json()))) == output
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=25)
 @given(st.lists(st.dictionaries(st.text(), st.integers()), min_size=1, max_size=5), st.integers(1, 7))
 def test_messages_are_whole_however_they_are_cut(messages: list[dict[str, int]], size: int) -> None:
     ours, theirs = socket.socketpair()

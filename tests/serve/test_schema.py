@@ -16,7 +16,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-MAX_EXAMPLES = 15
+MAX_EXAMPLES = 8
 """An endpoint; CI has little time. A longer search: `schemathesis run URL/openapi.json`."""
 
 CHECKS = [

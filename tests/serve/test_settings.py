@@ -1,0 +1,48 @@
+"""Settings of the server: flags before environment before the run's recipe."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatsmith.cli import main as command
+from chatsmith.runtime.recipe import Recipe, read_recipe, write_recipe
+from chatsmith.runtime.run_directory import RunDirectory
+from chatsmith.stages import run as run_stage
+from chatsmith.stages import serve
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run whose recipe says how it is served."""
+    sections = {"serve": {"port": 1111, "max_queue": 7, "api_key": ["alice=sk-alice-1"]}}
+    write_recipe(tmp_path / "recipe.toml", Recipe(name="x", stages=("data",), sections=sections))
+    return tmp_path
+
+
+def test_flags_come_before_environment_before_recipe(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[serve.Config] = []
+    monkeypatch.setattr(serve, "main", seen.append)
+    environment = {"CHATSMITH_SERVE_PORT": "2222"}
+    assert command(["serve", str(run)], {}) == 0
+    assert command(["serve", str(run)], environment) == 0
+    assert command(["serve", str(run), "--port", "3333"], environment) == 0
+    assert [config.port for config in seen] == [1111, 2222, 3333]
+    assert {config.max_queue for config in seen} == {7}
+    assert seen[0].api_key == ("alice=sk-alice-1",)
+
+
+def test_a_recipe_with_a_section_for_serving_can_still_be_run(run: Path) -> None:
+    recipe = read_recipe(run / "recipe.toml")
+    configs, written = run_stage.configure(recipe, RunDirectory(run), {}, {})
+    assert list(configs) == ["data"]
+    assert written.sections["serve"] == recipe.sections["serve"]
+
+
+@pytest.mark.parametrize(("setting", "value"), [("prot", "1"), ("port", "x")])
+def test_what_is_unknown_or_mistyped_is_one_line(
+    setting: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment: dict[str, Any] = {f"CHATSMITH_SERVE_{setting.upper()}": value}
+    assert command(["serve"], environment) == 2
+    assert capsys.readouterr().err.count("\n") == 1
