@@ -1,6 +1,7 @@
 """What is measured: a bundle and the run it belongs to, or a checkpoint of transformers; and where its results go."""
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,8 @@ from chatsmith.runtime.logs import Reporter
 from chatsmith.runtime.run_directory import BUNDLE_STAGES, RunDirectory
 
 SplitName = Literal["exam", "development"]
+
+_RESULT_FILE = re.compile(r"(.+?)-(?:base|core|chat|exam)(?:-development)?(?:-\d+)?\.json$")
 
 
 @dataclass(frozen=True)
@@ -84,16 +87,20 @@ def transformers_target(path: Path) -> Target:
 
 
 def find_results(path: Path, split: SplitName, max_examples: int | None) -> ResultPlaces:
-    """Where the results of a run, of a bundle in a run, or of a folder given with --results are. Raises UserError if
-    there are none."""
+    """Where the results of a run, of a bundle in a run, or of a folder or file made by --results are. Raises UserError
+    if there are none, or those of several models."""
     if (path / "evals").is_dir():
         return ResultPlaces(path / "evals", resolve_bundle(path).parent.name, split, max_examples)
     if path.name == "bundle" and (path.parents[1] / "evals").is_dir():
         return ResultPlaces(path.parents[1] / "evals", path.parent.name, split, max_examples)
-    stages = {file.name.rsplit("-core")[0].rsplit("-chat")[0] for file in path.glob("*.json")}
-    if len(stages) == 1:
-        return ResultPlaces(path, stages.pop(), split, max_examples)
+    files = [path] if path.is_file() else list(path.glob("*.json"))
+    models = {match[1] for file in files if (match := _RESULT_FILE.match(file.name))}
+    if len(models) == 1:
+        return ResultPlaces(path.parent if path.is_file() else path, models.pop(), split, max_examples)
+    if models:
+        raise UserError(
+            f"{path} holds results of {', '.join(sorted(models))}: name a file of the one that is meant"
+        )
     raise UserError(
-        f"{path} holds no results of one model: give a run that was evaluated, or a folder that "
-        "`chatsmith evaluate --results` has written"
+        f"{path} holds no results: give a run that was evaluated, or what `chatsmith evaluate --results` has written"
     )

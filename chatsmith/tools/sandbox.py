@@ -236,9 +236,10 @@ def _file_system() -> tuple[str, ...]:
     for path in (Path(_interpreter()), standard, *shared):
         if not any(path.is_relative_to(folder) for folder in _SYSTEM_LIBRARIES):
             arguments += ["--ro-bind", str(path), str(path)]
-    for name in ("site-packages", "dist-packages"):
-        if (standard / name).is_dir():
-            arguments += ["--tmpfs", str(standard / name), "--remount-ro", str(standard / name)]
+    # Debian keeps its packages beside the library of the version.
+    for folder in (standard / "site-packages", standard / "dist-packages", standard.parent / "python3"):
+        if folder.is_dir():
+            arguments += ["--tmpfs", str(folder), "--remount-ro", str(folder)]
     for device in ("/dev/null", "/dev/zero", "/dev/urandom"):
         arguments += ["--dev-bind", device, device]
     return tuple(arguments)

@@ -233,6 +233,21 @@ def test_a_model_is_no_better_than_itself_and_a_broken_one_is_worse(
         evaluate.main(Config(compare=(run, other), max_examples=7))
 
 
+def test_models_outside_runs_are_compared_by_their_files(
+    run: Path, small_benchmarks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Two bundles, results in one folder: the folder does not say which is meant, a file does."""
+    kept = tmp_path / "kept"
+    for name in ("one", "two"):
+        bundle = shutil.copytree(run / "pretrain" / "bundle", tmp_path / name)
+        evaluate.main(Config(bundle, suite="core", eval_data=small_benchmarks, max_examples=2, results=kept))
+    with pytest.raises(UserError, match="results of one, two"):
+        evaluate.main(Config(compare=(kept, kept), max_examples=2))
+    files = (kept / "one-core-2.json", kept / "two-core-2.json")
+    found = measured(capsys, Config(compare=files, max_examples=2, json=True))
+    assert found["compare"]["CORE"]["difference"] == 0
+
+
 def test_results_of_something_else_are_refused(tmp_path: Path, run: Path):
     with pytest.raises(UserError, match="holds no results"):
         evaluate.main(Config(compare=(tmp_path, run)))
