@@ -4,6 +4,7 @@ The log-probabilities are the model's own, whatever the sampling: this is what e
 the prompt's come with the reply, the first as null, since nothing predicts it; a stream then waits for the whole.
 """
 
+import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -24,6 +25,9 @@ from chatsmith.serve.token_texts import TokenTexts, finite
 from chatsmith.serve.usage import Usage
 from chatsmith.text.chat import StreamDecoder
 from chatsmith.text.tokenizer import Tokenizer
+
+LONG_PROMPT = 256
+"""Scored prompt tokens; more are written out in a thread, so that no other request waits for it."""
 
 COMPLETION_PARAMETERS: Mapping[str, str] = {"stop_ids": "stop_token_ids"}
 """What the engine's parameters are called in a completion request."""
@@ -90,8 +94,7 @@ class CompletionReply:
         async with self._generation:
             async for batch in self._generation.batches():
                 for number, output in batch:
-                    self._usage.add(number, output)
-                    self.choices[number].chunks(output)
+                    await self._chunks(number, output)
         choices = [choice.to_json() for choice in self.choices]
         return {
             **self._writer.fields("text_completion"),
@@ -105,11 +108,17 @@ class CompletionReply:
             async for batch in self._generation.batches(KEEP_ALIVE_SECONDS):
                 chunks: list[bytes] = [] if batch else [KEEP_ALIVE]
                 for number, output in batch:
-                    self._usage.add(number, output)
-                    chunks += [self._writer.chunk(choice) for choice in self.choices[number].chunks(output)]
+                    chunks += map(self._writer.chunk, await self._chunks(number, output))
                 if chunks:
                     yield b"".join(chunks)
         yield self._writer.end() + DONE
+
+    async def _chunks(self, number: int, output: Output) -> list[dict[str, Any]]:
+        self._usage.add(number, output)
+        choice = self.choices[number]
+        # A long prompt with twenty alternatives a token takes a tenth of a second to write out.
+        is_long = output.prompt_logprobs is not None and len(output.prompt_logprobs) > LONG_PROMPT
+        return await asyncio.to_thread(choice.chunks, output) if is_long else choice.chunks(output)
 
 
 class _Logprobs:
