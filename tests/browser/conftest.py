@@ -147,7 +147,7 @@ class Chat:
         """Send a message, and wait for the reply to be over."""
         before = self.page.locator(".said").count()
         self.message.fill(text)
-        self.message.press("Enter")
+        self.page.get_by_role("button", name="Send").click()
         self.page.locator(".said").nth(before).wait_for()
         self.wait()
 

@@ -220,6 +220,25 @@ def test_a_seed_makes_replies_repeatable(chat):
     assert chat.text() != first
 
 
+def test_a_conversation_is_held_with_the_model_that_was_picked(chat):
+    """The server of these tests has one model; the second is made up, and so is its reply."""
+    asked: list[dict] = []
+    models = chat.page.request.get(chat.address + "v1/models").json()
+    models["data"].append({**models["data"][0], "id": "other"})
+    chat.page.route("**/v1/models", lambda route: route.fulfill(json=models))
+    chat.open()
+    chat.page.get_by_label("Model", exact=True).select_option("other")
+    chat.answer_with({"content": "From the other."})
+    chat.page.on(
+        "request", lambda asked_: asked.append(asked_.post_data_json) if "completions" in asked_.url else None
+    )
+    chat.say("Hello!")
+    assert asked[-1]["model"] == "other"
+    assert chat.last.get_attribute("aria-label") == "other replied"
+    chat.page.reload()
+    assert chat.page.get_by_label("Model", exact=True).input_value() == "other"
+
+
 def test_settings_belong_to_their_conversation_and_are_sent(chat):
     sent: list[dict] = []
     chat.page.on(

@@ -2,6 +2,7 @@
 
 import { useEffect, useId, useRef, useState } from "preact/hooks";
 import { matching, typedCommand, type Command } from "../state/commands";
+import { isTouch } from "../state/screen";
 import { useWorkbench } from "../state/workbench";
 import { CommandList } from "./command-list";
 import { ContextGauge } from "./context-gauge";
@@ -20,7 +21,9 @@ export function Composer() {
   const isWriting = bench.runningReply() !== null;
 
   useEffect(() => {
-    field.current?.focus();
+    if (!isTouch) {
+      field.current?.focus();
+    }
   }, [bench.talk?.id]);
 
   function write(value: string) {
@@ -52,6 +55,13 @@ export function Composer() {
     }
   }
 
+  function stop() {
+    bench.stop();
+    if (!isTouch) {
+      field.current?.focus(); // the button that had it goes away
+    }
+  }
+
   function onKeyDown(event: KeyboardEvent) {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (event.isComposing) {
@@ -66,7 +76,7 @@ export function Composer() {
     } else if (commands.length > 0 && event.key === "Escape") {
       event.stopPropagation();
       setIsListHidden(true);
-    } else if (event.key === "Enter" && !event.shiftKey) {
+    } else if (event.key === "Enter" && !event.shiftKey && !isTouch) {
       event.preventDefault();
       send();
     } else if (event.key === "ArrowUp" && text === "" && bench.editLast()) {
@@ -95,7 +105,7 @@ export function Composer() {
           list={commands.length > 0 ? { id: listId, active: `${listId}-${marked}` } : null}
         />
         {isWriting ? (
-          <IconButton icon="stop" label="Stop" class="send" onClick={() => bench.stop()} />
+          <IconButton icon="stop" label="Stop" class="send" onClick={stop} />
         ) : (
           <button type="submit" class="icon-button send" aria-label="Send" title="Send" disabled={text.trim() === ""}>
             <Icon name="send" size={20} />

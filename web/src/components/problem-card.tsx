@@ -32,7 +32,7 @@ export function ProblemCard({ reply }: { reply: Reply }) {
       </Card>
     );
   }
-  const goOn: Remedy[] = canResume(reply) ? [{ label: "Continue", run: () => bench.resume(reply.id) }] : [];
+  const goOn: Remedy[] = canResume(reply) && problem?.kind !== "context" ? [{ label: "Continue", run: () => bench.resume(reply.id) }] : [];
   if (problem) {
     return (
       <Card icon={ICONS[problem.kind]} isAlert remedies={[...goOn, ...remediesFor(problem.kind, reply, bench)]}>
@@ -76,7 +76,11 @@ function contextRemedies(reply: Reply, bench: Workbench): Remedy[] {
     label: "Leave out the oldest turns",
     run: () => {
       bench.setSettings({ keepWhole: undefined });
-      bench.retry(reply.id);
+      if (canResume(reply)) {
+        bench.resume(reply.id);
+      } else {
+        bench.retry(reply.id);
+      }
     },
   };
   return [leaveOut, shorten, fresh];

@@ -16,7 +16,10 @@ export function PromptSheet() {
   const upTo = bench.view.promptOf.value;
   const path = talk?.path.value.map((id) => talk.message(id)!.value) ?? [];
   const at = upTo === null ? -1 : path.findIndex((message) => message.id === upTo);
-  const shown = at < 0 ? path.filter((message) => !isRunning(message)) : path.slice(0, at);
+  const before = at < 0 ? path.filter((message) => !isRunning(message)) : path.slice(0, at);
+  const reply = at < 0 ? path.at(-1) : path[at];
+  const seenFrom = reply?.role === "assistant" ? reply.seenFrom : null;
+  const shown = seenFrom === null ? before : before.slice(before.findIndex((message) => message.id === seenFrom));
   const { tokenized, complaint } = useTokenized(shown, path.length > 0 && !path.some(isRunning));
   return (
     <div class="prompt">

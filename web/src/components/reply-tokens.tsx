@@ -161,7 +161,10 @@ function TokenChip({ token, index, isInTabOrder, isShown }: ChipProps) {
   );
 }
 
-/** Put the panel under its token, or over it where there is more room, and within the sides of the reply. */
+/**
+ * Put the panel under its token, or over it where there is more room, and within the sides of the reply. On a narrow
+ * screen the styles put it at the end of the page that the token is not at.
+ */
 function place(panel: HTMLElement, token: HTMLElement | null | undefined): void {
   const container = panel.parentElement;
   if (!token || !container) {
@@ -174,6 +177,7 @@ function place(panel: HTMLElement, token: HTMLElement | null | undefined): void 
   const roomAbove = at.top - (frame?.top ?? 0) - MARGIN;
   const isAbove = panel.offsetHeight > roomBelow && roomAbove > roomBelow;
   const left = Math.min(at.left - base.left, container.offsetWidth - panel.offsetWidth);
+  panel.classList.toggle("is-at-top", at.top > innerHeight / 2);
   panel.style.left = `${Math.max(0, left)}px`;
   panel.style.top = isAbove ? "auto" : `${at.bottom - base.top}px`;
   panel.style.bottom = isAbove ? `${base.bottom - at.top}px` : "auto";

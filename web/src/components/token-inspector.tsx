@@ -18,7 +18,8 @@ export function TokenInspector({ token, onPick }: Props) {
   if (token.origin === "given") {
     return <p class="inspector-note">The calculator put this in. The model read it and did not choose it.</p>;
   }
-  const rest = 1 - token.alternatives.reduce((sum, alternative) => sum + probability(alternative)!, 0);
+  const choices = withChosen(token);
+  const rest = 1 - choices.reduce((sum, choice) => sum + probability(choice)!, 0);
   return (
     <>
       <div class="inspector-head">
@@ -28,7 +29,7 @@ export function TokenInspector({ token, onPick }: Props) {
       </div>
       {token.origin === "picked" && <p class="inspector-note">You put this here in the place of the model’s choice.</p>}
       <ol class="alternatives" aria-label="What the model might have said here">
-        {token.alternatives.map((alternative) => (
+        {choices.map((alternative) => (
           <AlternativeRow
             key={alternative.id}
             alternative={alternative}
@@ -43,6 +44,15 @@ export function TokenInspector({ token, onPick }: Props) {
       </p>
     </>
   );
+}
+
+/** The likeliest tokens, and the one that was chosen, however unlikely it was. */
+function withChosen(token: Token): Alternative[] {
+  const { ids, text, bytes, logprob, alternatives } = token;
+  if (logprob === null || alternatives.some(({ id }) => id === ids[0])) {
+    return alternatives;
+  }
+  return [...alternatives.slice(0, -1), { id: ids[0]!, text, logprob, ...(bytes && { bytes }) }];
 }
 
 interface RowProps {

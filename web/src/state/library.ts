@@ -15,10 +15,16 @@ export class Library {
   readonly draft = signal<Settings>({});
   private readonly talks = new Map<string, Talk>();
 
-  constructor(private readonly database: Database | null) {}
+  /** `onUnsaved` is called when the browser could not save something: its storage is full, or was taken away. */
+  constructor(
+    private readonly database: Database | null,
+    private readonly onUnsaved: () => void,
+  ) {}
 
   async load(): Promise<void> {
-    this.list.value = (await this.database?.conversations()) ?? [];
+    if (this.database) {
+      this.list.value = await this.database.conversations();
+    }
   }
 
   /** Show a conversation. Returns whether there is one of that id. */
@@ -116,7 +122,7 @@ export class Library {
   }
 
   private keep(stored: StoredConversation): Talk {
-    const talk = new Talk(stored, this.database, (conversation) => this.changed(conversation));
+    const talk = new Talk(stored, this.database, (conversation) => this.changed(conversation), this.onUnsaved);
     this.talks.set(talk.id, talk);
     return talk;
   }

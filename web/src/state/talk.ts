@@ -25,6 +25,8 @@ export class Talk {
     private database: Database | null,
     /** Called whenever the list of conversations has to show something new. */
     private readonly onChange: (conversation: Conversation) => void,
+    /** Called when something could not be saved. */
+    private readonly onUnsaved: () => void,
   ) {
     this.conversation = signal(stored.conversation);
     this.messages = new Map(stored.messages.map((message) => [message.id, signal(interrupted(message))]));
@@ -99,7 +101,7 @@ export class Talk {
       this.messages.delete(message.peek().id);
     }
     this.shape.value += 1;
-    void this.database?.deleteMessages(removed.map((message) => message.peek().id));
+    this.inDatabase((database) => database.deleteMessages(removed.map((message) => message.peek().id)));
     return () => {
       for (const message of removed) {
         this.messages.set(message.peek().id, message);
@@ -129,7 +131,7 @@ export class Talk {
     this.unsaved.delete(id);
     const message = this.messages.get(id);
     if (message) {
-      void this.database?.saveMessage(message.peek());
+      this.inDatabase((database) => database.saveMessage(message.peek()));
     }
   }
 
@@ -162,14 +164,20 @@ export class Talk {
     const message = this.messages.get(id)?.peek();
     if (message) {
       const isGrowing = message.role === "assistant" && isRunning(message);
-      void this.database?.saveMessage(isGrowing ? { ...message, tokens: [] } : message);
+      this.inDatabase((database) => database.saveMessage(isGrowing ? { ...message, tokens: [] } : message));
+    }
+  }
+
+  private inDatabase(work: (database: Database) => Promise<void>): void {
+    if (this.database) {
+      work(this.database).catch(this.onUnsaved);
     }
   }
 
   private change(change: Partial<Conversation>, isUse = true): void {
     const updatedAt = isUse ? { updatedAt: newTime() } : {};
     this.conversation.value = { ...this.conversation.peek(), ...change, ...updatedAt };
-    void this.database?.saveConversation(this.conversation.peek());
+    this.inDatabase((database) => database.saveConversation(this.conversation.peek()));
     this.onChange(this.conversation.peek());
   }
 }

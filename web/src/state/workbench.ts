@@ -26,7 +26,13 @@ export class Workbench {
     () => this.library.open.value?.conversation.value.settings ?? this.library.draft.value,
   );
 
-  private constructor(readonly library: Library) {}
+  readonly library: Library;
+
+  private constructor(database: Database | null) {
+    this.library = new Library(database, () => {
+      this.view.tell({ text: "The browser could not save this conversation: its storage may be full. Export it." });
+    });
+  }
 
   static async open(): Promise<Workbench> {
     let database: Database | null = null;
@@ -35,7 +41,7 @@ export class Workbench {
     } catch {
       // Reported below, once there is something to report it with.
     }
-    const bench = new Workbench(new Library(database));
+    const bench = new Workbench(database);
     await bench.library.load();
     if (!database) {
       bench.view.tell({ text: "This browser keeps nothing here: conversations last until the page is closed." });
@@ -52,7 +58,13 @@ export class Workbench {
       }
     });
     addEventListener("pagehide", () => this.library.saveAll());
-    document.addEventListener("visibilitychange", () => this.library.saveAll());
+    document.addEventListener("visibilitychange", () => {
+      if (document.hidden) {
+        this.library.saveAll();
+      } else {
+        void this.library.load(); // another tab may have added to it
+      }
+    });
     addEventListener("online", () => void this.models.refresh());
   }
 
