@@ -139,7 +139,7 @@ def test_draining_finishes_what_runs_and_refuses_what_is_new(start_server: Start
     server = start_server(roomy_bundle, "--max-running", 6, "--drain-seconds", 60).wait_until_ready()
     began = threading.Event()
     with ThreadPoolExecutor(16) as pool, server.client() as client:
-        wanted = [100 + 60 * number for number in range(12)]
+        wanted = [100 + 30 * number for number in range(12)]
         streams = [pool.submit(read_stream, server.url, {**LONG, "max_tokens": n}, began) for n in wanted]
         plain = pool.submit(client.post, CHAT, json={**LONG, "max_tokens": 300})
         assert began.wait(30)
@@ -192,7 +192,7 @@ def test_one_of_two_replicas_is_enough_and_none_outlives_the_front(
     server = start_server(roomy_bundle, "--replicas", 2, "--max-running", 2).wait_until_ready()
     workers = [line["pid"] for line in server.events("engine_ready")]
     with server.client() as client, ThreadPoolExecutor(4) as pool:
-        streams = [pool.submit(read_stream, server.url, {**LONG, "max_tokens": 1000}) for _ in range(4)]
+        streams = [pool.submit(read_stream, server.url, {**LONG, "max_tokens": 400}) for _ in range(4)]
         # Two run on each: a request goes where fewest are open.
         wait_for(lambda: server.metric("chatsmith_num_requests_running") == 4)
         assert server.metric("chatsmith_engine_replicas_ready") == 2
