@@ -4,17 +4,22 @@ Prompts and replies are not in it unless asked for, keys never: a key appears by
 at start-up goes to stderr instead, so that stdout is JSON alone.
 """
 
+import contextlib
 import json
 import logging
+import queue
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 MAX_NAMES = 8
+MAX_PENDING = 10_000
+"""Lines that may wait to be written."""
 
 
 @dataclass
@@ -73,11 +78,57 @@ def log_event(event: str, level: str = "info", **fields: Any) -> None:
     """One line of the log. Fields that are None are left out."""
     line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "level": level, "event": event}
     line |= {name: value for name, value in fields.items() if value is not None}
-    try:
+    if _apart is None:
+        _write(line)
+    else:
+        _apart.put(line)
+
+
+class LogThread:
+    """Within it, a thread of its own writes the log: a reader that has stopped reading must not stop the server.
+
+    What does not fit into its queue is lost, and how much that was is told.
+    """
+
+    def __init__(self) -> None:
+        self._lines: queue.Queue[dict[str, Any] | None] = queue.Queue(MAX_PENDING)
+        self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
+        self._num_lost = 0
+
+    def __enter__(self) -> Self:
+        global _apart
+        _apart = self
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        global _apart
+        _apart = None
+        with contextlib.suppress(queue.Full):
+            self._lines.put(None, timeout=1)
+        self._thread.join(timeout=2)
+
+    def put(self, line: dict[str, Any]) -> None:
+        """Hand a line over; never waits."""
+        try:
+            self._lines.put_nowait(line | ({"lines_lost": self._num_lost} if self._num_lost else {}))
+            self._num_lost = 0
+        except queue.Full:
+            self._num_lost += 1
+
+    def _write_all(self) -> None:
+        while (line := self._lines.get()) is not None:
+            _write(line)
+
+
+_apart: LogThread | None = None
+
+
+def _write(line: dict[str, Any]) -> None:
+    # Nobody may read the log any more; that is no reason to stop serving.
+    with contextlib.suppress(BrokenPipeError, ValueError):
         sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()
-    except (BrokenPipeError, ValueError):
-        pass  # nobody reads the log any more; that is no reason to stop serving
 
 
 def log_failure(event: str, error: BaseException, **fields: Any) -> None:

@@ -20,7 +20,7 @@ from chatsmith.runtime.errors import UserError
 from chatsmith.serve.app import create_app
 from chatsmith.serve.connection import connection_class
 from chatsmith.serve.errors import ApiError, unavailable
-from chatsmith.serve.request_log import JSONHandler, log_event
+from chatsmith.serve.request_log import JSONHandler, LogThread, log_event
 from chatsmith.serve.served_model import ServedModel
 from chatsmith.serve.service import Service
 
@@ -62,7 +62,11 @@ def serve(
     """
     _log_as_json()
     listening = _listen(address)
-    with contextlib.closing(listening), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with (
+        contextlib.closing(listening),
+        LogThread(),
+        asyncio.Runner(loop_factory=_loop_factory()) as runner,
+    ):
         runner.run(_run(make_service, listening, cors_origins, drain_seconds, tell))
 
 

@@ -1,0 +1,57 @@
+"""The log: JSON alone, and nobody waits for whoever reads it."""
+
+import io
+import json
+import logging
+import sys
+import threading
+
+import pytest
+
+from chatsmith.serve import request_log
+from chatsmith.serve.request_log import JSONHandler, LogThread, RequestRecord, log_event, log_failure
+
+
+class Stuck(io.StringIO):
+    """A pipe whose reader has stopped reading, until it is told to go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on = threading.Event()
+
+    def write(self, text: str) -> int:
+        self.go_on.wait(20)
+        return super().write(text)
+
+
+def test_a_reader_that_does_not_read_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    stuck = Stuck()
+    monkeypatch.setattr(sys, "stdout", stuck)
+    monkeypatch.setattr(request_log, "MAX_PENDING", 5)
+    with LogThread():
+        for number in range(100):
+            log_event("test", number=number)  # would wait for ever
+        stuck.go_on.set()
+        while request_log._apart and not request_log._apart._lines.empty():
+            pass
+        log_event("last")
+    lines = [json.loads(line) for line in stuck.getvalue().splitlines()]
+    assert [line["number"] for line in lines[:5]] == [0, 1, 2, 3, 4]
+    assert lines[-1]["event"] == "last" and lines[-1]["lines_lost"] == 100 - (len(lines) - 1)
+
+
+def test_every_line_is_json_whatever_it_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    record = RequestRecord("id", "GET", '/"\n\u2028{', None, unknown_fields=["x" * 999] * 99)
+    record.write()
+    try:
+        raise ValueError('two\nlines "quoted"')
+    except ValueError as error:
+        log_failure("failed", error, nothing=None)
+    logger = logging.Logger("x")
+    logger.addHandler(JSONHandler())
+    logger.warning("a %s", "word")
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["event"] for line in lines] == ["request", "failed", "library"]
+    assert len(lines[0]["unknown_fields"]) == 8 and len(lines[0]["unknown_fields"][0]) == 64
+    assert "ValueError" in lines[1]["traceback"] and "nothing" not in lines[1]
+    assert lines[2]["message"] == "a word"
