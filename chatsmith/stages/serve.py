@@ -89,7 +89,14 @@ class Config:
         for name in ("replicas", "max_running", "tokens_per_step"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1")
-        for name in ("threads", "tokens_beside_decoding", "kv_tokens", "max_queue", "max_queue_tokens", "max_per_key"):
+        for name in (
+            "threads",
+            "tokens_beside_decoding",
+            "kv_tokens",
+            "max_queue",
+            "max_queue_tokens",
+            "max_per_key",
+        ):
             if getattr(self, name) < 0:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be 0 or more")
         for name in ("queue_seconds", "request_seconds", "read_seconds", "max_body_mib"):

@@ -148,9 +148,7 @@ class Rendered:
         self.mask.extend([int(learnt)] * len(ids))
 
 
-def render(
-    conversation: Sequence[Message], tokenizer: Tokenizer, *, may_be_empty: bool = False
-) -> Rendered:
+def render(conversation: Sequence[Message], tokenizer: Tokenizer, *, may_be_empty: bool = False) -> Rendered:
     """The ids of a conversation, beginning with `<|bos|>`, and their mask, of the same length.
 
     Raises ConversationError, like `check_conversation`, for a conversation that is not one.
