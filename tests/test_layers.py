@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from chatsmith.cli import COMMANDS
+
 ROOT = Path(__file__).parent.parent
-STAGES = sorted(
-    path.stem for path in (ROOT / "chatsmith" / "stages").glob("*.py") if not path.stem.startswith("_")
-)
+STAGES = sorted({command.module for command in COMMANDS.values()})
 
 
 def modules_after(code: str) -> set[str]:
