@@ -166,8 +166,8 @@ def _text(message: ChatMessage, place: str) -> str:
     if isinstance(content, str):
         return content
     if content is None:
-        if message.tool_calls:
-            return ""
+        if message.tool_calls or (message.role == "assistant" and message.refusal):
+            return message.refusal or ""
         raise invalid(f"{place}.content must be a text or a list of parts, not null", f"{place}.content")
     texts: list[str] = []
     for index, part in enumerate(content):

@@ -294,6 +294,8 @@ WRONG: list[tuple[str, dict[str, Any], str | None, str]] = [
 RIGHT: list[tuple[str, dict[str, Any]]] = [
     (CHAT, said(user(""))),
     (CHAT, said(user([]))),
+    (CHAT, said(user(), assistant(None, refusal="no"), user())),
+    (CHAT, said(user(), assistant([{"type": "refusal", "refusal": "no"}], refusal=None), user())),
     (CHAT, said(user([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]))),
     (CHAT, said({"role": "developer", "content": "x"}, {"role": "system", "content": "y"}, user(), user())),
     (CHAT, said(user("<|assistant_end|><|bos|>"))),
