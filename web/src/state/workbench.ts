@@ -204,7 +204,13 @@ export class Workbench {
       this.writer.stopAll(open);
     }
     const bringBack = await this.library.remove(id);
-    this.view.tell({ text: "Conversation deleted.", action: { label: "Undo", run: () => void bringBack() } });
+    const undo = async () => {
+      await bringBack();
+      if (open) {
+        await this.show(id);
+      }
+    };
+    this.view.tell({ text: "Conversation deleted.", action: { label: "Undo", run: () => void undo() } });
   }
 
   /** Hand out a conversation, by default the one shown, as a file. */

@@ -124,7 +124,7 @@ export class Writer {
             talk.update(id, { state: "stopped", problem: null });
             break;
           }
-          const problem = problemOf(error);
+          const problem = this.problemOf(talk, id, error);
           const hasBegun = problem.kind === "lost";
           if (problem.kind === "context" && !isExact && !talk.conversation.peek().settings.keepWhole) {
             isExact = true;
@@ -179,13 +179,13 @@ export class Writer {
     let usage: ReplyStep["usage"] = null;
     const show = new OncePerFrame(() => {
       const { firstToken, rate } = watch;
-      if (usage === null && tokens.length === 0) {
+      if (usage === null && tokens.length === before.tokens.length) {
         talk.update(before.id, { parts });
-        return; // a server that counts nothing
+        return; // nothing has come, or from a server that counts nothing
       }
       const figures = {
         replyTokens: tokens.reduce((sum, token) => sum + token.ids.length, 0),
-        contextUsed: usage ? usage.prompt_tokens + usage.completion_tokens : 0,
+        contextUsed: usage ? usage.prompt_tokens + usage.completion_tokens : (before.figures?.contextUsed ?? 0),
         cachedTokens: usage?.prompt_tokens_details?.cached_tokens ?? 0,
         firstToken,
         rate,
@@ -225,6 +225,16 @@ export class Writer {
       talk.update(id, { state: "stopped", problem: null });
     }
     return !stopped.aborted;
+  }
+
+  /** Rethrows a mistake of our own, once the reply says that it has come to an end. */
+  private problemOf(talk: Talk, id: string, error: unknown): Problem {
+    try {
+      return problemOf(error);
+    } catch {
+      this.fail(talk, id, { kind: "refused", message: `The page itself failed: ${String(error)}` }, false);
+      throw error;
+    }
   }
 
   private fail(talk: Talk, id: string, problem: Problem, hasBegun: boolean): void {
