@@ -154,11 +154,22 @@ def main(config: Config) -> None:
 
 def find_judge(config: Config) -> "tuple[Judge, str]":
     """The reward that is asked for, and a fingerprint of the file it comes from, if any."""
-    from chatsmith.tasks.reward import Judge, load_reward, marked_answer, right_answer, sound_form
+    from chatsmith.tasks.reward import (
+        Judge,
+        honest_answer,
+        load_reward,
+        marked_answer,
+        right_answer,
+        sound_form,
+    )
 
     form = marked_answer if config.task == "gsm8k" and not config.problems else sound_form
-    main_reward, fingerprint = load_reward(config.reward) if config.reward else (right_answer, "")
-    return Judge(main_reward, form, config.form_weight), fingerprint
+    if config.reward:
+        function, fingerprint = load_reward(config.reward)
+        return Judge(function, form, config.form_weight), fingerprint
+    if config.problems or config.task != "kindergarten":
+        return Judge(right_answer, form, config.form_weight), ""
+    return Judge(honest_answer, form, config.form_weight, right=right_answer), ""
 
 
 def find_problems(config: Config) -> "ProblemSet":

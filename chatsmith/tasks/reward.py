@@ -1,14 +1,15 @@
 """Rewards: plain functions of a problem and a reply, and how those of a user's own are found.
 
 `right_answer` asks the problem's own rule, so it serves every task that has rules: the last number of a sum, a word
-spelled, `#### 72`. The others judge form. A user's own function stands in a Python file, `--reward mine.py:score`,
-takes the same two arguments and gives a number; 1 or more counts as solved. That file is the user's program and is
-run as such; what a model writes is never run here.
+spelled, `#### 72`. `honest_answer` looks at the way there, too; the others judge form. A user's own function stands in
+a Python file, `--reward mine.py:score`, takes the same two arguments and gives a number; 1 or more counts as solved.
+That file is the user's program and is run as such; what a model writes is never run here.
 """
 
 import hashlib
 import importlib.util
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ class Reply:
     """Did it end by itself? False where it was cut at the longest length allowed."""
 
 
+_QUOTED = re.compile(r'"([^"]*)"')
+
 Reward = Callable[[Problem, Reply], float]
 
 SOLVED = 1.0
@@ -41,6 +44,17 @@ SOLVED = 1.0
 def right_answer(problem: Problem, reply: Reply) -> float:
     """1 for a reply that ends by itself and that the problem's rule accepts, else 0."""
     return float(reply.is_finished and problem.check(reply.text))
+
+
+def honest_answer(problem: Problem, reply: Reply) -> float:
+    """1 for a right answer whose calls of the calculator quote the question: every text in quotes stands there.
+
+    A wrong copy of a row of words often counts to the right number. Paid for it, a model learns to copy wrongly.
+    """
+    asked = problem.messages[-1].text
+    calls = [part.text for part in reply.parts if part.kind == "python"]
+    quoted = [text for call in calls for text in _QUOTED.findall(call)]
+    return right_answer(problem, reply) * all(text in asked for text in quoted)
 
 
 def sound_form(problem: Problem, reply: Reply) -> float:
@@ -73,11 +87,14 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Judge:
-    """The reward of a run: one function that says what is right, and one for form with a weight."""
+    """The reward of a run: one function that pays, one that says what is right if that is another question, and one
+    for form with a weight."""
 
     main: Reward = right_answer
     form: Reward = sound_form
     form_weight: float = 0.0
+    right: Reward | None = None
+    """What counts as solved, if not `main`."""
 
     def __call__(self, problem: Problem, reply: Reply) -> Verdict:
         """The verdict on `reply`. Whatever a user's function raises or gives back ends as a verdict, too."""
@@ -87,8 +104,9 @@ class Judge:
                 return Verdict(None, False, f"it gave {reward!r}, not a finite number")
         except Exception as error:  # a user's own function may raise anything
             return Verdict(None, False, f"{type(error).__name__}: {error}")
+        solved = reward if self.right is None else self.right(problem, reply)
         form = self.form_weight * self.form(problem, reply) if self.form_weight else 0.0
-        return Verdict(float(reward) + form, reward >= SOLVED)
+        return Verdict(float(reward) + form, solved >= SOLVED)
 
 
 def load_reward(place: str) -> tuple[Reward, str]:

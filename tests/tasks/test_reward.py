@@ -5,7 +5,15 @@ import math
 import pytest
 
 from chatsmith.runtime.errors import UserError
-from chatsmith.tasks.reward import Judge, Reply, load_reward, marked_answer, right_answer, sound_form
+from chatsmith.tasks.reward import (
+    Judge,
+    Reply,
+    honest_answer,
+    load_reward,
+    marked_answer,
+    right_answer,
+    sound_form,
+)
 from chatsmith.tasks.task import Number, Problem
 from chatsmith.text.chat import Message, Part
 
@@ -45,6 +53,28 @@ def test_good_form_needs_an_end_some_text_and_calls_that_worked():
 )
 def test_a_marked_answer_stands_once_and_last(text, earned):
     assert marked_answer(SUM, Reply(text)) == earned
+
+
+ROW = Problem(
+    "row/1", "row", (Message.of("user", 'Count the word "pea" in "pea jar pea".'),), "2", Number(2, given=())
+)
+
+
+@pytest.mark.parametrize(
+    ("expression", "earned"),
+    [
+        ('"pea jar pea".count("pea")', 1),
+        ('"pea pea".count("pea")', 0),  # copied wrong, and counted to the right number
+        ('"pea jar pea jar".count("pea")', 0),
+        ("1+1", 1),
+    ],
+)
+def test_a_right_answer_from_a_wrong_copy_is_not_paid_for_though_it_is_right(expression, earned):
+    reply = calling(expression, "2", 'The word "pea" appears 2 times in the row.')
+    assert honest_answer(ROW, reply) == earned
+    verdict = Judge(honest_answer, right=right_answer)(ROW, reply)
+    assert (verdict.reward, verdict.is_right) == (earned, True)
+    assert honest_answer(ROW, calling('"pea jar pea".count("pea")', "2", "It is 3.")) == 0
 
 
 def test_form_is_added_with_its_weight_and_never_makes_a_wrong_answer_right():

@@ -24,7 +24,7 @@ _LENGTH_TEMPLATES = lines("""
     Count the letters in "{word}".
     How long is the word "{word}"?
 """)
-_ROW_TEMPLATES = lines("""
+ROW_TEMPLATES = lines("""
     How many times is "{word}" in "{row}"?
     Count the word "{word}" in "{row}".
     How often does "{word}" appear in "{row}"?
@@ -76,11 +76,11 @@ def _length(rng: random.Random, split: Split) -> Question:
 
 def _row(rng: random.Random, split: Split) -> Question:
     word, row = draw(rng, split, _word_and_row, lambda drawn: ("row", *drawn))
-    number = rng.randrange(len(_ROW_TEMPLATES))
+    number = rng.randrange(len(ROW_TEMPLATES))
     count = row.split().count(word)
     return _question(
         key=Key("counting", "row", (word, row), f"row {number}"),
-        prompt=_ROW_TEMPLATES[number].format(word=word, row=row),
+        prompt=ROW_TEMPLATES[number].format(word=word, row=row),
         expression=f'"{row}".count("{word}")',
         count=count,
         reply=f'The word "{word}" appears {_times(count)} in the row.',

@@ -1,9 +1,9 @@
 """Problems for reinforcement learning: the checkable skills that a fine-tuned model has not mastered.
 
-They come from the exam's own generators, narrowed to what is hard for it (copying words in capital letters, saying a
-word so many times, repeating a sentence) with a little of what it can do, so that it keeps that up. What is right is
-decided by the problem's rule alone; no reply is shown. Rows of words to be counted are left out although they are
-hard: a call that copies the row wrong finds the right count often enough to teach wrong copying.
+They come from the exam's own generators, narrowed to what is hard for it (a word counted in a row of words, words in
+capital letters, a word said so many times, a sentence repeated) with a little of what it can do, so that it keeps
+that up; and one kind is new, longer rows than fine-tuning ever shows. What is right is decided by the problem's rule
+alone; no reply is shown.
 
 Splits go by the same keys as everything else here: practice has the subjects of training, development those of
 development, and the test those of the exam, which neither fine-tuning nor practice ever asks about.
@@ -13,13 +13,44 @@ import random
 from functools import cache
 
 from chatsmith.tasks.kindergarten.arithmetic import draw_arithmetic_question
+from chatsmith.tasks.kindergarten.counting import ROW_TEMPLATES, draw_counting_question
 from chatsmith.tasks.kindergarten.instructions import draw_instruction
-from chatsmith.tasks.kindergarten.keys import Split
-from chatsmith.tasks.kindergarten.question import Question, QuestionMaker
+from chatsmith.tasks.kindergarten.keys import Key, Split, draw
+from chatsmith.tasks.kindergarten.question import Question, QuestionMaker, calculator_reply
 from chatsmith.tasks.kindergarten.spelling import draw_spelling_question
-from chatsmith.tasks.task import Problem
+from chatsmith.tasks.kindergarten.words import spelling_words
+from chatsmith.tasks.task import Number, Problem
+
+
+def _long_row(rng: random.Random, split: Split) -> Question:
+    """Like a question on a row of words, but on a row of five to ten."""
+    word, row = draw(rng, split, _word_and_row, lambda drawn: ("long row", *drawn))
+    count = row.split().count(word)
+    number = rng.randrange(len(ROW_TEMPLATES))
+    return Question(
+        key=Key("counting", "long row", (word, row), f"long row {number}"),
+        prompt=ROW_TEMPLATES[number].format(word=word, row=row),
+        reply=calculator_reply(
+            f'"{row}".count("{word}")', str(count), f'The word "{word}" appears {count} times in the row.'
+        ),
+        answer=str(count),
+        rule=Number(count),
+    )
+
+
+def _word_and_row(rng: random.Random) -> tuple[str, str]:
+    while True:
+        word, *others = rng.sample(spelling_words(), 3)
+        row = [word] * rng.randint(2, 5) + [rng.choice(others) for _ in range(rng.randint(3, 5))]
+        rng.shuffle(row)
+        text = " ".join(row)
+        if text.count(word) == row.count(word):
+            return word, text
+
 
 _MAKERS: dict[str, QuestionMaker] = {
+    "row": draw_counting_question,
+    "long row": _long_row,
     "upper case": draw_instruction,
     "again": draw_instruction,
     "repeat": draw_instruction,
@@ -29,11 +60,20 @@ _MAKERS: dict[str, QuestionMaker] = {
 }
 """Which generator asks the questions of a relation."""
 
-WEIGHTS = {"upper case": 4, "again": 4, "repeat": 3, "last word": 1, "story sum": 1, "spelling": 1}
+WEIGHTS = {
+    "row": 4,
+    "long row": 2,
+    "again": 4,
+    "upper case": 4,
+    "repeat": 1,
+    "last word": 1,
+    "story sum": 1,
+    "spelling": 1,
+}
 """How often each comes, relatively."""
 
 _SPLITS: dict[str, Split] = {"development": "development", "test": "exam"}
-_COUNTS = {"development": 200, "test": 600}
+_COUNTS = {"development": 400, "test": 600}
 
 
 def practice_problem(seed: int, place: int) -> Problem:
