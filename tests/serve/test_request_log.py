@@ -5,6 +5,7 @@ import json
 import logging
 import sys
 import threading
+import time
 
 import pytest
 
@@ -33,7 +34,7 @@ def test_a_reader_that_does_not_read_stops_nobody(monkeypatch: pytest.MonkeyPatc
             log_event("test", number=number)  # would wait for ever
         stuck.go_on.set()
         while request_log._apart and not request_log._apart._lines.empty():
-            pass
+            time.sleep(0.001)
         log_event("last")
     lines = [json.loads(line) for line in stuck.getvalue().splitlines()]
     numbers = [line["number"] for line in lines if line["event"] == "test"]
