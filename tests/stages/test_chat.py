@@ -259,7 +259,14 @@ def test_in_a_real_terminal(bundle: Path) -> None:
     program = [sys.executable, "-m", "chatsmith", "chat", str(bundle), "--device", "cpu"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1", "TERM": "xterm"}
     process = subprocess.Popen(
-        program, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True
+        program,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment,
+        start_new_session=True,
+        # A test run in the background ignores Ctrl-C, and its children would, too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     os.close(theirs)
     try:
