@@ -7,7 +7,6 @@ all come through here. It updates no weights.
 
 import random
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -112,10 +111,7 @@ class Roller:
 
     def _complete(self, requests: list[Request]) -> list[Completion]:
         self._engine.weights_changed()
-        with warnings.catch_warnings():
-            # Python's parser, which the calculator uses, warns about odd numbers such as 3and; models write them.
-            warnings.simplefilter("ignore", SyntaxWarning)
-            return self._engine.generate(requests)
+        return self._engine.generate(requests)
 
     def _group(self, problem: Problem, completions: Sequence[Completion]) -> Group:
         verdicts = []

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import warnings
 
 import pytest
 from hypothesis import given, settings
@@ -139,6 +140,68 @@ def test_the_worst_cases_end_in_time(expression: str) -> None:
 def test_the_tool_hook_turns_a_refusal_into_text() -> None:
     assert calculator_tool("6*7") == "42"
     assert calculator_tool("1/0") == "error: division by zero"
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["3and", "3and 4", "1.or 2", "0x1for 2", "1in'1'", "f'{3and 4}'", "'''a'b''' < 3and 'c'"],
+)
+def test_what_pythons_parser_would_warn_about_is_refused_in_silence(expression: str) -> None:
+    """Its warnings land on stderr in the middle of an evaluation, and cannot be silenced for one thread alone."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert calculator_tool(expression) == "error: not an expression"
+    assert said == []
+
+
+@pytest.mark.parametrize(
+    ("expression", "answer"),
+    [
+        ("len('3and')", "4"),
+        ("'a'in'abc'", "True"),
+        ("1_000 + .5 + 1.", "1001.5"),
+        ('"it\'s".count("s")', "1"),
+        ("0xff", "255"),
+        ("'a''b'", "ab"),
+    ],
+)
+def test_odd_but_legal_writing_is_understood(expression: str, answer: str) -> None:
+    assert calculate(expression) == answer
+
+
+_PIECES = [*"10e'\"fx_().+#j \n", "3.", "0x", "and", "or", "in", "if", "not"]
+    "1",
+    "0",
+    "3.",
+    "e",
+    "and",
+    "or",
+    "in",
+    "if",
+    "not",
+    "'",
+    '"',
+    "f",
+    "x",
+    "0x",
+    "_",
+    "(",
+    ")",
+    ".",
+    "+",
+    "#",
+    "j",
+    "\n",
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(_PIECES), max_size=10).map("".join))
+def test_nothing_makes_the_parser_warn(expression: str) -> None:
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        calculator_tool(expression)
+    assert said == []
 
 
 @settings(max_examples=50, deadline=None)
