@@ -170,29 +170,6 @@ def test_odd_but_legal_writing_is_understood(expression: str, answer: str) -> No
 
 
 _PIECES = [*"10e'\"fx_().+#j \n", "3.", "0x", "and", "or", "in", "if", "not"]
-    "1",
-    "0",
-    "3.",
-    "e",
-    "and",
-    "or",
-    "in",
-    "if",
-    "not",
-    "'",
-    '"',
-    "f",
-    "x",
-    "0x",
-    "_",
-    "(",
-    ")",
-    ".",
-    "+",
-    "#",
-    "j",
-    "\n",
-]
 
 
 @settings(max_examples=300, deadline=None)
