@@ -43,8 +43,8 @@ demo: .venv/.installed ## train a small model on this machine, then talk to it (
 web: $(WEB_PAGE) ## build the web chat that chatsmith serve opens
 
 web-test: web/node_modules/.installed ## types and unit tests of the web chat
-	$(NPM) run --silent check
-	$(NPM) run --silent test
+	@$(NPM) run --silent check
+	@$(NPM) run --silent test
 
 install: .venv/.installed ## set up .venv, with chatsmith in it
 	@echo 'chatsmith is installed: $(BIN)/chatsmith --help'
@@ -52,6 +52,8 @@ install: .venv/.installed ## set up .venv, with chatsmith in it
 dev: .venv/.dev ## the same, with what the tests need
 
 test: lint ## everything that has to hold before a change is finished
+	@if $(MAKE) --no-print-directory web/node_modules/.installed; then $(MAKE) --no-print-directory web web-test; \
+	else echo 'The web chat is neither built nor tested: its packages could not be installed.'; fi
 	OMP_NUM_THREADS=1 $(BIN)/pytest $(TESTS)  # one thread: tiny models only wait for each other on two
 
 lint: .venv/.dev ## style, types and import rules

@@ -9,8 +9,10 @@ imported first; then someone types while a reply comes in. Prints one JSON objec
 - `first_load_bytes`: what a first visit transfers, compressed; `interactive_ms`: until the field can be typed into.
 - `keystroke_ms`: from each key to the frame that shows it (the browser's Event Timing; it counts in steps of 8 ms).
 - `long_tasks`: how often, and for how long, the page was busy for more than 50 ms at a stretch.
+- `trace`, with `--trace FILE` only: from what Chromium recorded while typing went on, the frames it drew, how busy the
+  page's thread was, and its longest task. The file opens in Chromium's performance panel. Recording slows it down.
 
-`--trace` keeps Chromium's own record, for its performance panel. It measures the page, not the model.
+It measures the page, not the model.
 """
 
 import argparse
@@ -169,11 +171,13 @@ def measure(page: Any, address: str, num_tokens: int, seconds: float) -> dict[st
     field = page.locator("#message")
     field.fill("Go on.")
     field.press("Enter")
+    page.evaluate("performance.mark('typing-begins')")
     until, typed = time.monotonic() + seconds, 0
     while time.monotonic() < until - 0.5:
         page.keyboard.press(TYPED[typed % len(TYPED)] if TYPED[typed % len(TYPED)] != " " else "Space")
         typed += 1
         page.wait_for_timeout(60)
+    page.evaluate("performance.mark('typing-ends')")
     page.wait_for_timeout(500)
     slow, tasks = page.evaluate("[keys, tasks]")
     # Event Timing reports only what took 16 ms or more.
@@ -193,6 +197,26 @@ def measure(page: Any, address: str, num_tokens: int, seconds: float) -> dict[st
             "total_ms": round(sum(tasks)),
             "worst_ms": round(max(tasks, default=0)),
         },
+    }
+
+
+def summary(trace: Path) -> dict[str, Any]:
+    """Of the time between the two marks that `measure` sets: frames, and work of the thread that the page runs on."""
+    events = json.loads(trace.read_text())["traceEvents"]
+    (begin,) = (event for event in events if event["name"] == "typing-begins")
+    (end,) = (event for event in events if event["name"] == "typing-ends")
+    inside = [
+        event for event in events if begin["ts"] <= event["ts"] <= end["ts"] and event["pid"] == begin["pid"]
+    ]
+    own = [event for event in inside if event["tid"] == begin["tid"] and event["ph"] == "X"]
+    tasks = [event["dur"] / 1000 for event in own if event["name"].endswith("RunTask")]
+    seconds = (end["ts"] - begin["ts"]) / 1e6
+    return {
+        "seconds": round(seconds, 1),
+        "frames_per_second": round(sum(event["name"] == "DrawFrame" for event in inside) / seconds, 1),
+        "busy_percent": round(sum(tasks) / seconds / 10, 1),
+        "longest_task_ms": round(max(tasks), 1),
+        "tasks_over_16_ms": sum(task > 16 for task in tasks),
     }
 
 
@@ -221,6 +245,7 @@ def main() -> None:
         result = measure(page, address, arguments.tokens, arguments.seconds)
         if arguments.trace:
             browser.stop_tracing()
+            result["trace"] = summary(arguments.trace)
         browser.close()
     print(json.dumps(result, indent=1))
 

@@ -22,8 +22,9 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chro
 START_SECONDS = 90
 TIMEOUT_SECONDS = 45  # on a busy machine everything comes, but late
 
-# Stands between the page and the network: slows a stream down, or breaks it off, as a bad connection would. The
-# tiny model ends at random: `endless` replies, and those of a given length, are as long as they may be.
+# Stands between the page and the network: slows a stream down, or breaks it off, as a bad connection would. It counts
+# events, because on a busy machine many of them come in one read. The tiny model ends at random: `endless` replies,
+# and those of a given length, are as long as they may be.
 NETWORK = """
 window.network = { delay: 0, cutAfter: Infinity, endless: false };
 const plainFetch = window.fetch;
@@ -36,9 +37,12 @@ window.fetch = async (input, init) => {
   let left = window.network.cutAfter;
   const wire = new TransformStream({
     async transform(bytes, controller) {
-      await new Promise((resolve) => setTimeout(resolve, window.network.delay));
-      if (left-- > 0) controller.enqueue(bytes);
-      else controller.error(new TypeError("network error"));
+      const events = new TextDecoder("latin1").decode(bytes).split(/(?<=\\n\\n)/); // a character for each byte
+      for (let index = 0, at = 0; index < events.length; index++) {
+        await new Promise((resolve) => setTimeout(resolve, window.network.delay));
+        if (left-- <= 0) throw new TypeError("network error");
+        controller.enqueue(bytes.subarray(at, (at += events[index].length)));
+      }
     },
   });
   return new Response(response.body.pipeThrough(wire), response);
@@ -162,6 +166,16 @@ class Chat:
         while not self.page.evaluate(condition):
             assert time.monotonic() < until, f"never happened: {condition}"
             self.page.wait_for_timeout(20)
+
+    def reads(self, locator, *texts: str) -> None:
+        """Until these are the texts of what `locator` finds. (An element that was not drawn yet has no inner text.)"""
+        from playwright.sync_api import expect
+
+        expect(locator).to_have_text(list(texts), timeout=TIMEOUT_SECONDS * 1000)
+
+    def has_said(self, *texts: str) -> None:
+        """Until these are the messages that the person sees to have sent."""
+        self.reads(self.page.locator(".bubble"), *texts)
 
     def text(self) -> str:
         """What the last reply says."""

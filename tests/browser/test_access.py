@@ -77,7 +77,7 @@ def test_a_conversation_by_keyboard_alone(chat):
     chat.page.keyboard.type("second line")
     chat.page.keyboard.press("Enter")
     chat.wait()
-    assert chat.page.locator(".bubble").inner_text() == "First line\nsecond line"
+    assert chat.page.locator(".bubble").text_content() == "First line\nsecond line"
     chat.page.keyboard.press("ArrowUp")
     chat.until("document.activeElement.value === 'First line\\nsecond line'")
     chat.page.keyboard.press("Escape")
@@ -93,13 +93,16 @@ def test_a_conversation_by_keyboard_alone(chat):
     chat.until("document.activeElement.id === 'search'")
     chat.page.keyboard.press("Control+Shift+o")
     chat.page.get_by_text("Say something to your model").wait_for()
-    chat.page.locator("body").press("/")
+    chat.until("document.activeElement.id === 'message'")
+    chat.page.evaluate("document.activeElement.blur()")
+    chat.page.keyboard.press("/")
     chat.until("document.activeElement.id === 'message'")
     assert chat.message.input_value() == "/"
 
 
 def test_the_focus_goes_through_the_page_in_order_and_back_to_where_it_was(chat):
-    chat.page.locator("body").press("Tab")  # from the field, whatever comes after it …
+    chat.until("document.activeElement.id === 'message'")
+    chat.page.keyboard.press("Tab")  # from the field, whatever comes after it …
     chat.page.evaluate("document.activeElement.blur()")
     chat.page.keyboard.press("Tab")
     assert chat.page.evaluate("document.activeElement.className") == "skip"
@@ -163,6 +166,9 @@ def test_on_a_phone_everything_fits_and_can_be_reached(new_page, server):
     box = chat.last.locator(".inspector").bounding_box()
     assert box is not None
     assert box["x"] >= 0 and box["x"] + box["width"] <= 390 and box["y"] + box["height"] <= 844
+    chat.last.locator(".figures").tap()
+    chat.last.locator(".inspector").wait_for(state="detached")
+    chat.last.locator(".token").nth(2).tap()
     chat.last.locator(".alternative").first.tap()
     chat.last.get_by_text("2/2").wait_for()
     chat.page.get_by_role("button", name="Show conversations").tap()

@@ -26,10 +26,15 @@ def refuse(chat, status: int, code: str, message: str, times: int = 1, **headers
 
 def test_busy_counts_down_and_tries_again_by_itself(chat):
     refused = refuse(chat, 429, "queue_full", "All places are taken.", times=2, **{"Retry-After": "1"})
+    chat.page.evaluate("""
+        window.told = new Set();
+        new MutationObserver(() => told.add(document.querySelector(".problem p")?.textContent))
+          .observe(document.body, { childList: true, characterData: true, subtree: true });
+    """)
     chat.message.fill("Hello!")
     chat.message.press("Enter")
-    chat.page.get_by_text("All places are taken. Trying again in 1 s.").wait_for()
     chat.wait()
+    assert "All places are taken. Trying again in 1 s." in chat.page.evaluate("[...told]")
     assert len(refused) == 2
     assert chat.text() != ""
     assert chat.page.get_by_text("All places are taken.").count() == 0
@@ -39,7 +44,7 @@ def test_waiting_can_be_given_up(chat):
     refuse(chat, 503, "loading", "The model is being loaded.", times=99, **{"Retry-After": "60"})
     chat.message.fill("Hello!")
     chat.message.press("Enter")
-    chat.page.get_by_text("The model is being loaded. Trying again in 60 s.").wait_for()
+    chat.page.get_by_text(re.compile(r"The model is being loaded\. Trying again in \d+ s\.")).wait_for()
     chat.page.get_by_role("button", name="Stop waiting").click()
     chat.wait()
     assert "Stopped." in chat.last.inner_text()
@@ -85,7 +90,7 @@ def test_a_message_too_long_for_the_context_can_be_shortened(chat):
     chat.page.keyboard.press("Enter")
     chat.last.locator(".figures").wait_for()
     chat.wait()
-    assert chat.page.locator(".bubble").inner_text() == "Short."
+    chat.has_said("Short.")
 
 
 def test_a_conversation_kept_whole_asks_when_the_context_is_full(chat):
@@ -108,6 +113,8 @@ def test_a_key_is_asked_for_and_a_dead_server_is_noticed(new_page, start_server)
     chat.page.goto(server.address)
     dialog = chat.page.get_by_role("dialog", name="This server asks for a key")
     dialog.wait_for()
+    chat.page.keyboard.press("Escape")
+    chat.page.get_by_role("button", name="Enter the key").click()
     dialog.get_by_label("Key", exact=True).fill("wrong")
     dialog.get_by_role("button", name="Use this key").click()
     dialog.get_by_text("The server does not accept this key.").wait_for()
@@ -127,3 +134,5 @@ def test_a_key_is_asked_for_and_a_dead_server_is_noticed(new_page, start_server)
     chat.last.get_by_text("The server cannot be reached. Is chatsmith serve still running?").wait_for()
     chat.page.get_by_text("not reachable").wait_for()
     chat.last.get_by_role("button", name="Try again").wait_for()
+    chat.page.get_by_role("button", name="New conversation").click()
+    chat.page.get_by_text("This page goes on trying.").wait_for()

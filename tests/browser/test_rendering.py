@@ -1,5 +1,7 @@
 """What a model writes is shown as it means it, and never runs."""
 
+import json
+
 import pytest
 
 pytestmark = pytest.mark.browser
@@ -39,12 +41,15 @@ def test_markdown_with_tables_code_and_formulas(chat):
     assert reply.locator("li").first.inner_text().startswith("☑")
 
 
-def test_code_has_a_copy_button(chat):
-    chat.answer_with({"content": "```python\ndef answer():\n    return 42\n```"})
+def test_code_has_a_copy_button_and_so_has_the_reply(chat):
+    markdown = "```python\ndef answer():\n    return 42\n```"
+    chat.answer_with({"content": markdown})
     chat.say("Code, please.")
     chat.last.get_by_role("button", name="Copy", exact=True).click()
     chat.page.get_by_text("Copied.").wait_for()
     assert chat.page.evaluate("navigator.clipboard.readText()") == "def answer():\n    return 42"
+    chat.button("Copy reply").click()
+    chat.until(f"navigator.clipboard.readText().then((text) => text === {json.dumps(markdown)})")
 
 
 def test_a_call_of_the_calculator_is_a_card_that_opens(chat):
@@ -179,4 +184,4 @@ def test_the_policy_would_stop_what_cleaning_missed(chat):
 def test_what_a_person_types_is_shown_as_typed(chat):
     chat.set_up({"Longest reply": 2})
     chat.say("<b>bold</b> **not bold**\n  <|assistant_end|>")
-    assert chat.page.locator(".bubble").inner_text() == "<b>bold</b> **not bold**\n  <|assistant_end|>"
+    assert chat.page.locator(".bubble").text_content() == "<b>bold</b> **not bold**\n  <|assistant_end|>"

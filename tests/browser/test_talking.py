@@ -11,7 +11,7 @@ pytestmark = pytest.mark.browser
 
 def test_a_first_message_is_answered_with_figures(chat):
     chat.say("Hello! Who are you?")
-    assert chat.page.locator(".bubble").inner_text() == "Hello! Who are you?"
+    chat.has_said("Hello! Who are you?")
     assert chat.text() != ""
     figures = chat.last.locator(".figures").inner_text()
     assert re.search(r"\d+ tokens", figures)
@@ -24,20 +24,23 @@ def test_a_suggestion_is_a_message(chat):
     suggestion = chat.page.get_by_role("list", name="Suggestions").get_by_role("button").first
     suggestion.click()
     chat.wait()
-    assert chat.page.locator(".bubble").inner_text() == "Hello! Who are you?"
+    chat.has_said("Hello! Who are you?")
 
 
 def test_a_reply_is_seen_while_it_is_written(chat):
     chat.page.evaluate("Object.assign(network, { delay: 20, endless: true })")
     chat.page.evaluate("""
         window.lengths = new Set();
+        window.figures = new Set();
         new MutationObserver(() => {
           const reply = document.querySelector(".reply .markdown");
           if (reply) lengths.add(reply.textContent.length);
+          figures.add(document.querySelector(".figures")?.textContent);
         }).observe(document.body, { childList: true, characterData: true, subtree: true });
     """)
     chat.say("Hello!")
     assert chat.page.evaluate("lengths.size") > 5
+    assert chat.page.evaluate("figures.size") > 5, "so are its figures"
 
 
 def test_a_stopped_reply_is_kept_and_goes_on_where_it_was(chat):
@@ -94,9 +97,9 @@ def test_editing_a_message_branches_the_conversation_there(chat):
     field.press("Enter")
     chat.page.get_by_text("Another one").wait_for()
     chat.wait()
-    assert chat.page.locator(".bubble").all_inner_texts() == ["Another one"]
+    chat.has_said("Another one")
     first.get_by_role("button", name="Earlier version").click()
-    assert chat.page.locator(".bubble").all_inner_texts() == ["One", "Two"]
+    chat.has_said("One", "Two")
 
 
 def test_deleting_a_message_takes_what_follows_and_can_be_undone(chat):
@@ -106,9 +109,9 @@ def test_deleting_a_message_takes_what_follows_and_can_be_undone(chat):
     second = chat.page.locator(".said").nth(1)
     second.hover()
     second.get_by_role("button", name="Delete message").click()
-    assert chat.page.locator(".bubble").all_inner_texts() == ["One"]
+    chat.has_said("One")
     chat.page.get_by_role("button", name="Undo").click()
-    assert chat.page.locator(".bubble").all_inner_texts() == ["One", "Two"]
+    chat.has_said("One", "Two")
 
 
 def test_a_reload_keeps_conversation_and_branches(chat):
@@ -131,7 +134,7 @@ def test_a_reply_under_way_when_the_page_closes_is_not_lost(chat):
     chat.page.evaluate("Object.assign(network, { delay: 60, endless: true })")
     chat.message.fill("Hello!")
     chat.message.press("Enter")
-    chat.until("document.querySelector('.reply .markdown')?.textContent.length > 3")
+    chat.until("document.querySelector('.reply .markdown')?.textContent.length > 20")
     chat.page.reload()
     chat.page.get_by_text("The page was closed in the middle of this reply.").wait_for()
     chat.last.locator(".remedies").get_by_role("button", name="Continue").click()
@@ -145,21 +148,21 @@ def test_conversations_are_found_renamed_and_deleted(chat):
     chat.page.get_by_role("button", name="New conversation").first.click()
     chat.say("About pears")
     entries = chat.page.locator(".entry-title")
-    assert entries.all_inner_texts() == ["About pears", "About apples"]
+    chat.reads(entries, "About pears", "About apples")
     search = chat.page.get_by_label("Search conversations")
     search.fill("APPLES")
     chat.until("document.querySelectorAll('.entry').length === 1")
-    assert entries.all_inner_texts() == ["About apples"]
+    chat.reads(entries, "About apples")
     search.fill("")
     chat.page.get_by_role("button", name="Actions for About apples").click(force=True)
     chat.page.get_by_role("menuitem", name="Rename").click()
     chat.page.get_by_label("New title").fill("Fruit")
     chat.page.keyboard.press("Enter")
     chat.page.get_by_role("button", name="Fruit", exact=True).click()
-    assert chat.page.locator(".bubble").inner_text() == "About apples"
+    chat.has_said("About apples")
     chat.page.get_by_role("button", name="Actions for Fruit").click()
     chat.page.get_by_role("menuitem", name="Delete").click()
-    assert entries.all_inner_texts() == ["About pears"]
+    chat.reads(entries, "About pears")
     chat.page.get_by_role("button", name="Undo").click()
     chat.page.get_by_role("button", name="Fruit", exact=True).wait_for()
 
@@ -197,7 +200,7 @@ def test_what_was_exported_can_be_imported(chat, tmp_path):
     take_in(files["md"])
     chat.until("document.querySelectorAll('.entry').length === 2")
     chat.last.wait_for()
-    assert chat.page.locator(".bubble").inner_text() == "Keep this"
+    chat.has_said("Keep this")
     assert chat.last.get_by_text("2/2").count() == 0
     wrong = tmp_path / "wrong.json"
     wrong.write_text("{}")
@@ -244,20 +247,36 @@ def test_settings_belong_to_their_conversation_and_are_sent(chat):
     chat.page.on(
         "request", lambda asked: sent.append(asked.post_data_json) if "completions" in asked.url else None
     )
-    chat.set_up({"Temperature": 0.3, "Top-k": 7, "Longest reply": 3})
+    sampling = {"temperature": 0.3, "top_p": 0.9, "top_k": 7, "min_p": 0.05}
+    (model,) = chat.page.request.get(chat.address + "v1/models").json()["data"]
     chat.page.get_by_role("button", name="Settings", exact=True).click()
+    for name, value in sampling.items():
+        field = chat.page.get_by_role("spinbutton", name=name.capitalize().replace("_", "-"))
+        assert float(field.get_attribute("placeholder")) == model["chatsmith"]["defaults"][name], (
+            "the bundle's"
+        )
+        field.fill(str(value))
+        field.press("Tab")
+    chat.page.get_by_role("spinbutton", name="Longest reply").fill("3")
     chat.page.get_by_label("System prompt").fill("Be brief.")
     chat.page.get_by_label("Stop at").fill("END\nSTOP")
     chat.page.get_by_label("Stop at").blur()
     chat.page.get_by_role("button", name="Close settings").click()
     chat.say("Hello!")
     assert sent[-1]["messages"][0] == {"role": "system", "content": "Be brief."}
-    wanted = {"temperature": 0.3, "top_k": 7, "max_completion_tokens": 3, "stop": ["END", "STOP"]}
+    wanted = {**sampling, "max_completion_tokens": 3, "stop": ["END", "STOP"]}
     assert {name: sent[-1].get(name) for name in wanted} == wanted
     chat.page.get_by_role("button", name="New conversation").first.click()
     chat.say("Hello!")
     assert sent[-1]["messages"] == [{"role": "user", "content": "Hello!"}]
     assert "temperature" not in sent[-1]
+
+
+def test_a_warning_comes_before_the_context_is_full(chat):
+    chat.set_up({"Longest reply": 95})
+    chat.say("Hi")
+    gauge = chat.page.locator(".gauge").inner_text()
+    assert "Nearly full: the oldest turns will be left out of what the model sees." in gauge
 
 
 def test_when_the_context_is_full_the_oldest_turns_are_left_out_and_it_shows(chat):

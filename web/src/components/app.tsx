@@ -1,5 +1,6 @@
 /** The page. */
 
+import { isTouch } from "../state/screen";
 import { useWorkbench } from "../state/workbench";
 import { Beginning } from "./beginning";
 import { Composer } from "./composer";
@@ -45,7 +46,7 @@ function TokenLegend() {
       <span>sure</span>
       <i aria-hidden="true" />
       <span>surprised</span>
-      <span class="legend-hint">Point at a token, or tap it, to see what else it might have been.</span>
+      <span class="legend-hint">{isTouch ? "Tap" : "Point at"} a token to see what else it might have been.</span>
     </div>
   );
 }

@@ -16,7 +16,6 @@ const SUGGESTIONS: readonly (readonly [string, string])[] = [
 
 export function Beginning() {
   const bench = useWorkbench();
-  const model = bench.models.chosen(bench.settings.value);
   return (
     <div class="transcript" tabIndex={0} role="region" aria-label="New conversation">
       <div class="beginning">
@@ -24,14 +23,7 @@ export function Beginning() {
           <Icon name="anvil" size={34} />
         </div>
         <h1>Say something to your model</h1>
-        {model && (
-          <p class="beginning-model">
-            <strong>{model.id}</strong>
-            {model.chatsmith &&
-              ` · ${parameters(model.chatsmith.num_parameters)} parameters · ` +
-                `sees ${count(model.chatsmith.context_length)} tokens at once`}
-          </p>
-        )}
+        <WhoAnswers />
         <ul class="suggestions" aria-label="Suggestions">
           {SUGGESTIONS.map(([kind, text]) => (
             <li key={text}>
@@ -49,6 +41,41 @@ export function Beginning() {
       </div>
     </div>
   );
+}
+
+/** The model; while there is none to talk to, why, and what to do. */
+function WhoAnswers() {
+  const { models, settings, view } = useWorkbench();
+  const model = models.chosen(settings.value);
+  if (models.connection.value === "connecting") {
+    return null;
+  }
+  if (!models.isReady.value) {
+    return (
+      <p class="beginning-model">
+        {models.complaint.value}{" "}
+        {models.connection.value === "key" ? (
+          <button type="button" class="button" onClick={() => (view.dialog.value = "key")}>
+            Enter the key
+          </button>
+        ) : (
+          "This page goes on trying."
+        )}
+      </p>
+    );
+  }
+  return model ? (
+    <p class="beginning-model">
+      <strong>{model.id}</strong>
+      {model.chatsmith && (
+        <>
+          {" "}
+          <span>· {parameters(model.chatsmith.num_parameters)} parameters</span>{" "}
+          <span>· sees {count(model.chatsmith.context_length)} tokens at once</span>
+        </>
+      )}
+    </p>
+  ) : null;
 }
 
 /** 6.1 million, 1.2 billion: as a person says it. */

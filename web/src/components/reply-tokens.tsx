@@ -4,7 +4,7 @@
  * One token at a time is in the tab order; arrows move among them, Enter goes into the alternatives, Esc comes back.
  */
 
-import { useRef, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import type { Alternative, Token } from "../conversation/message";
 import { isSpecial, probability } from "../conversation/tokens";
 import { heatOf, inlineText, percent, spokenText } from "./token-text";
@@ -12,6 +12,7 @@ import { TokenInspector } from "./token-inspector";
 
 const HIDE_MILLISECONDS = 260;
 const MARGIN = 8;
+const GAP = 4;
 
 interface Props {
   tokens: readonly Token[];
@@ -28,6 +29,21 @@ export function ReplyTokens({ tokens, onPick }: Props) {
   const [inTabOrder, setInTabOrder] = useState(0);
   const container = useRef<HTMLDivElement>(null);
   const timer = useRef<ReturnType<typeof setTimeout>>(undefined);
+
+  // A panel that was pinned goes when anything else is pressed; scrolling, which a finger begins alike, leaves it.
+  useEffect(() => {
+    if (!shown?.isPinned) {
+      return;
+    }
+    const onPressed = ({ target }: PointerEvent) => {
+      const own = (target as Element).closest(".token, .inspector");
+      if (!own || !container.current?.contains(own)) {
+        setShown(null);
+      }
+    };
+    document.addEventListener("pointerup", onPressed);
+    return () => document.removeEventListener("pointerup", onPressed);
+  }, [shown?.isPinned]);
 
   const chip = (index: number) => container.current?.querySelector<HTMLElement>(`[data-index="${index}"]`);
   const indexAt = (event: Event) => {
@@ -179,6 +195,6 @@ function place(panel: HTMLElement, token: HTMLElement | null | undefined): void 
   const left = Math.min(at.left - base.left, container.offsetWidth - panel.offsetWidth);
   panel.classList.toggle("is-at-top", at.top > innerHeight / 2);
   panel.style.left = `${Math.max(0, left)}px`;
-  panel.style.top = isAbove ? "auto" : `${at.bottom - base.top}px`;
-  panel.style.bottom = isAbove ? `${base.bottom - at.top}px` : "auto";
+  panel.style.top = isAbove ? "auto" : `${at.bottom - base.top + GAP}px`;
+  panel.style.bottom = isAbove ? `${base.bottom - at.top + GAP}px` : "auto";
 }

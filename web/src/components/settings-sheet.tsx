@@ -78,7 +78,7 @@ function StopTexts({ settings }: { settings: Settings }) {
         id={id}
         rows={2}
         placeholder="Texts that end the reply, one a line, four at most"
-        defaultValue={settings.stop?.join("\n") ?? ""}
+        value={settings.stop?.join("\n") ?? ""}
         onChange={(event) => {
           const texts = event.currentTarget.value.split("\n").filter((text) => text !== "");
           bench.setSettings({ stop: texts.length > 0 ? texts.slice(0, 4) : undefined });

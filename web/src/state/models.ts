@@ -45,9 +45,10 @@ export class Models {
     }
   }
 
-  /** A request has failed to reach the server: find out when it is back. */
-  lostTouch(): void {
+  /** A request has failed to reach the server, as `complaint` says: find out when it is back. */
+  lostTouch(complaint: string): void {
     if (this.connection.value === "ready") {
+      this.complaint.value = complaint;
       this.connection.value = "unreachable";
       this.timer = setTimeout(() => void this.refresh(), this.wait);
     }

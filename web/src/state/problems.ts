@@ -25,7 +25,8 @@ export function problemOf(error: unknown): Problem {
     return { kind: "loading", message, retryAt: inSeconds(error.retryAfter ?? LOADING_SECONDS) };
   }
   if (error.status === 401) {
-    return { kind: "key", message };
+    // The server's own words are for programs: they name a header.
+    return { kind: "key", message: "This server asks for a key." };
   }
   if (error.code === "context_length_exceeded") {
     return { kind: "context", message };

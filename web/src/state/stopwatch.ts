@@ -1,3 +1,6 @@
+/** Tokens that came within so many milliseconds came in one or two reads: the time between them says nothing. */
+const SHORTEST = 50;
+
 /** Measures a reply: the time to its first token, and the rate of those that follow. */
 export class Stopwatch {
   private readonly start = performance.now();
@@ -28,9 +31,14 @@ export class Stopwatch {
     return this.knownFirst ?? (this.first === null ? null : (this.first - this.start) / 1000);
   }
 
-  /** Tokens per second after the first; null before there is a second. */
+  /** Tokens per second after the first, or, of a very short reply, from the beginning; null before there is a second. */
   get rate(): number | null {
-    const seconds = ((this.last ?? 0) - (this.first ?? 0)) / 1000;
-    return seconds > 0 && this.tokensAfterFirst > 0 ? this.tokensAfterFirst / seconds : null;
+    if (this.first === null || this.last === null || this.tokensAfterFirst === 0) {
+      return null;
+    }
+    const afterFirst = this.last - this.first;
+    return afterFirst >= SHORTEST
+      ? (1000 * this.tokensAfterFirst) / afterFirst
+      : (1000 * (this.tokensAfterFirst + 1)) / Math.max(1, this.last - this.start);
   }
 }

@@ -242,7 +242,7 @@ export class Writer {
     const isKept = hasBegun || !isEmpty(talk.reply(id));
     talk.update(id, { state: isKept ? "lost" : "failed", problem: lasting });
     if (problem.kind === "unreachable") {
-      this.models.lostTouch();
+      this.models.lostTouch(problem.message);
     } else if (problem.kind === "key") {
       this.onKeyNeeded();
     }
