@@ -4,6 +4,7 @@ Greedy, so that a model has one score, unless several tries a problem are asked 
 engine's one continuous batch. It neither loads models nor makes problems nor writes files.
 """
 
+import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -108,8 +109,9 @@ def run_exam(
     with reporter.progress(label, len(requests), "problems") as bar:
         completions = engine.generate(requests, on_finish=lambda *_: bar.advance(1))
     completion_of = dict(zip(fitting, completions, strict=True))
-    # In threads, for some rules run programs and wait for them.
-    with ThreadPoolExecutor() as pool:
+    # In threads, for some rules run programs and wait for them; no more than there are processors, for the programs
+    # have a limit on the wall, too, and together a limit on memory.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         replies = tuple(pool.map(_decided, asked, map(completion_of.get, range(len(asked)))))
     return ExamResult(replies, time.perf_counter() - started)
 

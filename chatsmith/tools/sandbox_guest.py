@@ -1,15 +1,17 @@
 """What runs inside the sandbox, before and around the untrusted program; it is never imported by chatsmith.
 
-`chatsmith.tools.sandbox` hands the text of this file to a bare interpreter. On stdin come a line of JSON (the
-limits, and the mark to print at the end) and then the program. The limits are lowered for good; then it makes sure
-that it is shut in, and refuses to go on if not. The program runs as `__main__`; the mark follows its output only if
-it ran to its end, so that a program that leaves early (`os._exit(0)`) is not taken for one that finished.
+`chatsmith.tools.sandbox` hands the text of this file to a bare interpreter. On stdin come a line with a mark and the
+limits, and then the program. The limits are lowered for good; then it makes sure that it is shut in, and refuses to go
+on if not. The program runs as `__main__`. The mark stands before its output, so that a sandbox that failed is not taken
+for a program that failed; and after it only if the program ran to its end, so that one that leaves early
+(`os._exit(0)`) is not taken for one that finished.
 """
 
 import os
 import resource
 import sys
 from contextlib import suppress
+from os import _exit, write  # for the program may put something else in their place
 
 UNPROTECTED = 97
 """Exit code: the sandbox is not one, and the program was not run."""
@@ -21,12 +23,13 @@ def main():
     mark, *numbers = first_line.decode("ascii").split()
     cpu_seconds, memory_bytes, file_bytes = map(int, numbers)
     os.close(0)
-    os.open("/dev/null", os.O_RDONLY)  # takes the lowest free number, 0
+    _, end = os.pipe()  # takes the lowest free number, 0: stdin has ended, and there are no devices
+    os.close(end)
     limits = {
         "AS": memory_bytes,
         "FSIZE": file_bytes,
         "NOFILE": 64,
-        "CORE": 0,
+        "CORE": 1,  # the one value at which the kernel does not even hand a crash to the system's crash reporter
         "MEMLOCK": 0,
         "MSGQUEUE": 0,
         "NPROC": 1,
@@ -37,7 +40,8 @@ def main():
     # At the first limit comes SIGXCPU, which tells the parent why; at the second SIGKILL, which cannot be ignored.
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))
     if is_unprotected():
-        os._exit(UNPROTECTED)
+        _exit(UNPROTECTED)
+    write(1, mark.encode("ascii"))
     del sys.argv[1:]
     module = type(sys)("__main__")
     sys.modules["__main__"] = module
@@ -47,10 +51,10 @@ def main():
         error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next  # not this file's frame
         sys.__excepthook__(type(error), error, error.__traceback__)
         flush()
-        os._exit(1)
+        _exit(1)
     flush()
-    os.write(1, mark.encode("ascii"))
-    os._exit(0)
+    write(1, mark.encode("ascii"))
+    _exit(0)
 
 
 def is_unprotected():
@@ -62,7 +66,7 @@ def is_unprotected():
     except OSError:
         return False
     if process == 0:
-        os._exit(0)
+        _exit(0)
     return True
 
 
