@@ -209,7 +209,7 @@ def summary(trace: Path) -> dict[str, Any]:
         event for event in events if begin["ts"] <= event["ts"] <= end["ts"] and event["pid"] == begin["pid"]
     ]
     own = [event for event in inside if event["tid"] == begin["tid"] and event["ph"] == "X"]
-    tasks = [event["dur"] / 1000 for event in own if event["name"].endswith("RunTask")]
+    tasks = [event["dur"] / 1000 for event in own if event["name"] == "RunTask"]
     seconds = (end["ts"] - begin["ts"]) / 1e6
     return {
         "seconds": round(seconds, 1),

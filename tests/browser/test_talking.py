@@ -261,12 +261,16 @@ def test_settings_belong_to_their_conversation_and_are_sent(chat):
     chat.page.get_by_label("System prompt").fill("Be brief.")
     chat.page.get_by_label("Stop at").fill("END\nSTOP")
     chat.page.get_by_label("Stop at").blur()
-    chat.page.get_by_role("button", name="Close settings").click()
     chat.say("Hello!")
     assert sent[-1]["messages"][0] == {"role": "system", "content": "Be brief."}
     wanted = {**sampling, "max_completion_tokens": 3, "stop": ["END", "STOP"]}
     assert {name: sent[-1].get(name) for name in wanted} == wanted
     chat.page.get_by_role("button", name="New conversation").first.click()
+    chat.page.get_by_text("Say something to your model").wait_for()
+    for name in ("System prompt", "Stop at", "Temperature"):
+        assert chat.page.locator(".sheet").get_by_label(name).first.input_value() == "", (
+            "the sheet stayed open"
+        )
     chat.say("Hello!")
     assert sent[-1]["messages"] == [{"role": "user", "content": "Hello!"}]
     assert "temperature" not in sent[-1]
