@@ -19,6 +19,9 @@ from chatsmith.model.gpt import GPT
 from chatsmith.model.loss import bits_per_byte
 from chatsmith.runtime.logs import Reporter
 
+BITS_OF_GUESSING = 8.0
+"""Bits per byte of someone to whom all bytes are equally likely."""
+
 TextPart = tuple[float, int, int]
 """Bits, bytes and tokens of one batch."""
 
@@ -55,6 +58,7 @@ class TextScore:
             "high": None if math.isnan(high) else high,
             "bytes": self.bytes,
             "tokens": self.tokens,
+            "chance": BITS_OF_GUESSING,
             "seconds": round(self.seconds, 2),
         }
 

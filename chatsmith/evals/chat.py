@@ -15,7 +15,7 @@ from chatsmith.engine.engine import Engine
 from chatsmith.evals.exam import choose_problems, run_exam
 from chatsmith.evals.passages import Passage, Scorer, decide
 from chatsmith.evals.ranks import collect, share
-from chatsmith.evals.statistics import pass_at_k
+from chatsmith.evals.statistics import pass_at_k, points_interval
 from chatsmith.evals.task_result import TaskResult, notes_on
 from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.logs import Reporter
@@ -25,6 +25,9 @@ from chatsmith.tasks.splits import Splits
 from chatsmith.tasks.task import Problem
 from chatsmith.text.chat import render_prompt
 from chatsmith.text.tokenizer import Tokenizer
+
+KINDERGARTEN = "kindergarten"
+"""What its exam is called as a task of the suite."""
 
 TRIES_TEMPERATURE = 0.8
 """At which several tries a problem are drawn, as in the HumanEval paper."""
@@ -168,7 +171,6 @@ def measure_written(
     grouped = [replies[start : start + tries] for start in range(0, len(replies), tries)]
     transcript = collect(grouped, len(problems), runtime)
     numbers = [sum(reply["correct"] for reply in group) for group in transcript]
-    ks = [k for k in (10, 100) if 1 < k <= tries]
     return TaskResult(
         task=task.name,
         ids=tuple(problem.id for problem in problems),
@@ -177,11 +179,20 @@ def measure_written(
         seconds=result.seconds,
         notes=notes_on(folder, task.path(split), 0, 0),
         transcript=tuple(reply for group in transcript for reply in group),
-        figures={
-            f"pass@{k}": sum(pass_at_k(tries, number, k) for number in numbers) / max(1, len(numbers))
-            for k in ks
-        },
+        figures=_figures(tries, numbers),
     )
+
+
+def _figures(tries: int, numbers: Sequence[int]) -> dict[str, float]:
+    """pass@10 and pass@100, as far as there are so many tries, with 95 % intervals, from how many tries at each problem
+    were right."""
+    figures = {}
+    for k in (10, 100):
+        if k <= tries and numbers:
+            points = [pass_at_k(tries, number, k) for number in numbers]
+            low, high = points_interval(points)
+            figures |= {f"pass@{k}": sum(points) / len(points), f"pass@{k} low": low, f"pass@{k} high": high}
+    return figures
 
 
 def exam_as_task(name: str, replies: Sequence[dict[str, Any]], seconds: float) -> TaskResult:

@@ -91,13 +91,20 @@ def compare_text(a: Sequence[dict[str, Any]], b: Sequence[dict[str, Any]]) -> Co
     )
 
 
+def on_different_files(a: Sequence[TaskResult], b: Sequence[TaskResult]) -> list[str]:
+    """Tasks that both have, but whose items are from different files, e.g. a subset and the published one: they have
+    no items in common, whatever those are called."""
+    others = {task.task: task.file for task in b}
+    return [task.task for task in a if others.get(task.task, task.file) != task.file]
+
+
 def _common(a: Sequence[TaskResult], b: Sequence[TaskResult]) -> list[tuple[TaskResult, TaskResult]]:
-    """The tasks both have, cut down to the items both answered, in one order."""
+    """The tasks both have on the same file, cut down to the items both answered, in one order."""
     others = {task.task: task for task in b}
     pairs = []
     for one in a:
         two = others.get(one.task)
-        shared = set(one.ids) & set(two.ids) if two else set()
+        shared = set(one.ids) & set(two.ids) if two and one.file == two.file else set()
         if two and shared:
             kept = [id for id in one.ids if id in shared]
             pairs.append((_only(one, kept), _only(two, kept)))

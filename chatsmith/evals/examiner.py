@@ -6,7 +6,8 @@ the main one writes. It prints nothing but progress.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 from chatsmith.checkpoint import Bundle
 from chatsmith.data.manifest import file_sha256
 from chatsmith.data.packing import ValidationRows
-from chatsmith.data.token_cache import open_token_cache
+from chatsmith.data.token_cache import TokenCache
 from chatsmith.engine.engine import Engine
 from chatsmith.evals import chat, core
 from chatsmith.evals.bits_per_byte import TextScore, score_text
@@ -26,6 +27,7 @@ from chatsmith.evals.ranks import collect, share
 from chatsmith.evals.result_file import SuiteResult, read_result, suite_key, write_result
 from chatsmith.evals.target import ResultPlaces, SplitName, Target
 from chatsmith.evals.task_result import TaskResult, read_task, summary, write_task
+from chatsmith.evals.validation_text import named_text, run_text
 from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.distributed import main_number
 from chatsmith.runtime.errors import UserError
@@ -38,10 +40,8 @@ from chatsmith.tasks.task import Problem, problem_to_json
 from chatsmith.tools.calculator import calculator_tool
 from chatsmith.tools.sandbox import require_sandbox
 
-KINDERGARTEN = "kindergarten"
-
-METHOD = 1
-"""Raised when scores come to mean something else, so that they are measured anew."""
+METHOD = 2
+"""Raised when scores come to mean something else, or their files to say more, so that they are measured anew."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ class Settings:
     max_examples: int | None = None
     tries: int = 1
     """For each HumanEval problem."""
+    text: tuple[Path, ...] = ()
+    """Measure bits per byte on this text, and not on that of the run."""
     dtype: str = "auto"
     batch_size: int = 64
     """Replies written at once."""
@@ -103,12 +105,13 @@ class Examiner:
         measure = {"base": self._base, "core": self._core, "chat": self._chat, "exam": self._exam}[suite]
         result = measure()
         if path and self._runtime.is_main:
-            write_result(path, key, result)
+            write_result(path, key, result, self._target.fingerprint)
         return result
 
     def key(self, suite: str) -> str:
         """What a suite's result depends on, as a hash."""
         parts: dict[str, Any] = {
+            "method": METHOD,
             "bundle": self._target.fingerprint,
             "n": self._settings.max_examples,
             "dtype": self._settings.dtype,
@@ -168,21 +171,14 @@ class Examiner:
         )
 
     def _base(self) -> SuiteResult:
-        run, settings, runtime = self._target.run, self._settings, self._runtime
-        assert run is not None
+        settings, runtime = self._settings, self._runtime
         length = self._bundle.config.context_length
-        cache = open_token_cache(
-            run.tokens,
-            data_folder=run.data,
-            tokenizer_folder=self._target.path,
-            split="validation",
-            build=runtime.is_main,
-        )
-        with cache:
+        with self._validation_text() as cache:
             rows = ValidationRows(cache, length)
             if rows.num_targets == 0:
                 raise UserError(
-                    f"{run.path} has no validation text; give it some with `chatsmith data prepare`"
+                    f"{self._target.path} has no validation text; give its run some with `chatsmith data prepare`, "
+                    "or name a file with --text"
                 )
             num_rows = min(rows.num_rows, settings.max_examples or rows.num_rows)
             batches = rows.batches(
@@ -205,6 +201,12 @@ class Examiner:
         )
         return SuiteResult("base", score.to_json(), score.seconds, transcript=transcript)
 
+    def _validation_text(self) -> AbstractContextManager[TokenCache]:
+        if self._settings.text:
+            return named_text(self._settings.text, self._target.path)
+        assert self._target.run is not None
+        return run_text(self._target.run, self._target.path, build=self._runtime.is_main)
+
     def _core(self) -> SuiteResult:
         for task in TASKS:
             find_file(self._settings.folder, task.path)
@@ -212,7 +214,7 @@ class Examiner:
             self._task(
                 "core",
                 task.name,
-                self._task_key(task.name, task.path),
+                task.path,
                 lambda task=task: core.measure_core_task(
                     self._scorer,
                     task,
@@ -238,13 +240,13 @@ class Examiner:
             self._task(
                 "chat",
                 task.name,
-                self._task_key(task.name, task.path(settings.part)),
+                task.path(settings.part),
                 lambda task=task: self._chat_task(task),
             )
             for task in tasks
         ]
         exam = self.measure("exam")
-        results.append(chat.exam_as_task(KINDERGARTEN, exam.transcript, exam.seconds))
+        results.append(chat.exam_as_task(chat.KINDERGARTEN, exam.transcript, exam.seconds))
         found = summary(results)
         return SuiteResult("chat", found, found["seconds"])
 
@@ -264,8 +266,10 @@ class Examiner:
             self._engine, tokenizer, task, settings.part, settings.folder, tries=settings.tries, **common
         )
 
-    def _task(self, suite: str, name: str, key: str, measure: Callable[[], TaskResult]) -> TaskResult:
-        """One task's result: read where it is known, else measured and written down."""
+    def _task(self, suite: str, name: str, file: str, measure: Callable[[], TaskResult]) -> TaskResult:
+        """The result of the task `name` on the items of `file`: read where it is known, else measured and written
+        down."""
+        key = self._task_key(name, file)
         path = self._places.task(suite, name) if self._places else None
         known = read_task(path, key) if path else None
         if self._everyone_knows(known is not None):
@@ -275,7 +279,8 @@ class Examiner:
             return known
         result = measure()
         if path and self._runtime.is_main:
-            write_task(path, key, result)
+            digest = file_sha256(find_file(self._settings.folder, file))
+            write_task(path, key, replace(result, model=self._target.fingerprint, file=digest))
         return result
 
     def _task_key(self, name: str, path: str) -> str:
@@ -307,7 +312,7 @@ class Examiner:
     def _nearest_question(self, problems: list[Problem]) -> dict[str, Any] | None:
         """The exam's result for the answer to the nearest training question; None if its matter is not taught."""
         manifest = self._target.manifest
-        if manifest is None or manifest.source != KINDERGARTEN:
+        if manifest is None or manifest.source != chat.KINDERGARTEN:
             return None
         with self._reporter.progress("baseline", len(problems), "problems") as bar:
             nearest = NearestQuestion(manifest.read_conversations("train"))

@@ -130,8 +130,9 @@ def _show_tasks(result: SuiteResult, took: str, reporter: Reporter) -> None:
     reporter.line(f"{name}: {_mean_in_words(found)}")
     notes: dict[str, list[str]] = {}
     for task, score in found["tasks"].items():
-        for label in (key for key in score if key.startswith("pass@")):
-            reporter.line(f"{task}, {label}: {_percent(score[label])}")
+        for label in (f"pass@{k}" for k in (10, 100) if f"pass@{k}" in score):
+            interval = _interval({"low": score[f"{label} low"], "high": score[f"{label} high"]})
+            reporter.line(f"{task}, {label}: {_percent(score[label])} (95 % interval {interval})")
         for note in score.get("notes", ()):
             notes.setdefault(note, []).append(task)
     for note, tasks in notes.items():

@@ -33,11 +33,12 @@ def suite_key(**parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode("utf-8")).hexdigest()
 
 
-def write_result(path: Path, key: str, result: SuiteResult) -> None:
-    """Write the file, atomically."""
+def write_result(path: Path, key: str, result: SuiteResult, model: str) -> None:
+    """Write the file, atomically. `model` is the fingerprint of what was measured."""
     content = {
         "suite": result.suite,
         "key": key,
+        "model": model,
         "seconds": round(result.seconds, 2),
         "result": result.result,
         "baseline": result.baseline,

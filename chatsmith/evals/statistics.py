@@ -91,6 +91,14 @@ def bootstrap_interval(tasks: Sequence[Answers], seed: int = 0) -> tuple[float, 
     return _percentiles(means)
 
 
+def points_interval(points: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of the mean of `points`: Wilson's if each is 0 or 1, since a bootstrap of equal points is but a
+    point; else a bootstrap's."""
+    if all(point in (0, 1) for point in points):
+        return wilson_interval(round(sum(points)), len(points))
+    return bootstrap_interval([Answers(np.array(points, dtype=float), 0.0, "")])
+
+
 def ratio_interval(parts: Sequence[tuple[float, float]], seed: int = 0) -> tuple[float, float]:
     """The 95 % bootstrap interval of a ratio of sums, from its (above, below) parts; NaN for fewer than two parts."""
     if len(parts) < 2:

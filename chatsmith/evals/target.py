@@ -43,6 +43,8 @@ class ResultPlaces:
     stage: str
     split: SplitName = "exam"
     max_examples: int | None = None
+    model: str = ""
+    """The fingerprint of the model that stands there now; empty: unknown."""
 
     def suite(self, suite: str) -> Path:
         """The file of a suite."""
@@ -89,10 +91,12 @@ def transformers_target(path: Path) -> Target:
 def find_results(path: Path, split: SplitName, max_examples: int | None) -> ResultPlaces:
     """Where the results of a run, of a bundle in a run, or of a folder or file made by --results are. Raises UserError
     if there are none, or those of several models."""
-    if (path / "evals").is_dir():
-        return ResultPlaces(path / "evals", resolve_bundle(path).parent.name, split, max_examples)
-    if path.name == "bundle" and (path.parents[1] / "evals").is_dir():
-        return ResultPlaces(path.parents[1] / "evals", path.parent.name, split, max_examples)
+    run = path.parents[1] if path.name == "bundle" else path
+    if (run / "evals").is_dir():
+        bundle = resolve_bundle(path)
+        return ResultPlaces(
+            run / "evals", bundle.parent.name, split, max_examples, bundle_fingerprint(bundle)
+        )
     files = [path] if path.is_file() else list(path.glob("*.json"))
     models = {match[1] for file in files if (match := _RESULT_FILE.match(file.name))}
     if len(models) == 1:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from chatsmith.evals.statistics import Answers, bootstrap_interval, centred, wilson_interval
+from chatsmith.evals.statistics import Answers, bootstrap_interval, centred, points_interval
 from chatsmith.runtime.atomic import write_text
 from chatsmith.tasks.benchmark_files import find_file
 from chatsmith.tasks.benchmark_origins import note_about
@@ -38,6 +38,10 @@ class TaskResult:
     """Tasks of one group ask the same items; empty: a group of its own."""
     figures: Mapping[str, float] = field(default_factory=dict)
     """What else was found out, by name."""
+    model: str = ""
+    """The fingerprint of the model that was asked; empty: not written down yet."""
+    file: str = ""
+    """SHA-256 of the file that the items are from; empty: from no file, and named by what they ask."""
 
     @property
     def n(self) -> int:
@@ -56,10 +60,8 @@ class TaskResult:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 %: Wilson's for right or wrong, a bootstrap for shares."""
-        if all(point in (0, 1) for point in self.points):
-            return wilson_interval(round(sum(self.points)), self.n)
-        return bootstrap_interval([Answers(np.array(self.points), 0.0, self.task)])
+        """95 %, of the accuracy."""
+        return points_interval(self.points)
 
     def answers(self) -> Answers:
         """The points as statistics takes them."""
@@ -116,6 +118,8 @@ def write_task(path: Path, key: str, result: TaskResult) -> None:
         "notes": result.notes,
         "group": result.group,
         "figures": dict(result.figures),
+        "model": result.model,
+        "file": result.file,
         "ids": result.ids,
         "points": result.points,
         "transcript": result.transcript,
@@ -139,6 +143,8 @@ def read_task(path: Path, key: str | None = None) -> TaskResult | None:
             transcript=tuple(content["transcript"]),
             group=content["group"],
             figures=content["figures"],
+            model=content["model"],
+            file=content["file"],
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -37,6 +37,8 @@ class Config:
 
     run: Path = Path("runs/kindergarten")
     """A run, whose newest stage is measured, or a bundle."""
+    text: tuple[Path, ...] = ()
+    """Measure bits per byte on these files or folders alone, instead of the run's validation text; nothing is kept."""
     suite: Literal["auto", "base", "core", "chat", "exam", "all"] = "auto"
     """What to measure: base (bits per byte, and CORE if its files are there), core, chat, exam, or all of these that
     there are files for. auto: what takes little time and suits what the model was taught."""
@@ -78,6 +80,8 @@ class Config:
                 raise UserError(f"{name} must be at least 1, not {value}")
         if len(self.compare) not in (0, 2):
             raise UserError(f"compare takes two models, not {len(self.compare)}")
+        if self.text and (self.hf or self.suite not in ("auto", "base")):
+            raise UserError("text is for bits per byte alone, of one of chatsmith's models")
         if self.hf and self.suite not in ("auto", "all", "core"):
             raise UserError(
                 f"a transformers checkpoint is only measured by CORE, not by the suite {self.suite}"
@@ -93,19 +97,21 @@ class Config:
 def main(config: Config) -> None:
     """Measure, show, and write down. Raises UserError for whatever a person can put right."""
     from chatsmith.runtime.device import detect_runtime
-    from chatsmith.runtime.distributed import process_group
+    from chatsmith.runtime.distributed import main_number, process_group
     from chatsmith.runtime.logs import Reporter
 
     runtime = detect_runtime(config.device, config.dtype)
     reporter = Reporter(json=config.json, silent=not runtime.is_main)
-    if config.download and runtime.is_main:
-        download(config, reporter)
-    if config.compare:
-        found = compare(config, reporter)
-    elif config.leakage:
-        found = find_leakage(config, reporter)
-    else:
-        with process_group(runtime):
+    with process_group(runtime):
+        if config.download:
+            if runtime.is_main:
+                download(config, reporter)
+            main_number(0.0, runtime)  # the others wait for the files
+        if config.compare:
+            found = compare(config, reporter)
+        elif config.leakage:
+            found = find_leakage(config, reporter)
+        else:
             found = {result.suite: result.result for result in measure(config, runtime, reporter)}
     if config.json and runtime.is_main:
         sys.stdout.write(json.dumps(found) + "\n")
@@ -120,16 +126,17 @@ def measure(config: Config, runtime: "Runtime", reporter: "Reporter") -> list["S
     if config.hf:
         target = transformers_target(config.hf)
     else:
-        target = find_target(config.run, reporter, needs_data=config.suite == "base")
+        target = find_target(config.run, reporter, needs_data=config.suite == "base" and not config.text)
     suites = choose_suites(config, target, reporter)
     reporter.stage("Evaluate", str(target.path))
-    folder = target.run.evals if target.run else config.results
+    folder = None if config.text else target.run.evals if target.run else config.results
     places = ResultPlaces(folder, target.stage, config.split, config.max_examples) if folder else None
     settings = Settings(
         folder=eval_folder(config),
         split=config.split,
         max_examples=config.max_examples,
         tries=config.tries,
+        text=config.text,
         dtype=config.dtype,
         batch_size=config.batch_size,
         batch_tokens=config.batch_tokens,
@@ -152,7 +159,7 @@ def measure(config: Config, runtime: "Runtime", reporter: "Reporter") -> list["S
             if runtime.is_main:
                 show(result, reporter)
             results.append(result)
-        if is_ours and config.max_examples is None and config.split == "exam":
+        if is_ours and places and config.max_examples is None and config.split == "exam":
             _record(target, examiner, results)
     return results
 
@@ -161,11 +168,13 @@ def choose_suites(config: Config, target: "Target", reporter: "Reporter") -> lis
     """The suites to measure. Raises UserError if one was named that the target has no data for."""
     if config.hf:
         return ["core"]
+    if config.text:
+        return ["base"]
     has_text = target.manifest is not None
     if config.suite == "base" and not has_text:
         raise UserError(
             f"{target.path} belongs to no run, so there is no validation text to measure bits per byte on; "
-            "give a run, or --suite core, chat or exam"
+            "give a run, a text with --text, or --suite core, chat or exam"
         )
     if config.suite in ("core", "chat", "exam"):
         return [config.suite]
@@ -188,7 +197,7 @@ def choose_suites(config: Config, target: "Target", reporter: "Reporter") -> lis
 
 def compare(config: Config, reporter: "Reporter") -> dict[str, Any]:
     """Which differences between two measured models are real."""
-    from chatsmith.evals.comparison import compare_means, compare_tasks, compare_text
+    from chatsmith.evals.comparison import compare_means, compare_tasks, compare_text, on_different_files
     from chatsmith.evals.report import MEANS, show_comparison
     from chatsmith.evals.results import read_results
     from chatsmith.evals.target import find_results
@@ -201,13 +210,15 @@ def compare(config: Config, reporter: "Reporter") -> dict[str, Any]:
         if suite in MEANS and (mean := compare_means(MEANS[suite], one.tasks(suite), two.tasks(suite))):
             lines.append(mean)
         lines += compare_tasks(one.tasks(suite), two.tasks(suite))
+        for name in on_different_files(one.tasks(suite), two.tasks(suite)):
+            reporter.notice(f"{name} is left out: the two were measured on different files.")
     text = compare_text(one.text, two.text)
     lines = [*([text] if text else []), *lines]
     if not lines:
         part = f" --max-examples {config.max_examples}" if config.max_examples else ""
         raise UserError(
-            f"{config.compare[0]} and {config.compare[1]} have no results in common; measure both first, "
-            f"with the same settings: chatsmith evaluate{part}"
+            f"{config.compare[0]} and {config.compare[1]}, as they are now, have no results in common; measure both "
+            f"first, with the same settings: chatsmith evaluate{part}"
         )
     show_comparison(str(config.compare[0]), str(config.compare[1]), lines, reporter)
     return {"compare": {line.name: line.to_json() for line in lines}}

@@ -1,5 +1,6 @@
 """The benchmarks as the command runs them: what it prints, what it keeps, how it goes on, alone and with others."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -10,13 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from chatsmith import cli
 from chatsmith.checkpoint import save_bundle
 from chatsmith.data.survey import survey
 from chatsmith.evals import chat
 from chatsmith.evals.examiner import Examiner
+from chatsmith.evals.statistics import wilson_interval
 from chatsmith.model.gpt import GPT
+from chatsmith.runtime import device, distributed
+from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.errors import UserError
 from chatsmith.stages import evaluate
 from chatsmith.stages.evaluate import Config
@@ -173,7 +178,12 @@ def test_several_tries_tell_pass_at_k(
     config = Config(run, suite="chat", eval_data=small_benchmarks, max_examples=1, tries=12, json=True)
     score = measured(capsys, config)["chat"]["tasks"]["humaneval"]
     assert score["n"] == 1
-    assert score["pass@10"] == 0.0
+    assert (score["pass@10"], score["pass@10 low"]) == (0.0, 0.0)
+    assert score["pass@10 high"] == pytest.approx(wilson_interval(0, 1)[1]), (
+        "one problem says next to nothing"
+    )
+    evaluate.main(replace(config, json=False))
+    assert "pass@10: 0.0 % (95 % interval 0.0 to 79.3 %)" in capsys.readouterr().out
     assert len(json.loads((run / "evals/pretrain-chat-1/humaneval.json").read_text())["transcript"]) == 12
 
 
@@ -181,6 +191,20 @@ def test_missing_files_are_named_with_what_to_do(run: Path, tmp_path: Path):
     for suite in ("core", "chat"):
         with pytest.raises(UserError, match=r"is not there: .*--download"):
             evaluate.main(Config(run, suite=suite, eval_data=tmp_path / "nowhere"))
+
+
+def test_only_the_main_process_downloads_and_the_others_wait(run: Path, monkeypatch: pytest.MonkeyPatch):
+    done: list[str] = []
+    monkeypatch.setattr(evaluate, "download", lambda *_: done.append("download"))
+    monkeypatch.setattr(evaluate, "measure", lambda *_: done.append("measure") or [])
+    monkeypatch.setattr(distributed, "main_number", lambda *_: done.append("wait"))
+    monkeypatch.setattr(distributed, "process_group", lambda _: contextlib.nullcontext())
+    for rank, expected in ((0, ["download", "wait", "measure"]), (1, ["wait", "measure"])):
+        runtime = Runtime(torch.device("cpu"), torch.float32, rank=rank, world_size=2)
+        monkeypatch.setattr(device, "detect_runtime", lambda *_, runtime=runtime: runtime)
+        done.clear()
+        evaluate.main(Config(run, suite="core", download=True))
+        assert done == expected
 
 
 def test_a_bundle_outside_a_run_keeps_results_only_where_told(
@@ -246,6 +270,68 @@ def test_models_outside_runs_are_compared_by_their_files(
     files = (kept / "one-core-2.json", kept / "two-core-2.json")
     found = measured(capsys, Config(compare=files, max_examples=2, json=True))
     assert found["compare"]["CORE"]["difference"] == 0
+
+
+def test_the_chat_suite_is_compared_whole(
+    run: Path, small_benchmarks: Path, capsys: pytest.CaptureFixture[str]
+):
+    """The mean that is compared is ChatCORE as it was shown, the kindergarten's exam included."""
+    config = Config(run, suite="chat", eval_data=small_benchmarks, max_examples=3, json=True)
+    shown = measured(capsys, config)["chat"]
+    lines = measured(capsys, Config(compare=(run, run), max_examples=3, json=True))["compare"]
+    assert lines.keys() == {"ChatCORE", *CHAT_TASKS}
+    assert lines["ChatCORE"]["a"] == pytest.approx(shown["centered"])
+
+
+def test_results_of_an_earlier_model_are_not_compared(
+    run: Path,
+    small_benchmarks: Path,
+    tmp_path: Path,
+    model: GPT,
+    tokenizer: Tokenizer,
+    capsys: pytest.CaptureFixture[str],
+):
+    """Trained anew and not measured since: what stands in the folder is another model's."""
+    other = made_run(tmp_path / "other", model, tokenizer)
+    for folder in (run, other):
+        evaluate.main(Config(folder, suite="base", eval_data=small_benchmarks, batch_tokens=64))
+    half = GPT(model.config)
+    half.load_state_dict({name: weight / 2 for name, weight in model.state_dict().items()})
+    save_bundle(run / "pretrain" / "bundle", half, tokenizer, generation={}, card="")
+    with pytest.raises(UserError, match="as they are now, have no results in common"):
+        evaluate.main(Config(compare=(run, other)))
+    evaluate.main(Config(run, suite="core", eval_data=small_benchmarks))
+    found = measured(capsys, Config(compare=(run, other), json=True))["compare"]
+    assert "CORE" in found and "bits per byte" not in found
+
+
+def test_a_folder_that_mixes_models_is_refused(run: Path, small_benchmarks: Path, tmp_path: Path):
+    """A bundle outside a run was replaced, and the new one measured in part."""
+    kept = tmp_path / "kept"
+    evaluate.main(Config(run, suite="core", eval_data=small_benchmarks, max_examples=2))
+    (run / "evals").rename(kept)
+    task = kept / "pretrain-core-2" / "piqa.json"
+    task.write_text(json.dumps(json.loads(task.read_text()) | {"model": "another"}))
+    with pytest.raises(UserError, match="more than one model"):
+        evaluate.main(Config(compare=(kept, kept), max_examples=2))
+
+
+def test_items_of_different_files_are_not_paired(
+    run: Path, small_benchmarks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """CORE's items are called by their places, which mean other questions in a subset of the file."""
+    changed = shutil.copytree(small_benchmarks, tmp_path / "changed")
+    with (changed / TASKS[1].path).open("a") as file:
+        file.write('{"context": "A", "continuation": "cat"}\n')
+    other = shutil.copytree(run, tmp_path / "other")
+    evaluate.main(Config(run, suite="core", eval_data=small_benchmarks, max_examples=2))
+    evaluate.main(Config(other, suite="core", eval_data=changed, max_examples=2))
+    capsys.readouterr()
+    evaluate.main(Config(compare=(run, other), max_examples=2))
+    assert "jeopardy is left out" in capsys.readouterr().out
+    found = measured(capsys, Config(compare=(run, other), max_examples=2, json=True))["compare"]
+    assert found.keys() == {"CORE", *(task.name for task in TASKS)} - {"jeopardy"}
+    assert found["CORE"]["n"] == 21 * 2
 
 
 def test_results_of_something_else_are_refused(tmp_path: Path, run: Path):

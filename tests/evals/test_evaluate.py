@@ -1,6 +1,7 @@
 """The stage evaluate: what it prints for programs, where it writes, what it measures again and what not."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -90,9 +91,35 @@ def test_bits_per_byte_are_of_the_whole_validation_text(
 ) -> None:
     found = measured(capsys, Config(run, suite="base", json=True))
     assert found.keys() == {"base"}
-    assert found["base"].keys() == {"bits_per_byte", "low", "high", "bytes", "tokens", "seconds"}
+    assert found["base"].keys() == {
+        *("bits_per_byte", "low", "high", "chance"),
+        *("bytes", "tokens", "seconds"),
+    }
     assert found["base"]["bytes"] == len((TEXT * 8).encode())
     assert found["base"]["bits_per_byte"] > 0
+
+
+def test_bits_per_byte_of_any_text(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the run's own text it is the same figure; of another one, for a bundle that belongs to no run, too. Neither
+    takes the place of what is known of the run."""
+    own = measured(capsys, Config(run, suite="base", json=True))["base"]
+    before = {path: path.read_bytes() for path in (run / "evals").iterdir()}
+    other = tmp_path / "texts"
+    other.mkdir()
+    (other / "one.md").write_text("quite another text")
+    (other / "two.txt").write_text("and one more")
+    same = measured(capsys, Config(run, text=(tmp_path / "validation.txt",), json=True))["base"]
+    assert {**same, "seconds": own["seconds"]} == own
+    alone = shutil.copytree(run / "pretrain" / "bundle", tmp_path / "alone")
+    found = measured(capsys, Config(alone, text=(other,), json=True))["base"]
+    assert found["bytes"] == len("quite another textand one more")
+    assert found["bits_per_byte"] != own["bits_per_byte"]
+    assert {path: path.read_bytes() for path in (run / "evals").iterdir()} == before
+    (other / "talk.jsonl").write_text('{"messages": [{"role": "user", "content": "?"}]}\n')
+    with pytest.raises(UserError, match="holds conversations"):
+        evaluate.main(Config(run, text=(other,)))
+    with pytest.raises(UserError, match="bits per byte alone"):
+        Config(run, text=(other,), suite="core")
 
 
 def test_results_are_written_into_the_run_and_its_model_card(

@@ -11,7 +11,7 @@ RESULT = SuiteResult("exam", {"overall": 0.5, "n": 2}, 1.5, {"overall": 0.0, "n"
 
 def test_a_result_comes_back_for_its_key_and_for_no_other(tmp_path: Path) -> None:
     path = tmp_path / "evals" / "sft-exam.json"
-    write_result(path, "key", RESULT)
+    write_result(path, "key", RESULT, "model")
     assert read_result(path, "key") == RESULT
     assert read_result(path, "another key") is None
 

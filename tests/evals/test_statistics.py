@@ -18,6 +18,7 @@ from chatsmith.evals.statistics import (
     mcnemar,
     paired_bootstrap,
     pass_at_k,
+    points_interval,
     ratio_difference,
     ratio_interval,
     wilson_interval,
@@ -88,6 +89,12 @@ def test_a_bootstrap_interval_agrees_with_the_formula_for_one_task():
     expected = wilson_interval(int(answers.points.sum()), 500)
     assert (low, high) == pytest.approx(expected, abs=0.012)
     assert bootstrap_interval([answers]) == (low, high), "the same every time"
+
+
+def test_points_that_are_all_alike_are_not_certain():
+    assert points_interval([0.0] * 50) == wilson_interval(0, 50)
+    low, high = points_interval([0.0, 0.5, 1.0, 0.25] * 10)
+    assert 0.25 < low < 0.4375 < high < 0.65
 
 
 def test_tasks_with_the_same_items_are_drawn_together():
