@@ -69,9 +69,9 @@ function WhoAnswers() {
       <strong>{model.id}</strong>
       {model.chatsmith && (
         <>
-          {" "}
-          <span>· {parameters(model.chatsmith.num_parameters)} parameters</span>{" "}
-          <span>· sees {count(model.chatsmith.context_length)} tokens at once</span>
+          {" · "}
+          <span>{parameters(model.chatsmith.num_parameters)} parameters ·</span>{" "}
+          <span>sees {count(model.chatsmith.context_length)} tokens at once</span>
         </>
       )}
     </p>
