@@ -134,3 +134,16 @@ class PagedAttention:
 def packing_order(chunks: list[Chunk]) -> list[Chunk]:
     """The order in which a step packs its chunks: by length, then by how much each looks back upon."""
     return sorted(chunks, key=lambda chunk: (chunk.length, chunk.end))
+
+
+def packed_tokens(chunks: list[Chunk]) -> tuple[list[int], list[int], list[int]]:
+    """The ids of a step's tokens, the id before each (-1 where there is none), and their positions."""
+    tokens: list[int] = []
+    previous: list[int] = []
+    positions: list[int] = []
+    for chunk in chunks:
+        known, start, end = chunk.sequence.tokens, chunk.start, chunk.end
+        tokens += known[start:end]
+        previous += known[start - 1 : end - 1] if start else [-1, *known[: end - 1]]
+        positions += range(start, end)
+    return tokens, previous, positions

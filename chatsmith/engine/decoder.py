@@ -1,12 +1,15 @@
-"""Single tokens through the network in C: what a step of decoding takes on a CPU, without the head.
+"""Few tokens through the network in C: what a step of decoding takes on a CPU, without the head.
 
-It is given a view of the model (see `weights`) and the key-value pool, and reads both where they lie. Chunks of
-several tokens are not its business: they go through the model itself.
+It is given a view of the model (see `weights`) and the key-value pool, and reads both where they lie. Every token is a
+row of its own, which looks up the keys and values of those before it in the pool, also of those in the same chunk. So
+a short chunk is welcome: the rest of a prompt behind a cached prefix, a tool's result. Long ones are not its business:
+they go through the model itself, whose products are made for many rows.
 """
 
 import torch
 from torch import Tensor, nn
 
+from chatsmith.engine.attention import packed_tokens
 from chatsmith.engine.cache import KVCache
 from chatsmith.engine.native import LANES, STORED_AS, Layer, Library, Network, Step, Weights
 from chatsmith.engine.scheduler import Chunk
@@ -21,6 +24,8 @@ class Decoder:
     def __init__(self, library: Library, view: GPT, cache: KVCache, max_rows: int, max_blocks: int) -> None:
         self._library = library
         self._config = view.config
+        self.max_rows = max_rows
+        """Most tokens of a step."""
         # Everything that C points into is held here: memory that Python forgot would be given to others.
         self._held: list[object] = [view, cache]
         self._network = self._lay_out(view, cache)
@@ -28,6 +33,7 @@ class Decoder:
         sizes = {"x": width, "embedding": width, "bigram": width, "normed": width, "qkv": 3 * width}
         sizes |= {"wide": 4 * width, "scores": heads * max_blocks * cache.block_size}
         self._workspace = {name: torch.zeros(max_rows, size) for name, size in sizes.items()}
+        self._workspace["halves"] = torch.zeros(max_rows, 4 * width, dtype=torch.bfloat16)
 
     @staticmethod
     def is_possible(view: GPT, cache: KVCache) -> bool:
@@ -40,18 +46,13 @@ class Decoder:
         )
 
     def hidden(self, chunks: list[Chunk]) -> Tensor:
-        """Hidden states (R, C) of chunks of one token each; their keys and values go into the pool."""
-        rows, tables = len(chunks), [chunk.sequence.blocks for chunk in chunks]
+        """Hidden states (R, C) of the packed tokens of chunks; their keys and values go into the pool."""
+        numbers = torch.tensor(packed_tokens(chunks))
+        rows, tables = numbers.shape[1], [chunk.sequence.blocks for chunk in chunks]
         width = max(map(len, tables))
-        known = [(chunk.sequence.tokens, chunk.start) for chunk in chunks]
-        numbers = torch.tensor(
-            [
-                [tokens[start] for tokens, start in known],
-                [tokens[start - 1] if start else -1 for tokens, start in known],
-                [start for _, start in known],
-            ]
-        )
         padded = torch.tensor([table + [0] * (width - len(table)) for table in tables])
+        if rows > len(chunks):
+            padded = padded.repeat_interleave(torch.tensor([chunk.length for chunk in chunks]), dim=0)
         step = Step(rows, width, *(row.data_ptr() for row in numbers), padded.data_ptr())
         for name, workspace in self._workspace.items():
             setattr(step, name, workspace.data_ptr())

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from chatsmith.engine.attention import PagedAttention, packing_order
+from chatsmith.engine.attention import PagedAttention, packed_tokens, packing_order
 from chatsmith.engine.blocks import BlockManager
 from chatsmith.engine.cache import KVCache, affordable_tokens, bytes_per_token
 from chatsmith.engine.decoder import Decoder
@@ -38,6 +38,12 @@ Tool = Callable[[str], str]
 
 PRODUCTS = ("attention.qkv", "attention.out", "mlp.up", "mlp.down")
 """The large products of a block."""
+
+MOST_NATIVE_TOKENS = 16
+"""Longer chunks go through torch's products, which use each weight they read more often."""
+
+MOST_NATIVE_ROWS = 256
+"""Room for tokens of short chunks beside those of decoding."""
 
 WORKSPACE_TOKENS = 16_384
 """Most keys gathered at once; more rows than that holds are attended to in turns."""
@@ -88,13 +94,15 @@ class Engine:
     ) -> None:
         self.config = model.config
         self._source = model
-        self._quantize: Quantization | None = quantize
         self._device = model.embedding.weight.device
         self._library = load_library() if native and self._device.type == "cpu" else None
-        self._model = decoding_view(model, self._library, quantize)
+        dtype = model.compute_dtype or model.embedding.weight.dtype
+        # Master weights that every product would cast anew are kept cast.
+        is_cast = dtype == torch.bfloat16 and model.embedding.weight.dtype == torch.float32
+        self._quantize: Quantization | None = quantize or ("bf16" if is_cast else None)
+        self._model = decoding_view(model, self._library, self._quantize)
         self._tokenizer = tokenizer
         self._tool = tool
-        dtype = model.compute_dtype or model.embedding.weight.dtype
         if kv_tokens is None:
             kv_tokens = affordable_tokens(self.config, dtype, self._device, max_running)
         self._blocks = BlockManager(
@@ -289,7 +297,8 @@ class Engine:
         if self._library is None or not Decoder.is_possible(self._model, self._cache):
             return None
         longest = self._blocks.blocks_for(self.config.context_length)
-        return Decoder(self._library, self._model, self._cache, self._scheduler.max_running, longest)
+        rows = max(self._scheduler.max_running, min(MOST_NATIVE_ROWS, self._scheduler.tokens_per_step))
+        return Decoder(self._library, self._model, self._cache, rows, longest)
 
     def _form(self, request: Request) -> Form | None:
         if request.constraint is None:
@@ -327,26 +336,26 @@ class Engine:
 
     def _forward(self, chunks: list[Chunk]) -> Tensor:
         """Hidden states (N, C) of the packed tokens; their keys and values go into the pool."""
-        singles = [chunk for chunk in chunks if chunk.length == 1] if self._decoder else []
-        if self._decoder is None or not singles:
-            return self._forward_chunks(chunks)
-        hidden = self._decoder.hidden(singles)
-        if len(singles) == len(chunks):
+        count = self._num_native(chunks)
+        if self._decoder is None or not count:
+            return self._forward_by_torch(chunks)
+        hidden = self._decoder.hidden(chunks[:count])
+        if count == len(chunks):
             return hidden
-        # Packed by length, single tokens come first.
-        return torch.cat((hidden, self._forward_chunks(chunks[len(singles) :]).to(hidden.dtype)))
+        return torch.cat((hidden, self._forward_by_torch(chunks[count:]).to(hidden.dtype)))
 
-    def _forward_chunks(self, chunks: list[Chunk]) -> Tensor:
-        tokens: list[int] = []
-        previous: list[int] = []
-        positions: list[int] = []
-        for chunk in chunks:
-            known, start, end = chunk.sequence.tokens, chunk.start, chunk.end
-            tokens += known[start:end]
-            previous += known[start - 1 : end - 1] if start else [-1, *known[: end - 1]]
-            positions += range(start, end)
+    def _num_native(self, chunks: list[Chunk]) -> int:
+        """How many chunks, the first, go through the network in C. They are packed by length, the shortest first."""
+        room = self._decoder.max_rows if self._decoder else 0
+        for index, chunk in enumerate(chunks):
+            room -= chunk.length
+            if chunk.length > MOST_NATIVE_TOKENS or room < 0:
+                return index
+        return len(chunks)
+
+    def _forward_by_torch(self, chunks: list[Chunk]) -> Tensor:
         self._attention.plan(chunks)
-        packed = torch.tensor([tokens, previous, positions], device=self._device)[:, None]
+        packed = torch.tensor(packed_tokens(chunks), device=self._device)[:, None]
         return self._model(packed[0], previous=packed[1], positions=packed[2], attend=self._attention)[0]
 
     def _due(self, chunks: list[Chunk]) -> tuple[list[int], list[Reply]]:

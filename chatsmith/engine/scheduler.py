@@ -51,7 +51,7 @@ class Sequence:
         return self._keys
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """Compute tokens start..end-1 of a sequence."""
 
@@ -96,8 +96,8 @@ class Scheduler:
         """Of a step in which others decode, at most this many tokens are a prompt's: they wait for it."""
         self.max_running = max_running
         self.waiting: deque[Sequence] = deque()
-        self.running: list[Sequence] = []
-        """From the oldest to the newest admitted."""
+        self.running: dict[Sequence, None] = {}
+        """From the oldest to the newest admitted: a dict, since each of hundreds leaves it by name."""
         self.num_preemptions = 0
         self.num_looked_up = 0
         """Tokens that admitted sequences could have found in the prefix cache, ever."""
@@ -111,31 +111,33 @@ class Scheduler:
 
     def remove(self, sequence: Sequence, *, forget: bool = False) -> None:
         """Drop a sequence, finished or not, and give its blocks back; with `forget`, nobody reuses them."""
-        (self.running if sequence in self.running else self.waiting).remove(sequence)
+        if sequence in self.running:
+            del self.running[sequence]
+        else:
+            self.waiting.remove(sequence)
         if forget:
             self.blocks.forget(sequence.blocks)
         self._release(sequence)
 
     def schedule(self) -> Step:
         """The next step. It has no chunks only if nothing is queued."""
-        planned: dict[Sequence, Chunk] = {}
+        draft = _Draft(self.tokens_per_step, self.tokens_beside_decoding)
         fresh: list[int] = []
         preempted = False
         # Stable sort: decodes first, and among equals the oldest.
         for sequence in sorted(self.running, key=lambda one: one.num_pending > 1):
             if sequence not in self.running:
                 continue  # pre-empted a moment ago
-            budget = self._budget_left(planned)
-            if budget == 0:
+            if draft.budget == 0:
                 break
             missing = self.blocks.blocks_for(len(sequence.tokens)) - len(sequence.blocks)
-            preempted |= self._make_room(missing, sequence, planned)
+            preempted |= self._make_room(missing, sequence, draft)
             if sequence in self.running:
                 fresh += self._give_blocks(sequence, missing)
-                planned[sequence] = _chunk(sequence, budget)
+                draft.add(sequence)
         if not preempted:
-            fresh += self._admit(planned)
-        return Step(list(planned.values()), fresh)
+            fresh += self._admit(draft)
+        return Step(list(draft.chunks.values()), fresh)
 
     def computed(self, chunks: list[Chunk]) -> None:
         """Note that the chunks' keys and values are in the pool, and publish the blocks that became full."""
@@ -143,12 +145,14 @@ class Scheduler:
         for chunk in chunks:
             sequence = chunk.sequence
             sequence.num_computed = chunk.end
+            if chunk.start // size == chunk.end // size:
+                continue  # no block became full
             keys = sequence.keys(size)
             for index in range(chunk.start // size, chunk.end // size):
                 tokens = sequence.tokens[index * size : (index + 1) * size]
                 self.blocks.publish(sequence.blocks[index], keys[index], tokens)
 
-    def _admit(self, planned: dict[Sequence, Chunk]) -> list[int]:
+    def _admit(self, draft: "_Draft") -> list[int]:
         """Let waiting sequences in while there is room, first come first served."""
         fresh: list[int] = []
         size = self.blocks.block_size
@@ -156,8 +160,7 @@ class Scheduler:
             key for one in self.running for key in self._uncomputed_keys(one, one.num_computed // size)
         }
         for sequence in list(self.waiting):
-            budget = self._budget_left(planned)
-            if budget == 0 or len(self.running) == self.max_running:
+            if draft.budget == 0 or len(self.running) == self.max_running:
                 break
             cached = self.blocks.match(sequence.keys(size), sequence.tokens, sequence.num_reusable)
             uncomputed = self._uncomputed_keys(sequence, len(cached))
@@ -170,7 +173,7 @@ class Scheduler:
                 self.blocks.release(cached)
                 break
             self.waiting.remove(sequence)
-            self.running.append(sequence)
+            self.running[sequence] = None
             sequence.blocks = cached
             sequence.num_computed = len(cached) * size
             fresh += self._give_blocks(sequence, missing)
@@ -178,7 +181,7 @@ class Scheduler:
                 sequence.num_cached = sequence.num_computed
                 self.num_looked_up += len(sequence.tokens)
                 self.num_found += sequence.num_cached
-            planned[sequence] = _chunk(sequence, budget)
+            draft.add(sequence)
             being_filled.update(uncomputed)
         return fresh
 
@@ -189,23 +192,17 @@ class Scheduler:
         size = self.blocks.block_size
         return sequence.keys(size)[num_full : sequence.num_reusable // size]
 
-    def _budget_left(self, planned: dict[Sequence, Chunk]) -> int:
-        lengths = [chunk.length for chunk in planned.values()]
-        num_decodes = lengths.count(1)
-        limit = num_decodes + self.tokens_beside_decoding if num_decodes else self.tokens_per_step
-        return max(0, min(limit, self.tokens_per_step) - sum(lengths))
-
     def _give_blocks(self, sequence: Sequence, count: int) -> list[int]:
         numbers = self.blocks.allocate(count)
         sequence.blocks += numbers
         return numbers
 
-    def _make_room(self, missing: int, sequence: Sequence, planned: dict[Sequence, Chunk]) -> bool:
+    def _make_room(self, missing: int, sequence: Sequence, draft: "_Draft") -> bool:
         """Pre-empt the newest sequences, this one at worst, until its blocks fit. Returns: was any?"""
         preempted = False
         while missing > self.blocks.num_free and sequence in self.running:
-            newest = self.running.pop()
-            planned.pop(newest, None)
+            newest, _ = self.running.popitem()
+            draft.drop(newest)
             self._release(newest)
             self.waiting.appendleft(newest)
             self.num_preemptions += 1
@@ -218,5 +215,35 @@ class Scheduler:
         sequence.num_computed = 0
 
 
-def _chunk(sequence: Sequence, budget: int) -> Chunk:
-    return Chunk(sequence, sequence.num_computed, sequence.num_computed + min(sequence.num_pending, budget))
+class _Draft:
+    """The chunks of a step while it is being planned, and what its budget still allows."""
+
+    def __init__(self, tokens_per_step: int, tokens_beside_decoding: int) -> None:
+        self.chunks: dict[Sequence, Chunk] = {}
+        self._tokens_per_step = tokens_per_step
+        self._tokens_beside_decoding = tokens_beside_decoding
+        self._num_tokens = 0
+        self._num_decodes = 0
+
+    @property
+    def budget(self) -> int:
+        """How many more tokens the step may compute."""
+        limit = self._tokens_per_step
+        if self._num_decodes:
+            limit = min(limit, self._num_decodes + self._tokens_beside_decoding)
+        return max(0, limit - self._num_tokens)
+
+    def add(self, sequence: Sequence) -> None:
+        """As many of its uncomputed tokens as the budget allows."""
+        start = sequence.num_computed
+        self.chunks[sequence] = chunk = Chunk(sequence, start, start + min(sequence.num_pending, self.budget))
+        self._count(chunk, 1)
+
+    def drop(self, sequence: Sequence) -> None:
+        """The sequence was pre-empted; if it had a chunk, others may have its tokens."""
+        if chunk := self.chunks.pop(sequence, None):
+            self._count(chunk, -1)
+
+    def _count(self, chunk: Chunk, sign: int) -> None:
+        self._num_tokens += sign * chunk.length
+        self._num_decodes += sign * (chunk.length == 1)

@@ -29,36 +29,39 @@ def decoding_view(model: GPT, library: Library | None, quantize: Quantization | 
     `quantize` keeps other weights for those products, of which a token needs fewer bytes: "bf16", or "int8" with a
     scale a row (symmetric, by the largest). What is computed with them is computed in the model's own type.
     """
+    rounds = (model.compute_dtype or model.embedding.weight.dtype) == torch.bfloat16
     shared = [*model.parameters(), *model.buffers()]
     view = copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
     on_cpu = model.embedding.weight.device.type == "cpu"
     for module in list(view.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, Linear) and child.weight[..., 0].numel() >= FEWEST_OUTPUTS:
-                setattr(module, name, _for_decoding(child, library if on_cpu else None, quantize))
+                setattr(module, name, _for_decoding(child, library if on_cpu else None, quantize, rounds))
     return view
 
 
-def _for_decoding(linear: Linear, library: Library | None, quantize: Quantization | None) -> nn.Module:
+def _for_decoding(
+    linear: Linear, library: Library | None, quantize: Quantization | None, rounds: bool
+) -> nn.Module:
     weight = linear.weight
     usable = library if weight.shape[-1] % LANES == 0 else None
     if quantize == "int8":
-        return Int8Linear(weight.detach().flatten(0, -2), usable)
+        return Int8Linear(weight.detach().flatten(0, -2), usable, rounds)
     if quantize == "bf16":
         weight = nn.Parameter(weight.detach().to(torch.bfloat16), requires_grad=False)
     if usable is not None and weight.dtype in (torch.float32, torch.bfloat16):
-        return StreamedLinear(weight, usable)
+        return StreamedLinear(weight, usable, rounds)
     linear.weight = weight  # of the view, not of the model
     return linear
 
 
 class StreamedLinear(nn.Module):
-    """A Linear whose product with few rows is the library's: in float32, whatever the weight is stored as."""
+    """A Linear whose product with few rows is the library's. `rounds`: the model computes in bf16."""
 
-    def __init__(self, weight: nn.Parameter, library: Library) -> None:
+    def __init__(self, weight: nn.Parameter, library: Library, rounds: bool) -> None:
         super().__init__()
         self.weight = weight
-        self.weights = Weights.of(weight)
+        self.weights = Weights.of(weight, rounds=rounds)
         self._library = library
 
     def forward(self, x: Tensor) -> Tensor:
@@ -73,13 +76,13 @@ class Int8Linear(nn.Module):
     weight: Tensor
     scale: Tensor
 
-    def __init__(self, weight: Tensor, library: Library | None) -> None:
+    def __init__(self, weight: Tensor, library: Library | None, rounds: bool) -> None:
         super().__init__()
         wide = weight.float()
         scale = (wide.abs().amax(dim=1) / 127).clamp(min=1e-12)
         self.register_buffer("scale", scale)
         self.register_buffer("weight", (wide / scale[:, None]).round().to(torch.int8))
-        self.weights = Weights.of(self.weight, self.scale) if library is not None else None
+        self.weights = Weights.of(self.weight, self.scale, rounds=rounds) if library is not None else None
         self._library = library
 
     def forward(self, x: Tensor) -> Tensor:

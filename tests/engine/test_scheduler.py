@@ -73,7 +73,7 @@ def test_the_newest_is_preempted_and_waits_in_front() -> None:
     scheduler.add(later)
     while scheduler.num_preemptions == 0:
         advance(scheduler)
-    assert scheduler.running == [old]
+    assert list(scheduler.running) == [old]
     assert list(scheduler.waiting) == [new, later]
 
 

@@ -40,15 +40,20 @@ class Weights(Structure):
         ("rows", c_int64),
         ("columns", c_int64),
         ("kind", c_int64),
+        ("rounds", c_int64),
     )
 
     @staticmethod
-    def of(weight: Tensor, scale: Tensor | None = None) -> "Weights":
-        """Weights (..., columns) where they lie; whoever holds this must hold the tensors, too."""
+    def of(weight: Tensor, scale: Tensor | None = None, *, rounds: bool = False) -> "Weights":
+        """Weights (..., columns) where they lie; whoever holds this must hold the tensors, too.
+
+        `rounds` lets a product round what it multiplies them with to bf16, where the processor multiplies that.
+        """
         assert weight.is_contiguous() and weight.device.type == "cpu"
         columns = weight.shape[-1]
         at = None if scale is None else scale.data_ptr()
-        return Weights(weight.data_ptr(), at, weight.numel() // columns, columns, STORED_AS[weight.dtype])
+        rows = weight.numel() // columns
+        return Weights(weight.data_ptr(), at, rows, columns, STORED_AS[weight.dtype], rounds)
 
 
 class Layer(Structure):
@@ -85,7 +90,10 @@ class Step(Structure):
         ("R", c_int64),
         ("width", c_int64),
         *((name, c_void_p) for name in ("tokens", "previous", "positions", "tables")),
-        *((name, c_void_p) for name in ("x", "embedding", "bigram", "normed", "qkv", "wide", "scores")),
+        *(
+            (name, c_void_p)
+            for name in ("x", "embedding", "bigram", "normed", "qkv", "wide", "scores", "halves")
+        ),
     )
 
 
@@ -96,14 +104,15 @@ class Library:
         self._linear, self._step = library.chatsmith_linear, library.chatsmith_step
         self._linear.argtypes = [c_void_p, c_void_p, POINTER(Weights), c_int64, ctypes.c_int]
         self._step.argtypes = [POINTER(Network), POINTER(Step), ctypes.c_int]
-        self._linear.restype = self._step.restype = None
+        self._linear.restype, self._step.restype = ctypes.c_int, None
 
     def linear(self, x: Tensor, weights: Weights) -> Tensor:
         """x W^T (M, N) in float32, of x (M, K) float32 and weights (N, K); K is a multiple of LANES."""
         x = x.contiguous()
         assert x.dtype == torch.float32
         result = torch.empty(len(x), weights.rows)
-        self._linear(result.data_ptr(), x.data_ptr(), weights, len(x), torch.get_num_threads())
+        if self._linear(result.data_ptr(), x.data_ptr(), weights, len(x), torch.get_num_threads()):
+            raise MemoryError("there is no memory left for a product")
         return result
 
     def step(self, network: Network, step: Step) -> None:

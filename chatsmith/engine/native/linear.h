@@ -8,12 +8,13 @@ typedef struct {
     const void *data;   /* (rows, columns) */
     const float *scale; /* (rows,) or null: what a row of int8 weights is multiplied by */
     int64_t rows, columns;
-    int64_t kind; /* F32, BF16 or INT8 */
+    int64_t kind;   /* F32, BF16 or INT8 */
+    int64_t rounds; /* may x be rounded to bf16 before it is multiplied? */
 } weights;
 
 /* y (M, rows) = x (M, columns) W^T, or += with `adds`. The threads of a parallel region share the work and all wait
-   for its end. `columns` is a multiple of 16. */
-void linear(float *y, const float *x, const weights *w, int64_t M, int adds);
+   for its end. `columns` is a multiple of 16. `halves` is room for x in bf16. */
+void linear(float *y, const float *x, uint16_t *halves, const weights *w, int64_t M, int adds);
 
-/* The same, from outside a parallel region. */
-void chatsmith_linear(float *y, const float *x, const weights *w, int64_t M, int threads);
+/* The same, from outside a parallel region. Not 0 if there is no memory. */
+int chatsmith_linear(float *y, const float *x, const weights *w, int64_t M, int threads);

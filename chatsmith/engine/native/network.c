@@ -31,6 +31,7 @@ typedef struct {
     const int64_t *tokens, *previous, *positions; /* (R,); -1 before the first token */
     const int64_t *tables;                        /* (R, width): the blocks of each sequence */
     float *x, *embedding, *bigram, *normed, *qkv, *wide, *scores; /* (R, C), but: (R, 3C), (R, 4C), (R, H, positions) */
+    uint16_t *halves;                                            /* (R, 4C) */
 } step;
 
 static float sigmoid(float x) { return 1 / (1 + expf(-x)); }
@@ -207,7 +208,7 @@ static void run_layer(const network *net, const layer *l, const step *s) {
     int64_t R = s->R, C = net->C;
 #pragma omp for
     for (int64_t r = 0; r < R; r++) enter(net, l, s, r);
-    linear(s->qkv, s->normed, &l->qkv, R, 0);
+    linear(s->qkv, s->normed, s->halves, &l->qkv, R, 0);
 #pragma omp for
     for (int64_t r = 0; r < R; r++) prepare(net, l, s, r);
     /* Whole sequences while there are enough of them, for their heads lie side by side; else parts of them. */
@@ -217,13 +218,13 @@ static void run_layer(const network *net, const layer *l, const step *s) {
         int64_t h0 = task % parts * heads, h1 = h0 + heads < net->H ? h0 + heads : net->H;
         attend(net, l, s, task / parts, h0, h1);
     }
-    linear(s->x, s->normed, &l->out, R, 1);
+    linear(s->x, s->normed, s->halves, &l->out, R, 1);
 #pragma omp for
     for (int64_t r = 0; r < R; r++) norm(s->normed + r * C, s->x + r * C, C);
-    linear(s->wide, s->normed, &l->up, R, 0);
+    linear(s->wide, s->normed, s->halves, &l->up, R, 0);
 #pragma omp for
     for (int64_t r = 0; r < R; r++) squared_relu(s->wide + r * 4 * C, 4 * C);
-    linear(s->x, s->wide, &l->down, R, 1);
+    linear(s->x, s->wide, s->halves, &l->down, R, 1);
 }
 
 /* Hidden states, normalised for the head, into s->normed. C, D and the gates' channels are multiples of 16. */

@@ -61,15 +61,42 @@ INLINE vec load_int8(const int8_t *from) {
 }
 #endif
 
-/* The sum of a vector's lanes, pairwise. */
-INLINE float total(vec v) {
+/* Processors that multiply pairs of bf16 and add them up in float32 do so at twice the speed of float32. */
+#if defined(__AVX512BF16__)
+#define MULTIPLIES_BF16
+#define HALVES 32 /* bf16 numbers in a vector */
+
+/* sum += a pair by pair b, 32 products into 16 sums. */
+INLINE vec add_products(vec sum, __m512i a, __m512i b) {
+    return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+}
+INLINE void store_bf16(uint16_t *to, vec v) {
+    _mm256_storeu_si256((void *)to, (__m256i)_mm512_cvtneps_pbh((__m512)v)); /* to nearest, ties to even */
+}
+#endif
+
+/* The sums of the lanes of four vectors, side by side: a third of the work of adding up one after the other. */
+INLINE quad totals(vec a, vec b, vec c, vec d) {
+#if LANES == 16
+#define LOW(a, b) __builtin_shufflevector(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29)
+#define HIGH(a, b) __builtin_shufflevector(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31)
+#define EVEN(a, b) __builtin_shufflevector(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29)
+#define ODD(a, b) __builtin_shufflevector(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31)
+#else
+#define LOW(a, b) __builtin_shufflevector(a, b, 0, 8, 1, 9, 4, 12, 5, 13)
+#define HIGH(a, b) __builtin_shufflevector(a, b, 2, 10, 3, 11, 6, 14, 7, 15)
+#define EVEN(a, b) __builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13)
+#define ODD(a, b) __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15)
+#endif
+    vec ab = LOW(a, b) + HIGH(a, b), cd = LOW(c, d) + HIGH(c, d), v = EVEN(ab, cd) + ODD(ab, cd);
 #if LANES == 16
     quad low = __builtin_shufflevector(v, v, 0, 1, 2, 3) + __builtin_shufflevector(v, v, 8, 9, 10, 11);
     quad high = __builtin_shufflevector(v, v, 4, 5, 6, 7) + __builtin_shufflevector(v, v, 12, 13, 14, 15);
 #else
     quad low = __builtin_shufflevector(v, v, 0, 1, 2, 3), high = __builtin_shufflevector(v, v, 4, 5, 6, 7);
 #endif
-    quad sum = low + high;
-    sum += __builtin_shufflevector(sum, sum, 2, 3, 0, 1);
-    return sum[0] + sum[1];
+    return low + high;
 }
+
+/* The sum of a vector's lanes. */
+INLINE float total(vec v) { return totals(v, v, v, v)[0]; }
