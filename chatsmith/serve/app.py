@@ -17,11 +17,12 @@ from starlette.types import ASGIApp
 
 import chatsmith
 from chatsmith.serve import metrics, openapi, tokens
+from chatsmith.serve.answers import encoded
 from chatsmith.serve.chat_completions import ChatReply, chat_job, chat_parameters
 from chatsmith.serve.completions import COMPLETION_PARAMETERS, CompletionReply, completion_jobs
 from chatsmith.serve.errors import ApiError, internal
 from chatsmith.serve.http_body import read_body
-from chatsmith.serve.json_body import parse_object
+from chatsmith.serve.json_body import parse_object, too_deep
 from chatsmith.serve.page import add_page
 from chatsmith.serve.protocol import Job
 from chatsmith.serve.request_log import RequestRecord
@@ -224,13 +225,17 @@ async def _read(
     record: RequestRecord = http.state.record
 
     def understand() -> tuple[RequestT, ServedModel, PreparedT]:
-        request = kind.read(parse_object(body))
-        record.unknown_fields = request.unknown_fields
-        model = service.model(request.model)
-        record.model = model.name
-        return request, model, prepare(request, model)
+        try:
+            request = kind.read(parse_object(body))
+            record.unknown_fields = request.unknown_fields
+            model = service.model(request.model)
+            record.model = model.name
+            return request, model, prepare(request, model)
+        except RecursionError as error:  # what could just be parsed may be too deep to be written again
+            raise too_deep() from error
 
     understood = await asyncio.to_thread(understand) if len(body) > LARGE_BODY else understand()
+    service.check_open()  # a signal may have come meanwhile
     if record.unknown_fields:
         service.metrics.unknown_fields(understood[1].name, len(record.unknown_fields))
     return understood
@@ -250,7 +255,8 @@ async def _answer(
         record.reply = reply.text
     if reply.is_stream:
         return EventStream(reply.events(), record, model.request_seconds + service.limits.read_seconds)
-    return JSONResponse(await unless_gone(http.receive, reply.plain()))
+    answer = await unless_gone(http.receive, reply.plain())
+    return Response(await encoded(answer), media_type="application/json")
 
 
 async def _answer_api_error(http: Request, error: Exception) -> Response:

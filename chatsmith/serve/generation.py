@@ -12,11 +12,14 @@ from types import TracebackType
 from typing import Self
 
 from chatsmith.serve.admission import Ticket
-from chatsmith.serve.errors import ApiError, internal, overdue, unavailable
+from chatsmith.serve.errors import ApiError, internal, invalid, overdue, unavailable
 from chatsmith.serve.metrics import Metrics
 from chatsmith.serve.protocol import Job, Output
 from chatsmith.serve.replica import Replica
 from chatsmith.serve.request_log import RequestRecord
+
+NOT_FINITE = "not finite"
+"""What the engine says of logits that are no numbers, which is no fault of a form."""
 
 Batch = list[tuple[int, Output]]
 """Outputs, each with the number of the choice it belongs to."""
@@ -27,6 +30,8 @@ class _Choice:
     """One reply, as far as it is known."""
 
     prompt_tokens: int
+    has_form: bool = False
+    """Does a constraint say what the reply looks like?"""
     num_tokens: int = 0
     last_token_at: float | None = None
     is_over: bool = False
@@ -98,7 +103,9 @@ class Generation:
         self._open_ones = open_ones
         self._came: asyncio.Queue[tuple[int, Output] | ApiError] = asyncio.Queue()
         self._submitted: list[tuple[Replica, int]] = []
-        self._choices = [_Choice(len(job.prompt_ids)) for job in jobs for _ in range(job.n)]
+        self._choices = [
+            _Choice(len(job.prompt_ids), job.constraint is not None) for job in jobs for _ in range(job.n)
+        ]
         watch.record.prompt_tokens = sum(len(job.prompt_ids) for job in jobs)
 
     async def __aenter__(self) -> Self:
@@ -180,8 +187,15 @@ class Generation:
         if choice.is_over:
             self._ticket.end()
         if output.finish_reason == "error":
-            raise internal(output.error or "The model failed.", "generation_failed")
+            raise self._failure(choice, output.error or "The model failed.")
         return item
+
+    def _failure(self, choice: _Choice, reason: str) -> ApiError:
+        # A form may prove too complex while it is followed, which is the client's affair. 500 would be tried again.
+        if choice.has_form and NOT_FINITE not in reason:
+            param = self._parameters.get("constraint", "constraint")
+            return invalid(f"{param} asks for a form that cannot be followed further: {reason}", param)
+        return internal(reason, "generation_failed")
 
     def _close(self, reason: str) -> None:
         for replica, number in self._submitted:

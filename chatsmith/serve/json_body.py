@@ -27,7 +27,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
     except ApiError:
         raise
     except RecursionError as error:
-        raise _bad("the body is nested too deeply") from error
+        raise too_deep() from error
     except ValueError as error:
         raise _bad(f"the body is not valid JSON: {error}") from error
     if not isinstance(value, dict):
@@ -35,6 +35,11 @@ def parse_object(body: bytes) -> dict[str, Any]:
     if "\\u" in text:  # only an escape can smuggle half a character past the UTF-8 decoder
         _refuse_lone_surrogates(value)
     return value
+
+
+def too_deep() -> ApiError:
+    """The body is JSON, but no program wants to go that far down."""
+    return _bad("the body is nested too deeply")
 
 
 def _bad(message: str) -> ApiError:

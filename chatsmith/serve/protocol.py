@@ -84,6 +84,15 @@ class Job:
         one = Request(self.prompt_ids, self.sampling, self.score_from, self.constraint)
         return one.replicas(self.n)
 
+    def num_logprobs(self, context: int) -> int:
+        """How many log-probabilities will be told at most, alternatives included."""
+        if self.sampling.logprobs is None:
+            return 0
+        room = max(0, context - len(self.prompt_ids))
+        reply = room if self.sampling.max_tokens is None else min(room, self.sampling.max_tokens)
+        scored = 0 if self.score_from is None else len(self.prompt_ids) - self.score_from
+        return self.n * (reply + scored) * (self.sampling.logprobs + 1)
+
     def to_json(self) -> Message:
         """The fields of a submit message."""
         usual, wanted = _sampling_fields(Sampling()), _sampling_fields(self.sampling)

@@ -429,7 +429,19 @@ def _refuse_unsupported_message(message: Mapping[str, Any], place: str) -> None:
         # In the schema a tool message has no name, so there it is one more unknown field.
         if message.get(name) is not None and not (name == "name" and message.get("role") == "tool"):
             raise unsupported(f"{place}.{name}", reason)
-    content = message.get("content")
+    content, calls = message.get("content"), message.get("tool_calls")
     for index, part in enumerate(content if isinstance(content, list) else []):
-        if isinstance(part, dict) and part.get("type") in ("image_url", "input_audio", "file"):
+        if not isinstance(part, dict):
+            continue
+        if part.get("type") in ("image_url", "input_audio", "file"):
             raise unsupported(f"{place}.content.{index}", f"{part['type']} cannot be read; send text")
+        if part.get("prompt_cache_breakpoint") is not None:
+            raise unsupported(
+                f"{place}.content.{index}.prompt_cache_breakpoint",
+                "prompts are always cached, in whole blocks",
+            )
+    for index, call in enumerate(calls if isinstance(calls, list) else []):
+        if isinstance(call, dict) and call.get("type") == "custom":
+            raise unsupported(
+                f"{place}.tool_calls.{index}.type", "only calls of the type function are supported"
+            )

@@ -25,6 +25,9 @@ from chatsmith.text.tokenizer import Tokenizer
 QUEUE_SHARE = 4
 """Prompt tokens that may wait unless told otherwise: so many times what the key-value pool holds."""
 
+MAX_LOGPROBS = 2**20
+"""Of one request, alternatives included: about 100 bytes each in the answer, and several times that in memory."""
+
 
 @dataclass(frozen=True)
 class LoadedModel:
@@ -120,6 +123,7 @@ class ServedModel:
         """
         self.check_ready()
         self._check_pool(jobs)
+        self._check_logprobs(jobs)
         watch = Watch(self.name, self.metrics, record, self.queue_seconds, self.request_seconds)
         return Generation(
             jobs, lambda: self.pick(affinity), lambda: self._admit(jobs, record), watch, parameters, self.open
@@ -168,6 +172,16 @@ class ServedModel:
                 raise invalid(
                     f"n is {job.n}, but there is room for {room} replies to a prompt this long", "n"
                 )
+
+    def _check_logprobs(self, jobs: Sequence[Job]) -> None:
+        """An answer is held in memory until it is whole, and for a client that reads slowly, so is a stream."""
+        count = sum(job.num_logprobs(self.loaded.info.context_length) for job in jobs)
+        if count > MAX_LOGPROBS:
+            raise invalid(
+                f"this could take {count} log-probabilities, and {MAX_LOGPROBS} may be asked for at once; ask for "
+                "fewer alternatives, tokens, replies or prompts",
+                "logprobs",
+            )
 
     @property
     def retry_after(self) -> int:

@@ -29,6 +29,11 @@ KEEP_ALIVE_SECONDS = 75
 
 CLOSE_SECONDS = 5
 
+OPEN_FILES = 65_536
+
+BEGIN_SECONDS = 0.05
+"""A request that was let in just before draining counts as open after so long."""
+
 
 @dataclass(frozen=True)
 class Address:
@@ -61,6 +66,7 @@ def serve(
     `make_service` is called inside the event loop; `tell` says a line to the person who started the server.
     """
     _log_as_json()
+    _allow_open_files()
     listening = _listen(address)
     with (
         contextlib.closing(listening),
@@ -139,6 +145,7 @@ async def _drain(service: Service, stop: asyncio.Event, seconds: float, tell: Ca
     stop.clear()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
+            await asyncio.sleep(BEGIN_SECONDS)
             while service.num_open and not stop.is_set():
                 await asyncio.sleep(0.05)
     if service.num_open:
@@ -189,6 +196,17 @@ def _listen(address: Address) -> socket.socket:
         raise UserError(
             f"cannot listen at {address.host} port {address.port} ({error}); choose another --host or --port"
         ) from error
+
+
+def _allow_open_files() -> None:
+    """A connection is an open file, and many systems allow 1,024 where no more is asked for."""
+    import resource  # not on Windows
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _url(listening: socket.socket) -> str:

@@ -57,14 +57,18 @@ class Service:
 
     def model(self, name: str | None) -> ServedModel:
         """The model of this name; without one, the first. Raises ApiError: 404, and 503 while draining."""
-        if self._drained_by is not None:
-            left = max(1, min(60, round(self._drained_by - time.monotonic())))
-            raise unavailable("The server is shutting down and takes no new work.", "draining", left)
+        self.check_open()
         if name is None:
             return next(iter(self.models.values()))
         if name not in self.models:
             raise unknown_model(name, list(self.models))
         return self.models[name]
+
+    def check_open(self) -> None:
+        """Raise ApiError (503) while draining."""
+        if self._drained_by is not None:
+            left = max(1, min(60, round(self._drained_by - time.monotonic())))
+            raise unavailable("The server is shutting down and takes no new work.", "draining", left)
 
     def check_health(self) -> None:
         """Raise ApiError (503) if an engine is dead."""
@@ -78,7 +82,7 @@ class Service:
 
     def check_ready(self) -> None:
         """Raise ApiError (503) unless every model takes work."""
-        self.model(None)
+        self.check_open()
         for model in self.models.values():
             model.check_ready()
 

@@ -30,8 +30,18 @@ class StrictModel(BaseModel):
 
     @property
     def unknown_fields(self) -> list[str]:
-        """What was sent beside the fields of the schema."""
-        return sorted(self.model_extra or {})
+        """What was sent beside the fields of the schema, in its inner objects, too: `messages.cache_control`."""
+        found = set(self.model_extra or {})
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            # The items of a list are of one kind, so the first tells whether to look at a million numbers.
+            inner = (
+                value if isinstance(value, list) and value and isinstance(value[0], StrictModel) else [value]
+            )
+            for one in inner:
+                if isinstance(one, StrictModel):
+                    found.update(f"{name}.{field}" for field in one.unknown_fields)
+        return sorted(found)
 
 
 def _explained(error: ValidationError, obj: dict[str, Any]) -> ApiError:

@@ -137,11 +137,10 @@ class EngineLoop:
         try:
             for request in Job.from_json(command).requests():
                 handles.append(self._engine.submit(request))
-        except RequestError as error:
+        except Exception as error:
             for handle in handles:
                 self._engine.cancel(handle)
-            reason = {"message": str(error), "parameter": error.parameter, "code": error.code}
-            self._channel.send({"type": "refused", "job": command["job"], **reason})
+            self._channel.send({"type": "refused", "job": command["job"], **_reason(error, command)})
             return
         for index, handle in enumerate(handles):
             self._places[handle] = _Place(command["job"], index)
@@ -173,6 +172,18 @@ class EngineLoop:
             engine.prefix_queries,
             engine.prefix_hits,
         )
+
+
+def _reason(error: Exception, command: Message) -> Message:
+    """Why a job was refused. Whatever goes wrong before it begins is its own affair: the others must go on."""
+    if isinstance(error, RequestError):
+        return {"message": str(error), "parameter": error.parameter, "code": error.code}
+    if command["constraint"] is not None:
+        # Found: llguidance 1.9 raises ValueError, not an error of its own, for a schema with a number beyond 64 bits.
+        message = f"the form cannot be used: {str(error)[:200]}"
+        return {"message": message, "parameter": "constraint", "code": "invalid_value"}
+    traceback.print_exception(error)
+    return {"message": None, "parameter": None, "code": None}
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 Against a server that runs (--url), of any make that speaks the OpenAI API; or it starts one for a run. With
 --compare-engine the same requests go to the bare engine first, in this process, so that the share that HTTP costs can
-be read off. The server's memory and open files are noted after a warm-up and at the end: they should not grow.
+be read off. The server's memory (its engines' included) is noted after a warm-up and at the end, its open files before
+and after the load: they should not grow.
 """
 
 import json
@@ -109,6 +110,7 @@ def measure(config: Config, url: str, pid: int | None, reporter: "Reporter") -> 
         raise UserError(
             f"the server at {url} does not answer ({warm.error}); check --url, --model and --api-key"
         )
+    before = None if pid is None else _footprint_at_rest(pid)
     memory: list[dict[str, int]] = []
     started = time.perf_counter()
     is_over = _limit(config, started)
@@ -130,9 +132,8 @@ def measure(config: Config, url: str, pid: int | None, reporter: "Reporter") -> 
         seconds = time.perf_counter() - started
     figures = {"url": url, "clients": config.clients, "rate": config.rate, **summarize(timings, seconds)}
     if pid is not None:
-        time.sleep(0.5)  # for connections to be closed on the other side
-        memory.append(footprint(pid))
-        figures["server"] = {"after_warm_up": memory[0], "at_end": memory[-1]}
+        memory.append(_footprint_at_rest(pid))
+        figures["server"] = {"before": before, "after_warm_up": memory[0], "at_end": memory[-1]}
     return figures
 
 
@@ -208,6 +209,11 @@ def _ready_url(log: Any) -> str | None:
     return next((line["url"] for line in lines if line["event"] == "ready"), None)
 
 
+def _footprint_at_rest(pid: int) -> dict[str, int]:
+    time.sleep(0.5)  # for connections to be closed on the other side
+    return footprint(pid)
+
+
 def footprint(pid: int) -> dict[str, int]:
     """Resident bytes and open files of a process and its children. Raises UserError if there is none."""
     pids = [pid, *(child for child in _processes() if _parent(child) == pid)]
@@ -266,8 +272,8 @@ def _show(figures: dict[str, Any], reporter: "Reporter") -> None:
         shown = ", ".join(f"{label} {value:,.1f}" for label, value in figures[key].items())
         rows.append([f"{name} (ms)", shown])
     if "server" in figures:
-        before, after = figures["server"]["after_warm_up"], figures["server"]["at_end"]
-        grown = (after["resident_bytes"] - before["resident_bytes"]) / 2**20
+        before, warm, after = (figures["server"][name] for name in ("before", "after_warm_up", "at_end"))
+        grown = (after["resident_bytes"] - warm["resident_bytes"]) / 2**20
         rows.append(
             ["server's memory", f"{after['resident_bytes'] / 2**20:,.0f} MiB, {grown:+,.1f} since warm-up"]
         )

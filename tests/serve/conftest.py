@@ -87,6 +87,33 @@ class RunningServer:
         raise AssertionError(f"no line about {id}")
 
     @property
+    def address(self) -> tuple[str, int]:
+        host, port = self.url.removeprefix("http://").split(":")
+        return host, int(port)
+
+    def until(self, condition: Callable[[], bool], seconds: float = 30.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, self.log[-20:]
+            time.sleep(0.02)
+
+    def chat_events(self, body: dict[str, Any], began: threading.Event | None = None) -> list[Any]:
+        """The events of a stream to its very end; `[DONE]` as that text."""
+        events: list[Any] = []
+        with (
+            self.client() as client,
+            client.stream("POST", "/v1/chat/completions", json={**body, "stream": True}) as response,
+        ):
+            assert response.status_code == 200
+            for line in response.iter_lines():
+                if line.startswith("data: "):
+                    data = line.removeprefix("data: ")
+                    events.append(data if data == "[DONE]" else json.loads(data))
+                    if began is not None and len(events) > 2:
+                        began.set()
+        return events
+
+    @property
     def worker(self) -> int:
         """The process of the engine that was started last."""
         return self.events("engine_ready")[-1]["pid"]

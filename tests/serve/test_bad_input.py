@@ -1,12 +1,33 @@
 """Every row of the catalogue of bad inputs: status, type, param and code, and the server answers the next request."""
 
 import json
-from typing import Any
+from typing import Any, get_type_hints
 
 import httpx
+import openai.types.chat as types
 import pytest
+from openai.types import completion_create_params as text_params
+from openai.types.chat import completion_create_params as chat_params
+from openai.types.shared_params import FunctionDefinition, ResponseFormatJSONSchema
+from openai.types.shared_params.response_format_json_schema import JSONSchema
 
+from chatsmith.serve.requests import (
+    REFUSED_BY_CHAT,
+    REFUSED_BY_COMPLETIONS,
+    ChatMessage,
+    ChatRequest,
+    CompletionRequest,
+    ContentPart,
+    Function,
+    JSONSchemaFormat,
+    ResponseFormat,
+    StreamOptions,
+    Tool,
+    ToolCall,
+    ToolChoice,
+)
 from chatsmith.serve.responses import ErrorResponse
+from chatsmith.serve.validation import StrictModel
 
 CONTEXT = 256
 VOCAB = 100_000  # well beyond it
@@ -189,6 +210,20 @@ WRONG: list[tuple[str, dict[str, Any], str | None, str]] = [
         "messages.1",
         "invalid_value",
     ),
+    (
+        CHAT,
+        said(user(), assistant(tool_calls=[{"id": "1", "type": "custom", "custom": {}}]), user()),
+        "messages.1.tool_calls.0.type",
+        "unsupported_parameter",
+    ),
+    (
+        CHAT,
+        said(user([{"type": "text", "text": "a", "prompt_cache_breakpoint": {"mode": "explicit"}}])),
+        "messages.0.content.0.prompt_cache_breakpoint",
+        "unsupported_parameter",
+    ),
+    (CHAT, said(assistant(audio={"id": "x"}), user()), "messages.0.audio", "unsupported_parameter"),
+    (CHAT, said(assistant(function_call={}), user()), "messages.0.function_call", "unsupported_parameter"),
     (CHAT, chat(continue_final_message=True), "continue_final_message", "invalid_value"),
     # streams
     (CHAT, chat(stream_options={"include_usage": True}), "stream_options", "invalid_value"),
@@ -318,6 +353,47 @@ RIGHT: list[tuple[str, dict[str, Any]]] = [
     ("/tokenize", {"prompt": ""}),
     ("/detokenize", {"tokens": []}),
 ]
+
+
+# OpenAI's types, ours, and what of theirs is refused where a row above says so.
+OPENAI: list[tuple[type, type[StrictModel], set[str]]] = [
+    (chat_params.CompletionCreateParamsBase, ChatRequest, {*REFUSED_BY_CHAT}),
+    (text_params.CompletionCreateParamsBase, CompletionRequest, {*REFUSED_BY_COMPLETIONS}),
+    (types.ChatCompletionStreamOptionsParam, StreamOptions, set()),
+    (types.ChatCompletionDeveloperMessageParam, ChatMessage, {"name"}),
+    (types.ChatCompletionSystemMessageParam, ChatMessage, {"name"}),
+    (types.ChatCompletionUserMessageParam, ChatMessage, {"name"}),
+    (types.ChatCompletionAssistantMessageParam, ChatMessage, {"audio", "function_call", "name"}),
+    (types.ChatCompletionToolMessageParam, ChatMessage, set()),
+    (types.ChatCompletionContentPartTextParam, ContentPart, {"prompt_cache_breakpoint"}),
+    (types.ChatCompletionContentPartRefusalParam, ContentPart, set()),
+    (types.ChatCompletionMessageFunctionToolCallParam, ToolCall, set()),
+    (types.ChatCompletionFunctionToolParam, Tool, set()),
+    (types.ChatCompletionNamedToolChoiceParam, ToolChoice, set()),
+    (FunctionDefinition, Function, set()),
+    (ResponseFormatJSONSchema, ResponseFormat, set()),
+    (JSONSchema, JSONSchemaFormat, set()),
+]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "refused"), OPENAI, ids=lambda value: getattr(value, "__name__", "")
+)
+def test_every_field_of_openai_is_honoured_or_refused(
+    theirs: type, ours: type[StrictModel], refused: set[str]
+) -> None:
+    honoured = {field.alias or name for name, field in ours.model_fields.items()}
+    assert get_type_hints(theirs).keys() - honoured - refused == set()
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [*((CHAT, name) for name in REFUSED_BY_CHAT), *((TEXT, name) for name in REFUSED_BY_COMPLETIONS)],
+)
+def test_what_is_not_there_is_refused_by_name(client: httpx.Client, path: str, name: str) -> None:
+    body = HELLO if path == CHAT else CAT
+    error = error_of(client.post(path, json={**body, name: {"something": "else"}}), 400)
+    assert (error["param"], error["code"]) == (name, "unsupported_parameter")
 
 
 def error_of(response: httpx.Response, status: int) -> dict[str, Any]:

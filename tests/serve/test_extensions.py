@@ -186,10 +186,16 @@ def test_ids_of_a_stream_are_those_of_the_plain_reply(client: httpx.Client) -> N
 
 def test_unknown_fields_are_let_through_counted_and_logged(client: httpx.Client, server: Any) -> None:
     before = server.metric("chatsmith_unknown_request_fields_total")
-    answer = client.post(CHAT, json={"messages": HELLO, "max_tokens": 1, "made_up": 1, "another": 2})
+    parts = [
+        {"type": "text", "text": "a", "cache_control": {}},
+        {"type": "text", "text": "b", "cache_control": {}},
+    ]
+    messages = [{"role": "user", "content": parts, "mood": "good"}]
+    answer = client.post(CHAT, json={"messages": messages, "max_tokens": 1, "made_up": 1, "another": 2})
     assert answer.status_code == 200
-    assert server.metric("chatsmith_unknown_request_fields_total") == before + 2
-    assert server.line_of(answer)["unknown_fields"] == ["another", "made_up"]
+    assert server.metric("chatsmith_unknown_request_fields_total") == before + 4
+    names = ["another", "made_up", "messages.content.cache_control", "messages.mood"]
+    assert server.line_of(answer)["unknown_fields"] == names
 
 
 def test_the_page_or_how_to_build_it(client: httpx.Client) -> None:

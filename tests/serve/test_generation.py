@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytest
 
+from chatsmith.engine.constraints import Constraint
 from chatsmith.serve.admission import Admission, Limits
 from chatsmith.serve.errors import ApiError, invalid
 from chatsmith.serve.generation import Batch, Generation, Watch
@@ -34,13 +35,18 @@ class Case:
     """A generation of `n` replies to each of `num_jobs` prompts."""
 
     def __init__(
-        self, n: int = 1, num_jobs: int = 1, queue_seconds: float = 9, request_seconds: float = 9
+        self,
+        n: int = 1,
+        num_jobs: int = 1,
+        queue_seconds: float = 9,
+        request_seconds: float = 9,
+        constraint: Constraint | None = None,
     ) -> None:
         self.engine = Engine()
         self.admission = Admission(Limits(), time.monotonic)
         self.record = RequestRecord("id", "POST", "/", None)
         self.open: set[Generation] = set()
-        jobs = [Job((1, 2, 3), n=n) for _ in range(num_jobs)]
+        jobs = [Job((1, 2, 3), n=n, constraint=constraint) for _ in range(num_jobs)]
         self.generation = Generation(
             jobs,
             lambda: cast(Replica, self.engine),
@@ -102,6 +108,15 @@ def test_one_reply_that_fails_ends_the_request() -> None:
     case = Case(n=2)
     error = failure(case, lambda: case.say(finish="error", error="the model's logits are not finite numbers"))
     assert (error.status, error.type) == (500, "server_error") and "finite" in error.message
+
+
+def test_a_form_that_proves_too_complex_is_the_clients_mistake() -> None:
+    case = Case(constraint=Constraint.json_object())
+    error = failure(case, lambda: case.say(finish="error", error="parser error: Too many items"))
+    assert (error.status, error.param, error.code) == (400, "tools", "invalid_value")
+    case = Case(constraint=Constraint.json_object())
+    error = failure(case, lambda: case.say(finish="error", error="the model's logits are not finite numbers"))
+    assert (error.status, error.code) == (500, "generation_failed")
 
 
 def test_what_the_engine_refuses_is_named_as_in_the_request() -> None:

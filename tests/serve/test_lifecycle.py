@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,37 +23,8 @@ LONG = {"messages": HELLO, "max_tokens": 2000, "ignore_eos": True}
 Start = Callable[..., Any]
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def is_gone(pid: int) -> bool:
     return not Path(f"/proc/{pid}").exists()
-
-
-def address(server: Any) -> tuple[str, int]:
-    host, port = server.url.removeprefix("http://").split(":")
-    return host, int(port)
-
-
-def read_stream(url: str, body: dict[str, Any], began: threading.Event | None = None) -> list[Any]:
-    """The events of a stream to its very end; `[DONE]` as that text."""
-    events: list[Any] = []
-    with (
-        httpx.Client(timeout=60) as client,
-        client.stream("POST", url + CHAT, json={**body, "stream": True}) as response,
-    ):
-        assert response.status_code == 200
-        for line in response.iter_lines():
-            if line.startswith("data: "):
-                data = line.removeprefix("data: ")
-                events.append(data if data == "[DONE]" else json.loads(data))
-                if began is not None and len(events) > 2:
-                    began.set()
-    return events
 
 
 def was_ended(events: list[Any]) -> bool:
@@ -69,12 +39,12 @@ def test_leaving_frees_everything_at_once(roomy_server: Any, stream: bool) -> No
     aborted = roomy_server.metric("chatsmith_request_success_total", finished_reason="abort")
     body = json.dumps({**LONG, "stream": stream, "n": 3}).encode()
     head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    with socket.create_connection(address(roomy_server)) as connection:
+    with socket.create_connection(roomy_server.address) as connection:
         connection.sendall(head.encode() + body)
-        wait_for(lambda: roomy_server.metric("chatsmith_num_requests_running") == 3)
+        roomy_server.until(lambda: roomy_server.metric("chatsmith_num_requests_running") == 3)
         assert roomy_server.metric("chatsmith_kv_cache_usage_perc") > 0
     roomy_server.wait_until_idle()
-    wait_for(
+    roomy_server.until(
         lambda: any(line.get("finish") == "abort,abort,abort" for line in roomy_server.events("request"))
     )
     assert roomy_server.events("request")[-1]["status"] == 499
@@ -83,8 +53,8 @@ def test_leaving_frees_everything_at_once(roomy_server: Any, stream: bool) -> No
 
 def test_leaving_the_queue_frees_the_place(roomy_server: Any) -> None:
     with ThreadPoolExecutor(8) as pool:
-        running = [pool.submit(read_stream, roomy_server.url, {**LONG, "max_tokens": 400}) for _ in range(4)]
-        wait_for(lambda: roomy_server.metric("chatsmith_num_requests_running") == 4)
+        running = [pool.submit(roomy_server.chat_events, {**LONG, "max_tokens": 400}) for _ in range(4)]
+        roomy_server.until(lambda: roomy_server.metric("chatsmith_num_requests_running") == 4)
         with roomy_server.client() as client, pytest.raises(httpx.ReadTimeout):
             client.post(CHAT, json=LONG, timeout=0.2)
         assert all(was_ended(one.result()) for one in running)
@@ -94,7 +64,7 @@ def test_leaving_the_queue_frees_the_place(roomy_server: Any) -> None:
 def test_health_answers_while_the_engine_is_busy(roomy_server: Any) -> None:
     """Engine and front share no interpreter; a hundred long prompts are tokenized meanwhile, too."""
     with ThreadPoolExecutor(12) as pool, roomy_server.client() as client:
-        streams = [pool.submit(read_stream, roomy_server.url, {**LONG, "max_tokens": 300}) for _ in range(8)]
+        streams = [pool.submit(roomy_server.chat_events, {**LONG, "max_tokens": 300}) for _ in range(8)]
         too_long = {"messages": [{"role": "user", "content": "the cat sat on " * 20_000}]}
         refused = [
             pool.submit(httpx.post, roomy_server.url + CHAT, json=too_long, timeout=60) for _ in range(4)
@@ -109,10 +79,10 @@ def test_a_killed_engine_is_told_and_restarted(roomy_server: Any) -> None:
     server = roomy_server
     began = threading.Event()
     with ThreadPoolExecutor(2) as pool, server.client() as client:
-        stream = pool.submit(read_stream, server.url, LONG, began)
+        stream = pool.submit(server.chat_events, LONG, began)
         plain = pool.submit(client.post, CHAT, json=LONG)
         assert began.wait(30)
-        wait_for(lambda: server.metric("chatsmith_num_requests_running") == 2)
+        server.until(lambda: server.metric("chatsmith_num_requests_running") == 2)
         first = server.worker
         os.kill(first, signal.SIGKILL)
         assert stream.result()[-1]["error"]["code"] == "engine_crashed"
@@ -140,10 +110,10 @@ def test_draining_finishes_what_runs_and_refuses_what_is_new(start_server: Start
     began = threading.Event()
     with ThreadPoolExecutor(16) as pool, server.client() as client:
         wanted = [100 + 30 * number for number in range(12)]
-        streams = [pool.submit(read_stream, server.url, {**LONG, "max_tokens": n}, began) for n in wanted]
+        streams = [pool.submit(server.chat_events, {**LONG, "max_tokens": n}, began) for n in wanted]
         plain = pool.submit(client.post, CHAT, json={**LONG, "max_tokens": 300})
         assert began.wait(30)
-        wait_for(lambda: server.metric("chatsmith_num_requests_waiting") > 0)
+        server.until(lambda: server.metric("chatsmith_num_requests_waiting") > 0)
         server.process.send_signal(signal.SIGTERM)
         server.wait_for("draining")
         refused = client.post(CHAT, json=LONG)
@@ -157,7 +127,7 @@ def test_draining_finishes_what_runs_and_refuses_what_is_new(start_server: Start
             assert events[-1] == "[DONE]" and was_ended(events)
         assert plain.result().json()["choices"][0]["finish_reason"] == "length"
     assert server.process.wait(30) == 0
-    wait_for(lambda: is_gone(server.worker))
+    server.until(lambda: is_gone(server.worker))
 
 
 def check_loading(url: str) -> None:
@@ -175,10 +145,10 @@ def test_what_is_not_finished_in_time_ends_with_an_error(start_server: Start, ro
     server.wait_until_ready()
     began = threading.Event()
     with ThreadPoolExecutor(2) as pool:
-        stream = pool.submit(read_stream, server.url, {**LONG, "n": 8}, began)
+        stream = pool.submit(server.chat_events, {**LONG, "n": 8}, began)
         plain = pool.submit(httpx.post, server.url + CHAT, json={**LONG, "n": 8}, timeout=60)
         assert began.wait(30)
-        wait_for(lambda: server.metric("chatsmith_num_requests_running") == 16)
+        server.until(lambda: server.metric("chatsmith_num_requests_running") == 16)
         server.process.send_signal(signal.SIGTERM)
         assert stream.result()[-1]["error"]["code"] == "shutdown"
         answer = plain.result()
@@ -192,9 +162,9 @@ def test_one_of_two_replicas_is_enough_and_none_outlives_the_front(
     server = start_server(roomy_bundle, "--replicas", 2, "--max-running", 2).wait_until_ready()
     workers = [line["pid"] for line in server.events("engine_ready")]
     with server.client() as client, ThreadPoolExecutor(4) as pool:
-        streams = [pool.submit(read_stream, server.url, {**LONG, "max_tokens": 400}) for _ in range(4)]
+        streams = [pool.submit(server.chat_events, {**LONG, "max_tokens": 400}) for _ in range(4)]
         # Two run on each: a request goes where fewest are open.
-        wait_for(lambda: server.metric("chatsmith_num_requests_running") == 4)
+        server.until(lambda: server.metric("chatsmith_num_requests_running") == 4)
         assert server.metric("chatsmith_engine_replicas_ready") == 2
         os.kill(workers[0], signal.SIGKILL)
         ends = [stream.result()[-1] for stream in streams]
@@ -202,7 +172,7 @@ def test_one_of_two_replicas_is_enough_and_none_outlives_the_front(
         assert client.post(CHAT, json={**LONG, "max_tokens": 2}).status_code == 200
         assert client.get("/ready").status_code == 200
     server.process.kill()
-    wait_for(lambda: is_gone(workers[1]))
+    server.until(lambda: is_gone(workers[1]))
 
 
 def test_a_model_that_cannot_be_loaded_is_one_line(start_server: Start, tmp_path: Path) -> None:
@@ -235,5 +205,5 @@ def test_what_cannot_be_set_is_one_line(
 
 
 def test_a_port_that_is_taken_is_one_line(server: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command(["serve", "x", "--port", str(address(server)[1])], {}) == 2
+    assert command(["serve", "x", "--port", str(server.address[1])], {}) == 2
     assert "--port" in capsys.readouterr().err
