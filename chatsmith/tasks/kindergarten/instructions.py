@@ -52,7 +52,7 @@ _LAST_TEMPLATES = lines("""
     Tell me the last word of "{text}".
     Write only the last word: "{text}"
 """)
-_UPPER_TEMPLATES = lines("""
+UPPER_TEMPLATES = lines("""
     Write "{text}" in capital letters.
     Please put "{text}" in upper case.
     How does "{text}" look in capital letters?
@@ -108,10 +108,10 @@ def _upper(rng: random.Random, split: Split) -> Question:
     text = draw(
         rng, split, lambda r: " ".join(r.sample(spelling_words(), r.randint(1, 3))), lambda d: ("upper", d)
     )
-    number = rng.randrange(len(_UPPER_TEMPLATES))
+    number = rng.randrange(len(UPPER_TEMPLATES))
     return Question(
         key=Key("instructions", "upper case", (text,), f"upper {number}"),
-        prompt=_UPPER_TEMPLATES[number].format(text=text),
+        prompt=UPPER_TEMPLATES[number].format(text=text),
         reply=calculator_reply(f'"{text}".upper()', text.upper(), text.upper()),
         answer=text.upper(),
         rule=Exactly((text.upper(),), keep_case=True),

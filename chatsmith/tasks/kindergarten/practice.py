@@ -14,12 +14,19 @@ from functools import cache
 
 from chatsmith.tasks.kindergarten.arithmetic import draw_arithmetic_question
 from chatsmith.tasks.kindergarten.counting import ROW_TEMPLATES, draw_counting_question
-from chatsmith.tasks.kindergarten.instructions import draw_instruction
+from chatsmith.tasks.kindergarten.instructions import UPPER_TEMPLATES, draw_instruction
 from chatsmith.tasks.kindergarten.keys import Key, Split, draw
 from chatsmith.tasks.kindergarten.question import Question, QuestionMaker, calculator_reply
 from chatsmith.tasks.kindergarten.spelling import draw_spelling_question
 from chatsmith.tasks.kindergarten.words import spelling_words
-from chatsmith.tasks.task import Number, Problem
+from chatsmith.tasks.task import Exactly, Number, Problem
+
+
+_EXTREME_TEMPLATES = (
+    "Which is {word}, {a}, {b} or {c}?",
+    "Which number is {word}: {a}, {b} or {c}?",
+    "Tell me which is {word}, {a}, {b} or {c}.",
+)
 
 
 def _long_row(rng: random.Random, split: Split) -> Question:
@@ -48,10 +55,45 @@ def _word_and_row(rng: random.Random) -> tuple[str, str]:
             return word, text
 
 
+def _long_upper(rng: random.Random, split: Split) -> Question:
+    """Words in capital letters, of three to five words."""
+    text = draw(
+        rng, split, lambda r: " ".join(r.sample(spelling_words(), r.randint(3, 5))), lambda d: ("upper", d)
+    )
+    number = rng.randrange(len(UPPER_TEMPLATES))
+    return Question(
+        key=Key("instructions", "long upper case", (text,), f"long upper {number}"),
+        prompt=UPPER_TEMPLATES[number].format(text=text),
+        reply=calculator_reply(f'"{text}".upper()', text.upper(), text.upper()),
+        answer=text.upper(),
+        rule=Exactly((text.upper(),), keep_case=True),
+    )
+
+
+def _extreme(rng: random.Random, split: Split) -> Question:
+    """The largest or smallest of three numbers."""
+    numbers = draw(rng, split, lambda r: r.sample(range(2, 100), 3), lambda d: ("extreme", *map(str, sorted(d))))
+    word, function = rng.choice((("largest", max), ("smallest", min)))
+    answer = function(numbers)
+    number = rng.randrange(len(_EXTREME_TEMPLATES))
+    first, second, third = numbers
+    return Question(
+        key=Key("arithmetic", "extreme", tuple(map(str, sorted(numbers))), f"{word} {number}"),
+        prompt=_EXTREME_TEMPLATES[number].format(word=word, a=first, b=second, c=third),
+        reply=calculator_reply(
+            f"{function.__name__}({first},{second},{third})", str(answer), f"{answer} is {word}."
+        ),
+        answer=str(answer),
+        rule=Number(answer, given=tuple(numbers)),
+    )
+
+
 _MAKERS: dict[str, QuestionMaker] = {
     "row": draw_counting_question,
     "long row": _long_row,
     "upper case": draw_instruction,
+    "long upper case": _long_upper,
+    "extreme": _extreme,
     "again": draw_instruction,
     "repeat": draw_instruction,
     "last word": draw_instruction,
@@ -61,10 +103,12 @@ _MAKERS: dict[str, QuestionMaker] = {
 """Which generator asks the questions of a relation."""
 
 WEIGHTS = {
-    "row": 4,
-    "long row": 2,
-    "again": 4,
-    "upper case": 4,
+    "long row": 6,
+    "long upper case": 4,
+    "extreme": 2,
+    "row": 2,
+    "upper case": 1,
+    "again": 2,
     "repeat": 1,
     "last word": 1,
     "story sum": 1,
