@@ -19,9 +19,6 @@ from chatsmith.model.gpt import GPT
 from chatsmith.model.loss import bits_per_byte
 from chatsmith.runtime.logs import Reporter
 
-BITS_OF_GUESSING = 8.0
-"""Bits per byte of someone to whom all bytes are equally likely."""
-
 TextPart = tuple[float, int, int]
 """Bits, bytes and tokens of one batch."""
 
@@ -32,6 +29,7 @@ class TextScore:
 
     parts: tuple[TextPart, ...]
     seconds: float
+    vocab_size: int
 
     @property
     def bytes(self) -> int:
@@ -48,6 +46,12 @@ class TextScore:
         """Bits for all of the text by its bytes; NaN for no text at all."""
         return sum(bits for bits, _, _ in self.parts) / self.bytes if self.bytes else math.nan
 
+    @property
+    def chance(self) -> float:
+        """Bits per byte of guessing: every token of the vocabulary equally likely. Less than 8, for the tokenizer knows
+        something, too."""
+        return math.log2(self.vocab_size) * self.tokens / self.bytes if self.bytes else math.nan
+
     def to_json(self) -> dict[str, Any]:
         """What `evaluate --json` prints as "base". The interval says how much other text of this kind, and as much of
         it, could change the figure; batches of rows in random order are what is drawn anew."""
@@ -58,7 +62,7 @@ class TextScore:
             "high": None if math.isnan(high) else high,
             "bytes": self.bytes,
             "tokens": self.tokens,
-            "chance": BITS_OF_GUESSING,
+            "chance": None if math.isnan(self.chance) else self.chance,
             "seconds": round(self.seconds, 2),
         }
 
@@ -90,4 +94,4 @@ def score_text(
                 bits = bits_per_byte(model, [pair], lengths_on_device) * num_bytes
                 parts.append((bits, num_bytes, int((lengths > 0).sum())))
             bar.advance(predicted.numel())
-    return TextScore(tuple(parts), time.perf_counter() - started)
+    return TextScore(tuple(parts), time.perf_counter() - started, len(byte_lengths))

@@ -19,7 +19,7 @@ from chatsmith.data.packing import ValidationRows
 from chatsmith.data.token_cache import TokenCache
 from chatsmith.engine.engine import Engine
 from chatsmith.evals import chat, core
-from chatsmith.evals.bits_per_byte import TextScore, score_text
+from chatsmith.evals.bits_per_byte import score_text
 from chatsmith.evals.engine_scorer import EngineScorer
 from chatsmith.evals.exam import ExamResult, Reply, choose_problems, grade, run_exam
 from chatsmith.evals.passages import Scorer
@@ -195,7 +195,7 @@ class Examiner:
                 total_tokens=rows.num_targets * num_rows // rows.num_rows // runtime.world_size,
             )
         shares = collect([mine.parts], runtime.world_size, runtime)
-        score = TextScore(tuple(tuple(part) for parts in shares for part in parts), mine.seconds)
+        score = replace(mine, parts=tuple(tuple(part) for parts in shares for part in parts))
         transcript = tuple(
             {"bits": bits, "bytes": size, "tokens": tokens} for bits, size, tokens in score.parts
         )

@@ -68,3 +68,15 @@ def test_no_text_is_not_a_number(model: GPT, tokenizer: Tokenizer, reporter: Rep
     score = score_text(model, [], tokenizer.token_byte_lengths, reporter=reporter)
     assert math.isnan(score.bits_per_byte)
     assert (score.bytes, score.tokens) == (0, 0)
+
+
+def test_a_model_that_knows_nothing_scores_chance(
+    model: GPT, tokenizer: Tokenizer, reporter: Reporter
+) -> None:
+    zero = GPT(model.config)
+    zero.load_state_dict({name: weight * 0 for name, weight in model.state_dict().items()})
+    ids = [tokenizer.bos_id, *tokenizer.encode("what is one and two? a cat")]
+    batch = Batch(torch.tensor([ids[:-1]]), torch.tensor([ids[1:]]))
+    score = score_text(zero, [batch], tokenizer.token_byte_lengths, reporter=reporter)
+    assert score.bits_per_byte == pytest.approx(score.chance)
+    assert score.to_json()["chance"] == score.chance
