@@ -39,7 +39,7 @@ def read_results(places: ResultPlaces) -> Results:
     if exam and by_suite["chat"]:  # it is a part of ChatCORE
         by_suite["chat"].append(exam_as_task(KINDERGARTEN, exam, 0.0))
     elif exam:
-        by_suite["exam"] = [exam_as_task("kindergarten exam", exam, 0.0)]
+        by_suite["exam"] = [exam_as_task(KINDERGARTEN, exam, 0.0)]
     return Results(_transcript(places, "base"), by_suite)
 
 

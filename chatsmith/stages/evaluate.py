@@ -12,7 +12,7 @@ test items stand in the text a run learns from.
 import contextlib
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -209,7 +209,9 @@ def compare(config: Config, reporter: "Reporter") -> dict[str, Any]:
     for suite in ("core", "chat", "exam"):
         if suite in MEANS and (mean := compare_means(MEANS[suite], one.tasks(suite), two.tasks(suite))):
             lines.append(mean)
-        lines += compare_tasks(one.tasks(suite), two.tasks(suite))
+        # ARC is a task of both suites, asked in two ways.
+        tasks = compare_tasks(one.tasks(suite), two.tasks(suite))
+        lines += [replace(line, name=f"{suite}/{line.name}") for line in tasks]
         for name in on_different_files(one.tasks(suite), two.tasks(suite)):
             reporter.notice(f"{name} is left out: the two were measured on different files.")
     text = compare_text(one.text, two.text)

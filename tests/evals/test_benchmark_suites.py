@@ -250,7 +250,7 @@ def test_a_model_is_no_better_than_itself_and_a_broken_one_is_worse(
         "the random model is worse than one that knows nothing"
     )
     assert lines["bits per byte"]["b"] < lines["bits per byte"]["a"]
-    assert lines.keys() == {"bits per byte", "CORE", *(task.name for task in TASKS)}
+    assert lines.keys() == {"bits per byte", "CORE", *(f"core/{task.name}" for task in TASKS)}
     evaluate.main(Config(compare=(run, other)))
     assert "verdict" in capsys.readouterr().out
     with pytest.raises(UserError, match="no results in common"):
@@ -278,8 +278,10 @@ def test_the_chat_suite_is_compared_whole(
     """The mean that is compared is ChatCORE as it was shown, the kindergarten's exam included."""
     config = Config(run, suite="chat", eval_data=small_benchmarks, max_examples=3, json=True)
     shown = measured(capsys, config)["chat"]
+    evaluate.main(replace(config, suite="core"))  # which has tasks of the same names
     lines = measured(capsys, Config(compare=(run, run), max_examples=3, json=True))["compare"]
-    assert lines.keys() == {"ChatCORE", *CHAT_TASKS}
+    named = {f"chat/{name}" for name in CHAT_TASKS} | {f"core/{task.name}" for task in TASKS}
+    assert lines.keys() == {"ChatCORE", "CORE", *named}
     assert lines["ChatCORE"]["a"] == pytest.approx(shown["centered"])
 
 
@@ -330,7 +332,7 @@ def test_items_of_different_files_are_not_paired(
     evaluate.main(Config(compare=(run, other), max_examples=2))
     assert "jeopardy is left out" in capsys.readouterr().out
     found = measured(capsys, Config(compare=(run, other), max_examples=2, json=True))["compare"]
-    assert found.keys() == {"CORE", *(task.name for task in TASKS)} - {"jeopardy"}
+    assert found.keys() == {"CORE", *(f"core/{task.name}" for task in TASKS)} - {"core/jeopardy"}
     assert found["CORE"]["n"] == 21 * 2
 
 
