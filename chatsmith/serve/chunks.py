@@ -31,6 +31,7 @@ class ChunkWriter:
         self._usage = usage
         self._with_usage = bool(options and options.include_usage)
         self._in_every_chunk = bool(options and options.continuous_usage_stats)
+        self._usual_tail = b',"usage":null}\n\n' if self._with_usage else b"}\n\n"
 
     def fields(self, object: str) -> dict[str, Any]:
         """The common fields, for an answer that is no stream."""
@@ -47,6 +48,8 @@ class ChunkWriter:
         return self._head + b'],"usage":' + _json(self._usage.to_json()) + b"}\n\n"
 
     def _tail(self, more: dict[str, Any] | None) -> bytes:
+        if more is None and not self._in_every_chunk:
+            return self._usual_tail
         fields = dict(more or {})
         if self._in_every_chunk:
             fields["usage"] = self._usage.to_json()

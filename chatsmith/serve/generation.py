@@ -6,6 +6,7 @@ and a deadline that has passed are raised as ApiErrors; the other replies of the
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -101,7 +102,8 @@ class Generation:
         self._watch = watch
         self._parameters = parameters
         self._open_ones = open_ones
-        self._came: asyncio.Queue[tuple[int, Output] | ApiError] = asyncio.Queue()
+        self._came = _Mailbox()
+        self._num_over = 0
         self._submitted: list[tuple[Replica, int]] = []
         self._choices = [
             _Choice(len(job.prompt_ids), job.constraint is not None) for job in jobs for _ in range(job.n)
@@ -115,7 +117,7 @@ class Generation:
             first_choice = 0
             for job in self._jobs:
                 replica = self._pick()
-                ear = _Ear(first_choice, self._came.put_nowait)
+                ear = _Ear(first_choice, self._came.put)
                 self._submitted.append((replica, replica.submit(job, ear)))
                 first_choice += job.n
         except BaseException:
@@ -131,30 +133,26 @@ class Generation:
 
     def abort(self, error: ApiError) -> None:
         """End it from outside: whoever reads the batches gets the error."""
-        self._came.put_nowait(error)
+        self._came.put(error)
 
     async def batches(self, idle_seconds: float | None = None) -> AsyncIterator[Batch]:
         """What has come since the last batch, until every reply is over; an empty batch after so long without.
 
         Raises ApiError for whatever ends the request otherwise.
         """
-        while not all(choice.is_over for choice in self._choices):
+        came = self._came.items
+        while self._num_over < len(self._choices):
+            if not came:
+                deadline = self._deadline()
+                await self._came.wait(
+                    deadline if idle_seconds is None else min(deadline, time.monotonic() + idle_seconds)
+                )
             batch: Batch = []
-            if self._came.empty():
-                try:
-                    batch.append(self._taken(await self._next(idle_seconds)))
-                except TimeoutError:
-                    self._check_deadlines()
-            while not self._came.empty():
-                batch.append(self._taken(self._came.get_nowait()))
+            if not came:
+                self._check_deadlines()
+            while came:
+                batch.append(self._taken(came.popleft()))
             yield batch
-
-    async def _next(self, idle_seconds: float | None) -> tuple[int, Output] | ApiError:
-        """Raises TimeoutError when a deadline has come, or nothing else for `idle_seconds`."""
-        left = self._deadline() - time.monotonic()
-        patience = left if idle_seconds is None else min(left, idle_seconds)
-        async with asyncio.timeout(max(0.0, patience)):
-            return await self._came.get()
 
     def _deadline(self) -> float:
         watch = self._watch
@@ -174,7 +172,7 @@ class Generation:
             )
         raise overdue(watch.request_seconds)
 
-    def _taken(self, item: tuple[int, Output] | ApiError) -> tuple[int, Output]:
+    def _taken(self, item: "_Item") -> tuple[int, Output]:
         if isinstance(item, ApiError):
             item.param = self._parameters.get(item.param or "", item.param)
             raise item
@@ -185,6 +183,7 @@ class Generation:
             self._ticket.begin()
         self._watch.came(choice, output)
         if choice.is_over:
+            self._num_over += 1
             self._ticket.end()
         if output.finish_reason == "error":
             raise self._failure(choice, output.error or "The model failed.")
@@ -205,13 +204,67 @@ class Generation:
                 self._watch.ended(choice, reason)
         if self._ticket is not None:
             self._ticket.close()
+        self._came.close()
         self._open_ones.discard(self)
+
+
+_Item = tuple[int, Output] | ApiError
+
+
+class _Mailbox:
+    """What has come for one reader, and is not read yet.
+
+    It does what asyncio's queue and timeouts do, for a third of the time, which is spent for every token: the timer
+    is not set anew each time, but looks, when it rings, whether it is time.
+    """
+
+    def __init__(self) -> None:
+        self.items: deque[_Item] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._until = 0.0
+
+    def put(self, item: _Item) -> None:
+        """Add one, and wake the reader."""
+        self.items.append(item)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def wait(self, until: float) -> None:
+        """Return when something is there, or at that time; the times of a mailbox never go back."""
+        assert not self.items and until >= self._until
+        self._until = until
+        self._waiter = asyncio.get_running_loop().create_future()
+        if self._timer is None:
+            self._set_timer()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def close(self) -> None:
+        """Nobody will read any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _set_timer(self) -> None:
+        seconds = max(0.0, self._until - time.monotonic())
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        if self._waiter is None or self._waiter.done():
+            return
+        if time.monotonic() < self._until:
+            self._set_timer()
+        else:
+            self._waiter.set_result(None)
 
 
 class _Ear:
     """Hears one job for its generation."""
 
-    def __init__(self, first_choice: int, put: Callable[[tuple[int, Output] | ApiError], None]) -> None:
+    def __init__(self, first_choice: int, put: Callable[[_Item], None]) -> None:
         self._first_choice = first_choice
         self._put = put
 

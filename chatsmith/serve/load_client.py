@@ -14,7 +14,7 @@ import math
 import random
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -131,26 +131,30 @@ async def open_loop(
 async def ask(target: Target, number: int, due: float) -> Timing:
     """Stream the reply to one request. What goes wrong is noted, not raised."""
     timing = Timing()
-    last = due
+    last = renewed = due
     finished = False
     try:
-        async for data in _events(target, target.body(number)):
-            now = time.perf_counter()
-            if data == "[DONE]":
-                finished = True
-                break
-            chunk = json.loads(data)
-            if "error" in chunk:
-                raise ConnectionError(f"error event: {chunk['error'].get('code')}")
-            if usage := chunk.get("usage"):
-                timing.tokens, timing.prompt_tokens = usage["completion_tokens"], usage["prompt_tokens"]
-            if not any(choice["delta"].get("content") for choice in chunk["choices"]):
-                continue
-            if timing.first_token is None:
-                timing.first_token = now - due
-            else:
-                timing.gaps.append(now - last)
-            last = now
+        async with asyncio.timeout(SILENCE_SECONDS) as patience:
+            async for data in _events(target, target.body(number)):
+                now = time.perf_counter()
+                if data == b"[DONE]":
+                    finished = True
+                    break
+                chunk = json.loads(data)
+                if "error" in chunk:
+                    raise ConnectionError(f"error event: {chunk['error'].get('code')}")
+                if usage := chunk.get("usage"):
+                    timing.tokens, timing.prompt_tokens = usage["completion_tokens"], usage["prompt_tokens"]
+                if not any(choice["delta"].get("content") for choice in chunk["choices"]):
+                    continue
+                if timing.first_token is None:
+                    timing.first_token = now - due
+                else:
+                    timing.gaps.append(now - last)
+                if now - renewed > 1:  # to set the timer for every token would cost as much as to read it
+                    renewed = now
+                    patience.reschedule(asyncio.get_running_loop().time() + SILENCE_SECONDS)
+                last = now
         if not finished:
             raise ConnectionError("the stream ended without [DONE]")
     except (OSError, TimeoutError, ValueError, KeyError, EOFError) as error:
@@ -192,7 +196,7 @@ def _percentiles(seconds: Sequence[float]) -> dict[str, float]:
     return {name: 1000 * value for name, value in {**found, "max": ordered[-1]}.items()}
 
 
-async def _events(target: Target, body: dict[str, Any]) -> AsyncIterator[str]:
+async def _events(target: Target, body: dict[str, Any]) -> AsyncIterator[bytes]:
     """The data of each event of a streamed answer. Raises OSError for any answer but success."""
     parts = urlsplit(target.url)
     is_tls = parts.scheme == "https"
@@ -202,16 +206,15 @@ async def _events(target: Target, body: dict[str, Any]) -> AsyncIterator[str]:
         reader, writer = await asyncio.open_connection(host, port, ssl=context)
     try:
         writer.write(_request(parts.path.rstrip("/"), parts.netloc, target.api_key, body))
-        async with asyncio.timeout(SILENCE_SECONDS):
-            status, is_chunked = await _head(reader)
+        status, is_chunked = await _head(reader)
         if status != 200:
             raise ConnectionError(f"status {status}")
-        buffer = ""
+        rest = b""
         async for piece in _body(reader, is_chunked):
-            buffer += piece.decode("utf-8", "replace")
-            *lines, buffer = buffer.split("\n")
-            for line in _data(lines):
-                yield line
+            *lines, rest = (rest + piece).split(b"\n")
+            for line in lines:
+                if line.startswith(b"data:"):
+                    yield line.removeprefix(b"data:").strip()
     finally:
         writer.close()
 
@@ -239,19 +242,31 @@ async def _head(reader: asyncio.StreamReader) -> tuple[int, bool]:
 
 
 async def _body(reader: asyncio.StreamReader, is_chunked: bool) -> AsyncIterator[bytes]:
-    while True:
-        async with asyncio.timeout(SILENCE_SECONDS):
-            if is_chunked:
-                size = int((await reader.readline()).split(b";")[0] or b"0", 16)
-                piece = (await reader.readexactly(size + 2))[:-2]
-            else:
-                piece = await reader.read(1 << 16)
-        if not piece:
+    """The body in pieces, as they arrive. Raises EOFError if it is cut off."""
+    rest, is_over = b"", not is_chunked
+    while data := await reader.read(1 << 16):
+        if not is_chunked:
+            yield data
+            continue
+        piece, rest, is_over = _unframed(rest + data)
+        if piece:
+            yield piece
+        if is_over:
             return
-        yield piece
+    if not is_over:
+        raise EOFError("the connection was cut off")
 
 
-def _data(lines: Sequence[str]) -> Iterator[str]:
-    for line in lines:
-        if line.startswith("data:"):
-            yield line.removeprefix("data:").strip()
+def _unframed(data: bytes) -> tuple[bytes, bytes, bool]:
+    """What whole chunks hold, what is left of the data, and whether the last chunk was among them."""
+    pieces: list[bytes] = []
+    start = 0
+    while (end := data.find(b"\r\n", start)) >= 0:
+        size = int(data[start:end].split(b";")[0], 16)
+        if size == 0:
+            return b"".join(pieces), b"", True
+        if end + size + 4 > len(data):
+            break
+        pieces.append(data[end + 2 : end + 2 + size])
+        start = end + size + 4
+    return b"".join(pieces), data[start:], False

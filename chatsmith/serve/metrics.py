@@ -55,6 +55,7 @@ class Metrics:
         self._between = self._histogram(
             "inter_token_latency_seconds", "Between two tokens of a reply.", _SHORT
         )
+        self._of_tokens: dict[str, tuple[Counter, Histogram]] = {}
         self._end_to_end = self._histogram("e2e_request_latency_seconds", "From request to end.", _LONG)
         self._prompt_length = self._histogram("request_prompt_tokens", "Tokens of a prompt.", _TOKENS)
         self._reply_length = self._histogram("request_generation_tokens", "Tokens of a reply.", _TOKENS)
@@ -109,9 +110,12 @@ class Metrics:
 
     def tokens_came(self, model: str, count: int, seconds: float | None) -> None:
         """A reply has so many tokens more, so long after the ones before (None: the first)."""
-        self._generation_tokens.labels(model).inc(count)
+        if model not in self._of_tokens:  # kept: to look them up takes as long as to count
+            self._of_tokens[model] = self._generation_tokens.labels(model), self._between.labels(model)
+        tokens, between = self._of_tokens[model]
+        tokens.inc(count)
         if seconds is not None:
-            self._between.labels(model).observe(seconds)
+            between.observe(seconds)
 
     def reply_ended(self, model: str, reason: str, tokens: int, seconds: float) -> None:
         """A reply is over: finished, or `abort`ed because the client left."""

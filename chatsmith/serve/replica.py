@@ -58,7 +58,7 @@ class Replica:
     """One engine process of a model."""
 
     def __init__(self, model: str, setup: Setup, on_change: Callable[["Replica", Figures], None]) -> None:
-        """`on_change` is called after each step and change of state, with the figures before it."""
+        """`on_change` is called when the engine's figures or its state have changed, with the figures before."""
         self.state: State = "loading"
         self.info: ModelInfo | None = None
         self.figures = Figures()
@@ -224,7 +224,8 @@ class Replica:
             assert kind == "ready", kind
             self._ready(ModelInfo(**message["info"]))
         self._owes_since = time.monotonic() if self._listeners or self._questions else None
-        self._on_change(self, before)
+        if kind != "step" or self.figures != before:
+            self._on_change(self, before)
 
     def _ready(self, info: ModelInfo) -> None:
         self.info, self.state, self.figures = info, "ready", Figures(num_free_blocks=info.num_blocks)

@@ -38,6 +38,12 @@ class LoadedModel:
     defaults: Defaults
     texts: TokenTexts
 
+    @staticmethod
+    def of(info: ModelInfo) -> "LoadedModel":
+        """All of it, from what an engine says of itself. Raises UserError."""
+        tokenizer = Tokenizer.load(info.path)
+        return LoadedModel(info, tokenizer, choose_defaults(info.generation), TokenTexts(tokenizer))
+
 
 class ServedModel:
     """A model and the engines that run it."""
@@ -91,9 +97,7 @@ class ServedModel:
         running = [asyncio.create_task(replica.run()) for replica in self.replicas]
         try:
             info = (await asyncio.gather(*(replica.loaded for replica in self.replicas)))[0]
-            tokenizer = await asyncio.to_thread(Tokenizer.load, info.path)
-            defaults = choose_defaults(info.generation)
-            self._loaded = LoadedModel(info, tokenizer, defaults, TokenTexts(tokenizer))
+            self._loaded = await asyncio.to_thread(LoadedModel.of, info)
             self.metrics.model_ready(self.name, info)
             limits = self.admission.limits
             if not limits.queue_tokens:

@@ -138,25 +138,22 @@ def measure(config: Config, url: str, pid: int | None, reporter: "Reporter") -> 
 
 
 def measure_engine(config: Config, reporter: "Reporter") -> float:
-    """Tokens a second of the bare engine with the same requests, as many at a time."""
-    from chatsmith.checkpoint import load_bundle, resolve_bundle
-    from chatsmith.engine.engine import Engine
-    from chatsmith.engine.request import Request, Sampling
-    from chatsmith.runtime.device import detect_runtime
-    from chatsmith.text.chat import Message, render_prompt
-    from chatsmith.tools.calculator import calculator_tool
+    """Tokens a second of the bare engine, made as a server makes it, with the same requests, as many at a time."""
+    from chatsmith.serve.chat_completions import chat_job
+    from chatsmith.serve.protocol import Setup
+    from chatsmith.serve.requests import ChatRequest
+    from chatsmith.serve.served_model import LoadedModel
+    from chatsmith.serve.worker import load
 
-    runtime = detect_runtime(config.device, config.dtype)
-    bundle = load_bundle(resolve_bundle(config.run), device=runtime.device, dtype=runtime.compute_dtype)
-    engine = Engine(bundle.model, bundle.tokenizer, tool=calculator_tool, max_running=config.max_running)
+    setup = Setup(str(config.run), device=config.device, dtype=config.dtype, max_running=config.max_running)
+    engine, info = load(setup)
+    model = LoadedModel.of(info)
     target = _target(config, "")
     tokens = 0
 
     def submit(number: int) -> None:
-        body = target.body(number)
-        prompt = render_prompt([Message.of("user", body["messages"][0]["content"])], bundle.tokenizer)
-        sampling = Sampling(max_tokens=config.reply_tokens, seed=number, ignore_end=config.ignore_end)
-        engine.submit(Request(tuple(prompt), sampling))
+        for request in chat_job(ChatRequest.read(target.body(number)), model).requests():
+            engine.submit(request)
 
     submit(-1)
     while not engine.is_idle:

@@ -27,6 +27,9 @@ KEY = "test-key-of-the-tests"
 MAX_RUNNING = 8
 KV_TOKENS = 4096
 
+AS_EXACT = ("--port", "0", "--device", "cpu", "--dtype", "fp32")
+"""Where the processor multiplies bf16, replies would differ from those of the bare engine otherwise."""
+
 
 class RunningServer:
     """`chatsmith serve` in a process of its own, at a free port, and its log."""
@@ -34,7 +37,7 @@ class RunningServer:
     def __init__(self, *flags: str) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("CHATSMITH_")}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "chatsmith", "serve", *flags, "--port", "0", "--device", "cpu"],
+            [sys.executable, "-m", "chatsmith", "serve", *flags, *AS_EXACT],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -9,7 +9,7 @@ import pytest
 
 from chatsmith.cli import main as command
 from chatsmith.runtime.errors import UserError
-from chatsmith.serve.load_client import Timing, summarize
+from chatsmith.serve.load_client import Timing, _unframed, summarize
 from chatsmith.stages.bench_serve import Config, footprint
 
 
@@ -54,6 +54,20 @@ def test_beside_the_bare_engine(roomy_bundle: Path, capfd: pytest.CaptureFixture
 def test_percentiles_are_of_the_values_themselves() -> None:
     timings = [Timing(first_token=number / 1000, total=1) for number in range(1, 101)]
     assert summarize(timings, 1)["ttft_ms"] == {"p50": 50, "p90": 90, "p99": 99, "max": 100}
+
+
+def test_chunks_are_read_however_they_are_cut() -> None:
+    whole = (
+        b"".join(b"%x;a=b\r\n%s\r\n" % (len(piece), piece) for piece in (b"a\r\n", b"b" * 300)) + b"0\r\n\r\n"
+    )
+    for size in (1, 2, 7, 1000):
+        read, rest, is_over = b"", b"", False
+        for start in range(0, len(whole), size):
+            assert not is_over or whole[start:].strip() == b""
+            if not is_over:
+                piece, rest, is_over = _unframed(rest + whole[start : start + size])
+                read += piece
+        assert is_over and read == b"a\r\n" + b"b" * 300
 
 
 @pytest.mark.parametrize(
