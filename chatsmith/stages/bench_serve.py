@@ -62,6 +62,8 @@ class Config:
     """For the server started here: what it computes in."""
     max_running: int = 16
     """For the server started here: replies written at the same time."""
+    threads: int = 0
+    """For the server started here: CPU threads of its engine; 0 is its own choice."""
     json: bool = False
     """Print one JSON object on stdout, and everything for people on stderr."""
 
@@ -69,6 +71,8 @@ class Config:
         for name in ("clients", "prompt_words", "reply_tokens", "max_running"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1")
+        if self.threads < 0:
+            raise UserError(f"--threads is {self.threads}; it must be 0 or more")
         if self.requests < 0 or not 0 <= self.rate < float("inf") or not 0 < self.seconds < float("inf"):
             raise UserError("--requests and --rate must be 0 or more, --seconds above 0")
         if self.url is not None and not self.url.startswith(("http://", "https://")):
@@ -145,7 +149,13 @@ def measure_engine(config: Config, reporter: "Reporter") -> float:
     from chatsmith.serve.served_model import LoadedModel
     from chatsmith.serve.worker import load
 
-    setup = Setup(str(config.run), device=config.device, dtype=config.dtype, max_running=config.max_running)
+    setup = Setup(
+        str(config.run),
+        device=config.device,
+        dtype=config.dtype,
+        threads=config.threads,
+        max_running=config.max_running,
+    )
     engine, info = load(setup)
     model = LoadedModel.of(info)
     target = _target(config, "")
@@ -180,7 +190,14 @@ def measure_engine(config: Config, reporter: "Reporter") -> float:
 def started_server(config: Config) -> Iterator[tuple[str, int]]:
     """A server of our own for `config.run`, at a free port: its URL and process."""
     flags = ["--port", "0", "--device", config.device, "--dtype", config.dtype]
-    flags += ["--max-running", str(config.max_running), "--max-queue", "4096"]
+    flags += [
+        "--max-running",
+        str(config.max_running),
+        "--max-queue",
+        "4096",
+        "--threads",
+        str(config.threads),
+    ]
     command = [sys.executable, "-m", "chatsmith", "serve", str(config.run), *flags]
     # The log of every request would fill a pipe that nobody reads, so it goes through a file.
     import tempfile
