@@ -26,8 +26,9 @@ class Config:
 
 
 @pytest.fixture
-def stage(monkeypatch):
+def stage(monkeypatch, tmp_path):
     """`chatsmith pretrain` as a stage whose main is `stage.main`, for errors that a real one rarely has."""
+    monkeypatch.chdir(tmp_path)  # a run of one's own in the working directory has settings of its own
     module = ModuleType("chatsmith.stages.pretrain")
     module.Config = Config
     module.main = lambda config: None

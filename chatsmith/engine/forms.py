@@ -70,15 +70,25 @@ class Forms:
         """The beginning of a reply of this form. Raises RequestError if the form makes no sense."""
         from llguidance import LLMatcher
 
-        if constraint.kind == "json_schema":
-            schema = json.loads(constraint.value)
-            grammar = LLMatcher.grammar_from_json_schema(schema, overrides=JSON_LAYOUT)
-        elif constraint.kind == "regex":
-            grammar = LLMatcher.grammar_from_regex(constraint.value)
-        else:
-            grammar = LLMatcher.grammar_from_lark(constraint.value)
+        try:
+            grammar = _grammar(constraint)
+        except ValueError as error:  # a number that it cannot hold, for one
+            raise RequestError(
+                f"the {constraint.kind} cannot be used: {error}", parameter="constraint"
+            ) from error
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
         if matcher.is_error():
             reason = matcher.get_error().splitlines()[0]
             raise RequestError(f"the {constraint.kind} cannot be used: {reason}", parameter="constraint")
         return Form(matcher, self._vocab_size)
+
+
+def _grammar(constraint: Constraint) -> str:
+    from llguidance import LLMatcher
+
+    if constraint.kind == "json_schema":
+        schema = json.loads(constraint.value)
+        return LLMatcher.grammar_from_json_schema(schema, overrides=JSON_LAYOUT)
+    if constraint.kind == "regex":
+        return LLMatcher.grammar_from_regex(constraint.value)
+    return LLMatcher.grammar_from_lark(constraint.value)

@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from chatsmith.checkpoint import Bundle, load_bundle
 from chatsmith.engine.cache import free_memory
 from chatsmith.engine.request import Completion
@@ -53,6 +56,9 @@ from chatsmith.train.session import Session, facts_of, horizon, save_trained
 
 MOST_RUNNING = 512
 """Replies the engine writes at once; more would wait for a place."""
+
+MOST_AT_ONCE = 16_384
+"""Most tokens that go through the network at once: more take memory, and are no faster."""
 
 FEW = 16
 """Replies on which the KL is estimated when it is only to be told."""
@@ -165,7 +171,8 @@ class Practice:
             shape,
             steps=steps,
             replies=self._replies,
-            rows_per_microbatch=config.rows_per_microbatch or at_once // shape.context_length,
+            rows_per_microbatch=config.rows_per_microbatch
+            or min(at_once, MOST_AT_ONCE) // shape.context_length,
             world_size=runtime.world_size,
             rate_scale=config.rate_scale,
         )
@@ -301,9 +308,10 @@ class Practice:
             self.reporter.notice("further ones are only counted: failed_rewards in metrics.jsonl")
 
     def _finish(self, plan: Plan, result: TrainResult) -> None:
-        """The best weights are tested beside those of the beginning, and written as the stage's bundle."""
+        """The best weights, or a blend of them with those of the beginning, are tested beside the latter, and written
+        as the stage's bundle."""
         place, progress = self.place, self.progress
-        self.model.load_state_dict(progress.best)
+        self.model.load_state_dict(blended(self.reference.state_dict(), progress.best, self.config.blend))
         self.reporter.line(
             f"{plan.steps:,} steps in {format_seconds(result.seconds)}; best on the development problems after step "
             f"{progress.best_step:,}: {progress.best_score:.1%} right, {self.score_before:.1%} before"
@@ -341,6 +349,13 @@ class Practice:
         task = str(self.config.problems or self.config.task)
         path = write_test(place.run, place.key, tested, task=task, seed=self.config.seed, facts=facts)
         place.run.mark_done(STAGE, place.key, facts, outputs=[place.run.bundle(STAGE), path])
+
+
+def blended(start: dict[str, Tensor], best: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    """The weights that lie `share` of the way from `start` to `best`, by name; `best` itself for 1."""
+    if share == 1:
+        return best
+    return {name: torch.lerp(start[name].to(value), value, share) for name, value in best.items()}
 
 
 def _short(text: str, longest: int = 70) -> str:

@@ -76,6 +76,9 @@ class Config:
     """How far above 1 it counts."""
     scale_advantage: bool = False
     """Divide advantages by the standard deviation of their group."""
+    blend: float = 1.0
+    """How far the kept weights go from where practising began (0) to the best ones (1): below 1, a little less is
+    learned and much less of everything else forgotten (Wortsman et al. 2022, arXiv:2109.01903)."""
     evaluations: int = 4
     """How often the development problems are asked along the way."""
     development: int = 200
@@ -113,6 +116,8 @@ class Config:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be a number, and not negative")
         if not 0 <= self.clip_low < 1:
             raise UserError(f"clip_low is {self.clip_low}; it must be at least 0 and below 1")
+        if not 0 < self.blend <= 1:
+            raise UserError(f"blend is {self.blend}; it must be above 0 and at most 1")
         if not 0 < self.rate_scale < math.inf:
             raise UserError(f"rate_scale is {self.rate_scale}; it must be a number above 0")
         if not self.save_minutes > 0:

@@ -65,7 +65,12 @@ def test_a_constraint_leaves_the_other_requests_alone(model: GPT, tokenizer: Tok
 
 @pytest.mark.parametrize(
     "constraint",
-    [Constraint.regex("[0-9"), Constraint.json_schema({"type": "cat"}), Constraint.lark("start: cat")],
+    [
+        Constraint.regex("[0-9"),
+        Constraint.json_schema({"type": "cat"}),
+        Constraint.json_schema({"minimum": -(10**300)}),
+        Constraint.lark("start: cat"),
+    ],
 )
 def test_a_form_that_makes_no_sense_is_refused_at_submit(
     model: GPT, tokenizer: Tokenizer, constraint: Constraint

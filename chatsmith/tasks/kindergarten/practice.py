@@ -1,9 +1,8 @@
 """Problems for reinforcement learning: the checkable skills that a fine-tuned model has not mastered.
 
-They come from the exam's own generators, narrowed to what is hard for it (a word counted in a row of words, words in
-capital letters, a word said so many times, a sentence repeated) with a little of what it can do, so that it keeps
-that up; and one kind is new, longer rows than fine-tuning ever shows. What is right is decided by the problem's rule
-alone; no reply is shown.
+They are what fine-tuning asks, made harder than it ever is there (rows of up to ten words to be counted in, texts of
+up to five words in capital letters, the largest of three numbers), with a little of what the model can do, so that it
+keeps that up. What is right is decided by the problem's rule alone; no reply is shown.
 
 Splits go by the same keys as everything else here: practice has the subjects of training, development those of
 development, and the test those of the exam, which neither fine-tuning nor practice ever asks about.
@@ -14,13 +13,13 @@ from functools import cache
 
 from chatsmith.tasks.kindergarten.arithmetic import draw_arithmetic_question
 from chatsmith.tasks.kindergarten.counting import ROW_TEMPLATES, draw_counting_question
+from chatsmith.tasks.kindergarten.facts import draw_fact_question
 from chatsmith.tasks.kindergarten.instructions import UPPER_TEMPLATES, draw_instruction
 from chatsmith.tasks.kindergarten.keys import Key, Split, draw
 from chatsmith.tasks.kindergarten.question import Question, QuestionMaker, calculator_reply
 from chatsmith.tasks.kindergarten.spelling import draw_spelling_question
 from chatsmith.tasks.kindergarten.words import spelling_words
 from chatsmith.tasks.task import Exactly, Number, Problem
-
 
 _EXTREME_TEMPLATES = (
     "Which is {word}, {a}, {b} or {c}?",
@@ -72,7 +71,9 @@ def _long_upper(rng: random.Random, split: Split) -> Question:
 
 def _extreme(rng: random.Random, split: Split) -> Question:
     """The largest or smallest of three numbers."""
-    numbers = draw(rng, split, lambda r: r.sample(range(2, 100), 3), lambda d: ("extreme", *map(str, sorted(d))))
+    numbers = draw(
+        rng, split, lambda r: r.sample(range(2, 100), 3), lambda d: ("extreme", *map(str, sorted(d)))
+    )
     word, function = rng.choice((("largest", max), ("smallest", min)))
     answer = function(numbers)
     number = rng.randrange(len(_EXTREME_TEMPLATES))
@@ -99,35 +100,38 @@ _MAKERS: dict[str, QuestionMaker] = {
     "last word": draw_instruction,
     "story sum": draw_arithmetic_question,
     "spelling": draw_spelling_question,
+    "facts": draw_fact_question,
 }
-"""Which generator asks the questions of a relation."""
+"""Which generator asks the questions of a kind: of a relation, or of a whole section."""
 
 WEIGHTS = {
     "long row": 6,
-    "long upper case": 4,
+    "long upper case": 5,
     "extreme": 2,
-    "row": 2,
-    "upper case": 1,
     "again": 2,
+    "row": 1,
+    "upper case": 1,
     "repeat": 1,
     "last word": 1,
     "story sum": 1,
-    "spelling": 1,
+    "spelling": 2,
+    "facts": 2,
 }
-"""How often each comes, relatively."""
+"""How often each comes, relatively. The last seven are mostly mastered: they are asked so that they stay so."""
 
 _SPLITS: dict[str, Split] = {"development": "development", "test": "exam"}
 _COUNTS = {"development": 400, "test": 600}
 
 
 def practice_problem(seed: int, place: int) -> Problem:
-    """The training problem at `place` of the order that the seed decides; its section is its relation."""
-    return _as_problem(practice_question(seed, place), f"practice/train/{place}")
+    """The training problem at `place` of the order that the seed decides; its section is its kind."""
+    kind, question = _draw(_source(seed, place), "train")
+    return _as_problem(kind, question, f"practice/train/{place}")
 
 
 def practice_question(seed: int, place: int) -> Question:
     """The same with its key."""
-    return _draw(random.Random(f"practice {seed} {place}"), "train")
+    return _draw(_source(seed, place), "train")[1]
 
 
 def practice_problems(split: str) -> tuple[Problem, ...]:
@@ -140,18 +144,24 @@ def _practice_problems(split: str) -> tuple[Problem, ...]:
     rng = random.Random(f"practice {split}")
     problems: dict[str, Problem] = {}
     while len(problems) < _COUNTS[split]:
-        question = _draw(rng, _SPLITS[split])
-        problems.setdefault(question.prompt, _as_problem(question, f"practice/{split}/{len(problems) + 1}"))
+        kind, question = _draw(rng, _SPLITS[split])
+        identity = f"practice/{split}/{len(problems) + 1}"
+        problems.setdefault(question.prompt, _as_problem(kind, question, identity))
     return tuple(problems.values())
 
 
-def _draw(rng: random.Random, split: Split) -> Question:
-    relation = rng.choices(tuple(WEIGHTS), tuple(WEIGHTS.values()))[0]
+def _source(seed: int, place: int) -> random.Random:
+    return random.Random(f"practice {seed} {place}")
+
+
+def _draw(rng: random.Random, split: Split) -> tuple[str, Question]:
+    """A question with its kind."""
+    kind = rng.choices(tuple(WEIGHTS), tuple(WEIGHTS.values()))[0]
     while True:
-        question = _MAKERS[relation](rng, split)
-        if question.key.relation == relation:
-            return question
+        question = _MAKERS[kind](rng, split)
+        if kind in (question.key.relation, question.key.section):
+            return kind, question
 
 
-def _as_problem(question: Question, identity: str) -> Problem:
-    return Problem(identity, question.key.relation, question.messages, question.answer, question.rule)
+def _as_problem(kind: str, question: Question, identity: str) -> Problem:
+    return Problem(identity, kind, question.messages, question.answer, question.rule)
