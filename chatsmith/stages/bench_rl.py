@@ -1,14 +1,16 @@
 """`chatsmith bench rl`: how fast rollouts are written, all together and one question at a time, side by side.
 
-Both ways answer the same problems, as often, with the same seeds, by the same model and engine; the replies are
-therefore the same, and only the time differs. The two take turns, so that a busy machine slows both. Nothing is
-written.
+Three ways take turns, so that a busy machine slows them all: our engine with everything in one batch; our engine with
+one question at a time, which gives the very same replies; and a plain decoder with one question at a time, as a first
+implementation has it (nanochat's is of this kind), which writes as many tokens for each reply of a question as the
+longest one has, taking the most likely and calling no tool: less than a real rollout asks of it. Nothing is written.
 """
 
 import json
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING
 from chatsmith.runtime.errors import UserError
 
 if TYPE_CHECKING:
+    from chatsmith.checkpoint import Bundle
     from chatsmith.stages.rollouts import Group, Roller
     from chatsmith.tasks.task import Problem
 
@@ -33,7 +36,7 @@ class Config:
     max_tokens: int = 64
     """Longest reply."""
     rounds: int = 3
-    """How often both ways are timed; the median counts."""
+    """How often each way is timed; the median counts."""
     seed: int = 1
     """Decides problems and replies."""
     device: str = "auto"
@@ -74,21 +77,30 @@ def main(config: Config) -> None:
         max_running=min(512, config.prompts * config.samples),
         on_failure=lambda *_: None,
     )
-    figures = measure(config, roller, problems)
+    figures = measure(config, bundle, roller, problems)
     rows = [
-        ["all in one batch", f"{figures['together_tokens_per_second']:,.0f}"],
-        ["one question at a time", f"{figures['one_by_one_tokens_per_second']:,.0f}"],
-        ["ratio", f"{figures['ratio']:.2f}"],
+        ["all in one batch", f"{figures['together_tokens_per_second']:,.0f}", ""],
+        *(
+            [label, f"{figures[f'{name}_tokens_per_second']:,.0f}", f"{figures[f'times_{name}']:.2f}"]
+            for name, label in LABELS.items()
+        ),
     ]
     reporter.table(
-        f"{config.prompts} problems, {config.samples} replies each", ["way", "tokens per second"], rows
+        f"{config.prompts} problems, {config.samples} replies each",
+        ["way", "tokens per second", "one batch is faster by"],
+        rows,
     )
     if config.json:
         sys.stdout.write(json.dumps(figures) + "\n")
 
 
-def measure(config: Config, roller: "Roller", problems: "list[Problem]") -> dict[str, float]:
-    """Figures of `config.rounds` turns of both ways, after one of each that warms up."""
+LABELS = {"one_by_one": "one question at a time", "plain": "one question at a time, plain decoder"}
+
+
+def measure(
+    config: Config, bundle: "Bundle", roller: "Roller", problems: "list[Problem]"
+) -> dict[str, float]:
+    """Figures of `config.rounds` turns of all ways, after one of each that warms up."""
     from chatsmith.stages.rollouts import seeds_of
 
     seeds = seeds_of(config.seed, 0, range(len(problems)))
@@ -96,26 +108,44 @@ def measure(config: Config, roller: "Roller", problems: "list[Problem]") -> dict
     def together() -> "list[Group]":
         return roller.write(problems, config.samples, seeds)
 
-    def one_by_one() -> "list[Group]":
-        written = []
+    def one_by_one() -> None:
         for problem, seed in zip(problems, seeds, strict=True):
-            written += roller.write([problem], config.samples, [seed])
-        return written
+            roller.write([problem], config.samples, [seed])
 
-    ways = {"together": together, "one_by_one": one_by_one}
+    groups = together()
+    ways = {"together": together, "one_by_one": one_by_one, "plain": _plain(bundle, groups)}
     durations: dict[str, list[float]] = {name: [] for name in ways}
-    tokens = 0
     for _ in range(config.rounds + 1):
         for name, way in ways.items():
             started = time.perf_counter()
-            groups = way()
+            way()
             durations[name].append(time.perf_counter() - started)
-            tokens = sum(len(one.ids) for group in groups for one in group.completions)
+    tokens = sum(len(one.ids) for group in groups for one in group.completions)
     speeds = {name: tokens / statistics.median(times[1:]) for name, times in durations.items()}
     return {
         **{f"{name}_tokens_per_second": speed for name, speed in speeds.items()},
-        "ratio": speeds["together"] / speeds["one_by_one"],
+        **{f"times_{name}": speeds["together"] / speeds[name] for name in LABELS},
         "prompts": config.prompts,
         "samples": config.samples,
         "reply_tokens": tokens / (config.prompts * config.samples),
     }
+
+
+def _plain(bundle: "Bundle", groups: "list[Group]") -> Callable[[], None]:
+    """Decode as many tokens as the groups' replies have, one question after the other, without the engine."""
+    import copy
+
+    from chatsmith.engine.plain import decode_plainly
+
+    # Weights in the type that is computed in, as the engine keeps them: a cast at every product would not be fair.
+    model = copy.deepcopy(bundle.model).to(dtype=bundle.model.compute_dtype)
+    work = [
+        ([one.prompt_ids for one in group.completions], max(len(one.ids) for one in group.completions))
+        for group in groups
+    ]
+
+    def decode() -> None:
+        for prompts, num_new in work:
+            decode_plainly(model, prompts, num_new)
+
+    return decode

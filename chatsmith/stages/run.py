@@ -186,8 +186,12 @@ def show_results(
 
 def show_next_steps(run: RunDirectory, reporter: Reporter) -> None:
     """What a person may want to type now."""
+    from chatsmith.stages import serve
+
+    address = f"http://{serve.Config.host}:{serve.Config.port}"
     steps = (
         (f"chatsmith chat {run.path}", "talk to your model"),
+        (f"chatsmith serve {run.path}", f"the same on a web page, at {address}, and behind an API"),
         (f"chatsmith evaluate {run.path}", "measure it again, with other settings"),
         (f"chatsmith data inspect {run.path}", "see what it has read, and in which pieces"),
         ("chatsmith run textbook --data FILES --conversations FILES", "the same with text of your own"),

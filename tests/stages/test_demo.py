@@ -50,5 +50,5 @@ def test_in_a_terminal_the_chat_opens_and_the_second_time_at_once(pipeline, monk
         assert cli.main(["demo"], {}) == 0
     kindergarten = Path("runs/kindergarten")
     assert pipeline == [f"run kindergarten in {kindergarten}", f"chat {kindergarten}"] * 2
-    assert "Try next" in screens[0].getvalue()
+    assert "Try next" in screens[0].getvalue() and "http://127.0.0.1:8000" in screens[0].getvalue()
     assert "Try next" not in screens[1].getvalue()
