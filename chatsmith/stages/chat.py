@@ -37,7 +37,7 @@ SAMPLE_QUESTIONS = (
     "Hello! Who are you?",
     "What can you do?",
     "What is 37 plus 58?",
-    "How many letters are in the word banana?",
+    'How many letters are in "banana"?',
     "What is the opposite of hot?",
 )
 
