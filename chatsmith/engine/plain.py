@@ -44,8 +44,10 @@ class PlainCache:
 
 
 @torch.inference_mode()
-def decode_plainly(model: GPT, prompts: Sequence[Sequence[int]], num_new: int) -> list[list[int]]:
-    """The most likely `num_new` ids after each prompt; all prompts are of one length."""
+def decode_plainly(
+    model: GPT, prompts: Sequence[Sequence[int]], num_new: int, *, samples: bool = False
+) -> list[list[int]]:
+    """The most likely `num_new` ids after each prompt, or sampled ones; all prompts are of one length."""
     tokens = torch.tensor([list(prompt) for prompt in prompts], device=model.embedding.weight.device)
     cache = PlainCache(model, len(tokens), tokens.shape[1] + num_new)
     hidden = model(tokens, attend=cache)[:, -1]
@@ -53,7 +55,8 @@ def decode_plainly(model: GPT, prompts: Sequence[Sequence[int]], num_new: int) -
     previous = tokens[:, -1:]
     found: list[Tensor] = []
     for index in range(num_new):
-        chosen = model.logits(hidden).argmax(-1, keepdim=True)
+        logits = model.logits(hidden)
+        chosen = logits.softmax(-1).multinomial(1) if samples else logits.argmax(-1, keepdim=True)
         found.append(chosen)
         if index + 1 < num_new:
             positions = torch.full_like(chosen, cache.length)

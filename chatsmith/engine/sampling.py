@@ -182,10 +182,12 @@ def _ids(ids: Iterable[int], device: torch.device) -> Tensor:
 
 def token_logprobs(logits: Tensor, ids: Tensor, num_top: Sequence[int]) -> list[TokenLogprob]:
     """Log-probabilities of one id (R,) a row of `logits` (R, V), with each row's number of most likely ones."""
-    logprobs = logits.log_softmax(dim=-1)
-    own = logprobs.gather(-1, ids[:, None])[:, 0].tolist()
-    best = logprobs.topk(min(max(num_top), logits.shape[-1]), dim=-1)
-    best_ids, best_values = best.indices.tolist(), best.values.tolist()
+    totals = logits.logsumexp(dim=-1)
+    own = (logits.gather(-1, ids[:, None])[:, 0] - totals).tolist()
+    if not any(num_top):
+        return [TokenLogprob(one, ()) for one in own]
+    best = logits.topk(min(max(num_top), logits.shape[-1]), dim=-1)
+    best_ids, best_values = best.indices.tolist(), (best.values - totals[:, None]).tolist()
     return [
         TokenLogprob(own[row], tuple(zip(best_ids[row][:count], best_values[row][:count], strict=True)))
         for row, count in enumerate(num_top)

@@ -29,7 +29,7 @@ class Config:
 
     run: Path = Path("runs/kindergarten")
     """A run, whose fine-tuned model is measured, or a bundle."""
-    prompts: int = 32
+    prompts: int = 64
     """Problems."""
     samples: int = 8
     """Replies to each."""
@@ -146,6 +146,6 @@ def _plain(bundle: "Bundle", groups: "list[Group]") -> Callable[[], None]:
 
     def decode() -> None:
         for prompts, num_new in work:
-            decode_plainly(model, prompts, num_new)
+            decode_plainly(model, prompts, num_new, samples=True)
 
     return decode

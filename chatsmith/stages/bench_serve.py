@@ -148,12 +148,13 @@ def measure_engine(config: Config, reporter: "Reporter") -> float:
     from chatsmith.serve.requests import ChatRequest
     from chatsmith.serve.served_model import LoadedModel
     from chatsmith.serve.worker import load
+    from chatsmith.stages.serve import engine_threads
 
     setup = Setup(
         str(config.run),
         device=config.device,
         dtype=config.dtype,
-        threads=config.threads,
+        threads=config.threads or engine_threads(1),
         max_running=config.max_running,
     )
     engine, info = load(setup)

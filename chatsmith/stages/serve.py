@@ -52,7 +52,7 @@ class Config:
     quantize: Literal["none", "bf16", "int8"] = "none"
     """Keep the weights of the large products smaller, and so answer faster; int8 costs a little quality."""
     threads: int = 0
-    """CPU threads of each engine; 0 divides the cores among the engines."""
+    """CPU threads of each engine; 0 leaves a core to the front and divides the others among the engines."""
     max_running: int = 16
     """Replies that an engine writes at the same time."""
     tokens_per_step: int = 256
@@ -152,6 +152,12 @@ def named_models(config: Config) -> dict[str, Path]:
     return models
 
 
+def engine_threads(num_engines: int) -> int:
+    """CPU threads of each engine: the cores but one, divided. The front needs that one, and an engine's threads, which
+    wait for each other after every product, all wait for the one whose core is taken."""
+    return max(1, ((os.cpu_count() or 1) - 1) // num_engines)
+
+
 def make_service(config: Config, keys: "Keys") -> "Service":
     """Everything that is served, not yet loaded. To be called inside the event loop."""
     from chatsmith.serve.admission import Limits
@@ -163,7 +169,7 @@ def make_service(config: Config, keys: "Keys") -> "Service":
     metrics = Metrics()
     paths = named_models(config)
     num_engines = config.replicas * len(paths)
-    threads = config.threads or (max(1, (os.cpu_count() or 1) // num_engines) if num_engines > 1 else 0)
+    threads = config.threads or engine_threads(num_engines)
 
     def setup(path: Path, index: int) -> Setup:
         return Setup(
