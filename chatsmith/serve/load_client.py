@@ -14,14 +14,17 @@ import math
 import random
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 CONNECT_SECONDS = 30.0
 SILENCE_SECONDS = 120.0
 """A stream that says nothing for so long has failed."""
+
+_Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 WORDS = (
     "the",
@@ -95,14 +98,15 @@ async def closed_loop(
     timings: list[Timing] = []
     numbers = iter(range(10**9))
 
-    async def one_client() -> None:
+    async def one_client(idle: list[_Connection]) -> None:
         for number in numbers:
             if is_over(number):
                 return
-            timings.append(await ask(target, number, time.perf_counter()))
+            timings.append(await ask(target, number, time.perf_counter(), idle))
             on_end(timings[-1])
 
-    await asyncio.gather(*(one_client() for _ in range(clients)))
+    with _kept_open() as idle:
+        await asyncio.gather(*(one_client(idle) for _ in range(clients)))
     return timings
 
 
@@ -114,32 +118,36 @@ async def open_loop(
     chance = random.Random(0)
 
     async def one_request(number: int, due: float) -> None:
-        timings.append(await ask(target, number, due))
+        timings.append(await ask(target, number, due, idle))
         on_end(timings[-1])
 
     due = time.perf_counter()
-    async with asyncio.TaskGroup() as group:
-        for number in range(10**9):
-            due += chance.expovariate(rate)
-            await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            if is_over(number):
-                break
-            group.create_task(one_request(number, due))
+    with _kept_open() as idle:
+        async with asyncio.TaskGroup() as group:
+            for number in range(10**9):
+                due += chance.expovariate(rate)
+                await asyncio.sleep(max(0.0, due - time.perf_counter()))
+                if is_over(number):
+                    break
+                group.create_task(one_request(number, due))
     return timings
 
 
-async def ask(target: Target, number: int, due: float) -> Timing:
-    """Stream the reply to one request. What goes wrong is noted, not raised."""
+async def ask(target: Target, number: int, due: float, idle: "list[_Connection] | None" = None) -> Timing:
+    """Stream the reply to one request. What goes wrong is noted, not raised.
+
+    `idle` are connections that wait for a next request, as other clients keep them; None: one for this request alone.
+    """
     timing = Timing()
     last = renewed = due
     finished = False
     try:
         async with asyncio.timeout(SILENCE_SECONDS) as patience:
-            async for data in _events(target, target.body(number)):
+            async for data in _events(target, target.body(number), idle):
                 now = time.perf_counter()
                 if data == b"[DONE]":
-                    finished = True
-                    break
+                    finished = True  # the end of the answer is still to come
+                    continue
                 chunk = json.loads(data)
                 if "error" in chunk:
                     raise ConnectionError(f"error event: {chunk['error'].get('code')}")
@@ -196,16 +204,30 @@ def _percentiles(seconds: Sequence[float]) -> dict[str, float]:
     return {name: 1000 * value for name, value in {**found, "max": ordered[-1]}.items()}
 
 
-async def _events(target: Target, body: dict[str, Any]) -> AsyncIterator[bytes]:
+@contextmanager
+def _kept_open() -> Iterator[list[_Connection]]:
+    """A list for idle connections, which are closed in the end."""
+    idle: list[_Connection] = []
+    try:
+        yield idle
+    finally:
+        for _, writer in idle:
+            writer.close()
+
+
+async def _events(
+    target: Target, body: dict[str, Any], idle: list[_Connection] | None
+) -> AsyncIterator[bytes]:
     """The data of each event of a streamed answer. Raises OSError for any answer but success."""
     parts = urlsplit(target.url)
-    is_tls = parts.scheme == "https"
-    host, port = parts.hostname or "localhost", parts.port or (443 if is_tls else 80)
-    async with asyncio.timeout(CONNECT_SECONDS):
-        context = ssl.create_default_context() if is_tls else None
-        reader, writer = await asyncio.open_connection(host, port, ssl=context)
+    request = _request(parts.path.rstrip("/"), parts.netloc, target.api_key, body)
+    while idle and idle[-1][0].at_eof():
+        idle.pop()[1].close()
+    connection = idle.pop() if idle else await _connected(parts)
+    reader, writer = connection
+    is_reusable = False
     try:
-        writer.write(_request(parts.path.rstrip("/"), parts.netloc, target.api_key, body))
+        writer.write(request)
         status, is_chunked = await _head(reader)
         if status != 200:
             raise ConnectionError(f"status {status}")
@@ -215,8 +237,20 @@ async def _events(target: Target, body: dict[str, Any]) -> AsyncIterator[bytes]:
             for line in lines:
                 if line.startswith(b"data:"):
                     yield line.removeprefix(b"data:").strip()
+        is_reusable = is_chunked  # else the end of the answer was that of the connection
     finally:
-        writer.close()
+        if is_reusable and idle is not None:
+            idle.append(connection)
+        else:
+            writer.close()
+
+
+async def _connected(parts: SplitResult) -> _Connection:
+    is_tls = parts.scheme == "https"
+    host, port = parts.hostname or "localhost", parts.port or (443 if is_tls else 80)
+    async with asyncio.timeout(CONNECT_SECONDS):
+        context = ssl.create_default_context() if is_tls else None
+        return await asyncio.open_connection(host, port, ssl=context)
 
 
 def _request(path: str, host: str, api_key: str | None, body: dict[str, Any]) -> bytes:
@@ -225,7 +259,6 @@ def _request(path: str, host: str, api_key: str | None, body: dict[str, Any]) ->
         f"POST {path}/v1/chat/completions HTTP/1.1",
         f"Host: {host}",
         "Content-Type: application/json",
-        "Connection: close",
         f"Content-Length: {len(content)}",
         *([f"Authorization: Bearer {api_key}"] if api_key else []),
     ]

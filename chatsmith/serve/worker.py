@@ -8,6 +8,7 @@ says so, the process ends; signals of a terminal or a service manager are left t
 import signal
 import socket
 import sys
+import time
 import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -101,8 +102,13 @@ class _Place:
     index: int
 
 
+SEND_SECONDS = 0.001
+"""Steps quicker than this share a message: nobody sees a token sooner, and each message costs both sides some fifty
+microseconds, a sixth of a tiny model's step."""
+
+
 class EngineLoop:
-    """Reads commands between steps, and sends one message a step."""
+    """Reads commands between steps, and sends what steps brought: at once, or within a millisecond."""
 
     def __init__(self, channel: Channel, engine: Engine) -> None:
         self._channel = channel
@@ -111,15 +117,19 @@ class EngineLoop:
 
     def run(self) -> None:
         """Until the front says stop. Raises Closed if it is gone."""
+        outputs: list[Message] = []
+        sent = 0.0
         while True:
             commands = self._channel.receive(wait=self._engine.is_idle)
             for command in commands:
                 if command["type"] == "stop":
                     return
                 self._obey(command)
-            outputs = [self._output(event) for event in self._engine.step()]
-            # Not asdict, which copies deeply: 15 microseconds, at every step.
-            self._channel.send({"type": "step", "outputs": outputs, "figures": vars(self._figures())})
+            outputs += [self._output(event) for event in self._engine.step()]
+            if self._engine.is_idle or time.monotonic() - sent >= SEND_SECONDS:
+                # Not asdict, which copies deeply: 15 microseconds, at every step.
+                self._channel.send({"type": "step", "outputs": outputs, "figures": vars(self._figures())})
+                outputs, sent = [], time.monotonic()
 
     def _obey(self, command: Message) -> None:
         if command["type"] == "submit":
