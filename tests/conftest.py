@@ -10,6 +10,11 @@ import pytest
 TINY_RECIPE = Path(__file__).parent / "recipes" / "tiny.toml"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Browsers come last: Playwright keeps an event loop running in this thread, and asyncio allows but one."""
+    items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
+
+
 @pytest.fixture(scope="session")
 def run_tiny() -> Callable[..., None]:
     """Runs the tiny recipe into a folder, on one thread: two make work this small slower, and less repeatable."""

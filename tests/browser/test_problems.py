@@ -86,6 +86,7 @@ def test_a_message_too_long_for_the_context_can_be_shortened(chat):
     assert takes, problem
     assert int(takes[1]) > 180
     chat.last.get_by_role("button", name="Shorten the message").click()
+    chat.until("document.activeElement.ariaLabel === 'Edit message'")  # before that, it moves the cursor
     chat.page.get_by_role("textbox", name="Edit message").fill("Short.")
     chat.page.keyboard.press("Enter")
     chat.last.locator(".figures").wait_for()

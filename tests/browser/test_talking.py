@@ -93,6 +93,7 @@ def test_editing_a_message_branches_the_conversation_there(chat):
     first.get_by_role("button", name="Edit message").click()
     field = chat.page.get_by_role("textbox", name="Edit message")
     assert field.input_value() == "One"
+    chat.until("document.activeElement.ariaLabel === 'Edit message'")  # before that, it moves the cursor
     field.fill("Another one")
     field.press("Enter")
     chat.page.get_by_text("Another one").wait_for()

@@ -45,8 +45,14 @@ def poisoned(
 def test_logits_that_are_no_numbers_fail_one_request(
     poisoned: Any, stream: bool, more: dict[str, Any]
 ) -> None:
+    with poisoned.client() as client:
+        [letter] = client.post("/tokenize", json={"prompt": "x", "add_special_tokens": False}).json()[
+            "tokens"
+        ]
+
     def ask(text: str) -> Any:
         body = {"messages": [{"role": "user", "content": text}], "max_tokens": 30, "ignore_eos": True, **more}
+        body["logit_bias"] = {str(letter): -100}  # a reply that writes the letter itself fails as well
         with poisoned.client() as client:
             return client.post(CHAT, json={**body, "stream": stream})
 
