@@ -253,6 +253,29 @@ def read_until(terminal: int, wanted: str, seconds: float = 60.0) -> str:
     return shown.decode()
 
 
+def read_prompt_after(terminal: int, text: str) -> None:
+    """Until a prompt follows `text`: keys that are pressed before it may be lost."""
+    if "> " not in read_until(terminal, text).partition(text)[2]:
+        read_until(terminal, "> ")
+
+
+def read(terminal: int) -> str:
+    """What the terminal shows anew; empty if there is nothing for a moment."""
+    return os.read(terminal, 4096).decode() if select.select([terminal], [], [], 0.2)[0] else ""
+
+
+def press_until(press: Callable[[], object], happened: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Press, and again every two seconds: a key or signal in the moment in which `input` begins to wait is lost."""
+    deadline = time.monotonic() + seconds
+    pressed = 0.0
+    while not happened():
+        assert time.monotonic() < deadline, "nothing came of it"
+        if time.monotonic() - pressed > 2:
+            press()
+            pressed = time.monotonic()
+        time.sleep(0.05)
+
+
 def test_in_a_real_terminal(bundle: Path) -> None:
     """Characters of several bytes are typed, Ctrl-C at the prompt gives up the line, Ctrl-D leaves."""
     ours, theirs = pty.openpty()
@@ -274,13 +297,16 @@ def test_in_a_real_terminal(bundle: Path) -> None:
         os.write(ours, "wie heißt du 🦉\n".encode())
         read_until(ours, "> ")
         os.write(ours, b"/system be brief\n")
-        shown = read_until(ours, "system message)")
-        if "> " not in shown.partition("system message)")[2]:
-            read_until(ours, "> ")  # only at the prompt is Ctrl-C about the line
-        process.send_signal(signal.SIGINT)
-        read_until(ours, "(Ctrl-D leaves)")
-        os.write(ours, b"\x04")
-        assert process.wait(timeout=30) == 0
+        read_prompt_after(ours, "system message)")  # only at the prompt is Ctrl-C about the line
+        shown: list[str] = []
+
+        def is_told() -> bool:
+            shown.append(read(ours))
+            return "(Ctrl-D leaves)" in "".join(shown)
+
+        press_until(lambda: process.send_signal(signal.SIGINT), is_told)
+        press_until(lambda: os.write(ours, b"\x04"), lambda: process.poll() is not None)
+        assert process.returncode == 0
     finally:
         process.kill()
         os.close(ours)
