@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from chatsmith.text.tokenizer import Tokenizer
+
 CHAT = "/v1/chat/completions"
 LONG = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 2000, "ignore_eos": True}
 Start = Callable[..., Any]
@@ -25,6 +27,13 @@ def narrow(start_server: Start, roomy_bundle: Path) -> Any:
     """One reply at a time, and little patience."""
     flags = ("--max-running", 1, "--read-seconds", READ_SECONDS, "--queue-seconds", 1)
     return start_server(roomy_bundle, *flags).wait_until_ready()
+
+
+@pytest.fixture(scope="module")
+def sampled(tokenizer: Tokenizer) -> dict[str, Any]:
+    """A long reply of which every token is sampled: a calculator's result would have no log-probabilities."""
+    call = tokenizer.special("<|python_start|>")
+    return {**LONG, "logprobs": True, "top_logprobs": 20, "logit_bias": {str(call): -100}}
 
 
 def post(body: dict[str, Any], path: str = CHAT) -> bytes:
@@ -140,9 +149,9 @@ def test_what_is_no_request_for_a_server_is_refused(narrow: Any, said: bytes) ->
         assert one.recv(4096) == b""
 
 
-def test_a_client_that_reads_nothing_holds_up_nobody(narrow: Any) -> None:
+def test_a_client_that_reads_nothing_holds_up_nobody(narrow: Any, sampled: dict[str, Any]) -> None:
     """Its reply waits, whole, for the client to read on; the engine goes on to others meanwhile."""
-    body = {**LONG, "max_tokens": 1800, "stream": True, "logprobs": True, "top_logprobs": 20}
+    body = {**sampled, "max_tokens": 1800, "stream": True}
     with connection(narrow, post(body), receive_buffer=4096) as one:
         narrow.until(lambda: not is_idle(narrow))
         narrow.wait_until_idle(60)
@@ -247,11 +256,11 @@ def test_no_depth_is_a_fault_of_the_server(roomy_server: Any, field: str) -> Non
     assert roomy_server.metric("chatsmith_engine_crashes_total") == crashes
 
 
-def test_more_log_probabilities_than_fit_are_refused(narrow: Any) -> None:
+def test_more_log_probabilities_than_fit_are_refused(narrow: Any, sampled: dict[str, Any]) -> None:
     with narrow.client() as client:
-        answer = client.post(CHAT, json={**LONG, "n": 60, "logprobs": True, "top_logprobs": 20})
+        answer = client.post(CHAT, json={**sampled, "n": 60})
         assert answer.status_code == 400 and answer.json()["error"]["param"] == "logprobs"
-        one = client.post(CHAT, json={**LONG, "max_tokens": 600, "logprobs": True, "top_logprobs": 20})
+        one = client.post(CHAT, json={**sampled, "max_tokens": 600})
         assert len(one.json()["choices"][0]["logprobs"]["content"]) == 600
 
 
