@@ -7,7 +7,7 @@ turn it into a 400 and a command line into one line.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from chatsmith.engine.constraints import Constraint
 from chatsmith.engine.errors import RequestError
@@ -132,8 +132,7 @@ class Request:
         return [replace(self, sampling=replace(self.sampling, seed=one)) for one in seeds]
 
 
-@dataclass(frozen=True)
-class TokenLogprob:
+class TokenLogprob(NamedTuple):
     """Natural log-probabilities under the model itself, before penalties, temperature, truncation and constraints."""
 
     logprob: float

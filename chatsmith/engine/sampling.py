@@ -7,7 +7,7 @@ and position alone, so neither the rest of the batch nor a pre-emption can chang
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,8 +17,7 @@ from chatsmith.engine.request import Sampling, TokenLogprob
 MASK_64 = 2**64 - 1
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """What one row of logits is sampled with."""
 
     sampling: Sampling
@@ -32,8 +31,7 @@ class Row:
     """(V,) bool: the ids that a constraint lets through. None: all."""
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """The chosen id and, if asked for, its log-probability; id None where nothing can be chosen."""
 
     id: int | None
@@ -49,12 +47,15 @@ def choose(logits: Tensor, rows: Sequence[Row]) -> list[Choice]:
     if adjusted is not logits:
         can_choose, adjusted = _sound(adjusted)
         is_sound = is_sound & can_choose
-    chosen = adjusted.argmax(dim=-1)
     drawn = [index for index, row in enumerate(rows) if row.sampling.temperature > 0]
-    if drawn:
-        subset = [rows[index] for index in drawn]
-        picked = draw(probabilities(adjusted[drawn], subset), subset)
-        chosen[torch.tensor(drawn, device=logits.device)] = picked
+    if len(drawn) == len(rows):
+        chosen = draw(probabilities(adjusted, rows), rows)
+    else:
+        chosen = adjusted.argmax(dim=-1)
+        if drawn:
+            subset = [rows[index] for index in drawn]
+            picked = draw(probabilities(adjusted[drawn], subset), subset)
+            chosen[torch.tensor(drawn, device=logits.device)] = picked
     logprobs = _logprobs(logits, chosen, rows)
     sound_ids = torch.where(is_sound, chosen, -1).tolist()
     return [
@@ -74,10 +75,12 @@ def _sound(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 def probabilities(logits: Tensor, rows: Sequence[Row]) -> Tensor:
     """What each row is drawn from (R, V): softmax at its temperature, truncated, not renormalised."""
-    # Below this the best token wins anyway, and float32 would turn the temperature into 0.
-    temperatures = logits.new_tensor([max(row.sampling.temperature, 1e-6) for row in rows])[:, None]
-    scaled = (logits - logits.amax(dim=-1, keepdim=True)) / temperatures
-    probs = scaled.softmax(dim=-1)
+    temperatures = [row.sampling.temperature for row in rows]
+    if any(temperature != 1 for temperature in temperatures):
+        # Below this the best token wins anyway, and float32 would turn the temperature into 0.
+        divisors = logits.new_tensor(temperatures).clamp(min=1e-6)[:, None]
+        logits = (logits - logits.amax(dim=-1, keepdim=True)) / divisors
+    probs = logits.softmax(dim=-1)
     truncated = [index for index, row in enumerate(rows) if _truncates(row.sampling)]
     if truncated:
         subset = [rows[index].sampling for index in truncated]
@@ -198,5 +201,7 @@ def _logprobs(logits: Tensor, chosen: Tensor, rows: Sequence[Row]) -> dict[int, 
     asking = [index for index, row in enumerate(rows) if row.sampling.logprobs is not None]
     if not asking:
         return {}
-    found = token_logprobs(logits[asking], chosen[asking], [rows[i].sampling.logprobs or 0 for i in asking])
+    if len(asking) < len(rows):
+        logits, chosen = logits[asking], chosen[asking]
+    found = token_logprobs(logits, chosen, [rows[index].sampling.logprobs or 0 for index in asking])
     return dict(zip(asking, found, strict=True))

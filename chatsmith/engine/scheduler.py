@@ -12,6 +12,7 @@ computed again, from whatever the prefix cache still holds. The oldest always ad
 
 from collections import deque
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from chatsmith.engine.blocks import BlockManager, Key, next_key
 
@@ -51,8 +52,7 @@ class Sequence:
         return self._keys
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """Compute tokens start..end-1 of a sequence."""
 
     sequence: Sequence
@@ -130,11 +130,12 @@ class Scheduler:
                 continue  # pre-empted a moment ago
             if draft.budget == 0:
                 break
-            missing = self.blocks.blocks_for(len(sequence.tokens)) - len(sequence.blocks)
-            preempted |= self._make_room(missing, sequence, draft)
-            if sequence in self.running:
+            if missing := self.blocks.blocks_for(len(sequence.tokens)) - len(sequence.blocks):
+                preempted |= self._make_room(missing, sequence, draft)
+                if sequence not in self.running:
+                    continue  # it had to give up its own place
                 fresh += self._give_blocks(sequence, missing)
-                draft.add(sequence)
+            draft.add(sequence)
         if not preempted:
             fresh += self._admit(draft)
         return Step(list(draft.chunks.values()), fresh)
@@ -155,6 +156,8 @@ class Scheduler:
     def _admit(self, draft: "_Draft") -> list[int]:
         """Let waiting sequences in while there is room, first come first served."""
         fresh: list[int] = []
+        if not self.waiting:
+            return fresh
         size = self.blocks.block_size
         being_filled = {
             key for one in self.running for key in self._uncomputed_keys(one, one.num_computed // size)

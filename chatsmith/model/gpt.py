@@ -218,7 +218,12 @@ class GPT(nn.Module):
         """Softcapped logits (..., V) of hidden states (..., C), in float32 or better (Gemma 2, arXiv:2408.00118)."""
         raw = self.head(hidden)
         raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
-        return self.config.softcap * torch.tanh(raw / self.config.softcap)
+        softcap = self.config.softcap
+        if raw.requires_grad:
+            return softcap * torch.tanh(raw / softcap)
+        return (
+            raw.div_(softcap).tanh_().mul_(softcap)
+        )  # the same numbers, in one large tensor instead of three
 
     def compile_blocks(self) -> None:
         """Compile the block once for all layers (its code is the same); the embeddings stay eager.

@@ -20,6 +20,7 @@ from chatsmith.engine.engine import Engine, Event
 from chatsmith.engine.errors import RequestError
 from chatsmith.runtime.device import detect_runtime
 from chatsmith.runtime.errors import UserError
+from chatsmith.runtime.garbage import settled
 from chatsmith.serve.protocol import Channel, Closed, Figures, Job, Message, ModelInfo, Output, Setup
 from chatsmith.tools.calculator import calculator_tool
 
@@ -45,7 +46,8 @@ def main(descriptor: int) -> int:
             channel.send({"type": "failed", "message": str(error)})
             return 2
         channel.send({"type": "ready", "info": asdict(info)})
-        EngineLoop(channel, engine).run()
+        with settled():
+            EngineLoop(channel, engine).run()
     except Closed:
         return 0
     except Exception:

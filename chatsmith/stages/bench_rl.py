@@ -56,6 +56,7 @@ def main(config: Config) -> None:
     """Measure, and print a table or one JSON object."""
     from chatsmith.checkpoint import load_bundle, resolve_bundle
     from chatsmith.runtime.device import detect_runtime
+    from chatsmith.runtime.garbage import settled
     from chatsmith.runtime.logs import Reporter
     from chatsmith.stages.rollouts import Roller
     from chatsmith.tasks.problem_set import kindergarten_set
@@ -77,7 +78,8 @@ def main(config: Config) -> None:
         max_running=min(512, config.prompts * config.samples),
         on_failure=lambda *_: None,
     )
-    figures = measure(config, bundle, roller, problems)
+    with settled():
+        figures = measure(config, bundle, roller, problems)
     rows = [
         ["all in one batch", f"{figures['together_tokens_per_second']:,.0f}", ""],
         *(

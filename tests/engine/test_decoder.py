@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from chatsmith.engine import engine as engine_module
 from chatsmith.engine.engine import Engine
 from chatsmith.engine.native import Weights, load_library
 from chatsmith.engine.request import Request, Sampling
@@ -59,9 +60,15 @@ def likely(model: GPT, ids: tuple[int, ...], start: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("bigram_buckets", [0, 64])
+@pytest.mark.parametrize("longest_chunk", [1, 16, 128], ids=["prompts by torch", "some by torch", "all in C"])
 def test_the_c_network_computes_the_model(
-    tokenizer: Tokenizer, stored: torch.dtype, bigram_buckets: int
+    tokenizer: Tokenizer,
+    monkeypatch: pytest.MonkeyPatch,
+    stored: torch.dtype,
+    bigram_buckets: int,
+    longest_chunk: int,
 ) -> None:
+    monkeypatch.setattr(engine_module, "MOST_NATIVE_TOKENS", longest_chunk)
     model = random_model(tokenizer.vocab_size, stored, bigram_buckets)
     model.compute_dtype = torch.float32
     engine = Engine(model, tokenizer, max_running=5, block_size=4)
@@ -87,8 +94,8 @@ def test_alone_and_in_a_batch_every_number_is_the_same(tokenizer: Tokenizer) -> 
     """Bit for bit, in float32: the order of a sum does not depend on how many rows there are."""
     model = random_model(tokenizer.vocab_size)
     sampling = replace(FOLLOWED, temperature=1.0, seed=5)
-    # Prompts of one token: longer ones are read by torch, whose sums do depend on what they are packed with.
-    short = [Request((id,), sampling) for id in range(16)]
+    # Longer prompts are read by torch, whose sums do depend on what they are packed with.
+    short = requests(16, sampling)
     together = Engine(model, tokenizer, max_running=16).generate(short)
     for request, expected in zip(short, together, strict=True):
         assert Engine(model, tokenizer).generate([request]) == [expected]

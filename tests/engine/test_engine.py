@@ -319,7 +319,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, list[int]], None
             choices = choose(logits, rows)
             places = [row.position - prompt_length for row in rows]
             return [
-                replace(choice, id=script[place]) if place < len(script) else choice
+                choice._replace(id=script[place]) if place < len(script) else choice
                 for choice, place in zip(choices, places, strict=True)
             ]
 
