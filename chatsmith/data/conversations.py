@@ -96,14 +96,12 @@ class ConversationRows:
             yield self._batch(numbers[first : first + rows_per_batch], rows_per_batch, pin_memory)
 
     def _take(self, conversation: Rendered, turn_end_id: int) -> None:
-        ids, mask = conversation.ids, conversation.mask
-        if len(ids) > self._length + 1:
-            kept = _last_turn_end(ids[: self._length + 1], turn_end_id)
-            self.cut += 1 if kept and any(mask[:kept]) else 0
-            ids, mask = ids[:kept], mask[:kept]
+        fitting = whole_turns(conversation, self._length + 1, turn_end_id)
+        ids, mask = fitting.ids, fitting.mask
         if not any(mask):
             self.skipped += 1
             return
+        self.cut += len(ids) < len(conversation.ids)
         assert not mask[0], "nothing predicts the first id"
         self._ids.extend(ids)
         self._masks.extend(mask)
@@ -140,6 +138,10 @@ class ConversationRows:
         return make_batch(ids[:, :-1], targets[:, 1:], pin_memory=pin_memory)
 
 
-def _last_turn_end(ids: list[int], turn_end_id: int) -> int:
-    """How many ids there are up to and including the last `turn_end_id`; 0 if there is none."""
-    return next((place + 1 for place in reversed(range(len(ids))) if ids[place] == turn_end_id), 0)
+def whole_turns(conversation: Rendered, places: int, turn_end_id: int) -> Rendered:
+    """The conversation, or as much of it as fits into `places` ids and ends with the assistant's `turn_end_id`:
+    nothing, where not even the first answer does."""
+    if len(conversation.ids) <= places:
+        return conversation
+    kept = next((end for end in range(places, 0, -1) if conversation.ids[end - 1] == turn_end_id), 0)
+    return Rendered(conversation.ids[:kept], conversation.mask[:kept])

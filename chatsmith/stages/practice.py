@@ -23,6 +23,7 @@ from chatsmith.runtime.distributed import sum_numbers
 from chatsmith.runtime.logs import Reporter, format_seconds
 from chatsmith.runtime.metrics import MetricsLog
 from chatsmith.runtime.run_directory import RunDirectory
+from chatsmith.stages.replay import Replay
 from chatsmith.stages.rl import STAGE, Config
 from chatsmith.stages.rl_progress import Progress
 from chatsmith.stages.rl_test import TestResult, ask_test, write_test
@@ -97,7 +98,13 @@ class Practice:
     """The run. `run_to_the_end` is all there is to call."""
 
     def __init__(
-        self, config: Config, place: Place, start: Bundle, problems: ProblemSet, judge: Judge
+        self,
+        config: Config,
+        place: Place,
+        start: Bundle,
+        problems: ProblemSet,
+        judge: Judge,
+        replay: Replay,
     ) -> None:
         self.config, self.place, self.runtime, self.reporter = config, place, place.runtime, place.reporter
         self.source, self.tokenizer, self.model = start.path, start.tokenizer, start.model
@@ -105,6 +112,7 @@ class Practice:
         for model in (self.model, self.reference):
             model.compute_dtype = self.runtime.compute_dtype
         self.problems, self.judge = problems.fitting(self._fits), judge
+        self.replay = replay
         self.development = self.problems.development[: config.development]
         self.test = problems.test[: config.test or None]
         self.objective = PolicyGradient(Clip(config.clip_low, config.clip_high), config.kl)
@@ -170,7 +178,7 @@ class Practice:
         return make_rollout_plan(
             shape,
             steps=steps,
-            replies=self._replies,
+            replies=self._replies + math.ceil(config.replay / runtime.world_size),
             rows_per_microbatch=config.rows_per_microbatch
             or min(at_once, MOST_AT_ONCE) // shape.context_length,
             world_size=runtime.world_size,
@@ -187,9 +195,11 @@ class Practice:
     def _measured_horizon(self) -> int:
         self.reporter.line("Measuring how far the time reaches ...")
         plan, updates = self._plan(1), self.config.updates
-        # Of a round's updates only the first one waits for rollouts: timing a single one overrates the others.
+        # Rounds differ by what is asked, so the middle one of three is taken. Of a round's updates only the first waits
+        # for rollouts: where there are several, timing a single one overrates the others.
+        timed_steps = 3 if updates == 1 else 1
         seconds = seconds_per_step(
-            self.model, plan, self._batches(plan, 0), self.objective, self.runtime, timed_steps=1
+            self.model, plan, self._batches(plan, 0), self.objective, self.runtime, timed_steps
         )
         self.objective.take_tally()
         spent = time.monotonic() - self.place.started - self.evaluation_seconds
@@ -208,15 +218,14 @@ class Practice:
 
     def _roll_out(self, plan: Plan, number: int) -> list[RolloutBatch]:
         """This process's share of round `number`, as batches."""
-        config, runtime = self.config, self.runtime
-        first = number * config.prompts
-        places = range(first + runtime.rank, first + config.prompts, runtime.world_size)
+        config, places = self.config, self._share(self.config.prompts, number)
         started = time.perf_counter()
         problems = [self.problems.train(place) for place in places]
         groups = self.roller.write(problems, config.samples, seeds_of(config.seed, number, places))
         seconds = time.perf_counter() - started
         replies = [reply for group in groups for reply in group.scored(config.scale_advantage)]
-        batches = rollout_batches(replies, plan.rows_per_microbatch, plan.accumulation)
+        replayed = self.replay.rows(self._share(config.replay, number))
+        batches = rollout_batches([*replies, *replayed], plan.rows_per_microbatch, plan.accumulation)
         if config.kl:
             batches = compared = [with_reference(batch, self.reference) for batch in batches]
         else:
@@ -226,6 +235,11 @@ class Practice:
         self.round = Round(groups, seconds, sum(kl for kl, _ in found), sum(count for _, count in found))
         return batches
 
+    def _share(self, count: int, number: int) -> range:
+        """This process's places in an endless order, of which every round takes `count`."""
+        first = number * count
+        return range(first + self.runtime.rank, first + count, self.runtime.world_size)
+
     def _figures(self, seconds: float) -> dict[str, Any]:
         """What the step just done was like, over all processes; and what the watch has to say."""
         config = self.config
@@ -233,7 +247,7 @@ class Practice:
         self.step += 1
         tally = self.objective.take_tally()
         sums = sum_numbers(
-            self.round.sums() | {"trained": tally.tokens, "clipped": tally.clipped, "drift": tally.drift},
+            self.round.sums() | tally.sums(),
             self.runtime,
         )
         trained = max(sums["trained"], 1)
@@ -241,6 +255,7 @@ class Practice:
         figures: dict[str, Any] = {
             "trained_tokens": sums["trained"],
             "clipped": sums["clipped"] / trained,
+            "replay_loss": sums["replay_loss"] / max(sums["replayed"], 1),
             "rollout_seconds": rollout_seconds,
             "update_seconds": seconds - rollout_seconds,
             "rollout_share": rollout_seconds / seconds,

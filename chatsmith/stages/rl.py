@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from chatsmith.runtime.errors import UserError
 
 if TYPE_CHECKING:
+    from chatsmith.checkpoint import Bundle
+    from chatsmith.data.manifest import DataManifest
+    from chatsmith.stages.replay import Replay
     from chatsmith.tasks.problem_set import ProblemSet
     from chatsmith.tasks.reward import Judge
 
@@ -79,6 +82,11 @@ class Config:
     blend: float = 1.0
     """How far the kept weights go from where practising began (0) to the best ones (1): below 1, a little less is
     learned and much less of everything else forgotten (Wortsman et al. 2022, arXiv:2109.01903)."""
+    replay: int = 0
+    """Texts of the run's data, half conversations and half documents, learnt from beside each step's replies, over
+    all processes, so that less of everything else is forgotten (Ouyang et al. 2022, arXiv:2203.02155)."""
+    replay_weight: float = 0.2
+    """How much a token of theirs weighs; one of a reply weighs its advantage."""
     evaluations: int = 4
     """How often the development problems are asked along the way."""
     development: int = 200
@@ -108,7 +116,7 @@ class Config:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.samples < 2:
             raise UserError(f"samples is {self.samples}; replies are compared, so it must be at least 2")
-        for name in ("test", "evaluations", "show_every", "rows_per_microbatch", "seed"):
+        for name in ("test", "replay", "evaluations", "show_every", "rows_per_microbatch", "seed"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} is {getattr(self, name)}; it cannot be negative")
         for name in ("minutes", "kl", "form_weight", "clip_high"):
@@ -118,8 +126,9 @@ class Config:
             raise UserError(f"clip_low is {self.clip_low}; it must be at least 0 and below 1")
         if not 0 < self.blend <= 1:
             raise UserError(f"blend is {self.blend}; it must be above 0 and at most 1")
-        if not 0 < self.rate_scale < math.inf:
-            raise UserError(f"rate_scale is {self.rate_scale}; it must be a number above 0")
+        for name in ("rate_scale", "replay_weight"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be a number above 0")
         if not self.save_minutes > 0:
             raise UserError(f"save_minutes is {self.save_minutes}; it must be above 0")
         if self.test_problems and not self.problems:
@@ -129,8 +138,10 @@ class Config:
 def main(config: Config) -> None:
     """Practise, unless the run's model is already what this would make."""
     from chatsmith.checkpoint import bundle_fingerprint, load_bundle, resolve_bundle
+    from chatsmith.data.manifest import load_manifest
     from chatsmith.runtime.device import detect_runtime
     from chatsmith.runtime.distributed import process_group
+    from chatsmith.runtime.garbage import settled
     from chatsmith.runtime.logs import Reporter
     from chatsmith.runtime.run_directory import RunDirectory, stage_key
     from chatsmith.stages.practice import Place, Practice
@@ -143,18 +154,22 @@ def main(config: Config) -> None:
         source = resolve_bundle(config.from_) if config.from_ else resolve_bundle(run.stage("sft"))
         judge, reward_fingerprint = find_judge(config)
         problems = find_problems(config)
+        manifest = load_manifest(run.data) if config.replay else None
         key = stage_key(
             config,
             bundle=bundle_fingerprint(source),
             problems=problems.fingerprint,
             reward=reward_fingerprint,
+            replay=manifest.fingerprint if manifest else "",
         )
         if run.is_done(STAGE, key):
             reporter.line(f"The practised model in {run.bundle(STAGE)} is up to date.")
             return
         start = load_bundle(source, device=runtime.device)
         place = Place(run, runtime, reporter, key, started)
-        Practice(config, place, start, problems, judge).run_to_the_end()
+        replay = make_replay(config, start, manifest)
+        with settled():
+            Practice(config, place, start, problems, judge, replay).run_to_the_end()
 
 
 def find_judge(config: Config) -> "tuple[Judge, str]":
@@ -188,3 +203,17 @@ def find_problems(config: Config) -> "ProblemSet":
     if config.task == "gsm8k":
         return gsm8k_set(config.eval_data or default_folder(), config.seed)
     return kindergarten_set(config.seed)
+
+
+def make_replay(config: Config, start: "Bundle", manifest: "DataManifest | None") -> "Replay":
+    """The texts to learn from again: those of the manifest, if there is one."""
+    from chatsmith.stages.replay import Replay
+
+    return Replay(
+        manifest.read_conversations("train") if manifest else (),
+        (document.text for document in manifest.read_documents("train")) if manifest else (),
+        start.tokenizer,
+        context_length=start.config.context_length,
+        weight=config.replay_weight,
+        seed=config.seed,
+    )

@@ -259,10 +259,13 @@ def _content_to_json(parts: tuple[Part, ...]) -> str | list[dict[str, str]]:
     return [{"type": part.kind, "text": part.text} for part in parts]
 
 
+_ROLES, _KINDS = get_args(Role), get_args(PartKind)
+
+
 def _parse_message(number: int, entry: object) -> Message:
     if not isinstance(entry, dict):
         raise ValueError(f'message {number} must be an object with "role" and "content"')
-    role = _one_of(get_args(Role), entry.get("role"), f"message {number} has the unknown role")
+    role = _one_of(_ROLES, entry.get("role"), f"message {number} has the unknown role")
     content = entry.get("content")
     if isinstance(content, str):
         return Message.of(role, content)
@@ -274,7 +277,7 @@ def _parse_message(number: int, entry: object) -> Message:
 def _parse_part(number: int, part: object) -> Part:
     if not isinstance(part, dict) or not isinstance(part.get("text"), str):
         raise ValueError(f'message {number}: a part must be an object with "type" and a string "text"')
-    kind = _one_of(get_args(PartKind), part.get("type"), f"message {number} has a part of the unknown type")
+    kind = _one_of(_KINDS, part.get("type"), f"message {number} has a part of the unknown type")
     return Part(kind, part["text"])
 
 

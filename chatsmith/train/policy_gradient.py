@@ -20,6 +20,10 @@ ideas are here as well: a clip that is wider upwards (high > low) leaves unlikel
 rewards are all equal, which have no gradient, do not count. When a batch is used once, p = q and the clip is idle:
 the gradient is then plain REINFORCE with the group's mean as baseline.
 
+Text that nobody sampled can be learnt from beside the replies, so that the model keeps what it knew (Ouyang et al.
+2022, arXiv:2203.02155). There is no q for it, so rho = 1 and beta = 0: with a constant A > 0 its gradient is that of a
+cross-entropy.
+
 The gradient of L by ln p(o_it) is a plain number, known as soon as the probabilities are:
 
     dL/d ln p = -w_it / N,   w = A rho where the clip lets it through, else 0,   + beta (s/p - 1)
@@ -49,9 +53,10 @@ class ScoredReply(NamedTuple):
     ids: Sequence[int]
     """What follows the prompt."""
     sampled: Sequence[bool]
-    """For each of `ids`: did the model choose it?"""
-    logprobs: Sequence[float]
-    """For each of `ids`: its log-probability when it was sampled; any number where it was not."""
+    """For each of `ids`: did the model choose it, or is it, in text that nobody sampled, to be learnt?"""
+    logprobs: Sequence[float] | None
+    """For each of `ids`: its log-probability when it was sampled; any number where it was not. None: it is text that
+    nobody sampled."""
     advantage: float
 
 
@@ -64,7 +69,7 @@ class RolloutBatch(NamedTuple):
     """int64: the id sampled after each place; -1 in prompts, after forced ids and in padding."""
     advantages: Tensor
     sampler_logprobs: Tensor
-    """ln q, where there is a target."""
+    """ln q, where there is a target; NaN where nobody sampled it."""
     reference_logprobs: Tensor | None = None
     """ln s, where there is a target; None leaves the KL out."""
 
@@ -123,7 +128,7 @@ def _batch(replies: Sequence[ScoredReply]) -> RolloutBatch:
         inputs[row, : len(ids) - 1] = ids[:-1]
         targets[row, place] = torch.where(chosen, ids[len(reply.prompt_ids) :], NOT_TRAINED_ON)
         weights[row, place] = reply.advantage
-        logprobs[row, place] = torch.tensor(reply.logprobs, dtype=torch.float32)
+        logprobs[row, place] = torch.nan if reply.logprobs is None else torch.tensor(reply.logprobs)
     return RolloutBatch(inputs, targets, weights, logprobs)
 
 
@@ -141,12 +146,13 @@ def with_reference(batch: RolloutBatch, reference: GPT) -> RolloutBatch:
 
 
 def divergence(batch: RolloutBatch) -> tuple[float, int]:
-    """The sum of k over the batch's targets under the sampler, and how many there are; (0, 0) without a reference."""
+    """The sum of k over what was sampled of the batch, under the sampler, and how many tokens that is; (0, 0) without
+    a reference."""
     if batch.reference_logprobs is None:
         return 0.0, 0
-    wanted = batch.targets != NOT_TRAINED_ON
+    wanted = (batch.targets != NOT_TRAINED_ON) & ~batch.sampler_logprobs.isnan()
     difference = (batch.reference_logprobs - batch.sampler_logprobs)[wanted].double()
-    return (torch.expm1(difference) - difference).sum().item(), batch.num_targets
+    return (torch.expm1(difference) - difference).sum().item(), len(difference)
 
 
 class Terms(NamedTuple):
@@ -186,20 +192,39 @@ def terms(
 
 @dataclass
 class Tally:
-    """Sums over the tokens trained on, on this process, until `take_tally` is called."""
+    """Sums over the sampled tokens trained on, on this process, until `take_tally` is called."""
 
     tokens: int = 0
     clipped: float = 0.0
     drift: float = 0.0
     """Of |ln p - ln q|: what sampler and trainer disagree by, as long as the weights are those of the sampler."""
     largest_drift: float = 0.0
+    replayed: int = 0
+    """Tokens that nobody sampled."""
+    replay_loss: float = 0.0
+    """Their cross-entropy."""
 
-    def add(self, clipped: Tensor, drift: Tensor) -> None:
-        """Count the tokens of one batch."""
+    def sums(self) -> dict[str, float]:
+        """What can be added up over processes."""
+        return {
+            "trained": self.tokens,
+            "clipped": self.clipped,
+            "drift": self.drift,
+            "replayed": self.replayed,
+            "replay_loss": self.replay_loss,
+        }
+
+    def add(self, logprobs: Tensor, sampler: Tensor, clipped: Tensor) -> None:
+        """Count the tokens of one batch; all arguments (n,)."""
+        replayed = sampler.isnan()
+        self.replayed += int(replayed.sum())
+        self.replay_loss -= logprobs[replayed].sum().item()
+        drift = (logprobs - sampler)[~replayed].abs()
         self.tokens += len(drift)
         self.clipped += clipped.sum().item()
         self.drift += drift.sum().item()
-        self.largest_drift = max(self.largest_drift, drift.max().item())
+        if len(drift):
+            self.largest_drift = max(self.largest_drift, drift.max().item())
 
 
 @dataclass
@@ -221,10 +246,12 @@ class PolicyGradient:
         reference = (
             None if batch.reference_logprobs is None else batch.reference_logprobs[wanted].to(logprobs)
         )
-        found = terms(
-            logprobs, sampler, batch.advantages[wanted].to(logprobs), reference, self.clip, self.beta
-        )
-        self.tally.add(found.clipped, (logprobs - sampler).abs())
+        given = sampler.isnan()
+        known = torch.where(given, logprobs, sampler)
+        if reference is not None:
+            reference = torch.where(given, logprobs, reference)
+        found = terms(logprobs, known, batch.advantages[wanted].to(logprobs), reference, self.clip, self.beta)
+        self.tally.add(logprobs, sampler, found.clipped)
         # Its value is another one; its gradient is that of L, token by token.
         stand_in = chunked_cross_entropy(model, hidden, targets, scale * found.weights)
         return stand_in - stand_in.detach() + scale * found.loss.sum()

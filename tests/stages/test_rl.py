@@ -145,6 +145,9 @@ def weights_of(run: Path) -> bytes:
         (["--clip-low", 1], "clip_low is 1.0"),
         (["--rate-scale", 0], "rate_scale is 0.0"),
         (["--blend", 0], "blend is 0.0"),
+        (["--replay", -1], "replay is -1"),
+        (["--replay-weight", 0], "replay_weight is 0.0"),
+        (["--replay", 4], "manifest"),
         (["--save-minutes", 0], "save_minutes is 0.0"),
         (["--seed", -1], "seed is -1"),
         (["--from", "nowhere"], "nowhere"),
@@ -203,14 +206,17 @@ def test_rows_at_once_change_nothing_of_consequence(run, letters, rl):
 
 
 @pytest.mark.parametrize(
-    ("kind", "updates"),
-    [("stop", 1), ("kill", 1), ("stop", 2)],
-    ids=["Ctrl-C in rollouts", "killed in rollouts", "Ctrl-C with two updates a batch"],
+    ("kind", "updates", "replay"),
+    [("stop", 1, 0), ("kill", 1, 4), ("stop", 2, 0)],
+    ids=["Ctrl-C in rollouts", "killed in rollouts, with replay", "Ctrl-C with two updates a batch"],
 )
-def test_an_interrupted_run_goes_on_to_the_very_same_model(run, letters, rl, tmp_path, kind, updates):
+def test_an_interrupted_run_goes_on_to_the_very_same_model(
+    run, letters, rl, tmp_path, tiny_run, kind, updates, replay
+):
     """The rollouts of a step that was not finished are written again. The 80th reply is judged in the third round:
     development problems take 20 at the beginning and 20 after the second, and rounds take 16."""
-    settings = (*letters, "--updates", updates, "--save-minutes", 1e-9)
+    shutil.copytree(tiny_run / "data", run / "data")
+    settings = (*letters, "--updates", updates, "--save-minutes", 1e-9, "--replay", replay)
     whole = shutil.copytree(run, tmp_path / "whole")
     assert rl(whole, *settings)[0] == 0
     (tmp_path / "trap").write_text(f"{kind} 80")
@@ -237,6 +243,16 @@ def test_minutes_are_measured_once_and_then_kept_as_steps(run, letters, rl):
     (run / "rl" / "done.json").unlink()
     code, second, _ = rl(run, *settings)
     assert code == 0 and "Measuring" not in second and weights_of(run) == before
+
+
+def test_replayed_conversations_are_learnt_where_replies_teach_nothing(run, letters, rl, tiny_run):
+    shutil.copytree(tiny_run / "data", run / "data")
+    settings = [str(word).replace(":letters", ":nothing") for word in letters]
+    more = ("--steps", 8, "--replay", 8, "--rate-scale", 0.5)
+    assert rl(run, *settings, *more)[0] == 0
+    losses = [line["replay_loss"] for line in steps_of(run)]
+    assert sum(losses[-3:]) < 0.95 * sum(losses[:3])
+    assert {line["trained_tokens"] for line in steps_of(run)} == {0}
 
 
 def test_without_any_reward_the_run_stops_and_keeps_the_model_it_had(run, letters, rl):

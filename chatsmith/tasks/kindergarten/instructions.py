@@ -52,7 +52,7 @@ _LAST_TEMPLATES = lines("""
     Tell me the last word of "{text}".
     Write only the last word: "{text}"
 """)
-UPPER_TEMPLATES = lines("""
+_UPPER_TEMPLATES = lines("""
     Write "{text}" in capital letters.
     Please put "{text}" in upper case.
     How does "{text}" look in capital letters?
@@ -70,6 +70,18 @@ _LIST_TEMPLATES = lines("""
     Can you name {count} {things}?
     Give me {count} {things}, please.
 """)
+
+
+def capitals(rng: random.Random, text: str, kind: str) -> Question:
+    """The question for `text` in capital letters; its relation is `kind` case."""
+    number = rng.randrange(len(_UPPER_TEMPLATES))
+    return Question(
+        key=Key("instructions", f"{kind} case", (text,), f"{kind} {number}"),
+        prompt=_UPPER_TEMPLATES[number].format(text=text),
+        reply=calculator_reply(f'"{text}".upper()', text.upper(), text.upper()),
+        answer=text.upper(),
+        rule=Exactly((text.upper(),), keep_case=True),
+    )
 
 
 def draw_instruction(rng: random.Random, split: Split) -> Question:
@@ -108,14 +120,7 @@ def _upper(rng: random.Random, split: Split) -> Question:
     text = draw(
         rng, split, lambda r: " ".join(r.sample(spelling_words(), r.randint(1, 3))), lambda d: ("upper", d)
     )
-    number = rng.randrange(len(UPPER_TEMPLATES))
-    return Question(
-        key=Key("instructions", "upper case", (text,), f"upper {number}"),
-        prompt=UPPER_TEMPLATES[number].format(text=text),
-        reply=calculator_reply(f'"{text}".upper()', text.upper(), text.upper()),
-        answer=text.upper(),
-        rule=Exactly((text.upper(),), keep_case=True),
-    )
+    return capitals(rng, text, "upper")
 
 
 def _exchange(rng: random.Random, split: Split) -> Question:

@@ -13,13 +13,12 @@ from functools import cache
 
 from chatsmith.tasks.kindergarten.arithmetic import draw_arithmetic_question
 from chatsmith.tasks.kindergarten.counting import ROW_TEMPLATES, draw_counting_question
-from chatsmith.tasks.kindergarten.facts import draw_fact_question
-from chatsmith.tasks.kindergarten.instructions import UPPER_TEMPLATES, draw_instruction
+from chatsmith.tasks.kindergarten.instructions import capitals, draw_instruction
 from chatsmith.tasks.kindergarten.keys import Key, Split, draw
 from chatsmith.tasks.kindergarten.question import Question, QuestionMaker, calculator_reply
 from chatsmith.tasks.kindergarten.spelling import draw_spelling_question
 from chatsmith.tasks.kindergarten.words import spelling_words
-from chatsmith.tasks.task import Exactly, Number, Problem
+from chatsmith.tasks.task import Number, Problem
 
 _EXTREME_TEMPLATES = (
     "Which is {word}, {a}, {b} or {c}?",
@@ -59,14 +58,7 @@ def _long_upper(rng: random.Random, split: Split) -> Question:
     text = draw(
         rng, split, lambda r: " ".join(r.sample(spelling_words(), r.randint(3, 5))), lambda d: ("upper", d)
     )
-    number = rng.randrange(len(UPPER_TEMPLATES))
-    return Question(
-        key=Key("instructions", "long upper case", (text,), f"long upper {number}"),
-        prompt=UPPER_TEMPLATES[number].format(text=text),
-        reply=calculator_reply(f'"{text}".upper()', text.upper(), text.upper()),
-        answer=text.upper(),
-        rule=Exactly((text.upper(),), keep_case=True),
-    )
+    return capitals(rng, text, "long upper")
 
 
 def _extreme(rng: random.Random, split: Split) -> Question:
@@ -100,7 +92,6 @@ _MAKERS: dict[str, QuestionMaker] = {
     "last word": draw_instruction,
     "story sum": draw_arithmetic_question,
     "spelling": draw_spelling_question,
-    "facts": draw_fact_question,
 }
 """Which generator asks the questions of a kind: of a relation, or of a whole section."""
 
@@ -115,7 +106,6 @@ WEIGHTS = {
     "last word": 1,
     "story sum": 1,
     "spelling": 3,
-    "facts": 2,
 }
 """How often each comes, relatively. All but the first three are mostly mastered, and asked so that they stay so."""
 
