@@ -95,10 +95,14 @@ class Job:
 
     def to_json(self) -> Message:
         """The fields of a submit message."""
-        usual, wanted = _sampling_fields(Sampling()), _sampling_fields(self.sampling)
+        wanted = {name: value for name, value in vars(self.sampling).items() if value != _USUAL[name]}
+        if (
+            "logit_bias" in wanted
+        ):  # a list of pairs keeps its ids whole numbers, which keys in JSON cannot be
+            wanted["logit_bias"] = list(self.sampling.logit_bias.items())
         return {
             "prompt_ids": self.prompt_ids,
-            "sampling": {name: value for name, value in wanted.items() if value != usual[name]},
+            "sampling": wanted,
             "n": self.n,
             "score_from": self.score_from,
             "constraint": asdict(self.constraint) if self.constraint else None,
@@ -242,9 +246,7 @@ async def read_message(reader: asyncio.StreamReader) -> Message:
         raise Closed from error
 
 
-def _sampling_fields(sampling: Sampling) -> Message:
-    # A list of pairs keeps the ids of a bias whole numbers, which the keys of a JSON object cannot be.
-    return asdict(sampling) | {"logit_bias": list(sampling.logit_bias.items())}
+_USUAL = vars(Sampling())
 
 
 def _pairs(logprobs: tuple[TokenLogprob | None, ...]) -> list[Any]:

@@ -71,7 +71,7 @@ def serve(
     with (
         contextlib.closing(listening),
         LogThread(),
-        asyncio.Runner(loop_factory=_loop_factory()) as runner,
+        asyncio.Runner(loop_factory=loop_factory()) as runner,
     ):
         runner.run(_run(make_service, listening, cors_origins, drain_seconds, tell))
 
@@ -214,7 +214,8 @@ def _url(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """How to make the faster event loop; None, for Python's own, where there is none."""
     try:
         import uvloop
     except ImportError:  # not on Windows

@@ -5,6 +5,7 @@ ids and leave as ids and text; HTTP, keys, queues and rendering are the front's 
 says so, the process ends; signals of a terminal or a service manager are left to the front.
 """
 
+import os
 import signal
 import socket
 import sys
@@ -96,21 +97,30 @@ def _device(setup: Setup) -> str:
     return f"cuda:{setup.index % num_gpus}" if num_gpus else setup.device
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Place:
     """Where the output of a handle belongs."""
 
     job: int
     index: int
+    is_urgent: bool = True
+    """Is there something that must not wait: the first token, or the end?"""
 
 
-SEND_SECONDS = 0.001
-"""Steps quicker than this share a message: nobody sees a token sooner, and each message costs both sides some fifty
-microseconds, a sixth of a tiny model's step."""
+SEND_SECONDS = 0.004
+"""What steps bring within this time shares a message, but for the first token of a reply and its end, which go at once.
+No eye sees the difference (a screen shows a picture every 16 ms), and each message costs engine, front and client some
+fifty microseconds each, a sixth of a tiny model's step. Measured on two cores with one client and the kindergarten's
+model, side by side: 4.6 % more tokens a second than with a quarter of it. A step that takes longer is sent at once."""
+
+LINGER_SECONDS = 0.002 if (os.cpu_count() or 1) > 1 else 0.0
+"""An engine with nothing left to do looks for more for so long before it sleeps. The next question of a client that
+has just been answered comes within a millisecond, and finds an engine that is awake, with warm caches: measured with
+one client and replies of 64 tokens on the kindergarten's model, 3 % more tokens a second."""
 
 
 class EngineLoop:
-    """Reads commands between steps, and sends what steps brought: at once, or within a millisecond."""
+    """Reads commands between steps, and sends what steps brought: at once, or a little later."""
 
     def __init__(self, channel: Channel, engine: Engine) -> None:
         self._channel = channel
@@ -119,19 +129,43 @@ class EngineLoop:
 
     def run(self) -> None:
         """Until the front says stop. Raises Closed if it is gone."""
-        outputs: list[Message] = []
+        waiting: list[tuple[_Place, Message]] = []
         sent = 0.0
         while True:
-            commands = self._channel.receive(wait=self._engine.is_idle)
-            for command in commands:
+            for command in self._commands():
                 if command["type"] == "stop":
                     return
                 self._obey(command)
-            outputs += [self._output(event) for event in self._engine.step()]
-            if self._engine.is_idle or time.monotonic() - sent >= SEND_SECONDS:
-                # Not asdict, which copies deeply: 15 microseconds, at every step.
-                self._channel.send({"type": "step", "outputs": outputs, "figures": vars(self._figures())})
-                outputs, sent = [], time.monotonic()
+            waiting += [self._output(event) for event in self._engine.step()]
+            now = time.monotonic()
+            if self._engine.is_idle or now - sent >= SEND_SECONDS:
+                self._send(waiting)
+                waiting, sent = [], now
+            elif any(place.is_urgent for place, _ in waiting):
+                waiting = self._send_urgent(waiting)
+
+    def _send(self, outputs: list[tuple[_Place, Message]]) -> None:
+        for place, _ in outputs:
+            place.is_urgent = False
+        # Not asdict, which copies deeply: 15 microseconds, at every step.
+        figures = vars(self._figures())
+        self._channel.send({"type": "step", "outputs": [one for _, one in outputs], "figures": figures})
+
+    def _send_urgent(self, outputs: list[tuple[_Place, Message]]) -> list[tuple[_Place, Message]]:
+        """Send what is there of the replies that must not wait. Returns the rest."""
+        later = [(place, output) for place, output in outputs if not place.is_urgent]
+        self._send([(place, output) for place, output in outputs if place.is_urgent])
+        return later
+
+    def _commands(self) -> list[Message]:
+        """What the front asks for, at least one thing if there is nothing else to do."""
+        if not self._engine.is_idle:
+            return self._channel.receive(wait=False)
+        until = time.monotonic() + LINGER_SECONDS
+        while time.monotonic() < until:
+            if commands := self._channel.receive(wait=False):
+                return commands
+        return self._channel.receive(wait=True)
 
     def _obey(self, command: Message) -> None:
         if command["type"] == "submit":
@@ -157,12 +191,13 @@ class EngineLoop:
         for index, handle in enumerate(handles):
             self._places[handle] = _Place(command["job"], index)
 
-    def _output(self, event: Event) -> Message:
+    def _output(self, event: Event) -> tuple[_Place, Message]:
         over = event.completion
         place = self._places[event.handle]
         if over is not None:
             del self._places[event.handle]
-        return Output(
+            place.is_urgent = True
+        output = Output(
             place.job,
             place.index,
             event.ids,
@@ -172,7 +207,8 @@ class EngineLoop:
             over.finish_reason if over else None,
             over.error if over else None,
             over.prompt_logprobs if over else None,
-        ).to_json()
+        )
+        return place, output.to_json()
 
     def _figures(self) -> Figures:
         engine = self._engine

@@ -107,6 +107,7 @@ def measure(config: Config, url: str, pid: int | None, reporter: "Reporter") -> 
     import asyncio
 
     from chatsmith.serve.load_client import Timing, ask, closed_loop, open_loop, summarize
+    from chatsmith.serve.server import loop_factory
 
     target = _target(config, url)
     warm = asyncio.run(ask(target, -1, time.perf_counter()))
@@ -132,7 +133,8 @@ def measure(config: Config, url: str, pid: int | None, reporter: "Reporter") -> 
                 memory.append(footprint(pid))
 
         loop = open_loop(target, config.rate, is_over, ended) if config.rate else None
-        timings = asyncio.run(loop or closed_loop(target, config.clients, is_over, ended))
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            timings = runner.run(loop or closed_loop(target, config.clients, is_over, ended))
         seconds = time.perf_counter() - started
     figures = {"url": url, "clients": config.clients, "rate": config.rate, **summarize(timings, seconds)}
     if pid is not None:
