@@ -41,7 +41,7 @@ from chatsmith.tasks.problem_set import ProblemSet
 from chatsmith.tasks.reward import Judge
 from chatsmith.tasks.task import Problem
 from chatsmith.text.chat import render_prompt
-from chatsmith.train.calibrate import MARGIN, seconds_per_step
+from chatsmith.train.calibrate import MARGIN, step_durations
 from chatsmith.train.loop import Hooks, TrainResult
 from chatsmith.train.memory import affordable_tokens
 from chatsmith.train.plan import Plan, make_rollout_plan
@@ -63,6 +63,9 @@ MOST_AT_ONCE = 16_384
 
 FEW = 16
 """Replies on which the KL is estimated when it is only to be told."""
+
+TIMED_ROUNDS = 8
+"""Rounds that are timed to know how many there is time for."""
 
 FAILURES_TOLD = 3
 SHOWN_REPLIES = 4
@@ -195,15 +198,15 @@ class Practice:
     def _measured_horizon(self) -> int:
         self.reporter.line("Measuring how far the time reaches ...")
         plan, updates = self._plan(1), self.config.updates
-        # Rounds differ by what is asked, so the middle one of three is taken. Of a round's updates only the first waits
-        # for rollouts: where there are several, timing a single one overrates the others.
-        timed_steps = 3 if updates == 1 else 1
-        seconds = seconds_per_step(
-            self.model, plan, self._batches(plan, 0), self.objective, self.runtime, timed_steps
+        # Rounds differ by what is asked: three in a row of the kindergarten's took two thirds of the mean. Of a round's
+        # updates the first waits for the replies, and the others do not.
+        durations = step_durations(
+            self.model, plan, self._batches(plan, 0), self.objective, self.runtime, TIMED_ROUNDS * updates
         )
         self.objective.take_tally()
+        seconds = sum(durations) / TIMED_ROUNDS
         spent = time.monotonic() - self.place.started - self.evaluation_seconds
-        rounds = (60 * self.config.minutes * MARGIN - spent) / (seconds * updates)
+        rounds = (60 * self.config.minutes * MARGIN - spent) / seconds
         return updates * max(1, int(rounds))
 
     def _batches(self, plan: Plan, start_row: int) -> Iterator[RolloutBatch]:

@@ -23,9 +23,21 @@ def seconds_per_step(
     batches: Iterator[B],
     compute_loss: ComputeLoss[B],
     runtime: Runtime,
-    timed_steps: int = TIMED_STEPS,
 ) -> float:
-    """The typical duration of a step, after one that compiles and warms up. Leaves the model as it was.
+    """The typical duration of a step where all are alike. Leaves the model as it was."""
+    durations = step_durations(model, plan, batches, compute_loss, runtime, TIMED_STEPS)
+    return sorted(durations)[1]
+
+
+def step_durations(
+    model: GPT,
+    plan: Plan,
+    batches: Iterator[B],
+    compute_loss: ComputeLoss[B],
+    runtime: Runtime,
+    timed_steps: int,
+) -> list[float]:
+    """The durations of some steps, after one that compiles and warms up. Leaves the model as it was.
 
     The weights are put back and the optimizer that moved them is thrown away.
     """
@@ -39,7 +51,7 @@ def seconds_per_step(
         runtime.synchronize()
         durations.append(time.perf_counter() - started)
     model.load_state_dict(before)
-    return sorted(durations[1:])[min(1, timed_steps - 1)]
+    return durations[1:]
 
 
 def tokens_in(seconds: float, plan: Plan, step_seconds: float, evaluate_seconds: float) -> int:
