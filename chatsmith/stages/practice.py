@@ -24,7 +24,7 @@ from chatsmith.runtime.logs import Reporter, format_seconds
 from chatsmith.runtime.metrics import MetricsLog
 from chatsmith.runtime.run_directory import RunDirectory
 from chatsmith.stages.replay import Replay
-from chatsmith.stages.rl import STAGE, Config
+from chatsmith.stages.rl import STAGE, USUAL_STEPS, Config
 from chatsmith.stages.rl_progress import Progress
 from chatsmith.stages.rl_test import TestResult, ask_test, write_test
 from chatsmith.stages.rl_watch import Watch
@@ -64,7 +64,7 @@ MOST_AT_ONCE = 16_384
 FEW = 16
 """Replies on which the KL is estimated when it is only to be told."""
 
-TIMED_ROUNDS = 8
+TIMED_ROUNDS = 12
 """Rounds that are timed to know how many there is time for."""
 
 FAILURES_TOLD = 3
@@ -189,17 +189,19 @@ class Practice:
         )
 
     def _horizon(self) -> int:
-        """Updates to make: as given, as measured earlier for these settings, or as many as the minutes hold."""
+        """Updates to make: as many as are given, or as the minutes hold, if that is less; what they hold is measured
+        once for these settings."""
         config, place = self.config, self.place
         if not config.minutes:
-            return config.steps * config.updates
-        return horizon(place.run, STAGE, "steps", place.key, self.runtime, self._measured_horizon)
+            return (config.steps or USUAL_STEPS) * config.updates
+        held = horizon(place.run, STAGE, "steps", place.key, self.runtime, self._measured_horizon)
+        return min(held, config.steps * config.updates) if config.steps else held
 
     def _measured_horizon(self) -> int:
         self.reporter.line("Measuring how far the time reaches ...")
         plan, updates = self._plan(1), self.config.updates
-        # Rounds differ by what is asked: three in a row of the kindergarten's took two thirds of the mean. Of a round's
-        # updates the first waits for the replies, and the others do not.
+        # Rounds differ by what is asked: three in a row of the kindergarten's took two thirds of the mean, eight four
+        # fifths. Of a round's updates the first waits for the replies, and the others do not.
         durations = step_durations(
             self.model, plan, self._batches(plan, 0), self.objective, self.runtime, TIMED_ROUNDS * updates
         )

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 STAGE = "rl"
 
+USUAL_STEPS = 100
+"""Where neither steps nor minutes are given."""
+
 
 @dataclass(frozen=True)
 class Config:
@@ -57,8 +60,8 @@ class Config:
     """A reward of your own, path.py:function, called with (problem, reply); by default 1 for a right answer."""
     form_weight: float = 0.0
     """Added to the reward, times 1 for good form: an end, calls of the calculator that work, `####` in gsm8k."""
-    steps: int = 100
-    """Batches of rollouts, unless `minutes` are given."""
+    steps: int = 0
+    """Batches of rollouts, at most; 0 means as many as `minutes` hold, or 100 where they are not given either."""
     minutes: float = 0.0
     """The horizon in minutes of this machine, without evaluations; 0 means not by time."""
     prompts: int = 32
@@ -111,12 +114,12 @@ class Config:
     """Send the metrics somewhere besides metrics.jsonl."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "prompts", "max_tokens", "updates", "development", "give_up_after"):
+        for name in ("prompts", "max_tokens", "updates", "development", "give_up_after"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.samples < 2:
             raise UserError(f"samples is {self.samples}; replies are compared, so it must be at least 2")
-        for name in ("test", "replay", "evaluations", "show_every", "rows_per_microbatch", "seed"):
+        for name in ("steps", "test", "replay", "evaluations", "show_every", "rows_per_microbatch", "seed"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} is {getattr(self, name)}; it cannot be negative")
         for name in ("minutes", "kl", "form_weight", "clip_high"):
