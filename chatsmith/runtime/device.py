@@ -11,6 +11,11 @@ from chatsmith.runtime.errors import UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
 
+ONEDNN_PRIMITIVES = "32"
+"""How many prepared products oneDNN keeps; read when it makes its first one. It prepares one for every shape, 1,024 by
+default, and reinforcement learning has other shapes at every step: measured after 50 steps of the kindergarten's, 2.6 GB
+of memory instead of 3.4, at the same speed."""
+
 
 @dataclass(frozen=True)
 class Runtime:
@@ -57,6 +62,7 @@ def detect_runtime(device: str = "auto", dtype: str = "auto") -> Runtime:
     if dtype not in ("auto", *DTYPES):
         raise UserError(f"dtype must be one of auto, {', '.join(DTYPES)}, not {dtype!r}")
     compute_dtype = _native_dtype(chosen) if dtype == "auto" else DTYPES[dtype]
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", ONEDNN_PRIMITIVES)
     return Runtime(chosen, compute_dtype, rank, world_size)
 
 

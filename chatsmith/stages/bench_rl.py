@@ -29,8 +29,8 @@ class Config:
 
     run: Path = Path("runs/kindergarten")
     """A run, whose fine-tuned model is measured, or a bundle."""
-    prompts: int = 64
-    """Problems."""
+    prompts: int = 32
+    """Problems; as many as a step of `rl` takes."""
     samples: int = 8
     """Replies to each."""
     max_tokens: int = 64
