@@ -13,8 +13,8 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
 
 ONEDNN_PRIMITIVES = "32"
 """How many prepared products oneDNN keeps; read when it makes its first one. It prepares one for every shape, 1,024 by
-default, and reinforcement learning has other shapes at every step: after 50 steps of the kindergarten's 2.6 GB of memory
-were taken instead of 3.4, and no more time."""
+default, and reinforcement learning has other shapes at every step: after 50 steps of the kindergarten's 2.6 GB were
+taken instead of 3.4, and no more time."""
 
 
 @dataclass(frozen=True)
