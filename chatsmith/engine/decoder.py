@@ -2,8 +2,8 @@
 
 It is given a view of the model (see `weights`) and the key-value pool, and reads both where they lie. Every token is a
 row of its own, which looks up the keys and values of those before it in the pool, also of those in the same chunk. So
-a short chunk is welcome: a short prompt, the rest of one behind a cached prefix, a tool's result. Long ones are not its business:
-they go through the model itself, whose products are made for many rows.
+a short chunk is welcome: a short prompt, the rest of one behind a cached prefix, a tool's result. Long ones are not its
+business: they go through the model itself, whose products are made for many rows.
 """
 
 import torch
