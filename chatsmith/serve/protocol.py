@@ -96,9 +96,8 @@ class Job:
     def to_json(self) -> Message:
         """The fields of a submit message."""
         wanted = {name: value for name, value in vars(self.sampling).items() if value != _USUAL[name]}
-        if (
-            "logit_bias" in wanted
-        ):  # a list of pairs keeps its ids whole numbers, which keys in JSON cannot be
+        # A list of pairs keeps the ids of a bias whole numbers, which the keys of a JSON object cannot be.
+        if "logit_bias" in wanted:
             wanted["logit_bias"] = list(self.sampling.logit_bias.items())
         return {
             "prompt_ids": self.prompt_ids,
