@@ -48,21 +48,15 @@ def choose(logits: Tensor, rows: Sequence[Row]) -> list[Choice]:
         can_choose, adjusted = _sound(adjusted)
         is_sound = is_sound & can_choose
     drawn = [index for index, row in enumerate(rows) if row.sampling.temperature > 0]
-    totals = None
     if len(drawn) == len(rows):
-        probs = probabilities(adjusted, rows)
-        chosen = draw(probs, rows)
-        if adjusted is logits and all(_is_the_model_s_own(row.sampling) for row in rows):
-            # Each probability is exp(logit - total): one tells the total, which takes a pass over all otherwise.
-            one = chosen[:, None]
-            totals = (logits.gather(-1, one) - probs.gather(-1, one).log())[:, 0]
+        chosen = draw(probabilities(adjusted, rows), rows)
     else:
         chosen = adjusted.argmax(dim=-1)
         if drawn:
             subset = [rows[index] for index in drawn]
             picked = draw(probabilities(adjusted[drawn], subset), subset)
             chosen[torch.tensor(drawn, device=logits.device)] = picked
-    logprobs = _logprobs(logits, chosen, rows, totals)
+    logprobs = _logprobs(logits, chosen, rows)
     sound_ids = torch.where(is_sound, chosen, -1).tolist()
     return [
         Choice(None if id < 0 else id, logprobs.get(index) if id >= 0 else None)
@@ -118,10 +112,6 @@ def _mix(state: int) -> int:
     state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & MASK_64
     state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & MASK_64
     return state ^ (state >> 31)
-
-
-def _is_the_model_s_own(sampling: Sampling) -> bool:
-    return sampling.temperature == 1 and not _truncates(sampling)
 
 
 def _truncates(sampling: Sampling) -> bool:
@@ -193,14 +183,9 @@ def _ids(ids: Iterable[int], device: torch.device) -> Tensor:
     return torch.tensor(list(ids), dtype=torch.int64, device=device)
 
 
-def token_logprobs(
-    logits: Tensor, ids: Tensor, num_top: Sequence[int], totals: Tensor | None = None
-) -> list[TokenLogprob]:
-    """Log-probabilities of one id (R,) a row of `logits` (R, V), with each row's number of most likely ones.
-
-    `totals` (R,) are the logarithms of the sums of exp(logits), where they are known.
-    """
-    totals = logits.logsumexp(dim=-1) if totals is None else totals
+def token_logprobs(logits: Tensor, ids: Tensor, num_top: Sequence[int]) -> list[TokenLogprob]:
+    """Log-probabilities of one id (R,) a row of `logits` (R, V), with each row's number of most likely ones."""
+    totals = logits.logsumexp(dim=-1)
     own = (logits.gather(-1, ids[:, None])[:, 0] - totals).tolist()
     if not any(num_top):
         return [TokenLogprob(one, ()) for one in own]
@@ -212,14 +197,11 @@ def token_logprobs(
     ]
 
 
-def _logprobs(
-    logits: Tensor, chosen: Tensor, rows: Sequence[Row], totals: Tensor | None
-) -> dict[int, TokenLogprob]:
+def _logprobs(logits: Tensor, chosen: Tensor, rows: Sequence[Row]) -> dict[int, TokenLogprob]:
     asking = [index for index, row in enumerate(rows) if row.sampling.logprobs is not None]
     if not asking:
         return {}
     if len(asking) < len(rows):
         logits, chosen = logits[asking], chosen[asking]
-        totals = None if totals is None else totals[asking]
-    found = token_logprobs(logits, chosen, [rows[index].sampling.logprobs or 0 for index in asking], totals)
+    found = token_logprobs(logits, chosen, [rows[index].sampling.logprobs or 0 for index in asking])
     return dict(zip(asking, found, strict=True))
