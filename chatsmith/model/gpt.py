@@ -221,9 +221,8 @@ class GPT(nn.Module):
         softcap = self.config.softcap
         if raw.requires_grad:
             return softcap * torch.tanh(raw / softcap)
-        return (
-            raw.div_(softcap).tanh_().mul_(softcap)
-        )  # the same numbers, in one large tensor instead of three
+        # The same numbers, in one large tensor instead of three.
+        return raw.div_(softcap).tanh_().mul_(softcap)
 
     def compile_blocks(self) -> None:
         """Compile the block once for all layers (its code is the same); the embeddings stay eager.
