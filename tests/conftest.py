@@ -52,5 +52,4 @@ def tiny_copy(tiny_run: Path, tmp_path: Path) -> Path:
 def subprocess_environment() -> dict[str, str]:
     """For `chatsmith` in a process of its own: one thread, and none of the caller's settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("CHATSMITH_")}
-    # Seen once and not explained: a second process that had done its work ended by SIGABRT. Next time it shows where.
     return {**kept, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}

@@ -13,14 +13,18 @@ from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.distributed import main_number, process_group, sum_gradients, sum_number
 
 PROGRAM = """
-import json, sys, torch
+import importlib, json, torch
+from pathlib import Path
 from chatsmith.runtime import distributed
 from chatsmith.runtime.device import detect_runtime
 
 runtime = detect_runtime("cpu", "fp32")
 distributed.BUCKET_BYTES = 40  # two of the parameters fill one
 parameters = [torch.nn.Parameter(torch.zeros(size)) for size in (4, 6, 2, 3)]
+tasks = Path("/proc/self/task")
+threads = set(tasks.glob("*"))
 with distributed.process_group(runtime):
+    importlib.import_module("torch._dynamo")  # as torch itself does in the first step
     for number, parameter in enumerate(parameters):
         if number != 2 and not (number == 3 and runtime.is_main):
             parameter.grad = torch.full_like(parameter, 10.0 * number + runtime.rank + 1)
@@ -30,6 +34,7 @@ with distributed.process_group(runtime):
         "sum": distributed.sum_number(0.1 + runtime.rank, runtime),
         "main": distributed.main_number(7.0 + runtime.rank, runtime),
     }
+facts["threads left"] = len(set(tasks.glob("*")) - threads)
 print(json.dumps(facts))
 """
 
@@ -63,6 +68,12 @@ def test_gradients_become_their_sum_in_every_bucket_and_missing_ones_count_as_ze
 def test_numbers_are_summed_or_the_main_process_s(two_processes):
     assert [facts["sum"] for facts in two_processes] == [pytest.approx(1.2, abs=1e-12)] * 2
     assert [facts["main"] for facts in two_processes] == [7.0, 7.0]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are counted as Linux shows them")
+def test_no_thread_outlives_the_group(two_processes):
+    """One that did would still free tensors while Python ends, which aborts the process now and then."""
+    assert [facts["threads left"] for facts in two_processes] == [0, 0]
 
 
 def test_a_process_alone_is_left_as_it_is():
