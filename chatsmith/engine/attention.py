@@ -53,20 +53,27 @@ class PagedAttention:
 
     def plan(self, chunks: list[Chunk]) -> None:
         """Prepare for a step whose tokens are packed in the order of `packing_order(chunks)`."""
-        size = self._cache.block_size
-        slots = [
-            chunk.sequence.blocks[position // size] * size + position % size
-            for chunk in chunks
-            for position in range(chunk.start, chunk.end)
-        ]
-        self._slots = torch.tensor(slots, device=self._cache.device)
+        slots: list[Tensor] = []
         self._groups = []
-        first_token = 0
         for rows in self._split(chunks):
-            num_tokens = len(rows) * rows[0].length
-            views = {window: self._view(rows, window) for window in set(self._windows)}
-            self._groups.append(_Group(slice(first_token, first_token + num_tokens), len(rows), views))
-            first_token += num_tokens
+            blocks = [chunk.sequence.blocks[: self._num_blocks(chunk.end)] for chunk in rows]
+            width = max(map(len, blocks))
+            padded = [numbers + [0] * (width - len(numbers)) for numbers in blocks]
+            table = torch.tensor(padded, device=self._cache.device)
+            starts = torch.tensor([chunk.start for chunk in rows], device=self._cache.device)
+            is_whole = all(chunk.start == 0 for chunk in rows)
+            slots.append(self._add_group(starts, rows[0].length, table, is_whole))
+        self._slots = torch.cat(slots)
+
+    def plan_decoding(self, positions: Tensor, table: Tensor) -> None:
+        """Prepare for a step of one token a row: its position (R,), and its blocks (R, W), padded with 0.
+
+        All is computed on the device, by work that depends on R and W alone: a CUDA graph can hold it.
+        """
+        rows_at_once = max(1, self._cache.workspace_tokens // (table.shape[1] * self._cache.block_size))
+        self._groups = []
+        parts = zip(positions.split(rows_at_once), table.split(rows_at_once), strict=True)
+        self._slots = torch.cat([self._add_group(part, 1, blocks) for part, blocks in parts])
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend for the planned tokens; q, k, v and the result are (1, N, H, D)."""
@@ -98,37 +105,49 @@ class PagedAttention:
         groups: list[list[Chunk]] = []
         for chunk in chunks:
             # Sorted, so the newest row of a group is its longest.
-            keys = self._round_up(chunk.end) * (len(groups[-1]) + 1 if groups else 1)
+            keys = self._num_blocks(chunk.end) * self._cache.block_size
+            keys *= len(groups[-1]) + 1 if groups else 1
             if groups and groups[-1][0].length == chunk.length and keys <= self._cache.workspace_tokens:
                 groups[-1].append(chunk)
             else:
                 groups.append([chunk])
         return groups
 
-    def _view(self, rows: list[Chunk], window: int) -> _View | None:
-        size, device = self._cache.block_size, self._cache.device
-        if all(chunk.start == 0 for chunk in rows) and (window == 0 or rows[0].length <= window):
-            return None
-        first_blocks = [max(0, chunk.start - window + 1) // size if window else 0 for chunk in rows]
-        tables = [
-            chunk.sequence.blocks[first : self._round_up(chunk.end) // size]
-            for chunk, first in zip(rows, first_blocks, strict=True)
-        ]
-        width = max(map(len, tables))
-        padded = [number for table in tables for number in table + [0] * (width - len(table))]
-        first_keys = torch.tensor(first_blocks, device=device)[:, None] * size
-        key_positions = first_keys + torch.arange(width * size, device=device)  # (R, K)
-        starts = torch.tensor([chunk.start for chunk in rows], device=device)[:, None]
-        query_positions = starts + torch.arange(rows[0].length, device=device)  # (R, T)
+    def _add_group(self, starts: Tensor, length: int, table: Tensor, is_whole: bool = False) -> Tensor:
+        """Plan rows of `length` tokens from `starts` (R,) on, with blocks `table` (R, W). Returns their slots."""
+        size = self._cache.block_size
+        positions = starts[:, None] + torch.arange(length, device=starts.device)  # (R, T)
+        views = {
+            window: None
+            if is_whole and (window == 0 or length <= window)
+            else self._view(positions, table, window)
+            for window in set(self._windows)
+        }
+        first_token = self._groups[-1].tokens.stop if self._groups else 0
+        tokens = slice(first_token, first_token + positions.numel())
+        self._groups.append(_Group(tokens, len(starts), views))
+        return (table.gather(1, positions // size) * size + positions % size).flatten()
+
+    def _view(self, positions: Tensor, table: Tensor, window: int) -> _View:
+        size, device = self._cache.block_size, positions.device
+        first_blocks = torch.zeros_like(positions[:, :1])
+        # As many blocks as the positions that one row looks at can touch.
+        touched = (window + positions.shape[1] - 3) // size + 2
+        if window and touched < table.shape[1]:
+            first_blocks = (positions[:, :1] - window + 1).clamp(min=0) // size
+            columns = first_blocks + torch.arange(touched, device=device)
+            # Those beyond the table show its last block once more, at positions that are still to come.
+            table = table.gather(1, columns.clamp(max=table.shape[1] - 1))
+        key_positions = first_blocks * size + torch.arange(table.shape[1] * size, device=device)  # (R, K)
         # Padding lies beyond a row's last token, so it counts as the future.
-        distance = query_positions[:, :, None] - key_positions[:, None, :]  # (R, T, K)
+        distance = positions[:, :, None] - key_positions[:, None, :]  # (R, T, K)
         hidden = (distance < 0) | (distance >= window) if window else distance < 0
         mask = torch.zeros(hidden.shape, dtype=self._cache.dtype, device=device)
         mask.masked_fill_(hidden, float("-inf"))
-        return _View(torch.tensor(padded, device=device), mask[:, None])
+        return _View(table.flatten(), mask[:, None])
 
-    def _round_up(self, num_tokens: int) -> int:
-        return -(-num_tokens // self._cache.block_size) * self._cache.block_size
+    def _num_blocks(self, num_tokens: int) -> int:
+        return -(-num_tokens // self._cache.block_size)
 
 
 def packing_order(chunks: list[Chunk]) -> list[Chunk]:

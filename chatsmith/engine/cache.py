@@ -1,9 +1,10 @@
 """The key-value pool: the memory behind the block manager's numbers, and how much of it there is.
 
-Keys and values of every layer live in two tensors of fixed size, made once: (L, blocks + 1, block size, H x
+Keys and values of every layer live in two tensors of fixed size, made once: (L, blocks + 2, block size, H x
 D). A token's place is its slot, block number x block size + offset. Blocks that change hands are zeroed, and
 block 0 stays zero, so that whatever is gathered beyond a sequence's own tokens is zero: a masked weight of 0
-times another request's NaN would still be NaN.
+times another request's NaN would still be NaN. The last block is nobody's: what has to be written, but is not
+wanted, goes there.
 """
 
 import os
@@ -57,7 +58,8 @@ class KVCache:
         width = config.model_dim
         self.block_size = block_size
         self.workspace_tokens = workspace_tokens
-        shape = (config.num_layers, num_blocks + 1, block_size * width)
+        self.scratch_block = num_blocks + 1
+        shape = (config.num_layers, num_blocks + 2, block_size * width)
         self._keys = torch.zeros(shape, dtype=dtype, device=device)
         self._values = torch.zeros(shape, dtype=dtype, device=device)
         # Gathering into fresh memory at every call was measured 7 times slower on CPU.
@@ -87,7 +89,7 @@ class KVCache:
         self._values[layer].view(-1, width).index_copy_(0, slots, v.flatten(1))
 
     def layer(self, layer: int) -> tuple[Tensor, Tensor]:
-        """The pool's keys and values of one layer, each (blocks + 1, block size x C)."""
+        """The pool's keys and values of one layer, each (blocks + 2, block size x C)."""
         return self._keys[layer], self._values[layer]
 
     def gather(self, layer: int, table: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from chatsmith.engine.attention import PagedAttention, packed_tokens, packing_order
 from chatsmith.engine.blocks import BlockManager
 from chatsmith.engine.cache import KVCache, affordable_tokens, bytes_per_token
-from chatsmith.engine.decoder import Decoder
+from chatsmith.engine.decoder import MOST_ROWS, Decoder
 from chatsmith.engine.forms import Form, Forms
+from chatsmith.engine.graph_decoder import CudaRecorder, GraphDecoder
 from chatsmith.engine.native import load_library
 from chatsmith.engine.reply import Reply
 from chatsmith.engine.request import Completion, Request, RequestError, TokenLogprob
@@ -38,14 +39,6 @@ Tool = Callable[[str], str]
 
 PRODUCTS = ("attention.qkv", "attention.out", "mlp.up", "mlp.down")
 """The large products of a block."""
-
-MOST_NATIVE_TOKENS = 128
-"""Longer chunks go through torch's products, which use each weight they read more often. Measured on two cores with
-bf16 (docs/lab-log.md): C takes 0.50 of torch's time for 128 tokens at the kindergarten's size, 0.84 at depth 6, 0.92 at
-depth 12, and less of it for fewer; in fp32, at depth 6, 0.56."""
-
-MOST_NATIVE_ROWS = 512
-"""Room for tokens of short chunks beside those of decoding."""
 
 WORKSPACE_TOKENS = 16_384
 """Most keys gathered at once; more rows than that holds are attended to in turns."""
@@ -74,7 +67,8 @@ class Engine:
     the free memory. `tokens_per_step` bounds the work of one step; `tokens_beside_decoding` bounds, below that,
     the prompts' part of a step in which others decode, so it bounds how long a prompt delays them. `seed` makes
     the replies to requests without a seed of their own repeatable, in their order of submission. `quantize` keeps
-    smaller weights for the large products. `native` false leaves all work to torch's operations, on a CPU, too.
+    smaller weights for the large products. `native` false leaves all work to torch's operations, one by one: no C on
+    a CPU, no CUDA graphs on a GPU.
     """
 
     def __init__(
@@ -96,6 +90,7 @@ class Engine:
         self.config = model.config
         self._source = model
         self._device = model.embedding.weight.device
+        self._native = native
         self._library = load_library() if native and self._device.type == "cpu" else None
         dtype = model.compute_dtype or model.embedding.weight.dtype
         # Master weights that every product would cast anew are kept cast.
@@ -166,9 +161,9 @@ class Engine:
         return sum(tensor.nbytes for linear in (*products, self._model.head) for tensor in _tensors(linear))
 
     @property
-    def decodes_natively(self) -> bool:
-        """Do single tokens go through the network in C?"""
-        return self._decoder is not None
+    def decodes_with(self) -> str:
+        """What single tokens go through: "C" on a CPU, "CUDA graphs" on a GPU, "torch" elsewhere."""
+        return "torch" if self._decoder is None else self._decoder.name
 
     @property
     def prefix_queries(self) -> int:
@@ -294,11 +289,14 @@ class Engine:
         self._decoder = self._make_decoder()
         self._blocks.forget_all()
 
-    def _make_decoder(self) -> Decoder | None:
+    def _make_decoder(self) -> Decoder | GraphDecoder | None:
+        longest = self._blocks.blocks_for(self.config.context_length)
+        rows = self._scheduler.max_running
+        if self._native and self._device.type == "cuda":
+            return GraphDecoder(self._model, self._cache, rows, longest, CudaRecorder(self._device))
         if self._library is None or not Decoder.is_possible(self._model, self._cache):
             return None
-        longest = self._blocks.blocks_for(self.config.context_length)
-        rows = max(self._scheduler.max_running, min(MOST_NATIVE_ROWS, self._scheduler.tokens_per_step))
+        rows = max(rows, min(MOST_ROWS, self._scheduler.tokens_per_step))
         return Decoder(self._library, self._model, self._cache, rows, longest)
 
     def _form(self, request: Request) -> Form | None:
@@ -337,22 +335,13 @@ class Engine:
 
     def _forward(self, chunks: list[Chunk]) -> Tensor:
         """Hidden states (N, C) of the packed tokens; their keys and values go into the pool."""
-        count = self._num_native(chunks)
+        count = 0 if self._decoder is None else self._decoder.num_taken(chunks)
         if self._decoder is None or not count:
             return self._forward_by_torch(chunks)
         hidden = self._decoder.hidden(chunks[:count])
         if count == len(chunks):
             return hidden
         return torch.cat((hidden, self._forward_by_torch(chunks[count:]).to(hidden.dtype)))
-
-    def _num_native(self, chunks: list[Chunk]) -> int:
-        """How many chunks, the first, go through the network in C. They are packed by length, the shortest first."""
-        room = self._decoder.max_rows if self._decoder else 0
-        for index, chunk in enumerate(chunks):
-            room -= chunk.length
-            if chunk.length > MOST_NATIVE_TOKENS or room < 0:
-                return index
-        return len(chunks)
 
     def _forward_by_torch(self, chunks: list[Chunk]) -> Tensor:
         self._attention.plan(chunks)

@@ -16,6 +16,14 @@ Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 # nanochat multiplies both by 1.2 for this; one scale on the scores is the same thing.
 SCORE_GAIN = 1.44
 
+LONGEST_IN_PIECES = 512
+"""Where bf16 is trained with on a CPU, rows of at most this many tokens are attended to in plain products: torch's SDPA
+has a slow backward pass there. Forward and backward on two cores with AMX: 5.3 instead of 21.6 ms for 34 rows of 62, 26
+instead of 30 for 16 of 256, 78 instead of 95 for 8 of 512; but 146 instead of 100 for 4 of 1,024."""
+
+PIECE = 128
+"""Queries that are attended with at once."""
+
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     """Attend from each position to itself and those before it; q, k, v and the result are (B, T, H, D).
@@ -25,7 +33,14 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     scale = attention_scale(q.shape[-1])
     length = q.shape[2]
-    if window == 0 or window >= length:
+    if (
+        q.dtype == torch.bfloat16
+        and q.device.type == "cpu"
+        and q.requires_grad
+        and length <= LONGEST_IN_PIECES
+    ):
+        y = _attention_in_pieces(q, k, v, window, scale)
+    elif window == 0 or window >= length:
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
     elif q.is_cuda:
         y = _flex_window_attention(q, k, v, window, scale)
@@ -46,6 +61,22 @@ def window_mask(length: int, window: int, device: torch.device) -> Tensor:
     positions = torch.arange(length, device=device)
     distance = positions[:, None] - positions[None, :]
     return (distance >= 0) & (distance < window)
+
+
+def _attention_in_pieces(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) -> Tensor:
+    """Written out, all (B, H, T, D), in float32. Keys after a piece of queries, or outside its window, cost nothing."""
+    dtype, length = q.dtype, q.shape[2]
+    q, k, v = scale * q.float(), k.float(), v.float()
+    pieces: list[Tensor] = []
+    for start in range(0, length, PIECE):
+        end, first = min(start + PIECE, length), max(0, start - window + 1) if window else 0
+        queries, keys = (torch.arange(one, end, device=q.device) for one in (start, first))
+        distance = queries[:, None] - keys[None, :]
+        hidden = (distance < 0) | (distance >= window) if window else distance < 0
+        mask = torch.zeros(hidden.shape, dtype=q.dtype, device=q.device).masked_fill_(hidden, float("-inf"))
+        scores = q[:, :, start:end] @ k[:, :, first:end].transpose(-1, -2) + mask
+        pieces.append(scores.softmax(dim=-1) @ v[:, :, first:end])
+    return torch.cat(pieces, dim=2).to(dtype)
 
 
 def _flex_window_attention(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) -> Tensor:

@@ -20,8 +20,8 @@ def process_group(runtime: Runtime) -> Iterator[None]:
     if runtime.world_size == 1:
         yield
         return
-    # Its functions take the group of that moment as a default. Imported later, as torch._dynamo does, they keep the group
-    # for ever; its threads then outlive it, and one that frees a tensor while Python ends is an abort (seen: 1 in 10).
+    # Its functions take the group of that moment as a default. Imported later, as torch._dynamo does, they keep it for
+    # ever; its threads then outlive it, and one that frees a tensor while Python ends aborts the process (1 in 10).
     importlib.import_module("torch.distributed.nn.functional")
     dist.init_process_group("nccl" if runtime.device.type == "cuda" else "gloo")
     try:

@@ -80,7 +80,8 @@ class Row:
     tokens_per_second: float
     bound_tokens_per_second: float
     milliseconds_per_step: float
-    native: bool
+    decoder: str
+    """What single tokens went through: see `Engine.decodes_with`."""
 
     @property
     def share(self) -> float:
@@ -141,7 +142,7 @@ class _Bench:
 
         own = str(self.runtime.compute_dtype).removeprefix("torch.")
         types = {"float32": [None, "bf16", "int8"], "bfloat16": [None, "int8"]}.get(own, [None])
-        measured: list[tuple[int, str, float, float, bool]] = []
+        measured: list[tuple[int, str, float, float, str]] = []
         with self.reporter.progress("decode", len(types) * len(self.config.batches), "batches") as bar:
             for kept in types:
                 for batch in self.config.batches:
@@ -152,13 +153,13 @@ class _Bench:
                     )
                     name = {None: own, "bf16": "bfloat16"}.get(kept, kept) or own
                     measured.append(
-                        (batch, name, seconds, self._bytes_per_step(engine, batch), engine.decodes_natively)
+                        (batch, name, seconds, self._bytes_per_step(engine, batch), engine.decodes_with)
                     )
                     bar.advance()
         read = figures["read_bytes_per_second"]
         return [
-            Row(batch, name, batch / seconds, batch * read / size, 1000 * seconds, native)
-            for batch, name, seconds, size, native in measured
+            Row(batch, name, batch / seconds, batch * read / size, 1000 * seconds, decoder)
+            for batch, name, seconds, size, decoder in measured
         ]
 
     def load(self) -> dict[str, Any]:
@@ -351,12 +352,12 @@ def _show_rows(rows: list[Row], read: float, reporter: "Reporter") -> None:
             f"{row.bound_tokens_per_second:,.0f}",
             f"{row.share:.0%}",
             f"{row.tokens_per_second / best.get(row.dtype, math.nan):.1f}",
-            "in C" if row.native else "torch",
+            row.decoder,
         ]
         for row in rows
     ]
     reporter.line(f"Memory is read at {read / 1e9:.1f} GB/s.")
-    columns = ["weights", "batch", "tokens/s", "bound", "of it", "times batch 1", "products"]
+    columns = ["weights", "batch", "tokens/s", "bound", "of it", "times batch 1", "decoded by"]
     reporter.table("Decoding", columns, table)
 
 

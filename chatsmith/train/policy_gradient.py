@@ -34,6 +34,7 @@ holding all logits. Ids that a tool forced into a reply are context: they are ne
 It does not sample, judge replies or update weights.
 """
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -44,6 +45,9 @@ from torch import Tensor
 from chatsmith.data.batch import NOT_TRAINED_ON
 from chatsmith.model.gpt import GPT
 from chatsmith.model.loss import chunked_cross_entropy, token_losses
+
+MOST_PADDING = 256
+"""Tokens of padding that cost about as much as one batch more."""
 
 
 class ScoredReply(NamedTuple):
@@ -108,15 +112,32 @@ def advantages(rewards: Sequence[float | None], scale: bool = False) -> list[flo
 def rollout_batches(replies: Sequence[ScoredReply], rows_per_batch: int, count: int) -> list[RolloutBatch]:
     """The replies as `count` batches of at most `rows_per_batch` rows, the last ones perhaps empty.
 
-    Replies of like length share a batch, so that little is padded.
+    Replies of like length share a batch, and as far as `count` allows, no batch has more padding than MOST_PADDING.
     """
     assert len(replies) <= rows_per_batch * count
-    ordered = sorted(replies, key=lambda reply: len(reply.prompt_ids) + len(reply.ids), reverse=True)
-    return [_batch(ordered[index * rows_per_batch : (index + 1) * rows_per_batch]) for index in range(count)]
+    batches: list[list[ScoredReply]] = []
+    rest = deque(sorted(replies, key=_num_inputs, reverse=True))
+    while rest:
+        # Every batch after this one may be needed for what this one does not take.
+        fewest = len(rest) - rows_per_batch * (count - len(batches) - 1)
+        width, padding, rows = _num_inputs(rest[0]), 0, [rest.popleft()]
+        while rest and len(rows) < rows_per_batch:
+            padding += width - _num_inputs(rest[0])
+            if padding > MOST_PADDING and len(rows) >= fewest:
+                break
+            rows.append(rest.popleft())
+        batches.append(rows)
+    batches += [[] for _ in range(count - len(batches))]
+    return [_batch(rows) for rows in batches]
+
+
+def _num_inputs(reply: ScoredReply) -> int:
+    """The last id is only a target."""
+    return len(reply.prompt_ids) + len(reply.ids) - 1
 
 
 def _batch(replies: Sequence[ScoredReply]) -> RolloutBatch:
-    width = max((len(reply.prompt_ids) + len(reply.ids) - 1 for reply in replies), default=0)
+    width = max(map(_num_inputs, replies), default=0)
     inputs = torch.zeros((len(replies), width), dtype=torch.int64)
     targets = torch.full_like(inputs, NOT_TRAINED_ON)
     weights = torch.zeros(inputs.shape)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from chatsmith.engine import engine as engine_module
+from chatsmith.engine import decoder
 from chatsmith.engine.engine import Engine
 from chatsmith.engine.native import Weights, load_library
 from chatsmith.engine.request import Request, Sampling
@@ -68,11 +68,11 @@ def test_the_c_network_computes_the_model(
     bigram_buckets: int,
     longest_chunk: int,
 ) -> None:
-    monkeypatch.setattr(engine_module, "MOST_NATIVE_TOKENS", longest_chunk)
+    monkeypatch.setattr(decoder, "MOST_TOKENS", longest_chunk)
     model = random_model(tokenizer.vocab_size, stored, bigram_buckets)
     model.compute_dtype = torch.float32
     engine = Engine(model, tokenizer, max_running=5, block_size=4)
-    assert engine.decodes_natively
+    assert engine.decodes_with == "C"
     for completion in engine.generate(requests(7)):
         assert completion.logprobs is not None and len(completion.ids) == 24
         found = torch.tensor([one.logprob for one in completion.logprobs if one], dtype=torch.float64)
@@ -83,7 +83,7 @@ def test_the_c_network_computes_the_model(
 def test_a_pool_in_bfloat16_is_rounded_and_nothing_else(tokenizer: Tokenizer) -> None:
     model = random_model(tokenizer.vocab_size, torch.bfloat16)
     engine = Engine(model, tokenizer, max_running=5, block_size=4)
-    assert engine.decodes_natively
+    assert engine.decodes_with == "C"
     for completion in engine.generate(requests(4)):
         found = torch.tensor([one.logprob for one in completion.logprobs or () if one], dtype=torch.float64)
         ids = completion.prompt_ids + completion.ids
@@ -129,7 +129,7 @@ def test_int8_weights_are_off_by_their_rounding_only(tokenizer: Tokenizer, nativ
                 assert (rounded_weight - weight).abs().max() <= weight.abs().max() / 254 * 1.001
                 weight.copy_(rounded_weight)
     engine = Engine(model, tokenizer, quantize="int8", native=native)
-    assert engine.decodes_natively == native
+    assert engine.decodes_with == ("C" if native else "torch")
     for completion in engine.generate(requests(4)):
         found = torch.tensor([one.logprob for one in completion.logprobs or () if one], dtype=torch.float64)
         ids = completion.prompt_ids + completion.ids

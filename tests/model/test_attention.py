@@ -35,6 +35,22 @@ def test_attention_equals_the_formula_within_the_window(qkv, window):
     torch.testing.assert_close(causal_attention(*qkv, window), naive(*qkv, window))
 
 
+@pytest.mark.parametrize("window", [0, 1, 4, 9])
+def test_training_in_bf16_attends_as_float64_does_but_for_rounding(monkeypatch, window):
+    """Outputs and gradients, where queries are taken five at a time."""
+    monkeypatch.setattr("chatsmith.model.attention.PIECE", 5)
+    generator = torch.Generator().manual_seed(0)
+    parts = [torch.randn(2, 12, 3, 8, generator=generator).bfloat16() for _ in range(4)]
+    results = []
+    for attend, dtype in ((causal_attention, torch.bfloat16), (naive, torch.float64)):
+        leaves = [part.to(dtype, copy=True).requires_grad_() for part in parts[:3]]
+        y = attend(*leaves, window)
+        y.backward(parts[3].to(dtype))
+        results.append([y.detach().double(), *(leaf.grad.double() for leaf in leaves)])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0.01, atol=0.01)
+
+
 def test_window_counts_the_own_position():
     assert window_mask(4, 2, torch.device("cpu")).int().tolist() == [
         [1, 0, 0, 0],
