@@ -25,7 +25,7 @@ from chatsmith.engine.forms import Form, Forms
 from chatsmith.engine.graph_decoder import CudaRecorder, GraphDecoder
 from chatsmith.engine.native import load_library
 from chatsmith.engine.reply import Reply
-from chatsmith.engine.request import Completion, Request, RequestError, TokenLogprob
+from chatsmith.engine.request import Completion, Request, RequestError, TokenLogprob, check_possible
 from chatsmith.engine.sampling import Choice, choose
 from chatsmith.engine.scheduler import Chunk, Scheduler, Sequence
 from chatsmith.engine.scoring import score_prompts
@@ -186,12 +186,13 @@ class Engine:
 
     def submit(self, request: Request) -> int:
         """Queue a request; its handle names it in events. Raises RequestError if it can never run."""
-        self._check(request)
+        pool_tokens = self._blocks.num_blocks * self._blocks.block_size
+        check_possible(request, self.config.context_length, pool_tokens, self.config.vocab_size)
         form = self._form(request)
         # The last id of a prompt that is only scored predicts nothing.
         prompt = list(request.prompt_ids[:-1] if request.only_scores else request.prompt_ids)
         prompt = prompt or list(request.prompt_ids)
-        limits = [self.config.context_length, self._blocks.num_blocks * self._blocks.block_size + 1]
+        limits = [self.config.context_length, pool_tokens + 1]
         if request.sampling.max_tokens is not None:
             limits.append(len(prompt) + request.sampling.max_tokens)
         # Drawn even if unused, so that one request's seed does not shift those of the others.
@@ -304,34 +305,6 @@ class Engine:
             return None
         self._forms = self._forms or Forms(self._tokenizer)
         return self._forms.start(request.constraint)
-
-    def _check(self, request: Request) -> None:
-        length, context = len(request.prompt_ids), self.config.context_length
-        # A reply needs a place; the last id of a prompt that is only scored needs none.
-        if length > (context + 1 if request.only_scores else context - 1):
-            raise RequestError(
-                f"the prompt has {length} tokens, but the model's context holds {context}, "
-                "the reply included: shorten the prompt",
-                parameter="prompt",
-                code="context_length_exceeded",
-            )
-        if self._blocks.blocks_for(length - request.only_scores) > self._blocks.num_blocks:
-            room = self._blocks.num_blocks * self._blocks.block_size
-            raise RequestError(
-                f"the prompt has {length} tokens, but the key-value pool holds {room}: "
-                "give it more memory, or shorten the prompt",
-                parameter="prompt",
-                code="context_length_exceeded",
-            )
-        sampling = request.sampling
-        named = (
-            ("prompt", request.prompt_ids),
-            ("logit_bias", sampling.logit_bias),
-            ("stop_ids", sampling.stop_ids),
-        )
-        for parameter, ids in named:
-            if not all(0 <= id < self.config.vocab_size for id in ids):
-                raise RequestError(f"{parameter} has an id outside the vocabulary", parameter=parameter)
 
     def _forward(self, chunks: list[Chunk]) -> Tensor:
         """Hidden states (N, C) of the packed tokens; their keys and values go into the pool."""

@@ -120,14 +120,13 @@ class CudaRecorder:
     """Records work as CUDA graphs, which share the memory of what they compute on the way."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
+        self._stream = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, work: Work) -> Work:
         """Run the work a few times on a stream of its own, then record it there."""
-        with torch.cuda.device(self._device):
-            graph = torch.cuda.CUDAGraph()
-            stream = torch.cuda.Stream()
+        graph, stream = torch.cuda.CUDAGraph(), self._stream
+        with torch.cuda.device(stream.device):
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 for _ in range(WARM_UPS):

@@ -181,3 +181,32 @@ class Completion:
 def _check(parameter: str, holds: bool, rule: str) -> None:
     if not holds:
         raise RequestError(f"{parameter} {rule}", parameter=parameter)
+
+
+def check_possible(request: Request, context: int, pool_tokens: int, vocab_size: int) -> None:
+    """Raise RequestError if an engine of these sizes could never answer the request."""
+    length = len(request.prompt_ids)
+    # A reply needs a place; the last id of a prompt that is only scored needs none.
+    if length > (context + 1 if request.only_scores else context - 1):
+        raise RequestError(
+            f"the prompt has {length} tokens, but the model's context holds {context}, "
+            "the reply included: shorten the prompt",
+            parameter="prompt",
+            code="context_length_exceeded",
+        )
+    if length - request.only_scores > pool_tokens:
+        raise RequestError(
+            f"the prompt has {length} tokens, but the key-value pool holds {pool_tokens}: "
+            "give it more memory, or shorten the prompt",
+            parameter="prompt",
+            code="context_length_exceeded",
+        )
+    sampling = request.sampling
+    named = (
+        ("prompt", request.prompt_ids),
+        ("logit_bias", sampling.logit_bias),
+        ("stop_ids", sampling.stop_ids),
+    )
+    for parameter, ids in named:
+        if not all(0 <= id < vocab_size for id in ids):
+            raise RequestError(f"{parameter} has an id outside the vocabulary", parameter=parameter)

@@ -186,6 +186,7 @@ class Practice:
             or min(at_once, MOST_AT_ONCE) // shape.context_length,
             world_size=runtime.world_size,
             rate_scale=config.rate_scale,
+            wanted_steps=config.steps * config.updates if config.minutes else 0,
         )
 
     def _horizon(self) -> int:

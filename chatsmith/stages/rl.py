@@ -73,7 +73,7 @@ class Config:
     updates: int = 1
     """Updates of the weights from one batch of rollouts."""
     rate_scale: float = 0.05
-    """Multiplies all learning rates of the plan."""
+    """Multiplies all learning rates of the plan; where `minutes` hold fewer than `steps`, up to twice as much."""
     kl: float = 0.0
     """How strongly the model is held near the one it began as."""
     clip_low: float = 0.2

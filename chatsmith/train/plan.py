@@ -35,6 +35,11 @@ in matrices most (cosine 0.07 to 0.1; head 0.03 to 0.05, tables 0.02 to 0.06), a
 gradient's own size, makes full steps of what is mere noise (docs/lab-log.md, "Reinforcement learning")."""
 
 
+LONGEST_STRIDE = 2.0
+"""In reinforcement learning: where a slow machine's minutes hold a third of the steps, twice the rate gave 7 to 10
+points instead of 3 to 9; with three times nothing was learnt (docs/lab-log.md)."""
+
+
 @dataclass(frozen=True)
 class Schedule:
     """How the rates move over the run, as shares of it."""
@@ -210,14 +215,17 @@ def make_rollout_plan(
     rows_per_microbatch: int,
     world_size: int = 1,
     rate_scale: float = 1.0,
+    wanted_steps: int = 0,
 ) -> Plan:
     """The plan for reinforcement learning: `steps` updates, each from at most `replies` rows on every process.
 
+    `wanted_steps` is how many there would be if time allowed: fewer are longer, up to LONGEST_STRIDE times.
     `rows_per_microbatch` is what fits in memory at once and changes nothing else. Rates are those of the reference
     batch, since how many tokens the rows hold is not known beforehand, lowered by role as ROLLOUT_RATES says; the
     momentum needs no ramp, since averaging over many steps is what such gradients need from the first one on.
     """
     rates = rates_for(model, REFERENCE_BATCH)
+    rate_scale *= min(LONGEST_STRIDE, max(1.0, wanted_steps / steps))
     scaled = {name: getattr(rates, name) * rate_scale * ROLLOUT_RATES.get(name, 1.0) for name in _RATE_NAMES}
     micro = max(size for size in range(1, min(replies, rows_per_microbatch) + 1) if replies % size == 0)
     return Plan(

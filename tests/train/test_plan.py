@@ -17,6 +17,7 @@ from chatsmith.train.plan import (
     Schedule,
     batch_tokens_for,
     make_plan,
+    make_rollout_plan,
     model_shape,
     windows_for,
 )
@@ -183,3 +184,13 @@ def test_a_window_pattern_repeats_and_ends_with_the_whole_context() -> None:
 def test_another_letter_in_a_window_pattern_is_refused(pattern: str) -> None:
     with pytest.raises(UserError, match="letters L"):
         windows_for(pattern, 4, 256)
+
+
+@pytest.mark.parametrize(("steps", "longer"), [(200, 1), (160, 1), (100, 1.6), (80, 2), (10, 2)])
+def test_where_time_holds_fewer_steps_of_practice_than_wanted_they_are_longer(steps, longer):
+    given, usual = (
+        make_rollout_plan(SHAPE, steps=steps, replies=8, rows_per_microbatch=8, wanted_steps=wanted)
+        for wanted in (160, 0)
+    )
+    assert given.rates.matrix == pytest.approx(longer * usual.rates.matrix)
+    assert given.rates.head == pytest.approx(longer * usual.rates.head)
