@@ -67,14 +67,12 @@ def _attention_in_pieces(q: Tensor, k: Tensor, v: Tensor, window: int, scale: fl
     """Written out, all (B, H, T, D), in float32. Keys after a piece of queries, or outside its window, cost nothing."""
     dtype, length = q.dtype, q.shape[2]
     q, k, v = scale * q.float(), k.float(), v.float()
+    visible = window_mask(length, window or length, q.device)
+    mask = torch.zeros(visible.shape, device=q.device).masked_fill_(~visible, float("-inf"))
     pieces: list[Tensor] = []
     for start in range(0, length, PIECE):
         end, first = min(start + PIECE, length), max(0, start - window + 1) if window else 0
-        queries, keys = (torch.arange(one, end, device=q.device) for one in (start, first))
-        distance = queries[:, None] - keys[None, :]
-        hidden = (distance < 0) | (distance >= window) if window else distance < 0
-        mask = torch.zeros(hidden.shape, dtype=q.dtype, device=q.device).masked_fill_(hidden, float("-inf"))
-        scores = q[:, :, start:end] @ k[:, :, first:end].transpose(-1, -2) + mask
+        scores = q[:, :, start:end] @ k[:, :, first:end].transpose(-1, -2) + mask[start:end, first:end]
         pieces.append(scores.softmax(dim=-1) @ v[:, :, first:end])
     return torch.cat(pieces, dim=2).to(dtype)
 
