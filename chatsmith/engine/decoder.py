@@ -6,6 +6,8 @@ a short chunk is welcome: a short prompt, the rest of one behind a cached prefix
 business: they go through the model itself, whose products are made for many rows.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -38,11 +40,12 @@ class Decoder:
         # Everything that C points into is held here: memory that Python forgot would be given to others.
         self._held: list[object] = [view, cache]
         self._network = self._lay_out(view, cache)
+        rounded_up = math.ceil(max_rows / LANES) * LANES
         width, heads = view.config.model_dim, view.config.num_heads
         sizes = {"x": width, "embedding": width, "bigram": width, "normed": width, "qkv": 3 * width}
         sizes |= {"wide": 4 * width, "scores": heads * max_blocks * cache.block_size}
         self._workspace = {name: torch.zeros(max_rows, size) for name, size in sizes.items()}
-        self._workspace["halves"] = torch.zeros(max_rows, 4 * width, dtype=torch.bfloat16)
+        self._workspace["halves"] = torch.zeros(rounded_up, 4 * width, dtype=torch.bfloat16)
 
     @staticmethod
     def is_possible(view: GPT, cache: KVCache) -> bool:

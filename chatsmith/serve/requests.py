@@ -1,11 +1,10 @@
 """What clients may send: OpenAI's requests, and ours beyond them (docs/serving.md lists those).
 
-A field of OpenAI's schema is here to be honoured, or in `REFUSED` to be refused by name: it is never ignored. Ranges
+A field of OpenAI's schema is here to be honoured, or in refusals.py to be refused by name: it is never ignored. Ranges
 are OpenAI's. The checks of this file need nothing but the request; what depends on the model is checked where the
 prompt is made.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
@@ -13,6 +12,7 @@ from pydantic import Field, StringConstraints
 
 from chatsmith.engine.request import MAX_TOP_LOGPROBS, Sampling
 from chatsmith.serve.errors import invalid, unsupported
+from chatsmith.serve.refusals import REFUSED_BY_CHAT, REFUSED_BY_COMPLETIONS, refuse, refuse_unknown_kinds
 from chatsmith.serve.validation import StrictModel
 
 MAX_N = 128
@@ -253,8 +253,8 @@ class ChatRequest(SamplingRequest):
     @classmethod
     def read(cls, obj: dict[str, Any]) -> Self:
         """The request that `obj` holds. Raises ApiError (400) with the parameter."""
-        _refuse(obj, REFUSED_BY_CHAT)
-        _refuse_unsupported_tools(obj)
+        refuse(obj, REFUSED_BY_CHAT)
+        refuse_unknown_kinds(obj)
         request = super().read(obj)
         if request.top_logprobs is not None and not request.logprobs:
             raise invalid("top_logprobs is only allowed when logprobs is true", "top_logprobs")
@@ -307,7 +307,7 @@ class CompletionRequest(SamplingRequest):
         """The request that `obj` holds. Raises ApiError (400) with the parameter."""
         best_of = obj.get("best_of")
         harmless = {"best_of": lambda value: type(value) is int and value == (obj.get("n") or 1)}
-        _refuse({**obj, "best_of": best_of}, REFUSED_BY_COMPLETIONS, harmless)
+        refuse({**obj, "best_of": best_of}, REFUSED_BY_COMPLETIONS, harmless)
         request = super().read(obj)
         if request.max_tokens == 0 and not request.echo:
             raise invalid("max_tokens must be at least 1, unless echo is true", "max_tokens")
@@ -353,95 +353,3 @@ class DetokenizeRequest(StrictModel):
 
     model: str | None = None
     tokens: Annotated[Ids, Field(max_length=4_000_000)]
-
-
-# ---- what OpenAI's schema has and this server does not ----
-
-REFUSED_BY_CHAT: Mapping[str, str] = {
-    "audio": "this server has no audio",
-    "function_call": "deprecated; use tool_choice",
-    "functions": "deprecated; use tools",
-    "metadata": "completions are not stored",
-    "modalities": "only text can be generated",
-    "moderation": "this server does not moderate",
-    "prediction": "predicted outputs are not supported",
-    "prompt_cache_options": "prompts are always cached, for as long as there is room",
-    "prompt_cache_retention": "prompts are always cached, for as long as there is room",
-    "reasoning_effort": "the model does not reason apart from its reply",
-    "service_tier": "there is one tier",
-    "store": "completions are not stored",
-    "verbosity": "the model has no such dial",
-    "web_search_options": "this server does not search the web",
-}
-REFUSED_BY_COMPLETIONS: Mapping[str, str] = {
-    "best_of": "only as many replies are made as are returned; use n",
-    "suffix": "the model cannot insert text between two others",
-}
-# Values that ask for what this server does anyway.
-HARMLESS: Mapping[str, Any] = {
-    "functions": lambda value: value == [],
-    "metadata": lambda value: value == {},
-    "modalities": lambda value: value == ["text"],
-    "prompt_cache_retention": lambda value: value in ("in-memory", "in_memory"),
-    "reasoning_effort": lambda value: value == "none",
-    "service_tier": lambda value: value in ("auto", "default"),
-    "store": lambda value: value is False,
-    "verbosity": lambda value: value == "medium",
-    "suffix": lambda value: value == "",
-}
-
-
-def _refuse(
-    obj: Mapping[str, Any], refused: Mapping[str, str], harmless: Mapping[str, Any] = HARMLESS
-) -> None:
-    for name, reason in refused.items():
-        value = obj.get(name)
-        is_harmless = {**HARMLESS, **harmless}.get(name, lambda value: False)
-        if value is not None and not is_harmless(value):
-            raise unsupported(name, reason)
-
-
-def _refuse_unsupported_tools(obj: Mapping[str, Any]) -> None:
-    """Kinds of tools, formats and message parts that OpenAI knows: refused as such, not as mistakes."""
-    tools = obj.get("tools")
-    for index, tool in enumerate(tools[:MAX_TOOLS] if isinstance(tools, list) else []):
-        if isinstance(tool, dict) and tool.get("type") == "custom":
-            raise unsupported(f"tools.{index}.type", "only tools of the type function are supported")
-    choice, format = obj.get("tool_choice"), obj.get("response_format")
-    if isinstance(choice, dict) and choice.get("type") in ("custom", "allowed_tools"):
-        raise unsupported("tool_choice.type", "only function is supported")
-    if isinstance(format, dict) and format.get("type") in ("grammar", "python"):
-        raise unsupported("response_format.type", "text, json_object and json_schema are supported")
-    messages = obj.get("messages")
-    for index, message in enumerate(messages[:MAX_MESSAGES] if isinstance(messages, list) else []):
-        if isinstance(message, dict):
-            _refuse_unsupported_message(message, f"messages.{index}")
-
-
-def _refuse_unsupported_message(message: Mapping[str, Any], place: str) -> None:
-    if message.get("role") == "function":
-        raise unsupported(f"{place}.role", "deprecated; use the role tool")
-    for name, reason in (
-        ("audio", "this server has no audio"),
-        ("function_call", "deprecated; use tool_calls"),
-        ("name", "the model does not tell speakers of one role apart"),
-    ):
-        # In the schema a tool message has no name, so there it is one more unknown field.
-        if message.get(name) is not None and not (name == "name" and message.get("role") == "tool"):
-            raise unsupported(f"{place}.{name}", reason)
-    content, calls = message.get("content"), message.get("tool_calls")
-    for index, part in enumerate(content if isinstance(content, list) else []):
-        if not isinstance(part, dict):
-            continue
-        if part.get("type") in ("image_url", "input_audio", "file"):
-            raise unsupported(f"{place}.content.{index}", f"{part['type']} cannot be read; send text")
-        if part.get("prompt_cache_breakpoint") is not None:
-            raise unsupported(
-                f"{place}.content.{index}.prompt_cache_breakpoint",
-                "prompts are always cached, in whole blocks",
-            )
-    for index, call in enumerate(calls if isinstance(calls, list) else []):
-        if isinstance(call, dict) and call.get("type") == "custom":
-            raise unsupported(
-                f"{place}.tool_calls.{index}.type", "only calls of the type function are supported"
-            )

@@ -6,7 +6,6 @@ speed does not depend on them. Nothing is read from a run, but for --run, and no
 """
 
 import json
-import math
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from chatsmith.model.gpt import GPT
     from chatsmith.runtime.device import Runtime
     from chatsmith.runtime.logs import Reporter
+    from chatsmith.stages.bench_infer_tables import Row
     from chatsmith.text.tokenizer import Tokenizer
 
 PARTS = ("decode", "load", "prefix", "plain")
@@ -71,29 +71,12 @@ class Config:
             )
 
 
-@dataclass(frozen=True)
-class Row:
-    """The speed of one batch with weights of one type."""
-
-    batch: int
-    dtype: str
-    tokens_per_second: float
-    bound_tokens_per_second: float
-    milliseconds_per_step: float
-    decoder: str
-    """What single tokens went through: see `Engine.decodes_with`."""
-
-    @property
-    def share(self) -> float:
-        """Of the bound that the memory's speed sets."""
-        return self.tokens_per_second / self.bound_tokens_per_second
-
-
 def main(config: Config) -> None:
     """Measure, and print tables or one JSON object."""
     from chatsmith.runtime.device import detect_runtime
     from chatsmith.runtime.logs import Reporter
     from chatsmith.runtime.measure import read_bandwidth
+    from chatsmith.stages.bench_infer_tables import show_bits, show_load, show_plain, show_prefix, show_rows
 
     reporter = Reporter(json=config.json)
     runtime = detect_runtime(config.device, config.dtype)
@@ -103,19 +86,19 @@ def main(config: Config) -> None:
     if "decode" in config.parts:
         rows = bench.decode(figures)
         figures["rows"] = [asdict(row) for row in rows]
-        _show_rows(rows, figures["read_bytes_per_second"], reporter)
+        show_rows(rows, figures["read_bytes_per_second"], reporter)
     if "load" in config.parts:
         figures["load"] = bench.load()
-        _show_load(figures["load"], reporter)
+        show_load(figures["load"], reporter)
     if "prefix" in config.parts:
         figures["prefix"] = bench.prefix()
-        _show_prefix(figures["prefix"], reporter)
+        show_prefix(figures["prefix"], reporter)
     if "plain" in config.parts:
         figures["plain"] = bench.plain()
-        _show_plain(figures["plain"], reporter)
+        show_plain(figures["plain"], reporter)
     if config.run is not None:
         figures["bits_per_byte"] = _bits_per_byte(config.run, runtime, reporter)
-        _show_bits(figures["bits_per_byte"], reporter)
+        show_bits(figures["bits_per_byte"], reporter)
     if config.json:
         sys.stdout.write(json.dumps(figures) + "\n")
 
@@ -136,9 +119,10 @@ class _Bench:
         )
         return self._model
 
-    def decode(self, figures: dict[str, Any]) -> list[Row]:
+    def decode(self, figures: dict[str, Any]) -> "list[Row]":
         """Each type of weights with each batch; the read bandwidth in `figures` is kept at its best."""
         from chatsmith.runtime.measure import read_bandwidth
+        from chatsmith.stages.bench_infer_tables import Row
 
         own = str(self.runtime.compute_dtype).removeprefix("torch.")
         types = {"float32": [None, "bf16", "int8"], "bfloat16": [None, "int8"]}.get(own, [None])
@@ -195,38 +179,47 @@ class _Bench:
         }
 
     def plain(self, prompt: int = 256, new: int = 64) -> list[dict[str, float]]:
-        """Our engine beside the plain decoder, alternately: depth 6, 384 channels, 8,192 ids, prompt included."""
+        """Our engine beside the plain decoder, in turns: depth 6, 384 channels, 8,192 ids, prompt included. The plain
+        decoder computes in the model's type, and in float32 as well, which is where a first implementation starts."""
+        import copy
         import statistics
+
+        import torch
+
+        self._model = model = self._random_model(6, 384, 8192, 512)
+        plain_models = {str(self.runtime.compute_dtype).removeprefix("torch."): model}
+        if self.runtime.compute_dtype != torch.float32:
+            plain_models["float32"] = copy.deepcopy(model).float()
+        rows: list[dict[str, float]] = []
+        with self.reporter.progress("plain", 9, "rounds") as bar:
+            for batch in (1, 8, 32):
+                prompts = [_ids(index, prompt) for index in range(batch)]
+                seconds: dict[str, list[float]] = {name: [] for name in ("engine", *plain_models)}
+                for _ in range(3):
+                    for name, plain_model in plain_models.items():
+                        seconds[name].append(self._plain_seconds(plain_model, prompts, new))
+                    engine = self._engine(batch)
+                    seconds["engine"].append(self._seconds_per_step(engine, batch, prompts, new) * (new - 1))
+                    bar.advance()
+                speeds = {name: batch * (new - 1) / statistics.median(all) for name, all in seconds.items()}
+                row = {"batch": batch, "tokens_per_second": speeds.pop("engine")}
+                for name, speed in speeds.items():
+                    row |= {f"plain_{name}": speed, f"times_{name}": row["tokens_per_second"] / speed}
+                rows.append(row)
+        return rows
+
+    @staticmethod
+    def _plain_seconds(model: "GPT", prompts: list[tuple[int, ...]], new: int) -> float:
+        """How long the plain decoder takes for all tokens but the first, which reads the prompt."""
         import time
 
         from chatsmith.engine.plain import decode_plainly
 
-        self._model = model = self._random_model(6, 384, 8192, 512)
-        rows = []
-        with self.reporter.progress("plain", 9, "rounds") as bar:
-            for batch in (1, 8, 32):
-                prompts = [_ids(index, prompt) for index in range(batch)]
-                ours: list[float] = []
-                plain: list[float] = []
-                for _ in range(3):
-                    started = time.perf_counter()
-                    decode_plainly(model, prompts, 1)
-                    middle = time.perf_counter()
-                    decode_plainly(model, prompts, new)
-                    plain.append(time.perf_counter() - middle - (middle - started))
-                    engine = self._engine(batch)
-                    ours.append(self._seconds_per_step(engine, batch, prompts, new) * (new - 1))
-                    bar.advance()
-                speeds = [batch * (new - 1) / statistics.median(seconds) for seconds in (ours, plain)]
-                rows.append(
-                    {
-                        "batch": batch,
-                        "tokens_per_second": speeds[0],
-                        "plain_tokens_per_second": speeds[1],
-                        "ratio": speeds[0] / speeds[1],
-                    }
-                )
-        return rows
+        started = time.perf_counter()
+        decode_plainly(model, prompts, 1)
+        middle = time.perf_counter()
+        decode_plainly(model, prompts, new)
+        return time.perf_counter() - middle - (middle - started)
 
     def _engine(self, batch: int, *, quantize: Any = None, beside: int | None = None) -> "Engine":
         from chatsmith.engine.engine import Engine
@@ -340,71 +333,3 @@ def _bits_per_byte(path: Path, runtime: "Runtime", reporter: "Reporter") -> dict
             )
             found[name] = score.bits_per_byte
     return found
-
-
-def _show_rows(rows: list[Row], read: float, reporter: "Reporter") -> None:
-    best = {row.dtype: row.tokens_per_second for row in rows if row.batch == 1}
-    table = [
-        [
-            row.dtype,
-            str(row.batch),
-            f"{row.tokens_per_second:,.0f}",
-            f"{row.bound_tokens_per_second:,.0f}",
-            f"{row.share:.0%}",
-            f"{row.tokens_per_second / best.get(row.dtype, math.nan):.1f}",
-            row.decoder,
-        ]
-        for row in rows
-    ]
-    reporter.line(f"Memory is read at {read / 1e9:.1f} GB/s.")
-    columns = ["weights", "batch", "tokens/s", "bound", "of it", "times batch 1", "decoded by"]
-    reporter.table("Decoding", columns, table)
-
-
-def _show_load(load: dict[str, Any], reporter: "Reporter") -> None:
-    steady, random = load["steady"], load["random"]
-    columns = ["between tokens", "median", "p99"]
-    rows = [
-        [name, f"{1000 * steady[key]['p50']:.0f} ms", f"{1000 * steady[key]['p99']:.0f} ms"]
-        for name, key in (("undisturbed", "without"), ("beside a long prompt", "with"))
-    ]
-    reporter.table(
-        f"{steady['streams']} streams, then a prompt of {steady['long_prompt']} tokens", columns, rows
-    )
-    reporter.line(f"The long prompt adds {steady['added_token_times']:.1f} token times to the others' p99.")
-    rows = [
-        [name, *(f"{1000 * random[key][p]:,.0f} ms" for p in ("p50", "p99"))]
-        for name, key in (("first token", "first_token"), ("between tokens", "between_tokens"))
-    ]
-    reporter.table(
-        f"{random['requests']} requests at random, {random['per_second']:.2f} a second",
-        ["time to", "median", "p99"],
-        rows,
-    )
-
-
-def _show_prefix(found: dict[str, float], reporter: "Reporter") -> None:
-    reporter.line(
-        f"First token of {found['prompt_tokens']:.0f}: {1000 * found['cold_seconds']:,.0f} ms; "
-        f"with {found['shared_tokens']:.0f} of them cached {1000 * found['warm_seconds']:,.0f} ms "
-        f"({found['ratio']:.0%})."
-    )
-
-
-def _show_plain(rows: list[dict[str, float]], reporter: "Reporter") -> None:
-    table = [
-        [
-            f"{row['batch']:.0f}",
-            f"{row['tokens_per_second']:,.0f}",
-            f"{row['plain_tokens_per_second']:,.0f}",
-            f"{row['ratio']:.1f}",
-        ]
-        for row in rows
-    ]
-    columns = ["batch", "engine, tokens/s", "plain, tokens/s", "times"]
-    reporter.table("Depth 6, 384 channels, 8,192 ids, after a prompt of 256", columns, table)
-
-
-def _show_bits(found: dict[str, float], reporter: "Reporter") -> None:
-    rows = [[name, f"{bits:.4f}", f"{bits / found['own'] - 1:+.2%}"] for name, bits in found.items()]
-    reporter.table("What smaller weights cost", ["weights", "bits per byte", "worse by"], rows)

@@ -187,10 +187,11 @@ def parse_reply(ids: Sequence[int], tokenizer: Tokenizer) -> Message:
     """
     parts: list[Part] = []
     kind: PartKind = "text"
-    written: list[int] = []
+    decoder = StreamDecoder(tokenizer)
+    written: list[str] = []
 
     def finish_part() -> None:
-        text = tokenizer.decode(written)
+        text = "".join(written) + decoder.flush()
         written.clear()
         asked_for = kind != "output" or (bool(parts) and parts[-1].kind == "python")
         if asked_for and (text or kind != "text"):
@@ -208,8 +209,8 @@ def parse_reply(ids: Sequence[int], tokenizer: Tokenizer) -> Message:
         if id in marks:
             finish_part()
             kind = marks[id]
-        elif not tokenizer.is_special(id):
-            written.append(id)
+        else:
+            written.append(decoder.push(id))
     finish_part()
     return Message("assistant", tuple(_joined_texts(parts)))
 

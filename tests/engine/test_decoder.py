@@ -166,9 +166,11 @@ def test_weights_kept_in_bfloat16_are_off_by_their_rounding_only(tokenizer: Toke
     assert model.head.weight.dtype == torch.float32
 
 
-@pytest.mark.parametrize("num_rows", [1, 2, 3, 5, 16, 64])
+@pytest.mark.parametrize("num_rows", [1, 2, 3, 5, 16, 17, 64])
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.int8])
-@pytest.mark.parametrize(("columns", "outputs"), [(32, 1), (48, 7), (1040, 66), (2064, 130)])
+@pytest.mark.parametrize(
+    ("columns", "outputs"), [(32, 1), (48, 7), (1040, 66), (2064, 130), (32, 16), (2080, 336)]
+)
 def test_products_are_those_of_torch_for_all_remainders(
     num_rows: int, stored: torch.dtype, columns: int, outputs: int
 ) -> None:
@@ -186,7 +188,11 @@ def test_products_are_those_of_torch_for_all_remainders(
         rounded = library.linear(x, weights)
         if not torch.equal(rounded, found):  # this processor multiplies bf16
             torch.testing.assert_close(rounded.double(), x.bfloat16().double() @ wide.T, **close)
-        assert torch.equal(rounded, torch.cat([library.linear(row, weights) for row in x.split(1)]))
+        alone = torch.cat([library.linear(row, weights) for row in x.split(1)])
+        if columns % 32 or outputs % 16:
+            assert torch.equal(rounded, alone)
+        else:  # some processors sum these in tiles, if there are a few rows
+            torch.testing.assert_close(rounded, alone, **close)
 
 
 def test_a_request_of_nan_leaves_its_neighbours_alone(tokenizer: Tokenizer) -> None:

@@ -1,6 +1,6 @@
 """Ids become text as they stream: whole characters, whole parts, and never a piece of a stop string."""
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from chatsmith.engine.reply import Reply, ReplyText
@@ -31,6 +31,7 @@ def stream(tokenizer: Tokenizer, ids: list[int], stop: tuple[str, ...] = ()) -> 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.one_of(st.text(max_size=4), st.sampled_from(MARKS), st.integers(0, 255)), max_size=12))
+@example([126, "<|user_start|>", 94])  # half a character, a mark, the other half
 def test_streamed_parts_are_those_the_chat_format_reads(
     tokenizer: Tokenizer, pieces: list[str | int]
 ) -> None:

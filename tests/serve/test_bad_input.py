@@ -11,9 +11,8 @@ from openai.types.chat import completion_create_params as chat_params
 from openai.types.shared_params import FunctionDefinition, ResponseFormatJSONSchema
 from openai.types.shared_params.response_format_json_schema import JSONSchema
 
+from chatsmith.serve.refusals import REFUSED_BY_CHAT, REFUSED_BY_COMPLETIONS
 from chatsmith.serve.requests import (
-    REFUSED_BY_CHAT,
-    REFUSED_BY_COMPLETIONS,
     ChatMessage,
     ChatRequest,
     CompletionRequest,

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-SOURCES = ("linear.c", "network.c")
+SOURCES = ("linear.c", "tiles.c", "network.c")
 HEADERS = ("vector.h", "linear.h")
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
 

@@ -9,7 +9,7 @@
    instead, which an int8 number is exactly; sums are float32 all the same.
 
    Each output is summed in one order, whatever the number of rows and threads: a row's result does not depend on
-   the batch it is in. */
+   the batch it is in. (In tiles, see tiles.c, bf16 is summed in another order: there it does, in its last digits.) */
 
 #include "linear.h"
 #include <stdlib.h>
@@ -17,22 +17,13 @@
 #define PANEL 4    /* rows of W at a time */
 #define AHEAD 16   /* how far in advance memory is asked for: so many rows of bytes, a quarter as many of float32 */
 #define DEPTH 1024 /* columns at a time: a panel of them is 16 KiB of float32, half a first-level cache */
-#define STRETCH 4096    /* how far in advance one row of x asks for bf16 */
+#define STRETCH 4096 /* how far in advance one row of x asks for bf16 */
+#define FEWEST_TILED 5 /* rows of x from which tiles are as fast (and 2 to 4 times as fast from 16 on) */
 #if LANES == 16
 #define ROWS 6 /* most rows of x at a time: 6 x 4 sums fit into the 32 registers of AVX-512, */
 #else
 #define ROWS 3 /* 3 x 4 into 16 */
 #endif
-
-typedef struct {
-    float *y;               /* (M, N) */
-    const float *x;         /* (M, K) */
-    const uint16_t *halves; /* x in bf16, where that is what is multiplied */
-    const void *w;          /* (N, K) */
-    const float *scale;     /* (N,) or null */
-    int64_t M, N, K;
-    int adds; /* to what stands in y already? */
-} product;
 
 /* What `num` rows of W, from n on, give for row m of x: stored, or added to what stands there. */
 INLINE void put(const product *p, const vec *sum, int64_t n, int num, int64_t m, int64_t k0) {
@@ -194,7 +185,11 @@ DEFINE_ROWS(int8_halves, DEPTH)
 #endif
 
 void linear(float *y, const float *x, uint16_t *halves, const weights *w, int64_t M, int adds) {
-    product p = {y, x, halves, w->data, w->scale, M, w->rows, w->columns, adds};
+    product p = {y, x, halves, w->data, w->scale, M, w->rows, w->columns, w->kind == INT8, adds};
+    if (M >= FEWEST_TILED && fits_tiles(w)) {
+        linear_in_tiles(&p, x, halves);
+        return;
+    }
     void (*rows)(const product *, int64_t, int64_t) =
         w->kind == F32 ? rows_f32 : w->kind == BF16 ? rows_bf16 : rows_int8;
 #if defined(MULTIPLIES_BF16)
@@ -216,7 +211,7 @@ void linear(float *y, const float *x, uint16_t *halves, const weights *w, int64_
 }
 
 int chatsmith_linear(float *y, const float *x, const weights *w, int64_t M, int threads) {
-    uint16_t *halves = malloc(M * w->columns * sizeof *halves);
+    uint16_t *halves = malloc((M + 15) / 16 * 16 * w->columns * sizeof *halves);
     if (!halves) return -1;
 #pragma omp parallel num_threads(threads)
     linear(y, x, halves, w, M, 0);

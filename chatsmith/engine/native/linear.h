@@ -12,8 +12,23 @@ typedef struct {
     int64_t rounds; /* may x be rounded to bf16 before it is multiplied? */
 } weights;
 
+typedef struct {
+    float *y;               /* (M, N) */
+    const float *x;         /* (M, K) */
+    const uint16_t *halves; /* x in bf16, where that is what is multiplied */
+    const void *w;          /* (N, K) */
+    const float *scale;     /* (N,) or null */
+    int64_t M, N, K;
+    int is_int8, adds; /* to what stands in y already? */
+} product;
+
+/* Whether these weights are multiplied in tiles, and the product if so. `halves` has room for a multiple of 16 rows. */
+int fits_tiles(const weights *w);
+void linear_in_tiles(const product *p, const float *x, uint16_t *halves);
+
 /* y (M, rows) = x (M, columns) W^T, or += with `adds`. The threads of a parallel region share the work and all wait
-   for its end. `columns` is a multiple of 16. `halves` is room for x in bf16. */
+   for its end. `columns` is a multiple of 16. `halves` is room for x in bf16, of a multiple of 16
+   rows. */
 void linear(float *y, const float *x, uint16_t *halves, const weights *w, int64_t M, int adds);
 
 /* The same, from outside a parallel region. Not 0 if there is no memory. */

@@ -70,8 +70,8 @@ static void store(const network *net, void *pool, int64_t slot, const float *row
         for (int64_t i = 0; i < net->C; i++) ((uint16_t *)pool)[slot * net->C + i] = to_bf16(row[i]);
 }
 
-INLINE vec load_pool(const network *net, const void *pool, int64_t at) {
-    return net->pool_kind == F32 ? load_f32((const float *)pool + at) : load_bf16((const uint16_t *)pool + at);
+INLINE vec load_pool(int64_t kind, const void *pool, int64_t at) {
+    return kind == F32 ? load_f32((const float *)pool + at) : load_bf16((const uint16_t *)pool + at);
 }
 
 static int64_t slot_of(const network *net, const step *s, int64_t r, int64_t position) {
@@ -137,11 +137,24 @@ static void prepare(const network *net, const layer *l, const step *s, int64_t r
     store(net, l->values_pool, slot, v);
 }
 
+/* exp(x) of x <= 0 to the last digit or two, in steps that a compiler can take for many numbers at a time, which it
+   cannot do with a call: 2^n e^r, with e^r as its series (|r| < 0.35). NaN stays NaN. */
+INLINE float exponential(float x) {
+    float clamped = x < -87 ? -87 : x, n = rintf(clamped * 1.44269504f);
+    float r = clamped - n * 0.693145752f - n * 1.42860677e-6f; /* ln 2 in two parts, n times the first is exact */
+    float series = 1 + r * (1 + r * (1 / 2.f + r * (1 / 6.f + r * (1 / 24.f + r * (1 / 120.f + r / 720)))));
+    uint32_t bits = (uint32_t)((int32_t)n + 127) << 23;
+    float power;
+    memcpy(&power, &bits, sizeof power);
+    return series * power;
+}
+
 static void soften(float *scores, int64_t first, int64_t length) {
     float highest = -INFINITY, sum = 0;
-    for (int64_t t = first; t < length; t++)
-        if (!(scores[t] <= highest)) highest = scores[t]; /* written so that NaN is not passed over */
-    for (int64_t t = first; t < length; t++) sum += scores[t] = expf(scores[t] - highest);
+#pragma omp simd reduction(max : highest)
+    for (int64_t t = first; t < length; t++) highest = scores[t] > highest ? scores[t] : highest;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t t = first; t < length; t++) sum += scores[t] = exponential(scores[t] - highest);
     for (int64_t t = first; t < length; t++) scores[t] /= sum;
 }
 
@@ -158,14 +171,44 @@ static stretch stretch_from(const network *net, const int64_t *table, int64_t st
                      (next - table[block]) * size * net->C};
 }
 
-INLINE void prefetch_pool(const network *net, const void *pool, int64_t at) {
-    __builtin_prefetch((const char *)pool + at * (net->pool_kind == F32 ? 4 : 2));
+INLINE void prefetch_pool(int64_t kind, const void *pool, int64_t at) {
+    __builtin_prefetch((const char *)pool + at * (kind == F32 ? 4 : 2));
+}
+
+#define AT_ONCE 4 /* keys whose scores, or vectors of values whose sums, are added up side by side */
+
+/* The products of a query of one head with `num` keys, from `at` on. */
+INLINE quad score(int64_t kind, const float *q, const void *keys, int64_t at, int64_t num, int64_t ahead,
+                  int64_t C, int64_t D) {
+    vec sum[AT_ONCE] = {0};
+    for (int64_t d = 0; d < D; d += LANES) {
+        vec query = load_f32(q + d);
+        for (int64_t i = 0; i < num; i++) {
+            prefetch_pool(kind, keys, at + ahead + i * C + d);
+            sum[i] += query * load_pool(kind, keys, at + i * C + d);
+        }
+    }
+    return totals(sum[0], sum[1], sum[2], sum[3]);
+}
+
+/* Adds to `num` vectors of y the values of a stretch, each times its score. */
+INLINE void add_values(int64_t kind, float *y, const float *scores, const void *values, stretch b, int64_t d,
+                       int64_t num, int64_t C) {
+    vec sum[AT_ONCE];
+    for (int64_t i = 0; i < num; i++) sum[i] = load_f32(y + d + i * LANES);
+    for (int64_t t = b.start, at = b.at + d; t < b.end; t++, at += C)
+        for (int64_t i = 0; i < num; i++) {
+            prefetch_pool(kind, values, at + b.ahead + i * LANES);
+            sum[i] += scores[t] * load_pool(kind, values, at + i * LANES);
+        }
+    memcpy(y + d, sum, num * sizeof *sum);
 }
 
 /* Attention of some heads of one sequence: scores of the positions they may see, softmax, the weighted sum of the
    values (Vaswani et al. 2017). Both passes read the pool block by block, each block from its beginning to its end.
    Queries lie in qkv; the result goes to `normed`. */
-static void attend(const network *net, const layer *l, const step *s, int64_t r, int64_t h0, int64_t h1) {
+INLINE void attend_to(int64_t kind, const network *net, const layer *l, const step *s, int64_t r, int64_t h0,
+                      int64_t h1) {
     int64_t D = net->D, C = net->C, length = s->positions[r] + 1, width = s->width * net->block_size;
     int64_t first = l->window && length > l->window ? length - l->window : 0;
     const int64_t *table = s->tables + r * s->width;
@@ -173,30 +216,32 @@ static void attend(const network *net, const layer *l, const step *s, int64_t r,
     float *y = s->normed + r * C, *scores = s->scores + r * net->H * width, scale = 1.44f / sqrtf(D);
     for (stretch b = {.end = first}; b.end < length;) {
         b = stretch_from(net, table, b.end, length);
-        for (int64_t t = b.start; t < b.end; t++, b.at += C)
+        for (int64_t t = b.start; t < b.end; t += AT_ONCE, b.at += AT_ONCE * C)
             for (int64_t h = h0; h < h1; h++) {
-                vec product = {0};
-                for (int64_t d = h * D; d < (h + 1) * D; d += LANES) {
-                    prefetch_pool(net, l->keys_pool, b.at + b.ahead + d);
-                    product += load_f32(q + d) * load_pool(net, l->keys_pool, b.at + d);
-                }
-                scores[h * width + t] = total(product) * scale; /* 1.44: SCORE_GAIN of model/attention.py */
+                int64_t num = b.end - t;
+                quad found;
+                if (num >= AT_ONCE) found = score(kind, q + h * D, l->keys_pool, b.at + h * D, AT_ONCE, b.ahead, C, D);
+                else found = score(kind, q + h * D, l->keys_pool, b.at + h * D, num, b.ahead, C, D);
+                found *= scale; /* 1.44: SCORE_GAIN of model/attention.py */
+                memcpy(scores + h * width + t, &found, (num >= AT_ONCE ? AT_ONCE : num) * sizeof *scores);
             }
     }
     memset(y + h0 * D, 0, (h1 - h0) * D * sizeof *y);
     for (int64_t h = h0; h < h1; h++) soften(scores + h * width, first, length);
     for (stretch b = {.end = first}; b.end < length;) {
         b = stretch_from(net, table, b.end, length);
-        for (int64_t h = h0; h < h1; h++)
-            for (int64_t d = h * D; d < (h + 1) * D; d += LANES) {
-                vec sum = load_f32(y + d);
-                for (int64_t t = b.start, at = b.at + d; t < b.end; t++, at += C) {
-                    prefetch_pool(net, l->values_pool, at + b.ahead);
-                    sum += scores[h * width + t] * load_pool(net, l->values_pool, at);
-                }
-                memcpy(y + d, &sum, sizeof sum);
-            }
+        for (int64_t h = h0; h < h1; h++) {
+            int64_t d = h * D, end = d + D, wide = AT_ONCE * LANES;
+            for (; d + wide <= end; d += wide)
+                add_values(kind, y, scores + h * width, l->values_pool, b, d, AT_ONCE, C);
+            for (; d < end; d += LANES) add_values(kind, y, scores + h * width, l->values_pool, b, d, 1, C);
+        }
     }
+}
+
+static void attend(const network *net, const layer *l, const step *s, int64_t r, int64_t h0, int64_t h1) {
+    if (net->pool_kind == F32) attend_to(F32, net, l, s, r, h0, h1);
+    else attend_to(BF16, net, l, s, r, h0, h1);
 }
 
 static void squared_relu(float *x, int64_t n) {
