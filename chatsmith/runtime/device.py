@@ -11,10 +11,10 @@ from chatsmith.runtime.errors import UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
 
-ONEDNN_PRIMITIVES = "32"
-"""How many prepared products oneDNN keeps; read when it makes its first one. It prepares one for every shape, 1,024 by
-default, and reinforcement learning has other shapes at every step: after 50 steps of the kindergarten's 2.6 GB were
-taken instead of 3.4, and no more time."""
+ONEDNN_PRIMITIVES = "512"
+"""How many prepared products oneDNN keeps, of 1,024 by default; read when it makes its first one. It prepares one for
+every shape (in bf16, 4 ms and up to 0.8 MB), and a step of reinforcement learning has a hundred: with 32 kept, practice
+prepared three of ten products anew. A server whose prompts have all lengths keeps no more than this, either."""
 
 
 @dataclass(frozen=True)

@@ -28,12 +28,12 @@ from chatsmith.stages.rl import STAGE, USUAL_STEPS, Config
 from chatsmith.stages.rl_progress import Progress
 from chatsmith.stages.rl_test import TestResult, ask_test, write_test
 from chatsmith.stages.rl_watch import Watch
+from chatsmith.stages.rl_words import failure_in_words, percents, reward_in_words, short, shown_replies
 from chatsmith.stages.rollouts import (
     Group,
     Roller,
     development_scores,
     figures_of,
-    reply_in_words,
     seeds_of,
     sums_of,
 )
@@ -61,14 +61,21 @@ MOST_RUNNING = 512
 MOST_AT_ONCE = 16_384
 """Most tokens that go through the network at once: more take memory, and are no faster."""
 
+ALIKE = 16
+"""Rows of a batch, and their places, are multiples of this in bf16: on a CPU, oneDNN compiles a product of bf16 for
+every number of rows it has not met (4 ms for 0.8 ms of work; docs/lab-log.md)."""
+
 FEW = 16
 """Replies on which the KL is estimated when it is only to be told."""
 
-TIMED_ROUNDS = 12
-"""Rounds that are timed to know how many there is time for."""
+FEWEST_TIMED, MOST_TIMED, TIMED_SHARE = 4, 12, 0.05
+"""Rounds that are timed to know how many there is time for: as many as take about this share of it. Rounds differ by
+what is asked: three in a row of the kindergarten's took two thirds of the mean, eight four fifths."""
+
+ROUNDS_GROW = 1.2
+"""Later rounds take longer than the first ones: more and more problems are solved by some replies and not by others."""
 
 FAILURES_TOLD = 3
-SHOWN_REPLIES = 4
 
 
 @dataclass(frozen=True)
@@ -201,13 +208,20 @@ class Practice:
     def _measured_horizon(self) -> int:
         self.reporter.line("Measuring how far the time reaches ...")
         plan, updates = self._plan(1), self.config.updates
-        # Rounds differ by what is asked: three in a row of the kindergarten's took two thirds of the mean, eight four
-        # fifths. Of a round's updates the first waits for the replies, and the others do not.
+        # Of a round's updates the first waits for the replies, and the others do not: whole rounds are timed.
         durations = step_durations(
-            self.model, plan, self._batches(plan, 0), self.objective, self.runtime, TIMED_ROUNDS * updates
+            self.model,
+            plan,
+            self._batches(plan, 0),
+            self.objective,
+            self.runtime,
+            timed_steps=MOST_TIMED * updates,
+            fewest_steps=FEWEST_TIMED * updates,
+            enough_seconds=TIMED_SHARE * 60 * self.config.minutes,
         )
         self.objective.take_tally()
-        seconds = sum(durations) / TIMED_ROUNDS
+        whole = len(durations) // updates * updates
+        seconds = ROUNDS_GROW * sum(durations[:whole]) / whole * updates
         spent = time.monotonic() - self.place.started - self.evaluation_seconds
         rounds = (60 * self.config.minutes * MARGIN - spent) / seconds
         return updates * max(1, int(rounds))
@@ -231,7 +245,13 @@ class Practice:
         seconds = time.perf_counter() - started
         replies = [reply for group in groups for reply in group.scored(config.scale_advantage)]
         replayed = self.replay.rows(self._share(config.replay, number))
-        batches = rollout_batches([*replies, *replayed], plan.rows_per_microbatch, plan.accumulation)
+        batches = rollout_batches(
+            [*replies, *replayed],
+            plan.rows_per_microbatch,
+            plan.accumulation,
+            multiple=ALIKE if self.runtime.compute_dtype == torch.bfloat16 else 1,
+            most_inputs=plan.sequence_length,
+        )
         if config.kl:
             batches = compared = [with_reference(batch, self.reference) for batch in batches]
         else:
@@ -282,16 +302,8 @@ class Practice:
 
     def _show_replies(self) -> list[dict[str, Any]]:
         """A few of this process's replies with their rewards: shown, and given for the metrics."""
-        shown = [
-            {
-                "prompt": group.problem.messages[-1].text,
-                "reply": reply_in_words(group.completions[0]),
-                "reward": group.verdicts[0].reward,
-                "group": [verdict.reward for verdict in group.verdicts],
-            }
-            for group in self.round.groups[:SHOWN_REPLIES]
-        ]
-        rows = [[_short(one["prompt"]), _short(one["reply"]), _reward(one["reward"])] for one in shown]
+        shown = shown_replies(self.round.groups)
+        rows = [[short(one["prompt"]), short(one["reply"]), reward_in_words(one["reward"])] for one in shown]
         self.reporter.table(f"Some replies of step {self.step:,}", ["problem", "reply", "reward"], rows)
         return shown
 
@@ -300,7 +312,7 @@ class Practice:
         scores = self._development_scores()
         self.score_before = scores["dev_pass_at_1"]
         self.progress.consider(self.model, self.score_before, step=0)
-        self.reporter.line(f"Before: {_percents(scores)} of the development problems")
+        self.reporter.line(f"Before: {percents(scores)} of the development problems")
         if self.runtime.is_main and not self.place.run.state(STAGE).exists():
             with MetricsLog(self.place.run.metrics) as metrics:
                 metrics.write(stage=STAGE, step=0, **scores)
@@ -321,10 +333,7 @@ class Practice:
         """Show the first few replies whose reward could not be had."""
         self.failures_told += 1
         if self.failures_told <= FAILURES_TOLD:
-            self.reporter.notice(
-                f"no reward for a reply, which therefore teaches nothing: {reason}. The problem was "
-                f"{problem.id}, {_short(problem.messages[-1].text)!r}; the reply {_short(reply_in_words(completion))!r}"
-            )
+            self.reporter.notice(failure_in_words(problem, completion, reason))
         if self.failures_told == FAILURES_TOLD:
             self.reporter.notice("further ones are only counted: failed_rewards in metrics.jsonl")
 
@@ -377,17 +386,3 @@ def blended(start: dict[str, Tensor], best: dict[str, Tensor], share: float) -> 
     if share == 1:
         return best
     return {name: torch.lerp(start[name].to(value), value, share) for name, value in best.items()}
-
-
-def _short(text: str, longest: int = 70) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= longest else text[: longest - 1] + "…"
-
-
-def _reward(reward: float | None) -> str:
-    return "failed" if reward is None else f"{reward:.2f}"
-
-
-def _percents(scores: dict[str, float]) -> str:
-    shown = {name.removeprefix("dev_").replace("_at_", "@"): value for name, value in scores.items()}
-    return ", ".join(f"{name} {value:.1%}" for name, value in shown.items() if name.startswith("pass"))

@@ -88,8 +88,9 @@ class Config:
     replay: int = 0
     """Texts of the run's data, half conversations and half documents, learnt from beside each step's replies, over
     all processes, so that less of everything else is forgotten (Ouyang et al. 2022, arXiv:2203.02155)."""
-    replay_weight: float = 0.5
-    """How much a token of theirs weighs; one of a reply weighs its advantage."""
+    replay_weight: float = 0.15
+    """How much a token of theirs weighs; one of a reply weighs its advantage. More teaches those texts once again, at
+    the cost of what else the model can do."""
     evaluations: int = 4
     """How often the development problems are asked along the way."""
     development: int = 200

@@ -1,5 +1,6 @@
 """How many tokens fit in so many minutes, measured on the model and data at hand."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -36,8 +37,11 @@ def step_durations(
     compute_loss: ComputeLoss[B],
     runtime: Runtime,
     timed_steps: int,
+    fewest_steps: int = 0,
+    enough_seconds: float = math.inf,
 ) -> list[float]:
-    """The durations of some steps, after one that compiles and warms up. Leaves the model as it was.
+    """The durations of `timed_steps` steps, after one that compiles and warms up; of fewer, but `fewest_steps`, once
+    they took `enough_seconds`. Leaves the model as it was.
 
     The weights are put back and the optimizer that moved them is thrown away.
     """
@@ -50,6 +54,8 @@ def step_durations(
         train_step(model, optimizer, batches, replace(plan, steps=10**6), compute_loss, runtime, step)
         runtime.synchronize()
         durations.append(time.perf_counter() - started)
+        if step > fewest_steps and sum(durations[1:]) > enough_seconds:
+            break
     model.load_state_dict(before)
     return durations[1:]
 

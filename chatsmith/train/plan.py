@@ -29,7 +29,7 @@ MINIMUM_STEPS = 500
 """A run takes at least about this many steps: below it, more updates are worth more than smoother ones."""
 
 
-ROLLOUT_RATES = {"head": 0.5, "embedding": 0.1, "value_embedding": 0.1, "bigram": 0.1}
+ROLLOUT_RATES = {"head": 0.1, "embedding": 0.1, "value_embedding": 0.1, "bigram": 0.1}
 """In reinforcement learning, shares of a role's usual rate. The gradients of two batches of 256 replies agree little,
 in matrices most (cosine 0.07 to 0.1; head 0.03 to 0.05, tables 0.02 to 0.06), and Adam, which divides by the
 gradient's own size, makes full steps of what is mere noise (docs/lab-log.md, "Reinforcement learning")."""

@@ -34,12 +34,14 @@ holding all logits. Ids that a tool forced into a reply are context: they are ne
 It does not sample, judge replies or update weights.
 """
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from chatsmith.data.batch import NOT_TRAINED_ON
@@ -48,6 +50,9 @@ from chatsmith.model.loss import chunked_cross_entropy, token_losses
 
 MOST_PADDING = 256
 """Tokens of padding that cost about as much as one batch more."""
+
+TARGETS_MULTIPLE = 64
+"""The head's products are of so many targets, or twice as many, ...: few shapes, as for batches."""
 
 
 class ScoredReply(NamedTuple):
@@ -109,10 +114,19 @@ def advantages(rewards: Sequence[float | None], scale: bool = False) -> list[flo
     return [0.0 if reward is None else (reward - mean) / unit for reward in rewards]
 
 
-def rollout_batches(replies: Sequence[ScoredReply], rows_per_batch: int, count: int) -> list[RolloutBatch]:
+def rollout_batches(
+    replies: Sequence[ScoredReply],
+    rows_per_batch: int,
+    count: int,
+    *,
+    multiple: int = 1,
+    most_inputs: int | None = None,
+) -> list[RolloutBatch]:
     """The replies as `count` batches of at most `rows_per_batch` rows, the last ones perhaps empty.
 
     Replies of like length share a batch, and as far as `count` allows, no batch has more padding than MOST_PADDING.
+    Rows and their places are filled up to multiples of `multiple`, as far as `rows_per_batch` and `most_inputs`
+    allow: few shapes come again and again, where each new one costs time.
     """
     assert len(replies) <= rows_per_batch * count
     batches: list[list[ScoredReply]] = []
@@ -123,12 +137,18 @@ def rollout_batches(replies: Sequence[ScoredReply], rows_per_batch: int, count: 
         width, padding, rows = _num_inputs(rest[0]), 0, [rest.popleft()]
         while rest and len(rows) < rows_per_batch:
             padding += width - _num_inputs(rest[0])
-            if padding > MOST_PADDING and len(rows) >= fewest:
+            is_enough = padding > MOST_PADDING or len(rows) + multiple > rows_per_batch
+            if is_enough and len(rows) >= fewest and len(rows) % multiple == 0:
                 break
             rows.append(rest.popleft())
         batches.append(rows)
     batches += [[] for _ in range(count - len(batches))]
-    return [_batch(rows) for rows in batches]
+    return [_batch(rows, rows_per_batch, multiple, most_inputs) for rows in batches]
+
+
+def _filled_up(count: int, multiple: int, most: int | None) -> int:
+    filled = math.ceil(count / multiple) * multiple
+    return filled if most is None else max(count, min(filled, most))
 
 
 def _num_inputs(reply: ScoredReply) -> int:
@@ -136,9 +156,11 @@ def _num_inputs(reply: ScoredReply) -> int:
     return len(reply.prompt_ids) + len(reply.ids) - 1
 
 
-def _batch(replies: Sequence[ScoredReply]) -> RolloutBatch:
-    width = max(map(_num_inputs, replies), default=0)
-    inputs = torch.zeros((len(replies), width), dtype=torch.int64)
+def _batch(
+    replies: Sequence[ScoredReply], most_rows: int, multiple: int, most_inputs: int | None
+) -> RolloutBatch:
+    width = _filled_up(max(map(_num_inputs, replies), default=0), multiple, most_inputs)
+    inputs = torch.zeros((_filled_up(len(replies), multiple, most_rows), width), dtype=torch.int64)
     targets = torch.full_like(inputs, NOT_TRAINED_ON)
     weights = torch.zeros(inputs.shape)
     logprobs = torch.zeros(inputs.shape)
@@ -259,22 +281,25 @@ class PolicyGradient:
 
     def __call__(self, model: GPT, batch: RolloutBatch, scale: float) -> Tensor:
         """The batch's part of L, with its graph; `scale` is 1/N."""
-        wanted = batch.targets != NOT_TRAINED_ON
-        hidden = model(batch.inputs)[wanted]  # (n, C)
-        targets = batch.targets[wanted]
-        logprobs = -token_losses(model, hidden.detach(), targets)
-        sampler = batch.sampler_logprobs[wanted].to(logprobs)
-        reference = (
-            None if batch.reference_logprobs is None else batch.reference_logprobs[wanted].to(logprobs)
-        )
+        places = (batch.targets.flatten() != NOT_TRAINED_ON).nonzero()[:, 0]  # (n,)
+        filling = places.new_zeros(-len(places) % TARGETS_MULTIPLE)
+        hidden = model(batch.inputs).flatten(0, 1)[torch.cat([places, filling])]  # (n + filling, C)
+        targets = F.pad(batch.targets.flatten()[places], (0, len(filling)), value=NOT_TRAINED_ON)
+        logprobs = -token_losses(model, hidden.detach(), targets)[: len(places)]
+        sampler = batch.sampler_logprobs.flatten()[places].to(logprobs)
+        advantage = batch.advantages.flatten()[places].to(logprobs)
+        reference = batch.reference_logprobs
+        if reference is not None:
+            reference = reference.flatten()[places].to(logprobs)
         given = sampler.isnan()
         known = torch.where(given, logprobs, sampler)
         if reference is not None:
             reference = torch.where(given, logprobs, reference)
-        found = terms(logprobs, known, batch.advantages[wanted].to(logprobs), reference, self.clip, self.beta)
+        found = terms(logprobs, known, advantage, reference, self.clip, self.beta)
         self.tally.add(logprobs, sampler, found.clipped)
         # Its value is another one; its gradient is that of L, token by token.
-        stand_in = chunked_cross_entropy(model, hidden, targets, scale * found.weights)
+        weights = F.pad(scale * found.weights, (0, len(filling)))
+        stand_in = chunked_cross_entropy(model, hidden, targets, weights)
         return stand_in - stand_in.detach() + scale * found.loss.sum()
 
     def take_tally(self) -> Tally:

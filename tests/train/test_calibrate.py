@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from chatsmith.train.calibrate import MARGIN, seconds_per_step, timed, tokens_in
+from chatsmith.train.calibrate import MARGIN, seconds_per_step, step_durations, timed, tokens_in
 from chatsmith.train.objective import prepare
 
 
@@ -16,6 +16,18 @@ def test_measuring_leaves_the_model_as_it_was(new_model, new_plan, batches_from,
     assert 0 < seconds < 5
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("enough", "expected"), [(0.0, 3), (1e9, 5)], ids=["enough at once", "never enough"])
+def test_timing_ends_once_it_took_long_enough_but_not_before_the_fewest_steps(
+    new_model, new_plan, batches_from, runtime, enough, expected
+):
+    model = new_model()
+    loss = prepare(model, runtime, False, print)
+    durations = step_durations(
+        model, new_plan(8), batches_from(2), loss, runtime, 5, fewest_steps=3, enough_seconds=enough
+    )
+    assert len(durations) == expected
 
 
 def test_tokens_are_whole_steps_of_what_the_evaluations_leave(new_plan):

@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from chatsmith.data.batch import NOT_TRAINED_ON
@@ -188,6 +190,36 @@ def test_however_replies_are_cut_into_batches_every_token_weighs_the_same():
     for other in gradients[1:]:
         for name, gradient in gradients[0].items():
             torch.testing.assert_close(other[name], gradient, rtol=1e-6, atol=1e-9)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.integers(2, 12), min_size=1, max_size=40),
+    st.integers(1, 12),
+    st.sampled_from([1, 4, 16]),
+    st.integers(0, 3),
+)
+def test_filled_up_batches_hold_every_reply_once_and_have_few_shapes(lengths, rows, multiple, spare):
+    longest = 12
+    replies = [
+        ScoredReply([number], [1] * (length - 1), [True] * (length - 1), None, 1.0)
+        for number, length in enumerate(lengths)
+    ]
+    count = math.ceil(len(replies) / rows) + spare
+    batches = rollout_batches(replies, rows, count, multiple=multiple, most_inputs=longest - 1)
+    assert len(batches) == count
+    found = {}
+    for batch in batches:
+        num_rows, width = batch.inputs.shape
+        assert num_rows <= rows and width <= longest - 1
+        if batch.num_targets:
+            assert num_rows % multiple == 0 or num_rows == rows
+            assert width % multiple == 0 or width == longest - 1
+        for ids, targets in zip(batch.inputs.tolist(), batch.targets.tolist(), strict=True):
+            trained = sum(target != NOT_TRAINED_ON for target in targets)
+            if trained:
+                found[ids[0]] = trained + 1
+    assert found == dict(enumerate(lengths))
 
 
 def test_prompts_forced_ids_and_padding_are_not_trained_on():
