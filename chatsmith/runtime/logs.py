@@ -31,6 +31,10 @@ class Bar(Protocol):
         """Count `amount` units more, and show these figures (loss=3.21) from now on."""
         ...
 
+    def expect(self, total: float) -> None:
+        """There are more units than was thought, or fewer: `total` in all."""
+        ...
+
 
 class Reporter:
     """Speaks to the person at the keyboard: on stdout, or on stderr when `json` is set.
@@ -164,6 +168,9 @@ class _PlainBar:
         if waited >= PLAIN_SECONDS or (is_long_step and waited >= 1.0):
             self._emit_line()
 
+    def expect(self, total: float) -> None:
+        self._total = total
+
     def finish(self) -> None:
         """The last line, with the time it all took."""
         if self._done != self._emitted_done or self._done == 0:
@@ -196,6 +203,10 @@ class _TerminalBar:
         self._rate.update(self._done)
         if self._rate.elapsed - self._drawn_at >= REDRAW_SECONDS:
             self.draw()
+
+    def expect(self, total: float) -> None:
+        self._total = total
+        self._drawn.update(self._task, total=total)
 
     def draw(self) -> None:
         """Show the present state."""

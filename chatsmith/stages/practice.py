@@ -8,7 +8,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -41,7 +41,7 @@ from chatsmith.tasks.problem_set import ProblemSet
 from chatsmith.tasks.reward import Judge
 from chatsmith.tasks.task import Problem
 from chatsmith.text.chat import render_prompt
-from chatsmith.train.calibrate import MARGIN, step_durations
+from chatsmith.train.calibrate import step_durations, steps_in
 from chatsmith.train.loop import Hooks, TrainResult
 from chatsmith.train.memory import affordable_tokens
 from chatsmith.train.plan import Plan, make_rollout_plan
@@ -53,7 +53,7 @@ from chatsmith.train.policy_gradient import (
     rollout_batches,
     with_reference,
 )
-from chatsmith.train.session import Session, facts_of, horizon, save_trained
+from chatsmith.train.session import Session, correction, facts_of, horizon, save_trained
 
 MOST_RUNNING = 512
 """Replies the engine writes at once; more would wait for a place."""
@@ -133,6 +133,8 @@ class Practice:
         self.failures_told = 0
         self.evaluation_seconds = 0.0
         self.score_before = 0.0
+        self.is_measured = False
+        """Is the horizon in time, and new?"""
 
     def run_to_the_end(self) -> None:
         """Practise, test, and write the bundle. Raises UserError where practising is pointless."""
@@ -154,12 +156,15 @@ class Practice:
             save_every=config.updates,
             figures=self._figures,
             shown=("reward", "pass_at_1", "reply_tokens", "entropy", "kl"),
+            correct=correction(
+                place.run, STAGE, place.key, self.runtime, self._steps_held if self.is_measured else None
+            ),
         )
         session = Session.of(place.run, STAGE, place.key, self.runtime, self.reporter, config.track)
         result = session.train(
             self.model, plan, lambda row: self._batches(plan, row), self.objective, hooks, self.progress
         )
-        self._finish(plan, result)
+        self._finish(replace(plan, steps=result.steps), result)
 
     def _roller(self, model: GPT) -> Roller:
         return Roller(
@@ -207,6 +212,7 @@ class Practice:
 
     def _measured_horizon(self) -> int:
         self.reporter.line("Measuring how far the time reaches ...")
+        self.is_measured = True
         plan, updates = self._plan(1), self.config.updates
         # Of a round's updates the first waits for the replies, and the others do not: whole rounds are timed.
         durations = step_durations(
@@ -222,9 +228,18 @@ class Practice:
         self.objective.take_tally()
         whole = len(durations) // updates * updates
         seconds = ROUNDS_GROW * sum(durations[:whole]) / whole * updates
+        return updates * max(1, steps_in(self._seconds_left(), 0, seconds))
+
+    def _seconds_left(self) -> float:
+        """Of the minutes, in which evaluations do not count."""
         spent = time.monotonic() - self.place.started - self.evaluation_seconds
-        rounds = (60 * self.config.minutes * MARGIN - spent) / seconds
-        return updates * max(1, int(rounds))
+        return 60 * self.config.minutes - spent
+
+    def _steps_held(self, step: int, step_seconds: float) -> int:
+        """Updates that the minutes hold, at the pace so far: whole rounds, and not more than were asked for."""
+        updates, asked = self.config.updates, self.config.steps * self.config.updates
+        held = math.ceil(steps_in(self._seconds_left(), step, step_seconds) / updates) * updates
+        return min(held, asked) if asked else held
 
     def _batches(self, plan: Plan, start_row: int) -> Iterator[RolloutBatch]:
         """The batches of all rounds from the one that begins at `start_row` on; a round is written when it is asked

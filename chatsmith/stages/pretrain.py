@@ -9,7 +9,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -156,6 +156,10 @@ class _Pretraining:
         self.caches = [self._open_cache("train"), self._open_cache("validation")]
         self.rows = TrainingRows(self.caches[0], config.sequence_length, config.seed)
         self.validation: ValidationRows | None = None
+        self.is_measured = False
+        """Is the horizon in time, and new?"""
+        self.evaluation_seconds = 0.0
+        """What all evaluations take, if so."""
 
     def close(self) -> None:
         for cache in self.caches:
@@ -164,7 +168,7 @@ class _Pretraining:
     def run_to_the_end(self) -> None:
         from chatsmith.train.loop import Hooks
         from chatsmith.train.objective import prepare
-        from chatsmith.train.session import Session
+        from chatsmith.train.session import Session, correction
 
         self.reporter.stage("Pretraining", f"{_described(self.shape)}, on {self.runtime.describe()}")
         model = self._initial_model()
@@ -183,11 +187,14 @@ class _Pretraining:
             sample=(lambda: self._continuation(model)) if config.prompt else None,
             save_seconds=60 * config.save_minutes,
             first_step=self._tell_first_step,
+            correct=correction(
+                self.run, STAGE, self.key, self.runtime, self._steps_held if self.is_measured else None
+            ),
         )
         session = Session.of(self.run, STAGE, self.key, self.runtime, self.reporter, config.track)
         result = session.train(model, plan, lambda row: self._batches(plan, row), compute_loss, hooks)
         if self.runtime.is_main:
-            self._finish(model, plan, result)
+            self._finish(model, replace(plan, steps=result.steps), result)
 
     def _initial_model(self) -> "GPT":
         import torch
@@ -278,15 +285,24 @@ class _Pretraining:
         from chatsmith.train.calibrate import seconds_per_step, timed, tokens_in
 
         self.reporter.line("Measuring how far the time reaches (this compiles the model, too) ...")
+        self.is_measured = True
         seconds = 60 * self.config.minutes
         # A first guess, half the matrix peak, is enough to choose the batch size that is then measured.
         flops = gemm_peak(self.runtime, self.runtime.compute_dtype, seconds=0.3) / 2
         guess = max(1, int(seconds * flops / model_cost(self.shape).training_flops_per_token))
         plan = self._plan(self._agreed(guess))
         step_seconds = seconds_per_step(model, plan, self._batches(plan, 0), compute_loss, self.runtime)
-        evaluation = timed(lambda: self._score(model, plan)) * (self.config.evaluations + 1)
-        left = seconds - (time.monotonic() - self.started)
-        return tokens_in(left, plan, step_seconds, evaluation)
+        self.evaluation_seconds = timed(lambda: self._score(model, plan)) * (self.config.evaluations + 1)
+        return tokens_in(self._seconds_left(), plan, step_seconds, self.evaluation_seconds)
+
+    def _seconds_left(self) -> float:
+        return 60 * self.config.minutes - (time.monotonic() - self.started)
+
+    def _steps_held(self, step: int, step_seconds: float) -> int:
+        """Steps that the minutes hold, at the pace so far."""
+        from chatsmith.train.calibrate import steps_in
+
+        return steps_in(self._seconds_left(), step, step_seconds, self.evaluation_seconds)
 
     def _agreed(self, tokens: int) -> int:
         """The main process's number: with one of its own, each would follow another plan."""

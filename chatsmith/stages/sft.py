@@ -8,7 +8,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -164,11 +164,15 @@ class _FineTuning:
         self.config, self.run, self.runtime, self.reporter = config, run, runtime, reporter
         self.bundle, self.data, self.key, self.started = bundle, data, key, started
         self.model, self.tokenizer = bundle.model, bundle.tokenizer
+        self.is_measured = False
+        """Is the horizon in time, and new?"""
+        self.evaluation_seconds = 0.0
+        """What all evaluations take, if so."""
 
     def run_to_the_end(self) -> None:
         from chatsmith.train.loop import Hooks
         from chatsmith.train.objective import prepare
-        from chatsmith.train.session import Session
+        from chatsmith.train.session import Session, correction
 
         config = self.config
         self.reporter.stage("Fine-tuning", f"{self.bundle.path}, on {self.runtime.describe()}")
@@ -189,13 +193,16 @@ class _FineTuning:
             evaluate=(lambda: {"validation": self._score(held_out, plan)}) if held_out else None,
             evaluate_every=math.ceil(plan.steps / config.evaluations) if config.evaluations else 0,
             save_seconds=60 * config.save_minutes,
+            correct=correction(
+                self.run, STAGE, self.key, self.runtime, self._steps_held if self.is_measured else None
+            ),
         )
         session = Session.of(self.run, STAGE, self.key, self.runtime, self.reporter, config.track)
         result = session.train(
             self.model, plan, lambda row: self._batches(rows, plan, row), compute_loss, hooks
         )
         if self.runtime.is_main:
-            self._finish(plan, result, rows)
+            self._finish(replace(plan, steps=result.steps), result, rows)
 
     def _rows(self, split: "SplitName") -> "ConversationRows | None":
         """The split's conversations as rows; None where there are none."""
@@ -289,14 +296,23 @@ class _FineTuning:
         from chatsmith.train.calibrate import seconds_per_step, timed, tokens_in
 
         config = self.config
+        self.is_measured = True
         step_seconds = seconds_per_step(
             self.model, plan, self._batches(rows, plan, 0), compute_loss, self.runtime
         )
-        evaluation = (
+        self.evaluation_seconds = (
             timed(lambda: self._score(held_out, plan)) * (config.evaluations + 1) if held_out else 0.0
         )
-        left = 60 * config.minutes - (time.monotonic() - self.started)
-        return tokens_in(left, plan, step_seconds, evaluation)
+        return tokens_in(self._seconds_left(), plan, step_seconds, self.evaluation_seconds)
+
+    def _seconds_left(self) -> float:
+        return 60 * self.config.minutes - (time.monotonic() - self.started)
+
+    def _steps_held(self, step: int, step_seconds: float) -> int:
+        """Steps that the minutes hold, at the pace so far."""
+        from chatsmith.train.calibrate import steps_in
+
+        return steps_in(self._seconds_left(), step, step_seconds, self.evaluation_seconds)
 
     def _score(self, rows: "ConversationRows", plan: "Plan") -> float:
         """Mean loss, nats a token, of the assistant's words in a sample of the held-out conversations."""

@@ -60,6 +60,11 @@ def step_durations(
     return durations[1:]
 
 
+def steps_in(seconds: float, step: int, step_seconds: float, evaluate_seconds: float = 0.0) -> int:
+    """Steps in all, of which `step` are done, where `seconds` are left, `evaluate_seconds` of them for evaluation."""
+    return step + max(0, int((seconds * MARGIN - evaluate_seconds) / step_seconds))
+
+
 def tokens_in(seconds: float, plan: Plan, step_seconds: float, evaluate_seconds: float) -> int:
     """Tokens that `plan`'s steps can train on in `seconds`, `evaluate_seconds` of them being for evaluation."""
     steps = max(1, int((seconds * MARGIN - evaluate_seconds) / step_seconds))

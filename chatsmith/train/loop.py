@@ -8,7 +8,7 @@ save. The loop knows nothing of files, scores or rollouts: a stage hands it batc
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
@@ -65,6 +65,10 @@ class Hooks:
     shown: tuple[str, ...] = ()
     first_step: Callable[[], None] | None = None
     """Called once, after the first step of this process."""
+    correct: Callable[[int, float], int] | None = None
+    """How many steps there is time for in all, given the step just done and the seconds that one takes. Asked once,
+    after `correct_after` steps, where a clock decides."""
+    correct_after: int = 0
 
 
 @dataclass
@@ -106,7 +110,9 @@ def train(
     last_save = time.monotonic()
     with stop_request() as stop, reporter.progress(stage, *teller.total) as bar:
         bar.advance(start_step * teller.per_step)
-        for step in range(start_step + 1, plan.steps + 1):
+        step = start_step
+        while step < plan.steps:
+            step += 1
             started = time.perf_counter()
             loss = train_step(model, optimizer, batches, plan, compute_loss, runtime, step)
             seconds = time.perf_counter() - started
@@ -114,6 +120,9 @@ def train(
             if step == start_step + 1 and hooks.first_step:
                 hooks.first_step()
             teller.tell_step(bar, step, seconds)
+            if hooks.correct and step == hooks.correct_after:
+                plan = teller.plan = replace(plan, steps=hooks.correct(step, meter.seconds_per_step))
+                bar.expect(teller.total[0])
             last = step == plan.steps
             if hooks.evaluate and (last or (hooks.evaluate_every and step % hooks.evaluate_every == 0)):
                 teller.tell_scores(step, hooks.evaluate())
@@ -199,11 +208,15 @@ class _Meter:
             self._timed_seconds += seconds
 
     @property
-    def tokens_per_second(self) -> float:
+    def seconds_per_step(self) -> float:
         steps, seconds = self.steps - self.SKIPPED, self._timed_seconds
         if steps < 1:
             steps, seconds = self.steps, self.seconds
-        return steps * self.plan.tokens_per_step / seconds
+        return seconds / steps
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.plan.tokens_per_step / self.seconds_per_step
 
     @property
     def share_of_peak(self) -> float:

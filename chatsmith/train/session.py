@@ -26,6 +26,17 @@ BatchesFrom = Callable[[int], Iterator[B]]
 """batches_from(start_row): this process's batches, after the first `start_row` rows of all processes."""
 
 
+CORRECTED_AFTER = 0.25
+"""Share of the steps after which a horizon in time is corrected by the pace so far: before 0.4, where rates begin to
+fall, so that the schedule is one curve all the same. What is measured beforehand is off by a third on a machine with
+neighbours (docs/lab-log.md)."""
+
+CORRECTED = "corrected_steps"
+
+FEWEST_PACED = 4
+"""Steps that say something about the pace."""
+
+
 @dataclass(frozen=True)
 class Session:
     """Where and how one stage trains."""
@@ -58,20 +69,30 @@ class Session:
     ) -> TrainResult:
         """Train `model` by `plan`, going on from the saved state if there is one of this key.
 
-        `carried` is saved and restored with it.
+        `carried` is saved and restored with it. With `hooks.correct` the plan's steps are what was foreseen, and the
+        result says how many they became.
         """
         optimizer = Optimizer(model, plan.rates)
         # A step means something else where another number of processes had to round it.
         key = f"{self.key} {plan.steps} steps of {plan.rows_per_step} rows"
-        start = restore_training(
+        start, steps = restore_training(
             self.state_folder, model, optimizer, key=key, notice=self.reporter.notice, carried=carried
         )
+        foreseen, steps = plan.steps, steps or plan.steps
+        plan = replace(plan, steps=steps)
         if start:
-            self.reporter.notice(f"going on after step {start:,} of {plan.steps:,}, saved earlier")
+            self.reporter.notice(f"going on after step {start:,} of {steps:,}, saved earlier")
 
         def save(step: int) -> None:
             if self.runtime.is_main:
-                save_training(self.state_folder, model, optimizer, step=step, key=key, carried=carried)
+                state = {"step": step, "steps": steps, "key": key, "carried": carried}
+                save_training(self.state_folder, model, optimizer, **state)
+
+        def correct(step: int, step_seconds: float) -> int:
+            nonlocal steps
+            assert hooks.correct is not None
+            steps = max(step, hooks.correct(step, step_seconds))
+            return steps
 
         counts_tokens = hooks.figures is None
         peak = gemm_peak(self.runtime, self.runtime.compute_dtype, seconds=0.5) if counts_tokens else math.inf
@@ -87,7 +108,12 @@ class Session:
                 reporter=self.reporter,
                 metrics=metrics,
                 stage=self.stage,
-                hooks=replace(hooks, save=save),
+                hooks=replace(
+                    hooks,
+                    save=save,
+                    correct=correct if hooks.correct else None,
+                    correct_after=max(FEWEST_PACED, int(foreseen * CORRECTED_AFTER)),
+                ),
                 peak_flops=peak,
                 start_step=start,
             )
@@ -95,7 +121,7 @@ class Session:
             if metrics:
                 metrics.close()
         if counts_tokens:
-            self._report(result, plan)
+            self._report(result, replace(plan, steps=result.steps))
         return result
 
     def _report(self, result: TrainResult, plan: Plan) -> None:
@@ -121,6 +147,28 @@ def horizon(
     if runtime.is_main:
         run.freeze(stage, name, measured, key)
     return measured
+
+
+def correction(
+    run: RunDirectory, stage: str, key: str, runtime: Runtime, held: Callable[[int, float], int] | None
+) -> Callable[[int, float], int] | None:
+    """What `Hooks.correct` says: the steps decided on earlier under this key, or else those that `held` says, which are
+    frozen in the run's recipe. None, where the horizon is not in time or was never corrected: `held` is given by the
+    process that measures it, and by no other."""
+    frozen = run.frozen(stage, CORRECTED, key)
+    if frozen:
+        return lambda step, step_seconds: int(frozen)
+    if held is None:
+        return None
+
+    def correct(step: int, step_seconds: float) -> int:
+        # With a number of its own, each process would follow another plan.
+        steps = int(main_number(held(step, step_seconds), runtime))
+        if runtime.is_main:
+            run.freeze(stage, CORRECTED, steps, key)
+        return steps
+
+    return correct
 
 
 def facts_of(result: TrainResult, plan: Plan, seconds: float, runtime: Runtime) -> dict[str, float]:

@@ -32,13 +32,20 @@ class Carried(Protocol):
 
 
 def save_training(
-    folder: Path, model: GPT, optimizer: Optimizer, *, step: int, key: str, carried: Carried | None = None
+    folder: Path,
+    model: GPT,
+    optimizer: Optimizer,
+    *,
+    step: int,
+    steps: int,
+    key: str,
+    carried: Carried | None = None,
 ) -> None:
-    """Save the state after `step` steps of the run identified by `key`."""
+    """Save the state after `step` of `steps` steps of the run identified by `key`."""
     tensors = {MODEL_PREFIX + name: value for name, value in model.state_dict().items()}
     kept = carried.named_state() if carried else {}
     tensors |= {CARRIED_PREFIX + name: value for name, value in kept.items()}
-    save_state(folder, tensors | optimizer.named_state(), {"step": step, "key": key})
+    save_state(folder, tensors | optimizer.named_state(), {"step": step, "steps": steps, "key": key})
 
 
 def restore_training(
@@ -49,22 +56,23 @@ def restore_training(
     key: str,
     notice: Callable[[str], None],
     carried: Carried | None = None,
-) -> int:
-    """Load the newest state of the run `key` into model and optimizer; returns its step, 0 if there is none.
+) -> tuple[int, int | None]:
+    """Load the newest state of the run `key` into model and optimizer. Returns its step and of how many; (0, None) if
+    there is none, and None where an older chatsmith did not note it.
 
     A state of another run (other settings, other data) is left alone and not used.
     """
     if not folder.exists():
-        return 0
+        return 0, None
     state = load_state(folder, notice)
     if state is None or state.facts["key"] != key:
-        return 0
+        return 0, None
     model.load_state_dict(_under(MODEL_PREFIX, state.tensors))
     with torch.no_grad():
         optimizer.load_named_state(state.tensors)
     if carried:
         carried.load_named_state(_under(CARRIED_PREFIX, state.tensors))
-    return int(state.facts["step"])
+    return int(state.facts["step"]), state.facts.get("steps")
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from chatsmith.train.calibrate import MARGIN, seconds_per_step, step_durations, timed, tokens_in
+from chatsmith.train.calibrate import MARGIN, seconds_per_step, step_durations, steps_in, timed, tokens_in
 from chatsmith.train.objective import prepare
 
 
@@ -40,6 +40,11 @@ def test_tokens_are_whole_steps_of_what_the_evaluations_leave(new_plan):
 def test_too_little_time_is_one_step(new_plan, seconds):
     plan = new_plan(8)
     assert tokens_in(seconds, plan, step_seconds=2.0, evaluate_seconds=10) == plan.tokens_per_step
+
+
+def test_steps_held_are_those_done_and_what_the_time_left_holds():
+    assert steps_in(100 / MARGIN + 0.1, 7, step_seconds=2.0, evaluate_seconds=40) == 7 + 30
+    assert steps_in(-5.0, 7, step_seconds=2.0) == 7
 
 
 def test_timed_does_it_twice():

@@ -231,6 +231,54 @@ def test_an_interrupted_run_goes_on_to_the_very_same_weights(
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
+@pytest.mark.parametrize("held", [7, 11, 2], ids=["fewer", "more", "none left"])
+def test_steps_are_corrected_once_and_the_schedule_and_the_end_go_by_them(
+    new_model, new_plan, batches_from, runtime, session, held
+):
+    asked: list[int] = []
+
+    def correct(step: int, seconds: float) -> int:
+        assert seconds > 0
+        asked.append(step)
+        return held
+
+    one = session()
+    result = one.train(
+        new_model(),
+        new_plan(16),
+        lambda row: batches_from(2, row),
+        prepare(new_model(), runtime, False, print),
+        Hooks(correct=correct, evaluate=lambda: {"bpb": 1.0}),
+    )
+    steps = max(held, 4)
+    lines = [json.loads(line) for line in one.metrics_path.read_text().splitlines()]
+    rates = [line["rate"] for line in lines if "rate" in line]
+    schedule = new_plan(16).schedule
+    assert asked == [4] and result.steps == steps == len(rates) and result.scores == {"bpb": 1.0}
+    assert rates == [schedule.rate(step / (16 if step <= 4 else steps)) for step in range(1, steps + 1)]
+
+
+@pytest.mark.parametrize("stopped_in", [3, 6], ids=["before the correction", "after it"])
+def test_a_corrected_run_that_was_interrupted_goes_on_to_the_very_same_weights(
+    new_model, new_plan, batches_from, runtime, session, stopped_in
+):
+    def go_on(session, batches_of, correct):
+        model = new_model()
+        hooks = Hooks(correct=correct)
+        result = session.train(model, new_plan(16), batches_of, prepare(model, runtime, False, print), hooks)
+        return model, result
+
+    whole, _ = go_on(session(folder="whole"), lambda row: batches_from(2, row), lambda *_: 9)
+    with pytest.raises(TrainingStoppedError):
+        go_on(session(), lambda row: Interrupted(batches_from(2, row), stopped_in, 2), lambda *_: 9)
+    # After the correction the saved state knows the number of steps; a second opinion is not asked for.
+    again = (lambda *_: 9) if stopped_in < 4 else None
+    resumed, result = go_on(session(), lambda row: batches_from(2, row), again)
+    assert result.steps == 9
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
 def test_a_state_of_other_settings_or_another_plan_is_not_resumed(
     new_model, new_plan, batches_from, runtime, session
 ):
