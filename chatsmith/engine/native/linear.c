@@ -155,6 +155,18 @@ INLINE void panel_bf16_halves(const product *p, int64_t n, int num, int64_t k0, 
 
 INLINE void panel_int8_halves(const product *p, int64_t n, int num, int64_t k0, int64_t depth) {
     const int8_t *w = (const int8_t *)p->w + n * p->K + k0;
+    if (p->M == 1 && depth % HALVES == 0) { /* used once, so widened in registers; in the same order all the same */
+        vec sum[PANEL] = {0};
+        for (int64_t k = 0; k < depth; k += HALVES) {
+            __m512i x = _mm512_loadu_si512(p->halves + k0 + k);
+            for (int r = 0; r < num; r++) {
+                __builtin_prefetch(w + (r + AHEAD) * p->K + k);
+                sum[r] = add_products(sum[r], x, load_int8_halves(w + r * p->K + k));
+            }
+        }
+        put(p, sum, n, num, 0, k0);
+        return;
+    }
     uint16_t wide[PANEL * DEPTH] __attribute__((aligned(64)));
     for (int r = 0; r < num; r++)
         for (int64_t k = 0; k < depth; k += LANES) {

@@ -2,8 +2,8 @@
    3), sixteen times the arithmetic of a vector an instruction.
 
    A tile is sixteen lines of 64 bytes. One instruction multiplies sixteen rows of W, 32 columns of them, by as many
-   columns of sixteen rows of x, and adds the result to a tile of 16 x 16 sums. The tile of W is read where it lies. That
-   of x must hold pairs of columns as lines, one row of x beside the other, so x is laid out anew beforehand; the
+   columns of sixteen rows of x, and adds the result to a tile of 16 x 16 sums. The tile of W is read where it lies.
+   That of x must hold pairs of columns as lines, one row of x beside the other, so x is laid out anew beforehand; the
    sums come out with a line for each row of W, and are turned round as well. */
 
 #include "linear.h"

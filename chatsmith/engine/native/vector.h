@@ -70,6 +70,10 @@ INLINE vec load_int8(const int8_t *from) {
 INLINE vec add_products(vec sum, __m512i a, __m512i b) {
     return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
 }
+/* 32 numbers of int8, which bf16 holds exactly. */
+INLINE __m512i load_int8_halves(const int8_t *from) {
+    return (__m512i)_mm512_cvtne2ps_pbh((__m512)load_int8(from + LANES), (__m512)load_int8(from));
+}
 INLINE void store_bf16(uint16_t *to, vec v) {
     _mm256_storeu_si256((void *)to, (__m256i)_mm512_cvtneps_pbh((__m512)v)); /* to nearest, ties to even */
 }
