@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from chatsmith.checkpoint import Bundle, load_bundle
 from chatsmith.engine.cache import free_memory
@@ -25,7 +24,7 @@ from chatsmith.runtime.metrics import MetricsLog
 from chatsmith.runtime.run_directory import RunDirectory
 from chatsmith.stages.replay import Replay
 from chatsmith.stages.rl import STAGE, USUAL_STEPS, Config
-from chatsmith.stages.rl_progress import Progress
+from chatsmith.stages.rl_progress import Progress, blended
 from chatsmith.stages.rl_test import TestResult, ask_test, write_test
 from chatsmith.stages.rl_watch import Watch
 from chatsmith.stages.rl_words import failure_in_words, percents, reward_in_words, short, shown_replies
@@ -396,10 +395,3 @@ class Practice:
         task = str(self.config.problems or self.config.task)
         path = write_test(place.run, place.key, tested, task=task, seed=self.config.seed, facts=facts)
         place.run.mark_done(STAGE, place.key, facts, outputs=[place.run.bundle(STAGE), path])
-
-
-def blended(start: dict[str, Tensor], best: dict[str, Tensor], share: float) -> dict[str, Tensor]:
-    """The weights that lie `share` of the way from `start` to `best`, by name; `best` itself for 1."""
-    if share == 1:
-        return best
-    return {name: torch.lerp(start[name].to(value), value, share) for name, value in best.items()}

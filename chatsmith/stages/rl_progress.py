@@ -41,3 +41,10 @@ class Progress:
             name.removeprefix("best."): value for name, value in state.items() if name.startswith("best.")
         }
         self.watch.load_named_state(state)
+
+
+def blended(start: dict[str, Tensor], best: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    """The weights that lie `share` of the way from `start` to `best`, by name; `best` itself for 1."""
+    if share == 1:
+        return best
+    return {name: torch.lerp(start[name].to(value), value, share) for name, value in best.items()}

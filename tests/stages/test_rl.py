@@ -17,8 +17,7 @@ import torch
 from chatsmith import cli
 from chatsmith.checkpoint import load_bundle
 from chatsmith.runtime.run_directory import RunDirectory
-from chatsmith.stages.practice import blended
-from chatsmith.stages.rl_progress import Progress
+from chatsmith.stages.rl_progress import Progress, blended
 from chatsmith.stages.rl_watch import Watch
 
 SHARED_DATA = Path(os.environ.get("CHATSMITH_SHARED_DATA", "../shared/data")) / "eval"
