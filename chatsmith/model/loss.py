@@ -22,6 +22,7 @@ ROWS_PER_CHUNK = 1024
 """1,024 rows of logits at V = 8,192 are 32 MB in float32: they stay near the caches of a desktop CPU."""
 
 ChunkGradient = Callable[[Tensor, Tensor, float, Tensor], tuple[Tensor, Tensor]]
+"""Of raw logits (n, V), what they are compared with (n, ...), the softcap and weights (n,): a loss and its gradient."""
 
 
 def token_losses(model: GPT, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -50,13 +51,28 @@ def chunk_gradient(raw: Tensor, targets: Tensor, softcap: float, weights: Tensor
     return loss, gradient * (1 - bent * bent) * weights[:, None]
 
 
-class _ChunkedCrossEntropy(torch.autograd.Function):
+def divergence_gradient(
+    raw: Tensor, wanted: Tensor, softcap: float, weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    """As `chunk_gradient`, of weight x KL(softmax(wanted) || softmax(z)); wanted (n, V) are logits after their softcap.
+
+    dloss/draw = weight * (softmax(z) - softmax(wanted)) * (1 - (z / softcap)^2).
+    """
+    raw, wanted = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (raw, wanted))
+    bent = torch.tanh(raw / softcap)  # (n, V)
+    logprobs, wanted_logprobs = (softcap * bent).log_softmax(dim=-1), wanted.log_softmax(dim=-1)
+    wanted_probs = wanted_logprobs.exp()
+    loss = ((wanted_probs * (wanted_logprobs - logprobs)).sum(dim=-1) * weights).sum()
+    return loss, (logprobs.exp() - wanted_probs) * (1 - bent * bent) * weights[:, None]
+
+
+class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
         hidden: Tensor,
         head: Tensor,
-        targets: Tensor,
+        compared: Tensor,
         weights: Tensor,
         softcap: float,
         gradient_of: ChunkGradient,
@@ -67,7 +83,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         head_gradient = torch.zeros_like(head)
         for start in range(0, hidden.shape[0], ROWS_PER_CHUNK):
             rows = slice(start, start + ROWS_PER_CHUNK)
-            part, gradient = gradient_of(hidden[rows] @ cast_head.T, targets[rows], softcap, weights[rows])
+            part, gradient = gradient_of(hidden[rows] @ cast_head.T, compared[rows], softcap, weights[rows])
             gradient = gradient.to(hidden.dtype)
             loss += part
             hidden_gradient[rows] = gradient @ cast_head
@@ -103,7 +119,23 @@ def chunked_cross_entropy(
         weights = wanted.to(dtype) / wanted.sum().clamp(min=1)
     weights = weights.to(dtype) * wanted
     arguments = (hidden, model.head.weight, targets.clamp(min=0), weights, model.config.softcap, gradient_of)
-    loss = _ChunkedCrossEntropy.apply(*arguments)
+    loss = _ChunkedLoss.apply(*arguments)
+    assert isinstance(loss, Tensor)
+    return loss
+
+
+def chunked_divergence(model: GPT, hidden: Tensor, reference: GPT, reference_hidden: Tensor) -> Tensor:
+    """Sum over positions of KL(reference || model), over the whole vocabulary, differentiable by `hidden` and the
+    head; both hidden states are (N, C)."""
+
+    def gradient_of(raw: Tensor, theirs: Tensor, softcap: float, weights: Tensor) -> tuple[Tensor, Tensor]:
+        return divergence_gradient(raw, reference.logits(theirs), softcap, weights)
+
+    dtype = torch.promote_types(hidden.dtype, torch.float32)
+    weights = hidden.new_ones(len(hidden), dtype=dtype)
+    loss = _ChunkedLoss.apply(
+        hidden, model.head.weight, reference_hidden.detach(), weights, model.config.softcap, gradient_of
+    )
     assert isinstance(loss, Tensor)
     return loss
 

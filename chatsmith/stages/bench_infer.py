@@ -180,7 +180,10 @@ class _Bench:
 
     def plain(self, prompt: int = 256, new: int = 64) -> list[dict[str, float]]:
         """Our engine beside the plain decoder, in turns: depth 6, 384 channels, 8,192 ids, prompt included. The plain
-        decoder computes in the model's type, and in float32 as well, which is where a first implementation starts."""
+        decoder computes in the model's type, and in float32 as well, which is where a first implementation starts.
+
+        Once each row has a prompt of its own and the most likely ids are taken, and once all are samples of one prompt,
+        which is what nanochat's figures are of."""
         import copy
         import statistics
 
@@ -190,35 +193,38 @@ class _Bench:
         plain_models = {str(self.runtime.compute_dtype).removeprefix("torch."): model}
         if self.runtime.compute_dtype != torch.float32:
             plain_models["float32"] = copy.deepcopy(model).float()
+        shapes = [(1, 1), (8, 8), (32, 32), (8, 1), (32, 1)]
         rows: list[dict[str, float]] = []
-        with self.reporter.progress("plain", 9, "rounds") as bar:
-            for batch in (1, 8, 32):
-                prompts = [_ids(index, prompt) for index in range(batch)]
+        with self.reporter.progress("plain", 3 * len(shapes), "rounds") as bar:
+            for batch, num_prompts in shapes:
+                prompts = [_ids(index % num_prompts, prompt) for index in range(batch)]
+                samples = num_prompts < batch
                 seconds: dict[str, list[float]] = {name: [] for name in ("engine", *plain_models)}
                 for _ in range(3):
                     for name, plain_model in plain_models.items():
-                        seconds[name].append(self._plain_seconds(plain_model, prompts, new))
+                        seconds[name].append(self._plain_seconds(plain_model, prompts, new, samples))
                     engine = self._engine(batch)
-                    seconds["engine"].append(self._seconds_per_step(engine, batch, prompts, new) * (new - 1))
+                    one_step = self._seconds_per_step(engine, batch, prompts, new, samples=samples)
+                    seconds["engine"].append(one_step * (new - 1))
                     bar.advance()
                 speeds = {name: batch * (new - 1) / statistics.median(all) for name, all in seconds.items()}
-                row = {"batch": batch, "tokens_per_second": speeds.pop("engine")}
+                row = {"batch": batch, "prompts": num_prompts, "tokens_per_second": speeds.pop("engine")}
                 for name, speed in speeds.items():
                     row |= {f"plain_{name}": speed, f"times_{name}": row["tokens_per_second"] / speed}
                 rows.append(row)
         return rows
 
     @staticmethod
-    def _plain_seconds(model: "GPT", prompts: list[tuple[int, ...]], new: int) -> float:
+    def _plain_seconds(model: "GPT", prompts: list[tuple[int, ...]], new: int, samples: bool) -> float:
         """How long the plain decoder takes for all tokens but the first, which reads the prompt."""
         import time
 
         from chatsmith.engine.plain import decode_plainly
 
         started = time.perf_counter()
-        decode_plainly(model, prompts, 1)
+        decode_plainly(model, prompts, 1, samples=samples)
         middle = time.perf_counter()
-        decode_plainly(model, prompts, new)
+        decode_plainly(model, prompts, new, samples=samples)
         return time.perf_counter() - middle - (middle - started)
 
     def _engine(self, batch: int, *, quantize: Any = None, beside: int | None = None) -> "Engine":
@@ -234,16 +240,24 @@ class _Bench:
         )
 
     def _seconds_per_step(
-        self, engine: "Engine", batch: int, prompts: list[tuple[int, ...]] | None = None, new: int = 0
+        self,
+        engine: "Engine",
+        batch: int,
+        prompts: list[tuple[int, ...]] | None = None,
+        new: int = 0,
+        *,
+        samples: bool = False,
     ) -> float:
-        """The median step in which all requests decode."""
+        """The median step in which all requests decode: their most likely ids, or sampled ones."""
         import statistics
         import time
 
         from chatsmith.engine.request import Request, Sampling
 
         prompts = prompts or [_ids(index, self.config.prompt_tokens) for index in range(batch)]
-        sampling = Sampling(temperature=0, max_tokens=new or self.config.new_tokens, ignore_end=True)
+        sampling = Sampling(
+            temperature=1.0 if samples else 0.0, max_tokens=new or self.config.new_tokens, ignore_end=True
+        )
         handles = {engine.submit(Request(prompt, sampling)) for prompt in prompts}
         durations: list[float] = []
         while not engine.is_idle:

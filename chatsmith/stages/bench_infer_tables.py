@@ -80,10 +80,12 @@ def show_prefix(found: dict[str, float], reporter: Reporter) -> None:
 def show_plain(rows: list[dict[str, float]], reporter: Reporter) -> None:
     """Beside the plain decoder, in each type that it computed in."""
     types = [name.removeprefix("plain_") for name in rows[0] if name.startswith("plain_")]
-    columns = ["batch", "engine, tokens/s"]
+    columns = ["batch", "prompts", "engine, tokens/s"]
     for name in types:
         columns += [f"plain, {name}", "times"]
-    table = [[f"{row['batch']:.0f}", f"{row['tokens_per_second']:,.0f}"] for row in rows]
+    table = [
+        [f"{row['batch']:.0f}", f"{row['prompts']:.0f}", f"{row['tokens_per_second']:,.0f}"] for row in rows
+    ]
     for cells, row in zip(table, rows, strict=True):
         for name in types:
             cells += [f"{row[f'plain_{name}']:,.0f}", f"{row[f'times_{name}']:.1f}"]

@@ -40,7 +40,8 @@ from chatsmith.tasks.problem_set import ProblemSet
 from chatsmith.tasks.reward import Judge
 from chatsmith.tasks.task import Problem
 from chatsmith.text.chat import render_prompt
-from chatsmith.train.calibrate import step_durations, steps_in
+from chatsmith.train.calibrate import TimeBudget, step_durations
+from chatsmith.train.distillation import Distillation, TextBatch, text_batches
 from chatsmith.train.loop import Hooks, TrainResult
 from chatsmith.train.memory import affordable_tokens
 from chatsmith.train.plan import Plan, make_rollout_plan
@@ -126,12 +127,13 @@ class Practice:
         self.development = self.problems.development[: config.development]
         self.test = problems.test[: config.test or None]
         self.objective = PolicyGradient(Clip(config.clip_low, config.clip_high), config.kl)
+        self.holding = Distillation(self.reference, config.replay_weight)
         self.progress = Progress(Watch(config.give_up_after, config.max_tokens))
         self.roller = self._roller(self.model)
         self.round = Round([], 0.0, 0.0, 0)
         self.step = 0
         self.failures_told = 0
-        self.evaluation_seconds = 0.0
+        self.budget = TimeBudget(config.minutes, place.started, evaluations_come_on_top=True)
         self.score_before = 0.0
         self.is_measured = False
         """Is the horizon in time, and new?"""
@@ -162,7 +164,7 @@ class Practice:
         )
         session = Session.of(place.run, STAGE, place.key, self.runtime, self.reporter, config.track)
         result = session.train(
-            self.model, plan, lambda row: self._batches(plan, row), self.objective, hooks, self.progress
+            self.model, plan, lambda row: self._batches(plan, row), self._loss, hooks, self.progress
         )
         self._finish(replace(plan, steps=result.steps), result)
 
@@ -193,7 +195,8 @@ class Practice:
         return make_rollout_plan(
             shape,
             steps=steps,
-            replies=self._replies + math.ceil(config.replay / runtime.world_size),
+            replies=self._replies,
+            texts=math.ceil(config.replay / runtime.world_size),
             rows_per_microbatch=config.rows_per_microbatch
             or min(at_once, MOST_AT_ONCE) // shape.context_length,
             world_size=runtime.world_size,
@@ -219,30 +222,34 @@ class Practice:
             self.model,
             plan,
             self._batches(plan, 0),
-            self.objective,
+            self._loss,
             self.runtime,
             timed_steps=MOST_TIMED * updates,
             fewest_steps=FEWEST_TIMED * updates,
             enough_seconds=TIMED_SHARE * 60 * self.config.minutes,
         )
         self.objective.take_tally()
+        self.holding.take_tally()
         whole = len(durations) // updates * updates
         seconds = ROUNDS_GROW * sum(durations[:whole]) / whole * updates
-        return updates * max(1, steps_in(self._seconds_left(), 0, seconds))
-
-    def _seconds_left(self) -> float:
-        """Of the minutes, in which evaluations do not count."""
-        spent = time.monotonic() - self.place.started - self.evaluation_seconds
-        return 60 * self.config.minutes - spent
+        return updates * max(1, self.budget.steps(0, seconds))
 
     def _steps_held(self, step: int, step_seconds: float) -> int:
         """Updates that the minutes hold, at the pace so far: whole rounds, and not more than were asked for."""
         updates, asked = self.config.updates, self.config.steps * self.config.updates
-        steps = steps_in(self._seconds_left(), step, ROUNDS_GROW * step_seconds)
+        steps = self.budget.steps(step, ROUNDS_GROW * step_seconds)
         held = math.ceil(steps / updates) * updates
         return min(held, asked) if asked else held
 
-    def _batches(self, plan: Plan, start_row: int) -> Iterator[RolloutBatch]:
+    def _loss(self, model: GPT, batch: RolloutBatch | TextBatch, scale: float) -> torch.Tensor:
+        """What the loop minimises: practising on replies, and not forgetting on texts."""
+        return (
+            self.holding(model, batch, scale)
+            if isinstance(batch, TextBatch)
+            else self.objective(model, batch, scale)
+        )
+
+    def _batches(self, plan: Plan, start_row: int) -> Iterator[RolloutBatch | TextBatch]:
         """The batches of all rounds from the one that begins at `start_row` on; a round is written when it is asked
         for, by the model as it is then."""
         updates = self.config.updates
@@ -252,7 +259,7 @@ class Practice:
             for _ in range(updates):
                 yield from batches
 
-    def _roll_out(self, plan: Plan, number: int) -> list[RolloutBatch]:
+    def _roll_out(self, plan: Plan, number: int) -> list[RolloutBatch | TextBatch]:
         """This process's share of round `number`, as batches."""
         config, places = self.config, self._share(self.config.prompts, number)
         started = time.perf_counter()
@@ -260,22 +267,18 @@ class Practice:
         groups = self.roller.write(problems, config.samples, seeds_of(config.seed, number, places))
         seconds = time.perf_counter() - started
         replies = [reply for group in groups for reply in group.scored(config.scale_advantage)]
-        replayed = self.replay.rows(self._share(config.replay, number))
-        batches = rollout_batches(
-            [*replies, *replayed],
-            plan.rows_per_microbatch,
-            plan.accumulation,
-            multiple=ALIKE if self.runtime.compute_dtype == torch.bfloat16 else 1,
-            most_inputs=plan.sequence_length,
-        )
-        if config.kl:
-            batches = compared = [with_reference(batch, self.reference) for batch in batches]
-        else:
-            some = rollout_batches(replies[:FEW], FEW, 1)
-            compared = [with_reference(batch, self.reference) for batch in some]
+        multiple = ALIKE if self.runtime.compute_dtype == torch.bfloat16 else 1
+        rows, count = plan.rows_per_microbatch, self._replies // plan.rows_per_microbatch
+        batches = rollout_batches(replies, rows, count, multiple=multiple, most_inputs=plan.sequence_length)
+        # Where nothing is learnt, nothing is forgotten.
+        texts = self.replay.texts(self._share(config.replay, number)) if replies else []
+        held = text_batches(texts, rows, plan.accumulation - count, multiple=multiple)
+        compared = batches if config.kl else rollout_batches(replies[:FEW], FEW, 1)
+        compared = [with_reference(batch, self.reference) for batch in compared]
+        batches = compared if config.kl else batches
         found = [divergence(batch) for batch in compared]
         self.round = Round(groups, seconds, sum(kl for kl, _ in found), sum(count for _, count in found))
-        return batches
+        return [*batches, *held]
 
     def _share(self, count: int, number: int) -> range:
         """This process's places in an endless order, of which every round takes `count`."""
@@ -289,7 +292,7 @@ class Practice:
         self.step += 1
         tally = self.objective.take_tally()
         sums = sum_numbers(
-            self.round.sums() | tally.sums(),
+            self.round.sums() | tally.sums() | self.holding.take_tally(),
             self.runtime,
         )
         trained = max(sums["trained"], 1)
@@ -297,7 +300,7 @@ class Practice:
         figures: dict[str, Any] = {
             "trained_tokens": sums["trained"],
             "clipped": sums["clipped"] / trained,
-            "replay_loss": sums["replay_loss"] / max(sums["replayed"], 1),
+            "forgotten": sums["held_kl"] / max(sums["held"], 1),
             "rollout_seconds": rollout_seconds,
             "update_seconds": seconds - rollout_seconds,
             "rollout_share": rollout_seconds / seconds,
@@ -342,7 +345,7 @@ class Practice:
         started = time.monotonic()
         config = self.config
         scores = development_scores(self.roller, self.development, config.samples, config.seed, self.runtime)
-        self.evaluation_seconds += time.monotonic() - started
+        self.budget.evaluation_seconds += time.monotonic() - started
         return scores
 
     def _tell_failure(self, problem: Problem, completion: Completion, reason: str) -> None:
@@ -365,7 +368,7 @@ class Practice:
         started = time.monotonic()
         before = ask_test(self._roller(self.reference), self.test, self.runtime)
         after = ask_test(self.roller, self.test, self.runtime)
-        self.evaluation_seconds += time.monotonic() - started
+        self.budget.evaluation_seconds += time.monotonic() - started
         if not self.runtime.is_main:
             return
         tested = TestResult(self.test, before, after)
@@ -378,7 +381,7 @@ class Practice:
             "tokens": progress.tokens,
             "rollout_tokens": progress.rollout_tokens,
             "best_step": progress.best_step,
-            "practice_seconds": round(seconds - self.evaluation_seconds, 1),
+            "practice_seconds": round(seconds - self.budget.evaluation_seconds, 1),
         }
         save_trained(
             place.run,

@@ -149,6 +149,7 @@ class _Pretraining:
         started: float,
     ) -> None:
         from chatsmith.data.packing import TrainingRows
+        from chatsmith.train.calibrate import TimeBudget
 
         self.config, self.run, self.runtime, self.reporter = config, run, runtime, reporter
         self.tokenizer, self.key, self.started = tokenizer, key, started
@@ -158,8 +159,7 @@ class _Pretraining:
         self.validation: ValidationRows | None = None
         self.is_measured = False
         """Is the horizon in time, and new?"""
-        self.evaluation_seconds = 0.0
-        """What all evaluations take, if so."""
+        self.budget = TimeBudget(config.minutes, started)
 
     def close(self) -> None:
         for cache in self.caches:
@@ -188,7 +188,7 @@ class _Pretraining:
             save_seconds=60 * config.save_minutes,
             first_step=self._tell_first_step,
             correct=correction(
-                self.run, STAGE, self.key, self.runtime, self._steps_held if self.is_measured else None
+                self.run, STAGE, self.key, self.runtime, self.budget.steps if self.is_measured else None
             ),
         )
         session = Session.of(self.run, STAGE, self.key, self.runtime, self.reporter, config.track)
@@ -282,7 +282,7 @@ class _Pretraining:
     def _measured_horizon(self, model: "GPT", compute_loss: "ComputeLoss[Batch]") -> int:
         from chatsmith.model.cost import model_cost
         from chatsmith.runtime.measure import gemm_peak
-        from chatsmith.train.calibrate import seconds_per_step, timed, tokens_in
+        from chatsmith.train.calibrate import seconds_per_step, timed
 
         self.reporter.line("Measuring how far the time reaches (this compiles the model, too) ...")
         self.is_measured = True
@@ -292,17 +292,10 @@ class _Pretraining:
         guess = max(1, int(seconds * flops / model_cost(self.shape).training_flops_per_token))
         plan = self._plan(self._agreed(guess))
         step_seconds = seconds_per_step(model, plan, self._batches(plan, 0), compute_loss, self.runtime)
-        self.evaluation_seconds = timed(lambda: self._score(model, plan)) * (self.config.evaluations + 1)
-        return tokens_in(self._seconds_left(), plan, step_seconds, self.evaluation_seconds)
-
-    def _seconds_left(self) -> float:
-        return 60 * self.config.minutes - (time.monotonic() - self.started)
-
-    def _steps_held(self, step: int, step_seconds: float) -> int:
-        """Steps that the minutes hold, at the pace so far."""
-        from chatsmith.train.calibrate import steps_in
-
-        return steps_in(self._seconds_left(), step, step_seconds, self.evaluation_seconds)
+        self.budget.evaluation_seconds = timed(lambda: self._score(model, plan)) * (
+            self.config.evaluations + 1
+        )
+        return max(1, self.budget.steps(0, step_seconds)) * plan.tokens_per_step
 
     def _agreed(self, tokens: int) -> int:
         """The main process's number: with one of its own, each would follow another plan."""

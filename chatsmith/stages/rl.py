@@ -86,11 +86,10 @@ class Config:
     """How far the kept weights go from where practising began (0) to the best ones (1): below 1, a little less is
     learned and much less of everything else forgotten (Wortsman et al. 2022, arXiv:2109.01903)."""
     replay: int = 0
-    """Texts of the run's data, half conversations and half documents, learnt from beside each step's replies, over
-    all processes, so that less of everything else is forgotten (Ouyang et al. 2022, arXiv:2203.02155)."""
-    replay_weight: float = 0.15
-    """How much a token of theirs weighs; one of a reply weighs its advantage. More teaches those texts once again, at
-    the cost of what else the model can do."""
+    """Texts of the run's data a step, half conversations and half documents, over all processes, of which the model is
+    to say what it said before practising, so that the rest is not forgotten (Li & Hoiem 2016, arXiv:1606.09282)."""
+    replay_weight: float = 2.0
+    """How strongly; a token of a reply weighs its advantage."""
     evaluations: int = 4
     """How often the development problems are asked along the way."""
     development: int = 200
@@ -210,7 +209,7 @@ def find_problems(config: Config) -> "ProblemSet":
 
 
 def make_replay(config: Config, start: "Bundle", manifest: "DataManifest | None") -> "Replay":
-    """The texts to learn from again: those of the manifest, if there is one."""
+    """The texts on which the model is held to itself: those of the manifest, if there is one."""
     from chatsmith.stages.replay import Replay
 
     return Replay(
@@ -218,6 +217,5 @@ def make_replay(config: Config, start: "Bundle", manifest: "DataManifest | None"
         (document.text for document in manifest.read_documents("train")) if manifest else (),
         start.tokenizer,
         context_length=start.config.context_length,
-        weight=config.replay_weight,
         seed=config.seed,
     )

@@ -161,13 +161,14 @@ class _FineTuning:
         key: str,
         started: float,
     ) -> None:
+        from chatsmith.train.calibrate import TimeBudget
+
         self.config, self.run, self.runtime, self.reporter = config, run, runtime, reporter
         self.bundle, self.data, self.key, self.started = bundle, data, key, started
         self.model, self.tokenizer = bundle.model, bundle.tokenizer
         self.is_measured = False
         """Is the horizon in time, and new?"""
-        self.evaluation_seconds = 0.0
-        """What all evaluations take, if so."""
+        self.budget = TimeBudget(config.minutes, started)
 
     def run_to_the_end(self) -> None:
         from chatsmith.train.loop import Hooks
@@ -194,7 +195,7 @@ class _FineTuning:
             evaluate_every=math.ceil(plan.steps / config.evaluations) if config.evaluations else 0,
             save_seconds=60 * config.save_minutes,
             correct=correction(
-                self.run, STAGE, self.key, self.runtime, self._steps_held if self.is_measured else None
+                self.run, STAGE, self.key, self.runtime, self.budget.steps if self.is_measured else None
             ),
         )
         session = Session.of(self.run, STAGE, self.key, self.runtime, self.reporter, config.track)
@@ -293,26 +294,17 @@ class _FineTuning:
         compute_loss: "ComputeLoss[Batch]",
         plan: "Plan",
     ) -> int:
-        from chatsmith.train.calibrate import seconds_per_step, timed, tokens_in
+        from chatsmith.train.calibrate import seconds_per_step, timed
 
         config = self.config
         self.is_measured = True
         step_seconds = seconds_per_step(
             self.model, plan, self._batches(rows, plan, 0), compute_loss, self.runtime
         )
-        self.evaluation_seconds = (
+        self.budget.evaluation_seconds = (
             timed(lambda: self._score(held_out, plan)) * (config.evaluations + 1) if held_out else 0.0
         )
-        return tokens_in(self._seconds_left(), plan, step_seconds, self.evaluation_seconds)
-
-    def _seconds_left(self) -> float:
-        return 60 * self.config.minutes - (time.monotonic() - self.started)
-
-    def _steps_held(self, step: int, step_seconds: float) -> int:
-        """Steps that the minutes hold, at the pace so far."""
-        from chatsmith.train.calibrate import steps_in
-
-        return steps_in(self._seconds_left(), step, step_seconds, self.evaluation_seconds)
+        return max(1, self.budget.steps(0, step_seconds)) * plan.tokens_per_step
 
     def _score(self, rows: "ConversationRows", plan: "Plan") -> float:
         """Mean loss, nats a token, of the assistant's words in a sample of the held-out conversations."""

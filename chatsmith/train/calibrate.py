@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from chatsmith.model.gpt import GPT
 from chatsmith.optim.groups import Optimizer
@@ -60,15 +60,25 @@ def step_durations(
     return durations[1:]
 
 
-def steps_in(seconds: float, step: int, step_seconds: float, evaluate_seconds: float = 0.0) -> int:
-    """Steps in all, of which `step` are done, where `seconds` are left, `evaluate_seconds` of them for evaluation."""
-    return step + max(0, int((seconds * MARGIN - evaluate_seconds) / step_seconds))
+@dataclass
+class TimeBudget:
+    """The minutes that a stage may take, and what is left of them."""
 
+    minutes: float
+    started: float
+    """When the stage began, by `time.monotonic()`."""
+    evaluation_seconds: float = 0.0
+    """What all evaluations will take; or, where they come on top of the minutes, what they took so far."""
+    evaluations_come_on_top: bool = False
 
-def tokens_in(seconds: float, plan: Plan, step_seconds: float, evaluate_seconds: float) -> int:
-    """Tokens that `plan`'s steps can train on in `seconds`, `evaluate_seconds` of them being for evaluation."""
-    steps = max(1, int((seconds * MARGIN - evaluate_seconds) / step_seconds))
-    return steps * plan.tokens_per_step
+    def steps(self, done: int, step_seconds: float) -> int:
+        """Steps that there is time for in all, of which `done` are done; `step_seconds` is what one takes."""
+        left = 60 * self.minutes - (time.monotonic() - self.started)
+        if self.evaluations_come_on_top:
+            left = MARGIN * (left + self.evaluation_seconds)
+        else:
+            left = MARGIN * left - self.evaluation_seconds
+        return done + max(0, int(left / step_seconds))
 
 
 def timed(action: Callable[[], object]) -> float:

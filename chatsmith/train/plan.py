@@ -213,11 +213,13 @@ def make_rollout_plan(
     steps: int,
     replies: int,
     rows_per_microbatch: int,
+    texts: int = 0,
     world_size: int = 1,
     rate_scale: float = 1.0,
     wanted_steps: int = 0,
 ) -> Plan:
-    """The plan for reinforcement learning: `steps` updates, each from at most `replies` rows on every process.
+    """The plan for reinforcement learning: `steps` updates, each from at most `replies` rows on every process, and from
+    at most `texts` rows of text beside them, in microbatches of their own.
 
     `wanted_steps` is how many there would be if time allowed: fewer are longer, up to LONGEST_STRIDE times.
     `rows_per_microbatch` is what fits in memory at once and changes nothing else. Rates are those of the reference
@@ -232,7 +234,7 @@ def make_rollout_plan(
         model=model,
         sequence_length=model.context_length,
         rows_per_microbatch=micro,
-        accumulation=replies // micro,
+        accumulation=replies // micro + math.ceil(texts / micro),
         world_size=world_size,
         steps=steps,
         rates=replace(rates, **scaled),

@@ -20,10 +20,6 @@ ideas are here as well: a clip that is wider upwards (high > low) leaves unlikel
 rewards are all equal, which have no gradient, do not count. When a batch is used once, p = q and the clip is idle:
 the gradient is then plain REINFORCE with the group's mean as baseline.
 
-Text that nobody sampled can be learnt from beside the replies, so that the model keeps what it knew (Ouyang et al.
-2022, arXiv:2203.02155). There is no q for it, so rho = 1 and beta = 0: with a constant A > 0 its gradient is that of a
-cross-entropy.
-
 The gradient of L by ln p(o_it) is a plain number, known as soon as the probabilities are:
 
     dL/d ln p = -w_it / N,   w = A rho where the clip lets it through, else 0,   + beta (s/p - 1)
@@ -62,10 +58,9 @@ class ScoredReply(NamedTuple):
     ids: Sequence[int]
     """What follows the prompt."""
     sampled: Sequence[bool]
-    """For each of `ids`: did the model choose it, or is it, in text that nobody sampled, to be learnt?"""
-    logprobs: Sequence[float] | None
-    """For each of `ids`: its log-probability when it was sampled; any number where it was not. None: it is text that
-    nobody sampled."""
+    """For each of `ids`: did the model choose it?"""
+    logprobs: Sequence[float]
+    """For each of `ids`: its log-probability when it was sampled; any number where it was not."""
     advantage: float
 
 
@@ -78,7 +73,7 @@ class RolloutBatch(NamedTuple):
     """int64: the id sampled after each place; -1 in prompts, after forced ids and in padding."""
     advantages: Tensor
     sampler_logprobs: Tensor
-    """ln q, where there is a target; NaN where nobody sampled it."""
+    """ln q, where there is a target."""
     reference_logprobs: Tensor | None = None
     """ln s, where there is a target; None leaves the KL out."""
 
@@ -171,7 +166,7 @@ def _batch(
         inputs[row, : len(ids) - 1] = ids[:-1]
         targets[row, place] = torch.where(chosen, ids[len(reply.prompt_ids) :], NOT_TRAINED_ON)
         weights[row, place] = reply.advantage
-        logprobs[row, place] = torch.nan if reply.logprobs is None else torch.tensor(reply.logprobs)
+        logprobs[row, place] = torch.tensor(reply.logprobs)
     return RolloutBatch(inputs, targets, weights, logprobs)
 
 
@@ -189,11 +184,10 @@ def with_reference(batch: RolloutBatch, reference: GPT) -> RolloutBatch:
 
 
 def divergence(batch: RolloutBatch) -> tuple[float, int]:
-    """The sum of k over what was sampled of the batch, under the sampler, and how many tokens that is; (0, 0) without
-    a reference."""
+    """The sum of k over the batch's targets, under the sampler, and how many they are; (0, 0) without a reference."""
     if batch.reference_logprobs is None:
         return 0.0, 0
-    wanted = (batch.targets != NOT_TRAINED_ON) & ~batch.sampler_logprobs.isnan()
+    wanted = batch.targets != NOT_TRAINED_ON
     difference = (batch.reference_logprobs - batch.sampler_logprobs)[wanted].double()
     return (torch.expm1(difference) - difference).sum().item(), len(difference)
 
@@ -242,10 +236,6 @@ class Tally:
     drift: float = 0.0
     """Of |ln p - ln q|: what sampler and trainer disagree by, as long as the weights are those of the sampler."""
     largest_drift: float = 0.0
-    replayed: int = 0
-    """Tokens that nobody sampled."""
-    replay_loss: float = 0.0
-    """Their cross-entropy."""
 
     def sums(self) -> dict[str, float]:
         """What can be added up over processes."""
@@ -253,16 +243,11 @@ class Tally:
             "trained": self.tokens,
             "clipped": self.clipped,
             "drift": self.drift,
-            "replayed": self.replayed,
-            "replay_loss": self.replay_loss,
         }
 
     def add(self, logprobs: Tensor, sampler: Tensor, clipped: Tensor) -> None:
         """Count the tokens of one batch; all arguments (n,)."""
-        replayed = sampler.isnan()
-        self.replayed += int(replayed.sum())
-        self.replay_loss -= logprobs[replayed].sum().item()
-        drift = (logprobs - sampler)[~replayed].abs()
+        drift = (logprobs - sampler).abs()
         self.tokens += len(drift)
         self.clipped += clipped.sum().item()
         self.drift += drift.sum().item()
@@ -291,11 +276,7 @@ class PolicyGradient:
         reference = batch.reference_logprobs
         if reference is not None:
             reference = reference.flatten()[places].to(logprobs)
-        given = sampler.isnan()
-        known = torch.where(given, logprobs, sampler)
-        if reference is not None:
-            reference = torch.where(given, logprobs, reference)
-        found = terms(logprobs, known, advantage, reference, self.clip, self.beta)
+        found = terms(logprobs, sampler, advantage, reference, self.clip, self.beta)
         self.tally.add(logprobs, sampler, found.clipped)
         # Its value is another one; its gradient is that of L, token by token.
         weights = F.pad(scale * found.weights, (0, len(filling)))

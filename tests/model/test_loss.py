@@ -10,7 +10,13 @@ from torch import Tensor
 from chatsmith.model import loss as loss_module
 from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
-from chatsmith.model.loss import IGNORED, bits_per_byte, chunked_cross_entropy, token_losses
+from chatsmith.model.loss import (
+    IGNORED,
+    bits_per_byte,
+    chunked_cross_entropy,
+    chunked_divergence,
+    token_losses,
+)
 
 ROWS = 23  # with chunks of 7 the last one is shorter
 
@@ -48,6 +54,21 @@ def test_loss_and_gradients_equal_the_plain_ones(random_model, small_chunks, wei
     given = weights if weighted else None
     written = chunked_cross_entropy(model, hidden, targets, given)
     plain = plain_loss(model, hidden, targets, given)
+    torch.testing.assert_close(written, plain, rtol=1e-12, atol=0)
+    for ours, theirs in zip(gradients(model, written, hidden), gradients(model, plain, hidden), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_divergence_and_gradients_equal_the_plain_ones(random_model, small_chunks):
+    model, reference = random_model(), random_model()
+    with torch.no_grad():
+        reference.head.weight += 0.3
+    hidden, _, _ = example(model)
+    theirs = hidden.detach() + 0.5
+    written = chunked_divergence(model, hidden, reference, theirs)
+    logprobs = [one.logits(x).log_softmax(dim=-1) for one, x in ((model, hidden), (reference, theirs))]
+    plain = F.kl_div(logprobs[0], logprobs[1].detach(), reduction="sum", log_target=True)
+    assert plain > 1
     torch.testing.assert_close(written, plain, rtol=1e-12, atol=0)
     for ours, theirs in zip(gradients(model, written, hidden), gradients(model, plain, hidden), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)

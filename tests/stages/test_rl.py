@@ -249,14 +249,22 @@ def test_steps_bound_what_the_minutes_hold(run, letters, rl):
     assert [line["step"] for line in steps_of(run)] == [1, 2]
 
 
-def test_replayed_conversations_are_learnt_where_replies_teach_nothing(run, letters, rl, tiny_run):
+def test_less_is_forgotten_of_texts_that_the_model_is_held_on(run, letters, rl, tiny_run, tmp_path):
+    """The texts are looked at either way; once with a weight of nearly nothing."""
+    shutil.copytree(tiny_run / "data", run / "data")
+    other = shutil.copytree(run, tmp_path / "other")
+    more = (*letters, "--steps", 9, "--replay", 16, "--rate-scale", 1, "--evaluations", 0)
+    assert rl(run, *more, "--replay-weight", 30)[0] == rl(other, *more, "--replay-weight", 1e-9)[0] == 0
+    held, free = ([line["forgotten"] for line in steps_of(one)] for one in (run, other))
+    assert held[0] == pytest.approx(0, abs=1e-6)  # nothing is forgotten before the first step
+    assert 0 < sum(held[-3:]) < 0.5 * sum(free[-3:])
+
+
+def test_texts_alone_move_nothing_where_replies_teach_nothing(run, letters, rl, tiny_run):
     shutil.copytree(tiny_run / "data", run / "data")
     settings = [str(word).replace(":letters", ":nothing") for word in letters]
-    more = ("--steps", 9, "--replay", 32, "--rate-scale", 1)
-    assert rl(run, *settings, *more)[0] == 0
-    losses = [line["replay_loss"] for line in steps_of(run)]
-    assert sum(losses[-3:]) < 0.97 * sum(losses[:3])
-    assert {line["trained_tokens"] for line in steps_of(run)} == {0}
+    assert rl(run, *settings, "--steps", 3, "--replay", 8, "--rate-scale", 1)[0] == 0
+    assert {(line["trained_tokens"], line["forgotten"]) for line in steps_of(run)} == {(0, 0)}
 
 
 def test_without_any_reward_the_run_stops_and_keeps_the_model_it_had(run, letters, rl):

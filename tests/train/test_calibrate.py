@@ -1,9 +1,11 @@
 """Minutes become tokens, and measuring leaves no trace in the model."""
 
+import time
+
 import pytest
 import torch
 
-from chatsmith.train.calibrate import MARGIN, seconds_per_step, step_durations, steps_in, timed, tokens_in
+from chatsmith.train.calibrate import MARGIN, TimeBudget, seconds_per_step, step_durations, timed
 from chatsmith.train.objective import prepare
 
 
@@ -30,21 +32,13 @@ def test_timing_ends_once_it_took_long_enough_but_not_before_the_fewest_steps(
     assert len(durations) == expected
 
 
-def test_tokens_are_whole_steps_of_what_the_evaluations_leave(new_plan):
-    plan = new_plan(8)
-    seconds = (30 * 2.0 + 10) / MARGIN
-    assert tokens_in(seconds + 0.1, plan, step_seconds=2.0, evaluate_seconds=10) == 30 * plan.tokens_per_step
-
-
-@pytest.mark.parametrize("seconds", [-5.0, 0.0, 1.0])
-def test_too_little_time_is_one_step(new_plan, seconds):
-    plan = new_plan(8)
-    assert tokens_in(seconds, plan, step_seconds=2.0, evaluate_seconds=10) == plan.tokens_per_step
-
-
-def test_steps_held_are_those_done_and_what_the_time_left_holds():
-    assert steps_in(100 / MARGIN + 0.1, 7, step_seconds=2.0, evaluate_seconds=40) == 7 + 30
-    assert steps_in(-5.0, 7, step_seconds=2.0) == 7
+@pytest.mark.parametrize(("on_top", "expected"), [(False, 7 + 30), (True, 7 + 69)])
+def test_steps_held_are_those_done_and_what_the_time_left_holds(on_top, expected):
+    """100 of the seconds are left; 40 more are kept for evaluations, or were spent on them and do not count."""
+    started = time.monotonic() - 20
+    budget = TimeBudget((20 + 100 / MARGIN + 0.5) / 60, started, 40.0, on_top)
+    assert budget.steps(7, step_seconds=2.0) == expected
+    assert TimeBudget(0.1, started).steps(7, step_seconds=2.0) == 7
 
 
 def test_timed_does_it_twice():

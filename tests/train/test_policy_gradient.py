@@ -202,7 +202,7 @@ def test_however_replies_are_cut_into_batches_every_token_weighs_the_same():
 def test_filled_up_batches_hold_every_reply_once_and_have_few_shapes(lengths, rows, multiple, spare):
     longest = 12
     replies = [
-        ScoredReply([number], [1] * (length - 1), [True] * (length - 1), None, 1.0)
+        ScoredReply([number], [1] * (length - 1), [True] * (length - 1), [0.0] * (length - 1), 1.0)
         for number, length in enumerate(lengths)
     ]
     count = math.ceil(len(replies) / rows) + spare
@@ -245,32 +245,6 @@ def test_the_divergence_from_a_reference_is_zero_from_itself_and_positive_from_a
     own, count = divergence(with_reference(batch, bandit(1)))
     far, _ = divergence(with_reference(batch, bandit(2)))
     assert count == 7 and abs(own) < 1e-6 < 0.1 < far
-
-
-def test_text_that_nobody_sampled_is_a_cross_entropy_that_neither_clip_nor_kl_touches():
-    """Beside a reply whose KL and drift are those it would have alone."""
-    [reply, *_] = replies_of(bandit(1))
-    text = ScoredReply([1], [0, 2, 3], [False, True, True], None, 0.3)
-    alone, both = PolicyGradient(Clip(0.01, 0.01), beta=0.5), PolicyGradient(Clip(0.01, 0.01), beta=0.5)
-    (batch,) = rollout_batches([reply], 1, 1)
-    one = bandit(4)
-    alone(one, with_reference(batch, bandit(2)), 1.0).backward()
-    cross_entropy = -0.3 * one.logits(one(torch.tensor([[1, 0, 2]])))[0, 1:].log_softmax(dim=-1)
-    cross_entropy[torch.arange(2), [2, 3]].sum().backward()
-    (batch,) = rollout_batches([reply, text], 2, 1)
-    two = bandit(4)
-    both(two, with_reference(batch, bandit(2)), 1.0).backward()
-    for (name, mine), theirs in zip(two.named_parameters(), one.parameters(), strict=True):
-        assert (mine.grad is None) == (theirs.grad is None), name
-        if mine.grad is not None:
-            torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-5, atol=1e-8)  # float32 weights
-    mine, theirs = both.take_tally(), alone.take_tally()
-    assert (mine.tokens, mine.replayed, theirs.replayed) == (2, 2, 0)
-    assert (mine.drift, mine.largest_drift, mine.clipped) == pytest.approx(
-        (theirs.drift, theirs.largest_drift, theirs.clipped), abs=1e-9
-    )
-    assert 0.3 * mine.replay_loss == pytest.approx(cross_entropy[torch.arange(2), [2, 3]].sum().item())
-    assert divergence(with_reference(batch, bandit(2)))[1] == 2
 
 
 def test_no_replies_are_empty_batches():
