@@ -35,20 +35,25 @@ def token_losses(model: GPT, hidden: Tensor, targets: Tensor) -> Tensor:
         return torch.cat(parts)
 
 
-def chunk_gradient(raw: Tensor, targets: Tensor, softcap: float, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Weighted loss of one chunk and its gradient by the raw logits: raw (n, V), targets and weights (n,).
+def logprob_gradient(raw: Tensor, targets: Tensor, softcap: float) -> tuple[Tensor, Tensor]:
+    """ln p of each target, (n,), and the gradient of -ln p by the raw logits, (n, V): raw (n, V), targets (n,).
 
-    With z = softcap * tanh(raw / softcap):  dloss/draw = weight * (softmax(z) - onehot) * (1 - (z / softcap)^2).
+    With z = softcap * tanh(raw / softcap):  d(-ln p)/draw = (softmax(z) - onehot) * (1 - (z / softcap)^2).
     """
     raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
     bent = torch.tanh(raw / softcap)  # (n, V)
     capped = softcap * bent
     log_total = torch.logsumexp(capped, dim=-1)  # (n,)
     chosen = capped.gather(1, targets[:, None])[:, 0]
-    loss = ((log_total - chosen) * weights).sum()
     ids = torch.arange(raw.shape[1], device=raw.device)
     gradient = torch.exp(capped - log_total[:, None]) - (ids[None, :] == targets[:, None]).to(capped.dtype)
-    return loss, gradient * (1 - bent * bent) * weights[:, None]
+    return chosen - log_total, gradient * (1 - bent * bent)
+
+
+def chunk_gradient(raw: Tensor, targets: Tensor, softcap: float, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted cross-entropy of one chunk and its gradient by the raw logits: targets and weights (n,)."""
+    logprobs, gradient = logprob_gradient(raw, targets, softcap)
+    return -(logprobs * weights).sum(), gradient * weights[:, None]
 
 
 def divergence_gradient(
@@ -101,6 +106,17 @@ class _ChunkedLoss(torch.autograd.Function):
         return hidden_gradient * scale, head_gradient * scale, None, None, None, None
 
 
+def chunked_loss(
+    model: GPT, hidden: Tensor, compared: Tensor, weights: Tensor, gradient_of: ChunkGradient
+) -> Tensor:
+    """The sum of what `gradient_of` makes of each chunk of hidden (N, C), `compared` (N, ...) and weights (N,);
+    differentiable by `hidden` and the head."""
+    weights = weights.to(torch.promote_types(hidden.dtype, torch.float32))
+    loss = _ChunkedLoss.apply(hidden, model.head.weight, compared, weights, model.config.softcap, gradient_of)
+    assert isinstance(loss, Tensor)
+    return loss
+
+
 def chunked_cross_entropy(
     model: GPT,
     hidden: Tensor,
@@ -114,14 +130,9 @@ def chunked_cross_entropy(
     targets always weigh 0. `gradient_of` may be a compiled `chunk_gradient`.
     """
     wanted = targets != IGNORED
-    dtype = torch.promote_types(hidden.dtype, torch.float32)
     if weights is None:
-        weights = wanted.to(dtype) / wanted.sum().clamp(min=1)
-    weights = weights.to(dtype) * wanted
-    arguments = (hidden, model.head.weight, targets.clamp(min=0), weights, model.config.softcap, gradient_of)
-    loss = _ChunkedLoss.apply(*arguments)
-    assert isinstance(loss, Tensor)
-    return loss
+        weights = wanted.to(torch.promote_types(hidden.dtype, torch.float32)) / wanted.sum().clamp(min=1)
+    return chunked_loss(model, hidden, targets.clamp(min=0), weights * wanted, gradient_of)
 
 
 def chunked_divergence(model: GPT, hidden: Tensor, reference: GPT, reference_hidden: Tensor) -> Tensor:
@@ -131,13 +142,7 @@ def chunked_divergence(model: GPT, hidden: Tensor, reference: GPT, reference_hid
     def gradient_of(raw: Tensor, theirs: Tensor, softcap: float, weights: Tensor) -> tuple[Tensor, Tensor]:
         return divergence_gradient(raw, reference.logits(theirs), softcap, weights)
 
-    dtype = torch.promote_types(hidden.dtype, torch.float32)
-    weights = hidden.new_ones(len(hidden), dtype=dtype)
-    loss = _ChunkedLoss.apply(
-        hidden, model.head.weight, reference_hidden.detach(), weights, model.config.softcap, gradient_of
-    )
-    assert isinstance(loss, Tensor)
-    return loss
+    return chunked_loss(model, hidden, reference_hidden.detach(), hidden.new_ones(len(hidden)), gradient_of)
 
 
 def bits_per_byte(model: GPT, batches: Iterable[tuple[Tensor, Tensor]], token_byte_lengths: Tensor) -> float:

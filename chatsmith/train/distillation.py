@@ -7,9 +7,9 @@ probabilities under the weights training began with, p those under the weights o
 
     L = weight / N  sum_t KL(s(. | t) || p(. | t))
 
-over the whole vocabulary, at every place t of the texts. There is no gradient as long as nothing is forgotten, and one
-back to where it was as soon as something is; a text says so at each of its places, of what stands there and of all that
-does not.
+over the whole vocabulary, wherever a text goes on. There is no gradient as long as nothing is forgotten, and one back
+to where it was as soon as something is; a text says so at each of its places, of what stands there and of all that does
+not.
 
 It does not choose texts.
 """
@@ -29,7 +29,7 @@ class TextBatch(NamedTuple):
     """Texts as rows, padded at the end."""
 
     inputs: Tensor
-    """(B, T) int64 ids."""
+    """(B, T) int64 ids; without a text's last, as nobody ever learnt what comes after that."""
     is_text: Tensor
     """(B, T) bool: False in padding."""
 
@@ -59,10 +59,10 @@ def text_batches(
 
 
 def _batch(texts: Sequence[Sequence[int]], multiple: int) -> TextBatch:
-    longest = max(map(len, texts), default=0)
-    width = -(-longest // multiple) * multiple
-    padded = [[*text, *[0] * (width - len(text))] for text in texts]
-    lengths = torch.tensor([len(text) for text in texts], dtype=torch.int64)
+    inputs = [text[:-1] for text in texts]
+    width = -(-max(map(len, inputs), default=0) // multiple) * multiple
+    padded = [[*ids, *[0] * (width - len(ids))] for ids in inputs]
+    lengths = torch.tensor([len(ids) for ids in inputs], dtype=torch.int64)
     is_text = torch.arange(width) < lengths[:, None]
     return TextBatch(torch.tensor(padded, dtype=torch.int64).view(len(texts), width), is_text)
 

@@ -24,8 +24,8 @@ The gradient of L by ln p(o_it) is a plain number, known as soon as the probabil
 
     dL/d ln p = -w_it / N,   w = A rho where the clip lets it through, else 0,   + beta (s/p - 1)
 
-so the step is a cross-entropy in which each token weighs w_it, which `chunked_cross_entropy` can do without ever
-holding all logits. Ids that a tool forced into a reply are context: they are never targets.
+so the step is a cross-entropy in which each token weighs w_it, which `chunked_loss` can do without ever holding all
+logits. Ids that a tool forced into a reply are context: they are never targets.
 
 It does not sample, judge replies or update weights.
 """
@@ -42,7 +42,7 @@ from torch import Tensor
 
 from chatsmith.data.batch import NOT_TRAINED_ON
 from chatsmith.model.gpt import GPT
-from chatsmith.model.loss import chunked_cross_entropy, token_losses
+from chatsmith.model.loss import chunked_loss, logprob_gradient, token_losses
 
 MOST_PADDING = 256
 """Tokens of padding that cost about as much as one batch more."""
@@ -267,21 +267,29 @@ class PolicyGradient:
     def __call__(self, model: GPT, batch: RolloutBatch, scale: float) -> Tensor:
         """The batch's part of L, with its graph; `scale` is 1/N."""
         places = (batch.targets.flatten() != NOT_TRAINED_ON).nonzero()[:, 0]  # (n,)
-        filling = places.new_zeros(-len(places) % TARGETS_MULTIPLE)
-        hidden = model(batch.inputs).flatten(0, 1)[torch.cat([places, filling])]  # (n + filling, C)
-        targets = F.pad(batch.targets.flatten()[places], (0, len(filling)), value=NOT_TRAINED_ON)
-        logprobs = -token_losses(model, hidden.detach(), targets)[: len(places)]
-        sampler = batch.sampler_logprobs.flatten()[places].to(logprobs)
-        advantage = batch.advantages.flatten()[places].to(logprobs)
-        reference = batch.reference_logprobs
-        if reference is not None:
-            reference = reference.flatten()[places].to(logprobs)
-        found = terms(logprobs, sampler, advantage, reference, self.clip, self.beta)
-        self.tally.add(logprobs, sampler, found.clipped)
-        # Its value is another one; its gradient is that of L, token by token.
-        weights = F.pad(scale * found.weights, (0, len(filling)))
-        stand_in = chunked_cross_entropy(model, hidden, targets, weights)
-        return stand_in - stand_in.detach() + scale * found.loss.sum()
+        filling = -len(places) % TARGETS_MULTIPLE
+        hidden = model(batch.inputs).flatten(0, 1)[F.pad(places, (0, filling))]  # (n + filling, C)
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
+        weights = F.pad(torch.full(places.shape, scale, dtype=dtype, device=places.device), (0, filling))
+
+        def known(values: Tensor) -> Tensor:
+            return F.pad(values.flatten()[places], (0, filling))
+
+        targets, sampler, advantage = map(known, (batch.targets, batch.sampler_logprobs, batch.advantages))
+        reference = None if batch.reference_logprobs is None else known(batch.reference_logprobs)
+
+        def gradient_of(raw: Tensor, rows: Tensor, softcap: float, weights: Tensor) -> tuple[Tensor, Tensor]:
+            logprobs, gradient = logprob_gradient(raw, targets[rows], softcap)
+            beside = None if reference is None else reference[rows].to(logprobs)
+            q = sampler[rows].to(logprobs)
+            found = terms(logprobs, q, advantage[rows].to(logprobs), beside, self.clip, self.beta)
+            is_real = rows < len(places)
+            self.tally.add(logprobs[is_real], q[is_real], found.clipped[is_real])
+            return (weights * found.loss).sum(), gradient * (weights * found.weights)[:, None]
+
+        return chunked_loss(
+            model, hidden, torch.arange(len(hidden), device=hidden.device), weights, gradient_of
+        )
 
     def take_tally(self) -> Tally:
         """What was seen since the last time."""
