@@ -54,7 +54,7 @@ dev: .venv/.dev ## the same, with what the tests need
 test: lint ## everything that has to hold before a change is finished
 	@if $(MAKE) --no-print-directory web/node_modules/.installed; then $(MAKE) --no-print-directory web web-test; \
 	else echo 'The web chat is neither built nor tested: its packages could not be installed.'; fi
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile $(TESTS)  # one thread each: tiny models only wait on two
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(TESTS)  # one thread each: tiny models only wait on two
 
 lint: .venv/.dev ## style, types and import rules
 	$(BIN)/ruff check .
