@@ -267,12 +267,12 @@ class Practice:
         groups = self.roller.write(problems, config.samples, seeds_of(config.seed, number, places))
         seconds = time.perf_counter() - started
         replies = [reply for group in groups for reply in group.scored(config.scale_advantage)]
-        multiple = ALIKE if self.runtime.compute_dtype == torch.bfloat16 else 1
+        multiple, longest = ALIKE if self.runtime.compute_dtype == torch.bfloat16 else 1, plan.sequence_length
         rows, count = plan.rows_per_microbatch, self._replies // plan.rows_per_microbatch
-        batches = rollout_batches(replies, rows, count, multiple=multiple, most_inputs=plan.sequence_length)
+        batches = rollout_batches(replies, rows, count, multiple=multiple, most_inputs=longest)
         # Where nothing is learnt, nothing is forgotten.
         texts = self.replay.texts(self._share(config.replay, number)) if replies else []
-        held = text_batches(texts, rows, plan.accumulation - count, multiple=multiple)
+        held = text_batches(texts, rows, plan.accumulation - count, multiple=multiple, most_inputs=longest)
         compared = batches if config.kl else rollout_batches(replies[:FEW], FEW, 1)
         compared = [with_reference(batch, self.reference) for batch in compared]
         batches = compared if config.kl else batches

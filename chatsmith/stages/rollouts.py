@@ -20,7 +20,7 @@ from chatsmith.tasks.task import Problem
 from chatsmith.text.chat import render_prompt
 from chatsmith.text.tokenizer import Tokenizer
 from chatsmith.tools.calculator import calculator_tool
-from chatsmith.train.policy_gradient import ScoredReply, advantages
+from chatsmith.train.policy_gradient import ScoredReply, advantages, merged
 
 PASS_AT_K_PROBLEMS = 64
 """Development problems that are answered several times, for pass@k."""
@@ -40,15 +40,17 @@ class Group:
         return sum(verdict.is_right for verdict in self.verdicts)
 
     def scored(self, scale: bool) -> list[ScoredReply]:
-        """What there is to learn from: the replies with their advantages; nothing where all rewards are equal."""
+        """What there is to learn from: each different reply with its advantage; nothing where all rewards are equal."""
         found = advantages([verdict.reward for verdict in self.verdicts], scale)
         if found is None:
             return []
-        return [
-            ScoredReply(one.prompt_ids, one.ids, one.sampled, _logprobs(one), advantage)
-            for one, verdict, advantage in zip(self.completions, self.verdicts, found, strict=True)
-            if verdict.reward is not None and any(one.sampled)
-        ]
+        return merged(
+            [
+                ScoredReply(one.prompt_ids, one.ids, one.sampled, _logprobs(one), advantage)
+                for one, verdict, advantage in zip(self.completions, self.verdicts, found, strict=True)
+                if verdict.reward is not None and any(one.sampled)
+            ]
+        )
 
 
 class Roller:

@@ -62,6 +62,8 @@ class ScoredReply(NamedTuple):
     logprobs: Sequence[float]
     """For each of `ids`: its log-probability when it was sampled; any number where it was not."""
     advantage: float
+    copies: int = 1
+    """How many replies to the problem are this very one."""
 
 
 class RolloutBatch(NamedTuple):
@@ -74,13 +76,15 @@ class RolloutBatch(NamedTuple):
     advantages: Tensor
     sampler_logprobs: Tensor
     """ln q, where there is a target."""
+    copies: Tensor
+    """int64: how many replies a target stands for; 0 where there is none."""
     reference_logprobs: Tensor | None = None
     """ln s, where there is a target; None leaves the KL out."""
 
     @property
     def num_targets(self) -> int:
-        """How many tokens are trained on."""
-        return int((self.targets != NOT_TRAINED_ON).sum())
+        """How many tokens are trained on, in all replies."""
+        return int(self.copies.sum())
 
     def to(self, device: torch.device) -> "RolloutBatch":
         """The same batch on `device`."""
@@ -90,6 +94,7 @@ class RolloutBatch(NamedTuple):
             self.targets.to(device),
             self.advantages.to(device),
             self.sampler_logprobs.to(device),
+            self.copies.to(device),
             None if reference is None else reference.to(device),
         )
 
@@ -141,7 +146,19 @@ def rollout_batches(
     return [_batch(rows, rows_per_batch, multiple, most_inputs) for rows in batches]
 
 
-def _filled_up(count: int, multiple: int, most: int | None) -> int:
+def merged(replies: Sequence[ScoredReply]) -> list[ScoredReply]:
+    """The replies to one problem, each different one once. What is said again has the same probability and the same
+    advantage, so it counts as often as it was said and is computed once: nothing changes but the time it takes."""
+    found: dict[tuple[tuple[int, ...], tuple[bool, ...], float], ScoredReply] = {}
+    for reply in replies:
+        said = tuple(reply.ids), tuple(reply.sampled), reply.advantage
+        known = found.get(said)
+        found[said] = reply if known is None else known._replace(copies=known.copies + reply.copies)
+    return list(found.values())
+
+
+def filled_up(count: int, multiple: int, most: int | None) -> int:
+    """`count`, or the next multiple of `multiple`, if that is not above `most`."""
     filled = math.ceil(count / multiple) * multiple
     return filled if most is None else max(count, min(filled, most))
 
@@ -154,11 +171,11 @@ def _num_inputs(reply: ScoredReply) -> int:
 def _batch(
     replies: Sequence[ScoredReply], most_rows: int, multiple: int, most_inputs: int | None
 ) -> RolloutBatch:
-    width = _filled_up(max(map(_num_inputs, replies), default=0), multiple, most_inputs)
-    inputs = torch.zeros((_filled_up(len(replies), multiple, most_rows), width), dtype=torch.int64)
+    width = filled_up(max(map(_num_inputs, replies), default=0), multiple, most_inputs)
+    inputs = torch.zeros((filled_up(len(replies), multiple, most_rows), width), dtype=torch.int64)
     targets = torch.full_like(inputs, NOT_TRAINED_ON)
     weights = torch.zeros(inputs.shape)
-    logprobs = torch.zeros(inputs.shape)
+    logprobs, copies = torch.zeros(inputs.shape), torch.zeros_like(inputs)
     for row, reply in enumerate(replies):
         ids = torch.tensor([*reply.prompt_ids, *reply.ids])
         place = slice(len(reply.prompt_ids) - 1, len(ids) - 1)
@@ -167,7 +184,8 @@ def _batch(
         targets[row, place] = torch.where(chosen, ids[len(reply.prompt_ids) :], NOT_TRAINED_ON)
         weights[row, place] = reply.advantage
         logprobs[row, place] = torch.tensor(reply.logprobs)
-    return RolloutBatch(inputs, targets, weights, logprobs)
+        copies[row, place] = reply.copies * chosen
+    return RolloutBatch(inputs, targets, weights, logprobs, copies)
 
 
 @torch.no_grad()
@@ -184,12 +202,12 @@ def with_reference(batch: RolloutBatch, reference: GPT) -> RolloutBatch:
 
 
 def divergence(batch: RolloutBatch) -> tuple[float, int]:
-    """The sum of k over the batch's targets, under the sampler, and how many they are; (0, 0) without a reference."""
+    """The sum of k over the replies' tokens, under the sampler, and how many they are; (0, 0) without a reference."""
     if batch.reference_logprobs is None:
         return 0.0, 0
     wanted = batch.targets != NOT_TRAINED_ON
     difference = (batch.reference_logprobs - batch.sampler_logprobs)[wanted].double()
-    return (torch.expm1(difference) - difference).sum().item(), len(difference)
+    return ((torch.expm1(difference) - difference) * batch.copies[wanted]).sum().item(), batch.num_targets
 
 
 class Terms(NamedTuple):
@@ -245,12 +263,12 @@ class Tally:
             "drift": self.drift,
         }
 
-    def add(self, logprobs: Tensor, sampler: Tensor, clipped: Tensor) -> None:
+    def add(self, logprobs: Tensor, sampler: Tensor, clipped: Tensor, copies: Tensor) -> None:
         """Count the tokens of one batch; all arguments (n,)."""
         drift = (logprobs - sampler).abs()
-        self.tokens += len(drift)
-        self.clipped += clipped.sum().item()
-        self.drift += drift.sum().item()
+        self.tokens += int(copies.sum())
+        self.clipped += (clipped * copies).sum().item()
+        self.drift += (drift * copies).sum().item()
         if len(drift):
             self.largest_drift = max(self.largest_drift, drift.max().item())
 
@@ -269,13 +287,12 @@ class PolicyGradient:
         places = (batch.targets.flatten() != NOT_TRAINED_ON).nonzero()[:, 0]  # (n,)
         filling = -len(places) % TARGETS_MULTIPLE
         hidden = model(batch.inputs).flatten(0, 1)[F.pad(places, (0, filling))]  # (n + filling, C)
-        dtype = torch.promote_types(hidden.dtype, torch.float32)
-        weights = F.pad(torch.full(places.shape, scale, dtype=dtype, device=places.device), (0, filling))
 
         def known(values: Tensor) -> Tensor:
             return F.pad(values.flatten()[places], (0, filling))
 
         targets, sampler, advantage = map(known, (batch.targets, batch.sampler_logprobs, batch.advantages))
+        copies = known(batch.copies)  # none of the filling
         reference = None if batch.reference_logprobs is None else known(batch.reference_logprobs)
 
         def gradient_of(raw: Tensor, rows: Tensor, softcap: float, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -283,10 +300,11 @@ class PolicyGradient:
             beside = None if reference is None else reference[rows].to(logprobs)
             q = sampler[rows].to(logprobs)
             found = terms(logprobs, q, advantage[rows].to(logprobs), beside, self.clip, self.beta)
-            is_real = rows < len(places)
-            self.tally.add(logprobs[is_real], q[is_real], found.clipped[is_real])
+            is_real = copies[rows] > 0
+            self.tally.add(logprobs[is_real], q[is_real], found.clipped[is_real], copies[rows][is_real])
             return (weights * found.loss).sum(), gradient * (weights * found.weights)[:, None]
 
+        weights = scale * copies.to(torch.promote_types(hidden.dtype, torch.float32))
         return chunked_loss(
             model, hidden, torch.arange(len(hidden), device=hidden.device), weights, gradient_of
         )

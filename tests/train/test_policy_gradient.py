@@ -18,6 +18,7 @@ from chatsmith.train.policy_gradient import (
     ScoredReply,
     advantages,
     divergence,
+    merged,
     rollout_batches,
     terms,
     with_reference,
@@ -245,6 +246,29 @@ def test_the_divergence_from_a_reference_is_zero_from_itself_and_positive_from_a
     own, count = divergence(with_reference(batch, bandit(1)))
     far, _ = divergence(with_reference(batch, bandit(2)))
     assert count == 7 and abs(own) < 1e-6 < 0.1 < far
+
+
+def test_what_is_said_again_counts_as_often_and_is_computed_once():
+    """With the clip and the KL at work; nothing but the number of rows differs."""
+    first, second, third, _ = replies_of(bandit(1, 0.3))
+    worse = second._replace(prompt_ids=first.prompt_ids, advantage=-0.25)
+    said = [first, worse, first, first, worse._replace(advantage=-0.5)]
+    once = merged(said)
+    assert once == [first._replace(copies=3), worse, worse._replace(advantage=-0.5)]
+    found = []
+    for replies in ([*said, third], [*once, third]):
+        model, objective = bandit(1, 0.31), PolicyGradient(Clip(0.02, 0.03), 0.3)
+        (batch,) = rollout_batches(replies, len(replies), 1)
+        batch = with_reference(batch, bandit(2, 0.3))
+        loss = objective(model, batch, 1 / batch.num_targets)
+        loss.backward()
+        gradients = {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
+        found.append((loss.item(), objective.take_tally(), divergence(batch), gradients))
+    (loss, tally, kl, gradients), (loss_once, tally_once, kl_once, gradients_once) = found
+    assert loss_once == pytest.approx(loss) and kl_once == pytest.approx(kl)
+    assert tally_once.sums() == pytest.approx(tally.sums()) and 0 < tally.clipped < tally.tokens
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradients_once[name], gradient, rtol=1e-6, atol=1e-9, msg=name)
 
 
 def test_no_replies_are_empty_batches():
