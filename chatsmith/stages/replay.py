@@ -11,13 +11,9 @@ from typing import TypeVar
 
 from chatsmith.text.chat import Conversation, render
 from chatsmith.text.tokenizer import Tokenizer
-from chatsmith.train.distillation import HeldText
 
 MOST_KEPT = 20_000
 """Conversations and documents, each, that are held in memory: more than most runs come to see."""
-
-TRUTH_OF_DOCUMENTS = 0.1
-"""A share of what documents themselves say is learnt again: fine-tuning has worn down what only they tell."""
 
 Item = TypeVar("Item")
 
@@ -44,18 +40,16 @@ class Replay:
         chance.shuffle(self._conversations)
         chance.shuffle(self._documents)
 
-    def texts(self, places: Sequence[int]) -> list[HeldText]:
-        """The texts at these places of the order."""
-        return [self._text(place) for place in places]
+    def texts(self, places: Sequence[int]) -> list[list[int]]:
+        """The ids of the texts at these places of the order."""
+        return [self._text(place)[: self._places] for place in places]
 
-    def _text(self, place: int) -> HeldText:
+    def _text(self, place: int) -> list[int]:
         number, is_document = divmod(place, 2) if self._documents and self._conversations else (place, None)
         if is_document or not self._conversations:
             text = self._documents[number % len(self._documents)]
-            ids = [self._tokenizer.bos_id, *self._tokenizer.encode(text)]
-            return HeldText(ids[: self._places], TRUTH_OF_DOCUMENTS)
-        conversation = self._conversations[number % len(self._conversations)]
-        return HeldText(render(conversation, self._tokenizer).ids[: self._places])
+            return [self._tokenizer.bos_id, *self._tokenizer.encode(text)]
+        return render(self._conversations[number % len(self._conversations)], self._tokenizer).ids
 
 
 def _some_of(items: Iterable[Item], most: int, chance: random.Random) -> list[Item]:

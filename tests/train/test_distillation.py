@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from chatsmith.model.gpt import GPT
-from chatsmith.train.distillation import Distillation, HeldText, TextBatch, text_batches
+from chatsmith.train.distillation import Distillation, TextBatch, text_batches
 
-TEXTS = [HeldText([1, 2, 3], 0.25), HeldText([4]), HeldText([5, 6]), HeldText([7, 8, 9, 10], 0.5)]
+TEXTS = [[1, 2, 3], [4], [5, 6], [7, 8, 9, 10]]
 
 
 def shaken(new_model, seed: int) -> GPT:
@@ -27,23 +27,20 @@ def gradients(model: GPT) -> dict[str, Tensor]:
     return {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
 
 
-def plain_parts(model: GPT, reference: GPT) -> tuple[Tensor, Tensor]:
-    """Text by text, with torch's own operations: what was forgotten, and what the texts say themselves."""
-    forgotten = told = torch.zeros((), dtype=torch.float64)
-    for ids, truth in TEXTS:
-        if len(ids) > 1:
-            places = torch.tensor([ids[:-1]])
-            mine, theirs = (one.logits(one(places))[0].log_softmax(-1) for one in (model, reference))
-            divergence = F.kl_div(mine, theirs.detach(), reduction="sum", log_target=True)
-            forgotten = forgotten + (1 - truth) * divergence
-            told = told - truth * mine[torch.arange(len(ids) - 1), ids[1:]].sum()
-    return forgotten, told
+def plain_divergence(model: GPT, reference: GPT, texts: list[list[int]]) -> Tensor:
+    """Text by text, with torch's own operations."""
+    total = torch.zeros((), dtype=torch.float64)
+    for text in filter(lambda text: len(text) > 1, texts):
+        mine, theirs = (
+            one.logits(one(torch.tensor([text[:-1]])))[0].log_softmax(-1) for one in (model, reference)
+        )
+        total = total + F.kl_div(mine, theirs.detach(), reduction="sum", log_target=True)
+    return total
 
 
-def test_value_and_gradient_are_those_of_the_formula_text_by_text(new_model):
+def test_value_and_gradient_are_those_of_the_divergence_text_by_text(new_model):
     model, reference = shaken(new_model, 1), shaken(new_model, 2)
-    forgotten, told = plain_parts(model, reference)
-    (0.25 * 3.0 * (forgotten + told)).backward()
+    (0.25 * 3.0 * plain_divergence(model, reference, TEXTS)).backward()
     expected = gradients(model)
     model.zero_grad()
     objective = Distillation(reference, weight=3.0)
@@ -52,19 +49,19 @@ def test_value_and_gradient_are_those_of_the_formula_text_by_text(new_model):
         loss = objective(model, batch, 0.25)
         loss.backward()
         total += loss.item()
-    assert total == pytest.approx(0.75 * (forgotten + told).item())
+    assert total == pytest.approx(0.75 * plain_divergence(model, reference, TEXTS).item())
     found = gradients(model)
     assert found.keys() == expected.keys()
     for name, gradient in found.items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-8, atol=1e-11, msg=name)
     tally = objective.take_tally()
-    assert tally == pytest.approx({"held": 2 * 0.75 + 1 + 3 * 0.5, "held_kl": forgotten.item()})
+    assert tally["held"] == 6 and tally["held_kl"] == pytest.approx(total / 0.75)
     assert set(objective.take_tally().values()) == {0.0}
 
 
 def test_a_model_that_forgot_nothing_has_no_gradient(new_model):
     model, reference = shaken(new_model, 1), shaken(new_model, 1)
-    (batch,) = text_batches([text._replace(truth=0.0) for text in TEXTS], 4, 1)
+    (batch,) = text_batches(TEXTS, 4, 1)
     loss = Distillation(reference, weight=3.0)(model, batch, 1.0)
     loss.backward()
     assert abs(loss.item()) < 1e-12
@@ -88,23 +85,17 @@ def test_the_reference_stays_as_it_is(new_model):
 )
 def test_every_text_is_in_one_batch_once_and_padding_is_not_text(texts, rows, spare, multiple, room):
     count = -(-len(texts) // rows) + spare
-    held = [HeldText(ids, len(ids) / 10) for ids in texts]
     most = max(map(len, texts), default=1) - 1 + room
-    batches = text_batches(held, rows, count, multiple=multiple, most_inputs=most)
+    batches = text_batches(texts, rows, count, multiple=multiple, most_inputs=most)
     assert len(batches) == count
     found = []
     for batch in batches:
-        assert len(batch.inputs) <= rows and batch.inputs.shape == batch.targets.shape == batch.truth.shape
-        longest = int((batch.targets >= 0).sum(dim=1).max()) if len(batch.targets) else 0
+        assert len(batch.inputs) <= rows and batch.inputs.shape == batch.is_text.shape
+        longest = int(batch.is_text.sum(dim=1).max()) if len(batch.inputs) else 0
         assert batch.inputs.shape[1] <= most
         assert batch.inputs.shape[1] in (longest, -(-longest // multiple) * multiple, most)
         assert isinstance(batch.to(torch.device("cpu")), TextBatch)
-        for inputs, targets, truth in zip(*batch, strict=True):
-            length = int((targets >= 0).sum())
-            found.append([*inputs[:1].tolist(), *targets[:length].tolist()])
-            assert inputs[1:length].tolist() == targets[: max(length - 1, 0)].tolist()
-            assert (inputs[length:] == 0).all() and (targets[length:] == -1).all()
-            assert (truth * 10).round().tolist() == [length + 1] * len(truth)
-    longer = [text for text in texts if len(text) > 1]
-    assert sorted(one for one in found if len(one) > 1) == sorted(longer)
+        found += [ids[kept].tolist() for ids, kept in zip(batch.inputs, batch.is_text, strict=True)]
+        assert (batch.inputs[~batch.is_text] == 0).all()
+    assert sorted(found) == sorted(text[:-1] for text in texts)
     assert sum(batch.num_targets for batch in batches) == sum(len(text) - 1 for text in texts)
