@@ -82,6 +82,13 @@ class KVCache:
             self._keys.index_fill_(1, numbers, 0)
             self._values.index_fill_(1, numbers, 0)
 
+    def copy(self, pairs: list[tuple[int, int]]) -> None:
+        """Copy whole blocks: (from, to)."""
+        if pairs:
+            sources, targets = torch.tensor(pairs, device=self.device).T
+            self._keys.index_copy_(1, targets, self._keys[:, sources])
+            self._values.index_copy_(1, targets, self._values[:, sources])
+
     def write(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> None:
         """Store k and v (N, H, D) of N tokens at their slots (N,)."""
         width = k.shape[-2] * k.shape[-1]

@@ -4,18 +4,16 @@ Everything in chatsmith that decodes goes through it: chat, server, evaluation, 
 it is synchronous and belongs to one thread. A step lets the scheduler choose tokens to compute, runs the
 model once over all of them, samples one token for each sequence that is due, and tells what came of it. A
 reply depends on its request and seed alone: not on the batch it ran in, the prefix cache, chunks or
-pre-emption.
+pre-emption. Requests that differ in their seed alone are computed once, until what is sampled differs.
 
 It does not render chats, load bundles, print, or know what a tool does: it is given ids and a hook.
 """
 
-import math
 import random
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from chatsmith.engine.attention import PagedAttention, packed_tokens, packing_order
 from chatsmith.engine.blocks import BlockManager
@@ -25,11 +23,11 @@ from chatsmith.engine.forms import Form, Forms
 from chatsmith.engine.graph_decoder import CudaRecorder, GraphDecoder
 from chatsmith.engine.native import load_library
 from chatsmith.engine.reply import Reply
-from chatsmith.engine.request import Completion, Request, RequestError, TokenLogprob, check_possible
+from chatsmith.engine.request import Completion, Event, Request, RequestError, check_possible
 from chatsmith.engine.sampling import Choice, choose
 from chatsmith.engine.scheduler import Chunk, Scheduler, Sequence
 from chatsmith.engine.scoring import score_prompts
-from chatsmith.engine.weights import Quantization, decoding_view
+from chatsmith.engine.weights import Quantization, decoding_view, weight_bytes
 from chatsmith.model.gpt import GPT
 from chatsmith.text.chat import Part
 from chatsmith.text.tokenizer import Tokenizer
@@ -37,27 +35,8 @@ from chatsmith.text.tokenizer import Tokenizer
 Tool = Callable[[str], str]
 """Takes what the model wrote between `<|python_start|>` and `<|python_end|>`, gives the text to force in."""
 
-PRODUCTS = ("attention.qkv", "attention.out", "mlp.up", "mlp.down")
-"""The large products of a block."""
-
 WORKSPACE_TOKENS = 16_384
 """Most keys gathered at once; more rows than that holds are attended to in turns."""
-
-
-class Event(NamedTuple):
-    """What one step brought one request."""
-
-    handle: int
-    ids: tuple[int, ...]
-    """New ids, sampled or forced."""
-    parts: tuple[Part, ...]
-    """New text, in order, by kind; it may lag behind the ids."""
-    completion: Completion | None
-    """The whole answer, once the reply is over."""
-    logprobs: tuple[TokenLogprob | None, ...] | None = None
-    """For each of the new ids, if asked for; None for forced ids."""
-    cached_tokens: int = 0
-    """How many prompt tokens the prefix cache spared."""
 
 
 class Engine:
@@ -120,7 +99,10 @@ class Engine:
         self._decoder = self._make_decoder()
         self._replies: dict[int, Reply] = {}
         self._by_sequence: dict[Sequence, Reply] = {}
+        self.num_computed = 0
+        """Tokens that went through the model, since the beginning."""
         self._next_handle = 0
+        self._newest: Reply | None = None
         self._seeds = random.Random(seed)
         self._forms: Forms | None = None
 
@@ -132,12 +114,12 @@ class Engine:
     @property
     def num_running(self) -> int:
         """Requests that hold a part of the pool."""
-        return len(self._scheduler.running)
+        return sum(len(self._by_sequence[one].seeds) for one in self._scheduler.running)
 
     @property
     def num_waiting(self) -> int:
         """Requests that wait for a place."""
-        return len(self._scheduler.waiting)
+        return sum(len(self._by_sequence[one].seeds) for one in self._scheduler.waiting)
 
     @property
     def num_preemptions(self) -> int:
@@ -157,8 +139,7 @@ class Engine:
     @property
     def weight_bytes(self) -> int:
         """Bytes of the weights that every step of decoding reads: those of the blocks' products and the head."""
-        products = (block.get_submodule(name) for block in self._model.blocks for name in PRODUCTS)
-        return sum(tensor.nbytes for linear in (*products, self._model.head) for tensor in _tensors(linear))
+        return weight_bytes(self._model)
 
     @property
     def decodes_with(self) -> str:
@@ -178,7 +159,7 @@ class Engine:
     def describe(self) -> str:
         """One line about the key-value pool, for a command to print at start-up."""
         each = bytes_per_token(self.config, self._cache.dtype)
-        tokens = self._blocks.num_blocks * self._blocks.block_size
+        tokens = self._pool_tokens
         return (
             f"key-value pool: {tokens * each / 2**20:,.0f} MiB, {tokens:,} tokens of {each / 1024:,.1f} KiB, "
             f"{tokens / self.config.context_length:,.1f} full contexts"
@@ -186,26 +167,39 @@ class Engine:
 
     def submit(self, request: Request) -> int:
         """Queue a request; its handle names it in events. Raises RequestError if it can never run."""
-        pool_tokens = self._blocks.num_blocks * self._blocks.block_size
-        check_possible(request, self.config.context_length, pool_tokens, self.config.vocab_size)
+        check_possible(request, self.config.context_length, self._pool_tokens, self.config.vocab_size)
+        # Drawn even if unused, so that one request's seed does not shift those of the others.
+        drawn_seed = self._seeds.getrandbits(63)
+        seed = drawn_seed if request.sampling.seed is None else request.sampling.seed
+        handle = self._next_handle
+        reply = self._newest
+        # What one client's request saves another's can be noticed, as with the prefix cache.
+        if self._blocks.prefix_caching and reply is not None and reply.serves(request):
+            reply.seeds[handle] = seed
+        else:
+            reply = self._newest = self._begin(request, handle, seed)
+        self._next_handle += 1
+        self._replies[handle] = reply
+        return handle
+
+    @property
+    def _pool_tokens(self) -> int:
+        return self._blocks.num_blocks * self._blocks.block_size
+
+    def _begin(self, request: Request, handle: int, seed: int) -> Reply:
         form = self._form(request)
         # The last id of a prompt that is only scored predicts nothing.
         prompt = list(request.prompt_ids[:-1] if request.only_scores else request.prompt_ids)
         prompt = prompt or list(request.prompt_ids)
-        limits = [self.config.context_length, pool_tokens + 1]
+        limits = [self.config.context_length, self._pool_tokens + 1]
         if request.sampling.max_tokens is not None:
             limits.append(len(prompt) + request.sampling.max_tokens)
-        # Drawn even if unused, so that one request's seed does not shift those of the others.
-        drawn_seed = self._seeds.getrandbits(63)
-        seed = drawn_seed if request.sampling.seed is None else request.sampling.seed
         needed_from = None if request.score_from is None else max(request.score_from - 1, 0)
         sequence = Sequence(prompt, min(limits), needed_from)
-        reply = Reply(self._next_handle, request, sequence, seed, self._tokenizer, form)
-        self._next_handle += 1
+        reply = Reply(handle, request, sequence, seed, self._tokenizer, form)
         self._scheduler.add(sequence)
-        self._replies[reply.handle] = reply
         self._by_sequence[sequence] = reply
-        return reply.handle
+        return reply
 
     def step(self) -> list[Event]:
         """Compute once for as many requests as fit. No events are normal while prompts are read."""
@@ -218,6 +212,7 @@ class Engine:
             self._cache.zero(step.fresh_blocks)
             hidden = self._forward(chunks)
             self._scheduler.computed(chunks)
+            self.num_computed += len(hidden)
             score_prompts(
                 self._model, hidden, [(chunk, self._by_sequence[chunk.sequence]) for chunk in chunks]
             )
@@ -227,16 +222,24 @@ class Engine:
                 sampling = [reply for reply in due if not reply.request.only_scores]
                 choices = choose(self._model.logits(hidden[last_tokens]), [reply.row() for reply in sampling])
         chosen = iter(choices)
-        return [
-            self._end_scoring(reply) if reply.request.only_scores else self._advance(reply, next(chosen))
-            for reply in due
-        ]
+        events: list[Event] = []
+        for reply in due:
+            if reply.request.only_scores:
+                events += self._end_scoring(reply)
+            else:
+                events += self._choose(reply, [next(chosen) for _ in reply.seeds])
+        return events
 
     def cancel(self, handle: int) -> Completion | None:
         """Give up a request and free its blocks. Returns what there was of it; None if it is over already."""
         reply = self._replies.get(handle)
         if reply is None:
             return None
+        if len(reply.seeds) > 1:  # the others go on
+            reply = reply.branch([handle], reply.sequence)
+            del self._replies[handle]
+            reply.finish("cancelled")
+            return reply.completion()
         reply.finish("cancelled")
         return self._retire(reply)
 
@@ -334,14 +337,28 @@ class Engine:
                     last_tokens.append(num_tokens - 1)
         return last_tokens, due
 
-    def _end_scoring(self, reply: Reply) -> Event:
-        if any(math.isnan(one.logprob) for one in reply.prompt_logprobs.values()):
-            reply.fail()
-        else:
-            reply.finish("length")
-        return Event(reply.handle, (), (), self._retire(reply))
+    def _end_scoring(self, reply: Reply) -> list[Event]:
+        reply.end_scoring()
+        completion = self._retire(reply)
+        return [Event(handle, (), (), completion) for handle in reply.seeds]
 
-    def _advance(self, reply: Reply, choice: Choice) -> Event:
+    def _choose(self, reply: Reply, choices: list[Choice]) -> list[Event]:
+        """Go on with what was chosen for each of a reply's requests: where that differs, the reply branches."""
+        handles: dict[Choice, list[int]] = {}
+        for handle, choice in zip(reply.seeds, choices, strict=True):
+            handles.setdefault(choice, []).append(handle)
+        stays, *leave = handles
+        branches = [(self._branch(reply, handles[choice]), choice) for choice in leave]
+        return [event for one, choice in [(reply, stays), *branches] for event in self._advance(one, choice)]
+
+    def _branch(self, reply: Reply, handles: list[int]) -> Reply:
+        sequence, copies = self._scheduler.branch(reply.sequence)
+        self._cache.copy(copies)
+        twin = self._by_sequence[sequence] = reply.branch(handles, sequence)
+        self._replies.update(dict.fromkeys(handles, twin))
+        return twin
+
+    def _advance(self, reply: Reply, choice: Choice) -> list[Event]:
         num_known = len(reply.sequence.tokens)
         if choice.id is None:
             parts = reply.fail()
@@ -351,7 +368,8 @@ class Engine:
         ids = tuple(reply.sequence.tokens[num_known:])
         logprobs = reply.logprobs_of_last(len(ids))
         completion = self._retire(reply) if reply.finish_reason else None
-        return Event(reply.handle, ids, tuple(parts), completion, logprobs, reply.sequence.num_cached or 0)
+        cached = reply.sequence.num_cached or 0
+        return [Event(handle, ids, tuple(parts), completion, logprobs, cached) for handle in reply.seeds]
 
     def _run_tool(self, reply: Reply) -> list[Part]:
         """If the last id closed a call, force the tool's result in. Only this request suffers if it fails."""
@@ -373,10 +391,7 @@ class Engine:
     def _retire(self, reply: Reply) -> Completion:
         # What a failed request left in the pool is not to be found again by others.
         self._scheduler.remove(reply.sequence, forget=reply.finish_reason == "error")
-        del self._replies[reply.handle]
+        for handle in reply.seeds:
+            del self._replies[handle]
         del self._by_sequence[reply.sequence]
         return reply.completion()
-
-
-def _tensors(module: nn.Module) -> Iterable[Tensor]:
-    return (*module.parameters(), *module.buffers())

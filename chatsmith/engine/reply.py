@@ -4,6 +4,9 @@ It knows nothing of batches or of the model: the engine pushes ids, sampled or f
 it.
 """
 
+import math
+from copy import copy
+
 from chatsmith.engine.forms import Form
 from chatsmith.engine.request import Completion, FinishReason, Request, TokenLogprob
 from chatsmith.engine.sampling import Row
@@ -35,6 +38,12 @@ class ReplyText:
             tokenizer.special("<|output_start|>"): "output",
             tokenizer.special("<|output_end|>"): "text",
         }
+
+    def copy(self) -> "ReplyText":
+        """One that was given the same, and goes on by itself."""
+        twin = copy(self)
+        twin.parts, twin._decoder = self.parts.copy(), self._decoder.copy()
+        return twin
 
     def go_on_in_call(self) -> None:
         """The prompt ends within a call of the tool: what comes first is the rest of it."""
@@ -95,7 +104,10 @@ class ReplyText:
 
 
 class Reply:
-    """A request, its sequence of tokens, and what they mean so far."""
+    """A request, its sequence of tokens, and what they mean so far.
+
+    Requests that differ in their seed alone share a reply until their seeds choose different ids: then it branches.
+    """
 
     def __init__(
         self,
@@ -106,7 +118,8 @@ class Reply:
         tokenizer: Tokenizer,
         form: Form | None = None,
     ) -> None:
-        self.handle = handle
+        self.seeds = {handle: seed}
+        """By handle, those of the requests that this answers."""
         self.request = request
         self.sequence = sequence
         self.prompt_logprobs: dict[int, TokenLogprob] = {}
@@ -115,7 +128,6 @@ class Reply:
         self.text = ReplyText(tokenizer, request.sampling.stop)
         self.finish_reason: FinishReason | None = None
         self.error: str | None = None
-        self._seed = seed
         self._tokenizer = tokenizer
         self._sampled: list[bool] = []
         self._logprobs: list[TokenLogprob | None] = []
@@ -124,6 +136,20 @@ class Reply:
         self._begun_call = _begun_call(request.prompt_ids, tokenizer)
         if self._begun_call is not None:
             self.text.go_on_in_call()
+
+    def serves(self, request: Request) -> bool:
+        """May `request` share this reply? Nothing is sampled yet, and it asks for the same."""
+        may_share = self._form is None and not self._sampled and not self.finish_reason
+        is_same_prompt = request.prompt_ids == self.request.prompt_ids
+        return may_share and is_same_prompt and request.with_seed(None) == self.request.with_seed(None)
+
+    def branch(self, handles: list[int], sequence: Sequence) -> "Reply":
+        """Let these requests go their own way from here, as a reply of their own over `sequence`."""
+        twin = copy(self)
+        twin.seeds = {handle: self.seeds.pop(handle) for handle in handles}
+        twin.sequence, twin.text = sequence, self.text.copy()
+        twin._sampled, twin._logprobs = self._sampled.copy(), self._logprobs.copy()
+        return twin
 
     @property
     def ids(self) -> list[int]:
@@ -137,7 +163,7 @@ class Reply:
         needs_history = has_penalties or sampling.repetition_penalty != 1
         return Row(
             sampling,
-            self._seed,
+            tuple(self.seeds.values()),
             position=len(self.sequence.tokens),
             prompt_ids=self.request.prompt_ids,
             sampled_ids=self._sampled_ids() if needs_history else (),
@@ -167,6 +193,13 @@ class Reply:
         """End the reply. Returns the text that was still held back."""
         self.finish_reason, self.error = reason, error
         return self.text.finish()
+
+    def end_scoring(self) -> None:
+        """End a reply that only scores its prompt, all of which is computed."""
+        if any(math.isnan(one.logprob) for one in self.prompt_logprobs.values()):
+            self.fail()
+        else:
+            self.finish("length")
 
     def fail(self) -> list[Part]:
         """End the reply because no next id could be chosen."""

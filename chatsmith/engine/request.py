@@ -17,7 +17,16 @@ FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 MAX_TOP_LOGPROBS = 20
 
-__all__ = ["Completion", "Constraint", "FinishReason", "Request", "RequestError", "Sampling", "TokenLogprob"]
+__all__ = [
+    "Completion",
+    "Constraint",
+    "Event",
+    "FinishReason",
+    "Request",
+    "RequestError",
+    "Sampling",
+    "TokenLogprob",
+]
 
 
 @dataclass(frozen=True)
@@ -122,14 +131,18 @@ class Request:
     def replicas(self, n: int) -> list["Request"]:
         """`n` requests for independent replies to the same prompt: a seed, if given, is spread over them.
 
-        The prompt is computed once: the others wait for the first to fill the prefix cache.
+        Submitted one after the other, they share all work until their replies differ.
         """
         seed = self.sampling.seed
         if seed is None:
             return [self] * n
         # An odd multiplier permutes the 64-bit numbers, so replicas never share a seed.
         seeds = [(seed + index * 0x9E3779B97F4A7C15 + 2**63) % 2**64 - 2**63 for index in range(n)]
-        return [replace(self, sampling=replace(self.sampling, seed=one)) for one in seeds]
+        return [self.with_seed(one) for one in seeds]
+
+    def with_seed(self, seed: int | None) -> "Request":
+        """The same request with another seed."""
+        return replace(self, sampling=replace(self.sampling, seed=seed))
 
 
 class TokenLogprob(NamedTuple):
@@ -176,6 +189,22 @@ class Completion:
     def text(self) -> str:
         """What the model said, without tool calls and their outputs."""
         return "".join(part.text for part in self.parts if part.kind == "text")
+
+
+class Event(NamedTuple):
+    """What one step brought one request."""
+
+    handle: int
+    ids: tuple[int, ...]
+    """New ids, sampled or forced."""
+    parts: tuple[Part, ...]
+    """New text, in order, by kind; it may lag behind the ids."""
+    completion: Completion | None
+    """The whole answer, once the reply is over."""
+    logprobs: tuple[TokenLogprob | None, ...] | None = None
+    """For each of the new ids, if asked for; None for forced ids."""
+    cached_tokens: int = 0
+    """How many prompt tokens the prefix cache spared."""
 
 
 def _check(parameter: str, holds: bool, rule: str) -> None:

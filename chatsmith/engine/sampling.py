@@ -1,8 +1,9 @@
 """From logits to the next token, for all rows of a step at once.
 
 Each row has its own Sampling. The order: logit bias, penalties, bans and constraint; temperature; top-k, top-p, min-p;
-then one uniform number picks from the cumulative distribution. That number is a function of the row's seed
-and position alone, so neither the rest of the batch nor a pre-emption can change a reply.
+then one uniform number picks from the cumulative distribution. That number is a function of seed and position alone,
+so neither the rest of the batch nor a pre-emption can change a reply. A row that stands for several replies has a seed
+for each, and chooses for each.
 """
 
 from collections import Counter
@@ -21,7 +22,8 @@ class Row(NamedTuple):
     """What one row of logits is sampled with."""
 
     sampling: Sampling
-    seed: int
+    seeds: tuple[int, ...]
+    """Of the replies that the row stands for, one at least."""
     position: int
     """Index, in its sequence, of the token to choose."""
     prompt_ids: Sequence[int] = ()
@@ -39,7 +41,7 @@ class Choice(NamedTuple):
 
 
 def choose(logits: Tensor, rows: Sequence[Row]) -> list[Choice]:
-    """Choose one token for each row of `logits` (R, V), float32 or float64."""
+    """Choose one token for each seed of each row of `logits` (R, V), float32 or float64."""
     if logits.device.type == "mps":
         logits = logits.cpu()  # no float64 there
     is_sound, logits = _sound(logits)
@@ -47,17 +49,19 @@ def choose(logits: Tensor, rows: Sequence[Row]) -> list[Choice]:
     if adjusted is not logits:
         can_choose, adjusted = _sound(adjusted)
         is_sound = is_sound & can_choose
+    owners = [index for index, row in enumerate(rows) for _ in row.seeds]  # the row of each choice
     drawn = [index for index, row in enumerate(rows) if row.sampling.temperature > 0]
     if len(drawn) == len(rows):
         chosen = draw(probabilities(adjusted, rows), rows)
     else:
-        chosen = adjusted.argmax(dim=-1)
+        chosen = adjusted.argmax(dim=-1)[owners]
         if drawn:
             subset = [rows[index] for index in drawn]
             picked = draw(probabilities(adjusted[drawn], subset), subset)
-            chosen[torch.tensor(drawn, device=logits.device)] = picked
-    logprobs = _logprobs(logits, chosen, rows)
-    sound_ids = torch.where(is_sound, chosen, -1).tolist()
+            is_drawn = [rows[owner].sampling.temperature > 0 for owner in owners]
+            chosen[torch.tensor(is_drawn, device=logits.device)] = picked
+    logprobs = _logprobs(logits, chosen, owners, rows)
+    sound_ids = torch.where(is_sound[owners], chosen, -1).tolist()
     return [
         Choice(None if id < 0 else id, logprobs.get(index) if id >= 0 else None)
         for index, id in enumerate(sound_ids)
@@ -90,12 +94,15 @@ def probabilities(logits: Tensor, rows: Sequence[Row]) -> Tensor:
 
 
 def draw(probs: Tensor, rows: Sequence[Row]) -> Tensor:
-    """One id a row (R,) of `probs` (R, V), by inverting the cumulative distribution."""
+    """One id for each seed of each row of `probs` (R, V), by inverting the cumulative distribution."""
     cumulative = probs.cumsum(dim=-1, dtype=torch.float64)
-    numbers = [uniform(row.seed, row.position) for row in rows]
-    targets = cumulative.new_tensor(numbers)[:, None] * cumulative[:, -1:]
+    most = max(len(row.seeds) for row in rows)
+    numbers = [[uniform(seed, row.position) for seed in row.seeds] for row in rows]
+    padded = cumulative.new_tensor([some + [0.0] * (most - len(some)) for some in numbers])  # (R, most)
     # The first entry above the target: never one of probability 0.
-    return torch.searchsorted(cumulative, targets, right=True)[:, 0]
+    found = torch.searchsorted(cumulative, padded * cumulative[:, -1:], right=True)
+    counts = torch.tensor([[len(row.seeds)] for row in rows], device=probs.device)
+    return found[torch.arange(most, device=probs.device) < counts]
 
 
 def uniform(seed: int, position: int) -> float:
@@ -183,25 +190,35 @@ def _ids(ids: Iterable[int], device: torch.device) -> Tensor:
     return torch.tensor(list(ids), dtype=torch.int64, device=device)
 
 
-def token_logprobs(logits: Tensor, ids: Tensor, num_top: Sequence[int]) -> list[TokenLogprob]:
-    """Log-probabilities of one id (R,) a row of `logits` (R, V), with each row's number of most likely ones."""
+def token_logprobs(
+    logits: Tensor, ids: Tensor, owners: Sequence[int], num_top: Sequence[int]
+) -> list[TokenLogprob]:
+    """Log-probabilities of ids (N,) under those rows of `logits` (R, V) that own them, each with its number of most
+    likely ones."""
     totals = logits.logsumexp(dim=-1)
-    own = (logits.gather(-1, ids[:, None])[:, 0] - totals).tolist()
+    rows = torch.tensor(owners, device=logits.device)
+    own = (logits[rows, ids] - totals[rows]).tolist()
     if not any(num_top):
         return [TokenLogprob(one, ()) for one in own]
     best = logits.topk(min(max(num_top), logits.shape[-1]), dim=-1)
     best_ids, best_values = best.indices.tolist(), (best.values - totals[:, None]).tolist()
     return [
-        TokenLogprob(own[row], tuple(zip(best_ids[row][:count], best_values[row][:count], strict=True)))
-        for row, count in enumerate(num_top)
+        TokenLogprob(one, tuple(zip(best_ids[row][:count], best_values[row][:count], strict=True)))
+        for one, row, count in zip(own, owners, num_top, strict=True)
     ]
 
 
-def _logprobs(logits: Tensor, chosen: Tensor, rows: Sequence[Row]) -> dict[int, TokenLogprob]:
-    asking = [index for index, row in enumerate(rows) if row.sampling.logprobs is not None]
+def _logprobs(
+    logits: Tensor, chosen: Tensor, owners: Sequence[int], rows: Sequence[Row]
+) -> dict[int, TokenLogprob]:
+    num_top = [rows[owner].sampling.logprobs for owner in owners]
+    asking = [index for index, count in enumerate(num_top) if count is not None]
     if not asking:
         return {}
-    if len(asking) < len(rows):
-        logits, chosen = logits[asking], chosen[asking]
-    found = token_logprobs(logits, chosen, [rows[index].sampling.logprobs or 0 for index in asking])
+    theirs = [owners[index] for index in asking]
+    if len(asking) < len(owners):
+        place = {owner: index for index, owner in enumerate(sorted(set(theirs)))}
+        logits, chosen = logits[list(place)], chosen[asking]
+        theirs = [place[owner] for owner in theirs]
+    found = token_logprobs(logits, chosen, theirs, [num_top[index] or 0 for index in asking])
     return dict(zip(asking, found, strict=True))

@@ -11,6 +11,7 @@ computed again, from whatever the prefix cache still holds. The oldest always ad
 """
 
 from collections import deque
+from copy import copy
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -118,6 +119,25 @@ class Scheduler:
         if forget:
             self.blocks.forget(sequence.blocks)
         self._release(sequence)
+
+    def branch(self, sequence: Sequence) -> tuple[Sequence, list[tuple[int, int]]]:
+        """A second sequence with the same tokens, all of which are computed. Returns it, and which block is to be
+        copied to which before the next step, if any.
+
+        They share the full blocks. Without a place or a block for it, the new one waits, to be computed again.
+        """
+        twin = copy(sequence)
+        twin.tokens, twin._keys = sequence.tokens.copy(), sequence._keys.copy()
+        full, partial = divmod(sequence.num_computed, self.blocks.block_size)
+        if len(self.running) == self.max_running or self.blocks.num_free < bool(partial):
+            twin.blocks, twin.num_computed = [], 0
+            self.waiting.appendleft(twin)
+            return twin, []
+        self.blocks.hold(sequence.blocks[:full])
+        own = self.blocks.allocate(bool(partial))
+        twin.blocks = sequence.blocks[:full] + own
+        self.running[twin] = None
+        return twin, list(zip(sequence.blocks[full:], own, strict=True))
 
     def schedule(self) -> Step:
         """The next step. It has no chunks only if nothing is queued."""

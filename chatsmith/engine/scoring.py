@@ -41,6 +41,6 @@ def _score(model: GPT, hidden: Tensor, wanted: Sequence[tuple[int, Reply, int]])
     rows = torch.tensor([row for row, _, _ in wanted], device=hidden.device)
     ids = torch.tensor([reply.request.prompt_ids[index] for _, reply, index in wanted], device=hidden.device)
     num_top = [reply.request.sampling.logprobs or 0 for _, reply, _ in wanted]
-    found = token_logprobs(model.logits(hidden[rows]), ids, num_top)
+    found = token_logprobs(model.logits(hidden[rows]), ids, list(range(len(wanted))), num_top)
     for (_, reply, index), logprob in zip(wanted, found, strict=True):
         reply.prompt_logprobs[index] = logprob

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chatsmith.engine.native import LANES, Library, Weights
-from chatsmith.model.gpt import GPT, Linear
+from chatsmith.model.gpt import GPT, Block, Linear
 
 Quantization = Literal["bf16", "int8"]
 
@@ -38,6 +38,21 @@ def decoding_view(model: GPT, library: Library | None, quantize: Quantization | 
             if isinstance(child, Linear) and child.weight[..., 0].numel() >= FEWEST_OUTPUTS:
                 setattr(module, name, _for_decoding(child, library if on_cpu else None, quantize, rounds))
     return view
+
+
+def weight_bytes(view: GPT) -> int:
+    """Bytes of the weights that every step of decoding reads: those of the blocks' large products and the head."""
+    products = (
+        linear
+        for block in view.blocks
+        if isinstance(block, Block)
+        for linear in (block.attention.qkv, block.attention.out, block.mlp.up, block.mlp.down)
+    )
+    return sum(
+        tensor.nbytes
+        for linear in (*products, view.head)
+        for tensor in (*linear.parameters(), *linear.buffers())
+    )
 
 
 def _for_decoding(

@@ -135,14 +135,16 @@ def chunked_cross_entropy(
     return chunked_loss(model, hidden, targets.clamp(min=0), weights * wanted, gradient_of)
 
 
-def chunked_divergence(model: GPT, hidden: Tensor, reference: GPT, reference_hidden: Tensor) -> Tensor:
-    """Sum over positions of KL(reference || model), over the whole vocabulary, differentiable by `hidden` and the
-    head; both hidden states are (N, C)."""
+def chunked_divergence(
+    model: GPT, hidden: Tensor, reference: GPT, reference_hidden: Tensor, weights: Tensor
+) -> Tensor:
+    """Sum over positions of weight x KL(reference || model), over the whole vocabulary, differentiable by `hidden` and
+    the head; both hidden states are (N, C), weights (N,)."""
 
     def gradient_of(raw: Tensor, theirs: Tensor, softcap: float, weights: Tensor) -> tuple[Tensor, Tensor]:
         return divergence_gradient(raw, reference.logits(theirs), softcap, weights)
 
-    return chunked_loss(model, hidden, reference_hidden.detach(), hidden.new_ones(len(hidden)), gradient_of)
+    return chunked_loss(model, hidden, reference_hidden.detach(), weights, gradient_of)
 
 
 def bits_per_byte(model: GPT, batches: Iterable[tuple[Tensor, Tensor]], token_byte_lengths: Tensor) -> float:

@@ -53,6 +53,7 @@ from chatsmith.train.policy_gradient import (
     rollout_batches,
     with_reference,
 )
+from chatsmith.train.practice_loss import PracticeLoss
 from chatsmith.train.session import Session, correction, facts_of, horizon, save_trained
 
 MOST_RUNNING = 512
@@ -68,13 +69,13 @@ every number of rows it has not met (4 ms for 0.8 ms of work; docs/lab-log.md)."
 FEW = 16
 """Replies on which the KL is estimated when it is only to be told."""
 
-FEWEST_TIMED, MOST_TIMED, TIMED_SHARE = 4, 12, 0.05
+FEWEST_TIMED, MOST_TIMED, TIMED_SHARE = 4, 12, 0.03
 """Rounds that are timed to know how many there is time for: as many as take about this share of it. Rounds differ by
 what is asked: three in a row of the kindergarten's took two thirds of the mean, eight four fifths."""
 
 ROUNDS_GROW = 1.1
-"""Later rounds may take longer than those of the first quarter: 0.88 to 1.15 times as long in six runs of the
-kindergarten (docs/lab-log.md). Minutes had better be left over than exceeded."""
+"""Later rounds may take longer than those before: 0.88 to 1.15 times as long as those of the first quarter in six runs
+of the kindergarten (docs/lab-log.md). Minutes had better be left over than exceeded."""
 
 FAILURES_TOLD = 3
 
@@ -126,8 +127,10 @@ class Practice:
         self.replay = replay
         self.development = self.problems.development[: config.development]
         self.test = problems.test[: config.test or None]
-        self.objective = PolicyGradient(Clip(config.clip_low, config.clip_high), config.kl)
-        self.holding = Distillation(self.reference, config.replay_weight)
+        self.loss = PracticeLoss(
+            PolicyGradient(Clip(config.clip_low, config.clip_high), config.kl),
+            Distillation(self.reference, config.replay_weight),
+        )
         self.progress = Progress(Watch(config.give_up_after, config.max_tokens))
         self.roller = self._roller(self.model)
         self.round = Round([], 0.0, 0.0, 0)
@@ -164,7 +167,7 @@ class Practice:
         )
         session = Session.of(place.run, STAGE, place.key, self.runtime, self.reporter, config.track)
         result = session.train(
-            self.model, plan, lambda row: self._batches(plan, row), self._loss, hooks, self.progress
+            self.model, plan, lambda row: self._batches(plan, row), self.loss, hooks, self.progress
         )
         self._finish(replace(plan, steps=result.steps), result)
 
@@ -222,14 +225,13 @@ class Practice:
             self.model,
             plan,
             self._batches(plan, 0),
-            self._loss,
+            self.loss,
             self.runtime,
             timed_steps=MOST_TIMED * updates,
             fewest_steps=FEWEST_TIMED * updates,
             enough_seconds=TIMED_SHARE * 60 * self.config.minutes,
         )
-        self.objective.take_tally()
-        self.holding.take_tally()
+        self.loss.take_tally()
         whole = len(durations) // updates * updates
         seconds = ROUNDS_GROW * sum(durations[:whole]) / whole * updates
         return updates * max(1, self.budget.steps(0, seconds))
@@ -240,14 +242,6 @@ class Practice:
         steps = self.budget.steps(step, ROUNDS_GROW * step_seconds)
         held = math.ceil(steps / updates) * updates
         return min(held, asked) if asked else held
-
-    def _loss(self, model: GPT, batch: RolloutBatch | TextBatch, scale: float) -> torch.Tensor:
-        """What the loop minimises: practising on replies, and not forgetting on texts."""
-        return (
-            self.holding(model, batch, scale)
-            if isinstance(batch, TextBatch)
-            else self.objective(model, batch, scale)
-        )
 
     def _batches(self, plan: Plan, start_row: int) -> Iterator[RolloutBatch | TextBatch]:
         """The batches of all rounds from the one that begins at `start_row` on; a round is written when it is asked
@@ -272,12 +266,13 @@ class Practice:
         batches = rollout_batches(replies, rows, count, multiple=multiple, most_inputs=longest)
         # Where nothing is learnt, nothing is forgotten.
         texts = self.replay.texts(self._share(config.replay, number)) if replies else []
-        held = text_batches(texts, rows, plan.accumulation - count, multiple=multiple, most_inputs=longest)
+        held = text_batches(texts, longest, rows, plan.accumulation - count, multiple=multiple)
         compared = batches if config.kl else rollout_batches(replies[:FEW], FEW, 1)
         compared = [with_reference(batch, self.reference) for batch in compared]
         batches = compared if config.kl else batches
         found = [divergence(batch) for batch in compared]
         self.round = Round(groups, seconds, sum(kl for kl, _ in found), sum(count for _, count in found))
+        self.loss.expect([*batches, *held], self.runtime)
         return [*batches, *held]
 
     def _share(self, count: int, number: int) -> range:
@@ -290,11 +285,8 @@ class Practice:
         config = self.config
         is_first_update = self.step % config.updates == 0
         self.step += 1
-        tally = self.objective.take_tally()
-        sums = sum_numbers(
-            self.round.sums() | tally.sums() | self.holding.take_tally(),
-            self.runtime,
-        )
+        tally, held = self.loss.take_tally()
+        sums = sum_numbers(self.round.sums() | tally.sums() | held, self.runtime)
         trained = max(sums["trained"], 1)
         rollout_seconds = self.round.seconds if is_first_update else 0.0
         figures: dict[str, Any] = {

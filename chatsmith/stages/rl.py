@@ -89,7 +89,7 @@ class Config:
     """Texts of the run's data a step, half conversations and half documents, over all processes, of which the model is
     to say what it said before practising, so that the rest is not forgotten (Li & Hoiem 2016, arXiv:1606.09282)."""
     replay_weight: float = 2.0
-    """How strongly; a token of a reply weighs its advantage."""
+    """How strongly: what is forgotten, in nats a token, weighs so many times what is gained, in reward a token."""
     evaluations: int = 4
     """How often the development problems are asked along the way."""
     development: int = 200

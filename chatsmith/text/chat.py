@@ -23,6 +23,7 @@ template of `chatsmith.text.chat_template` says the same for other programs.
 import codecs
 import itertools
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -226,6 +227,12 @@ class StreamDecoder:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def copy(self) -> "StreamDecoder":
+        """One that has read the same, and goes on by itself."""
+        twin = copy(self)
+        twin._decoder = copy(self._decoder)
+        return twin
 
     def push(self, id: int) -> str:
         """The text that `id` completes; often empty. Raises ValueError for an id outside the vocabulary."""

@@ -3,13 +3,13 @@
 Practice moves weights that carry everything else, too. To learn those texts once more (Ouyang et al. 2022,
 arXiv:2203.02155) teaches what they tell at the cost of what they do not tell. Here the model is its own teacher instead
 (Li & Hoiem 2016, "Learning without forgetting", arXiv:1606.09282): with s the probabilities under the weights training
-began with, p those under the weights of now, and N the tokens of the step,
+began with, p those under the weights of now, and N the places of the texts of a step,
 
     L = weight / N  sum_t KL(s(. | t) || p(. | t))
 
-over the whole vocabulary, wherever a text goes on. There is no gradient as long as nothing is forgotten, and one back
-to where it was as soon as something is; a text says so at each of its places, of what stands there and of all that does
-not.
+over the whole vocabulary, wherever a text goes on. Texts share rows, as they did when they were learnt. There is no
+gradient as long as nothing is forgotten, and one back to where it was as soon as something is; a text says so at each
+of its places, of what stands there and of all that does not.
 
 It does not choose texts.
 """
@@ -21,57 +21,69 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from chatsmith.data.best_fit import Shelves
 from chatsmith.model.gpt import GPT
 from chatsmith.model.loss import chunked_divergence
-from chatsmith.train.policy_gradient import filled_up
+from chatsmith.train.policy_gradient import filled_up, padded_places
 
 
 class TextBatch(NamedTuple):
-    """Texts as rows, padded at the end."""
+    """Rows of one text or several, padded at the end."""
 
     inputs: Tensor
-    """(B, T) int64 ids; without a text's last, as nobody ever learnt what comes after that."""
-    is_text: Tensor
-    """(B, T) bool: False in padding."""
+    """(B, T) int64 ids."""
+    goes_on: Tensor
+    """(B, T) bool: False at the last id of a text, as nobody ever learnt what comes after that, and in padding."""
 
     @property
     def num_targets(self) -> int:
         """After how many ids the model is held."""
-        return int(self.is_text.sum())
+        return int(self.goes_on.sum())
 
     def to(self, device: torch.device) -> "TextBatch":
         """The same batch on `device`."""
-        return TextBatch(self.inputs.to(device), self.is_text.to(device))
+        return TextBatch(self.inputs.to(device), self.goes_on.to(device))
 
 
 def text_batches(
     texts: Sequence[Sequence[int]],
+    row_length: int,
     rows_per_batch: int,
     count: int,
     *,
     multiple: int = 1,
-    most_inputs: int | None = None,
 ) -> list[TextBatch]:
-    """The texts as `count` batches of at most `rows_per_batch` rows, the last ones perhaps empty.
+    """The texts, none longer than `row_length`, as `count` batches of at most `rows_per_batch` rows, the last ones
+    perhaps empty.
 
-    Texts of like length share a batch; rows are padded to a multiple of `multiple` places, as far as `most_inputs`
-    allows.
+    As many texts as fit go into a row, best fit; rows are padded to a multiple of `multiple` places, as far as
+    `row_length` allows.
     """
     assert len(texts) <= rows_per_batch * count
-    ordered = sorted(texts, key=len, reverse=True)
+    shelves: Shelves[Sequence[int]] = Shelves()
+    for text in texts:
+        shelves.add(len(text), text)
+    rows: list[list[Sequence[int]]] = []
+    while shelves.total_length:
+        rows.append(shelves.take_row(row_length))
     return [
-        _batch(ordered[start : start + rows_per_batch], multiple, most_inputs)
+        _batch(rows[start : start + rows_per_batch], row_length, multiple)
         for start in range(0, rows_per_batch * count, rows_per_batch)
     ]
 
 
-def _batch(texts: Sequence[Sequence[int]], multiple: int, most_inputs: int | None) -> TextBatch:
-    inputs = [text[:-1] for text in texts]
-    width = filled_up(max(map(len, inputs), default=0), multiple, most_inputs)
-    padded = [[*ids, *[0] * (width - len(ids))] for ids in inputs]
-    lengths = torch.tensor([len(ids) for ids in inputs], dtype=torch.int64)
-    is_text = torch.arange(width) < lengths[:, None]
-    return TextBatch(torch.tensor(padded, dtype=torch.int64).view(len(texts), width), is_text)
+def _batch(rows: Sequence[Sequence[Sequence[int]]], row_length: int, multiple: int) -> TextBatch:
+    width = filled_up(max((sum(map(len, row)) for row in rows), default=0), multiple, row_length)
+    inputs = torch.zeros((len(rows), width), dtype=torch.int64)
+    goes_on = torch.zeros((len(rows), width), dtype=torch.bool)
+    for number, row in enumerate(rows):
+        start = 0
+        for text in row:
+            end = start + len(text)
+            inputs[number, start:end] = torch.tensor(text)
+            goes_on[number, start : end - 1] = True
+            start = end
+    return TextBatch(inputs, goes_on)
 
 
 @dataclass
@@ -87,10 +99,12 @@ class Distillation:
 
     def __call__(self, model: GPT, batch: TextBatch, scale: float) -> Tensor:
         """The batch's part of L, with its graph; `scale` is 1/N."""
+        places, is_real = padded_places(batch.goes_on)
         with torch.no_grad():
-            theirs = self.reference(batch.inputs)[batch.is_text]  # (n, C)
-        found = chunked_divergence(model, model(batch.inputs)[batch.is_text], self.reference, theirs)
-        self.tokens += len(theirs)
+            theirs = self.reference(batch.inputs).flatten(0, 1)[places]  # (n + filling, C)
+        mine = model(batch.inputs).flatten(0, 1)[places]
+        found = chunked_divergence(model, mine, self.reference, theirs, is_real)
+        self.tokens += batch.num_targets
         self.divergence += found.item()
         return scale * self.weight * found
 

@@ -163,6 +163,14 @@ def filled_up(count: int, multiple: int, most: int | None) -> int:
     return filled if most is None else max(count, min(filled, most))
 
 
+def padded_places(wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Where `wanted` (B, T) is true, as indices of the flattened tensor, filled up to a multiple of TARGETS_MULTIPLE by
+    some place, and which of them are no filling: both (n + filling,)."""
+    places = wanted.flatten().nonzero()[:, 0]
+    padded = F.pad(places, (0, -len(places) % TARGETS_MULTIPLE))
+    return padded, torch.arange(len(padded), device=padded.device) < len(places)
+
+
 def _num_inputs(reply: ScoredReply) -> int:
     """The last id is only a target."""
     return len(reply.prompt_ids) + len(reply.ids) - 1
@@ -284,15 +292,14 @@ class PolicyGradient:
 
     def __call__(self, model: GPT, batch: RolloutBatch, scale: float) -> Tensor:
         """The batch's part of L, with its graph; `scale` is 1/N."""
-        places = (batch.targets.flatten() != NOT_TRAINED_ON).nonzero()[:, 0]  # (n,)
-        filling = -len(places) % TARGETS_MULTIPLE
-        hidden = model(batch.inputs).flatten(0, 1)[F.pad(places, (0, filling))]  # (n + filling, C)
+        places, is_real = padded_places(batch.targets != NOT_TRAINED_ON)
+        hidden = model(batch.inputs).flatten(0, 1)[places]  # (n + filling, C)
 
         def known(values: Tensor) -> Tensor:
-            return F.pad(values.flatten()[places], (0, filling))
+            return torch.where(is_real, values.flatten()[places], 0)
 
         targets, sampler, advantage = map(known, (batch.targets, batch.sampler_logprobs, batch.advantages))
-        copies = known(batch.copies)  # none of the filling
+        copies = known(batch.copies)
         reference = None if batch.reference_logprobs is None else known(batch.reference_logprobs)
 
         def gradient_of(raw: Tensor, rows: Tensor, softcap: float, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -300,8 +307,8 @@ class PolicyGradient:
             beside = None if reference is None else reference[rows].to(logprobs)
             q = sampler[rows].to(logprobs)
             found = terms(logprobs, q, advantage[rows].to(logprobs), beside, self.clip, self.beta)
-            is_real = copies[rows] > 0
-            self.tally.add(logprobs[is_real], q[is_real], found.clipped[is_real], copies[rows][is_real])
+            real = is_real[rows]
+            self.tally.add(logprobs[real], q[real], found.clipped[real], copies[rows][real])
             return (weights * found.loss).sum(), gradient * (weights * found.weights)[:, None]
 
         weights = scale * copies.to(torch.promote_types(hidden.dtype, torch.float32))

@@ -26,12 +26,11 @@ BatchesFrom = Callable[[int], Iterator[B]]
 """batches_from(start_row): this process's batches, after the first `start_row` rows of all processes."""
 
 
-CORRECTED_AFTER = 0.25
-"""Share of the steps after which a horizon in time is corrected by the pace so far: before 0.4, where rates begin to
-fall, so that the schedule is one curve all the same. What is measured beforehand is off by a third on a machine with
-neighbours (docs/lab-log.md)."""
-
-CORRECTED = "corrected_steps"
+CORRECTED_AFTER = (0.25, 0.6)
+"""Shares of the steps foreseen after which a horizon in time is corrected by the pace so far: first before 0.4, where
+rates begin to fall, so that the schedule is one curve all the same, and again when little is left to be wrong about.
+What is measured beforehand is off by a third on a machine with neighbours, and the pace of a quarter by a tenth
+(docs/lab-log.md)."""
 
 FEWEST_PACED = 4
 """Steps that say something about the pace."""
@@ -75,10 +74,11 @@ class Session:
         optimizer = Optimizer(model, plan.rates)
         # A step means something else where another number of processes had to round it.
         key = f"{self.key} {plan.steps} steps of {plan.rows_per_step} rows"
-        start, steps = restore_training(
+        start, saved_steps = restore_training(
             self.state_folder, model, optimizer, key=key, notice=self.reporter.notice, carried=carried
         )
-        foreseen, steps = plan.steps, steps or plan.steps
+        foreseen = plan.steps
+        steps = saved_steps or foreseen
         plan = replace(plan, steps=steps)
         if start:
             self.reporter.notice(f"going on after step {start:,} of {steps:,}, saved earlier")
@@ -91,7 +91,8 @@ class Session:
         def correct(step: int, step_seconds: float) -> int:
             nonlocal steps
             assert hooks.correct is not None
-            steps = max(step, hooks.correct(step, step_seconds))
+            corrected = hooks.correct(step, step_seconds)
+            steps = steps if corrected is None else max(step, corrected)
             return steps
 
         counts_tokens = hooks.figures is None
@@ -112,7 +113,9 @@ class Session:
                     hooks,
                     save=save,
                     correct=correct if hooks.correct else None,
-                    correct_after=max(FEWEST_PACED, int(foreseen * CORRECTED_AFTER)),
+                    correct_after=tuple(
+                        max(FEWEST_PACED, int(foreseen * share)) for share in CORRECTED_AFTER
+                    ),
                 ),
                 peak_flops=peak,
                 start_step=start,
@@ -151,21 +154,20 @@ def horizon(
 
 def correction(
     run: RunDirectory, stage: str, key: str, runtime: Runtime, held: Callable[[int, float], int] | None
-) -> Callable[[int, float], int] | None:
-    """What `Hooks.correct` says: the steps decided on earlier under this key, or else those that `held` says, which are
-    frozen in the run's recipe. None, where the horizon is not in time or was never corrected: `held` is given by the
-    process that measures it, and by no other."""
-    frozen = run.frozen(stage, CORRECTED, key)
-    if frozen:
-        return lambda step, step_seconds: int(frozen)
-    if held is None:
-        return None
+) -> Callable[[int, float], int | None]:
+    """What `Hooks.correct` says: the steps decided on earlier after the same step under this key, or else those that
+    `held` says, which are frozen in the run's recipe. Nothing, where there is neither: `held` is given by the process
+    that measures a horizon in time, and by no other."""
 
-    def correct(step: int, step_seconds: float) -> int:
+    def correct(step: int, step_seconds: float) -> int | None:
+        name = f"steps_after_{step}"
+        frozen = run.frozen(stage, name, key)
+        if frozen or held is None:
+            return int(frozen) if frozen else None
         # With a number of its own, each process would follow another plan.
         steps = int(main_number(held(step, step_seconds), runtime))
         if runtime.is_main:
-            run.freeze(stage, CORRECTED, steps, key)
+            run.freeze(stage, name, steps, key)
         return steps
 
     return correct

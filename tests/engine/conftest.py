@@ -67,7 +67,7 @@ def naive(model: GPT) -> Callable[[Request], list[int]]:
             logits = model.logits(model(torch.tensor([tokens]))[0, -1:])
             row = Row(
                 sampling,
-                sampling.seed or 0,
+                (sampling.seed or 0,),
                 position=len(tokens),
                 prompt_ids=request.prompt_ids,
                 sampled_ids=tokens[len(request.prompt_ids) :],

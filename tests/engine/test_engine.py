@@ -3,6 +3,7 @@ another way of serving the same request; float64 makes equality of tokens a fair
 """
 
 import copy
+import itertools
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,9 +14,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatsmith.engine.engine import Engine, Event
-from chatsmith.engine.request import Completion, Request, RequestError, Sampling
+from chatsmith.engine.engine import Engine
+from chatsmith.engine.request import Completion, Event, Request, RequestError, Sampling
 from chatsmith.engine.sampling import Choice, Row, choose
+from chatsmith.engine.scheduler import Chunk
 from chatsmith.model.gpt import GPT
 from chatsmith.text.chat import Part
 from chatsmith.text.tokenizer import Tokenizer
@@ -180,10 +182,127 @@ def test_a_conversation_finds_its_earlier_turns_cached(model: GPT, tokenizer: To
 
 def test_replicas_share_the_prompt_and_differ(model: GPT, tokenizer: Tokenizer, naive: Naive) -> None:
     requests = a_request(tuple(range(33)), 1).replicas(4)
-    completions = Engine(model, tokenizer, block_size=4).generate(requests)
-    assert [completion.cached_tokens for completion in completions] == [0, 32, 32, 32]
+    engine = Engine(model, tokenizer, block_size=4)
+    completions = engine.generate(requests)
+    assert engine.prefix_queries == 33, "the prompt was looked up, and so computed, more than once"
     assert ids_of(completions) == [naive(request) for request in requests]
     assert len({completion.ids for completion in completions}) > 1
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of tokens of each step that any engine takes."""
+    counts: list[int] = []
+    forward = Engine._forward
+
+    def counting(engine: Engine, chunks: list[Chunk]) -> torch.Tensor:
+        counts.append(sum(chunk.length for chunk in chunks))
+        return forward(engine, chunks)
+
+    monkeypatch.setattr(Engine, "_forward", counting)
+    return counts
+
+
+def test_replies_are_computed_once_until_they_differ(
+    model: GPT, tokenizer: Tokenizer, naive: Naive, computed: list[int]
+) -> None:
+    """Of eight replies, each different beginning is computed once: no row more, no row less."""
+    sampling = Sampling(temperature=0.03, seed=4, max_tokens=12, ignore_end=True)
+    requests = Request(tuple(range(9)), sampling).replicas(8)
+    completions = Engine(model, tokenizer, block_size=4).generate(requests)
+    expected = [naive(request) for request in requests]
+    assert ids_of(completions) == expected
+    beginnings = {tuple(ids[:length]) for ids in expected for length in range(1, 12)}
+    assert sum(computed) == 9 + len(beginnings) < 9 + 11 * 8
+    assert 1 < len({completion.ids for completion in completions}) < 8, (
+        "they must branch, but not all at once"
+    )
+
+
+def test_greedy_requests_for_the_same_are_one(
+    model: GPT, tokenizer: Tokenizer, naive: Naive, computed: list[int]
+) -> None:
+    greedy, other = a_request(tuple(range(9)), 0), a_request(tuple(range(1, 10)), 0)
+    completions = Engine(model, tokenizer).generate([greedy, greedy, other, greedy])
+    assert ids_of(completions) == [naive(one) for one in (greedy, greedy, other, greedy)]
+    # The fourth came after another one, so it is on its own.
+    assert computed[1:] == [3] * (len(completions[0].ids) - 1)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    counts=st.lists(st.integers(1, 6), min_size=1, max_size=4),
+    kv_tokens=st.integers(60, 200),
+    max_running=st.integers(1, 5),
+    temperature=st.sampled_from([0.0, 0.03, 1.0]),
+    prefix_caching=st.booleans(),
+    cancel_at=st.lists(st.tuples(st.integers(0, 25), st.integers(0, 23)), max_size=6),
+    seed=st.integers(0, 9),
+)
+def test_shared_replies_are_those_of_each_request_alone(
+    model: GPT,
+    tokenizer: Tokenizer,
+    naive: Naive,
+    counts: list[int],
+    kv_tokens: int,
+    max_running: int,
+    temperature: float,
+    prefix_caching: bool,
+    cancel_at: list[tuple[int, int]],
+    seed: int,
+) -> None:
+    """Whatever branches, waits for a place, is pre-empted or cancelled. `cancel_at` are (step, which)."""
+    engine = Engine(
+        model,
+        tokenizer,
+        kv_tokens=kv_tokens,
+        block_size=4,
+        max_running=max_running,
+        prefix_caching=prefix_caching,
+    )
+    free_at_first = engine.num_free_blocks
+    requests = [
+        request
+        for ids, count in zip(prompts(seed, len(counts)), counts, strict=True)
+        for request in Request(
+            ids, Sampling(temperature, seed=seed, max_tokens=10, logprobs=1, ignore_end=True)
+        ).replicas(count)
+    ]
+    handles = [engine.submit(request) for request in requests]
+    replies: dict[int, Completion] = {}
+    streamed: dict[int, list[int]] = {handle: [] for handle in handles}
+    for number in itertools.count():
+        for step, which in cancel_at:
+            if step == number and which < len(handles) and (over := engine.cancel(handles[which])):
+                assert over.finish_reason == "cancelled" and list(over.ids) == streamed[handles[which]]
+                replies[handles[which]] = over
+        assert engine.num_running + engine.num_waiting == len(handles) - len(replies)
+        if engine.is_idle:
+            break
+        for event in engine.step():
+            streamed[event.handle] += event.ids
+            if event.completion is not None:
+                replies[event.handle] = event.completion
+    for handle, request in zip(handles, requests, strict=True):
+        ids, expected = list(replies[handle].ids), naive(request)
+        assert ids == (expected[: len(ids)] if replies[handle].finish_reason == "cancelled" else expected)
+        assert len(replies[handle].logprobs or ()) == len(ids)
+    assert engine.num_free_blocks == free_at_first
+
+
+def test_branches_have_texts_of_their_own(model: GPT, tokenizer: Tokenizer) -> None:
+    """Half a character, a held-back stop string, a part of a call: each branch goes on from its own copy."""
+    bias = dict.fromkeys((*tokenizer.encode("é"), *tokenizer.encode("a")), 12.0)
+    bias |= {tokenizer.special(name): 10.0 for name in ("<|python_start|>", "<|python_end|>")}
+    sampling = Sampling(seed=3, max_tokens=14, logit_bias=bias, stop=("aaa", "éé"))
+    requests = Request(tuple(range(9)), sampling).replicas(24)
+    together = Engine(model, tokenizer).generate(requests)
+    alone = [Engine(model, tokenizer).generate([request])[0] for request in requests]
+    assert together == alone
+    assert len({one.ids for one in together}) > 10
+    assert {one.finish_reason for one in together} == {"stop", "length"}
+    assert any("\ufffd" in one.text for one in together) and any("é" in one.text for one in together)
+    assert any(part.kind == "python" for one in together for part in one.parts)
 
 
 def test_without_a_seed_replies_differ_and_the_engines_seed_repeats_them(
@@ -317,7 +436,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, list[int]], None
     def follow(prompt_length: int, script: list[int]) -> None:
         def scripted_choose(logits: torch.Tensor, rows: list[Row]) -> list[Choice]:
             choices = choose(logits, rows)
-            places = [row.position - prompt_length for row in rows]
+            places = [row.position - prompt_length for row in rows for _ in row.seeds]
             return [
                 choice._replace(id=script[place]) if place < len(script) else choice
                 for choice, place in zip(choices, places, strict=True)

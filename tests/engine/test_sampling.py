@@ -13,11 +13,11 @@ LOGITS = torch.randn(1, VOCAB, generator=torch.Generator().manual_seed(3), dtype
 
 
 def rows(sampling: Sampling, count: int) -> list[Row]:
-    return [Row(sampling, seed=seed, position=5) for seed in range(count)]
+    return [Row(sampling, seeds=(seed,), position=5) for seed in range(count)]
 
 
 def allowed(sampling: Sampling, logits: torch.Tensor = LOGITS) -> set[int]:
-    return set(probabilities(logits, [Row(sampling, 0, 0)])[0].nonzero()[:, 0].tolist())
+    return set(probabilities(logits, [Row(sampling, (0,), 0)])[0].nonzero()[:, 0].tolist())
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_a_row_is_sampled_as_if_it_were_alone() -> None:
     batch = [
         Row(
             sampling,
-            seed=10 + index,
+            seeds=(10 + index,),
             position=index,
             prompt_ids=(1, 2),
             sampled_ids=(2, 3, 3),
@@ -111,15 +111,39 @@ def test_a_row_is_sampled_as_if_it_were_alone() -> None:
     assert together == alone
 
 
+def test_a_row_of_several_replies_chooses_for_each_as_a_row_of_its_own() -> None:
+    samplings = [Sampling(temperature=0), Sampling(logprobs=2), Sampling(top_k=3), Sampling(logprobs=0)]
+    seeds = [(1, 2, 3), (4,), (5, 6), (7, 8, 9, 10)]
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(len(samplings), VOCAB, generator=generator, dtype=torch.float64)
+    for kept in ([0, 1, 2, 3], [1, 2, 3], [0], [3, 1]):
+        some = [Row(samplings[index], seeds[index], position=4) for index in kept]
+        alone = [
+            choose(logits[index : index + 1], [Row(samplings[index], (seed,), position=4)])[0]
+            for index in kept
+            for seed in seeds[index]
+        ]
+        assert choose(logits[kept], some) == alone
+    assert (
+        len(
+            {
+                choice.id
+                for choice in choose(logits[1:2].expand(1, -1), [Row(Sampling(), tuple(range(50)), 4)])
+            }
+        )
+        > 3
+    )
+
+
 def test_tiny_temperatures_do_not_overflow() -> None:
     for temperature in (1e-300, 1e-6):
-        choice = choose(LOGITS.float(), [Row(Sampling(temperature=temperature), 1, 1)])[0]
+        choice = choose(LOGITS.float(), [Row(Sampling(temperature=temperature), (1,), 1)])[0]
         assert choice.id == LOGITS.argmax().item()
 
 
 def test_an_impossible_token_is_never_drawn() -> None:
     probs = torch.tensor([[0.0, 1.0, 0.0, 1e-12, 0.0]]).expand(1_000, -1)
-    drawn = draw(probs, [Row(Sampling(), seed, 0) for seed in range(1_000)])
+    drawn = draw(probs, [Row(Sampling(), (seed,), 0) for seed in range(1_000)])
     assert set(drawn.tolist()) <= {1, 3}
 
 
@@ -127,7 +151,7 @@ def test_penalties_and_bias_change_the_logits_as_described() -> None:
     logits = torch.tensor([[3.0, 2.9, -1.0, 0.0]])
 
     def best(sampling: Sampling, prompt: tuple[int, ...] = (), sampled: tuple[int, ...] = ()) -> int | None:
-        return choose(logits, [Row(sampling, 0, 0, prompt, sampled)])[0].id
+        return choose(logits, [Row(sampling, (0,), 0, prompt, sampled)])[0].id
 
     greedy = Sampling(temperature=0)
     assert best(greedy) == 0
@@ -137,12 +161,12 @@ def test_penalties_and_bias_change_the_logits_as_described() -> None:
     assert best(Sampling(temperature=0, presence_penalty=0.2), sampled=(0,)) == 1
     assert best(Sampling(temperature=0, presence_penalty=0.2), prompt=(0,)) == 0, "only the reply counts"
     assert best(Sampling(temperature=0, repetition_penalty=1.1), prompt=(0,)) == 1, "the prompt counts too"
-    assert choose(logits, [Row(greedy, 0, 0, banned_ids=(0, 1))])[0].id == 3
+    assert choose(logits, [Row(greedy, (0,), 0, banned_ids=(0, 1))])[0].id == 3
 
 
 def test_logprobs_are_those_of_the_model_itself() -> None:
     sampling = Sampling(temperature=0, logit_bias={0: 100.0}, logprobs=2)
-    choice = choose(LOGITS, [Row(sampling, 0, 0)])[0]
+    choice = choose(LOGITS, [Row(sampling, (0,), 0)])[0]
     expected = LOGITS[0].log_softmax(-1)
     assert choice.id == 0
     assert choice.logprob is not None
@@ -157,9 +181,9 @@ def test_broken_logits_spoil_their_own_row_only(broken: float) -> None:
     logits = LOGITS.repeat(3, 1)
     logits[1, 4] = broken
     for sampling in (Sampling(temperature=0), Sampling(top_p=0.9, logprobs=1)):
-        batch = [Row(sampling, 5, 5)] * 3
+        batch = [Row(sampling, (5,), 5)] * 3
         first, second, third = choose(logits, batch)
         assert second.id is None
         assert first == third == choose(LOGITS, batch[:1])[0]
     minus_infinity = torch.full((1, VOCAB), float("-inf"))
-    assert choose(minus_infinity, [Row(Sampling(), 0, 0)])[0].id is None
+    assert choose(minus_infinity, [Row(Sampling(), (0,), 0)])[0].id is None

@@ -122,3 +122,35 @@ def test_everything_ends_within_budget_and_gives_its_blocks_back(
     while scheduler.running or scheduler.waiting:
         checked_step()
     assert blocks.num_free == num_blocks
+
+
+def test_a_branch_shares_full_blocks_and_copies_the_last() -> None:
+    scheduler = make_scheduler(num_blocks=4, size=4)
+    one = Sequence(list(range(6)), max_length=12)
+    scheduler.add(one)
+    scheduler.computed(scheduler.schedule().chunks)
+    twin, copies = scheduler.branch(one)
+    assert twin.blocks[0] == one.blocks[0] and copies == [(one.blocks[1], twin.blocks[1])]
+    assert twin.tokens == one.tokens and twin.tokens is not one.tokens
+    for sequence, token in ((one, 7), (twin, 8)):
+        sequence.tokens.append(token)
+    assert lengths(scheduler.schedule()) == [1, 1]
+    scheduler.remove(one)
+    assert scheduler.blocks.num_free == 2, "the shared block is still held"
+    scheduler.remove(twin)
+    assert scheduler.blocks.num_free == 4
+
+
+def test_a_branch_without_a_place_or_a_block_waits_in_front() -> None:
+    for num_blocks, running in ((4, 1), (2, 4)):
+        scheduler = make_scheduler(num_blocks=num_blocks, size=4, running=running)
+        one, other = Sequence(list(range(6)), max_length=8), Sequence([9], max_length=2)
+        scheduler.add(one)
+        scheduler.computed(scheduler.schedule().chunks)
+        scheduler.add(other)
+        twin, copies = scheduler.branch(one)
+        assert copies == [] and twin.num_computed == 0 and list(scheduler.waiting) == [twin, other]
+        scheduler.remove(one)
+        # What is left of it to compute stands behind the block they shared.
+        (chunk,) = [chunk for chunk in scheduler.schedule().chunks if chunk.sequence is twin]
+        assert (chunk.start, chunk.end) == (4, 6)

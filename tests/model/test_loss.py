@@ -65,9 +65,11 @@ def test_divergence_and_gradients_equal_the_plain_ones(random_model, small_chunk
         reference.head.weight += 0.3
     hidden, _, _ = example(model)
     theirs = hidden.detach() + 0.5
-    written = chunked_divergence(model, hidden, reference, theirs)
+    weights = torch.arange(len(hidden), dtype=hidden.dtype) / 4  # the first counts for nothing
+    written = chunked_divergence(model, hidden, reference, theirs, weights)
     logprobs = [one.logits(x).log_softmax(dim=-1) for one, x in ((model, hidden), (reference, theirs))]
-    plain = F.kl_div(logprobs[0], logprobs[1].detach(), reduction="sum", log_target=True)
+    each = F.kl_div(logprobs[0], logprobs[1].detach(), reduction="none", log_target=True).sum(dim=-1)
+    plain = (weights * each).sum()
     assert plain > 1
     torch.testing.assert_close(written, plain, rtol=1e-12, atol=0)
     for ours, theirs in zip(gradients(model, written, hidden), gradients(model, plain, hidden), strict=True):

@@ -231,16 +231,20 @@ def test_an_interrupted_run_goes_on_to_the_very_same_weights(
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
-@pytest.mark.parametrize("held", [7, 11, 2], ids=["fewer", "more", "none left"])
-def test_steps_are_corrected_once_and_the_schedule_and_the_end_go_by_them(
+@pytest.mark.parametrize(
+    "held",
+    [(7,), (11, 14), (11, 10), (20, 5), (2,), (None, 12)],
+    ids=["fewer", "more", "more, then fewer", "more, then none left", "none left", "only later"],
+)
+def test_steps_are_corrected_twice_and_the_schedule_and_the_end_go_by_them(
     new_model, new_plan, batches_from, runtime, session, held
 ):
     asked: list[int] = []
 
-    def correct(step: int, seconds: float) -> int:
+    def correct(step: int, seconds: float) -> int | None:
         assert seconds > 0
         asked.append(step)
-        return held
+        return held[len(asked) - 1]
 
     one = session()
     result = one.train(
@@ -250,12 +254,16 @@ def test_steps_are_corrected_once_and_the_schedule_and_the_end_go_by_them(
         prepare(new_model(), runtime, False, print),
         Hooks(correct=correct, evaluate=lambda: {"bpb": 1.0}),
     )
-    steps = max(held, 4)
+    first = max(held[0] or 16, 4)
+    steps = first if len(held) == 1 else max(held[1], 9)
     lines = [json.loads(line) for line in one.metrics_path.read_text().splitlines()]
     rates = [line["rate"] for line in lines if "rate" in line]
     schedule = new_plan(16).schedule
-    assert asked == [4] and result.steps == steps == len(rates) and result.scores == {"bpb": 1.0}
-    assert rates == [schedule.rate(step / (16 if step <= 4 else steps)) for step in range(1, steps + 1)]
+    assert (
+        asked == [4, 9][: len(held)] and result.steps == steps == len(rates) and result.scores == {"bpb": 1.0}
+    )
+    ends = [16] * 4 + [first] * 5 + [steps] * steps
+    assert rates == [schedule.rate(step / end) for step, end in zip(range(1, steps + 1), ends, strict=False)]
 
 
 @pytest.mark.parametrize("stopped_in", [3, 6], ids=["before the correction", "after it"])
