@@ -57,18 +57,22 @@ def chunk_gradient(raw: Tensor, targets: Tensor, softcap: float, weights: Tensor
 
 
 def divergence_gradient(
-    raw: Tensor, wanted: Tensor, softcap: float, weights: Tensor
+    raw: Tensor, wanted: Tensor, targets: Tensor, softcap: float
 ) -> tuple[Tensor, Tensor]:
-    """As `chunk_gradient`, of weight x KL(softmax(wanted) || softmax(z)); wanted (n, V) are logits after their softcap.
+    """As `chunk_gradient`, of KL(softmax(wanted) || softmax(z)) where z finds the target less likely than wanted does;
+    wanted (n, V) are logits after their softcap.
 
-    dloss/draw = weight * (softmax(z) - softmax(wanted)) * (1 - (z / softcap)^2).
+    dloss/draw = (softmax(z) - softmax(wanted)) * (1 - (z / softcap)^2).
     """
     raw, wanted = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (raw, wanted))
     bent = torch.tanh(raw / softcap)  # (n, V)
     logprobs, wanted_logprobs = (softcap * bent).log_softmax(dim=-1), wanted.log_softmax(dim=-1)
     wanted_probs = wanted_logprobs.exp()
-    loss = ((wanted_probs * (wanted_logprobs - logprobs)).sum(dim=-1) * weights).sum()
-    return loss, (logprobs.exp() - wanted_probs) * (1 - bent * bent) * weights[:, None]
+    target = targets.clamp(min=0)[:, None]
+    is_rarer = logprobs.gather(1, target) < wanted_logprobs.gather(1, target)
+    held = is_rarer & (targets != IGNORED)[:, None]  # (n, 1)
+    loss = ((wanted_probs * (wanted_logprobs - logprobs)).sum(dim=-1) * held[:, 0]).sum()
+    return loss, (logprobs.exp() - wanted_probs) * (1 - bent * bent) * held
 
 
 class _ChunkedLoss(torch.autograd.Function):
@@ -136,15 +140,18 @@ def chunked_cross_entropy(
 
 
 def chunked_divergence(
-    model: GPT, hidden: Tensor, reference: GPT, reference_hidden: Tensor, weights: Tensor
+    model: GPT, hidden: Tensor, reference: GPT, reference_hidden: Tensor, targets: Tensor
 ) -> Tensor:
-    """Sum over positions of weight x KL(reference || model), over the whole vocabulary, differentiable by `hidden` and
-    the head; both hidden states are (N, C), weights (N,)."""
+    """Sum of KL(reference || model), over the whole vocabulary, over those positions where the model finds the target
+    less likely than the reference does; differentiable by `hidden` and the head. Both hidden states are (N, C), targets
+    (N,); nothing is compared where they are IGNORED."""
 
-    def gradient_of(raw: Tensor, theirs: Tensor, softcap: float, weights: Tensor) -> tuple[Tensor, Tensor]:
-        return divergence_gradient(raw, reference.logits(theirs), softcap, weights)
+    def gradient_of(raw: Tensor, rows: Tensor, softcap: float, weights: Tensor) -> tuple[Tensor, Tensor]:
+        theirs = reference.logits(reference_hidden[rows])
+        return divergence_gradient(raw, theirs, targets[rows], softcap)
 
-    return chunked_loss(model, hidden, reference_hidden.detach(), weights, gradient_of)
+    rows = torch.arange(len(hidden), device=hidden.device)
+    return chunked_loss(model, hidden, rows, hidden.new_ones(len(hidden)), gradient_of)
 
 
 def bits_per_byte(model: GPT, batches: Iterable[tuple[Tensor, Tensor]], token_byte_lengths: Tensor) -> float:

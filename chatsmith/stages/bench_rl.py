@@ -92,6 +92,10 @@ def main(config: Config) -> None:
         ["way", "tokens per second", "one batch is faster by"],
         rows,
     )
+    reporter.line(
+        f"For {config.samples} replies to each, {figures['computed_per_token']:.2f} tokens are computed a token of the "
+        "replies, prompts included: where replies agree, they are one"
+    )
     if config.json:
         sys.stdout.write(json.dumps(figures) + "\n")
 
@@ -114,7 +118,9 @@ def measure(
         for problem, seed in zip(problems, seeds, strict=True):
             roller.write([problem], config.samples, [seed])
 
+    computed = roller.num_computed
     groups = together()
+    computed = roller.num_computed - computed
     ways = {"together": together, "one_by_one": one_by_one, "plain": _plain(bundle, groups)}
     durations: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(config.rounds + 1):
@@ -130,6 +136,7 @@ def measure(
         "prompts": config.prompts,
         "samples": config.samples,
         "reply_tokens": tokens / (config.prompts * config.samples),
+        "computed_per_token": computed / tokens,
     }
 
 

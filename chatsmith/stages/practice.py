@@ -73,10 +73,6 @@ FEWEST_TIMED, MOST_TIMED, TIMED_SHARE = 4, 12, 0.03
 """Rounds that are timed to know how many there is time for: as many as take about this share of it. Rounds differ by
 what is asked: three in a row of the kindergarten's took two thirds of the mean, eight four fifths."""
 
-ROUNDS_GROW = 1.1
-"""Later rounds may take longer than those before: 0.88 to 1.15 times as long as those of the first quarter in six runs
-of the kindergarten (docs/lab-log.md). Minutes had better be left over than exceeded."""
-
 FAILURES_TOLD = 3
 
 
@@ -233,13 +229,13 @@ class Practice:
         )
         self.loss.take_tally()
         whole = len(durations) // updates * updates
-        seconds = ROUNDS_GROW * sum(durations[:whole]) / whole * updates
+        seconds = sum(durations[:whole]) / whole * updates
         return updates * max(1, self.budget.steps(0, seconds))
 
     def _steps_held(self, step: int, step_seconds: float) -> int:
         """Updates that the minutes hold, at the pace so far: whole rounds, and not more than were asked for."""
         updates, asked = self.config.updates, self.config.steps * self.config.updates
-        steps = self.budget.steps(step, ROUNDS_GROW * step_seconds)
+        steps = self.budget.steps(step, step_seconds)
         held = math.ceil(steps / updates) * updates
         return min(held, asked) if asked else held
 

@@ -86,8 +86,8 @@ class Config:
     """How far the kept weights go from where practising began (0) to the best ones (1): below 1, a little less is
     learned and much less of everything else forgotten (Wortsman et al. 2022, arXiv:2109.01903)."""
     replay: int = 0
-    """Texts of the run's data a step, half conversations and half documents, over all processes, of which the model is
-    to say what it said before practising, so that the rest is not forgotten (Li & Hoiem 2016, arXiv:1606.09282)."""
+    """Texts of the run's data a step, half conversations and half documents, over all processes, that the model shall
+    not find less likely than before, so that the rest is not forgotten (Li & Hoiem 2016, arXiv:1606.09282)."""
     replay_weight: float = 2.0
     """How strongly: what is forgotten, in nats a token, weighs so many times what is gained, in reward a token."""
     evaluations: int = 4

@@ -83,6 +83,11 @@ class Roller:
         """One line on the engine's memory."""
         return self._engine.describe()
 
+    @property
+    def num_computed(self) -> int:
+        """Tokens that went through the model so far: of replies that agree, each is computed once."""
+        return self._engine.num_computed
+
     def write(self, problems: Sequence[Problem], samples: int, seeds: Sequence[int]) -> list[Group]:
         """`samples` replies to each problem at temperature 1, with log-probabilities: what the policy really says.
 

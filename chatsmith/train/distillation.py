@@ -3,13 +3,14 @@
 Practice moves weights that carry everything else, too. To learn those texts once more (Ouyang et al. 2022,
 arXiv:2203.02155) teaches what they tell at the cost of what they do not tell. Here the model is its own teacher instead
 (Li & Hoiem 2016, "Learning without forgetting", arXiv:1606.09282): with s the probabilities under the weights training
-began with, p those under the weights of now, and N the places of the texts of a step,
+began with, p those under the weights of now, x the ids of the texts, and N the places of the texts of a step,
 
-    L = weight / N  sum_t KL(s(. | t) || p(. | t))
+    L = weight / N  sum_t [p(x_t+1) < s(x_t+1)] KL(s(. | x_..t) || p(. | x_..t))
 
-over the whole vocabulary, wherever a text goes on. Texts share rows, as they did when they were learnt. There is no
-gradient as long as nothing is forgotten, and one back to where it was as soon as something is; a text says so at each
-of its places, of what stands there and of all that does not.
+over the whole vocabulary, wherever a text goes on and the model finds what stands there less likely than it did. What
+it finds likelier it has not forgotten: practice at copying makes it surer in texts as well, and to hold it there, too,
+took back a quarter of what practice gave (docs/lab-log.md). There is no gradient as long as nothing is forgotten, and
+one back to where it was as soon as something is. Texts share rows, as they did when they were learnt.
 
 It does not choose texts.
 """
@@ -21,6 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from chatsmith.data.batch import NOT_TRAINED_ON
 from chatsmith.data.best_fit import Shelves
 from chatsmith.model.gpt import GPT
 from chatsmith.model.loss import chunked_divergence
@@ -100,10 +102,12 @@ class Distillation:
     def __call__(self, model: GPT, batch: TextBatch, scale: float) -> Tensor:
         """The batch's part of L, with its graph; `scale` is 1/N."""
         places, is_real = padded_places(batch.goes_on)
+        # What stands at the next place; a text that goes on has one.
+        targets = torch.where(is_real, batch.inputs.flatten().roll(-1)[places], NOT_TRAINED_ON)
         with torch.no_grad():
             theirs = self.reference(batch.inputs).flatten(0, 1)[places]  # (n + filling, C)
         mine = model(batch.inputs).flatten(0, 1)[places]
-        found = chunked_divergence(model, mine, self.reference, theirs, is_real)
+        found = chunked_divergence(model, mine, self.reference, theirs, targets)
         self.tokens += batch.num_targets
         self.divergence += found.item()
         return scale * self.weight * found

@@ -16,6 +16,7 @@ def test_every_way_is_timed_beside_one_batch(tiny_run: Path, capsys: pytest.Capt
         speeds = figures["together_tokens_per_second"], figures[f"{way}_tokens_per_second"]
         assert figures[f"times_{way}"] == pytest.approx(speeds[0] / speeds[1])
     assert 1 <= figures["reply_tokens"] <= 6
+    assert figures["computed_per_token"] > 0
 
 
 def test_no_rounds_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
