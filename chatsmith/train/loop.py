@@ -66,9 +66,8 @@ class Hooks:
     first_step: Callable[[], None] | None = None
     """Called once, after the first step of this process."""
     correct: Callable[[int, float], int | None] | None = None
-    """How many steps there is time for in all, given the step just done and the seconds that one takes; None for as
-    many as before. Asked after each of the steps `correct_after`, where a clock decides."""
-    correct_after: tuple[int, ...] = ()
+    """How many steps there will be in all, given the step just done and the seconds that one takes. Asked after every
+    step, where a clock decides; None for as many as before."""
 
 
 @dataclass
@@ -120,9 +119,8 @@ def train(
             if step == start_step + 1 and hooks.first_step:
                 hooks.first_step()
             teller.tell_step(bar, step, seconds)
-            if hooks.correct and step in hooks.correct_after:
-                steps = hooks.correct(step, meter.seconds_per_step)
-                plan = teller.plan = replace(plan, steps=steps or plan.steps)
+            if hooks.correct and (steps := hooks.correct(step, meter.seconds_per_step)):
+                plan = teller.plan = replace(plan, steps=steps)
                 bar.expect(teller.total[0])
             last = step == plan.steps
             if hooks.evaluate and (last or (hooks.evaluate_every and step % hooks.evaluate_every == 0)):

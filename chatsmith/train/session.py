@@ -27,9 +27,9 @@ BatchesFrom = Callable[[int], Iterator[B]]
 
 
 CORRECTED_AFTER = (0.25, 0.6)
-"""Shares of the steps foreseen after which a horizon in time is corrected by the pace so far: first before 0.4, where
-rates begin to fall, so that the schedule is one curve all the same, and again when little is left to be wrong about.
-What is measured beforehand is off by a third on a machine with neighbours, and the pace of a quarter by a tenth
+"""Shares of the steps after which a horizon in time is corrected by the pace so far: first before 0.4, where rates
+begin to fall, so that the schedule is one curve all the same, and again when little is left to be wrong about. What is
+measured beforehand is off by a third on a machine with neighbours, and the pace of a quarter by a tenth
 (docs/lab-log.md)."""
 
 FEWEST_PACED = 4
@@ -88,11 +88,19 @@ class Session:
                 state = {"step": step, "steps": steps, "key": key, "carried": carried}
                 save_training(self.state_folder, model, optimizer, **state)
 
-        def correct(step: int, step_seconds: float) -> int:
-            nonlocal steps
+        first, again = CORRECTED_AFTER
+        due = max(FEWEST_PACED, int(foreseen * first))
+        if start >= due:
+            due = int(steps * again)
+
+        def correct(step: int, step_seconds: float) -> int | None:
+            nonlocal steps, due
             assert hooks.correct is not None
+            if step != due:
+                return None
             corrected = hooks.correct(step, step_seconds)
             steps = steps if corrected is None else max(step, corrected)
+            due = int(steps * again)  # behind this step, unless many were added
             return steps
 
         counts_tokens = hooks.figures is None
@@ -113,9 +121,6 @@ class Session:
                     hooks,
                     save=save,
                     correct=correct if hooks.correct else None,
-                    correct_after=tuple(
-                        max(FEWEST_PACED, int(foreseen * share)) for share in CORRECTED_AFTER
-                    ),
                 ),
                 peak_flops=peak,
                 start_step=start,

@@ -232,19 +232,27 @@ def test_an_interrupted_run_goes_on_to_the_very_same_weights(
 
 
 @pytest.mark.parametrize(
-    "held",
-    [(7,), (11, 14), (11, 10), (20, 5), (2,), (None, 12)],
-    ids=["fewer", "more", "more, then fewer", "more, then none left", "none left", "only later"],
+    ("held", "after"),
+    [
+        ((7,), [4]),  # six tenths of 7 are done by then
+        ((10, 12), [4, 6, 7]),
+        ((12, 9), [4, 7]),
+        ((20, 5), [4, 12]),
+        ((2,), [4]),
+        ((None, 12), [4, 9]),
+    ],
+    ids=["fewer", "fewer, then more", "fewer, then fewer", "more, then none left", "none left", "only later"],
 )
-def test_steps_are_corrected_twice_and_the_schedule_and_the_end_go_by_them(
-    new_model, new_plan, batches_from, runtime, session, held
+def test_steps_are_corrected_again_and_the_schedule_and_the_end_go_by_them(
+    new_model, new_plan, batches_from, runtime, session, held, after
 ):
-    asked: list[int] = []
+    asked: dict[int, int] = {}
 
     def correct(step: int, seconds: float) -> int | None:
         assert seconds > 0
-        asked.append(step)
-        return held[len(asked) - 1]
+        answer = held[min(len(asked), len(held) - 1)]
+        asked[step] = max(step, answer or 16)
+        return answer
 
     one = session()
     result = one.train(
@@ -254,16 +262,16 @@ def test_steps_are_corrected_twice_and_the_schedule_and_the_end_go_by_them(
         prepare(new_model(), runtime, False, print),
         Hooks(correct=correct, evaluate=lambda: {"bpb": 1.0}),
     )
-    first = max(held[0] or 16, 4)
-    steps = first if len(held) == 1 else max(held[1], 9)
     lines = [json.loads(line) for line in one.metrics_path.read_text().splitlines()]
     rates = [line["rate"] for line in lines if "rate" in line]
     schedule = new_plan(16).schedule
-    assert (
-        asked == [4, 9][: len(held)] and result.steps == steps == len(rates) and result.scores == {"bpb": 1.0}
-    )
-    ends = [16] * 4 + [first] * 5 + [steps] * steps
-    assert rates == [schedule.rate(step / end) for step, end in zip(range(1, steps + 1), ends, strict=False)]
+    assert list(asked) == after
+    assert result.steps == len(rates) == asked[after[-1]] and result.scores == {"bpb": 1.0}
+    ends, end = [], 16
+    for step in range(1, len(rates) + 1):
+        ends.append(end)
+        end = asked.get(step, end)
+    assert rates == [schedule.rate(step / end) for step, end in enumerate(ends, start=1)]
 
 
 @pytest.mark.parametrize("stopped_in", [3, 6], ids=["before the correction", "after it"])
