@@ -40,6 +40,13 @@ class Shelves(Generic[Item]):
         self.total_length -= length
         return length, item
 
+    def take_rows(self, room: int) -> list[list[Item]]:
+        """Take all items away, as rows of `room` each. None may be longer."""
+        rows: list[list[Item]] = []
+        while self.total_length:
+            rows.append(self.take_row(room))
+        return rows
+
     def take_row(self, room: int) -> list[Item]:
         """Take away items that fit into `room` together, longest first."""
         row: list[Item] = []

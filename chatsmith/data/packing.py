@@ -199,7 +199,4 @@ def _whole_pieces(pieces: Iterable[Piece], row_length: int) -> list[list[Piece]]
     shelves: Shelves[Piece] = Shelves()
     for piece in pieces:
         shelves.add(piece[1] + 1, piece)
-    rows: list[list[Piece]] = []
-    while shelves.total_length:
-        rows.append(shelves.take_row(row_length))
-    return rows
+    return shelves.take_rows(row_length)

@@ -65,9 +65,7 @@ def text_batches(
     shelves: Shelves[Sequence[int]] = Shelves()
     for text in texts:
         shelves.add(len(text), text)
-    rows: list[list[Sequence[int]]] = []
-    while shelves.total_length:
-        rows.append(shelves.take_row(row_length))
+    rows = shelves.take_rows(row_length)
     return [
         _batch(rows[start : start + rows_per_batch], row_length, multiple)
         for start in range(0, rows_per_batch * count, rows_per_batch)

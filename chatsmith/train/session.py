@@ -160,14 +160,14 @@ def horizon(
 def correction(
     run: RunDirectory, stage: str, key: str, runtime: Runtime, held: Callable[[int, float], int] | None
 ) -> Callable[[int, float], int | None]:
-    """What `Hooks.correct` says: the steps decided on earlier after the same step under this key, or else those that
-    `held` says, which are frozen in the run's recipe. Nothing, where there is neither: `held` is given by the process
-    that measures a horizon in time, and by no other."""
+    """What `Hooks.correct` says: the steps that `held` says, which are frozen in the run's recipe, or without it those
+    frozen earlier after the same step under this key, if any. `held` is given where a horizon in time is measured, and
+    not where a measured one is trained once more."""
 
     def correct(step: int, step_seconds: float) -> int | None:
         name = f"steps_after_{step}"
-        frozen = run.frozen(stage, name, key)
-        if frozen or held is None:
+        if held is None:
+            frozen = run.frozen(stage, name, key)
             return int(frozen) if frozen else None
         # With a number of its own, each process would follow another plan.
         steps = int(main_number(held(step, step_seconds), runtime))
