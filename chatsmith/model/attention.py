@@ -42,7 +42,7 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         y = _attention_in_pieces(q, k, v, window, scale)
     elif window == 0 or window >= length:
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
-    elif q.is_cuda:
+    elif q.is_cuda and torch.compiler.is_compiling():
         y = _flex_window_attention(q, k, v, window, scale)
     else:
         y = F.scaled_dot_product_attention(
@@ -78,7 +78,8 @@ def _attention_in_pieces(q: Tensor, k: Tensor, v: Tensor, window: int, scale: fl
 
 
 def _flex_window_attention(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) -> Tensor:
-    # FlexAttention (arXiv:2412.05496) skips the blocks outside the window; it has no backward on CPU.
+    # FlexAttention (arXiv:2412.05496) skips the blocks outside the window. It has no backward on CPU, and uncompiled it
+    # keeps all scores, (B, H, T, T) of them, which SDPA with a mask does not.
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:

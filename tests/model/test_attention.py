@@ -62,14 +62,17 @@ def test_window_counts_the_own_position():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("compile", [False, True])
 @pytest.mark.parametrize(("length", "window"), [(256, 64), (200, 33)])
-def test_windows_by_flex_attention_equal_the_dense_mask(length, window):
+def test_windows_on_a_gpu_equal_the_dense_mask(length, window, compile):
+    """Compiled, they are FlexAttention's business."""
     generator = torch.Generator().manual_seed(0)
     parts = [torch.randn(2, length, 3, 64, generator=generator) for _ in range(3)]
     results = []
     for device in ("cpu", "cuda"):
+        attend = torch.compile(causal_attention) if compile and device == "cuda" else causal_attention
         leaves = [part.to(device).requires_grad_() for part in parts]
-        y = causal_attention(*leaves, window)
+        y = attend(*leaves, window)
         y.square().sum().backward()
         results.append([y.detach().cpu(), *(leaf.grad.cpu() for leaf in leaves)])
     for on_cpu, on_gpu in zip(*results, strict=True):

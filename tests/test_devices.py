@@ -1,0 +1,91 @@
+"""Nothing is left behind on the CPU: on a GPU, which is only pretended here, everything is where it must be."""
+
+import copy
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from chatsmith import cli
+from chatsmith.engine.constraints import Constraint
+from chatsmith.engine.engine import Engine
+from chatsmith.engine.request import Completion, Request, Sampling
+from chatsmith.model.gpt import GPT
+from chatsmith.text.tokenizer import Tokenizer
+from tests.conftest import TINY_RECIPE
+from tests.elsewhere import pretending
+from tests.engine.conftest import model, one_thread, tokenizer
+
+__all__ = ["model", "one_thread", "tokenizer"]
+
+
+@pytest.fixture(params=["cuda", "mps"])
+def device(request, monkeypatch):
+    with pretending(request.param, monkeypatch) as device:
+        yield device
+
+
+def test_the_pretence_notices_what_a_device_would(device):
+    there, here = torch.ones(3, device=device), torch.ones(3)
+    assert (there + there).device == device and (there + here.to(device)).tolist() == [2, 2, 2]
+    assert (there * torch.tensor(2.0)).cpu().device.type == "cpu"
+    for mixed in (lambda: there + here, lambda: here + there, lambda: there[here.long()], there.numpy):
+        with pytest.raises((RuntimeError, TypeError), match=r"on cpu|numpy"):
+            mixed()
+    if device.type == "mps":
+        with pytest.raises(TypeError, match="float64"):
+            there.double()
+
+
+def requests() -> list[Request]:
+    """Something of all that a request may ask for."""
+    prompts = [tuple((7 * index + 3 * place) % 250 for place in range(5 + 4 * index)) for index in range(4)]
+    shared = Request((5, 6, 7, 8), Sampling(seed=4, max_tokens=30, ignore_end=True))
+    return [
+        Request(prompts[0], Sampling(temperature=0, max_tokens=20, min_tokens=3, logit_bias={3: 2.0})),
+        Request(prompts[1], Sampling(seed=1, top_k=5, top_p=0.9, max_tokens=20, logprobs=0)),
+        Request(prompts[2], Sampling(seed=2, min_p=0.1, max_tokens=20, repetition_penalty=1.2, logprobs=3)),
+        Request(prompts[3], Sampling(seed=3, max_tokens=20, frequency_penalty=0.5, presence_penalty=0.1)),
+        *shared.replicas(4),
+        Request(tuple(range(5, 60)), Sampling(max_tokens=0, logprobs=2), score_from=10),
+        Request(tuple(range(5, 40)), Sampling(max_tokens=3, temperature=0), score_from=0),
+        Request(
+            (9, 10), Sampling(max_tokens=20, seed=5), constraint=Constraint.choice(["the cat", "the dog"])
+        ),
+    ]
+
+
+def answers(model: GPT, tokenizer: Tokenizer, quantize, **options) -> tuple[list[Completion], int]:
+    engine = Engine(
+        model, tokenizer, max_running=6, block_size=4, kv_tokens=120, seed=0, quantize=quantize, **options
+    )
+    replies = engine.generate(requests())
+    engine.weights_changed()
+    return replies + engine.generate(requests()[:2]), engine.num_preemptions
+
+
+@pytest.mark.parametrize("quantize", [None, "bf16", "int8"])
+def test_an_engine_answers_on_a_device_as_on_the_cpu(model, tokenizer, device, quantize):
+    model = copy.deepcopy(model).float()
+    expected, preemptions = answers(model, tokenizer, quantize, native=False)
+    assert preemptions, "every kind of step is to be seen"
+    found, _ = answers(copy.deepcopy(model).to(device), tokenizer, quantize)
+    assert [one.ids for one in found] == [one.ids for one in expected]
+    assert [one.finish_reason for one in found] == [one.finish_reason for one in expected]
+    assert "error" not in {one.finish_reason for one in found}
+
+
+@pytest.mark.slow
+def test_every_stage_makes_on_a_device_what_it_makes_on_the_cpu(tmp_path, device):
+    settings = [f"--set={stage}.dtype=fp32" for stage in ("sft", "rl", "evaluate")]
+    for name in (device.type, "cpu"):
+        on = [f"--set={stage}.device={name}" for stage in ("pretrain", "sft", "rl", "evaluate")]
+        assert cli.main(["run", str(TINY_RECIPE), "--run", str(tmp_path / name), *settings, *on], {}) == 0
+    for stage in ("pretrain", "sft", "rl"):
+        there, here = (
+            load_file(tmp_path / name / stage / "bundle" / "model.safetensors")
+            for name in (device.type, "cpu")
+        )
+        # What is practised is sampled, on the CPU by C, which rounds elsewhere.
+        tolerance = 1e-3 if stage == "rl" else 0
+        torch.testing.assert_close(there, here, rtol=tolerance, atol=tolerance)
