@@ -1,4 +1,4 @@
-"""One reply in the making: from ids to parts of text, stop strings, calls of the tool, and the end.
+"""One reply in the making: the ids of a request, what they mean, calls of the tool, and the end.
 
 It knows nothing of batches or of the model: the engine pushes ids, sampled or forced, and asks what came of
 it.
@@ -11,96 +11,12 @@ from chatsmith.engine.forms import Form
 from chatsmith.engine.request import Completion, FinishReason, Request, TokenLogprob
 from chatsmith.engine.sampling import Row
 from chatsmith.engine.scheduler import Sequence
-from chatsmith.text.chat import Part, PartKind, StreamDecoder
+from chatsmith.text.chat import Part
+from chatsmith.text.reply_text import ReplyText
 from chatsmith.text.tokenizer import Tokenizer
 
 END_TOKENS = ("<|assistant_end|>", "<|bos|>")
 """They end a reply: the first a turn of a chat, the second a document."""
-
-
-class ReplyText:
-    """Ids to parts of a message, one id at a time: never half a character, never part of a stop string."""
-
-    def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...]) -> None:
-        self.parts: list[Part] = []
-        """All that was given out so far, as `parse_reply` would read the ids."""
-        self.stopped = False
-        """Did a stop string appear? Then nothing more is given out."""
-        self._stop = stop
-        self._kind: PartKind = "text"
-        self._is_dropped = False  # within an output that no call asked for
-        self._held = ""
-        self._tokenizer = tokenizer
-        self._decoder = StreamDecoder(tokenizer)
-        self._kind_after: dict[int, PartKind] = {
-            tokenizer.special("<|python_start|>"): "python",
-            tokenizer.special("<|python_end|>"): "text",
-            tokenizer.special("<|output_start|>"): "output",
-            tokenizer.special("<|output_end|>"): "text",
-        }
-
-    def copy(self) -> "ReplyText":
-        """One that was given the same, and goes on by itself."""
-        twin = copy(self)
-        twin.parts, twin._decoder = self.parts.copy(), self._decoder.copy()
-        return twin
-
-    def go_on_in_call(self) -> None:
-        """The prompt ends within a call of the tool: what comes first is the rest of it."""
-        self._kind = "python"
-        self.parts.append(Part("python", ""))
-
-    def push(self, id: int, *, may_stop: bool = True) -> list[Part]:
-        """What becomes certain with this id. With `may_stop` false, stop strings are let through."""
-        if self.stopped:
-            return []
-        if id not in self._kind_after:
-            return self._give(self._search(self._decoder.push(id), may_stop))
-        given = self.finish()
-        if self.stopped:
-            return given
-        self._kind = self._kind_after[id]
-        self._is_dropped = self._kind == "output" and not self._follows_call()
-        if self._kind != "text" and not self._is_dropped:
-            self.parts.append(Part(self._kind, ""))
-            given.append(self.parts[-1])
-        return given
-
-    def finish(self) -> list[Part]:
-        """What was held back: the reply, or this part of it, is over."""
-        if self.stopped:
-            return []
-        text = self._search(self._decoder.flush(), may_stop=True) + self._held
-        self._held = ""
-        return self._give(text)
-
-    def _search(self, text: str, may_stop: bool) -> str:
-        """The part of held and new text that is no beginning of a stop string, or stands before one."""
-        if self._kind != "text" or not self._stop:
-            return text
-        text = self._held + text
-        self._held = ""
-        if not may_stop:
-            return text
-        found = [text.index(stop) for stop in self._stop if stop in text]
-        if found:
-            self.stopped = True
-            return text[: min(found)]
-        longest = max(_overlap(text, stop) for stop in self._stop)
-        self._held = text[len(text) - longest :]
-        return text[: len(text) - longest]
-
-    def _give(self, text: str) -> list[Part]:
-        if not text or self._is_dropped:
-            return []
-        if self.parts and self.parts[-1].kind == self._kind:
-            self.parts[-1] = Part(self._kind, self.parts[-1].text + text)
-        else:
-            self.parts.append(Part(self._kind, text))
-        return [Part(self._kind, text)]
-
-    def _follows_call(self) -> bool:
-        return bool(self.parts) and self.parts[-1].kind == "python"
 
 
 class Reply:
@@ -256,11 +172,3 @@ def _begun_call(prompt_ids: tuple[int, ...], tokenizer: Tokenizer) -> str | None
             is_call = prompt_ids[index] == tokenizer.special("<|python_start|>")
             return tokenizer.decode(prompt_ids[index + 1 :]) if is_call else None
     return None
-
-
-def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of `text` could be the beginning of `stop`; not all of it."""
-    for length in range(min(len(text), len(stop) - 1), 0, -1):
-        if text.endswith(stop[:length]):
-            return length
-    return 0

@@ -21,6 +21,7 @@ from typing import Any
 from chatsmith.engine.constraints import Constraint
 from chatsmith.serve.errors import invalid
 from chatsmith.serve.requests import ResponseFormat, Tool, ToolChoice
+from chatsmith.text.reply_text import overlap
 
 MAX_SCHEMA_OBJECTS = 2000
 """In all schemas of a request. The grammar library takes time with the square of the properties of an object, in which
@@ -190,7 +191,7 @@ class CallReader:
         if found:
             self._in_call, self._text = True, after
         else:
-            held = _overlap(self._text, OPEN)
+            held = overlap(self._text, OPEN)
             before, self._text = self._text[: len(self._text) - held], self._text[len(self._text) - held :]
             if not before:
                 return None
@@ -247,11 +248,3 @@ class _JSONEnd:
                     self.is_over = True
                     return place + 1
         return len(text)
-
-
-def _overlap(text: str, mark: str) -> int:
-    """How many characters at the end of `text` could be the beginning of `mark`; not all of it."""
-    return next(
-        (n for n in range(min(len(text), len(mark) - 1), 0, -1) if text.endswith(mark[:n])),
-        0,
-    )

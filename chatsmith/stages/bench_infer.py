@@ -219,7 +219,7 @@ class _Bench:
         """How long the plain decoder takes for all tokens but the first, which reads the prompt."""
         import time
 
-        from chatsmith.engine.plain import decode_plainly
+        from chatsmith.stages.bench_plain_decoder import decode_plainly
 
         started = time.perf_counter()
         decode_plainly(model, prompts, 1, samples=samples)

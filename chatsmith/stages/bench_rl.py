@@ -144,7 +144,7 @@ def _plain(bundle: "Bundle", groups: "list[Group]") -> Callable[[], None]:
     """Decode as many tokens as the groups' replies have, one question after the other, without the engine."""
     import copy
 
-    from chatsmith.engine.plain import decode_plainly
+    from chatsmith.stages.bench_plain_decoder import decode_plainly
 
     # Weights in the type that is computed in, as the engine keeps them: a cast at every product would not be fair.
     model = copy.deepcopy(bundle.model).to(dtype=bundle.model.compute_dtype)

@@ -3,10 +3,12 @@
 import random
 
 from chatsmith.engine.engine import Engine
-from chatsmith.engine.plain import decode_plainly
 from chatsmith.engine.request import Request, Sampling
+from chatsmith.stages.bench_plain_decoder import decode_plainly
 from chatsmith.text.tokenizer import Tokenizer
-from tests.engine.conftest import random_model
+from tests.engine.conftest import random_model, tokenizer
+
+__all__ = ["tokenizer"]
 
 
 def test_the_plain_decoder_and_the_engine_agree(tokenizer: Tokenizer) -> None:
