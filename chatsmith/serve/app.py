@@ -70,7 +70,7 @@ def create_app(service: Service, cors_origins: Sequence[str] = ()) -> ASGIApp:
             CORSMiddleware,
             allow_origins=list(cors_origins),
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", "X-Request-Id"],
+            allow_headers=["*"],  # OpenAI's client sends half a dozen of its own
             expose_headers=["X-Request-Id", "Retry-After"],
         )
     return RequestScope(app, service.metrics)

@@ -29,7 +29,10 @@ def chat_job(request: ChatRequest, model: LoadedModel) -> Job:
     """What the engine has to do. Raises ApiError (400)."""
     prompt = chat_prompt(request, model.tokenizer, model.info.vocab_size)
     check_fits(prompt, model.info.context_length, "messages")
-    longest = request.max_completion_tokens or request.max_tokens or model.defaults.max_tokens
+    limits = {request.max_completion_tokens, request.max_tokens} - {None}
+    if len(limits) > 1:
+        raise invalid("max_tokens and max_completion_tokens differ; send one of them", "max_tokens")
+    longest = next(iter(limits), model.defaults.max_tokens)
     choice = request.tool_choice
     constraint = reply_constraint(request.response_format, request.tools, choice, request.parallel_tool_calls)
     try:
@@ -71,8 +74,12 @@ class ChatReply:
         )
         texts = model.loaded.texts if request.logprobs else None
         reads_calls = bool(request.tools) and request.tool_choice != "none"
+        must_call = request.tool_choice not in (None, "none", "auto")
         self.choices = [
-            ChatChoice(number, reads_calls, texts, bool(request.return_token_ids)) for number in range(job.n)
+            ChatChoice(
+                number, CallReader(must_call) if reads_calls else None, texts, bool(request.return_token_ids)
+            )
+            for number in range(job.n)
         ]
 
     @property
@@ -135,11 +142,13 @@ class _Part:
 class ChatChoice:
     """One of the replies, as a message and as deltas."""
 
-    def __init__(self, number: int, reads_calls: bool, texts: TokenTexts | None, with_ids: bool) -> None:
+    def __init__(
+        self, number: int, reader: CallReader | None, texts: TokenTexts | None, with_ids: bool
+    ) -> None:
         """`texts` shows the tokens of log-probabilities; None if none are asked for."""
         self.number = number
         self.content = ""
-        self._reader = CallReader() if reads_calls else None
+        self._reader = reader
         self._texts = texts
         self._with_ids = with_ids
         self._parts: list[_Part] = []
@@ -149,35 +158,35 @@ class ChatChoice:
 
     def chunks(self, output: Output) -> list[dict[str, Any]]:
         """What an output adds, as the choices of chunks."""
-        deltas = self._deltas(output)
+        made = self._pieces(output)
         extras = self._extras(output)
-        if extras and not deltas:
-            deltas = [{"content": ""}]
-        made = [_choice(self.number, delta) for delta in deltas]
+        if extras and not made:
+            made = [_choice(self.number, {"content": ""})]
         if extras:
             made[0] |= extras
         if self._finish_reason is not None:
             made.append(_choice(self.number, {}, self._finish_reason))
         return made
 
-    def _deltas(self, output: Output) -> list[dict[str, Any]]:
-        deltas: list[dict[str, Any]] = []
+    def _pieces(self, output: Output) -> list[dict[str, Any]]:
+        made: list[dict[str, Any]] = []
         for is_text, group in groupby(output.parts, key=lambda part: part.kind == "text"):
             parts = list(group)
             for part in parts:
                 self._add_part(part.kind, part.text)
             if is_text:
-                deltas += self._said("".join(part.text for part in parts))
+                made += self._said("".join(part.text for part in parts))
             else:
+                # Beside the delta, not in it: OpenAI's clients put deltas together, and would not know how with these.
                 shown = [{"kind": part.kind, "text": part.text} for part in parts]
-                deltas.append({"chatsmith": {"parts": shown}})
+                made.append(_choice(self.number, {}) | {"chatsmith": {"parts": shown}})
         if output.finish_reason is not None:
-            deltas += self._counted(self._reader.finish()) if self._reader else []
+            made += self._counted(self._reader.finish()) if self._reader else []
             has_called = self._reader is not None and bool(self._reader.calls)
             self._finish_reason = (
                 "tool_calls" if has_called and output.finish_reason == "stop" else output.finish_reason
             )
-        return deltas
+        return made
 
     def to_json(self) -> dict[str, Any]:
         """The choice of a plain answer."""
@@ -204,7 +213,7 @@ class ChatChoice:
 
     def _counted(self, deltas: list[dict[str, Any]]) -> list[dict[str, Any]]:
         self.content += "".join(delta.get("content", "") for delta in deltas)
-        return deltas
+        return [_choice(self.number, delta) for delta in deltas]
 
     def _add_part(self, kind: str, text: str) -> None:
         # An empty text is the beginning of a part, which may be of the same kind as the one before.

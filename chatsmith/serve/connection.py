@@ -61,7 +61,11 @@ def connection_class(header_seconds: float) -> type[asyncio.Protocol]:
             except httptools.HttpParserError:
                 self._refuse(ApiError(400, "This is not HTTP/1.1.", code="invalid_http"))
             if self._overhead > MAX_OVERHEAD and not self.transport.is_closing():
-                self._refuse(ApiError(431, f"The headers are larger than {MAX_OVERHEAD} bytes."))
+                self._refuse(
+                    ApiError(
+                        431, f"The headers are larger than {MAX_OVERHEAD} bytes.", code="headers_too_large"
+                    )
+                )
 
         def on_message_begin(self) -> None:
             super().on_message_begin()

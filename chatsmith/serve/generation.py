@@ -174,7 +174,10 @@ class Generation:
 
     def _taken(self, item: "_Item") -> tuple[int, Output]:
         if isinstance(item, ApiError):
-            item.param = self._parameters.get(item.param or "", item.param)
+            ours = item.param or ""
+            item.param = theirs = self._parameters.get(ours, item.param)
+            if theirs and item.message.startswith(f"{ours} "):
+                item.message = theirs + item.message.removeprefix(ours)
             raise item
         number, output = item
         choice = self._choices[number]

@@ -24,6 +24,11 @@ async def read_body(http: Request, limits: HttpLimits) -> bytes:
             f"The request did not arrive within {limits.read_seconds:g} seconds.",
             code="request_timeout",
         ) from None
+    encoding = http.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise ApiError(
+            415, f"Send the body as it is, without Content-Encoding: {encoding[:40]}.", code="encoded_body"
+        )
     kind = http.headers.get("content-type", "").partition(";")[0].strip().lower()
     # Also a guard: a web page may send other types to this server unasked, but JSON only with its consent (CORS).
     if body and kind != "application/json":

@@ -31,7 +31,8 @@ class Keys:
             name, key = (named[1], named[2].strip()) if named else (f"key-{number}", entry.strip())
             if len(key) < MIN_LENGTH or not key.isascii() or not key.isprintable() or " " in key:
                 raise UserError(
-                    f"API key {number} is not usable: it needs {MIN_LENGTH} characters or more, no spaces"
+                    f"API key {number} is not usable: it needs {MIN_LENGTH} characters or more, all of them printable "
+                    "ASCII, no spaces"
                 )
             if name in self._digests:
                 raise UserError(f"two API keys are called {name}; give each its own name")

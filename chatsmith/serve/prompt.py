@@ -133,6 +133,8 @@ def _turns(messages: Sequence[ChatMessage], tools: Sequence[Tool] | None) -> lis
             joined = (*previous.message.parts, Part("text", SEPARATOR), *made.parts)
             turns[-1] = _Turn(Message(role, joined), previous.index)
         else:
+            if role == "system" and turns:
+                raise unsupported(f"messages.{index}", "a system message may only come first")
             turns.append(_Turn(made, index))
     return _with_tools(turns, describe_tools(tools)) if tools else turns
 

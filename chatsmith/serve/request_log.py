@@ -118,7 +118,10 @@ class LogThread:
 
     def _write_all(self) -> None:
         while (line := self._lines.get()) is not None:
-            _write(line)
+            try:
+                _write(line)
+            except OSError:  # a full disk may have room again
+                self._num_lost += 1 + line.get("lines_lost", 0)
 
 
 _apart: LogThread | None = None

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from chatsmith.engine.request import Sampling
 from chatsmith.runtime.errors import UserError
 from chatsmith.serve.admission import Admission, Limits, Ticket
 from chatsmith.serve.errors import ApiError, invalid, unavailable
@@ -223,4 +224,11 @@ def choose_defaults(generation: Mapping[str, Any]) -> Defaults:
     for name, value in given.items():
         if type(value) not in known[name]:
             raise UserError(f"generation_config.json says {name} = {value!r}; it must be a number")
-    return Defaults(**given)
+    defaults = Defaults(**given)
+    try:
+        Sampling(defaults.temperature, max(defaults.top_k, 0), defaults.top_p, defaults.min_p)
+        if defaults.max_tokens is not None and defaults.max_tokens < 1:
+            raise UserError("max_tokens must be at least 1")
+    except UserError as error:
+        raise UserError(f"generation_config.json cannot be used: {error}") from error
+    return defaults

@@ -152,13 +152,15 @@ class ReadCall:
 class CallReader:
     """Takes calls out of a reply's text, piece by piece, as it is written.
 
-    Outside calls, what may be the beginning of one is held back. A reply may be cut off anywhere.
+    Outside calls, what may be the beginning of one is held back. A reply may be cut off anywhere. Where a call is
+    `required`, the beginning of one is never text.
     """
 
     _BEGINNING = re.compile(r'\{"name": ("[^"]*"), "arguments": ')
 
-    def __init__(self) -> None:
+    def __init__(self, required: bool = False) -> None:
         self.calls: list[ReadCall] = []
+        self._required = required
         self._text = ""
         self._in_call = False
         self._arguments: _JSONEnd | None = None
@@ -175,8 +177,8 @@ class CallReader:
     def finish(self) -> list[dict[str, Any]]:
         """What was held back: the reply is over."""
         rest, self._text = self._text, ""
-        is_content = rest and not self._in_call and (not self.calls or rest.strip())
-        return [{"content": rest}] if is_content else []
+        is_content = not (self._required or self._in_call) and (not self.calls or rest.strip())
+        return [{"content": rest}] if rest and is_content else []
 
     def _next(self) -> dict[str, Any] | None:
         """One more delta, perhaps an empty one; None once nothing more is certain."""

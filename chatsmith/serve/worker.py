@@ -62,6 +62,11 @@ def load(setup: Setup) -> tuple[Engine, ModelInfo]:
     path = resolve_bundle(Path(setup.path))
     runtime = detect_runtime(_device(setup), setup.dtype)
     bundle = load_bundle(path, device=runtime.device, dtype=runtime.compute_dtype)
+    if setup.kv_tokens and setup.kv_tokens < bundle.config.context_length:
+        raise UserError(
+            f"--kv-tokens {setup.kv_tokens} is too small: one context of this model takes "
+            f"{bundle.config.context_length} tokens"
+        )
     beside = CPU_TOKENS_BESIDE_DECODING if runtime.device.type == "cpu" else None
     engine = Engine(
         bundle.model,

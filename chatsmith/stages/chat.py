@@ -80,6 +80,8 @@ class Config:
             text = getattr(self, name)
             if text is not None and not text.strip():
                 raise UserError(f"--{name} is empty; give a text or leave it out")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise UserError(f"--max-tokens is {self.max_tokens}; it must be at least 1")
         choose_sampling(self, {})
 
 
@@ -101,7 +103,8 @@ def main(config: Config) -> None:
         converse(talk, typed_lines(screen), screen)
     else:
         talk, _ = open_talk(config)
-        if not converse(talk, (line.rstrip("\r\n") for line in sys.stdin), Screen(sys.stdout)):
+        screen = Screen(sys.stdout, shows_calls=False)  # the replies alone, for programs
+        if not converse(talk, (line.rstrip("\r\n") for line in sys.stdin), screen):
             raise UserError(
                 "there is no terminal and nothing to answer on stdin; give a question with --prompt"
             )
@@ -237,8 +240,9 @@ class Talk:
 class Screen:
     """Writes a conversation to a terminal, or plainly to anything else."""
 
-    def __init__(self, out: TextIO, is_terminal: bool = False) -> None:
+    def __init__(self, out: TextIO, is_terminal: bool = False, shows_calls: bool = True) -> None:
         self.is_terminal = is_terminal
+        self._shows_calls = shows_calls
         self._out = out
         self._has_style = is_terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
         self._at_line_start = True
@@ -275,7 +279,7 @@ class Screen:
             self.write("\n")
 
     def _show_call(self) -> None:
-        if self._call:
+        if self._call and self._shows_calls:
             self._dim_line(" = ".join(self._call))
         self._call = []
 
@@ -289,16 +293,16 @@ class Screen:
 
 
 def converse(talk: Talk, lines: Iterable[str], screen: Screen) -> bool:
-    """Answer each line, or do what it commands, until they end. Returns whether there were any."""
+    """Answer each line, or in a terminal do what it commands, until they end. Returns whether there were any."""
     had_lines = False
     for line in lines:
         text = line.strip()
         if not text:
             continue
         had_lines = True
-        if text == "/quit":
+        if screen.is_terminal and text == "/quit":
             break
-        if text.startswith("/"):
+        if screen.is_terminal and text.startswith("/"):
             _command(talk, text, screen)
             continue
         try:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 DEFAULT_RUN = Path("runs/kindergarten")
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@A-Z]+")
+"""As browsers send it: a scheme and a host in small letters, perhaps a port, no path."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,12 @@ class Config:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be above 0")
         if not 0 <= self.drain_seconds < float("inf"):
             raise UserError(f"--drain-seconds is {self.drain_seconds}; it must be 0 or more")
+        for origin in self.cors_origins:
+            if origin != "*" and not ORIGIN.fullmatch(origin):
+                raise UserError(
+                    f"--cors-origins {origin} is no origin: write https://example.org, with its port if it has one "
+                    "and nothing after it, or * for all"
+                )
         named_models(self)
 
 

@@ -200,7 +200,9 @@ class Chat:
         """The next replies are these deltas, as the server would stream them."""
 
         def event(delta: dict, finish: str | None = None) -> str:
-            choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+            said = {name: value for name, value in delta.items() if name != "chatsmith"}
+            choice = {"index": 0, "delta": said, "logprobs": None, "finish_reason": finish}
+            choice |= {"chatsmith": delta["chatsmith"]} if "chatsmith" in delta else {}
             return f"data: {json.dumps({'choices': [choice]})}\n\n"
 
         body = "".join(event(delta) for delta in deltas) + event({}, "stop") + "data: [DONE]\n\n"

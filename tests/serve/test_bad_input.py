@@ -1,5 +1,6 @@
 """Every row of the catalogue of bad inputs: status, type, param and code, and the server answers the next request."""
 
+import gzip
 import json
 from typing import Any, get_type_hints
 
@@ -110,6 +111,7 @@ WRONG: list[tuple[str, dict[str, Any], str | None, str]] = [
     (CHAT, chat(max_tokens=0), "max_tokens", "invalid_value"),
     (CHAT, chat(max_tokens=-1), "max_tokens", "invalid_value"),
     (CHAT, chat(max_completion_tokens=0), "max_completion_tokens", "invalid_value"),
+    (CHAT, chat(max_completion_tokens=7, max_tokens=5), "max_tokens", "invalid_value"),
     (TEXT, {**CAT, "max_tokens": 0}, "max_tokens", "invalid_value"),
     (TEXT, {**CAT, "max_tokens": -1, "echo": True}, "max_tokens", "invalid_value"),
     (TEXT, {**CAT, "logprobs": 21}, "logprobs", "invalid_value"),
@@ -503,6 +505,19 @@ def test_a_body_of_another_type_is_refused(client: httpx.Client, kind: str) -> N
         error_of(client.post(TEXT, content=json.dumps(CAT).encode(), headers=headers), 415)["code"]
         == "not_json"
     )
+
+
+def test_a_compressed_body_is_refused_as_such(client: httpx.Client) -> None:
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    refused = client.post(TEXT, content=gzip.compress(json.dumps(CAT).encode()), headers=headers)
+    assert error_of(refused, 415)["code"] == "encoded_body"
+    plain = {**headers, "Content-Encoding": "identity"}
+    assert client.post(TEXT, content=json.dumps(CAT).encode(), headers=plain).status_code == 200
+
+
+def test_a_mistake_is_called_by_the_name_it_has_in_the_request(client: httpx.Client) -> None:
+    error = error_of(client.post(TEXT, json={**CAT, "stop_token_ids": [99_999]}), 400)
+    assert error["param"] == "stop_token_ids" and error["message"].startswith("stop_token_ids has")
 
 
 def test_special_tokens_in_what_people_say_are_plain_text(client: httpx.Client) -> None:

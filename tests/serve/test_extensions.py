@@ -125,7 +125,7 @@ def test_a_call_that_was_begun_is_finished_and_answered(client: httpx.Client, to
     assert choice["message"]["content"] == ""
     assert choice["message"]["chatsmith"]["parts"][-1] == {"kind": "output", "text": "95"}
     chunks = events(client, CHAT, **ask)
-    parts = [part for c in chunks for part in c["choices"][0]["delta"].get("chatsmith", {}).get("parts", [])]
+    parts = [part for c in chunks for part in c["choices"][0].get("chatsmith", {}).get("parts", [])]
     assert "".join(part["text"] for part in parts if part["kind"] == "output") == "95"
     # Forced ids were not sampled, so they have no log-probability.
     entries = post(client, CHAT, **ask, logprobs=True)["choices"][0]["logprobs"]["content"]
@@ -147,7 +147,7 @@ def test_a_whole_call_is_streamed_in_parts(client: httpx.Client, tokenizer: Toke
     assert first["message"]["content"] == ""
     assert first["message"]["chatsmith"]["parts"] == [{"kind": "python", "text": ""}]
     chunks = events(client, CHAT, messages=HELLO, logit_bias=bias, max_tokens=3)
-    parts = [part for c in chunks for part in c["choices"][0]["delta"].get("chatsmith", {}).get("parts", [])]
+    parts = [part for c in chunks for part in c["choices"][0].get("chatsmith", {}).get("parts", [])]
     assert parts == [{"kind": "python", "text": ""}] * 3
     assert all(
         "content" not in c["choices"][0]["delta"] or not c["choices"][0]["delta"]["content"] for c in chunks

@@ -136,6 +136,18 @@ def test_a_stream_says_what_the_plain_answer_says(ai: OpenAI, options: dict[str,
         assert entries == plain.choices[0].logprobs.content
 
 
+def test_openai_s_own_way_to_put_a_stream_together_takes_a_calculator_s_call(
+    lenient: OpenAI, tokenizer: Tokenizer
+) -> None:
+    call = {str(tokenizer.special("<|python_start|>")): 100}
+    ask: Any = {"model": "tiny", "messages": HELLO, "max_tokens": 3, "logit_bias": call}
+    with lenient.chat.completions.stream(**ask) as stream:
+        kinds = {event.type for event in stream}
+        message: Any = stream.get_final_completion().choices[0].message.to_dict()
+    assert "chunk" in kinds and message["content"] == ""
+    lenient.chat.completions.create(model="tiny", messages=[*HELLO, message, *HELLO], max_tokens=1)
+
+
 def test_a_text_stream_says_what_the_plain_answer_says(lenient: OpenAI) -> None:
     for options in (
         {"n": 2},

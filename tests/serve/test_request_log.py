@@ -1,5 +1,6 @@
 """The log: JSON alone, and nobody waits for whoever reads it."""
 
+import errno
 import io
 import json
 import logging
@@ -40,6 +41,28 @@ def test_a_reader_that_does_not_read_stops_nobody(monkeypatch: pytest.MonkeyPatc
     numbers = [line["number"] for line in lines if line["event"] == "test"]
     assert numbers == sorted(numbers) and numbers[0] == 0 and lines[-1]["event"] == "last"
     assert 0 < sum(line.get("lines_lost", 0) for line in lines) == 100 - len(numbers)
+
+
+def test_a_full_disk_loses_lines_but_not_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Disk(io.StringIO):
+        is_full = True
+
+        def write(self, text: str) -> int:
+            if self.is_full:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(text)
+
+    disk = Disk()
+    monkeypatch.setattr(sys, "stdout", disk)
+    with LogThread() as thread:
+        for number in range(3):
+            log_event("test", number=number)
+        while thread._num_lost < 3:
+            time.sleep(0.001)
+        disk.is_full = False
+        log_event("last")
+    [line] = map(json.loads, disk.getvalue().splitlines())
+    assert line["event"] == "last" and line["lines_lost"] == 3
 
 
 def test_every_line_is_json_whatever_it_holds(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 
 from chatsmith.cli import main as command
+from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.recipe import Recipe, read_recipe, write_recipe
 from chatsmith.runtime.run_directory import RunDirectory
+from chatsmith.serve.served_model import choose_defaults
 from chatsmith.stages import run as run_stage
 from chatsmith.stages import serve
 
@@ -37,6 +39,22 @@ def test_a_recipe_with_a_section_for_serving_can_still_be_run(run: Path) -> None
     configs, written = run_stage.configure(recipe, RunDirectory(run), {}, {})
     assert list(configs) == ["data"]
     assert written.sections["serve"] == recipe.sections["serve"]
+
+
+@pytest.mark.parametrize(
+    "origin", ["example.org", "https://example.org/", "https://Example.org", "localhost:80"]
+)
+def test_an_origin_that_no_browser_sends_is_refused(origin: str) -> None:
+    with pytest.raises(UserError, match=r"no origin: write https://example\.org"):
+        serve.Config(cors_origins=("http://127.0.0.1:8899", "*", origin))
+
+
+@pytest.mark.parametrize(
+    "generation", [{"temperature": -5}, {"top_p": 0}, {"max_tokens": 0}, {"min_p": "0.1"}], ids=str
+)
+def test_defaults_that_cannot_be_used_are_the_bundle_s_fault(generation: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"generation_config\.json"):
+        choose_defaults(generation)
 
 
 @pytest.mark.parametrize(("setting", "value"), [("prot", "1"), ("port", "x")])

@@ -38,6 +38,15 @@ def read(pieces: list[str]) -> tuple[str, list[tuple[str, str]], list[tuple[str,
     )
 
 
+def test_where_a_call_is_required_its_beginning_is_no_text() -> None:
+    for written in ("<", "<tool_call", '<tool_call>{"na'):
+        reader = CallReader(required=True)
+        assert reader.push(written) + reader.finish() == []
+        free = CallReader()
+        shown = "" if ">" in written else written
+        assert "".join(delta["content"] for delta in free.push(written) + free.finish()) == shown
+
+
 def cut(text: str, places: list[int]) -> list[str]:
     edges = sorted({0, len(text), *(place % (len(text) + 1) for place in places)})
     return [text[start:end] for start, end in itertools.pairwise(edges)]

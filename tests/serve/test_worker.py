@@ -1,14 +1,16 @@
 """The engine's process: what must not wait goes at once, the rest together, and nothing is lost or out of order."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import Sampling
+from chatsmith.runtime.errors import UserError
 from chatsmith.serve import worker
-from chatsmith.serve.protocol import Job, Message
+from chatsmith.serve.protocol import Job, Message, Setup
 from chatsmith.serve.worker import EngineLoop
 from chatsmith.text.tokenizer import Tokenizer
 
@@ -37,6 +39,11 @@ class Front:
 def job(tokenizer: Tokenizer, max_tokens: int, n: int = 1) -> Job:
     ids = (tokenizer.bos_id, *tokenizer.encode("the cat"))
     return Job(ids, Sampling(seed=1, max_tokens=max_tokens, ignore_end=True), n)
+
+
+def test_a_pool_smaller_than_a_context_is_refused(bundle: Path) -> None:
+    with pytest.raises(UserError, match=r"--kv-tokens 95 is too small.* takes \d+ tokens"):
+        worker.load(Setup(str(bundle), device="cpu", threads=1, kv_tokens=95))
 
 
 def tokens(sent: list[tuple[int, list[Message]]], number: int, index: int = 0) -> Iterator[tuple[int, int]]:

@@ -226,6 +226,26 @@ def test_a_call_of_the_calculator_is_a_line_of_its_own() -> None:
     assert out.getvalue() == "So \n37+58 = 95\nIt is 95.\n1+1\n"
 
 
+def test_for_programs_there_are_replies_alone(make_talk: Callable[..., Talk]) -> None:
+    """No calls of the calculator; and what begins like a command is a question like any other."""
+    out = io.StringIO()
+    screen = Screen(out, shows_calls=False)
+    for kind, text in (
+        ("text", "So "),
+        ("python", ""),
+        ("python", "1+1"),
+        ("output", "2"),
+        ("text", "it is 2."),
+    ):
+        screen.hear(Part(kind, text))  # type: ignore[arg-type]
+    screen.end()
+    assert out.getvalue() == "So it is 2.\n"
+    talk = make_talk()
+    assert converse(talk, ["/quit", "/nonsense"], Screen(out, shows_calls=False))
+    asked = [message.text for message in talk.history if message.role == "user"]
+    assert asked == ["/quit", "/nonsense"]
+
+
 def test_control_characters_of_a_model_do_not_reach_the_terminal() -> None:
     out = io.StringIO()
     Screen(out, is_terminal=True).write("a\x1b[31m\tb\x00\x9b\n")

@@ -119,7 +119,7 @@ export function readStep(event: string): ReplyStep {
   const choice = chunk.choices?.[0];
   return {
     content: choice?.delta?.content ?? "",
-    parts: choice?.delta?.chatsmith?.parts ?? [],
+    parts: choice?.chatsmith?.parts ?? [],
     ids: choice?.token_ids ?? [],
     logprobs: choice?.logprobs?.content ?? [],
     usage: chunk.usage ?? null,

@@ -66,7 +66,8 @@ export interface Usage {
 
 export interface WireChunk {
   choices?: {
-    delta?: { content?: string | null; chatsmith?: { parts?: WirePart[] } };
+    delta?: { content?: string | null };
+    chatsmith?: { parts?: WirePart[] };
     logprobs?: { content?: WireLogprob[] | null } | null;
     token_ids?: number[] | null;
     finish_reason?: string | null;
