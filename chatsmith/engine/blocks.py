@@ -64,8 +64,6 @@ class BlockManager:
         They hold `at_most` tokens: the caller has to compute the rest itself.
         """
         found: list[int] = []
-        if not self.prefix_caching:
-            return found
         for index in range(at_most // self.block_size):
             number = self._published.get(keys[index])
             expected = tuple(tokens[index * self.block_size : (index + 1) * self.block_size])

@@ -7,40 +7,22 @@ times another request's NaN would still be NaN. The last block is nobody's: what
 wanted, goes there.
 """
 
-import os
-
 import torch
 from torch import Tensor
 
 from chatsmith.model.config import GPTConfig
+from chatsmith.model.cost import kv_bytes_per_token
+from chatsmith.runtime.device import free_memory
 
 SHARE_OF_FREE_MEMORY = 0.5
 """The most of the free memory that the pool takes when it is not told its size."""
 
 
-def bytes_per_token(config: GPTConfig, dtype: torch.dtype) -> int:
-    """What one cached token costs: a key and a value, a head, a layer."""
-    return 2 * config.num_layers * config.model_dim * dtype.itemsize
-
-
 def affordable_tokens(config: GPTConfig, dtype: torch.dtype, device: torch.device, max_running: int) -> int:
     """Tokens for `max_running` full contexts, or as many as half of the free memory holds (one at least)."""
     wanted = max_running * config.context_length
-    held = int(SHARE_OF_FREE_MEMORY * free_memory(device)) // bytes_per_token(config, dtype)
+    held = int(SHARE_OF_FREE_MEMORY * free_memory(device)) // kv_bytes_per_token(config, dtype.itemsize)
     return max(min(wanted, held), config.context_length)
-
-
-def free_memory(device: torch.device) -> int:
-    """Free bytes of the device's memory; of the machine's where the device has none of its own."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        # MemAvailable, unlike the free pages, counts what the page cache would give back.
-        with open("/proc/meminfo", encoding="ascii") as file:
-            lines = dict(line.split(":", 1) for line in file)
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
 class KVCache:
@@ -57,6 +39,7 @@ class KVCache:
     ) -> None:
         width = config.model_dim
         self.block_size = block_size
+        self.dtype, self.device = dtype, device
         self.workspace_tokens = workspace_tokens
         self.scratch_block = num_blocks + 1
         shape = (config.num_layers, num_blocks + 2, block_size * width)
@@ -66,14 +49,6 @@ class KVCache:
         work = (workspace_tokens // block_size, block_size * width)
         self._work_keys = torch.empty(work, dtype=dtype, device=device)
         self._work_values = torch.empty(work, dtype=dtype, device=device)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self._keys.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self._keys.device
 
     def zero(self, blocks: list[int]) -> None:
         """Erase blocks that change hands."""

@@ -15,7 +15,7 @@ from chatsmith.engine.attention import packed_tokens
 from chatsmith.engine.cache import KVCache
 from chatsmith.engine.native import LANES, STORED_AS, Layer, Library, Network, Step, Weights
 from chatsmith.engine.scheduler import Chunk
-from chatsmith.engine.weights import Int8Linear, StreamedLinear
+from chatsmith.engine.weights import Int8Linear, StreamedLinear, products
 from chatsmith.model.config import GATE_CHANNELS
 from chatsmith.model.gpt import GPT, Block
 
@@ -54,7 +54,7 @@ class Decoder:
             cache.dtype in (torch.float32, torch.bfloat16)
             and view.embedding.weight.dtype in (torch.float32, torch.bfloat16)
             and view.config.head_dim % LANES == 0
-            and all(_weights_of(linear) is not None for block in view.blocks for linear in _products(block))
+            and all(_weights_of(linear) is not None for block in view.blocks for linear in products(block))
         )
 
     def num_taken(self, chunks: list[Chunk]) -> int:
@@ -114,7 +114,7 @@ class Decoder:
             values, gate = Weights.of(table.weight), self._floats(block.attention.value_gate.weight)
         keys_pool, values_pool = cache.layer(index)
         return Layer(
-            *(_weights_of(linear) for linear in _products(block)),
+            *(_weights_of(linear) for linear in products(block)),
             values,
             gate,
             self._floats(view.residual_scalars[index]),
@@ -128,11 +128,6 @@ class Decoder:
         floats = tensor.detach().float().contiguous()
         self._held.append(floats)
         return floats.data_ptr()
-
-
-def _products(block: nn.Module) -> tuple[nn.Module, ...]:
-    assert isinstance(block, Block)
-    return (block.attention.qkv, block.attention.out, block.mlp.up, block.mlp.down)
 
 
 def _weights_of(linear: nn.Module) -> Weights | None:

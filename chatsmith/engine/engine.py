@@ -9,6 +9,8 @@ pre-emption. Requests that differ in their seed alone are computed once, until w
 It does not render chats, load bundles, print, or know what a tool does: it is given ids and a hook.
 """
 
+import functools
+import itertools
 import random
 from collections.abc import Callable, Iterable
 
@@ -17,17 +19,19 @@ from torch import Tensor
 
 from chatsmith.engine.attention import PagedAttention, packed_tokens, packing_order
 from chatsmith.engine.blocks import BlockManager
-from chatsmith.engine.cache import KVCache, affordable_tokens, bytes_per_token
+from chatsmith.engine.cache import KVCache, affordable_tokens
 from chatsmith.engine.decoder import MOST_ROWS, Decoder
-from chatsmith.engine.forms import Form, Forms
+from chatsmith.engine.errors import RequestError
+from chatsmith.engine.forms import Forms
 from chatsmith.engine.graph_decoder import CudaRecorder, GraphDecoder
 from chatsmith.engine.native import load_library
 from chatsmith.engine.reply import Reply
-from chatsmith.engine.request import Completion, Event, Request, RequestError, check_possible
+from chatsmith.engine.request import Completion, Event, Request, check_possible
 from chatsmith.engine.sampling import Choice, choose
 from chatsmith.engine.scheduler import Chunk, Scheduler, Sequence
 from chatsmith.engine.scoring import score_prompts
 from chatsmith.engine.weights import Quantization, decoding_view, weight_bytes
+from chatsmith.model.cost import kv_bytes_per_token
 from chatsmith.model.gpt import GPT
 from chatsmith.text.chat import Part
 from chatsmith.text.tokenizer import Tokenizer
@@ -104,7 +108,6 @@ class Engine:
         self._next_handle = 0
         self._newest: Reply | None = None
         self._seeds = random.Random(seed)
-        self._forms: Forms | None = None
 
     @property
     def is_idle(self) -> bool:
@@ -138,7 +141,7 @@ class Engine:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the weights that every step of decoding reads: those of the blocks' products and the head."""
+        """Bytes of the weights that every step of decoding reads."""
         return weight_bytes(self._model)
 
     @property
@@ -158,7 +161,7 @@ class Engine:
 
     def describe(self) -> str:
         """One line about the key-value pool, for a command to print at start-up."""
-        each = bytes_per_token(self.config, self._cache.dtype)
+        each = kv_bytes_per_token(self.config, self._cache.dtype.itemsize)
         tokens = self._pool_tokens
         return (
             f"key-value pool: {tokens * each / 2**20:,.0f} MiB, {tokens:,} tokens of {each / 1024:,.1f} KiB, "
@@ -187,7 +190,7 @@ class Engine:
         return self._blocks.num_blocks * self._blocks.block_size
 
     def _begin(self, request: Request, handle: int, seed: int) -> Reply:
-        form = self._form(request)
+        form = None if request.constraint is None else self._forms.start(request.constraint)
         # The last id of a prompt that is only scored predicts nothing.
         prompt = list(request.prompt_ids[:-1] if request.only_scores else request.prompt_ids)
         prompt = prompt or list(request.prompt_ids)
@@ -216,16 +219,22 @@ class Engine:
             score_prompts(
                 self._model, hidden, [(chunk, self._by_sequence[chunk.sequence]) for chunk in chunks]
             )
-            last_tokens, due = self._due(chunks)
+            events = self._fail_broken(chunks, hidden)
+            ends = itertools.accumulate(chunk.length for chunk in chunks)
+            due = [
+                (self._by_sequence[chunk.sequence], end - 1)
+                for chunk, end in zip(chunks, ends, strict=True)
+                if chunk.samples and chunk.sequence in self._by_sequence
+            ]
+            sampling = [(reply, row) for reply, row in due if not reply.request.only_scores]
             choices: list[Choice] = []
-            if last_tokens:
-                sampling = [reply for reply in due if not reply.request.only_scores]
-                choices = choose(self._model.logits(hidden[last_tokens]), [reply.row() for reply in sampling])
+            if sampling:
+                logits = self._model.logits(hidden[[row for _, row in sampling]])
+                choices = choose(logits, [reply.row() for reply, _ in sampling])
         chosen = iter(choices)
-        events: list[Event] = []
-        for reply in due:
+        for reply, _ in due:
             if reply.request.only_scores:
-                events += self._end_scoring(reply)
+                events += self._advance(reply, None)
             else:
                 events += self._choose(reply, [next(chosen) for _ in reply.seeds])
         return events
@@ -303,11 +312,9 @@ class Engine:
         rows = max(rows, min(MOST_ROWS, self._scheduler.tokens_per_step))
         return Decoder(self._library, self._model, self._cache, rows, longest)
 
-    def _form(self, request: Request) -> Form | None:
-        if request.constraint is None:
-            return None
-        self._forms = self._forms or Forms(self._tokenizer)
-        return self._forms.start(request.constraint)
+    @functools.cached_property
+    def _forms(self) -> Forms:
+        return Forms(self._tokenizer)
 
     def _forward(self, chunks: list[Chunk]) -> Tensor:
         """Hidden states (N, C) of the packed tokens; their keys and values go into the pool."""
@@ -324,23 +331,14 @@ class Engine:
         packed = torch.tensor(packed_tokens(chunks), device=self._device)[:, None]
         return self._model(packed[0], previous=packed[1], positions=packed[2], attend=self._attention)[0]
 
-    def _due(self, chunks: list[Chunk]) -> tuple[list[int], list[Reply]]:
-        """Which packed tokens choose a next one, and the replies that reached their last known token."""
-        last_tokens: list[int] = []
-        due: list[Reply] = []
-        num_tokens = 0
-        for chunk in chunks:
-            num_tokens += chunk.length
-            if chunk.samples:
-                due.append(self._by_sequence[chunk.sequence])
-                if not due[-1].request.only_scores:
-                    last_tokens.append(num_tokens - 1)
-        return last_tokens, due
-
-    def _end_scoring(self, reply: Reply) -> list[Event]:
-        reply.end_scoring()
-        completion = self._retire(reply)
-        return [Event(handle, (), (), completion) for handle in reply.seeds]
+    def _fail_broken(self, chunks: list[Chunk], hidden: Tensor) -> list[Event]:
+        """End the replies whose hidden states are no numbers, before others find what they left in the pool."""
+        if hidden.isfinite().all():
+            return []
+        parts = hidden.split([chunk.length for chunk in chunks])
+        broken = [chunk for chunk, part in zip(chunks, parts, strict=True) if not part.isfinite().all()]
+        replies = [self._by_sequence[chunk.sequence] for chunk in broken]
+        return [event for reply in replies for event in self._advance(reply, Choice(None))]
 
     def _choose(self, reply: Reply, choices: list[Choice]) -> list[Event]:
         """Go on with what was chosen for each of a reply's requests: where that differs, the reply branches."""
@@ -358,9 +356,12 @@ class Engine:
         self._replies.update(dict.fromkeys(handles, twin))
         return twin
 
-    def _advance(self, reply: Reply, choice: Choice) -> list[Event]:
+    def _advance(self, reply: Reply, choice: Choice | None) -> list[Event]:
+        """Go on with what was chosen; None where there is only the prompt to score, which is done."""
         num_known = len(reply.sequence.tokens)
-        if choice.id is None:
+        if choice is None:
+            parts = reply.end_scoring()
+        elif choice.id is None:
             parts = reply.fail()
         else:
             parts = reply.push(choice.id, choice.logprob)

@@ -1,7 +1,8 @@
 """Following a constrained reply token by token, through llguidance (https://github.com/guidance-ai/llguidance).
 
 It says which ids may come next, and the sampler chooses among those alone. The end of the turn is among them only
-where the form is complete, and no other special token ever is, so a constrained reply calls no tool.
+where the form is complete. No other special token is, unless a Lark grammar names it, so a constrained reply calls no
+tool.
 """
 
 import json
@@ -32,11 +33,6 @@ class Form:
     def __init__(self, matcher: "LLMatcher", vocab_size: int) -> None:
         self._matcher = matcher
         self._vocab_size = vocab_size
-
-    @property
-    def is_complete(self) -> bool:
-        """Can nothing but the end of the turn follow?"""
-        return self._matcher.is_stopped()
 
     @property
     def failure(self) -> str | None:

@@ -110,12 +110,10 @@ class Reply:
         self.finish_reason, self.error = reason, error
         return self.text.finish()
 
-    def end_scoring(self) -> None:
+    def end_scoring(self) -> list[Part]:
         """End a reply that only scores its prompt, all of which is computed."""
-        if any(math.isnan(one.logprob) for one in self.prompt_logprobs.values()):
-            self.fail()
-        else:
-            self.finish("length")
+        is_broken = any(math.isnan(one.logprob) for one in self.prompt_logprobs.values())
+        return self.fail() if is_broken else self.finish("length")
 
     def fail(self) -> list[Part]:
         """End the reply because no next id could be chosen."""

@@ -17,17 +17,6 @@ FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 MAX_TOP_LOGPROBS = 20
 
-__all__ = [
-    "Completion",
-    "Constraint",
-    "Event",
-    "FinishReason",
-    "Request",
-    "RequestError",
-    "Sampling",
-    "TokenLogprob",
-]
-
 
 @dataclass(frozen=True)
 class Sampling:
@@ -47,8 +36,8 @@ class Sampling:
     """Only tokens at least this share as likely as the most likely one may be chosen (Nguyen et al. 2024)."""
 
     repetition_penalty: float = 1.0
-    """Divides positive and multiplies negative logits of tokens already in the prompt or the reply (CTRL,
-    Keskar et al. 2019)."""
+    """Divides positive and multiplies negative logits of tokens in the prompt, or sampled since (CTRL, Keskar et al.
+    2019)."""
 
     frequency_penalty: float = 0.0
     """Subtracted from a token's logit once for each time the reply has sampled it."""

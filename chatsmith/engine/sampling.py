@@ -81,8 +81,8 @@ def probabilities(logits: Tensor, rows: Sequence[Row]) -> Tensor:
     """What each row is drawn from (R, V): softmax at its temperature, truncated, not renormalised."""
     temperatures = [row.sampling.temperature for row in rows]
     if any(temperature != 1 for temperature in temperatures):
-        # Below this the best token wins anyway, and float32 would turn the temperature into 0.
-        divisors = logits.new_tensor(temperatures).clamp(min=1e-6)[:, None]
+        # Outside, the best token wins anyway or all are alike, and float32 would make the temperature 0 or infinite.
+        divisors = logits.new_tensor(temperatures).clamp(1e-6, torch.finfo(logits.dtype).max)[:, None]
         logits = (logits - logits.amax(dim=-1, keepdim=True)) / divisors
     probs = logits.softmax(dim=-1)
     truncated = [index for index, row in enumerate(rows) if _truncates(row.sampling)]

@@ -142,8 +142,7 @@ class Scheduler:
     def schedule(self) -> Step:
         """The next step. It has no chunks only if nothing is queued."""
         draft = _Draft(self.tokens_per_step, self.tokens_beside_decoding)
-        fresh: list[int] = []
-        preempted = False
+        preemptions = self.num_preemptions
         # Stable sort: decodes first, and among equals the oldest.
         for sequence in sorted(self.running, key=lambda one: one.num_pending > 1):
             if sequence not in self.running:
@@ -151,14 +150,14 @@ class Scheduler:
             if draft.budget == 0:
                 break
             if missing := self.blocks.blocks_for(len(sequence.tokens)) - len(sequence.blocks):
-                preempted |= self._make_room(missing, sequence, draft)
+                self._make_room(missing, sequence, draft)
                 if sequence not in self.running:
                     continue  # it had to give up its own place
-                fresh += self._give_blocks(sequence, missing)
+                self._give_blocks(sequence, missing, draft)
             draft.add(sequence)
-        if not preempted:
-            fresh += self._admit(draft)
-        return Step(list(draft.chunks.values()), fresh)
+        if self.num_preemptions == preemptions:
+            self._admit(draft)
+        return Step(list(draft.chunks.values()), draft.fresh_blocks)
 
     def computed(self, chunks: list[Chunk]) -> None:
         """Note that the chunks' keys and values are in the pool, and publish the blocks that became full."""
@@ -166,18 +165,14 @@ class Scheduler:
         for chunk in chunks:
             sequence = chunk.sequence
             sequence.num_computed = chunk.end
-            if chunk.start // size == chunk.end // size:
-                continue  # no block became full
-            keys = sequence.keys(size)
             for index in range(chunk.start // size, chunk.end // size):
                 tokens = sequence.tokens[index * size : (index + 1) * size]
-                self.blocks.publish(sequence.blocks[index], keys[index], tokens)
+                self.blocks.publish(sequence.blocks[index], sequence.keys(size)[index], tokens)
 
-    def _admit(self, draft: "_Draft") -> list[int]:
+    def _admit(self, draft: "_Draft") -> None:
         """Let waiting sequences in while there is room, first come first served."""
-        fresh: list[int] = []
         if not self.waiting:
-            return fresh
+            return
         size = self.blocks.block_size
         being_filled = {
             key for one in self.running for key in self._uncomputed_keys(one, one.num_computed // size)
@@ -199,14 +194,13 @@ class Scheduler:
             self.running[sequence] = None
             sequence.blocks = cached
             sequence.num_computed = len(cached) * size
-            fresh += self._give_blocks(sequence, missing)
+            self._give_blocks(sequence, missing, draft)
             if sequence.num_cached is None:
                 sequence.num_cached = sequence.num_computed
                 self.num_looked_up += len(sequence.tokens)
                 self.num_found += sequence.num_cached
             draft.add(sequence)
             being_filled.update(uncomputed)
-        return fresh
 
     def _uncomputed_keys(self, sequence: Sequence, num_full: int) -> list[Key]:
         """The keys of the blocks after the first `num_full` that others could reuse once computed."""
@@ -215,22 +209,19 @@ class Scheduler:
         size = self.blocks.block_size
         return sequence.keys(size)[num_full : sequence.num_reusable // size]
 
-    def _give_blocks(self, sequence: Sequence, count: int) -> list[int]:
+    def _give_blocks(self, sequence: Sequence, count: int, draft: "_Draft") -> None:
         numbers = self.blocks.allocate(count)
         sequence.blocks += numbers
-        return numbers
+        draft.fresh_blocks += numbers
 
-    def _make_room(self, missing: int, sequence: Sequence, draft: "_Draft") -> bool:
-        """Pre-empt the newest sequences, this one at worst, until its blocks fit. Returns: was any?"""
-        preempted = False
+    def _make_room(self, missing: int, sequence: Sequence, draft: "_Draft") -> None:
+        """Pre-empt the newest sequences, this one at worst, until its blocks fit."""
         while missing > self.blocks.num_free and sequence in self.running:
             newest, _ = self.running.popitem()
             draft.drop(newest)
             self._release(newest)
             self.waiting.appendleft(newest)
             self.num_preemptions += 1
-            preempted = True
-        return preempted
 
     def _release(self, sequence: Sequence) -> None:
         self.blocks.release(sequence.blocks)
@@ -243,6 +234,7 @@ class _Draft:
 
     def __init__(self, tokens_per_step: int, tokens_beside_decoding: int) -> None:
         self.chunks: dict[Sequence, Chunk] = {}
+        self.fresh_blocks: list[int] = []
         self._tokens_per_step = tokens_per_step
         self._tokens_beside_decoding = tokens_beside_decoding
         self._num_tokens = 0

@@ -40,19 +40,16 @@ def decoding_view(model: GPT, library: Library | None, quantize: Quantization | 
     return view
 
 
+def products(block: nn.Module) -> tuple[nn.Module, ...]:
+    """The large products of a block, in the order in which they are taken."""
+    assert isinstance(block, Block)
+    return (block.attention.qkv, block.attention.out, block.mlp.up, block.mlp.down)
+
+
 def weight_bytes(view: GPT) -> int:
     """Bytes of the weights that every step of decoding reads: those of the blocks' large products and the head."""
-    products = (
-        linear
-        for block in view.blocks
-        if isinstance(block, Block)
-        for linear in (block.attention.qkv, block.attention.out, block.mlp.up, block.mlp.down)
-    )
-    return sum(
-        tensor.nbytes
-        for linear in (*products, view.head)
-        for tensor in (*linear.parameters(), *linear.buffers())
-    )
+    read = [linear for block in view.blocks for linear in products(block)] + [view.head]
+    return sum(tensor.nbytes for linear in read for tensor in (*linear.parameters(), *linear.buffers()))
 
 
 def _for_decoding(

@@ -206,7 +206,7 @@ class EngineLoop:
             event.ids,
             event.parts,
             event.logprobs,
-            event.cached_tokens if over is None else over.cached_tokens,
+            event.cached_tokens,
             over.finish_reason if over else None,
             over.error if over else None,
             over.prompt_logprobs if over else None,

@@ -14,10 +14,9 @@ from typing import Any
 import torch
 
 from chatsmith.checkpoint import Bundle, load_bundle
-from chatsmith.engine.cache import free_memory
 from chatsmith.engine.request import Completion
 from chatsmith.model.gpt import GPT
-from chatsmith.runtime.device import Runtime
+from chatsmith.runtime.device import Runtime, free_memory
 from chatsmith.runtime.distributed import sum_numbers
 from chatsmith.runtime.logs import Reporter, format_seconds
 from chatsmith.runtime.metrics import MetricsLog

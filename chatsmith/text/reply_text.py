@@ -44,7 +44,7 @@ class ReplyText:
             return []
         if id not in self._kind_after:
             return self._give(self._search(self._decoder.push(id), may_stop))
-        given = self.finish()
+        given = self.finish(may_stop=may_stop)
         if self.stopped:
             return given
         self._kind = self._kind_after[id]
@@ -54,11 +54,11 @@ class ReplyText:
             given.append(self.parts[-1])
         return given
 
-    def finish(self) -> list[Part]:
+    def finish(self, *, may_stop: bool = True) -> list[Part]:
         """What was held back: the reply, or this part of it, is over."""
         if self.stopped:
             return []
-        text = self._search(self._decoder.flush(), may_stop=True) + self._held
+        text = self._search(self._decoder.flush(), may_stop) + self._held
         self._held = ""
         return self._give(text)
 

@@ -21,13 +21,15 @@ pytestmark = pytest.mark.skipif(library is None, reason="needs Linux and a C com
 FOLLOWED = Sampling(temperature=0, max_tokens=24, ignore_end=True, logprobs=0)
 
 
-def random_model(vocab_size: int, dtype: torch.dtype = torch.float32, bigram_buckets: int = 64) -> GPT:
+def random_model(
+    vocab_size: int, dtype: torch.dtype = torch.float32, bigram_buckets: int = 64, heads: int = 2
+) -> GPT:
     """Wide enough for the C, every parameter random, windows on some layers, value embeddings on one."""
     config = GPTConfig(
         vocab_size=vocab_size,
         context_length=96,
         num_layers=3,
-        num_heads=2,
+        num_heads=heads,
         head_dim=32,
         windows=(0, 7, 0),
         value_embedding_layers=(1,),
@@ -205,3 +207,14 @@ def test_a_request_of_nan_leaves_its_neighbours_alone(tokenizer: Tokenizer) -> N
     found = Engine(model, tokenizer).generate([good[0], Request((1, 251), FOLLOWED), *good[1:]])
     assert found.pop(1).finish_reason == "error"
     assert found == expected
+
+
+@pytest.mark.parametrize("heads", [2, 3])
+@pytest.mark.parametrize("threads", [2, 5, 8])
+def test_more_threads_than_heads_share_out_nothing_that_is_not_there(
+    tokenizer: Tokenizer, heads: int, threads: int
+) -> None:
+    model = random_model(tokenizer.vocab_size, heads=heads)
+    alone = [Engine(model, tokenizer).generate([one])[0].ids for one in requests(3)]
+    torch.set_num_threads(threads)
+    assert [Engine(model, tokenizer).generate([one])[0].ids for one in requests(3)] == alone

@@ -15,12 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatsmith.engine.engine import Engine
-from chatsmith.engine.request import Completion, Event, Request, RequestError, Sampling
+from chatsmith.engine.errors import RequestError
+from chatsmith.engine.request import Completion, Event, Request, Sampling
 from chatsmith.engine.sampling import Choice, Row, choose
 from chatsmith.engine.scheduler import Chunk
 from chatsmith.model.gpt import GPT
 from chatsmith.text.chat import Part
 from chatsmith.text.tokenizer import Tokenizer
+from tests.engine.conftest import random_model
 
 Naive = Callable[[Request], list[int]]
 TEXT_IDS = 250  # of the tiny vocabulary's ids, these and fewer are ordinary text
@@ -377,6 +379,34 @@ def test_a_request_whose_logits_are_nan_fails_alone(model: GPT, tokenizer: Token
     completion = engine.generate([bad])[0]
     assert completion.cached_tokens == 0
     assert list(completion.ids) == naive(bad)
+
+
+@pytest.mark.parametrize("windows", [(0, 7, 0), (5, 5, 5)], ids=str)
+def test_what_a_broken_request_computed_is_found_by_nobody(
+    tokenizer: Tokenizer, windows: tuple[int, ...]
+) -> None:
+    """A chunk with a NaN spoils the blocks of the clean tokens before it, too, which others begin with."""
+    model, poison = random_model(tokenizer.vocab_size, windows), 251
+    with torch.no_grad():
+        model.embedding.weight[poison] = float("nan")
+    sampling = Sampling(temperature=0, max_tokens=4, ignore_end=True, logit_bias={poison: -1e9})
+    clean = tuple(range(12))
+    good, bad = Request((*clean, 99), sampling), Request((*clean, poison, *range(60)), sampling)
+    scored = Request(bad.prompt_ids, sampling, score_from=1)
+
+    def engine() -> Engine:
+        return Engine(model, tokenizer, block_size=4, tokens_per_step=16, max_running=4)
+
+    [alone] = engine().generate([good])
+    for broken in (bad, scored):
+        found = engine().generate([broken, good])
+        assert [one.finish_reason for one in found] == ["error", "length"] and found[1].ids == alone.ids
+        left = engine()
+        handle = left.submit(broken)
+        left.step()
+        left.cancel(handle)
+        assert left.generate([good])[0].ids == alone.ids
+        assert left.num_free_blocks == left.num_blocks
 
 
 def test_what_a_cancelled_request_left_behind_harms_nobody(

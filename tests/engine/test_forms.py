@@ -7,7 +7,8 @@ import pytest
 
 from chatsmith.engine.constraints import Constraint
 from chatsmith.engine.engine import Engine
-from chatsmith.engine.request import Request, RequestError, Sampling
+from chatsmith.engine.errors import RequestError
+from chatsmith.engine.request import Request, Sampling
 from chatsmith.model.gpt import GPT
 from chatsmith.text.tokenizer import Tokenizer
 

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from chatsmith.engine.request import Request, RequestError, Sampling
+from chatsmith.engine.errors import RequestError
+from chatsmith.engine.request import Request, Sampling
 
 
 @pytest.mark.parametrize(

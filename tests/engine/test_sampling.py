@@ -141,6 +141,13 @@ def test_tiny_temperatures_do_not_overflow() -> None:
         assert choice.id == LOGITS.argmax().item()
 
 
+def test_huge_temperatures_draw_from_what_is_allowed() -> None:
+    logits = torch.randn(1, 50, generator=torch.Generator().manual_seed(0))
+    for seed in range(20):
+        row = Row(Sampling(temperature=1e39), (seed,), position=3, banned_ids=tuple(range(25)))
+        assert 25 <= (choose(logits, [row])[0].id or 0) < 50
+
+
 def test_an_impossible_token_is_never_drawn() -> None:
     probs = torch.tensor([[0.0, 1.0, 0.0, 1e-12, 0.0]]).expand(1_000, -1)
     drawn = draw(probs, [Row(Sampling(), (seed,), 0) for seed in range(1_000)])

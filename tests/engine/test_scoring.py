@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatsmith.engine.engine import Engine
-from chatsmith.engine.request import Completion, Request, RequestError, Sampling
+from chatsmith.engine.errors import RequestError
+from chatsmith.engine.request import Completion, Request, Sampling
 from chatsmith.model.gpt import GPT
 from chatsmith.text.tokenizer import Tokenizer
 

@@ -185,7 +185,7 @@ WRONG: list[tuple[str, dict[str, Any], str | None, str]] = [
     (CHAT, said(user([{"type": "text"}])), "messages.0.content.0.text", "invalid_value"),
     (CHAT, said(user(name="Ann")), "messages.0.name", "unsupported_parameter"),
     (CHAT, said(assistant(), user()), "messages.0", "invalid_value"),
-    (CHAT, said(user(), {"role": "system", "content": "x"}, user()), "messages.1", "invalid_value"),
+    (CHAT, said(user(), {"role": "system", "content": "x"}, user()), "messages.1", "unsupported_parameter"),
     (CHAT, said(user(), assistant()), "messages.1", "invalid_value"),
     (CHAT, said({"role": "system", "content": "x"}), "messages.0", "invalid_value"),
     (

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from chatsmith.engine.request import RequestError, Sampling
+from chatsmith.engine.errors import RequestError
+from chatsmith.engine.request import Sampling
 from chatsmith.serve import replica as replica_module
 from chatsmith.serve.errors import ApiError
 from chatsmith.serve.protocol import Figures, Job, Output, Setup

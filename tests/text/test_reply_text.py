@@ -81,6 +81,13 @@ def test_held_text_is_flushed_at_the_end_and_before_a_call(tokenizer: Tokenizer)
     assert text.push(tokenizer.special("<|python_start|>")) == [Part("text", "st"), Part("python", "")]
 
 
+def test_half_a_character_before_a_mark_stops_nothing_that_may_not_stop_yet(tokenizer: Tokenizer) -> None:
+    text = ReplyText(tokenizer, ("\ufffd",))
+    for id in (tokenizer.encode("🦉")[0], tokenizer.special("<|python_start|>")):
+        text.push(id, may_stop=False)
+    assert not text.stopped and text.parts == [Part("text", "\ufffd"), Part("python", "")]
+
+
 def test_a_stop_string_within_a_call_is_not_one(tokenizer: Tokenizer) -> None:
     ids = [tokenizer.special("<|python_start|>"), *tokenizer.encode("1+1")]
     _, text = stream(tokenizer, ids, ("+",))

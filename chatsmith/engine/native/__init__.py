@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from ctypes import POINTER, Structure, c_int64, c_void_p
 from pathlib import Path
 
@@ -144,13 +143,10 @@ def _built(compiler: str) -> Path:
         cache.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(dir=cache) as workshop:
             unfinished = Path(workshop) / library.name
-            _output([compiler, *FLAGS, *_paths(folder, SOURCES), "-o", str(unfinished), "-lm"])
+            sources = [str(folder / name) for name in SOURCES]
+            _output([compiler, *FLAGS, *sources, "-o", str(unfinished), "-lm"])
             os.replace(unfinished, library)
     return library
-
-
-def _paths(folder: Path, names: Sequence[str]) -> list[str]:
-    return [str(folder / name) for name in names]
 
 
 def _output(command: list[str]) -> str:

@@ -257,7 +257,8 @@ static void run_layer(const network *net, const layer *l, const step *s) {
 #pragma omp for
     for (int64_t r = 0; r < R; r++) prepare(net, l, s, r);
     /* Whole sequences while there are enough of them, for their heads lie side by side; else parts of them. */
-    int64_t parts = R < omp_get_num_threads() ? omp_get_num_threads() : 1, heads = (net->H + parts - 1) / parts;
+    int64_t threads = omp_get_num_threads(), heads = R < threads ? (net->H + threads - 1) / threads : net->H;
+    int64_t parts = (net->H + heads - 1) / heads; /* of so many heads each, fewer than threads if there are few */
 #pragma omp for schedule(dynamic)
     for (int64_t task = 0; task < R * parts; task++) {
         int64_t h0 = task % parts * heads, h1 = h0 + heads < net->H ? h0 + heads : net->H;
