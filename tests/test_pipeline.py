@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from chatsmith import cli
+from chatsmith.train.interrupt import ACKNOWLEDGED
 
 BUNDLE = {
     "config.json",
@@ -154,6 +155,7 @@ def test_ctrl_c_leaves_a_clean_run_that_goes_on_to_the_same_model(
     stopped_at = metrics_of(tiny_copy, "pretrain")[-1]["step"]
     assert stopped_at < 64
     assert error == (
+        f"{ACKNOWLEDGED}\n"
         f"chatsmith: stopped after step {stopped_at} of 64, which is saved; the same command goes on from there\n"
     )
     assert (tiny_copy / "pretrain" / "bundle" / "model.safetensors").read_bytes() == before

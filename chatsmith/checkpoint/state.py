@@ -3,11 +3,13 @@
     state/000007/tensors.safetensors    state/000007/state.json
     state/000008/…                      the newest, and the one before
 
+States may be of several trainings, told apart by the fact `key`: the saves of one leave the newest state of the others.
 Every save is a new folder that appears whole or not at all, so a process killed while saving leaves the
 states before it untouched. What the tensors and facts mean is the training loop's business. No pickle: a
 random generator's state is saved as the uint8 tensor that torch gives.
 """
 
+import contextlib
 import json
 import shutil
 import sys
@@ -36,8 +38,8 @@ class TrainingState(NamedTuple):
 def save_state(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
     """Save a state as the newest one in `folder`, keep the complete one before it, remove older ones.
 
-    `facts` must be JSON. Returns the new state's folder. Raises UserError on a full disk; then the states
-    saved earlier are as they were.
+    `facts` must be JSON; of the states with another `key` among them the newest complete one is kept. Returns the new
+    state's folder. Raises UserError on a full disk; then the states saved earlier are as they were.
     """
     earlier = _saved(folder)
     number = int(earlier[-1].name) + 1 if earlier else 1
@@ -46,30 +48,50 @@ def save_state(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, 
         seal = write_tensors(temporary / _TENSORS, tensors)
         stored = {"format_version": STATE_FORMAT_VERSION, "tensors": seal.to_json(), "facts": dict(facts)}
         (temporary / _FACTS).write_text(json.dumps(stored, indent=1), encoding="utf-8")
-    _remove_all_but(folder, newest, _newest_whole(earlier))
+    own = [path for path in earlier if _has_key(path, facts.get("key"))]
+    others = [path for path in earlier if path not in own]
+    _remove_all_but(folder, newest, _newest_whole(own), _newest_whole(others))
     return newest
 
 
-def load_state(folder: Path, notice: Callable[[str], None] | None = None) -> TrainingState | None:
-    """The newest complete state in `folder`, or None if none was ever saved there.
+def load_state(
+    folder: Path, notice: Callable[[str], None] | None = None, key: str | None = None
+) -> TrainingState | None:
+    """The newest complete state in `folder`, of those whose fact `key` is this one where it is given; None if none was
+    ever saved there.
 
     A damaged one is passed over for the one before, and `notice` (standard error if not given) is told so.
-    Raises UserError if states are there and none can be read, or if a newer chatsmith saved the newest.
+    Raises UserError if all are damaged that are, or may have been, what is looked for, or if a newer chatsmith saved
+    one of them.
     """
     tell = notice or _write_to_stderr
-    saved = _saved(folder)
-    for candidate in reversed(saved):
+    is_damaged = False
+    for candidate in reversed(_saved(folder)):
         try:
-            state = _read(candidate)
+            seal, facts = _read_facts(candidate)
+            if key is None or facts.get("key") == key:
+                return TrainingState(read_tensors(candidate / _TENSORS, seal), facts)
         except DamagedFileError as error:
-            tell(f"A training state is damaged and is passed over: {error}.")
-            continue
-        return state
-    if saved:
+            is_damaged = True
+            tell(f"A damaged training state is passed over: {error}.")
+    if is_damaged:
         raise UserError(
-            f"no training state in {folder} can be read; delete that folder to start this stage over"
+            f"no training state in {folder} that could be gone on from is whole; delete that folder to start this "
+            "stage over"
         )
     return None
+
+
+def saved_facts(folder: Path) -> list[dict[str, Any]]:
+    """The facts of the states in `folder`, in the order they were saved; those that cannot be read are left out.
+
+    Raises UserError if a newer chatsmith saved one of them.
+    """
+    found = []
+    for candidate in _saved(folder):
+        with contextlib.suppress(DamagedFileError):
+            found.append(_read_facts(candidate)[1])
+    return found
 
 
 def _saved(folder: Path) -> list[Path]:
@@ -78,11 +100,6 @@ def _saved(folder: Path) -> list[Path]:
         return []
     numbered = [path for path in folder.iterdir() if path.is_dir() and path.name.isdigit()]
     return sorted(numbered, key=lambda path: int(path.name))
-
-
-def _read(folder: Path) -> TrainingState:
-    seal, facts = _read_facts(folder)
-    return TrainingState(read_tensors(folder / _TENSORS, seal), facts)
 
 
 def _read_facts(folder: Path) -> tuple[Seal, dict[str, Any]]:
@@ -97,13 +114,20 @@ def _read_facts(folder: Path) -> tuple[Seal, dict[str, Any]]:
     except FileNotFoundError as error:
         raise DamagedFileError(f"{path} is missing") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise DamagedFileError(f"{path} cannot be read ({error})") from error
+        raise DamagedFileError(f"{path} is damaged") from error
     if version > STATE_FORMAT_VERSION:
         raise UserError(
             f"{folder} was saved by a newer chatsmith (state format {version}, this one reads up to "
             f"{STATE_FORMAT_VERSION}): upgrade chatsmith, or delete the folder {folder.parent} to start over"
         )
     return seal, facts
+
+
+def _has_key(folder: Path, key: object) -> bool:
+    try:
+        return _read_facts(folder)[1].get("key") == key
+    except ValueError:
+        return False
 
 
 def _newest_whole(saved: list[Path]) -> Path | None:

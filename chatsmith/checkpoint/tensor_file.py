@@ -6,6 +6,8 @@ Does not know what the tensors mean, and does not write atomically by itself: ca
 
 import errno
 import hashlib
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,18 +60,25 @@ def check_seal(path: Path, seal: Seal) -> None:
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> Seal:
     """Write tensors of any device to a new safetensors file at `path`. Returns its seal.
 
-    Raises OSError(ENOSPC) on a full disk, as an ordinary file would.
+    Raises OSError on a full disk, above a limit on file sizes and the like, as an ordinary file would.
     """
     on_cpu = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     try:
         safetensors.torch.save_file(on_cpu, path)
     except SafetensorError as error:
-        # safetensors reports every I/O error with its own exception, which is no OSError.
-        if "No space left" in str(error) or "quota exceeded" in str(error):
-            raise OSError(errno.ENOSPC, "no space left on device", str(path)) from error
+        if number := _errno_of(error):
+            raise OSError(number, os.strerror(number), str(path)) from error
         raise
     _share(path)
     return seal_of(path)
+
+
+def _errno_of(error: SafetensorError) -> int | None:
+    """The system's number for what went wrong, if that is what `error` is about: safetensors reports every I/O error
+    with its own exception, which is no OSError, and has the number in its text alone."""
+    if number := re.search(r"\(os error (\d+)\)", str(error)):
+        return int(number[1])
+    return errno.ENOSPC if "No space left" in str(error) or "quota exceeded" in str(error) else None
 
 
 def _share(path: Path) -> None:

@@ -1,8 +1,8 @@
 """Atomic writes: a reader sees the old file or folder or the new one, never half of either.
 
 The new content is written beside its target, flushed to disk, then renamed over it; the parent directory is
-flushed last, so that the rename itself survives a power cut. A full disk raises a `UserError`, and what was
-there before stays.
+flushed last, so that the rename itself survives a power cut. A full disk raises a `UserError`, as does whatever else
+keeps the system from writing, and what was there before stays.
 """
 
 import errno
@@ -16,11 +16,12 @@ from chatsmith.runtime.errors import UserError
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace `path` with `content`, atomically. Parent folders are made. Raises UserError on a full disk."""
+    """Replace `path` with `content`, atomically. Parent folders are made. Raises UserError on a full disk, or where a
+    limit on file sizes or the device stops the writing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with _explained_full_disk(path), temporary.open("wb") as file:
+        with _explained(path, temporary), temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -40,7 +41,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     """Yield an empty temporary folder beside `path`; on a clean exit it becomes `path`, replacing it whole.
 
     On any exception the temporary folder is removed and `path` is left as it was. Raises UserError on a full
-    disk.
+    disk, and where anything else stops the writing of a file in the folder; other errors of the block pass as they are.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -48,7 +49,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        with _explained_full_disk(path):
+        with _explained(path, temporary):
             yield temporary
             for file in temporary.rglob("*"):
                 if file.is_file():
@@ -67,7 +68,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _explained_full_disk(path: Path) -> Iterator[None]:
+def _explained(path: Path, temporary: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -75,6 +76,17 @@ def _explained_full_disk(path: Path) -> Iterator[None]:
             raise UserError(
                 f"the disk is full: {path} was not written and is as it was; free space and repeat the command"
             ) from error
+        # In the block that fills a folder anything may happen, and what names no file of it is not about writing it.
+        is_ours = not temporary.is_dir() or (
+            isinstance(error.filename, str) and Path(error.filename).is_relative_to(temporary)
+        )
+        if error.errno == errno.EFBIG:
+            raise UserError(
+                f"{path} was not written and is as it was: it is larger than files may be here ({error.strerror}); "
+                "raise the limit (ulimit -f) and repeat the command"
+            ) from error
+        if is_ours:
+            raise UserError(f"{path} was not written and is as it was: {error.strerror}") from error
         raise
 
 

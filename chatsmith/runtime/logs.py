@@ -31,6 +31,10 @@ class Bar(Protocol):
         """Count `amount` units more, and show these figures (loss=3.21) from now on."""
         ...
 
+    def begin_at(self, done: float) -> None:
+        """`done` units were complete before: they count as done, but not towards the rate."""
+        ...
+
     def expect(self, total: float) -> None:
         """There are more units than was thought, or fewer: `total` in all."""
         ...
@@ -153,20 +157,23 @@ class _PlainBar:
     ) -> None:
         self._emit, self._label, self._total, self._unit = emit, label, total, unit
         self._rate = Rate(clock)
-        self._done = 0.0
+        self._done = self._before = 0.0
         self._figures: dict[str, float | str] = {}
         self._emitted_at, self._emitted_done = 0.0, 0.0
 
     def advance(self, amount: float = 1, **figures: float | str) -> None:
         self._done += amount
         self._figures.update(figures)
-        self._rate.update(self._done)
+        self._rate.update(self._done - self._before)
         step = self._done - self._emitted_done
         # Ten percent of a total that takes a second in all is not worth a line; the last line says enough.
         is_long_step = bool(self._total) and step >= PLAIN_SHARE * (self._total or 0)
         waited = self._rate.elapsed - self._emitted_at
         if waited >= PLAIN_SECONDS or (is_long_step and waited >= 1.0):
             self._emit_line()
+
+    def begin_at(self, done: float) -> None:
+        self._done = self._before = self._emitted_done = done
 
     def expect(self, total: float) -> None:
         self._total = total
@@ -192,7 +199,7 @@ class _TerminalBar:
     ) -> None:
         self._drawn, self._total, self._unit = drawn, total, unit
         self._rate = Rate(clock)
-        self._done = 0.0
+        self._done = self._before = 0.0
         self._figures: dict[str, float | str] = {}
         self._task: TaskID = drawn.add_task(label, total=total, text="")
         self._drawn_at = -REDRAW_SECONDS
@@ -200,9 +207,12 @@ class _TerminalBar:
     def advance(self, amount: float = 1, **figures: float | str) -> None:
         self._done += amount
         self._figures.update(figures)
-        self._rate.update(self._done)
+        self._rate.update(self._done - self._before)
         if self._rate.elapsed - self._drawn_at >= REDRAW_SECONDS:
             self.draw()
+
+    def begin_at(self, done: float) -> None:
+        self._done = self._before = done
 
     def expect(self, total: float) -> None:
         self._total = total

@@ -1,17 +1,20 @@
 """The metrics of a run: one JSON object a line in metrics.jsonl, and optionally an experiment tracker.
 
-A line is complete or absent: what a killed process left half-written is closed off by the next one. It
-neither reads metrics nor draws them.
+A line is complete or absent: what a full disk cut is taken back at once, and what a killed process left half-written
+is closed off by the next one, and dropped when training begins. It does not draw metrics.
 """
 
+import contextlib
 import importlib
 import json
 import math
+import os
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
+from chatsmith.runtime import atomic
 from chatsmith.runtime.errors import UserError
 
 TRACKERS = ("wandb", "tensorboard", "trackio")
@@ -34,9 +37,11 @@ class MetricsLog:
     def __init__(self, path: Path, track: str | None = None) -> None:
         self._tracker = open_tracker(track, path.parent) if track else None
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab")
+        self._path = path
+        # Unbuffered: what could not be written must not be tried again when the file is closed.
+        self._file = path.open("ab", buffering=0)
         if _ends_mid_line(path):
-            self._file.write(b"\n")
+            self._append(b"\n")
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -47,13 +52,23 @@ class MetricsLog:
         self.close()
 
     def write(self, *, stage: str, step: int, **values: Any) -> None:
-        """Append one line and flush it. A value that is not finite is written as null: JSON has no NaN."""
+        """Append one line. A value that is not finite is written as null: JSON has no NaN. Raises OSError, which names
+        the file, where it cannot be written whole; then nothing of it stays."""
         record = {"stage": stage, "step": step, "time": round(time.time(), 3)}
         record.update({name: _finite_or_none(value) for name, value in values.items()})
-        self._file.write(json.dumps(record, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n")
-        self._file.flush()
+        self._append(json.dumps(record, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n")
         if self._tracker is not None:
             self._tracker.log(stage, step, _numbers(values))
+
+    def _append(self, line: bytes) -> None:
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.truncate(end)
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
 
     def close(self) -> None:
         """Close the file and the tracker. More than once is fine."""
@@ -61,6 +76,20 @@ class MetricsLog:
         if self._tracker is not None:
             self._tracker.close()
             self._tracker = None
+
+
+def drop_records(path: Path, stage: str, after_step: int) -> None:
+    """Take what `stage` wrote after step `after_step` out of the file at `path`, and every line that is no JSON object:
+    what a crash or a full disk left. The file is replaced whole, or left alone where nothing is to go.
+
+    Raises UserError on a full disk.
+    """
+    if not path.exists():
+        return
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if _stays(line, stage, after_step)]
+    if len(kept) < len(lines):
+        atomic.write_bytes(path, b"".join(kept))
 
 
 def open_tracker(name: str, run: Path) -> Tracker:
@@ -108,6 +137,17 @@ def _ends_mid_line(path: Path) -> bool:
             return False
         file.seek(size - 1)
         return file.read(1) != b"\n"
+
+
+def _stays(line: bytes, stage: str, after_step: int) -> bool:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return False
+    if not isinstance(record, dict):
+        return False
+    step = record.get("step")
+    return record.get("stage") != stage or not isinstance(step, int) or step <= after_step
 
 
 def _finite_or_none(value: Any) -> Any:

@@ -19,7 +19,6 @@ from chatsmith.model.gpt import GPT
 from chatsmith.runtime.device import Runtime, free_memory
 from chatsmith.runtime.distributed import sum_numbers
 from chatsmith.runtime.logs import Reporter, format_seconds
-from chatsmith.runtime.metrics import MetricsLog
 from chatsmith.runtime.run_directory import RunDirectory
 from chatsmith.stages.replay import Replay
 from chatsmith.stages.rl import STAGE, USUAL_STEPS, Config
@@ -53,7 +52,7 @@ from chatsmith.train.policy_gradient import (
     with_reference,
 )
 from chatsmith.train.practice_loss import PracticeLoss
-from chatsmith.train.session import Session, correction, facts_of, horizon, save_trained
+from chatsmith.train.session import Session, correction, facts_of, finish, horizon, save_trained
 
 MOST_RUNNING = 512
 """Replies the engine writes at once; more would wait for a place."""
@@ -144,7 +143,7 @@ class Practice:
             f"{config.prompts} problems with {config.samples} replies each a step; {self.roller.describe()}; "
             f"{len(self.development)} development problems, {len(self.test)} for the test"
         )
-        self._score_the_beginning()
+        scores = self._score_the_beginning()
         plan = self._plan(self._horizon())
         rounds = plan.steps // config.updates
         hooks = Hooks(
@@ -160,9 +159,11 @@ class Practice:
                 place.run, STAGE, place.key, self.runtime, self._steps_held if self.is_measured else None
             ),
         )
-        session = Session.of(place.run, STAGE, place.key, self.runtime, self.reporter, config.track)
+        session = Session.of(
+            place.run, STAGE, place.key, self.runtime, self.reporter, config.track, place.started
+        )
         result = session.train(
-            self.model, plan, lambda row: self._batches(plan, row), self.loss, hooks, self.progress
+            self.model, plan, lambda row: self._batches(plan, row), self.loss, hooks, self.progress, scores
         )
         self._finish(replace(plan, steps=result.steps), result)
 
@@ -313,15 +314,13 @@ class Practice:
         self.reporter.table(f"Some replies of step {self.step:,}", ["problem", "reply", "reward"], rows)
         return shown
 
-    def _score_the_beginning(self) -> None:
+    def _score_the_beginning(self) -> dict[str, float]:
         """The development scores before any step: the mark to beat. A resumed run has its own saved marks."""
         scores = self._development_scores()
         self.score_before = scores["dev_pass_at_1"]
         self.progress.consider(self.model, self.score_before, step=0)
         self.reporter.line(f"Before: {percents(scores)} of the development problems")
-        if self.runtime.is_main and not self.place.run.state(STAGE).exists():
-            with MetricsLog(self.place.run.metrics) as metrics:
-                metrics.write(stage=STAGE, step=0, **scores)
+        return scores
 
     def _evaluate(self) -> dict[str, float]:
         scores = self._development_scores()
@@ -332,8 +331,12 @@ class Practice:
         started = time.monotonic()
         config = self.config
         scores = development_scores(self.roller, self.development, config.samples, config.seed, self.runtime)
-        self.budget.evaluation_seconds += time.monotonic() - started
+        self._count_evaluation(time.monotonic() - started)
         return scores
+
+    def _count_evaluation(self, seconds: float) -> None:
+        self.budget.evaluation_seconds += seconds
+        self.progress.evaluation_seconds += seconds
 
     def _tell_failure(self, problem: Problem, completion: Completion, reason: str) -> None:
         """Show the first few replies whose reward could not be had."""
@@ -355,7 +358,7 @@ class Practice:
         started = time.monotonic()
         before = ask_test(self._roller(self.reference), self.test, self.runtime)
         after = ask_test(self.roller, self.test, self.runtime)
-        self.budget.evaluation_seconds += time.monotonic() - started
+        self._count_evaluation(time.monotonic() - started)
         if not self.runtime.is_main:
             return
         tested = TestResult(self.test, before, after)
@@ -368,7 +371,7 @@ class Practice:
             "tokens": progress.tokens,
             "rollout_tokens": progress.rollout_tokens,
             "best_step": progress.best_step,
-            "practice_seconds": round(seconds - self.budget.evaluation_seconds, 1),
+            "practice_seconds": round(facts["seconds"] - progress.evaluation_seconds, 1),
         }
         save_trained(
             place.run,
@@ -384,4 +387,4 @@ class Practice:
         )
         task = str(self.config.problems or self.config.task)
         path = write_test(place.run, place.key, tested, task=task, seed=self.config.seed, facts=facts)
-        place.run.mark_done(STAGE, place.key, facts, outputs=[place.run.bundle(STAGE), path])
+        finish(place.run, STAGE, place.key, facts, outputs=[place.run.bundle(STAGE), path])

@@ -35,7 +35,9 @@ STAGE = "pretrain"
 class Config:
     """Train a model from nothing on the run's documents."""
 
-    NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset({"track", "save_minutes", "rows_per_microbatch"})
+    NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset(
+        {"track", "save_minutes", "rows_per_microbatch", "evaluations", "evaluate_tokens", "prompt"}
+    )
 
     run: Path = Path("runs/kindergarten")
     """The run directory."""
@@ -191,7 +193,9 @@ class _Pretraining:
                 self.run, STAGE, self.key, self.runtime, self.budget.steps if self.is_measured else None
             ),
         )
-        session = Session.of(self.run, STAGE, self.key, self.runtime, self.reporter, config.track)
+        session = Session.of(
+            self.run, STAGE, self.key, self.runtime, self.reporter, config.track, self.started
+        )
         result = session.train(model, plan, lambda row: self._batches(plan, row), compute_loss, hooks)
         if self.runtime.is_main:
             self._finish(model, replace(plan, steps=result.steps), result)
@@ -336,7 +340,7 @@ class _Pretraining:
         self.reporter.line(f"First step done {seconds:.0f} s after the command began.")
 
     def _finish(self, model: "GPT", plan: "Plan", result: "TrainResult") -> None:
-        from chatsmith.train.session import facts_of, save_trained
+        from chatsmith.train.session import facts_of, finish, save_trained
 
         facts = facts_of(result, plan, time.monotonic() - self.started, self.runtime)
         save_trained(
@@ -349,7 +353,7 @@ class _Pretraining:
             facts=facts,
             seed=self.config.seed,
         )
-        self.run.mark_done(STAGE, self.key, facts, outputs=[self.run.bundle(STAGE)])
+        finish(self.run, STAGE, self.key, facts, outputs=[self.run.bundle(STAGE)])
 
 
 def _described(shape: "GPTConfig") -> str:

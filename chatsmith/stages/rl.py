@@ -39,6 +39,7 @@ class Config:
             "rows_per_microbatch",
             "eval_data",
             "show_every",
+            "give_up_after",
             "problems",
             "test_problems",
         }

@@ -20,6 +20,8 @@ class Progress:
         """Sampled tokens that gave a gradient."""
         self.rollout_tokens = 0
         """All tokens of all replies."""
+        self.evaluation_seconds = 0.0
+        """What asking the development and test problems took, in all sessions."""
 
     def consider(self, model: GPT, score: float, step: int) -> None:
         """Keep the weights if no earlier ones scored better; of equal ones, the later have practised more."""
@@ -29,14 +31,21 @@ class Progress:
 
     def named_state(self) -> dict[str, Tensor]:
         """Everything, by name."""
-        numbers = [self.best_score, self.best_step, self.tokens, self.rollout_tokens]
+        numbers = [
+            self.best_score,
+            self.best_step,
+            self.tokens,
+            self.rollout_tokens,
+            self.evaluation_seconds,
+        ]
         state = {f"best.{name}": value for name, value in self.best.items()}
         return state | self.watch.named_state() | {"numbers": torch.tensor(numbers, dtype=torch.float64)}
 
     def load_named_state(self, state: dict[str, Tensor]) -> None:
-        """Restore what `named_state` gave."""
+        """Restore what `named_state` gave; seconds counted so far in this session stay counted."""
         self.best_score, *counts = state["numbers"].tolist()
-        self.best_step, self.tokens, self.rollout_tokens = map(int, counts)
+        self.best_step, self.tokens, self.rollout_tokens = map(int, counts[:3])
+        self.evaluation_seconds += sum(counts[3:])  # a state of an older chatsmith has none
         self.best = {
             name.removeprefix("best."): value for name, value in state.items() if name.startswith("best.")
         }

@@ -33,7 +33,9 @@ STAGE = "sft"
 class Config:
     """Fine-tune a model on conversations."""
 
-    NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset({"track", "save_minutes", "rows_per_microbatch"})
+    NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset(
+        {"track", "save_minutes", "rows_per_microbatch", "evaluations", "evaluate_tokens"}
+    )
 
     run: Path = Path("runs/kindergarten")
     """The run directory."""
@@ -198,7 +200,9 @@ class _FineTuning:
                 self.run, STAGE, self.key, self.runtime, self.budget.steps if self.is_measured else None
             ),
         )
-        session = Session.of(self.run, STAGE, self.key, self.runtime, self.reporter, config.track)
+        session = Session.of(
+            self.run, STAGE, self.key, self.runtime, self.reporter, config.track, self.started
+        )
         result = session.train(
             self.model, plan, lambda row: self._batches(rows, plan, row), compute_loss, hooks
         )
@@ -327,7 +331,7 @@ class _FineTuning:
         return total / max(targets, 1)
 
     def _finish(self, plan: "Plan", result: "TrainResult", rows: "ConversationRows") -> None:
-        from chatsmith.train.session import facts_of, save_trained
+        from chatsmith.train.session import facts_of, finish, save_trained
 
         facts = facts_of(result, plan, time.monotonic() - self.started, self.runtime)
         facts |= {"conversations": rows.num_conversations, "cut": rows.cut, "skipped": rows.skipped}
@@ -341,4 +345,4 @@ class _FineTuning:
             facts=facts,
             seed=self.config.seed,
         )
-        self.run.mark_done(STAGE, self.key, facts, outputs=[self.run.bundle(STAGE)])
+        finish(self.run, STAGE, self.key, facts, outputs=[self.run.bundle(STAGE)])

@@ -52,8 +52,8 @@ class Hooks:
     evaluate_every: int = 0
     sample: Callable[[], str] | None = None
     """Text to show; called with every evaluation."""
-    save: Callable[[int], None] | None = None
-    """Save the training state after so many steps."""
+    save: Callable[[int, float], None] | None = None
+    """Save the training state after so many steps, which took so many seconds, earlier sessions included."""
     save_seconds: float = 300.0
     """Save when at least this long has passed since the last time."""
     save_every: int = 1
@@ -78,9 +78,13 @@ class TrainResult:
     loss: float
     """Smoothed training loss, nats per token."""
     seconds: float
+    """What all steps took, those of earlier sessions included."""
     tokens_per_second: float
+    """Of this session."""
     share_of_peak: float
     scores: dict[str, float] = field(default_factory=dict)
+    earlier_seconds: float = 0.0
+    """What earlier commands took of which this training went on, everything included."""
 
 
 def train(
@@ -97,18 +101,21 @@ def train(
     hooks: Hooks,
     peak_flops: float,
     start_step: int = 0,
+    start_seconds: float = 0.0,
 ) -> TrainResult:
-    """Train `model` from `start_step` to `plan.steps`, consuming `plan.accumulation` batches a step.
+    """Train `model` from `start_step`, reached in `start_seconds`, to `plan.steps`, consuming `plan.accumulation`
+    batches a step.
 
     `peak_flops` is what the machine can do per second, for the share printed. Raises NonFiniteLossError, before
     the update that would spoil the weights, and TrainingStoppedError after Ctrl-C or SIGTERM, with the state
     saved.
     """
-    meter = _Meter(plan, peak_flops, runtime.world_size)
+    meter = _Meter(plan, peak_flops, runtime.world_size, start_seconds)
     teller = _Teller(plan, meter, hooks, stage, metrics)
     last_save = time.monotonic()
-    with stop_request() as stop, reporter.progress(stage, *teller.total) as bar:
-        bar.advance(start_step * teller.per_step)
+    silent = not runtime.is_main
+    with stop_request(silent) as stop, reporter.progress(stage, *teller.total) as bar:
+        bar.begin_at(start_step * teller.per_step)
         step = start_step
         while step < plan.steps:
             step += 1
@@ -131,7 +138,7 @@ def train(
             stopping = sum_number(float(bool(stop)), runtime) > 0 and not last
             may_save = not last and step % hooks.save_every == 0
             if hooks.save and may_save and (stopping or time.monotonic() - last_save > hooks.save_seconds):
-                hooks.save(step)
+                hooks.save(step, meter.total_seconds)
                 last_save = time.monotonic()
             if stopping and may_save:
                 raise TrainingStoppedError(
@@ -139,7 +146,12 @@ def train(
                     "the same command goes on from there"
                 )
     return TrainResult(
-        plan.steps, meter.loss, meter.seconds, meter.tokens_per_second, meter.share_of_peak, teller.scores
+        plan.steps,
+        meter.loss,
+        meter.total_seconds,
+        meter.tokens_per_second,
+        meter.share_of_peak,
+        teller.scores,
     )
 
 
@@ -181,13 +193,15 @@ def train_step(
 
 
 class _Meter:
-    """Smoothed loss and speed. The first two steps, which compile and warm up, do not count towards speed."""
+    """Smoothed loss and speed, of this session. The first two steps, which compile and warm up, do not count towards
+    speed."""
 
     SKIPPED = 2
     SMOOTHING = 0.9
 
-    def __init__(self, plan: Plan, peak_flops: float, world_size: int) -> None:
+    def __init__(self, plan: Plan, peak_flops: float, world_size: int, earlier_seconds: float) -> None:
         self.plan = plan
+        self.earlier_seconds = earlier_seconds
         self.peak_flops = peak_flops * world_size
         self.loss = math.nan
         self.seconds = 0.0
@@ -205,6 +219,11 @@ class _Meter:
         self.steps += 1
         if self.steps > self.SKIPPED:
             self._timed_seconds += seconds
+
+    @property
+    def total_seconds(self) -> float:
+        """What the steps took, those of earlier sessions included."""
+        return self.earlier_seconds + self.seconds
 
     @property
     def seconds_per_step(self) -> float:
@@ -260,7 +279,7 @@ class _Teller:
                 step=step,
                 loss=meter.last_loss,
                 rate=self.plan.schedule.rate(step / self.plan.steps),
-                seconds=meter.seconds,
+                seconds=meter.total_seconds,
                 **figures,
             )
 

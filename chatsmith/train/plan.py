@@ -74,6 +74,8 @@ class Plan:
     steps: int
     rates: Rates
     schedule: Schedule
+    batch_tokens_asked: int = 0
+    """Tokens of a step, before they were rounded to rows and these to the processes; 0 where steps differ in size."""
 
     @property
     def rows_per_step(self) -> int:
@@ -89,6 +91,22 @@ class Plan:
     def tokens(self) -> int:
         """Tokens of the whole run."""
         return self.steps * self.tokens_per_step
+
+    @property
+    def rounding(self) -> str | None:
+        """One line for people where a step is not of the size that was asked for."""
+        if self.batch_tokens_asked in (0, self.tokens_per_step):
+            return None
+        share = f", for {self.world_size} processes to share" if self.world_size > 1 else ""
+        return (
+            f"a step takes {self.tokens_per_step:,} tokens, not {self.batch_tokens_asked:,}: {self.rows_per_step:,} "
+            f"whole rows of {self.sequence_length:,}{share}"
+        )
+
+    def world_sizes_for(self, rows: int) -> list[int]:
+        """The numbers of processes with which a step of this plan would have `rows` rows."""
+        asked = _rows_of(self.batch_tokens_asked, self.sequence_length)
+        return [size for size in range(1, rows + 1) if math.ceil(asked / size) * size == rows]
 
     @property
     def cost(self) -> Cost:
@@ -188,7 +206,7 @@ def make_plan(
     wanted = batch_tokens or batch_tokens_for(tokens, length)
     if wanted < length:
         raise UserError(f"batch_tokens is {wanted}, less than one row of {length} tokens")
-    rows = math.ceil(max(1, round(wanted / length)) / world_size)
+    rows = math.ceil(_rows_of(wanted, length) / world_size)
     at_once = min(rows, rows_per_microbatch or max(1, 8192 // length))
     # A divisor, so that what fits in memory does not decide how large a step is.
     micro = max(size for size in range(1, at_once + 1) if rows % size == 0)
@@ -204,6 +222,7 @@ def make_plan(
         steps=max(1, round(tokens / per_step)),
         rates=replace(rates, **scaled),
         schedule=Schedule(),
+        batch_tokens_asked=wanted,
     )
 
 
@@ -240,6 +259,10 @@ def make_rollout_plan(
         rates=replace(rates, **scaled),
         schedule=Schedule(momentum_start=Schedule.momentum),
     )
+
+
+def _rows_of(batch_tokens: int, length: int) -> int:
+    return max(1, round(batch_tokens / length))
 
 
 _RATE_NAMES = ("matrix", "head", "embedding", "value_embedding", "bigram", "scalar", "gate")

@@ -4,23 +4,27 @@ What is trained on and what it is scored by, the stage supplies; where it is kep
 """
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from chatsmith.checkpoint import model_card, save_bundle
+from chatsmith.checkpoint.state import saved_facts
 from chatsmith.model.gpt import GPT
 from chatsmith.optim.groups import Optimizer
 from chatsmith.runtime.device import Runtime, peak_memory_bytes
 from chatsmith.runtime.distributed import main_number
+from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.logs import Reporter, format_seconds
 from chatsmith.runtime.measure import gemm_peak
-from chatsmith.runtime.metrics import MetricsLog
+from chatsmith.runtime.metrics import MetricsLog, drop_records
 from chatsmith.runtime.run_directory import RunDirectory
 from chatsmith.text.tokenizer import Tokenizer
 from chatsmith.train.loop import B, ComputeLoss, Hooks, TrainResult, train
 from chatsmith.train.plan import Plan
-from chatsmith.train.state import Carried, restore_training, save_training
+from chatsmith.train.state import Carried, Reached, TrainingKey, restore_training, save_training
 
 BatchesFrom = Callable[[int], Iterator[B]]
 """batches_from(start_row): this process's batches, after the first `start_row` rows of all processes."""
@@ -48,14 +52,22 @@ class Session:
     runtime: Runtime
     reporter: Reporter
     track: str | None = None
+    started: float = field(default_factory=time.monotonic)
+    """When the stage began, by `time.monotonic()`."""
 
     @staticmethod
     def of(
-        run: RunDirectory, stage: str, key: str, runtime: Runtime, reporter: Reporter, track: str
+        run: RunDirectory,
+        stage: str,
+        key: str,
+        runtime: Runtime,
+        reporter: Reporter,
+        track: str,
+        started: float,
     ) -> "Session":
         """The session of a stage in its run's directory; `track` is a tracker's name, or "none"."""
         tracker = None if track == "none" else track
-        return Session(stage, key, run.state(stage), run.metrics, runtime, reporter, tracker)
+        return Session(stage, key, run.state(stage), run.metrics, runtime, reporter, tracker, started)
 
     def train(
         self,
@@ -65,28 +77,35 @@ class Session:
         compute_loss: ComputeLoss[B],
         hooks: Hooks,
         carried: Carried | None = None,
+        scores_before: dict[str, float] | None = None,
     ) -> TrainResult:
         """Train `model` by `plan`, going on from the saved state if there is one of this key.
 
         `carried` is saved and restored with it. With `hooks.correct` the plan's steps are what was foreseen, and the
-        result says how many they became.
+        result says how many they became. `scores_before` are recorded as step 0 where training begins anew. Raises
+        UserError where another number of processes would go on from a saved state.
         """
+        counts_tokens = hooks.figures is None
+        if plan.rounding:
+            self.reporter.notice(plan.rounding)
         optimizer = Optimizer(model, plan.rates)
-        # A step means something else where another number of processes had to round it.
-        key = f"{self.key} {plan.steps} steps of {plan.rows_per_step} rows"
-        start, saved_steps = restore_training(
+        # A step means something else where another number of processes had to round it; rollouts are never rounded.
+        key = TrainingKey(self.key, plan.steps, plan.rows_per_step if counts_tokens else None)
+        self._look_at_other_states(key, plan)
+        reached = restore_training(
             self.state_folder, model, optimizer, key=key, notice=self.reporter.notice, carried=carried
         )
-        foreseen = plan.steps
-        steps = saved_steps or foreseen
+        foreseen, start = plan.steps, reached.step
+        steps = reached.steps or foreseen
         plan = replace(plan, steps=steps)
         if start:
             self.reporter.notice(f"going on after step {start:,} of {steps:,}, saved earlier")
 
-        def save(step: int) -> None:
+        def save(step: int, step_seconds: float) -> None:
             if self.runtime.is_main:
-                state = {"step": step, "steps": steps, "key": key, "carried": carried}
-                save_training(self.state_folder, model, optimizer, **state)
+                seconds = reached.seconds + time.monotonic() - self.started
+                now = Reached(step, steps, step_seconds, seconds)
+                save_training(self.state_folder, model, optimizer, reached=now, key=key, carried=carried)
 
         first, again = CORRECTED_AFTER
         due = max(FEWEST_PACED, int(foreseen * first))
@@ -103,9 +122,8 @@ class Session:
             due = int(steps * again)  # behind this step, unless many were added
             return steps
 
-        counts_tokens = hooks.figures is None
         peak = gemm_peak(self.runtime, self.runtime.compute_dtype, seconds=0.5) if counts_tokens else math.inf
-        metrics = MetricsLog(self.metrics_path, self.track) if self.runtime.is_main else None
+        metrics = self._metrics_after(start, scores_before) if self.runtime.is_main else None
         try:
             result = train(
                 model,
@@ -124,13 +142,46 @@ class Session:
                 ),
                 peak_flops=peak,
                 start_step=start,
+                start_seconds=reached.step_seconds,
             )
         finally:
             if metrics:
                 metrics.close()
         if counts_tokens:
             self._report(result, replace(plan, steps=result.steps))
-        return result
+        return replace(result, earlier_seconds=reached.seconds)
+
+    def _look_at_other_states(self, key: TrainingKey, plan: Plan) -> None:
+        """Say which states of other settings are there. Raises UserError where this would be the same training but for
+        the number of processes."""
+        states = saved_facts(self.state_folder)
+        others = [facts for facts in states if facts["key"] != str(key)]
+        if not others:
+            return
+        for facts in reversed(others) if len(others) == len(states) else ():
+            rows = key.rows_of_same(facts["key"])
+            fitting = plan.world_sizes_for(rows) if rows else []
+            if fitting:
+                numbers = ", ".join(map(str, fitting))
+                raise UserError(
+                    f"what is saved in {self.state_folder} was trained in steps of {rows:,} rows, and this number of "
+                    f"processes ({plan.world_size}) makes them {key.rows:,}: go on with one that fits ({numbers}), "
+                    "or delete that folder to start over"
+                )
+        step, steps = others[-1]["step"], others[-1].get("steps")
+        of = f" of {steps:,}" if steps else ""
+        self.reporter.notice(
+            f"a training with other settings was saved after step {step:,}{of}; until this one is finished that is "
+            "kept, and those settings go on from it"
+        )
+
+    def _metrics_after(self, start: int, scores_before: dict[str, float] | None) -> MetricsLog:
+        """The metrics, without what this stage wrote after step `start`: those steps are about to come once more."""
+        drop_records(self.metrics_path, self.stage, start or -1)
+        metrics = MetricsLog(self.metrics_path, self.track)
+        if scores_before and not start:
+            metrics.write(stage=self.stage, step=0, **scores_before)
+        return metrics
 
     def _report(self, result: TrainResult, plan: Plan) -> None:
         self.reporter.line(
@@ -179,11 +230,11 @@ def correction(
 
 
 def facts_of(result: TrainResult, plan: Plan, seconds: float, runtime: Runtime) -> dict[str, float]:
-    """The figures of a finished training for the results table."""
+    """The figures of a finished training for the results table; `seconds` is what this command took."""
     return {
         **{name: round(value, 4) for name, value in result.scores.items()},
         "loss": round(result.loss, 4),
-        "seconds": round(seconds, 1),
+        "seconds": round(result.earlier_seconds + seconds, 1),
         "tokens": plan.tokens,
         "steps": plan.steps,
         "parameters": plan.cost.parameters,
@@ -243,3 +294,9 @@ def save_trained(
         card=card,
         provenance=provenance,
     )
+
+
+def finish(run: RunDirectory, stage: str, key: str, facts: dict[str, float], outputs: Sequence[Path]) -> None:
+    """Record that `stage` is done. No training state is needed any more, of these settings or others."""
+    run.mark_done(stage, key, facts, outputs)
+    shutil.rmtree(run.state(stage), ignore_errors=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from chatsmith.checkpoint import state as state_module
-from chatsmith.checkpoint.state import load_state, save_state
+from chatsmith.checkpoint.state import load_state, save_state, saved_facts
 from chatsmith.runtime.errors import UserError
 
 
@@ -154,3 +154,41 @@ def test_a_state_of_a_newer_chatsmith_is_not_passed_over(tmp_path: Path) -> None
     (newest / "state.json").write_text(json.dumps({**stored, "format_version": 99}))
     with pytest.raises(UserError, match="newer chatsmith"):
         load_state(tmp_path)
+
+
+def test_saves_of_one_training_leave_the_newest_state_of_the_others(tmp_path: Path) -> None:
+    for key, step in [("a", 1), ("b", 1), ("b", 2), ("c", 1), ("c", 2), ("c", 3), ("c", 4)]:
+        save_state(tmp_path, tensors(step), {"key": key, "step": step})
+    assert [(facts["key"], facts["step"]) for facts in saved_facts(tmp_path)] == [
+        ("b", 2),
+        ("c", 3),
+        ("c", 4),
+    ]
+    loaded = load_state(tmp_path, key="b")
+    assert loaded is not None and loaded.facts == {"key": "b", "step": 2}
+    assert load_state(tmp_path, key="a") is None
+
+
+def test_a_damaged_state_is_not_what_is_kept_of_the_others(tmp_path: Path) -> None:
+    save_state(tmp_path, tensors(1), {"key": "a", "step": 1})
+    cut_off(save_state(tmp_path, tensors(2), {"key": "a", "step": 2}) / "tensors.safetensors")
+    save_state(tmp_path, tensors(1), {"key": "b", "step": 1})
+    assert saved_numbers(tmp_path) == [1, 3]
+
+
+def test_a_whole_state_of_another_training_does_not_hide_that_its_own_are_damaged(tmp_path: Path) -> None:
+    save_state(tmp_path, tensors(1), {"key": "a"})
+    cut_off(save_state(tmp_path, tensors(1), {"key": "b"}) / "tensors.safetensors")
+    with pytest.raises(UserError, match="delete that folder"):
+        load_state(tmp_path, lambda text: None, key="b")
+
+
+def test_a_state_whose_facts_are_cut_off_is_called_damaged_without_the_parser_speaking(
+    tmp_path: Path,
+) -> None:
+    newest = save_state(tmp_path, tensors(1), {"key": "a"})
+    cut_off(newest / "state.json")
+    notices: list[str] = []
+    with pytest.raises(UserError, match="is whole"):
+        load_state(tmp_path, notices.append, key="a")
+    assert notices == [f"A damaged training state is passed over: {newest / 'state.json'} is damaged."]

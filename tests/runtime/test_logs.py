@@ -104,6 +104,19 @@ def test_counting_a_hundred_thousand_things_takes_no_time(stream):
     assert "100% of 100.0k texts" in stream.getvalue()
 
 
+@pytest.mark.parametrize("stream", [io.StringIO(), Terminal()], ids=["plain", "terminal"])
+def test_what_was_done_before_counts_as_done_and_not_towards_the_rate(stream):
+    clock = Clock()
+    with Reporter(stream=stream, clock=clock).progress("pretrain", 1000, "tokens") as bar:
+        bar.begin_at(500)
+        for _ in range(11):
+            clock.now += 1.0
+            bar.advance(10)
+    text = stream.getvalue()
+    assert "61% of 1,000 tokens" in text and "10 tokens/s" in text
+    assert "39 s left" in text or "took 11 s" in text
+
+
 def test_terminal_progress_and_table_are_drawn():
     stream, clock = Terminal(), Clock()
     reporter = Reporter(stream=stream, clock=clock)

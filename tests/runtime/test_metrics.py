@@ -1,11 +1,12 @@
 import json
+import resource
 import sys
 from types import SimpleNamespace
 
 import pytest
 
 from chatsmith.runtime.errors import UserError
-from chatsmith.runtime.metrics import MetricsLog
+from chatsmith.runtime.metrics import MetricsLog, drop_records
 
 
 def lines(path):
@@ -75,3 +76,53 @@ def test_tensorboard_receives_scalars_with_their_step(tmp_path, monkeypatch):
     with MetricsLog(tmp_path / "metrics.jsonl", track="tensorboard") as log:
         log.write(stage="pretrain", step=3, loss=1.5)
     assert seen == [("pretrain/loss", 1.5, 3)]
+
+
+def test_steps_that_come_once_more_are_taken_out_and_broken_lines_with_them(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with MetricsLog(path) as log:
+        for stage in ("pretrain", "sft"):
+            for step in (1, 2, 3):
+                log.write(stage=stage, step=step)
+            log.write(stage=stage, step=3, bpb=1.0)
+    whole = path.read_text().splitlines()
+    path.write_text("\n".join([whole[0], '{"stage": "sft", "st', *whole[1:], "[1]", "\x00\x00", '{"sta']))
+    drop_records(path, "sft", after_step=2)
+    assert path.read_text().splitlines() == whole[:6]
+    drop_records(path, "pretrain", after_step=-1)
+    assert path.read_text().splitlines() == whole[4:6]
+
+
+def test_a_file_with_nothing_to_take_out_is_left_alone(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    drop_records(path, "sft", after_step=0)
+    assert not path.exists()
+    with MetricsLog(path) as log:
+        log.write(stage="pretrain", step=1)
+    before = path.stat()
+    drop_records(path, "pretrain", after_step=1)
+    assert path.stat().st_ino == before.st_ino
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.symlink_to("/dev/full")
+    with MetricsLog(path) as log, pytest.raises(OSError, match=r"No space left on device: .*metrics\.jsonl"):
+        log.write(stage="pretrain", step=1)
+
+
+def test_a_line_that_did_not_fit_leaves_no_half_of_it(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with MetricsLog(path) as log:
+        log.write(stage="pretrain", step=1)
+        whole = path.read_bytes()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 10, limits[1]))
+        try:
+            with pytest.raises(OSError, match=r"metrics\.jsonl"):
+                log.write(stage="pretrain", step=2)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert path.read_bytes() == whole
+        log.write(stage="pretrain", step=2)
+    assert [line["step"] for line in lines(path)] == [1, 2]

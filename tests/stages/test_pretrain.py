@@ -112,6 +112,8 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_bundle(tiny_copy, pretrain
 def test_a_done_run_is_skipped_and_settings_of_no_consequence_keep_it_so(tiny_run, pretrain):
     code, out, _ = pretrain(tiny_run, "--rows-per-microbatch", 1, "--save-minutes", 9, "--device", "cpu")
     assert code == 0 and "is up to date" in out
+    code, out, _ = pretrain(tiny_run, "--evaluations", 5, "--evaluate-tokens", 512, "--prompt", "Once")
+    assert code == 0 and "is up to date" in out
 
 
 def test_minutes_are_measured_once_and_then_kept_as_tokens(tiny_copy, pretrain):
@@ -141,6 +143,11 @@ def test_evaluations_are_never_more_than_asked_for(tiny_copy, pretrain):
     assert pretrain(tiny_copy, "--tokens", 7 * 1024, "--evaluations", 4)[0] == 0
     lines = map(json.loads, (tiny_copy / "metrics.jsonl").read_text().splitlines())
     assert [line["step"] for line in lines if "bpb" in line] == [2, 4, 6, 7]
+
+
+def test_a_batch_that_is_no_whole_number_of_rows_is_told_of(tiny_copy, pretrain):
+    code, out, _ = pretrain(tiny_copy, "--batch-tokens", 1000, "--tokens", 4096)
+    assert code == 0 and "a step takes 1,024 tokens, not 1,000: 8 whole rows of 128" in out
 
 
 @pytest.mark.slow

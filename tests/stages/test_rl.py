@@ -200,7 +200,8 @@ def test_it_learns_what_the_reward_asks_for_and_writes_down_how_well(run, letter
 
 def test_rows_at_once_change_nothing_of_consequence(run, letters, rl):
     assert rl(run, *letters)[0] == 0
-    assert "up to date" in rl(run, *letters, "--rows-per-microbatch", 2, "--show-every", 0)[1]
+    settings = ("--rows-per-microbatch", 2, "--show-every", 0, "--give-up-after", 9)
+    assert "up to date" in rl(run, *letters, *settings)[1]
     assert "up to date" not in rl(run, *letters, "--kl", 0.1)[1]
 
 
@@ -230,8 +231,11 @@ def test_an_interrupted_run_goes_on_to_the_very_same_model(
     for result in results:
         facts = result.pop("facts")
         assert facts["best_step"] >= 0 and facts["rollout_tokens"] > 0
+        assert 0 < facts["practice_seconds"] < facts["seconds"]
     assert results[0] == results[1]
-    assert [line["step"] for line in steps_of(run)] == [line["step"] for line in steps_of(whole)]
+    # The beginning, too, is recorded once.
+    assert [line["step"] for line in metrics_of(run)] == [line["step"] for line in metrics_of(whole)]
+    assert not (run / "rl" / "state").exists()
 
 
 def test_minutes_are_measured_once_and_then_kept_as_steps(run, letters, rl):
@@ -353,3 +357,13 @@ def test_gsm8k_goes_all_the_way(run, rl):
     assert code == 0, error
     written = json.loads((run / "evals" / "rl.json").read_text())
     assert written["task"] == "gsm8k" and written["n"] == 8
+
+
+def test_seconds_of_evaluations_add_up_and_older_states_have_none():
+    one, other = Progress(Watch(3, 64)), Progress(Watch(3, 64))
+    one.evaluation_seconds, other.evaluation_seconds = 2.0, 0.5
+    state = one.named_state()
+    other.load_named_state(state)
+    assert other.evaluation_seconds == 2.5
+    other.load_named_state(state | {"numbers": state["numbers"][:4]})
+    assert other.evaluation_seconds == 2.5

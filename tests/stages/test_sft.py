@@ -155,3 +155,8 @@ def test_minutes_are_kept_as_tokens(tiny_copy, sft):
     (tiny_copy / "sft" / "done.json").unlink()
     assert sft(*settings)[0] == 0
     assert weights.read_bytes() == before
+
+
+def test_how_often_it_is_looked_at_does_not_repeat_a_finished_stage(tiny_run, sft):
+    code, out, _ = sft(tiny_run, "--evaluations", 3, "--evaluate-tokens", 512)
+    assert code == 0 and "is up to date" in out

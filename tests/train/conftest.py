@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from chatsmith.model.gpt import GPT
 from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.logs import Reporter
 from chatsmith.train.plan import Plan, make_plan
+from chatsmith.train.session import Session
 
 VOCAB_SIZE, CONTEXT = 40, 16
 
@@ -83,6 +85,24 @@ def batches_from() -> Callable[..., Iterator[Batch]]:
             start_row += rows_per_batch * world_size
 
     return start
+
+
+@pytest.fixture
+def session(tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Session]:
+    """Sessions in run directories, which do not measure the machine."""
+    monkeypatch.setattr("chatsmith.train.session.gemm_peak", lambda *_, **__: 1e12)
+
+    def make(key: str = "key", folder: str = "run") -> Session:
+        return Session(
+            "pretrain",
+            key,
+            tmp_path / folder / "state",
+            tmp_path / folder / "metrics.jsonl",
+            runtime,
+            Reporter(stream=io.StringIO()),
+        )
+
+    return make
 
 
 def make_rows(first: int, count: int) -> Batch:

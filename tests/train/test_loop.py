@@ -1,6 +1,5 @@
 """The loop: a step is one big batch however it is cut, nothing bad reaches the weights, and stopping loses nothing."""
 
-import io
 import json
 import math
 import os
@@ -13,13 +12,11 @@ import torch
 from chatsmith.data.batch import NOT_TRAINED_ON, Batch
 from chatsmith.model.loss import token_losses
 from chatsmith.optim.groups import Optimizer
-from chatsmith.runtime.logs import Reporter
 from chatsmith.runtime.metrics import MetricsLog
-from chatsmith.train.interrupt import NonFiniteLossError, TrainingStoppedError
+from chatsmith.train.interrupt import ACKNOWLEDGED, NonFiniteLossError, TrainingStoppedError, stop_request
 from chatsmith.train.loop import Hooks, TrainResult, train, train_step
 from chatsmith.train.objective import prepare
 from chatsmith.train.plan import REFERENCE_BATCH
-from chatsmith.train.session import Session
 
 
 @pytest.fixture
@@ -116,7 +113,13 @@ def test_a_loss_that_is_no_number_stops_before_it_reaches_the_weights(
 
     saved: list[int] = []
     with pytest.raises(NonFiniteLossError, match=r"at step 3.*--rate-scale 0\.5"):
-        run(model, new_plan(8), batches_from(2), Hooks(save=saved.append), compute_loss=spoiled)
+        run(
+            model,
+            new_plan(8),
+            batches_from(2),
+            Hooks(save=lambda step, _: saved.append(step)),
+            compute_loss=spoiled,
+        )
     assert all(torch.equal(value, before[-1][name]) for name, value in weights_of(model).items())
     assert saved == []
 
@@ -144,7 +147,12 @@ def test_evaluations_come_at_their_interval_and_once_at_the_end(
 
 def test_states_are_saved_as_time_passes_but_not_at_the_end(new_model, new_plan, batches_from, run):
     saved: list[int] = []
-    run(new_model(), new_plan(4), batches_from(2), Hooks(save=saved.append, save_seconds=0.0))
+    run(
+        new_model(),
+        new_plan(4),
+        batches_from(2),
+        Hooks(save=lambda step, _: saved.append(step), save_seconds=0.0),
+    )
     assert saved == [1, 2, 3]
 
 
@@ -167,14 +175,15 @@ class Interrupted:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_lets_the_step_finish_saves_and_tells_how_to_go_on(
-    new_model, new_plan, batches_from, run, number
+    new_model, new_plan, batches_from, run, number, capfd
 ):
     handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
     saved: list[int] = []
     batches = Interrupted(batches_from(2), step=3, per_step=2, number=number)
     with pytest.raises(TrainingStoppedError, match="after step 3 of 8, which is saved"):
-        run(new_model(), new_plan(8), batches, Hooks(save=saved.append))
+        run(new_model(), new_plan(8), batches, Hooks(save=lambda step, _: saved.append(step)))
     assert saved == [3]
+    assert capfd.readouterr().err == f"{ACKNOWLEDGED}\n"
     assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
@@ -183,32 +192,21 @@ def test_a_signal_in_the_last_step_lets_the_run_finish(new_model, new_plan, batc
     assert run(new_model(), new_plan(8), batches, Hooks(save=print)).steps == 8
 
 
+def test_the_request_is_acknowledged_at_once_and_once_and_by_one_process(capfd):
+    for silent, told in ((False, f"{ACKNOWLEDGED}\n"), (True, "")):
+        with stop_request(silent) as stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop and capfd.readouterr().err == told
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert capfd.readouterr().err == ""
+
+
 def test_a_second_ctrl_c_stops_at_once(new_model, new_plan, batches_from, run):
     once = Interrupted(batches_from(2), step=3, per_step=2)
     twice = Interrupted(once, step=3, per_step=2)
     with pytest.raises(KeyboardInterrupt) as stop:
         run(new_model(), new_plan(8), twice, Hooks())
     assert not isinstance(stop.value, TrainingStoppedError)
-
-
-@pytest.fixture
-def session(tmp_path, runtime):
-    def make(key: str = "key", folder: str = "run") -> Session:
-        return Session(
-            "pretrain",
-            key,
-            tmp_path / folder / "state",
-            tmp_path / folder / "metrics.jsonl",
-            runtime,
-            Reporter(stream=io.StringIO()),
-        )
-
-    return make
-
-
-@pytest.fixture(autouse=True)
-def no_measurement(monkeypatch):
-    monkeypatch.setattr("chatsmith.train.session.gemm_peak", lambda *_, **__: 1e12)
 
 
 def test_an_interrupted_run_goes_on_to_the_very_same_weights(

@@ -194,3 +194,22 @@ def test_where_time_holds_fewer_steps_of_practice_than_wanted_they_are_longer(st
     )
     assert given.rates.matrix == pytest.approx(longer * usual.rates.matrix)
     assert given.rates.head == pytest.approx(longer * usual.rates.head)
+
+
+def test_a_step_that_is_not_of_the_size_asked_for_is_told_of():
+    def rounding(batch_tokens: int | None, world_size: int) -> str | None:
+        return make_plan(SHAPE, 10**6, batch_tokens=batch_tokens, world_size=world_size).rounding
+
+    assert rounding(8192, 1) is rounding(8192, 4) is rounding(None, 1) is None
+    assert rounding(8192, 3) == (
+        "a step takes 9,216 tokens, not 8,192: 18 whole rows of 512, for 3 processes to share"
+    )
+    assert rounding(1000, 1) == "a step takes 1,024 tokens, not 1,000: 2 whole rows of 512"
+
+
+def test_the_numbers_of_processes_that_give_a_step_its_rows():
+    plan = make_plan(SHAPE, 10**6, batch_tokens=16 * 512, world_size=3)
+    assert plan.rows_per_step == 18
+    assert plan.world_sizes_for(18) == [3, 6, 9, 18]
+    assert plan.world_sizes_for(16) == [1, 2, 4, 8, 16]
+    assert plan.world_sizes_for(15) == []

@@ -1,0 +1,180 @@
+"""What is told, recorded and kept when training goes on, or begins anew beside the state of another training."""
+
+import io
+import json
+import os
+import shutil
+import signal
+import time
+from dataclasses import replace
+
+import pytest
+
+from chatsmith.checkpoint.state import saved_facts
+from chatsmith.runtime.errors import UserError
+from chatsmith.runtime.logs import Reporter
+from chatsmith.runtime.run_directory import RunDirectory
+from chatsmith.train.interrupt import TrainingStoppedError
+from chatsmith.train.loop import Hooks
+from chatsmith.train.objective import prepare
+from chatsmith.train.session import finish
+
+
+@pytest.fixture
+def go_on(new_model, new_plan, batches_from, runtime):
+    """Trains in a session, up to the end or a Ctrl-C in step `stop`; returns the result and what was said."""
+
+    def start(session, plan=None, stop=0, hooks=None, **options):
+        plan = plan or new_plan(8)
+
+        def batches(row: int):
+            number = row // plan.rows_per_microbatch
+            for batch in batches_from(plan.rows_per_microbatch, row):
+                if stop and number == (stop - 1) * plan.accumulation:
+                    os.kill(os.getpid(), signal.SIGINT)
+                number += 1
+                yield batch
+
+        told = io.StringIO()
+        session = replace(session, reporter=Reporter(stream=told), started=time.monotonic())
+        model, result = new_model(), None
+        try:
+            result = session.train(
+                model, plan, batches, prepare(model, runtime, False, print), hooks or Hooks(), **options
+            )
+        except TrainingStoppedError:
+            assert stop
+        return result, told.getvalue()
+
+    return start
+
+
+def records(session) -> list[dict]:
+    return [json.loads(line) for line in session.metrics_path.read_text().splitlines()]
+
+
+def states(session) -> list[tuple[str, int]]:
+    return [(facts["key"].split()[0], facts["step"]) for facts in saved_facts(session.state_folder)]
+
+
+def test_a_state_of_other_settings_is_told_of_and_kept_and_gone_on_from(session, go_on):
+    go_on(session("a"), stop=3)
+    result, told = go_on(session("b"), hooks=Hooks(save_seconds=0))
+    assert result.steps == 8
+    assert told.count("a training with other settings was saved after step 3 of 8") == 1
+    assert "until this one is finished that is kept" in told and "going on" not in told
+    assert states(session()) == [("a", 3), ("b", 6), ("b", 7)]
+    _, told = go_on(session("a"))
+    assert "going on after step 3 of 8" in told
+
+
+def test_nothing_is_said_of_other_settings_where_there_are_none(session, go_on):
+    assert "other settings" not in go_on(session(), stop=3)[1] + go_on(session())[1]
+
+
+def test_a_finished_stage_keeps_no_states(session, go_on, tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    one = replace(session(), state_folder=run.state("pretrain"))
+    go_on(replace(one, key="other"), stop=2)
+    go_on(one, stop=3)
+    finish(run, "pretrain", "key", {"loss": 1.0}, [])
+    assert run.is_done("pretrain", "key") and not run.state("pretrain").exists()
+
+
+def test_another_number_of_processes_is_refused_where_it_changes_the_rows_of_a_step(session, go_on, new_plan):
+    go_on(session(), new_plan(8, rows=8), stop=2)
+    before = states(session())
+    # 8 rows are 9 for three processes, and the steps fewer.
+    three = replace(new_plan(8, rows=8, world_size=3), world_size=1, rows_per_microbatch=9, accumulation=1)
+    assert three.rows_per_step == 9 and three.steps == 7
+    with pytest.raises(
+        UserError, match=r"in steps of 8 rows.*makes them 9: .*\(1, 2, 4, 8\).*delete that folder"
+    ):
+        go_on(session(), three)
+    assert states(session()) == before
+    shutil.rmtree(session().state_folder)
+    assert go_on(session(), three)[0].steps == 7
+
+
+def test_a_horizon_that_was_measured_anew_is_another_training_and_no_error(session, go_on, new_plan):
+    go_on(session(), new_plan(8, rows=4), stop=2)
+    for plan in (new_plan(30, rows=8), new_plan(12, rows=4)):
+        _, told = go_on(session(), plan)
+        assert "other settings was saved after step 2 of 8" in told
+
+
+def test_a_batch_that_was_rounded_is_told_of(session, go_on, new_plan):
+    assert "a step takes" not in go_on(session("a"), new_plan(2))[1]
+    plan = replace(new_plan(2), batch_tokens_asked=60)
+    assert "a step takes 64 tokens, not 60: 4 whole rows of 16" in go_on(session("b"), plan)[1]
+
+
+def test_steps_done_earlier_make_no_speed(session, go_on, new_plan, monkeypatch):
+    """Ninety of a hundred steps are restored at once; ten a second would be told as hundreds."""
+    plan = new_plan(100)
+    go_on(session(), plan, stop=90)
+    begun, done = [], []
+
+    class Bar:
+        def begin_at(self, amount):
+            begun.append(amount)
+
+        def advance(self, amount, **_):
+            done.append(amount)
+
+    from contextlib import contextmanager
+
+    monkeypatch.setattr(Reporter, "progress", contextmanager(lambda *_: iter([Bar()])))
+    go_on(session(), plan)
+    assert begun == [90 * plan.tokens_per_step] and done == 10 * [plan.tokens_per_step]
+
+
+def test_seconds_are_those_of_all_sessions(session, go_on):
+    def slow() -> dict[str, float]:
+        time.sleep(0.05)
+        return {"bpb": 1.0}
+
+    one, hooks = session(), Hooks(evaluate=slow, evaluate_every=1)
+    go_on(one, stop=5, hooks=hooks)
+    saved = saved_facts(one.state_folder)[-1]
+    assert saved["seconds"] > 4 * 0.05 and saved["seconds"] > saved["step_seconds"] > 0
+    assert saved["step_seconds"] == [line for line in records(one) if "loss" in line][-1]["seconds"]
+    result, _ = go_on(one, hooks=hooks)
+    seconds = [line["seconds"] for line in records(one) if "loss" in line]
+    assert len(seconds) == 8 and seconds == sorted(seconds)
+    assert result.seconds == seconds[-1] and result.earlier_seconds == saved["seconds"]
+
+
+def test_a_state_that_knows_no_seconds_is_gone_on_from(session, go_on):
+    go_on(session(), stop=3)
+    for path in session().state_folder.glob("*/state.json"):
+        stored = json.loads(path.read_text())
+        for name in ("seconds", "step_seconds"):
+            del stored["facts"][name]
+        path.write_text(json.dumps(stored))
+    result, told = go_on(session())
+    assert "going on after step 3" in told and result.earlier_seconds == 0
+
+
+def test_steps_done_since_the_last_save_are_recorded_once(session, go_on):
+    """As after SIGKILL: the state is older than the records."""
+    one, other = session(), {"stage": "sft", "step": 7, "time": 0.0}
+    go_on(one, stop=3)
+    kept = shutil.copytree(one.state_folder, one.state_folder.parent / "kept")
+    go_on(one, stop=6)
+    shutil.rmtree(one.state_folder)
+    kept.rename(one.state_folder)
+    with one.metrics_path.open("a") as file:
+        file.write(json.dumps(other) + '\n{"stage": "pretrain", "ste')
+    go_on(one)
+    lines = records(one)
+    assert [line["step"] for line in lines if line["stage"] == "pretrain"] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert other in lines
+
+
+def test_a_training_that_begins_anew_takes_the_records_of_the_former_out(session, go_on):
+    before = {"dev": 0.5}
+    go_on(session("a"), stop=5, scores_before=before)
+    go_on(session("b"), stop=3, scores_before=before)
+    go_on(session("b"), scores_before=before)
+    assert [line["step"] for line in records(session())] == [0, 1, 2, 3, 4, 5, 6, 7, 8]
