@@ -35,6 +35,13 @@ class TrainingState(NamedTuple):
     facts: dict[str, Any]
 
 
+class SavedState(NamedTuple):
+    """Where a state is, and its facts; its tensors have not been looked at."""
+
+    folder: Path
+    facts: dict[str, Any]
+
+
 def save_state(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
     """Save a state as the newest one in `folder`, keep the complete one before it, remove older ones.
 
@@ -82,15 +89,15 @@ def load_state(
     return None
 
 
-def saved_facts(folder: Path) -> list[dict[str, Any]]:
-    """The facts of the states in `folder`, in the order they were saved; those that cannot be read are left out.
+def saved_states(folder: Path) -> list[SavedState]:
+    """The states in `folder`, in the order they were saved; those whose facts cannot be read are left out.
 
     Raises UserError if a newer chatsmith saved one of them.
     """
     found = []
     for candidate in _saved(folder):
         with contextlib.suppress(DamagedFileError):
-            found.append(_read_facts(candidate)[1])
+            found.append(SavedState(candidate, _read_facts(candidate)[1]))
     return found
 
 

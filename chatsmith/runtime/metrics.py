@@ -88,8 +88,15 @@ def drop_records(path: Path, stage: str, after_step: int) -> None:
         return
     lines = path.read_bytes().splitlines(keepends=True)
     kept = [line for line in lines if _stays(line, stage, after_step)]
-    if len(kept) < len(lines):
-        atomic.write_bytes(path, b"".join(kept))
+    if len(kept) < len(lines) or (lines and not lines[-1].endswith(b"\n")):
+        atomic.write_bytes(path, b"".join(line.rstrip(b"\n") + b"\n" for line in kept))
+
+
+def records_of(path: Path, stage: str, up_to_step: int) -> bytes:
+    """The lines that `stage` wrote up to step `up_to_step` into the file at `path`; nothing if there is none."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    own = [line for line in lines if _stays(line, stage, up_to_step) and not _stays(line, stage, -1)]
+    return b"".join(line.rstrip(b"\n") + b"\n" for line in own)
 
 
 def open_tracker(name: str, run: Path) -> Tracker:

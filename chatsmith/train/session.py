@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from chatsmith.checkpoint import model_card, save_bundle
-from chatsmith.checkpoint.state import saved_facts
+from chatsmith.checkpoint.state import saved_states
 from chatsmith.model.gpt import GPT
 from chatsmith.optim.groups import Optimizer
 from chatsmith.runtime.device import Runtime, peak_memory_bytes
@@ -19,11 +19,12 @@ from chatsmith.runtime.distributed import main_number
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.logs import Reporter, format_seconds
 from chatsmith.runtime.measure import gemm_peak
-from chatsmith.runtime.metrics import MetricsLog, drop_records
+from chatsmith.runtime.metrics import MetricsLog
 from chatsmith.runtime.run_directory import RunDirectory
 from chatsmith.text.tokenizer import Tokenizer
 from chatsmith.train.loop import B, ComputeLoss, Hooks, TrainResult, train
 from chatsmith.train.plan import Plan
+from chatsmith.train.records import keep_records
 from chatsmith.train.state import Carried, Reached, TrainingKey, restore_training, save_training
 
 BatchesFrom = Callable[[int], Iterator[B]]
@@ -123,7 +124,7 @@ class Session:
             return steps
 
         peak = gemm_peak(self.runtime, self.runtime.compute_dtype, seconds=0.5) if counts_tokens else math.inf
-        metrics = self._metrics_after(start, scores_before) if self.runtime.is_main else None
+        metrics = self._metrics_after(key, start, scores_before) if self.runtime.is_main else None
         try:
             result = train(
                 model,
@@ -154,8 +155,8 @@ class Session:
     def _look_at_other_states(self, key: TrainingKey, plan: Plan) -> None:
         """Say which states of other settings are there. Raises UserError where this would be the same training but for
         the number of processes."""
-        states = saved_facts(self.state_folder)
-        others = [facts for facts in states if facts["key"] != str(key)]
+        states = saved_states(self.state_folder)
+        others = [state.facts for state in states if state.facts["key"] != str(key)]
         if not others:
             return
         for facts in reversed(others) if len(others) == len(states) else ():
@@ -175,9 +176,12 @@ class Session:
             "kept, and those settings go on from it"
         )
 
-    def _metrics_after(self, start: int, scores_before: dict[str, float] | None) -> MetricsLog:
-        """The metrics, without what this stage wrote after step `start`: those steps are about to come once more."""
-        drop_records(self.metrics_path, self.stage, start or -1)
+    def _metrics_after(
+        self, key: TrainingKey, start: int, scores_before: dict[str, float] | None
+    ) -> MetricsLog:
+        """The metrics, with the records of this training up to step `start` and no later ones of this stage: those
+        steps are about to come."""
+        keep_records(self.metrics_path, self.stage, self.state_folder, str(key), start)
         metrics = MetricsLog(self.metrics_path, self.track)
         if scores_before and not start:
             metrics.write(stage=self.stage, step=0, **scores_before)

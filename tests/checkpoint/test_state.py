@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from chatsmith.checkpoint import state as state_module
-from chatsmith.checkpoint.state import load_state, save_state, saved_facts
+from chatsmith.checkpoint.state import load_state, save_state, saved_states
 from chatsmith.runtime.errors import UserError
 
 
@@ -159,7 +159,7 @@ def test_a_state_of_a_newer_chatsmith_is_not_passed_over(tmp_path: Path) -> None
 def test_saves_of_one_training_leave_the_newest_state_of_the_others(tmp_path: Path) -> None:
     for key, step in [("a", 1), ("b", 1), ("b", 2), ("c", 1), ("c", 2), ("c", 3), ("c", 4)]:
         save_state(tmp_path, tensors(step), {"key": key, "step": step})
-    assert [(facts["key"], facts["step"]) for facts in saved_facts(tmp_path)] == [
+    assert [(facts["key"], facts["step"]) for _, facts in saved_states(tmp_path)] == [
         ("b", 2),
         ("c", 3),
         ("c", 4),

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from chatsmith.checkpoint.state import saved_facts
+from chatsmith.checkpoint.state import saved_states
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.logs import Reporter
 from chatsmith.runtime.run_directory import RunDirectory
@@ -54,7 +54,7 @@ def records(session) -> list[dict]:
 
 
 def states(session) -> list[tuple[str, int]]:
-    return [(facts["key"].split()[0], facts["step"]) for facts in saved_facts(session.state_folder)]
+    return [(facts["key"].split()[0], facts["step"]) for _, facts in saved_states(session.state_folder)]
 
 
 def test_a_state_of_other_settings_is_told_of_and_kept_and_gone_on_from(session, go_on):
@@ -136,7 +136,7 @@ def test_seconds_are_those_of_all_sessions(session, go_on):
 
     one, hooks = session(), Hooks(evaluate=slow, evaluate_every=1)
     go_on(one, stop=5, hooks=hooks)
-    saved = saved_facts(one.state_folder)[-1]
+    saved = saved_states(one.state_folder)[-1].facts
     assert saved["seconds"] > 4 * 0.05 and saved["seconds"] > saved["step_seconds"] > 0
     assert saved["step_seconds"] == [line for line in records(one) if "loss" in line][-1]["seconds"]
     result, _ = go_on(one, hooks=hooks)
@@ -178,3 +178,28 @@ def test_a_training_that_begins_anew_takes_the_records_of_the_former_out(session
     go_on(session("b"), stop=3, scores_before=before)
     go_on(session("b"), scores_before=before)
     assert [line["step"] for line in records(session())] == [0, 1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_two_trainings_by_turns_keep_their_records_apart(session, go_on, new_plan):
+    """Each is recorded as if the other had never been; the rates tell them apart."""
+
+    def rates(plan) -> dict[int, float]:
+        return {step: plan.schedule.rate(step / plan.steps) for step in range(1, plan.steps + 1)}
+
+    def recorded() -> dict[int, float]:
+        lines = records(session())
+        assert len({line["step"] for line in lines}) == len(lines)
+        return {line["step"]: line["rate"] for line in lines}
+
+    a, b = (session("a"), new_plan(8)), (session("b"), new_plan(20))
+    go_on(*a, stop=5)
+    go_on(*b, stop=2)
+    go_on(*a, stop=6)
+    assert recorded() == {step: rates(a[1])[step] for step in range(1, 7)}
+    go_on(*b, stop=9)
+    go_on(session("c"), new_plan(6), hooks=Hooks(save_seconds=1e9))
+    go_on(*b, stop=11)
+    go_on(*b, stop=12)
+    assert recorded() == {step: rates(b[1])[step] for step in range(1, 13)}
+    go_on(*a)
+    assert [line["step"] for line in records(session())] == list(range(1, 9))
