@@ -83,8 +83,8 @@ def load_state(
             tell(f"A damaged training state is passed over: {error}.")
     if is_damaged:
         raise UserError(
-            f"no training state in {folder} that could be gone on from is whole; delete that folder to start this "
-            "stage over"
+            f"every training state in {folder} that this stage could go on from is damaged; delete that folder to "
+            "start it over"
         )
     return None
 

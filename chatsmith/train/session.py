@@ -172,8 +172,8 @@ class Session:
         step, steps = others[-1]["step"], others[-1].get("steps")
         of = f" of {steps:,}" if steps else ""
         self.reporter.notice(
-            f"a training with other settings was saved after step {step:,}{of}; until this one is finished that is "
-            "kept, and those settings go on from it"
+            f"a training with other settings is saved after step {step:,}{of}; its state is kept until this one is "
+            "finished, and those settings go on from it"
         )
 
     def _metrics_after(

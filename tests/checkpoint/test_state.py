@@ -189,6 +189,6 @@ def test_a_state_whose_facts_are_cut_off_is_called_damaged_without_the_parser_sp
     newest = save_state(tmp_path, tensors(1), {"key": "a"})
     cut_off(newest / "state.json")
     notices: list[str] = []
-    with pytest.raises(UserError, match="is whole"):
+    with pytest.raises(UserError, match="is damaged"):
         load_state(tmp_path, notices.append, key="a")
     assert notices == [f"A damaged training state is passed over: {newest / 'state.json'} is damaged."]

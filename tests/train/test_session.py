@@ -61,8 +61,8 @@ def test_a_state_of_other_settings_is_told_of_and_kept_and_gone_on_from(session,
     go_on(session("a"), stop=3)
     result, told = go_on(session("b"), hooks=Hooks(save_seconds=0))
     assert result.steps == 8
-    assert told.count("a training with other settings was saved after step 3 of 8") == 1
-    assert "until this one is finished that is kept" in told and "going on" not in told
+    assert told.count("a training with other settings is saved after step 3 of 8") == 1
+    assert "is kept until this one is finished" in told and "going on" not in told
     assert states(session()) == [("a", 3), ("b", 6), ("b", 7)]
     _, told = go_on(session("a"))
     assert "going on after step 3 of 8" in told
@@ -100,7 +100,7 @@ def test_a_horizon_that_was_measured_anew_is_another_training_and_no_error(sessi
     go_on(session(), new_plan(8, rows=4), stop=2)
     for plan in (new_plan(30, rows=8), new_plan(12, rows=4)):
         _, told = go_on(session(), plan)
-        assert "other settings was saved after step 2 of 8" in told
+        assert "other settings is saved after step 2 of 8" in told
 
 
 def test_a_batch_that_was_rounded_is_told_of(session, go_on, new_plan):
