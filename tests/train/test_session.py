@@ -17,7 +17,7 @@ from chatsmith.runtime.run_directory import RunDirectory
 from chatsmith.train.interrupt import TrainingStoppedError
 from chatsmith.train.loop import Hooks
 from chatsmith.train.objective import prepare
-from chatsmith.train.session import finish
+from chatsmith.train.session import facts_of, finish
 
 
 @pytest.fixture
@@ -129,19 +129,23 @@ def test_steps_done_earlier_make_no_speed(session, go_on, new_plan, monkeypatch)
     assert begun == [90 * plan.tokens_per_step] and done == 10 * [plan.tokens_per_step]
 
 
-def test_seconds_are_those_of_all_sessions(session, go_on):
+def test_seconds_are_those_of_all_sessions(session, go_on, new_plan, runtime):
     def slow() -> dict[str, float]:
         time.sleep(0.05)
         return {"bpb": 1.0}
 
     one, hooks = session(), Hooks(evaluate=slow, evaluate_every=1)
     go_on(one, stop=5, hooks=hooks)
+    first = saved_states(one.state_folder)[-1].facts
+    go_on(one, stop=6, hooks=hooks)
     saved = saved_states(one.state_folder)[-1].facts
-    assert saved["seconds"] > 4 * 0.05 and saved["seconds"] > saved["step_seconds"] > 0
+    assert saved["seconds"] > first["seconds"] + 0.05
+    assert first["seconds"] > 4 * 0.05 and first["seconds"] > first["step_seconds"] > 0
     assert saved["step_seconds"] == [line for line in records(one) if "loss" in line][-1]["seconds"]
     result, _ = go_on(one, hooks=hooks)
     seconds = [line["seconds"] for line in records(one) if "loss" in line]
     assert len(seconds) == 8 and seconds == sorted(seconds)
+    assert facts_of(result, new_plan(8), 2.0, runtime)["seconds"] == round(saved["seconds"] + 2.0, 1)
     assert result.seconds == seconds[-1] and result.earlier_seconds == saved["seconds"]
 
 
