@@ -89,6 +89,15 @@ def test_every_command_is_in_the_readme():
     assert missing == []
 
 
+def test_the_commands_that_run_under_torchrun_are_those_that_the_page_names():
+    """A stage does if it makes a process group."""
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    named = re.search(r"^`chatsmith ([^.]*) run under torchrun", page, re.MULTILINE)
+    stages = (ROOT / "chatsmith" / "stages").glob("*.py")
+    grouped = {path.stem for path in stages if "process_group(runtime)" in path.read_text(encoding="utf-8")}
+    assert named and set(re.findall(r"[a-z]+", named[1])) - {"and"} == grouped
+
+
 def test_links_between_pages_lead_somewhere():
     broken = []
     for page in PAGES:

@@ -18,6 +18,15 @@ from chatsmith.runtime.errors import UserError
 from chatsmith.text.chat import Rendered
 
 
+class NothingToLearnError(UserError):
+    """No conversation was given, or of the `skipped` ones none has anything to learn that fits into a row."""
+
+    def __init__(self, skipped: int, sequence_length: int) -> None:
+        reason = f"{skipped:,} do not fit into {sequence_length} tokens" if skipped else "none given"
+        super().__init__(f"no conversation to learn from: {reason}; give others (`--conversations`)")
+        self.skipped = skipped
+
+
 class ConversationRows:
     """Rows of T + 1 places, held in memory as compact arrays (5 bytes a token)."""
 
@@ -33,7 +42,7 @@ class ConversationRows:
         """`sequence_length` is T; `turn_end_id` is the id of <|assistant_end|>; `padding_id` any id, usually
         <|bos|>, as its places are never targets.
 
-        Raises UserError if no conversation is left.
+        Raises NothingToLearnError if no conversation is left.
         """
         self._length = sequence_length
         self._seed = seed
@@ -47,10 +56,7 @@ class ConversationRows:
         for conversation in rendered:
             self._take(conversation, turn_end_id)
         if not self.num_conversations:
-            reason = (
-                f"{self.skipped:,} do not fit into {sequence_length} tokens" if self.skipped else "none given"
-            )
-            raise UserError(f"no conversation to learn from: {reason}; give others (`--conversations`)")
+            raise NothingToLearnError(self.skipped, sequence_length)
         self._rows = self._pack()
 
     @property

@@ -7,6 +7,7 @@ training and what is validation text: see `survey` and `manifest`.
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 from chatsmith.data.json_lines import JsonLines
 from chatsmith.data.plain_text import read_text_documents
 from chatsmith.runtime.errors import UserError
-from chatsmith.text.chat import Conversation, parse_conversation
+from chatsmith.text.chat import Conversation, parse_conversation, unknown_keys
 
 SUPPORTED = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".txt", ".md")
 
@@ -98,21 +99,29 @@ def read_conversations(files: Iterable[Path], notices: list[str] | None = None) 
     """The conversations of JSON lines `files`, in order: objects with `messages`.
 
     A conversation with wrong roles or parts counts as a broken line. `notices` and errors as in
-    `read_documents`.
+    `read_documents`; one notice a file tells what else its messages have, which is not learnt from.
     """
     for path in files:
         if file_type(path) not in (".jsonl", ".jsonl.gz", ".jsonl.zst"):
             raise UserError(f"{path} cannot hold conversations; give .jsonl, .jsonl.gz or .jsonl.zst")
         with _named_errors(path):
             lines = JsonLines(path)
+            ignored: Counter[str] = Counter()
             for number, value in lines:
                 try:
                     conversation = _checked_conversation(value)
                 except ValueError as error:
                     lines.broken(number, str(error))
                 else:
+                    ignored.update(unknown_keys(value))
                     yield conversation
             _note(lines, notices)
+            if notices is not None and ignored:
+                keys = ", ".join(f"`{name}` in {count:,}" for name, count in ignored.most_common(8))
+                more = f" and {len(ignored) - 8:,} more" if len(ignored) > 8 else ""
+                notices.append(
+                    f"{path}: passed over what messages have besides role and content: {keys}{more}"
+                )
 
 
 def _parquet_documents(path: Path) -> Iterator[Document]:

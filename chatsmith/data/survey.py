@@ -7,7 +7,8 @@ The rules, in order:
 3. Inside a folder, files called `validation` or `test` never train: what is measured on must not be
    learned. To train on such a file, name the file itself.
 4. When there are still no validation files, a share of the items is held out, chosen by a hash of each
-   item's content; a single document is cut in two.
+   item's content; a single document is cut in two. Documents that are all the same text are refused: no part of
+   them could tell whether anything was learned.
 
 Whatever is in the validation split is left out of training, also where the same text stands in a training
 file. JSON lines files with `messages` among the documents are taken as conversations.
@@ -149,12 +150,17 @@ def _split(kind: _Kind, named: dict[Role, list[Path]], held_out: float, notices:
         )
     unique = np.unique(train_digests)
     if len(unique) == 1:
-        return _split_single(kind, train, notices)
+        return _split_single(kind, train, len(train_digests), notices)
     largest = _largest_held_out(unique, held_out)
     count = int((train_digests <= np.uint64(largest)).sum())
     notices.append(
         f"no validation {kind.plural} were named: {count:,} of {len(train_digests):,} are held out by content"
     )
+    if 2 * count > len(train_digests):
+        notices.append(
+            f"of {len(train_digests):,} {kind.plural} only {len(unique):,} are different, so more is held out than "
+            "trained on; give others, or name some for validation"
+        )
     return Split(
         "content",
         train,
@@ -190,17 +196,25 @@ def _largest_held_out(unique_digests: np.ndarray, share: float) -> int:
     return int(unique_digests[max(1, min(below, len(unique_digests) - 1)) - 1])
 
 
-def _split_single(kind: _Kind, train: tuple[SourceFile, ...], notices: list[str]) -> Split:
+def _split_single(kind: _Kind, train: tuple[SourceFile, ...], count: int, notices: list[str]) -> Split:
+    """The split of `count` items that all have one content."""
     if kind is _CONVERSATIONS:
-        notices.append("there is only one conversation: nothing to validate fine-tuning on")
-        return Split("none", train, train_items=1)
+        which = (
+            "there is only one conversation" if count == 1 else f"all {count:,} conversations are the same"
+        )
+        notices.append(f"{which}: nothing to validate fine-tuning on")
+        return Split("none", train, train_items=count)
+    if count > 1:
+        raise UserError(
+            f"{_list([file.path for file in train])}: all {count:,} documents in there are the same text, so that none "
+            "can be held out; give more text, or name some to measure on with `--validation`"
+        )
     text = next(read_documents([file.path for file in train])).text
     cut = tail_cut(text) if len(text) > 1 else 0
     if not text[:cut].strip() or not text[cut:].strip():
         raise UserError(f"{_list([file.path for file in train])}: too little text to learn from; give more")
     notices.append(f"there is only one document: its last {len(text) - cut:,} characters are for validation")
-    items = sum(file.items for file in train)
-    return Split("tail", train, train_items=items, validation_items=items)
+    return Split("tail", train, train_items=1, validation_items=1)
 
 
 def _list(paths: Sequence[Path]) -> str:

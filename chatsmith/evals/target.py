@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from chatsmith.checkpoint import bundle_fingerprint, resolve_bundle
-from chatsmith.data.manifest import DataManifest, file_sha256, load_manifest
+from chatsmith.data.manifest import FILE_NAME, DataManifest, file_sha256, load_manifest
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.logs import Reporter
 from chatsmith.runtime.run_directory import BUNDLE_STAGES, RunDirectory
@@ -27,6 +27,7 @@ class Target:
     """What is in it, as a hash."""
     run: RunDirectory | None = None
     manifest: DataManifest | None = None
+    """What the run learns from; None where the run has no data of its own, or they cannot be used."""
     is_transformers: bool = False
 
     @property
@@ -62,18 +63,21 @@ class ResultPlaces:
 
 def find_target(path: Path, reporter: Reporter, *, needs_data: bool) -> Target:
     """The bundle that is meant by `path`, and its run. Raises UserError if there is none, or, with `needs_data`, if
-    the run's data cannot be used."""
+    the run's data have changed or cannot be read. A run that never had data is none of that: its manifest is None."""
     bundle = resolve_bundle(path)
     run = RunDirectory(bundle.parent.parent)
     if bundle.name != "bundle" or bundle.parent.name not in BUNDLE_STAGES:
         return Target(bundle, bundle_fingerprint(bundle))
     manifest = None
-    try:
-        manifest = load_manifest(run.data)
-    except UserError as error:
-        if needs_data:
-            raise
-        reporter.notice(f"The run's data cannot be used: {error}")
+    if (run.data / FILE_NAME).is_file():
+        try:
+            manifest = load_manifest(run.data)
+        except UserError as error:
+            if needs_data:
+                raise UserError(
+                    f"{error}, or name a suite that does without: --suite exam, core or chat"
+                ) from None
+            reporter.notice(f"The run's data cannot be used: {error}")
     return Target(bundle, bundle_fingerprint(bundle), run, manifest)
 
 

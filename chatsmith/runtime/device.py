@@ -118,16 +118,3 @@ def _cpu_multiplies_bf16() -> bool:
     # torch has no public name for this question in 2.11 to 2.13.
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name)() for name in probes if hasattr(torch.cpu, name))
-
-
-def free_memory(device: torch.device) -> int:
-    """Free bytes of the device's memory; of the machine's where the device has none of its own."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        # MemAvailable, unlike the free pages, counts what the page cache would give back.
-        with open("/proc/meminfo", encoding="ascii") as file:
-            lines = dict(line.split(":", 1) for line in file)
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

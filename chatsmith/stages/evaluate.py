@@ -126,7 +126,8 @@ def measure(config: Config, runtime: "Runtime", reporter: "Reporter") -> list["S
     if config.hf:
         target = transformers_target(config.hf)
     else:
-        target = find_target(config.run, reporter, needs_data=config.suite == "base" and not config.text)
+        needs_data = config.suite in ("auto", "base", "all") and not config.text
+        target = find_target(config.run, reporter, needs_data=needs_data)
     suites = choose_suites(config, target, reporter)
     reporter.stage("Evaluate", str(target.path))
     folder = None if config.text else target.run.evals if target.run else config.results
@@ -165,16 +166,21 @@ def measure(config: Config, runtime: "Runtime", reporter: "Reporter") -> list["S
 
 
 def choose_suites(config: Config, target: "Target", reporter: "Reporter") -> list[str]:
-    """The suites to measure. Raises UserError if one was named that the target has no data for."""
+    """The suites to measure. Raises UserError if one was named that the target has no data for, or if none was and
+    nothing says what the target's run has taught."""
     if config.hf:
         return ["core"]
     if config.text:
         return ["base"]
     has_text = target.manifest is not None
-    if config.suite == "base" and not has_text:
+    # Of a bundle alone nobody can know; of a run nothing is asked that its data do not speak for.
+    if not has_text and (config.suite == "base" or (config.suite == "auto" and target.run)):
+        lack = (
+            f"{target.run.path} has no data of its own" if target.run else f"{target.path} belongs to no run"
+        )
         raise UserError(
-            f"{target.path} belongs to no run, so there is no validation text to measure bits per byte on; "
-            "give a run, a text with --text, or --suite core, chat or exam"
+            f"{lack}, so there is no validation text to measure bits per byte on; "
+            f"give {'' if target.run else 'a run, '}a text with --text, or --suite core, chat or exam"
         )
     if config.suite in ("core", "chat", "exam"):
         return [config.suite]

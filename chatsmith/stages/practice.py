@@ -16,9 +16,10 @@ import torch
 from chatsmith.checkpoint import Bundle, load_bundle
 from chatsmith.engine.request import Completion
 from chatsmith.model.gpt import GPT
-from chatsmith.runtime.device import Runtime, free_memory
+from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.distributed import sum_numbers
 from chatsmith.runtime.logs import Reporter, format_seconds
+from chatsmith.runtime.memory import free_memory
 from chatsmith.runtime.run_directory import RunDirectory
 from chatsmith.stages.replay import Replay
 from chatsmith.stages.rl import STAGE, USUAL_STEPS, Config

@@ -185,7 +185,7 @@ class _FineTuning:
                 f"there is no conversation to learn from in {self.data.place}; "
                 "give some with --conversations PATH"
             )
-        held_out = self._rows("validation")
+        held_out = self._held_out()
         self._tell(rows)
         self.model.train()
         compute_loss = prepare(
@@ -209,8 +209,21 @@ class _FineTuning:
         if self.runtime.is_main:
             self._finish(replace(plan, steps=result.steps), result, rows)
 
+    def _held_out(self) -> "ConversationRows | None":
+        """The conversations to validate on; None where there are none, or none that fits: training needs none."""
+        from chatsmith.data.conversations import NothingToLearnError
+
+        try:
+            return self._rows("validation")
+        except NothingToLearnError as error:
+            self.reporter.notice(
+                f"none of the {error.skipped:,} held-out conversations fits into "
+                f"{self.bundle.config.context_length} tokens, so nothing is validated"
+            )
+            return None
+
     def _rows(self, split: "SplitName") -> "ConversationRows | None":
-        """The split's conversations as rows; None where there are none."""
+        """The split's conversations as rows; None where there are none. Raises NothingToLearnError if none fits."""
         from chatsmith.data.conversations import ConversationRows
         from chatsmith.text.chat import render
 

@@ -46,6 +46,7 @@ __all__ = [
     "parse_reply",
     "render",
     "render_prompt",
+    "unknown_keys",
 ]
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -120,14 +121,21 @@ def parse_conversation(obj: object) -> Conversation:
     """Read `{"messages": [{"role": ..., "content": ...}, ...]}`, where content is a string or a list of parts
     `{"type": "text" | "python" | "output", "text": ...}`.
 
-    Other keys are ignored. The conversation may end with any role, so prompts can be read too. Raises
-    ValueError with a plain reason.
+    Other keys are ignored: `unknown_keys` names them. The conversation may end with any role, so prompts can be read
+    too. Raises ValueError with a plain reason.
     """
     if not isinstance(obj, dict) or not isinstance(obj.get("messages"), list):
         raise ValueError('a conversation must be an object with a list "messages"')
     messages = tuple(_parse_message(number, entry) for number, entry in enumerate(obj["messages"], start=1))
     check_conversation(messages)
     return messages
+
+
+def unknown_keys(obj: dict[str, Any]) -> Iterator[str]:
+    """The keys of messages that `parse_conversation`, which has taken `obj`, ignored: each as often as there are
+    messages with it."""
+    for entry in obj["messages"]:
+        yield from sorted(entry.keys() - _MESSAGE_KEYS)
 
 
 def conversation_to_json(conversation: Sequence[Message]) -> dict[str, Any]:
@@ -268,6 +276,7 @@ def _content_to_json(parts: tuple[Part, ...]) -> str | list[dict[str, str]]:
 
 
 _ROLES, _KINDS = get_args(Role), get_args(PartKind)
+_MESSAGE_KEYS = {"role", "content"}
 
 
 def _parse_message(number: int, entry: object) -> Message:
@@ -275,6 +284,11 @@ def _parse_message(number: int, entry: object) -> Message:
         raise ValueError(f'message {number} must be an object with "role" and "content"')
     role = _one_of(_ROLES, entry.get("role"), f"message {number} has the unknown role")
     content = entry.get("content")
+    if not content and entry.get("tool_calls"):
+        raise ValueError(
+            f'message {number} ({role}) has "tool_calls" and no content; here calls are written into the content, as '
+            'text: <tool_call>{"name": ..., "arguments": {...}}</tool_call>'
+        )
     if isinstance(content, str):
         return Message.of(role, content)
     if not isinstance(content, list):

@@ -189,7 +189,12 @@ class Chat:
 
     def set_up(self, settings: dict[str, float]) -> None:
         """Enter numbers in the settings sheet, by their labels."""
-        self.page.get_by_role("button", name="Settings", exact=True).click()
+        folded = self.page.get_by_role("button", name="Prompt and settings")
+        if folded.is_visible():
+            folded.click()
+            self.page.get_by_role("menuitem", name="Settings").click()
+        else:
+            self.page.get_by_role("button", name="Settings", exact=True).click()
         for label, value in settings.items():
             field = self.page.get_by_role("spinbutton", name=label, exact=True)
             field.fill(str(value))

@@ -137,6 +137,55 @@ def test_a_reply_is_announced_once_when_it_is_whole(chat):
     assert heard[0].startswith("Reply")
 
 
+@pytest.mark.parametrize("width", [320, 375])
+def test_on_a_small_phone_nothing_lies_over_the_models_name(new_page, server, width):
+    small = PHONE | {"viewport": {"width": width, "height": 640}}
+    chat = Chat(new_page(server.address, **small), server.address)
+
+    def two_models(route) -> None:
+        listed = route.fetch().json()
+        listed["data"] = [listed["data"][0] | {"id": name} for name in ("kindergarten", "fine-tuned-only")]
+        route.fulfill(json=listed)
+
+    chat.page.route("**/v1/models", two_models)
+    chat.open()
+    header = chat.page.locator(".header")
+    name, arrow = header.get_by_role("combobox", name="Model"), header.locator(".model-choice .icon")
+    left, right = name.bounding_box(), header.locator(".header-tools").bounding_box()
+    on_name = arrow.bounding_box()
+    assert left and right and on_name
+    assert left["x"] + left["width"] <= right["x"]
+    assert right["x"] + right["width"] <= width
+    padding = name.evaluate("(select) => parseFloat(getComputedStyle(select).paddingRight)")
+    end = left["x"] + left["width"]
+    assert end - padding <= on_name["x"] and on_name["x"] + on_name["width"] <= end
+    assert left["width"] - padding >= 60, "enough to tell it from another"
+    fits = chat.message.evaluate("""(field) => {
+      const pen = document.createElement("canvas").getContext("2d");
+      pen.font = getComputedStyle(field).font;
+      return pen.measureText(field.placeholder).width <= field.clientWidth;
+    }""")
+    assert fits, "the hint in the message field is cut"
+
+
+@pytest.mark.parametrize("width", [320, 375])
+def test_on_a_small_phone_what_is_wrong_is_said_in_the_header_whole(new_page, server, width):
+    small = PHONE | {"viewport": {"width": width, "height": 640}}
+    chat = Chat(new_page(server.address, **small), server.address)
+    refusal = {"error": {"message": "A key is needed.", "type": "server_error", "param": None, "code": None}}
+    chat.page.route("**/v1/models", lambda route: route.fulfill(status=401, json=refusal))
+    chat.page.goto(server.address)
+    chat.page.get_by_role("dialog", name="This server asks for a key").wait_for()
+    chat.page.keyboard.press("Escape")
+    chat.reads(chat.page.locator(".model-picker"), "needs a key")
+    state, tools = (
+        chat.page.locator(part).bounding_box() for part in (".model-state", ".header .header-tools")
+    )
+    assert state and tools
+    assert state["x"] + state["width"] <= tools["x"]
+    assert chat.page.locator(".model-state").evaluate("(state) => state.scrollWidth <= state.clientWidth")
+
+
 def test_on_a_phone_everything_fits_and_can_be_reached(new_page, server):
     chat = Chat(new_page(server.address, **PHONE), server.address).open()
 

@@ -220,6 +220,20 @@ def test_conversations_in_a_wrong_order_are_counted_as_broken(tmp_path):
     assert "2 of 302 lines" in notices[0] and "message 1" in notices[0]
 
 
+def test_keys_of_messages_that_are_not_known_are_told_once_a_file(tmp_path):
+    """Silence would let someone believe that OpenAI's `weight: 0` keeps a reply from being learnt."""
+    ask, answer = TALK["messages"][:2]
+    odd = {"messages": [{**ask, "name": "Ann"}, {**answer, "weight": 0}]}
+    (tmp_path / "a.jsonl").write_bytes(json_lines(odd, TALK, {"messages": [ask, {**answer, "weight": 1}]}))
+    (tmp_path / "b.jsonl").write_bytes(json_lines(TALK))
+    notices: list[str] = []
+    assert len(list(read_conversations([tmp_path / "a.jsonl", tmp_path / "b.jsonl"], notices))) == 4
+    (notice,) = notices
+    assert notice.endswith(
+        "a.jsonl: passed over what messages have besides role and content: `weight` in 2, `name` in 1"
+    )
+
+
 def test_documents_given_as_conversations_are_an_error_that_says_so(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(json_lines({"text": "a document"}))
     (tmp_path / "b.txt").write_text("a document")

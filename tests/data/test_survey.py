@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatsmith.data.generated import write_documents
-from chatsmith.data.manifest import DataManifest, load_manifest
+from chatsmith.data.manifest import DataManifest, content_digest, load_manifest
 from chatsmith.data.survey import survey
 from chatsmith.runtime.errors import UserError
 
@@ -122,6 +122,25 @@ def test_a_single_document_is_cut_in_two_and_it_is_announced(tmp_path):
     assert any("only one document" in notice for notice in manifest.notices)
 
 
+def test_one_text_again_and_again_is_refused_and_not_split_with_itself(tmp_path):
+    (tmp_path / "huge.txt").write_text("word " * 16_000)
+    with pytest.raises(UserError, match=r"huge\.txt: all 10 documents in there are the same text") as caught:
+        survey([tmp_path / "huge.txt"])
+    assert "\n" not in str(caught.value)
+    write(tmp_path / "kept.parquet", "another text")
+    manifest = survey([tmp_path / "huge.txt"], validation=[tmp_path / "kept.parquet"])
+    assert manifest.documents.train_items == 10
+
+
+def test_a_hold_out_that_repeats_make_larger_than_training_is_told(tmp_path):
+    """One of two different texts has to be held out: here it is the one that comes nine times in ten."""
+    held_out = min(("one", "two"), key=content_digest)
+    data = write(tmp_path / "a.parquet", *[held_out] * 9, ({"one", "two"} - {held_out}).pop())
+    manifest = survey([data])
+    assert [len(part) for part in both(manifest)] == [1, 9]
+    assert any("of 10 documents only 2 are different" in notice for notice in manifest.notices)
+
+
 @pytest.mark.parametrize("content", ["", " \n", "x", "x "])
 def test_an_empty_corpus_is_an_error_that_names_the_file(tmp_path, content):
     (tmp_path / "tiny.txt").write_text(content)
@@ -173,6 +192,14 @@ def test_a_single_conversation_is_trained_on_and_it_is_said(tmp_path):
     assert len(list(manifest.read_conversations("train"))) == 1
     assert not list(manifest.read_conversations("validation"))
     assert any("only one conversation" in notice for notice in manifest.notices)
+
+
+def test_a_conversation_that_repeats_is_counted_as_often_as_it_is_trained_on(tmp_path):
+    data = write(tmp_path / "a.parquet", "one", "two")
+    manifest = survey([data], conversations=[chat(tmp_path / "t.jsonl", "a", "a", "a")])
+    assert manifest.conversations
+    assert len(list(manifest.read_conversations("train"))) == manifest.conversations.train_items == 3
+    assert any("all 3 conversations are the same" in notice for notice in manifest.notices)
 
 
 def test_a_manifest_survives_the_way_to_disk_and_moves_with_the_files_it_brings(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -193,13 +194,43 @@ def test_a_bundle_that_stands_alone_can_take_the_exam_and_nothing_is_written(
         evaluate.main(Config(alone, suite="base"))
 
 
-def test_a_run_whose_data_are_gone_can_still_take_the_exam(
+@pytest.mark.parametrize("suite", ["auto", "base", "all"])
+@pytest.mark.parametrize("change", ["is gone", "has changed", "is damaged"])
+def test_a_run_whose_data_changed_is_refused_and_not_given_an_exam_instead(
+    run: Path, tmp_path: Path, suite: Literal["auto", "base", "all"], change: str
+) -> None:
+    match change:
+        case "is gone":
+            (tmp_path / "train.txt").unlink()
+        case "has changed":
+            (tmp_path / "train.txt").write_text("something else")
+        case _:
+            (run / "data" / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match=change) as caught:
+        evaluate.main(Config(run, suite=suite))
+    assert "\n" not in str(caught.value)
+    assert not (run / "evals").exists()
+    assert (run / "pretrain" / "bundle" / "README.md").read_text() == "# Tiny\n"
+
+
+def test_a_run_whose_data_changed_can_still_take_the_exam_where_it_is_named(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "validation.txt").unlink()
-    assert measured(capsys, Config(run, json=True)).keys() == {"exam"}
-    with pytest.raises(UserError, match="is gone"):
-        evaluate.main(Config(run, suite="base"))
+    assert measured(capsys, Config(run, suite="exam", json=True)).keys() == {"exam"}
+    text = (tmp_path / "train.txt",)
+    assert measured(capsys, Config(run, text=text, json=True)).keys() == {"base"}
+
+
+def test_a_run_without_data_of_its_own_takes_no_exam_that_was_not_named(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `sft --from BUNDLE --conversations FILE` makes it."""
+    shutil.rmtree(run / "data")
+    for suite in ("auto", "base"):
+        with pytest.raises(UserError, match="run has no data of its own"):
+            evaluate.main(Config(run, suite=suite))
+    assert measured(capsys, Config(run, suite="exam", json=True)).keys() == {"exam"}
 
 
 def test_people_see_intervals(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

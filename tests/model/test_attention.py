@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from chatsmith.model.attention import SCORE_GAIN, causal_attention, window_mask
+from chatsmith.model.attention import (
+    SCORE_GAIN,
+    _flex_window_attention,
+    attention_scale,
+    causal_attention,
+    window_mask,
+)
+from chatsmith.runtime.device import can_compile
 
 LENGTH, HEAD_DIM = 13, 8
 
@@ -58,6 +65,20 @@ def test_window_counts_the_own_position():
         [0, 1, 1, 0],
         [0, 0, 1, 1],
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_compile(torch.device("cpu")), reason="needs a C++ compiler")
+def test_the_kernel_for_windows_on_a_gpu_compiles_and_looks_back_as_far():
+    """Forward only: FlexAttention has no backward on a CPU."""
+    length, window, head_dim = 200, 33, 64
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 3, length, head_dim, generator=generator) for _ in range(3))
+    attend = torch.compile(_flex_window_attention, fullgraph=True)
+    with torch.no_grad():
+        found = attend(q, k, v, window, attention_scale(head_dim))
+        expected = causal_attention(*(x.transpose(1, 2) for x in (q, k, v)), window).transpose(1, 2)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.gpu

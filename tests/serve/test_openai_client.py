@@ -143,7 +143,7 @@ def test_openai_s_own_way_to_put_a_stream_together_takes_a_calculator_s_call(
     ask: Any = {"model": "tiny", "messages": HELLO, "max_tokens": 3, "logit_bias": call}
     with lenient.chat.completions.stream(**ask) as stream:
         kinds = {event.type for event in stream}
-        message: Any = stream.get_final_completion().choices[0].message.to_dict()
+        message: Any = stream.current_completion_snapshot.choices[0].message.to_dict()
     assert "chunk" in kinds and message["content"] == ""
     lenient.chat.completions.create(model="tiny", messages=[*HELLO, message, *HELLO], max_tokens=1)
 

@@ -138,6 +138,24 @@ def test_held_out_conversations_are_scored_and_not_learnt(tiny_run, tmp_path, ta
     assert weights[0] == weights[1]
 
 
+def test_training_goes_on_where_no_held_out_conversation_fits_and_claims_no_validation(
+    tiny_run, tmp_path, talks, sft
+):
+    held_out, run = tmp_path / "held-out.jsonl", tmp_path / "new"
+    held_out.write_text(2 * talk("Say hi.", "Hi. " * 2000))
+    argv = ("--from", tiny_run, "--conversations", talks, "--validation-conversations", held_out)
+    code, out, error = sft(run, *argv, "--no-compile", "--tokens", 512, "--batch-tokens", 256)
+    assert code == 0, error
+    assert (
+        out.count("none of the 2 held-out conversations fits into 128 tokens, so nothing is validated") == 1
+    )
+    facts = RunDirectory(run).done_facts("sft")
+    assert facts is not None and facts["conversations"] == 20 and "validation" not in facts
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert lines and not any("validation" in line for line in lines)
+    assert "validation" not in (run / "sft" / "bundle" / "README.md").read_text().lower()
+
+
 def test_fine_tuning_starts_from_the_pretrained_model_and_not_from_itself(tiny_copy, sft):
     """The second time the run's newest bundle is the fine-tuned one."""
     bundle = tiny_copy / "sft" / "bundle" / "model.safetensors"

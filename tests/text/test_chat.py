@@ -20,6 +20,7 @@ from chatsmith.text.chat import (
     parse_reply,
     render,
     render_prompt,
+    unknown_keys,
 )
 from chatsmith.text.tokenizer import SPECIAL_TOKENS, Tokenizer
 
@@ -151,6 +152,7 @@ def test_conversations_survive_json():
     assert conversation_to_json(LONG)["messages"][1] == {"role": "user", "content": "What is 6 times 7?"}
     extra = {"id": 7, "messages": [{"role": "user", "content": "hi", "name": "Ann"}]}
     assert parse_conversation(extra) == (Message.of("user", "hi"),)
+    assert list(unknown_keys(extra)) == ["name"]
     assert CALCULATION.text == "Let me see: It is 42."
 
 
@@ -162,6 +164,13 @@ def saying(content: object, role: str = "user") -> dict:
     return {
         "messages": [{"role": "user", "content": "?"}, {"role": role, "content": content}][role == "user" :]
     }
+
+
+def calling(content: object) -> dict:
+    """As OpenAI writes a call."""
+    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    message = {"role": "assistant", "content": content, "tool_calls": [call]}
+    return {"messages": [{"role": "user", "content": "?"}, message]}
 
 
 @pytest.mark.parametrize(
@@ -184,6 +193,8 @@ def saying(content: object, role: str = "user") -> dict:
         ({"messages": ["hello"]}, "message 1 must be an object"),
         ({"messages": [{"role": "user"}]}, r"message 1 \(user\) needs a content"),
         (saying(None), "needs a content"),
+        (calling(None), r'message 2 \(assistant\) has "tool_calls" and no content; .* <tool_call>{"name": '),
+        (calling(""), r"<tool_call>"),
         (saying(""), r"message 1 \(user\) is empty"),
         (saying([]), "is empty"),
         (saying([{"type": "text", "text": ""}], "assistant"), r"message 2 \(assistant\) is empty"),

@@ -2,7 +2,7 @@
 
 import { useEffect, useId, useRef, useState } from "preact/hooks";
 import { matching, typedCommand, type Command } from "../state/commands";
-import { isTouch } from "../state/screen";
+import { isPhone, isTouch } from "../state/screen";
 import { useWorkbench } from "../state/workbench";
 import { CommandList } from "./command-list";
 import { ContextGauge } from "./context-gauge";
@@ -98,7 +98,7 @@ export function Composer() {
           innerRef={field}
           id="message"
           label="Message"
-          placeholder="Message, or / for commands"
+          placeholder={isPhone.value ? "Message or /command" : "Message, or / for commands"}
           value={text}
           onInput={write}
           onKeyDown={onKeyDown}

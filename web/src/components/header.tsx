@@ -1,11 +1,18 @@
 /** The top of the page: who answers, and the ways to look at the conversation and set it up. */
 
-import { isNarrow } from "../state/screen";
+import { isNarrow, isPhone } from "../state/screen";
+import type { Sheet } from "../state/view";
 import { useWorkbench } from "../state/workbench";
 import { sidebar } from "../storage/preferences";
+import type { IconName } from "./icon";
 import { IconButton } from "./icon-button";
 import { Menu } from "./menu";
 import { ModelPicker } from "./model-picker";
+
+const SHEETS: readonly { sheet: Sheet; icon: IconName; label: string }[] = [
+  { sheet: "prompt", icon: "prompt", label: "Prompt" },
+  { sheet: "settings", icon: "sliders", label: "Settings" },
+];
 
 export function Header() {
   const bench = useWorkbench();
@@ -34,21 +41,32 @@ export function Header() {
         >
           <span aria-hidden="true">Look inside</span>
         </IconButton>
-        <IconButton
-          icon="prompt"
-          label="Prompt"
-          isPressed={view.sheet.value === "prompt"}
-          onClick={() => view.toggleSheet("prompt")}
-        />
-        <IconButton
-          icon="sliders"
-          label="Settings"
-          isPressed={view.sheet.value === "settings"}
-          onClick={() => view.toggleSheet("settings")}
-        />
+        <SheetButtons isFolded={isPhone.value} />
         {bench.talk && !isNarrow.value && <ConversationMenu id={bench.talk.id} />}
       </div>
     </header>
+  );
+}
+
+/** What opens the sheets: buttons, or a menu where the model's name needs their room. */
+function SheetButtons({ isFolded }: { isFolded: boolean }) {
+  const { view } = useWorkbench();
+  if (isFolded) {
+    const items = SHEETS.map(({ sheet, icon, label }) => ({ icon, label, run: () => view.toggleSheet(sheet) }));
+    return <Menu label="Prompt and settings" items={items} />;
+  }
+  return (
+    <>
+      {SHEETS.map(({ sheet, icon, label }) => (
+        <IconButton
+          key={sheet}
+          icon={icon}
+          label={label}
+          isPressed={view.sheet.value === sheet}
+          onClick={() => view.toggleSheet(sheet)}
+        />
+      ))}
+    </>
   );
 }
 

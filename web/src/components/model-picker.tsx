@@ -20,27 +20,29 @@ export function ModelPicker() {
   return (
     <div class={`model-picker is-${connection.value}`}>
       <span class="model-light" aria-hidden="true" />
-      {all.value.length > 1 ? (
-        <label class="model-choice">
-          <select
-            aria-label="Model"
-            value={chosen?.id ?? ""}
-            onChange={(event) => bench.setSettings({ model: event.currentTarget.value })}
-          >
-            {all.value.map(({ id }) => (
-              <option key={id} value={id}>
-                {id}
-              </option>
-            ))}
-          </select>
-          <Icon name="down" size={14} />
-        </label>
-      ) : (
-        <span class="model-name">{chosen?.id ?? "No model yet"}</span>
-      )}
-      <span class={isReady ? "visually-hidden" : "model-state"} role="status">
-        {STATES[connection.value]}
-      </span>
+      <div class="model-labels">
+        {all.value.length > 1 ? (
+          <label class="model-choice">
+            <select
+              aria-label="Model"
+              value={chosen?.id ?? ""}
+              onChange={(event) => bench.setSettings({ model: event.currentTarget.value })}
+            >
+              {all.value.map(({ id }) => (
+                <option key={id} value={id}>
+                  {id}
+                </option>
+              ))}
+            </select>
+            <Icon name="down" size={14} />
+          </label>
+        ) : (
+          chosen && <span class="model-name">{chosen.id}</span>
+        )}
+        <span class={isReady ? "visually-hidden" : "model-state"} role="status">
+          {STATES[connection.value]}
+        </span>
+      </div>
     </div>
   );
 }

@@ -3,7 +3,7 @@
 import type { ComponentChildren } from "preact";
 import { useEffect, useState } from "preact/hooks";
 import type { ProblemKind, Reply } from "../conversation/message";
-import { canResume, useWorkbench, type Workbench } from "../state/workbench";
+import { useWorkbench, type Workbench } from "../state/workbench";
 import { Icon, type IconName } from "./icon";
 
 interface Remedy {
@@ -32,7 +32,7 @@ export function ProblemCard({ reply }: { reply: Reply }) {
       </Card>
     );
   }
-  const goOn: Remedy[] = canResume(reply) && problem?.kind !== "context" ? [{ label: "Continue", run: () => bench.resume(reply.id) }] : [];
+  const goOn: Remedy[] = bench.canResume(reply) ? [{ label: "Continue", run: () => bench.resume(reply.id) }] : [];
   if (problem) {
     return (
       <Card icon={ICONS[problem.kind]} isAlert remedies={[...goOn, ...remediesFor(problem.kind, reply, bench)]}>
@@ -41,12 +41,21 @@ export function ProblemCard({ reply }: { reply: Reply }) {
     );
   }
   if (reply.state === "stopped" || reply.state === "cut") {
-    const isFull = reply.figures !== null && reply.figures.contextUsed >= (reply.figures.contextLength ?? Infinity);
-    const reason = reply.state === "stopped" ? "Stopped." : isFull ? "The context is full." : "Cut off at the limit on tokens.";
     const again: Remedy = { label: "Try again", run: () => bench.retry(reply.id) };
-    return <Card remedies={goOn.length > 0 ? goOn : [again]}>{reason}</Card>;
+    const instead = bench.isContextFull(reply) ? contextRemedies(reply, bench) : [again];
+    return <Card remedies={goOn.length > 0 ? goOn : instead}>{reasonFor(reply, bench)}</Card>;
   }
   return null;
+}
+
+/** Why a reply broke off that met no problem. */
+function reasonFor(reply: Reply, bench: Workbench): string {
+  if (!bench.isContextFull(reply)) {
+    return reply.state === "stopped" ? "Stopped." : "Cut off at the limit on tokens.";
+  }
+  return bench.canResume(reply)
+    ? "The context is full: going on leaves out the oldest turns."
+    : "The context is full: this reply cannot grow any longer.";
 }
 
 function remediesFor(kind: ProblemKind, reply: Reply, bench: Workbench): Remedy[] {
@@ -72,18 +81,8 @@ function contextRemedies(reply: Reply, bench: Workbench): Remedy[] {
   if (!bench.settings.value.keepWhole) {
     return reply.parts.length > 0 ? [fresh] : [shorten, fresh];
   }
-  const leaveOut: Remedy = {
-    label: "Leave out the oldest turns",
-    run: () => {
-      bench.setSettings({ keepWhole: undefined });
-      if (canResume(reply)) {
-        bench.resume(reply.id);
-      } else {
-        bench.retry(reply.id);
-      }
-    },
-  };
-  return [leaveOut, shorten, fresh];
+  const leaveOut: Remedy = { label: "Leave out the oldest turns", run: () => bench.leaveOutOldest(reply) };
+  return bench.sawOlderTurns(reply) ? [leaveOut, shorten, fresh] : [shorten, fresh];
 }
 
 interface CardProps {

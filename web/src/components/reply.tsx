@@ -2,7 +2,7 @@
 
 import { isEmpty, plainText, type Part, type Reply as ReplyMessage } from "../conversation/message";
 import { isNarrow } from "../state/screen";
-import { canResume, useWorkbench } from "../state/workbench";
+import { useWorkbench } from "../state/workbench";
 import { BranchStepper } from "./branch-stepper";
 import { Figures } from "./figures";
 import { Icon } from "./icon";
@@ -55,7 +55,7 @@ function Actions({ reply, isFolded }: { reply: ReplyMessage; isFolded: boolean }
   const actions: MenuItem[] = [
     ...(isEmpty(reply) ? [] : [copy]),
     ...(reply.state === "failed" ? [] : [again]),
-    ...(canResume(reply) ? [goOn] : []),
+    ...(bench.canResume(reply) ? [goOn] : []),
     ...(reply.tokens.length > 0 ? [tokens] : []),
     { icon: "prompt", label: "Show its prompt", run: () => bench.view.showPromptOf(id) },
     { icon: "trash", label: "Delete reply", run: () => bench.deleteMessage(id) },

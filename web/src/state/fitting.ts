@@ -56,7 +56,9 @@ export async function fit(
   );
   // The turn that the reply will fill may be listed, too.
   const sizes = counted.messages.slice(0, messages.length).map(({ start, end }) => end - start);
-  const leftOut = turnsToLeaveOut(messages, sizes, counted.count, room, contextLength);
+  const leaveOut = (needed: number) => turnsToLeaveOut(messages, sizes, counted.count, needed, contextLength);
+  // A reply that goes on and cannot have its share of room has what there is.
+  const leftOut = leaveOut(room) ?? (prefix > 0 ? leaveOut(prefix + 1) : null);
   if (leftOut === null) {
     const message =
       prefix > 0

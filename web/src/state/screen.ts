@@ -1,14 +1,19 @@
 /** What the page is seen on and worked with. */
 
-import { signal } from "@preact/signals";
+import { signal, type ReadonlySignal } from "@preact/signals";
 
-/** The same width as in the styles. */
-const query = matchMedia("(max-width: 860px)");
+/** Whether there is room for the conversation only. The same width as in the styles. */
+export const isNarrow = isAtMost(860);
 
-/** Whether there is room for the conversation only. */
-export const isNarrow = signal(query.matches);
+/** Whether there is not even room for all that the header and the message field would show. */
+export const isPhone = isAtMost(480);
 
 /** Whether fingers do it all: a focused field then covers half of the page with a keyboard, and Enter is a new line. */
 export const isTouch = matchMedia("(hover: none) and (pointer: coarse)").matches;
 
-query.addEventListener("change", () => (isNarrow.value = query.matches));
+function isAtMost(width: number): ReadonlySignal<boolean> {
+  const query = matchMedia(`(max-width: ${width}px)`);
+  const matches = signal(query.matches);
+  query.addEventListener("change", () => (matches.value = query.matches));
+  return matches;
+}

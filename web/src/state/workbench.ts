@@ -4,6 +4,8 @@ import { computed, effect } from "@preact/signals";
 import { createContext } from "preact";
 import { useContext } from "preact/hooks";
 import { Server } from "../api/server";
+import { pathTo } from "../conversation/branches";
+import { isContextFull, isUnfinished, sawOlderTurns } from "../conversation/ending";
 import { plainText, type Alternative, type Reply, type Settings, type UserMessage } from "../conversation/message";
 import { Database } from "../storage/database";
 import { keptKey, lastModel, sessionKey } from "../storage/preferences";
@@ -135,8 +137,35 @@ export class Workbench {
   }
 
   resume(id = this.lastReply()?.id): void {
-    if (this.talk && id && canResume(this.talk.reply(id))) {
+    if (this.talk && id && this.canResume(this.talk.reply(id))) {
       this.writer.resume(this.talk, id);
+    }
+  }
+
+  /** Whether a reply can go on where it ended: it is unfinished, and there is room, or can be made by itself. */
+  canResume(reply: Reply): boolean {
+    const isRefused = reply.problem?.kind === "context";
+    const makesRoom = () => !this.settings.value.keepWhole && this.sawOlderTurns(reply);
+    return isUnfinished(reply) && !isRefused && (!this.isContextFull(reply) || makesRoom());
+  }
+
+  /** Whether a reply took the last of what the model, or the one chosen since, can see at once. */
+  isContextFull(reply: Reply): boolean {
+    return isContextFull(reply, this.models.contextLength(this.settings.value));
+  }
+
+  /** Whether the model saw turns before that of a reply, which could be left out. */
+  sawOlderTurns(reply: Reply): boolean {
+    return this.talk !== null && sawOlderTurns(reply, pathTo(this.talk.all(), reply.parent));
+  }
+
+  /** From now on leave out the oldest turns, and make or go on with the reply that had no room. */
+  leaveOutOldest(reply: Reply): void {
+    this.setSettings({ keepWhole: undefined });
+    if (this.talk && isUnfinished(reply)) {
+      this.writer.resume(this.talk, reply.id);
+    } else {
+      this.retry(reply.id);
     }
   }
 
@@ -245,11 +274,6 @@ export class Workbench {
       this.view.tell({ text: error.message });
     }
   }
-}
-
-/** Whether a reply has an end that it could go on from. */
-export function canResume(reply: Reply): boolean {
-  return (reply.state === "cut" || reply.state === "stopped" || reply.state === "lost") && reply.parts.length > 0;
 }
 
 const WorkbenchContext = createContext<Workbench | null>(null);
