@@ -333,7 +333,8 @@ class Engine:
 
     def _fail_broken(self, chunks: list[Chunk], hidden: Tensor) -> list[Event]:
         """End the replies whose hidden states are no numbers, before others find what they left in the pool."""
-        if hidden.isfinite().all():
+        # A single token whose logits choose the next one is found broken then.
+        if all(chunk.length == 1 and chunk.samples for chunk in chunks) or hidden.isfinite().all():
             return []
         parts = hidden.split([chunk.length for chunk in chunks])
         broken = [chunk for chunk, part in zip(chunks, parts, strict=True) if not part.isfinite().all()]

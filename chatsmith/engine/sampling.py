@@ -54,18 +54,23 @@ def choose(logits: Tensor, rows: Sequence[Row]) -> list[Choice]:
     if len(drawn) == len(rows):
         chosen = draw(probabilities(adjusted, rows), rows)
     else:
-        chosen = adjusted.argmax(dim=-1)[owners]
+        chosen = _spread(adjusted.argmax(dim=-1), owners)
         if drawn:
             subset = [rows[index] for index in drawn]
             picked = draw(probabilities(adjusted[drawn], subset), subset)
             is_drawn = [rows[owner].sampling.temperature > 0 for owner in owners]
             chosen[torch.tensor(is_drawn, device=logits.device)] = picked
     logprobs = _logprobs(logits, chosen, owners, rows)
-    sound_ids = torch.where(is_sound[owners], chosen, -1).tolist()
+    sound_ids = torch.where(_spread(is_sound, owners), chosen, -1).tolist()
     return [
         Choice(None if id < 0 else id, logprobs.get(index) if id >= 0 else None)
         for index, id in enumerate(sound_ids)
     ]
+
+
+def _spread(values: Tensor, owners: Sequence[int]) -> Tensor:
+    """The value (R,) of the row of each choice. Most rows have one, and then there is nothing to gather."""
+    return values if len(owners) == len(values) else values[owners]
 
 
 def _sound(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,6 +106,8 @@ def draw(probs: Tensor, rows: Sequence[Row]) -> Tensor:
     padded = cumulative.new_tensor([some + [0.0] * (most - len(some)) for some in numbers])  # (R, most)
     # The first entry above the target: never one of probability 0.
     found = torch.searchsorted(cumulative, padded * cumulative[:, -1:], right=True)
+    if most == 1:
+        return found[:, 0]
     counts = torch.tensor([[len(row.seeds)] for row in rows], device=probs.device)
     return found[torch.arange(most, device=probs.device) < counts]
 
