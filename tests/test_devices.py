@@ -1,6 +1,7 @@
 """Nothing is left behind on the CPU: on a GPU, which is only pretended here, everything is where it must be."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -75,17 +76,23 @@ def test_an_engine_answers_on_a_device_as_on_the_cpu(model, tokenizer, device, q
     assert "error" not in {one.finish_reason for one in found}
 
 
-@pytest.mark.slow
-def test_every_stage_makes_on_a_device_what_it_makes_on_the_cpu(tmp_path, device):
+def run_all(folder: Path, device: str) -> Path:
     settings = [f"--set={stage}.dtype=fp32" for stage in ("sft", "rl", "evaluate")]
-    for name in (device.type, "cpu"):
-        on = [f"--set={stage}.device={name}" for stage in ("pretrain", "sft", "rl", "evaluate")]
-        assert cli.main(["run", str(TINY_RECIPE), "--run", str(tmp_path / name), *settings, *on], {}) == 0
+    settings += [f"--set={stage}.device={device}" for stage in ("pretrain", "sft", "rl", "evaluate")]
+    assert cli.main(["run", str(TINY_RECIPE), "--run", str(folder), *settings], {}) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def on_cpu(tmp_path_factory) -> Path:
+    return run_all(tmp_path_factory.mktemp("runs") / "cpu", "cpu")
+
+
+@pytest.mark.slow
+def test_every_stage_makes_on_a_device_what_it_makes_on_the_cpu(on_cpu, tmp_path, device):
+    on_device = run_all(tmp_path / device.type, device.type)
     for stage in ("pretrain", "sft", "rl"):
-        there, here = (
-            load_file(tmp_path / name / stage / "bundle" / "model.safetensors")
-            for name in (device.type, "cpu")
-        )
+        there, here = (load_file(run / stage / "bundle" / "model.safetensors") for run in (on_device, on_cpu))
         # What is practised is sampled, on the CPU by C, which rounds elsewhere.
         tolerance = 1e-3 if stage == "rl" else 0
         torch.testing.assert_close(there, here, rtol=tolerance, atol=tolerance)
