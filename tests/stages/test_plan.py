@@ -3,20 +3,11 @@
 import json
 
 import pytest
-import torch
 
 from chatsmith import cli
 from chatsmith.stages.plan import _about
 
 TINY = ("2", "--width", "32", "--head-dim", "16", "--vocab-size", "300", "--sequence-length", "32")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

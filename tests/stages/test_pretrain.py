@@ -7,20 +7,11 @@ import subprocess
 import sys
 
 import pytest
-import torch
 
 from chatsmith import cli
 from chatsmith.checkpoint import load_bundle
 from chatsmith.runtime.recipe import read_recipe
 from chatsmith.runtime.run_directory import RunDirectory
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -66,14 +66,6 @@ QUICK = (
 )
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def rl(capsys):
     """Runs the command; returns its exit code, stdout and stderr."""

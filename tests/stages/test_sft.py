@@ -5,18 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
 from chatsmith import cli
 from chatsmith.runtime.run_directory import RunDirectory
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
