@@ -15,7 +15,8 @@ from chatsmith.model.gpt import GPT
 from chatsmith.text.tokenizer import Tokenizer
 from tests.conftest import TINY_RECIPE
 from tests.elsewhere import pretending
-from tests.engine.conftest import model, one_thread, tokenizer
+from tests.engine.conftest import model, tokenizer
+from tests.threads import one_thread
 
 __all__ = ["model", "one_thread", "tokenizer"]
 

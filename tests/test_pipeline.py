@@ -10,10 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from chatsmith import cli
 from chatsmith.train.interrupt import ACKNOWLEDGED
+from tests.threads import one_thread
+
+__all__ = ["one_thread"]
 
 BUNDLE = {
     "config.json",
@@ -23,14 +25,6 @@ BUNDLE = {
     "generation_config.json",
     "README.md",
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def chatsmith(*argv) -> int:

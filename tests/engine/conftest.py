@@ -1,6 +1,6 @@
 """A tiny real model in float64, every parameter random, and the decoder that engines are compared with."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,17 +11,11 @@ from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
 from chatsmith.text.bpe import train_tokenizer
 from chatsmith.text.tokenizer import Tokenizer
+from tests.threads import one_thread
+
+__all__ = ["one_thread"]
 
 CONTEXT = 96
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Products this small only lose by being divided, a hundredfold where other work keeps the cores busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

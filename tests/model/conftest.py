@@ -1,23 +1,17 @@
 """Tiny models in which no weight is zero: an untrained output projection or gate would hide what feeds it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
 
 from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
+from tests.threads import one_thread
+
+__all__ = ["one_thread"]
 
 VOCAB_SIZE, CONTEXT = 50, 24
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Products this small only lose by being divided."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -14,17 +14,11 @@ from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.logs import Reporter
 from chatsmith.train.plan import Plan, make_plan
 from chatsmith.train.session import Session
+from tests.threads import one_thread
+
+__all__ = ["one_thread"]
 
 VOCAB_SIZE, CONTEXT = 40, 16
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Products this small only lose by being divided."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
