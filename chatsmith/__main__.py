@@ -1,6 +1,6 @@
 """`python -m chatsmith` is the `chatsmith` command."""
 
-from chatsmith.cli import run
+from chatsmith.cli.main import run
 
 if __name__ == "__main__":
     run()

@@ -22,7 +22,7 @@ def run_tiny() -> Callable[..., None]:
     def run(folder: Path, *argv: str) -> None:
         import torch
 
-        from chatsmith import cli
+        from chatsmith.cli import main as cli
 
         threads = torch.get_num_threads()
         torch.set_num_threads(1)

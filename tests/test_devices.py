@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from chatsmith import cli
-from chatsmith.engine.constraints import Constraint
+from chatsmith.backends.guided import Constraint
+from chatsmith.cli import main as cli
 from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import Completion, Request, Sampling
 from chatsmith.model.gpt import GPT

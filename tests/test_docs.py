@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from chatsmith import cli
+from chatsmith.cli import main as cli
 from chatsmith.runtime.settings import GENERAL_VARIABLES, flags_of
 
 ROOT = Path(__file__).parent.parent
@@ -28,7 +28,7 @@ def code_in(text: str) -> list[str]:
 
 
 def config_class_of(command: cli.Command) -> type:
-    return getattr(import_module(f"chatsmith.stages.{command.module}"), command.config)
+    return getattr(import_module(f"chatsmith.cli.{command.module}"), command.config)
 
 
 def complaint(line: str) -> str | None:

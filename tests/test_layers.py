@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chatsmith.cli import COMMANDS
+from chatsmith.cli.main import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 STAGES = sorted({command.module for command in COMMANDS.values()})
@@ -44,7 +44,7 @@ def test_every_room_has_its_place_in_the_contract():
 @pytest.mark.parametrize("stage", STAGES)
 def test_reading_a_stages_configuration_loads_no_torch(stage):
     """Help and error messages of a command have to come at once."""
-    loaded = modules_after(f"import chatsmith.stages.{stage}")
+    loaded = modules_after(f"import chatsmith.cli.{stage}")
     assert not {"torch", "pyarrow", "tokenizers", "rich"} & loaded
 
 

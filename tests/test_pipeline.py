@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from chatsmith import cli
+from chatsmith.cli import main as cli
 from chatsmith.train.interrupt import ACKNOWLEDGED
 from tests.threads import one_thread
 

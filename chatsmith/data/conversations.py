@@ -12,8 +12,7 @@ from itertools import count, islice
 
 import numpy as np
 
-from chatsmith.data.batch import NOT_TRAINED_ON, Batch, make_batch
-from chatsmith.data.best_fit import Shelves
+from chatsmith.data.packing import NOT_TRAINED_ON, Batch, Shelves, make_batch
 from chatsmith.runtime.errors import UserError
 from chatsmith.text.chat import Rendered
 

@@ -17,9 +17,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from chatsmith.data.manifest import load_manifest
-from chatsmith.data.sources import Document
-from chatsmith.data.token_cache import (
+from chatsmith.data.dataset import load_manifest
+from chatsmith.data.documents import Document
+from chatsmith.data.tokens import (
     IDS,
     OFFSETS,
     WINDOW_CHARACTERS,

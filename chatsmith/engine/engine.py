@@ -17,21 +17,20 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from chatsmith.engine.attention import PagedAttention, packed_tokens, packing_order
-from chatsmith.engine.blocks import BlockManager
-from chatsmith.engine.cache import KVCache, affordable_tokens
-from chatsmith.engine.decoder import MOST_ROWS, Decoder
-from chatsmith.engine.errors import RequestError
-from chatsmith.engine.forms import Forms
-from chatsmith.engine.graph_decoder import CudaRecorder, GraphDecoder
-from chatsmith.engine.native import load_library
-from chatsmith.engine.reply import Reply
+from chatsmith.backends.cpu_decoder import MOST_ROWS, Decoder
+from chatsmith.backends.cuda_graph import CudaRecorder, GraphDecoder
+from chatsmith.backends.guided import Forms, RequestError
+from chatsmith.backends.native import load_library
+from chatsmith.backends.quantized import Quantization, decoding_view, weight_bytes
+from chatsmith.engine.block_manager import BlockManager
+from chatsmith.engine.completion import Reply
+from chatsmith.engine.kv_cache import KVCache, affordable_tokens
+from chatsmith.engine.paged_attention import PagedAttention, packed_tokens, packing_order
 from chatsmith.engine.request import Completion, Event, Request, check_possible
-from chatsmith.engine.sampling import Choice, choose
+from chatsmith.engine.sampler import Choice, choose
 from chatsmith.engine.scheduler import Chunk, Scheduler, Sequence
 from chatsmith.engine.scoring import score_prompts
-from chatsmith.engine.weights import Quantization, decoding_view, weight_bytes
-from chatsmith.model.cost import kv_bytes_per_token
+from chatsmith.model.config import kv_bytes_per_token
 from chatsmith.model.gpt import GPT
 from chatsmith.text.chat import Part
 from chatsmith.text.tokenizer import Tokenizer

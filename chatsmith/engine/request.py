@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
-from chatsmith.engine.constraints import Constraint
-from chatsmith.engine.errors import RequestError
+from chatsmith.backends.guided import Constraint, RequestError
 from chatsmith.text.chat import Part
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]

@@ -15,7 +15,7 @@ from copy import copy
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from chatsmith.engine.blocks import BlockManager, Key, next_key
+from chatsmith.engine.block_manager import BlockManager, Key, next_key
 
 
 class Sequence:

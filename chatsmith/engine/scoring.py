@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from chatsmith.engine.reply import Reply
-from chatsmith.engine.sampling import token_logprobs
+from chatsmith.engine.completion import Reply
+from chatsmith.engine.sampler import token_logprobs
 from chatsmith.engine.scheduler import Chunk
 from chatsmith.model.gpt import GPT
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from chatsmith.data.batch import NOT_TRAINED_ON, Batch
+from chatsmith.data.packing import NOT_TRAINED_ON, Batch
 from chatsmith.evals.statistics import ratio_interval
 from chatsmith.model.gpt import GPT
 from chatsmith.model.loss import bits_per_byte

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from chatsmith.data.problems import Problem
 from chatsmith.engine.engine import Engine
 from chatsmith.evals.exam import choose_problems, run_exam
 from chatsmith.evals.passages import Passage, Scorer, decide
@@ -22,7 +23,6 @@ from chatsmith.runtime.logs import Reporter
 from chatsmith.tasks import arc, gsm8k, humaneval, letters, mmlu, spelling
 from chatsmith.tasks.letters import LetterQuestion
 from chatsmith.tasks.splits import Splits
-from chatsmith.tasks.task import Problem
 from chatsmith.text.chat import render_prompt
 from chatsmith.text.tokenizer import Tokenizer
 

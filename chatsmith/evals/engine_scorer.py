@@ -7,7 +7,7 @@ its beginning in the prefix cache. Logits are only made for the ids that are sco
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
-from chatsmith.checkpoint import Bundle
+from chatsmith.bundle import Bundle
 from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import Completion, Request, Sampling
 from chatsmith.evals.passages import Passage, PassageScore, Question

@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass
 from random import Random
 from typing import Any, TypeVar
 
+from chatsmith.data.problems import Problem
 from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import Completion, Request, Sampling
 from chatsmith.evals.statistics import Score
 from chatsmith.runtime.logs import Reporter
-from chatsmith.tasks.task import Problem
 from chatsmith.text.chat import Part, conversation_to_json, render_prompt
 from chatsmith.text.tokenizer import Tokenizer
 

@@ -13,10 +13,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from chatsmith.checkpoint import Bundle
-from chatsmith.data.manifest import file_sha256
+from chatsmith.bundle import Bundle
+from chatsmith.data.dataset import file_sha256
 from chatsmith.data.packing import ValidationRows
-from chatsmith.data.token_cache import TokenCache
+from chatsmith.data.problems import Problem, problem_to_json
+from chatsmith.data.tokens import TokenCache
 from chatsmith.engine.engine import Engine
 from chatsmith.evals import chat, core
 from chatsmith.evals.bits_per_byte import score_text
@@ -34,11 +35,10 @@ from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.logs import Reporter
 from chatsmith.tasks.benchmark_files import find_file
 from chatsmith.tasks.core import TASKS
-from chatsmith.tasks.kindergarten import Kindergarten
-from chatsmith.tasks.kindergarten.baseline import NearestQuestion
-from chatsmith.tasks.task import Problem, problem_to_json
 from chatsmith.tools.calculator import calculator_tool
 from chatsmith.tools.sandbox import require_sandbox
+from chatsmith.worlds.kindergarten import Kindergarten
+from chatsmith.worlds.kindergarten.baseline import NearestQuestion
 
 METHOD = 2
 """Raised when scores come to mean something else, or their files to say more, so that they are measured anew."""

@@ -6,8 +6,8 @@ from chatsmith.evals.leakage import TestSet
 from chatsmith.tasks import arc, core, gsm8k, humaneval, mmlu
 from chatsmith.tasks.benchmark_files import has_file
 from chatsmith.tasks.core import CoreTask, Item
-from chatsmith.tasks.kindergarten import Kindergarten
 from chatsmith.tasks.letters import LetterQuestion
+from chatsmith.worlds.kindergarten import Kindergarten
 
 
 def find_test_sets(folder: Path) -> list[TestSet]:

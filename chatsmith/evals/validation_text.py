@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from chatsmith.data.sources import find_files, holds_conversations
-from chatsmith.data.survey import survey
-from chatsmith.data.token_cache import TokenCache, open_token_cache
+from chatsmith.data.dataset import survey
+from chatsmith.data.documents import find_files, holds_conversations
+from chatsmith.data.tokens import TokenCache, open_token_cache
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import RunDirectory
 

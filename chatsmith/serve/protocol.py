@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from chatsmith.engine.constraints import Constraint
+from chatsmith.backends.guided import Constraint
 from chatsmith.engine.request import FinishReason, Request, Sampling, TokenLogprob
 from chatsmith.text.chat import Part
 

@@ -18,10 +18,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from chatsmith.engine.constraints import Constraint
+from chatsmith.backends.guided import Constraint
 from chatsmith.serve.errors import invalid
 from chatsmith.serve.requests import ResponseFormat, Tool, ToolChoice
-from chatsmith.text.reply_text import overlap
+from chatsmith.text.chat import overlap
 
 MAX_SCHEMA_OBJECTS = 2000
 """In all schemas of a request. The grammar library takes time with the square of the properties of an object, in which

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
-from chatsmith.checkpoint import bundle_fingerprint, load_bundle, resolve_bundle
+from chatsmith.backends.guided import RequestError
+from chatsmith.bundle import bundle_fingerprint, load_bundle, resolve_bundle
 from chatsmith.engine.engine import Engine
-from chatsmith.engine.errors import RequestError
 from chatsmith.engine.request import Event
 from chatsmith.runtime.device import detect_runtime
 from chatsmith.runtime.errors import UserError

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from chatsmith.data.json_lines import JsonLines
+from chatsmith.data.documents import JsonLines
 from chatsmith.runtime.errors import UserError
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from chatsmith.data.manifest import file_sha256
+from chatsmith.data.dataset import file_sha256
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
+from chatsmith.data.problems import Problem
 from chatsmith.runtime.errors import UserError
 from chatsmith.tasks.benchmark_files import read_items
 from chatsmith.tasks.splits import Splits, is_held_out
-from chatsmith.tasks.task import Problem
 from chatsmith.text.chat import Conversation, Message, Part
 from chatsmith.tools.calculator import CalculatorError, calculate
 

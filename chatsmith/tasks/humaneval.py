@@ -8,9 +8,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from chatsmith.data.problems import Problem
 from chatsmith.tasks.benchmark_files import read_items
 from chatsmith.tasks.splits import Splits
-from chatsmith.tasks.task import Problem
 from chatsmith.text.chat import Message
 from chatsmith.tools.sandbox import Limits, run_python
 

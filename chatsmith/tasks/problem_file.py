@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from chatsmith.data.json_lines import JsonLines
+from chatsmith.data.documents import JsonLines
+from chatsmith.data.problems import Exactly, Number, Problem, Rule
 from chatsmith.runtime.errors import UserError
-from chatsmith.tasks.task import Exactly, Number, Problem, Rule
 from chatsmith.text.chat import Conversation, Message, parse_conversation
 
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+from chatsmith.data.problems import Problem, problem_to_json
 from chatsmith.runtime.errors import UserError
 from chatsmith.tasks.gsm8k import gsm8k_problems
-from chatsmith.tasks.kindergarten.practice import practice_problem, practice_problems
 from chatsmith.tasks.problem_file import read_problems
 from chatsmith.tasks.splits import is_held_out
-from chatsmith.tasks.task import Problem, problem_to_json
+from chatsmith.worlds.kindergarten.practice import practice_problem, practice_problems
 
 HELD_OUT_ONE_IN = 8
 """Of a user's own problems, one in so many is for development, and as many for the test unless a file is given."""

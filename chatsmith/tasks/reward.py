@@ -16,8 +16,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import cast
 
+from chatsmith.data.problems import Problem
 from chatsmith.runtime.errors import UserError
-from chatsmith.tasks.task import Problem
 from chatsmith.text.chat import Part
 
 

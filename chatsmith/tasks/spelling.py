@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from chatsmith.data.problems import Number, Problem
 from chatsmith.runtime.errors import UserError
 from chatsmith.tasks.benchmark_files import find_file
-from chatsmith.tasks.kindergarten.words import spelling_words
 from chatsmith.tasks.splits import Splits
-from chatsmith.tasks.task import Number, Problem
 from chatsmith.text.chat import Conversation, Message, Part
+from chatsmith.worlds.kindergarten.words import spelling_words
 
 NAME = "spelling"
 PATH = "words/words_alpha.txt"

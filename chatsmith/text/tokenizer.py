@@ -1,6 +1,6 @@
 """The tokenizer: text to ids and back, exactly.
 
-Built from a `tokenizer.json` (see `chatsmith.text.tokenizer_file`), it encodes with tiktoken, which gives the
+Built from a `tokenizer.json` (see `chatsmith.text.tokenizer`), it encodes with tiktoken, which gives the
 ids that the `tokenizers` library gives, several times faster. That rests on two facts, both tested: merging
 by rank is merging in the order of the vocabulary, and the two libraries' regular-expression engines agree on
 the character classes of the split pattern.
@@ -14,21 +14,161 @@ Promises:
 - A tokenizer never changes, and may be used from many threads at once. It is copied, and travels to
   other processes, as the text of its file.
 
-It does not train (see `chatsmith.text.bpe`) and knows nothing of conversations (see `chatsmith.text.chat`).
+It does not train (see `chatsmith.text.tokenizer`) and knows nothing of conversations (see `chatsmith.text.chat`).
 """
 
 import hashlib
+import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tiktoken
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from chatsmith.runtime.atomic import write_text
 from chatsmith.runtime.errors import UserError
-from chatsmith.text.tokenizer_file import parse_tokenizer_file
-from chatsmith.text.vocabulary import SPECIAL_TOKENS
+
+# -------------------- text.vocabulary
+# What every vocabulary is made of: the 256 bytes, then tokens made by merging, then the special tokens.
+#
+# Special tokens are marks that no text can spell; with them chatsmith says where things begin and end.
+
+NUM_BYTES = 256
+NUM_RESERVED = 16
+
+# The order is part of the file format: tokenizers already written rely on it. Reserved ones can be given a
+# meaning later without changing the shape of any trained model.
+SPECIAL_TOKENS: tuple[str, ...] = (
+    "<|bos|>",  # begins every document and every conversation
+    "<|system_start|>",
+    "<|system_end|>",
+    "<|user_start|>",
+    "<|user_end|>",
+    "<|assistant_start|>",
+    "<|assistant_end|>",
+    "<|python_start|>",  # the assistant calls the built-in tool
+    "<|python_end|>",
+    "<|output_start|>",  # what the built-in tool answered
+    "<|output_end|>",
+    "<|tool_start|>",  # the result of a client's own tool
+    "<|tool_end|>",
+    *(f"<|reserved_{number}|>" for number in range(NUM_RESERVED)),
+)
+
+MIN_VOCAB_SIZE = NUM_BYTES + len(SPECIAL_TOKENS)
+
+
+def check_vocab_size(vocab_size: int) -> None:
+    """Raise UserError if a vocabulary of this size cannot hold every byte and every special token."""
+    if vocab_size < MIN_VOCAB_SIZE:
+        raise UserError(
+            f"a vocabulary of {vocab_size} is too small: {NUM_BYTES} bytes and {len(SPECIAL_TOKENS)} special "
+            f"tokens need {MIN_VOCAB_SIZE}; choose a larger vocab_size"
+        )
+
+
+# -------------------- text.tokenizer_file
+# What stands in a `tokenizer.json`: read, checked, and turned into bytes.
+#
+# The format is that of the `tokenizers` library, so that the rest of the ecosystem can read it. Of all that
+# the format allows, this module accepts only what `chatsmith.text.tokenizer` writes: byte-level BPE, the vocabulary
+# in the order of its merges, the special tokens last. Anything else is refused with a reason, for an encoder
+# built from it could give other ids than the library does.
+
+
+@dataclass(frozen=True)
+class TokenizerFile:
+    """The facts of a `tokenizer.json` from which an encoder can be built."""
+
+    split_pattern: str
+    """The regular expression that cuts text into pieces, within which bytes are merged."""
+    token_bytes: tuple[bytes, ...]
+    """The bytes of every ordinary token by id: 256 single bytes, then one token a merge, in their order."""
+
+
+def parse_tokenizer_file(content: str) -> TokenizerFile:
+    """Read the text of a `tokenizer.json`. Raises ValueError, in plain words, if it is not one of ours."""
+    try:
+        data = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("it is not complete JSON (damaged or truncated)") from error
+    try:
+        model = data["model"]
+        _require(model["type"] == "BPE", "its model is not BPE")
+        _require(not data["normalizer"], "it normalizes text, so decoding would not give the text back")
+        for option in (
+            "dropout",
+            "continuing_subword_prefix",
+            "end_of_word_suffix",
+            "byte_fallback",
+            "ignore_merges",
+        ):
+            _require(not model.get(option), f"it uses the option {option}")
+        pattern = _split_pattern(data["pre_tokenizer"])
+        tokens = _token_bytes(model["vocab"], model["merges"])
+        _check_special_tokens(data["added_tokens"], first_id=len(tokens))
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ValueError(f"a part of it is missing or malformed ({error!r})") from error
+    return TokenizerFile(pattern, tokens)
+
+
+def byte_alphabet() -> dict[str, int]:
+    """The character that stands for each byte in a byte-level vocabulary.
+
+    The scheme is GPT-2's: a byte whose Latin-1 character is visible stands for itself; the others (controls,
+    the spaces, the soft hyphen) take the characters from U+0100 on, in order.
+    """
+    visible = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
+    hidden = [byte for byte in range(NUM_BYTES) if byte not in visible]
+    return {chr(byte): byte for byte in visible} | {chr(256 + rank): byte for rank, byte in enumerate(hidden)}
+
+
+def _split_pattern(pre_tokenizer: Any) -> str:
+    steps = pre_tokenizer["pretokenizers"]
+    _require([step["type"] for step in steps] == ["Split", "ByteLevel"], "it splits text in an unknown way")
+    split, byte_level = steps
+    _require(
+        split["behavior"] == "Isolated"
+        and not split["invert"]
+        and not byte_level["add_prefix_space"]
+        and not byte_level["use_regex"],
+        "it splits text in an unknown way",
+    )
+    pattern = split["pattern"]["Regex"]
+    _require(isinstance(pattern, str), "its split pattern is not text")
+    return pattern
+
+
+def _token_bytes(vocab: dict[str, int], merges: list[list[str]]) -> tuple[bytes, ...]:
+    """The bytes of each token, with a check that ids are in the order in which merging makes the tokens."""
+    byte_of = byte_alphabet()
+    _require(len(vocab) == NUM_BYTES + len(merges), "its vocabulary and its merges do not match")
+    expected = [*sorted(byte_of), *(left + right for left, right in merges)]
+    _require(
+        [vocab[token] for token in expected] == list(range(len(vocab))),
+        "its ids are not in the order of merges",
+    )
+    ids = {token: id for id, token in enumerate(expected)}
+    for id, (left, right) in enumerate(merges, start=NUM_BYTES):
+        _require(max(ids[left], ids[right]) < id, "it merges tokens that do not exist yet")
+    return tuple(bytes(byte_of[character] for character in token) for token in expected)
+
+
+def _check_special_tokens(added_tokens: list[dict[str, Any]], first_id: int) -> None:
+    found = [(token["id"], token["content"], token["special"]) for token in added_tokens]
+    expected = [(id, name, True) for id, name in enumerate(SPECIAL_TOKENS, start=first_id)]
+    _require(found == expected, "its special tokens are not those of chatsmith")
+
+
+def _require(condition: bool, complaint: str) -> None:
+    if not condition:
+        raise ValueError(complaint)
+
 
 __all__ = ["FILE_NAME", "SPECIAL_TOKENS", "Tokenizer"]
 
@@ -141,3 +281,104 @@ class Tokenizer:
 
     def __reduce__(self) -> tuple[type["Tokenizer"], tuple[str]]:
         return Tokenizer, (self._content,)
+
+
+# -------------------- text.bpe
+# Training a tokenizer: byte-level byte-pair encoding.
+#
+# Start from the 256 bytes; again and again, merge the pair of neighbouring tokens that is most frequent in the
+# training text into a new token (Sennrich et al. 2016; on bytes: Radford et al. 2019, GPT-2). Merges never
+# cross the borders of the pieces into which `SPLIT_PATTERN` cuts the text first.
+#
+# The training itself is done by the `tokenizers` library. The same texts give the same tokenizer.
+
+# The pieces are those of GPT-4 (tiktoken's cl100k_base), one alternative a line, with three differences:
+#
+# - Digits come in groups of 1-2, not 1-3. There are 1,110 groups of up to three digits, a seventh of a
+#   vocabulary of 8,192, each too rare to be learnt in a short training; groups of up to two are 110.
+# - Contractions are spelled in both cases instead of switching case folding on: the two engines that must
+#   agree here fold differently (for tiktoken's, ß matches a case-insensitive "ss"; for Oniguruma, it does not).
+# - Runs of white space are cut at 256 characters. Unbounded, the look-ahead makes tiktoken's engine keep one
+#   state a character, and it dies of a million spaces (tiktoken 0.14).
+SPLIT_PATTERN = "|".join(
+    [
+        r"'(?:[sdmtSDMT]|[lL][lL]|[vV][eE]|[rR][eE])",
+        r"[^\r\n\p{L}\p{N}]?\p{L}+",
+        r"\p{N}{1,2}",
+        r" ?[^\s\p{L}\p{N}]+[\r\n]*",
+        r"\s{0,255}[\r\n]",
+        r"\s{1,256}(?!\S)",
+        r"\s",
+    ]
+)
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Train a tokenizer of at most `vocab_size` ids, special tokens included, on `texts`.
+
+    A small corpus has fewer pairs worth merging (those seen twice) and gives a smaller vocabulary: see
+    the result's `vocab_size`. Raises UserError if `vocab_size` has no room for the 256 bytes and the special
+    tokens, or if there is no text at all.
+    """
+    check_vocab_size(vocab_size)
+    bpe = tokenizers.Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(tokenizers.Regex(SPLIT_PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - len(SPECIAL_TOKENS),
+        min_frequency=2,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(_some_text(texts), trainer)
+    # Added after training, so that they take the last ids.
+    bpe.add_special_tokens(
+        [tokenizers.AddedToken(name, special=True, normalized=False) for name in SPECIAL_TOKENS]
+    )
+    return Tokenizer(bpe.to_str())
+
+
+def well_formed(text: str) -> str:
+    """`text` with lone surrogates as U+FFFD and pairs as their characters, as `Tokenizer` reads it."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _some_text(texts: Iterable[str]) -> Iterator[str]:
+    is_empty = True
+    for text in texts:
+        is_empty = is_empty and not text
+        yield well_formed(text)
+    if is_empty:
+        raise UserError(
+            "there is no text to train a tokenizer on; check the data with `chatsmith data inspect`"
+        )
+
+
+# -------------------- text.sample
+# An even sample of a corpus: text from everywhere in it, in order, the same every time.
+
+# Long enough that the cuts, which can split a word, do not matter; short enough that a sample of 1% of a few
+# long books still has text from all over them.
+CHUNK_CHARACTERS = 4096
+
+
+def sample_evenly(texts: Iterable[str], share: float) -> Iterator[str]:
+    """Chunks of the texts that make up about `share` (0 to 1) of their characters, evenly spread.
+
+    A share of 1 or more gives everything. The sample exceeds its share by at most one chunk.
+    """
+    seen = taken = 0
+    for text in texts:
+        for start in range(0, len(text), CHUNK_CHARACTERS):
+            chunk = text[start : start + CHUNK_CHARACTERS]
+            seen += len(chunk)
+            if taken < share * seen:
+                taken += len(chunk)
+                yield chunk

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from chatsmith.model.gpt import GPT
-from chatsmith.optim.groups import Optimizer
+from chatsmith.optim.optimizer import Optimizer
 from chatsmith.runtime.device import Runtime
-from chatsmith.train.loop import B, ComputeLoss, train_step
 from chatsmith.train.plan import Plan
+from chatsmith.train.trainer import B, ComputeLoss, train_step
 
 TIMED_STEPS = 4
 """Enough to see past one slow step; the fastest but one is taken as typical."""

@@ -5,8 +5,7 @@ Estimates from the shape of the network, on the safe side; it does not try and f
 
 import torch
 
-from chatsmith.model.config import GPTConfig
-from chatsmith.model.cost import Cost
+from chatsmith.model.config import Cost, GPTConfig
 
 VALUES_PER_CHANNEL = 34
 """Activations that a layer keeps for its backward pass, in units of C values a token: the stream before and after

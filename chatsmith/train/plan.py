@@ -8,9 +8,8 @@ beside each; ramps are shares of the run, so a run of a hundred steps and one of
 import math
 from dataclasses import dataclass, replace
 
-from chatsmith.model.config import GPTConfig
-from chatsmith.model.cost import Cost, model_cost
-from chatsmith.optim.groups import Rates
+from chatsmith.model.config import Cost, GPTConfig, model_cost
+from chatsmith.optim.optimizer import Rates
 from chatsmith.optim.schedules import ramp, warmup_stable_decay
 from chatsmith.runtime.errors import UserError
 

@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from chatsmith.checkpoint import model_card, save_bundle
-from chatsmith.checkpoint.state import saved_states
+from chatsmith.bundle import model_card, save_bundle
 from chatsmith.model.gpt import GPT
-from chatsmith.optim.groups import Optimizer
+from chatsmith.optim.optimizer import Optimizer
 from chatsmith.runtime.device import Runtime, peak_memory_bytes
 from chatsmith.runtime.distributed import main_number
 from chatsmith.runtime.errors import UserError
@@ -22,10 +21,17 @@ from chatsmith.runtime.measure import gemm_peak
 from chatsmith.runtime.metrics import MetricsLog
 from chatsmith.runtime.run_directory import RunDirectory
 from chatsmith.text.tokenizer import Tokenizer
-from chatsmith.train.loop import B, ComputeLoss, Hooks, TrainResult, train
+from chatsmith.train.checkpoint import (
+    Carried,
+    Reached,
+    TrainingKey,
+    keep_records,
+    restore_training,
+    save_training,
+    saved_states,
+)
 from chatsmith.train.plan import Plan
-from chatsmith.train.records import keep_records
-from chatsmith.train.state import Carried, Reached, TrainingKey, restore_training, save_training
+from chatsmith.train.trainer import B, ComputeLoss, Hooks, TrainResult, train
 
 BatchesFrom = Callable[[int], Iterator[B]]
 """batches_from(start_row): this process's batches, after the first `start_row` rows of all processes."""

@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 import torch
 
-from chatsmith.data.batch import Batch
+from chatsmith.data.packing import Batch
 from chatsmith.model.gpt import GPT
-from chatsmith.optim.groups import Optimizer
+from chatsmith.optim.optimizer import Optimizer
 from chatsmith.runtime.device import Runtime
 from chatsmith.train.memory import state_bytes
 from chatsmith.train.objective import prepare

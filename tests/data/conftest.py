@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chatsmith.data.token_cache import TokenCache
 from chatsmith.data.token_worker import CacheWriter
-from chatsmith.text.bpe import train_tokenizer
-from chatsmith.text.tokenizer import Tokenizer
+from chatsmith.data.tokens import TokenCache
+from chatsmith.text.tokenizer import Tokenizer, train_tokenizer
 
 BOS = 0
 

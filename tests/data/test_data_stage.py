@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from chatsmith.cli.data import Config, main
+from chatsmith.cli.inspect_data import InspectConfig, inspect
+from chatsmith.data.dataset import load_manifest
 from chatsmith.data.generated import write_documents
-from chatsmith.data.manifest import load_manifest
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import RunDirectory
-from chatsmith.stages.data import Config, main
-from chatsmith.stages.inspect_data import InspectConfig, inspect
 from chatsmith.text.tokenizer import Tokenizer
 
 

@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatsmith.data.packing import TrainingRows, ValidationRows
-from chatsmith.data.row_packer import RowPacker
-from chatsmith.data.token_cache import TokenCache
+from chatsmith.data.packing import RowPacker, TrainingRows, ValidationRows
 from chatsmith.data.token_worker import CacheWriter
+from chatsmith.data.tokens import TokenCache
 
 BOS = 0
 

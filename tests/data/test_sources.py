@@ -12,9 +12,15 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chatsmith.data.documents import (
+    DOCUMENT_CHARACTERS,
+    find_files,
+    holds_conversations,
+    read_conversations,
+    read_documents,
+    split_text,
+)
 from chatsmith.data.generated import write_conversations, write_documents
-from chatsmith.data.plain_text import DOCUMENT_CHARACTERS, split_text
-from chatsmith.data.sources import find_files, holds_conversations, read_conversations, read_documents
 from chatsmith.runtime.errors import UserError
 from chatsmith.text.chat import Message, parse_conversation
 

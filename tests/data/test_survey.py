@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chatsmith.data.dataset import DataManifest, content_digest, load_manifest, survey
 from chatsmith.data.generated import write_documents
-from chatsmith.data.manifest import DataManifest, content_digest, load_manifest
-from chatsmith.data.survey import survey
 from chatsmith.runtime.errors import UserError
 
 

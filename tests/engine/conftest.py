@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from chatsmith.engine.request import Request
-from chatsmith.engine.sampling import Row, choose
+from chatsmith.engine.sampler import Row, choose
 from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
-from chatsmith.text.bpe import train_tokenizer
-from chatsmith.text.tokenizer import Tokenizer
+from chatsmith.text.tokenizer import Tokenizer, train_tokenizer
 from tests.threads import one_thread
 
 __all__ = ["one_thread"]

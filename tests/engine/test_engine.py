@@ -14,10 +14,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chatsmith.backends.guided import RequestError
 from chatsmith.engine.engine import Engine
-from chatsmith.engine.errors import RequestError
 from chatsmith.engine.request import Completion, Event, Request, Sampling
-from chatsmith.engine.sampling import Choice, Row, choose
+from chatsmith.engine.sampler import Choice, Row, choose
 from chatsmith.engine.scheduler import Chunk
 from chatsmith.model.gpt import GPT
 from chatsmith.text.chat import Part

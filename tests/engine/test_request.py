@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from chatsmith.engine.errors import RequestError
+from chatsmith.backends.guided import RequestError
 from chatsmith.engine.request import Request, Sampling
 
 

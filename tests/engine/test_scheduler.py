@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatsmith.engine.blocks import BlockManager
+from chatsmith.engine.block_manager import BlockManager
 from chatsmith.engine.scheduler import Scheduler, Sequence, Step
 
 

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chatsmith.backends.guided import RequestError
 from chatsmith.engine.engine import Engine
-from chatsmith.engine.errors import RequestError
 from chatsmith.engine.request import Completion, Request, Sampling
 from chatsmith.model.gpt import GPT
 from chatsmith.text.tokenizer import Tokenizer

@@ -12,8 +12,7 @@ from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.logs import Reporter
 from chatsmith.tasks.core import TASKS
-from chatsmith.text.bpe import train_tokenizer
-from chatsmith.text.tokenizer import Tokenizer
+from chatsmith.text.tokenizer import Tokenizer, train_tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from chatsmith import cli
-from chatsmith.checkpoint import save_bundle
-from chatsmith.data.survey import survey
+from chatsmith.bundle import save_bundle
+from chatsmith.cli import evaluate
+from chatsmith.cli import main as cli
+from chatsmith.cli.evaluate import Config
+from chatsmith.data.dataset import survey
 from chatsmith.evals import chat
 from chatsmith.evals.examiner import Examiner
 from chatsmith.evals.statistics import wilson_interval
@@ -23,8 +25,6 @@ from chatsmith.model.gpt import GPT
 from chatsmith.runtime import device, distributed
 from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.errors import UserError
-from chatsmith.stages import evaluate
-from chatsmith.stages.evaluate import Config
 from chatsmith.tasks.core import TASKS
 from chatsmith.text.tokenizer import Tokenizer
 

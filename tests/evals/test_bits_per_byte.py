@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from chatsmith.data.batch import Batch
+from chatsmith.data.packing import Batch
 from chatsmith.evals.bits_per_byte import score_text
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.logs import Reporter

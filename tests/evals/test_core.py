@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from chatsmith.checkpoint import Bundle
+from chatsmith.bundle import Bundle
 from chatsmith.evals.core import decide_items, measure_core_task
 from chatsmith.evals.engine_scorer import EngineScorer
 from chatsmith.evals.passages import Decision

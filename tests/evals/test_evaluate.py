@@ -7,15 +7,15 @@ from typing import Literal
 
 import pytest
 
-from chatsmith.checkpoint import save_bundle
-from chatsmith.data.survey import survey
+from chatsmith.bundle import save_bundle
+from chatsmith.cli import evaluate
+from chatsmith.cli.evaluate import Config
+from chatsmith.data.dataset import survey
+from chatsmith.data.problems import Number, Problem
 from chatsmith.evals.examiner import Examiner
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import RunDirectory
-from chatsmith.stages import evaluate
-from chatsmith.stages.evaluate import Config
-from chatsmith.tasks.task import Number, Problem
 from chatsmith.text.chat import Message
 from chatsmith.text.tokenizer import Tokenizer
 

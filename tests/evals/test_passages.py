@@ -12,8 +12,7 @@ from chatsmith.evals.passages import (
     decide,
     make_question,
 )
-from chatsmith.text.bpe import train_tokenizer
-from chatsmith.text.tokenizer import Tokenizer
+from chatsmith.text.tokenizer import Tokenizer, train_tokenizer
 
 LONG = 1000
 

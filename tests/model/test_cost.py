@@ -2,8 +2,7 @@
 
 import pytest
 
-from chatsmith.model.config import GPTConfig
-from chatsmith.model.cost import kv_bytes_per_token, model_cost
+from chatsmith.model.config import GPTConfig, kv_bytes_per_token, model_cost
 from chatsmith.model.gpt import GPT
 
 CONFIG = GPTConfig(

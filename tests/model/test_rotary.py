@@ -4,7 +4,7 @@ import cmath
 
 import torch
 
-from chatsmith.model.rotary import rotary_table, rotate
+from chatsmith.model.gpt import rotary_table, rotate
 
 LENGTH, HEAD_DIM, BASE = 11, 6, 100.0
 

@@ -15,12 +15,11 @@ import httpx
 import pytest
 import torch
 
-from chatsmith.checkpoint import save_bundle
+from chatsmith.bundle import save_bundle
 from chatsmith.engine.engine import Engine
 from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
-from chatsmith.text.bpe import train_tokenizer
-from chatsmith.text.tokenizer import Tokenizer
+from chatsmith.text.tokenizer import Tokenizer, train_tokenizer
 
 CONTEXT = 256
 KEY = "test-key-of-the-tests"

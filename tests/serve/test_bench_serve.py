@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from chatsmith.cli import main as command
+from chatsmith.cli.bench_serve import Config, footprint
+from chatsmith.cli.main import main as command
 from chatsmith.runtime.errors import UserError
 from chatsmith.serve.load_client import Timing, _unframed, summarize
-from chatsmith.stages.bench_serve import Config, footprint
 
 
 def bench(capfd: pytest.CaptureFixture[str], *argv: object) -> dict[str, Any]:

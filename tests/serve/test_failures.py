@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from chatsmith.checkpoint import save_bundle
+from chatsmith.bundle import save_bundle
 from chatsmith.engine.request import TokenLogprob
 from chatsmith.model.gpt import GPT
 from chatsmith.serve.answers import SLICE, encoded

@@ -7,10 +7,10 @@ from typing import Any
 import httpx
 import pytest
 
+from chatsmith.cli.serve import Config, named_models
 from chatsmith.runtime.errors import UserError
 from chatsmith.serve.errors import ApiError
 from chatsmith.serve.keys import ANONYMOUS, Keys, read_keys
-from chatsmith.stages.serve import Config, named_models
 
 KEY = "test-key-of-the-tests"
 CAT = {"prompt": "the cat", "max_tokens": 1}

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from chatsmith.cli import main as command
+from chatsmith.cli.main import main as command
 
 CHAT = "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "hello"}]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from chatsmith.engine.errors import RequestError
+from chatsmith.backends.guided import RequestError
 from chatsmith.engine.request import Sampling
 from chatsmith.serve import replica as replica_module
 from chatsmith.serve.errors import ApiError

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from chatsmith.cli import main as command
+from chatsmith.cli import run as run_stage
+from chatsmith.cli import serve
+from chatsmith.cli.main import main as command
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.recipe import Recipe, read_recipe, write_recipe
 from chatsmith.runtime.run_directory import RunDirectory
 from chatsmith.serve.served_model import choose_defaults
-from chatsmith.stages import run as run_stage
-from chatsmith.stages import serve
 
 
 @pytest.fixture

@@ -115,8 +115,8 @@ AN_OBJECT = {"type": "json_object"}
 def test_the_form_of_a_reply_is_what_was_asked_for(
     fields: dict[str, Any], fits: list[str], fails: list[str]
 ) -> None:
-    from chatsmith.engine.forms import Forms
-    from chatsmith.text.bpe import train_tokenizer
+    from chatsmith.backends.guided import Forms
+    from chatsmith.text.tokenizer import train_tokenizer
 
     asked = request(**fields)
     constraint = reply_constraint(

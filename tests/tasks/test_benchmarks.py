@@ -9,12 +9,12 @@ import pytest
 from chatsmith.runtime.errors import UserError
 from chatsmith.tasks import arc, mmlu, spelling
 from chatsmith.tasks.humaneval import PassesTests, humaneval_problems, reply_code
-from chatsmith.tasks.kindergarten.words import spelling_words
 from chatsmith.tasks.letters import LetterQuestion, chance
 from chatsmith.tasks.splits import Splits, is_held_out
 from chatsmith.text.chat import check_conversation
 from chatsmith.tools.calculator import calculate
 from chatsmith.tools.sandbox import require_sandbox
+from chatsmith.worlds.kindergarten.words import spelling_words
 
 PROMPT = "import math\n\ndef half(n):\n    return n / 2\n\ndef root(n):\n    '''The root of n.'''\n"
 TEST = "def check(f):\n    assert f(16) == 4 and half(2) == 1\n"

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from chatsmith.data.problems import Number, Problem
 from chatsmith.runtime.errors import UserError
 from chatsmith.tasks.reward import (
     Judge,
@@ -14,7 +15,6 @@ from chatsmith.tasks.reward import (
     right_answer,
     sound_form,
 )
-from chatsmith.tasks.task import Number, Problem
 from chatsmith.text.chat import Message, Part
 
 SUM = Problem("sum/1", "sums", (Message.of("user", "What is 3 plus 4?"),), "7", Number(7, given=(3, 4)))

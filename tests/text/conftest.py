@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 import tokenizers
 
-from chatsmith.text.bpe import train_tokenizer
-from chatsmith.text.tokenizer import Tokenizer
+from chatsmith.text.tokenizer import Tokenizer, train_tokenizer
 
 CORPUS = [
     "The cat sat on the mat, and the dog didn't see it. I'LL say: they're here, aren't they? ",

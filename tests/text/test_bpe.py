@@ -6,9 +6,7 @@ import sys
 import pytest
 
 from chatsmith.runtime.errors import UserError
-from chatsmith.text.bpe import train_tokenizer, well_formed
-from chatsmith.text.tokenizer import SPECIAL_TOKENS
-from chatsmith.text.vocabulary import MIN_VOCAB_SIZE
+from chatsmith.text.tokenizer import MIN_VOCAB_SIZE, SPECIAL_TOKENS, train_tokenizer, well_formed
 
 TEXTS = ["the cat sat on the mat with the other cat", "1234567 and 89, and 12 and 34 and 12 and 34"] * 3
 
@@ -52,7 +50,8 @@ def test_a_small_corpus_gives_a_smaller_vocabulary():
 
 def test_training_twice_in_different_processes_gives_the_same_file():
     program = (
-        f"from chatsmith.text.bpe import train_tokenizer\nprint(train_tokenizer({TEXTS!r}, 330).fingerprint)"
+        "from chatsmith.text.tokenizer import train_tokenizer\n"
+        f"print(train_tokenizer({TEXTS!r}, 330).fingerprint)"
     )
     printed = {
         subprocess.run(

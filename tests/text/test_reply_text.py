@@ -3,8 +3,7 @@
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from chatsmith.text.chat import Part, parse_reply
-from chatsmith.text.reply_text import ReplyText
+from chatsmith.text.chat import Part, ReplyText, parse_reply
 from chatsmith.text.tokenizer import Tokenizer
 
 MARKS = ("<|python_start|>", "<|python_end|>", "<|output_start|>", "<|output_end|>", "<|user_start|>")

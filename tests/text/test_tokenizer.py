@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import normalizers
 
 from chatsmith.runtime.errors import UserError
-from chatsmith.text.bpe import SPLIT_PATTERN, train_tokenizer
-from chatsmith.text.tokenizer import SPECIAL_TOKENS, Tokenizer
+from chatsmith.text.tokenizer import SPECIAL_TOKENS, SPLIT_PATTERN, Tokenizer, train_tokenizer
 
 # Where tokenizers go wrong: borders of the split pattern, case folding, marks, odd spaces, many scripts.
 HOSTILE = [

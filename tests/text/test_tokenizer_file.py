@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers, trainers
 
-from chatsmith.text.tokenizer import Tokenizer
-from chatsmith.text.tokenizer_file import byte_alphabet, parse_tokenizer_file
+from chatsmith.text.tokenizer import Tokenizer, byte_alphabet, parse_tokenizer_file
 
 
 def test_byte_alphabet_is_the_one_of_the_tokenizers_library():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from chatsmith.data.batch import NOT_TRAINED_ON, Batch
+from chatsmith.data.packing import NOT_TRAINED_ON, Batch
 from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.device import Runtime

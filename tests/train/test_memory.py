@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from chatsmith.data.batch import Batch
+from chatsmith.data.packing import Batch
 from chatsmith.model.gpt import GPT
-from chatsmith.optim.groups import Optimizer
+from chatsmith.optim.optimizer import Optimizer
 from chatsmith.train.memory import affordable_tokens, state_bytes
 from chatsmith.train.objective import prepare
 from chatsmith.train.plan import make_plan, model_shape

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatsmith.model.config import GPTConfig
-from chatsmith.optim.groups import Rates
+from chatsmith.optim.optimizer import Rates
 from chatsmith.runtime.errors import UserError
 from chatsmith.train.plan import (
     MINIMUM_STEPS,

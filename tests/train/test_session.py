@@ -10,14 +10,14 @@ from dataclasses import replace
 
 import pytest
 
-from chatsmith.checkpoint.state import saved_states
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.logs import Reporter
 from chatsmith.runtime.run_directory import RunDirectory
+from chatsmith.train.checkpoint import saved_states
 from chatsmith.train.interrupt import TrainingStoppedError
-from chatsmith.train.loop import Hooks
 from chatsmith.train.objective import prepare
 from chatsmith.train.session import facts_of, finish
+from chatsmith.train.trainer import Hooks
 
 
 @pytest.fixture

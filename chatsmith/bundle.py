@@ -1,0 +1,452 @@
+"""The bundle: one folder that holds a model whole, the only model format chatsmith has.
+
+    config.json             format version, architecture, provenance, and the size and SHA-256 of the next two
+    model.safetensors       weights by parameter name, fp32
+    tokenizer.json          what turns text into this model's ids
+    chat_template.jinja     the chat format for other programs; chatsmith itself never executes it
+    generation_config.json  how to sample from it unless told otherwise
+    README.md               the model card
+
+A bundle is written atomically and checked whole when loaded: weights and tokenizer cannot come from two
+places. A newer chatsmith loads every older format version, through `MIGRATIONS`. The training state is not
+part of it (see `checkpoint.state`).
+"""
+
+import errno
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+import chatsmith
+from chatsmith.model.config import GPTConfig
+from chatsmith.model.gpt import GPT
+from chatsmith.runtime.atomic import new_folder
+from chatsmith.runtime.errors import UserError
+from chatsmith.runtime.run_directory import BUNDLE_STAGES, RunDirectory
+from chatsmith.text.chat import chat_template
+from chatsmith.text.tokenizer import Tokenizer
+
+# -------------------- checkpoint.tensor_file
+# One safetensors file with its size and SHA-256, written and read back with every byte checked.
+#
+# Does not know what the tensors mean, and does not write atomically by itself: callers write inside
+# `runtime.atomic.new_folder`.
+
+
+class DamagedFileError(ValueError):
+    """A file is missing, cut off or altered. The message says which and how, not yet what to do."""
+
+
+@dataclass(frozen=True)
+class Seal:
+    """What a finished file was: its size in bytes and the SHA-256 of its content, in hex."""
+
+    size: int
+    sha256: str
+
+    def to_json(self) -> dict[str, int | str]:
+        return {"bytes": self.size, "sha256": self.sha256}
+
+    @classmethod
+    def from_json(cls, stored: object) -> "Seal":
+        """Raises ValueError if `stored` is not what `to_json` gives."""
+        match stored:
+            case {"bytes": int(size), "sha256": str(sha256)}:
+                return cls(size, sha256)
+        raise ValueError(f"expected a size and a SHA-256, found {stored!r}")
+
+
+def seal_of(path: Path) -> Seal:
+    """Measure the file at `path`, reading it once."""
+    with path.open("rb") as file:
+        return Seal(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def check_seal(path: Path, seal: Seal) -> None:
+    """Raise DamagedFileError unless the file at `path` is, byte for byte, the one that was sealed."""
+    if not path.is_file():
+        raise DamagedFileError(f"{path} is missing")
+    size = path.stat().st_size
+    if size < seal.size:
+        raise DamagedFileError(f"{path} is cut off: {size:,} of {seal.size:,} bytes are there")
+    if seal_of(path) != seal:
+        raise DamagedFileError(f"{path} is not the file that was saved: its content has changed")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> Seal:
+    """Write tensors of any device to a new safetensors file at `path`. Returns its seal.
+
+    Raises OSError on a full disk, above a limit on file sizes and the like, as an ordinary file would.
+    """
+    on_cpu = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    try:
+        safetensors.torch.save_file(on_cpu, path)
+    except SafetensorError as error:
+        if number := _errno_of(error):
+            raise OSError(number, os.strerror(number), str(path)) from error
+        raise
+    _share(path)
+    return seal_of(path)
+
+
+def _errno_of(error: SafetensorError) -> int | None:
+    """The system's number for what went wrong, if that is what `error` is about: safetensors reports every I/O error
+    with its own exception, which is no OSError, and has the number in its text alone."""
+    if number := re.search(r"\(os error (\d+)\)", str(error)):
+        return int(number[1])
+    return errno.ENOSPC if "No space left" in str(error) or "quota exceeded" in str(error) else None
+
+
+def _share(path: Path) -> None:
+    """Give `path` the access rights that an ordinary new file gets: safetensors makes it for its owner alone."""
+    ordinary = path.with_name(f".{path.name}.rights")
+    ordinary.touch()
+    path.chmod(ordinary.stat().st_mode)
+    ordinary.unlink()
+
+
+def read_tensors(path: Path, seal: Seal) -> dict[str, torch.Tensor]:
+    """Read a file written by `write_tensors` to CPU tensors. Raises DamagedFileError unless as sealed."""
+    check_seal(path, seal)
+    try:
+        return safetensors.torch.load_file(path)
+    except SafetensorError as error:
+        raise DamagedFileError(f"{path} is not a safetensors file ({error})") from error
+
+
+# -------------------- checkpoint.model_card
+# The model card: a bundle's README.md, as text.
+#
+# It says what a stranger who finds the folder needs: what this is, what it was made from and how, how good it
+# is, what it cost, and how to use it. Writing it into a bundle is `checkpoint.bundle`'s business.
+
+_FRONT_MATTER = """---
+library_name: chatsmith
+pipeline_tag: text-generation
+---
+"""
+_SCORES = "## Scores"
+_NO_SCORES = "Not evaluated yet: `chatsmith evaluate` adds the scores here."
+
+_USE = """## Use
+
+    chatsmith chat PATH
+
+`config.json` describes the architecture, `model.safetensors` holds the weights, `tokenizer.json` belongs to
+these weights and to no others. `chat_template.jinja` shows other programs how a conversation becomes text;
+user text must be encoded so that it cannot produce special tokens.
+"""
+
+
+def model_card(
+    title: str,
+    summary: str,
+    *,
+    data: Mapping[str, str],
+    recipe: Mapping[str, str],
+    scores: Mapping[str, str],
+    cost: Mapping[str, str],
+) -> str:
+    """The card in Markdown. Each section is a table: a label, and beside it a text ready to be read."""
+    sections = [
+        _FRONT_MATTER,
+        f"# {title}",
+        "",
+        summary,
+        "",
+        "## Data",
+        "",
+        _table(data, "Not recorded."),
+        "",
+        "## Recipe",
+        "",
+        _table(recipe, "Not recorded."),
+        "",
+        _SCORES,
+        "",
+        _table(scores, _NO_SCORES),
+        "",
+        "## Cost",
+        "",
+        _table(cost, "Not recorded."),
+        "",
+        _USE,
+    ]
+    return "\n".join(sections)
+
+
+def with_scores(card: str, scores: Mapping[str, str]) -> str:
+    """The card with its section of scores replaced by `scores`, or added at its end if it has none."""
+    section = f"{_SCORES}\n\n{_table(scores, _NO_SCORES)}\n"
+    before, found, after = card.partition(f"{_SCORES}\n")
+    if not found:
+        return f"{card.rstrip()}\n\n{section}"
+    _, next_heading, rest = after.partition("\n## ")
+    return before + section + next_heading + rest
+
+
+def _table(rows: Mapping[str, str], if_empty: str) -> str:
+    """A Markdown table of two columns."""
+    if not rows:
+        return if_empty
+    lines = [f"| {_cell(label)} | {_cell(value)} |" for label, value in rows.items()]
+    return "\n".join(["| | |", "|-|-|", *lines])
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+FORMAT_VERSION = 1
+ARCHITECTURE = "chatsmith-gpt"
+
+Migration = Callable[[dict[str, Any], dict[str, Tensor]], tuple[dict[str, Any], dict[str, Tensor]]]
+# Format version -> what turns config.json's content and the weights of that version into those of the next.
+MIGRATIONS: dict[int, Migration] = {}
+
+_CONFIG = "config.json"
+_WEIGHTS = "model.safetensors"
+_TOKENIZER = "tokenizer.json"
+_TEMPLATE = "chat_template.jinja"
+_GENERATION = "generation_config.json"
+_CARD = "README.md"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A loaded bundle. `generation` is generation_config.json; `provenance` says what made the bundle."""
+
+    model: GPT
+    tokenizer: Tokenizer
+    config: GPTConfig
+    generation: dict[str, Any]
+    provenance: dict[str, Any]
+    path: Path
+
+
+def save_bundle(
+    path: Path,
+    model: GPT,
+    tokenizer: Tokenizer,
+    *,
+    generation: Mapping[str, Any],
+    card: str,
+    provenance: Mapping[str, Any] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write the bundle folder `path`, replacing it whole if it exists.
+
+    `generation` holds defaults for sampling (temperature, top_k, max_tokens, …); the ids that begin and end a
+    reply are added from the tokenizer. `provenance` (stage, recipe, …) must be JSON and the same for equal
+    runs, since two runs with one seed give equal bundles; this chatsmith's version is added. `card` is the
+    text of README.md. Raises UserError on a full disk; then an older bundle at `path` stays as it was.
+    """
+    assert model.config.vocab_size == tokenizer.vocab_size, "a model is saved with its own tokenizer"
+    weights = {name: tensor.detach().to("cpu", dtype) for name, tensor in model.state_dict().items()}
+    with new_folder(path) as folder:
+        tokenizer.save(folder)
+        config = {
+            "format_version": FORMAT_VERSION,
+            "architecture": ARCHITECTURE,
+            "model": model.config.to_json(),
+            "provenance": {"chatsmith_version": chatsmith.__version__, **(provenance or {})},
+            "files": {
+                _WEIGHTS: write_tensors(folder / _WEIGHTS, weights).to_json(),
+                _TOKENIZER: seal_of(folder / _TOKENIZER).to_json(),
+            },
+        }
+        _write(folder / _CONFIG, _json_text(config))
+        _write(folder / _GENERATION, _json_text({**generation, **_reply_ids(tokenizer)}))
+        _write(folder / _TEMPLATE, chat_template())
+        _write(folder / _CARD, card)
+
+
+def load_bundle(
+    path: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> Bundle:
+    """Load the bundle folder `path`, its weights as `dtype` on `device`, the model in evaluation mode.
+
+    Raises UserError, naming the file and what to do, if `path` is no bundle, if a file of it is missing, cut
+    off, altered or not readable, if its format is newer than this chatsmith, or if config, weights and
+    tokenizer do not belong together.
+    """
+    config = _read_config(path)
+    tokenizer_seal, weights_seal = _seals(path, config)
+    try:
+        check_seal(path / _TOKENIZER, tokenizer_seal)
+        weights = read_tensors(path / _WEIGHTS, weights_seal)
+    except DamagedFileError as error:
+        raise UserError(f"{error}; {_WHAT_TO_DO}") from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    config, weights = _migrated(config, weights)
+    model_config = _model_config(path, config)
+    tokenizer = Tokenizer.load(path / _TOKENIZER)
+    if tokenizer.vocab_size != model_config.vocab_size:
+        raise UserError(
+            f"{path / _TOKENIZER} has {tokenizer.vocab_size} entries but the model in {path / _CONFIG} has "
+            f"{model_config.vocab_size}: they are not of one model; {_WHAT_TO_DO}"
+        )
+    model = GPT(model_config)
+    _check_weights(path / _WEIGHTS, found=weights, wanted=model.state_dict())
+    model.load_state_dict(weights)
+    return Bundle(
+        model=model.to(device=device, dtype=dtype).eval(),
+        tokenizer=tokenizer,
+        config=model_config,
+        generation=_read_object(path / _GENERATION),
+        provenance=config.get("provenance", {}),
+        path=path,
+    )
+
+
+def bundle_fingerprint(path: Path) -> str:
+    """SHA-256 that changes with the weights, tokenizer or architecture of a bundle, not with its card.
+
+    It is the hash of config.json, which holds the hashes of weights and tokenizer, so that it costs nothing.
+    Raises UserError if `path` is no bundle.
+    """
+    return hashlib.sha256(_json_text(_read_config(path)).encode("utf-8")).hexdigest()
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether the folder `path` has the two files that make it a bundle; it may still be damaged."""
+    return (path / _CONFIG).is_file() and (path / _WEIGHTS).is_file()
+
+
+def resolve_bundle(path: Path) -> Path:
+    """The bundle meant by `path`: a bundle itself, the one in a stage's folder, or a run's newest.
+
+    Raises UserError that lists what was looked for.
+    """
+    if (path / _CONFIG).is_file():
+        return path
+    if (path / "bundle" / _CONFIG).is_file():
+        return path / "bundle"
+    if not path.exists():
+        raise UserError(f"{path} does not exist; give the folder of a run (runs/NAME) or of a bundle")
+    if not path.is_dir():
+        raise UserError(f"{path} is a file; give the folder of a run (runs/NAME) or of a bundle")
+    try:
+        return RunDirectory(path).newest_bundle()
+    except UserError as error:
+        stages = ", ".join(f"{stage}/bundle" for stage in reversed(BUNDLE_STAGES))
+        raise UserError(
+            f"{path} holds no model: neither {_CONFIG} nor one of bundle, {stages} is there; "
+            f"give another folder, or train a model with `chatsmith pretrain {path}`"
+        ) from error
+
+
+_WHAT_TO_DO = "copy the bundle again or make it anew"
+
+
+def _reply_ids(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Where a text begins, and the ids after which a reply is over, under the names other programs read."""
+    return {
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": [tokenizer.special("<|assistant_end|>"), tokenizer.bos_id],
+    }
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """config.json as an object of a format version that can be read here."""
+    if not path.is_dir():
+        raise UserError(f"{path} is not a folder; a bundle is a folder with {_CONFIG} and {_WEIGHTS}")
+    if not (path / _CONFIG).is_file():
+        raise UserError(f"{path} is not a bundle: it has no {_CONFIG}; give a folder that `chatsmith` saved")
+    config = _read_object(path / _CONFIG)
+    version = config.get("format_version")
+    if config.get("architecture") != ARCHITECTURE or not isinstance(version, int) or version < 1:
+        raise UserError(
+            f"{path / _CONFIG} is not of a chatsmith bundle (architecture {config.get('architecture')!r}); "
+            "give a folder that `chatsmith` saved"
+        )
+    if version > FORMAT_VERSION:
+        raise UserError(
+            f"{path} was made by a newer chatsmith (bundle format {version}, this one reads up to "
+            f"{FORMAT_VERSION}): upgrade chatsmith"
+        )
+    return config
+
+
+def _seals(path: Path, config: Mapping[str, Any]) -> tuple[Seal, Seal]:
+    """Seals of tokenizer and weights, as config.json records them."""
+    files = config.get("files", {})
+    try:
+        return Seal.from_json(files[_TOKENIZER]), Seal.from_json(files[_WEIGHTS])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path / _CONFIG} does not say what its files should be; {_WHAT_TO_DO}") from error
+
+
+def _migrated(config: dict[str, Any], weights: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Config and weights in the present format, taken there one version at a time."""
+    for version in range(config["format_version"], FORMAT_VERSION):
+        config, weights = MIGRATIONS[version](config, weights)
+    return config, weights
+
+
+def _model_config(path: Path, config: Mapping[str, Any]) -> GPTConfig:
+    try:
+        return GPTConfig.from_json(config["model"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path / _CONFIG} does not describe a model ({error}); {_WHAT_TO_DO}") from error
+
+
+def _check_weights(path: Path, *, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Raise UserError unless exactly the wanted tensors are there, in their shapes."""
+    missing = sorted(wanted.keys() - found.keys())
+    unexpected = sorted(found.keys() - wanted.keys())
+    misshapen = sorted(
+        name for name in wanted.keys() & found.keys() if wanted[name].shape != found[name].shape
+    )
+    complaints = [
+        f"lacks {_first(missing)}" if missing else "",
+        f"has {_first(unexpected)}, which the model does not know" if unexpected else "",
+        f"has {_first(misshapen)} in another shape" if misshapen else "",
+    ]
+    if any(complaints):
+        said = " and ".join(complaint for complaint in complaints if complaint)
+        raise UserError(f"{path} does not fit its {_CONFIG}: it {said}; {_WHAT_TO_DO}")
+
+
+def _first(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in the file `path`."""
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing; {_WHAT_TO_DO}") from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except ValueError as error:
+        raise UserError(f"{path} is damaged, it is not JSON ({error}); {_WHAT_TO_DO}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged, it should hold a JSON object; {_WHAT_TO_DO}")
+    return content
+
+
+def _unreadable(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"{error.filename or path} cannot be read ({error.strerror}); check its permissions and its disk"
+    )
+
+
+def _json_text(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,160 @@
+"""`chatsmith bench rl`: how fast rollouts are written, all together and one question at a time, side by side.
+
+Three ways take turns, so that a busy machine slows them all: our engine with everything in one batch; our engine with
+one question at a time, which gives the very same replies; and a plain decoder with one question at a time, as a first
+implementation has it (nanochat's is of this kind), which writes as many tokens for each reply of a question as the
+longest one has, taking the most likely and calling no tool: less than a real rollout asks of it. Nothing is written.
+"""
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chatsmith.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from chatsmith.bundle import Bundle
+    from chatsmith.data.problems import Problem
+    from chatsmith.rl.rollouts import Group, Roller
+
+
+@dataclass(frozen=True)
+class Config:
+    """Measure the speed of rollouts."""
+
+    run: Path = Path("runs/kindergarten")
+    """A run, whose fine-tuned model is measured, or a bundle."""
+    prompts: int = 32
+    """Problems; as many as a step of `rl` takes."""
+    samples: int = 8
+    """Replies to each."""
+    max_tokens: int = 64
+    """Longest reply."""
+    rounds: int = 3
+    """How often each way is timed; the median counts."""
+    seed: int = 1
+    """Decides problems and replies."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    dtype: str = "auto"
+    """What to compute in: auto, fp32 or bf16."""
+    json: bool = False
+    """Print one JSON object on stdout, and everything for people on stderr."""
+
+    def __post_init__(self) -> None:
+        for name in ("prompts", "samples", "max_tokens", "rounds"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
+def main(config: Config) -> None:
+    """Measure, and print a table or one JSON object."""
+    from chatsmith.bundle import load_bundle, resolve_bundle
+    from chatsmith.rl.rollouts import Roller
+    from chatsmith.runtime.device import detect_runtime
+    from chatsmith.runtime.garbage import settled
+    from chatsmith.runtime.logs import Reporter
+    from chatsmith.tasks.problem_set import kindergarten_set
+    from chatsmith.tasks.reward import Judge
+
+    reporter = Reporter(json=config.json)
+    runtime = detect_runtime(config.device, config.dtype)
+    sft = config.run / "sft"
+    bundle = load_bundle(resolve_bundle(sft if sft.is_dir() else config.run), device=runtime.device)
+    bundle.model.compute_dtype = runtime.compute_dtype
+    reporter.stage("Rollout speed", f"{bundle.path}, {runtime.describe()}")
+    problem_set = kindergarten_set(config.seed)
+    problems = [problem_set.train(place) for place in range(config.prompts)]
+    roller = Roller(
+        bundle.model,
+        bundle.tokenizer,
+        Judge(),
+        max_tokens=config.max_tokens,
+        max_running=min(512, config.prompts * config.samples),
+        on_failure=lambda *_: None,
+    )
+    with settled():
+        figures = measure(config, bundle, roller, problems)
+    rows = [
+        ["all in one batch", f"{figures['together_tokens_per_second']:,.0f}", ""],
+        *(
+            [label, f"{figures[f'{name}_tokens_per_second']:,.0f}", f"{figures[f'times_{name}']:.2f}"]
+            for name, label in LABELS.items()
+        ),
+    ]
+    reporter.table(
+        f"{config.prompts} problems, {config.samples} replies each",
+        ["way", "tokens per second", "one batch is faster by"],
+        rows,
+    )
+    reporter.line(
+        f"For {config.samples} replies to each, {figures['computed_per_token']:.2f} tokens are computed a token of the "
+        "replies, prompts included: where replies agree, they are one"
+    )
+    if config.json:
+        sys.stdout.write(json.dumps(figures) + "\n")
+
+
+LABELS = {"one_by_one": "one question at a time", "plain": "one question at a time, plain decoder"}
+
+
+def measure(
+    config: Config, bundle: "Bundle", roller: "Roller", problems: "list[Problem]"
+) -> dict[str, float]:
+    """Figures of `config.rounds` turns of all ways, after one of each that warms up."""
+    from chatsmith.rl.rollouts import seeds_of
+
+    seeds = seeds_of(config.seed, 0, range(len(problems)))
+
+    def together() -> "list[Group]":
+        return roller.write(problems, config.samples, seeds)
+
+    def one_by_one() -> None:
+        for problem, seed in zip(problems, seeds, strict=True):
+            roller.write([problem], config.samples, [seed])
+
+    computed = roller.num_computed
+    groups = together()
+    computed = roller.num_computed - computed
+    ways = {"together": together, "one_by_one": one_by_one, "plain": _plain(bundle, groups)}
+    durations: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(config.rounds + 1):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            way()
+            durations[name].append(time.perf_counter() - started)
+    tokens = sum(len(one.ids) for group in groups for one in group.completions)
+    speeds = {name: tokens / statistics.median(times[1:]) for name, times in durations.items()}
+    return {
+        **{f"{name}_tokens_per_second": speed for name, speed in speeds.items()},
+        **{f"times_{name}": speeds["together"] / speeds[name] for name in LABELS},
+        "prompts": config.prompts,
+        "samples": config.samples,
+        "reply_tokens": tokens / (config.prompts * config.samples),
+        "computed_per_token": computed / tokens,
+    }
+
+
+def _plain(bundle: "Bundle", groups: "list[Group]") -> Callable[[], None]:
+    """Decode as many tokens as the groups' replies have, one question after the other, without the engine."""
+    import copy
+
+    from chatsmith.cli.bench_plain_decoder import decode_plainly
+
+    # Weights in the type that is computed in, as the engine keeps them: a cast at every product would not be fair.
+    model = copy.deepcopy(bundle.model).to(dtype=bundle.model.compute_dtype)
+    work = [
+        ([one.prompt_ids for one in group.completions], max(len(one.ids) for one in group.completions))
+        for group in groups
+    ]
+
+    def decode() -> None:
+        for prompts, num_new in work:
+            decode_plainly(model, prompts, num_new, samples=True)
+
+    return decode

@@ -1,0 +1,376 @@
+"""`chatsmith chat`: talk to a model in the terminal.
+
+The reply streams as it is written; Ctrl-C stops it, and only it. The calculator runs when the model calls it,
+and what it worked out is shown. The engine keeps the conversation's keys and values between turns, so that only
+what is new is computed. When the conversation outgrows the model's context, its oldest turns are dropped.
+
+With `--prompt`, or with lines on stdin, replies alone go to stdout. It saves nothing and trains nothing.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TextIO
+
+from chatsmith.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from chatsmith.bundle import Bundle
+    from chatsmith.engine.engine import Engine
+    from chatsmith.engine.request import Completion, Sampling
+    from chatsmith.text.chat import Message, Part
+    from chatsmith.text.tokenizer import Tokenizer
+
+HELP = """\
+/help            this list
+/system TEXT     start over with TEXT as the system message; without TEXT, with none
+/reset           start over
+/quit            leave, as Ctrl-D does
+Ctrl-C           stop the reply"""
+
+SAMPLE_QUESTIONS = (
+    "Hello! Who are you?",
+    "What can you do?",
+    "What is 37 plus 58?",
+    'How many letters are in "banana"?',
+    "What is the opposite of hot?",
+)
+
+# Without them a small model rambles; a bundle's generation_config.json comes first, flags before both.
+DEFAULTS = {"temperature": 0.7, "top_k": 50, "top_p": 1.0, "max_tokens": 256}
+
+# What a model writes may hold characters that a terminal would obey.
+CONTROL_CHARACTERS = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "\ufffd")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Talk to a model."""
+
+    run: Path = Path("runs/kindergarten")
+    """A run, whose newest stage answers, or a bundle."""
+    prompt: str | None = None
+    """Ask this, print the reply alone, and leave."""
+    system: str | None = None
+    """A system message: how the model should behave."""
+    seed: int | None = None
+    """Makes replies repeatable. Without it they differ every time."""
+    temperature: float | None = None
+    """How freely words are chosen; 0 always takes the most likely. Default: what the bundle says."""
+    top_k: int | None = None
+    """Choose among this many most likely tokens only; 0 is no limit. Default: what the bundle says."""
+    top_p: float | None = None
+    """Choose among the most likely tokens that together reach this probability. Default: what the bundle says."""
+    max_tokens: int | None = None
+    """Longest reply, in tokens. Default: what the bundle says."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    dtype: Literal["auto", "fp32", "bf16"] = "auto"
+    """What to compute in; auto: bf16 where the hardware multiplies it."""
+    quantize: Literal["none", "bf16", "int8"] = "none"
+    """Keep the weights of the large products smaller, and so answer faster; int8 costs a little quality."""
+
+    def __post_init__(self) -> None:
+        for name in ("prompt", "system"):
+            text = getattr(self, name)
+            if text is not None and not text.strip():
+                raise UserError(f"--{name} is empty; give a text or leave it out")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise UserError(f"--max-tokens is {self.max_tokens}; it must be at least 1")
+        choose_sampling(self, {})
+
+
+def main(config: Config) -> None:
+    """Answer `--prompt`, or the lines on stdin, or talk in the terminal. Raises UserError for what cannot be."""
+    for stream in (sys.stdin, sys.stdout):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")  # a stray byte is no reason to stop talking
+    if config.prompt is not None:
+        sys.stdout.write(open_talk(config)[0].ask(config.prompt).text + "\n")
+    elif sys.stdin.isatty() and sys.stdout.isatty():
+        talk, bundle = open_talk(config)
+        screen = Screen(sys.stdout, is_terminal=True)
+        screen.notice(f"{bundle.path}. /help lists what you can type; Ctrl-D leaves.")
+        screen.notice(talk.engine.describe())
+        if bundle.provenance.get("stage") == "pretrain":
+            screen.notice("This model was not taught to converse yet: `chatsmith sft` does that.")
+        converse(talk, typed_lines(screen), screen)
+    else:
+        talk, _ = open_talk(config)
+        screen = Screen(sys.stdout, shows_calls=False)  # the replies alone, for programs
+        if not converse(talk, (line.rstrip("\r\n") for line in sys.stdin), screen):
+            raise UserError(
+                "there is no terminal and nothing to answer on stdin; give a question with --prompt"
+            )
+
+
+def show_sample(config: Config, questions: Iterable[str] = SAMPLE_QUESTIONS) -> None:
+    """Print a short conversation: each question and the model's reply. The same every time."""
+    from dataclasses import replace
+
+    talk, _ = open_talk(replace(config, seed=config.seed or 0, temperature=0.0))
+    screen = Screen(sys.stdout)
+    for question in questions:
+        screen.write(f"You:   {question}\nModel: ")
+        talk.ask(question, hear=screen.hear)
+        screen.end()
+
+
+def open_talk(config: Config) -> "tuple[Talk, Bundle]":
+    """Load the bundle and begin a conversation with it. Raises UserError if there is none, or it is damaged."""
+    from chatsmith.bundle import load_bundle, resolve_bundle
+    from chatsmith.engine.engine import Engine
+    from chatsmith.runtime.device import detect_runtime
+    from chatsmith.tools.calculator import calculator_tool
+
+    path = resolve_bundle(config.run)
+    runtime = detect_runtime(config.device, config.dtype)
+    bundle = load_bundle(path, device=runtime.device, dtype=runtime.compute_dtype)
+    sampling = choose_sampling(config, bundle.generation)
+    # A conversation decodes one sequence; beside it, the pool keeps one more context's worth of earlier turns.
+    engine = Engine(
+        bundle.model,
+        bundle.tokenizer,
+        tool=calculator_tool,
+        max_running=1,
+        kv_tokens=2 * bundle.config.context_length,
+        quantize=None if config.quantize == "none" else config.quantize,
+    )
+    return Talk(engine, bundle.tokenizer, sampling, config.system), bundle
+
+
+def choose_sampling(config: Config, generation: dict[str, Any]) -> "Sampling":
+    """How to sample: flags, else the bundle's generation_config.json, else DEFAULTS. Raises UserError."""
+    from chatsmith.engine.request import Sampling
+
+    values: dict[str, Any] = {"seed": config.seed}
+    for name in ("temperature", "top_k", "top_p", "max_tokens"):
+        flag = getattr(config, name)
+        chosen = generation.get(name, DEFAULTS[name]) if flag is None else flag
+        kinds = (int,) if type(DEFAULTS[name]) is int else (int, float)
+        if type(chosen) not in kinds:
+            kind = "a whole number" if float not in kinds else "a number"
+            raise UserError(f"generation_config.json says {name} = {chosen!r}; it must be {kind}")
+        values[name] = chosen
+    return Sampling(**values)
+
+
+class Talk:
+    """A conversation with a model: what was said, and the making of the next reply."""
+
+    def __init__(
+        self, engine: "Engine", tokenizer: "Tokenizer", sampling: "Sampling", system: str | None = None
+    ) -> None:
+        self.engine = engine
+        self.system = system
+        self.history: list[Message] = []
+        """The turns the model still sees: user and assistant, in pairs."""
+        self.num_dropped = 0
+        """Turns that the last question pushed out of the context."""
+        self._tokenizer = tokenizer
+        self._sampling = sampling
+
+    def reset(self) -> None:
+        """Forget what was said, not the system message."""
+        self.history = []
+
+    def ask(
+        self,
+        text: str,
+        hear: "Callable[[Part], object]" = lambda part: None,
+        is_stopped: Callable[[], bool] = lambda: False,
+    ) -> "Completion":
+        """The reply to `text`, which joins the conversation together with it.
+
+        `hear` is given the parts of the reply as they are written; the reply ends early once `is_stopped` says
+        so. Raises UserError, and forgets the question, if it does not fit the context or the model fails.
+        """
+        from chatsmith.engine.request import Request
+        from chatsmith.text.chat import Message
+
+        question = Message.of("user", text)
+        prompt = self._fitting_prompt(question)
+        handle = self.engine.submit(Request(tuple(prompt), self._sampling))
+        completion: Completion | None = None
+        try:
+            while completion is None and not is_stopped():
+                for event in self.engine.step():
+                    for part in event.parts:
+                        hear(part)
+                    completion = event.completion
+        finally:
+            completion = completion or self.engine.cancel(handle)
+        assert completion is not None
+        if completion.error is not None:
+            raise UserError(f"the model could not reply: {completion.error}")
+        # A reply without a word is no turn of a conversation.
+        if any(part.text for part in completion.parts):
+            self.history += [question, Message("assistant", completion.parts)]
+        return completion
+
+    def _fitting_prompt(self, question: "Message") -> list[int]:
+        """The conversation up to and with the question as ids; drops the oldest turns until a reply fits too."""
+        from chatsmith.text.chat import Message, render_prompt
+
+        context = self.engine.config.context_length
+        room = min(self._sampling.max_tokens or context, context // 4)
+        beginning = [Message.of("system", self.system)] if self.system else []
+        kept = list(self.history)
+        while True:
+            prompt = render_prompt([*beginning, *kept, question], self._tokenizer)
+            if len(prompt) + room <= context or not kept:
+                break
+            del kept[:2]
+        if len(prompt) >= context:
+            raise UserError(
+                f"the message takes {len(prompt)} tokens, but the model's context holds {context}, "
+                "the reply included: shorten it"
+            )
+        self.num_dropped = (len(self.history) - len(kept)) // 2
+        self.history = kept
+        return prompt
+
+
+class Screen:
+    """Writes a conversation to a terminal, or plainly to anything else."""
+
+    def __init__(self, out: TextIO, is_terminal: bool = False, shows_calls: bool = True) -> None:
+        self.is_terminal = is_terminal
+        self._shows_calls = shows_calls
+        self._out = out
+        self._has_style = is_terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+        self._at_line_start = True
+        self._call: list[str] = []
+
+    def write(self, text: str) -> None:
+        """Text as it comes, shown at once."""
+        if text:
+            self._out.write(text.translate(CONTROL_CHARACTERS))
+            self._out.flush()
+            self._at_line_start = text.endswith("\n")
+
+    def notice(self, text: str) -> None:
+        """A dim line of our own, among what the model says; only in a terminal."""
+        if self.is_terminal:
+            self._dim_line(text)
+
+    def hear(self, part: "Part") -> None:
+        """A piece of the reply. A call of the calculator becomes a line once its result is there."""
+        if part.kind == "text":
+            self._show_call()
+            self.write(part.text)
+        elif part.text == "":  # a new part begins
+            if part.kind == "python":
+                self._show_call()
+            self._call.append("")
+        else:
+            self._call[-1] += part.text
+
+    def end(self) -> None:
+        """The reply is over: the next line begins."""
+        self._show_call()
+        if not self._at_line_start:
+            self.write("\n")
+
+    def _show_call(self) -> None:
+        if self._call and self._shows_calls:
+            self._dim_line(" = ".join(self._call))
+        self._call = []
+
+    def _dim_line(self, text: str) -> None:
+        if not self._at_line_start:
+            self.write("\n")
+        start, end = ("\x1b[2m", "\x1b[0m") if self._has_style else ("", "")
+        self._out.write(f"{start}{text.translate(CONTROL_CHARACTERS)}{end}\n")
+        self._out.flush()
+        self._at_line_start = True
+
+
+def converse(talk: Talk, lines: Iterable[str], screen: Screen) -> bool:
+    """Answer each line, or in a terminal do what it commands, until they end. Returns whether there were any."""
+    had_lines = False
+    for line in lines:
+        text = line.strip()
+        if not text:
+            continue
+        had_lines = True
+        if screen.is_terminal and text == "/quit":
+            break
+        if screen.is_terminal and text.startswith("/"):
+            _command(talk, text, screen)
+            continue
+        try:
+            with ctrl_c_noted() if screen.is_terminal else nullcontext(lambda: False) as is_stopped:
+                completion = talk.ask(text, screen.hear, is_stopped)
+        except UserError as error:
+            screen.end()
+            screen.notice(str(error))
+            if not screen.is_terminal:
+                raise
+            continue
+        screen.end()
+        _after_reply(talk, completion, screen)
+    return had_lines
+
+
+def _after_reply(talk: Talk, completion: "Completion", screen: Screen) -> None:
+    if completion.finish_reason == "cancelled":
+        screen.notice("(stopped)")
+    elif completion.finish_reason == "length":
+        screen.notice("(cut off here: the reply reached its longest)")
+    elif not completion.parts:
+        screen.notice("(the model had nothing to say)")
+    if talk.num_dropped:
+        turns = "turn was" if talk.num_dropped == 1 else f"{talk.num_dropped} turns were"
+        screen.notice(f"(the oldest {turns} dropped: the conversation has outgrown the model's context)")
+
+
+def _command(talk: Talk, text: str, screen: Screen) -> None:
+    name, _, rest = text.partition(" ")
+    if name == "/help":
+        for line in HELP.splitlines():
+            screen.notice(line)
+    elif name == "/reset":
+        talk.reset()
+        screen.notice("(a new conversation)")
+    elif name == "/system":
+        talk.system = rest.strip() or None
+        talk.reset()
+        screen.notice(f"(a new conversation, {'with this' if talk.system else 'without a'} system message)")
+    else:
+        screen.notice(f"{name} is not known; /help lists what is")
+
+
+def typed_lines(screen: Screen) -> Iterator[str]:
+    """What is typed at the prompt, line by line, until Ctrl-D. Ctrl-C gives up the line."""
+    with suppress(ImportError):
+        import readline  # noqa: F401  gives `input` its line editing and history
+    while True:
+        try:
+            yield input("> ")
+        except KeyboardInterrupt:
+            screen.write("\n")
+            screen.notice("(Ctrl-D leaves)")
+        except EOFError:
+            screen.write("\n")
+            return
+
+
+@contextmanager
+def ctrl_c_noted() -> Iterator[Callable[[], bool]]:
+    """Within it, Ctrl-C raises nothing: the function it yields tells whether it was pressed."""
+    pressed = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield pressed.is_set  # only the main thread hears signals
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: pressed.set())
+    try:
+        yield pressed.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,260 @@
+"""`chatsmith data inspect`: look at what a model learns from, at each step of the way.
+
+It shows files and counts, some documents, one document cut into tokens, how documents share rows, and one
+conversation with the tokens the model learns to say. It changes nothing and needs no trained model; without a
+tokenizer it shows what there is before one.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chatsmith.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from chatsmith.data.dataset import DataManifest, Split
+    from chatsmith.data.documents import Document
+    from chatsmith.data.packing import Rows
+    from chatsmith.runtime.logs import Reporter
+    from chatsmith.text.tokenizer import Tokenizer
+
+FILES_SHOWN = 20
+CHARACTERS_SHOWN = 600
+TOKENS_SHOWN = 160
+PACKED_DOCUMENTS = 2_048
+PACKED_CHARACTERS = 4_000_000  # enough for fair figures, in about a second
+ROWS_SHOWN = 8
+ROW_WIDTH = 64
+
+# Neighbouring tokens differ, and each colour reads well on light and dark terminals.
+TOKEN_STYLES = ("black on cyan", "black on green", "black on yellow", "black on magenta")
+# Text from anywhere may hold escape sequences that a terminal would obey: control characters become pictures.
+CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
+LEARNED_STYLE, GIVEN_STYLE = "black on green", "dim"
+
+
+@dataclass(frozen=True)
+class InspectConfig:
+    """Look at documents and conversations, and at how they tokenize and pack."""
+
+    run: Path = Path("runs/kindergarten")
+    """The run directory whose data and tokenizer to look at."""
+
+    data: tuple[Path, ...] = ()
+    """Look at these files or folders instead of the run's data; no run is needed."""
+
+    tokenizer: Path | None = None
+    """A tokenizer.json, or its folder, to use instead of the run's."""
+
+    documents: int = 3
+    """How many documents to show."""
+
+    sequence_length: int = 512
+    """Tokens in a row, for the view of how documents pack."""
+
+    def __post_init__(self) -> None:
+        if self.documents < 0:
+            raise UserError(f"documents is {self.documents}; it must be 0 or more")
+        if self.sequence_length < 2:
+            raise UserError(f"sequence_length is {self.sequence_length}; it must be at least 2")
+
+
+def inspect(config: InspectConfig) -> None:
+    """Print all views. Raises UserError where data or tokenizer cannot be read."""
+    from chatsmith.data.dataset import load_manifest, survey
+    from chatsmith.runtime.logs import Reporter
+    from chatsmith.runtime.run_directory import RunDirectory
+
+    reporter = Reporter()
+    run = RunDirectory(config.run)
+    if config.data:
+        manifest = survey([path.expanduser() for path in config.data])
+        title = ", ".join(str(path) for path in config.data[:3])
+    else:
+        manifest = load_manifest(run.data)
+        title = str(run.path)
+    tokenizer = _tokenizer(config, run.tokenizer)
+    reporter.stage("Data", title)
+    show_manifest(manifest, reporter)
+    _show_documents(manifest, config.documents, reporter)
+    if tokenizer is None:
+        reporter.line("\nThere is no tokenizer yet: make one with `chatsmith tokenizer`, or name one.")
+        return
+    _show_tokens_of_a_document(manifest, tokenizer, reporter)
+    _show_packing(manifest, tokenizer, config.sequence_length, reporter)
+    _show_conversation(manifest, tokenizer, reporter)
+
+
+def show_manifest(manifest: "DataManifest", reporter: "Reporter") -> None:
+    """Print what was found: the files, the splits, and what a person should know about them."""
+    splits = [("documents", manifest.documents), ("conversations", manifest.conversations)]
+    rows = [row for name, split in splits if split for row in _file_rows(name, split)]
+    if len(rows) > FILES_SHOWN:
+        rows = [*rows[:FILES_SHOWN], [f"and {len(rows) - FILES_SHOWN:,} more", "", "", "", ""]]
+    reporter.table("Files", ["file", "holds", "used for", "items", "characters"], rows)
+    reporter.table(
+        "Split",
+        ["", "to train on", "to measure on", "chosen by"],
+        [
+            [name, f"{split.train_items:,}", f"{split.validation_items:,}", _METHODS[split.method]]
+            for name, split in splits
+            if split
+        ],
+    )
+    if not manifest.conversations:
+        reporter.notice("no conversations were given: the model will continue text, but not chat")
+    for notice in manifest.notices:
+        reporter.notice(notice)
+
+
+_METHODS = {
+    "files": "separate files",
+    "content": "a hash of each one's content",
+    "tail": "cutting the only one",
+    "none": "nothing is held out",
+}
+
+
+def _file_rows(name: str, split: "Split") -> list[list[str]]:
+    train_use = "training" if split.method in ("files", "none") else "both"
+    used = [(file, train_use) for file in split.train] + [(file, "validation") for file in split.validation]
+    return [[_shown(file.path), name, use, f"{file.items:,}", f"{file.characters:,}"] for file, use in used]
+
+
+def _shown(path: Path) -> str:
+    """A path as short as it is clear: relative where it lies below here."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def _tokenizer(config: InspectConfig, of_run: Path) -> "Tokenizer | None":
+    from chatsmith.text.tokenizer import Tokenizer
+
+    if config.tokenizer:
+        return Tokenizer.load(config.tokenizer.expanduser())
+    return Tokenizer.load(of_run) if of_run.is_dir() else None
+
+
+def _show_documents(manifest: "DataManifest", count: int, reporter: "Reporter") -> None:
+    """Documents from all over the training data, a fixed distance apart."""
+    if not count:
+        return
+    distance = max(1, manifest.documents.train_items // count)
+    for document in islice(manifest.read_documents("train"), 0, distance * count, distance):
+        shown = document.text[:CHARACTERS_SHOWN].rstrip().translate(CONTROL_PICTURES)
+        rest = len(document.text) - len(shown)
+        reporter.stage(document.source, f"{len(document.text):,} characters")
+        reporter.line(shown + (f" … and {rest:,} characters more" if rest else ""))
+
+
+def _show_tokens_of_a_document(
+    manifest: "DataManifest", tokenizer: "Tokenizer", reporter: "Reporter"
+) -> None:
+    text = next(manifest.read_documents("train")).text
+    ids = tokenizer.encode(text)
+    size = len(text.encode("utf-8"))
+    reporter.stage("Tokens", f"the first document: {len(ids):,} tokens, {size / len(ids):.2f} bytes a token")
+    styles = [TOKEN_STYLES[place % len(TOKEN_STYLES)] for place in range(TOKENS_SHOWN)]
+    _print_tokens([_visible(tokenizer, token) for token in ids[:TOKENS_SHOWN]], styles, reporter)
+
+
+def _show_packing(
+    manifest: "DataManifest", tokenizer: "Tokenizer", sequence_length: int, reporter: "Reporter"
+) -> None:
+    """How the first documents fill rows: figures, and a picture of some rows."""
+    import numpy as np
+
+    from chatsmith.data.packing import RowPacker
+
+    texts = _first_texts(manifest.read_documents("train"))
+    counts = [len(ids) for ids in tokenizer.encode_batch(texts)]
+    offsets = np.cumsum([0, *counts], dtype=np.int64)
+    packer = RowPacker(sequence_length + 1)
+    full, last = packer.add(offsets), packer.finish(offsets)
+    places = (len(full) + len(last)) * (sequence_length + 1)
+    pieces = len(full.piece_counts) + len(last.piece_counts)
+    placed = int(full.piece_counts.sum() + last.piece_counts.sum())
+    repeated = max(0, placed - sum(counts))
+    reporter.table(
+        f"Packing the first {len(texts):,} documents into rows of {sequence_length:,} tokens",
+        ["what", "how much"],
+        [
+            ["tokens", f"{sum(counts):,}"],
+            ["rows", f"{len(full) + len(last):,}"],
+            ["places that hold new text", f"{(placed - repeated) / places:.2%}"],
+            ["places that hold <|bos|>", f"{pieces / places:.2%}"],
+            ["places that repeat text, to fill the last row", f"{repeated / places:.2%}"],
+            ["tokens dropped", f"{max(0, sum(counts) - placed) / sum(counts):.2%}"],
+        ],
+    )
+    rows = full if len(full) else last
+    reporter.line("\nRows: [ a document begins, ( a document goes on after a cut, - its text")
+    for row in np.linspace(0, len(rows) - 1, min(ROWS_SHOWN, len(rows)), dtype=int):
+        reporter.line("  " + _picture(rows, int(row), offsets, sequence_length + 1))
+
+
+def _first_texts(documents: "Iterable[Document]") -> list[str]:
+    texts: list[str] = []
+    characters = 0
+    for document in islice(documents, PACKED_DOCUMENTS):
+        texts.append(document.text)
+        characters += len(document.text)
+        if characters >= PACKED_CHARACTERS:
+            break
+    return texts
+
+
+def _picture(rows: "Rows", row: int, offsets: "np.ndarray", row_length: int) -> str:
+    """One row, drawn ROW_WIDTH characters wide: where its pieces begin and whether each begins a document."""
+    drawn = ["-"] * ROW_WIDTH
+    first_places = set(offsets.tolist())
+    place = 0
+    for piece in range(rows.row_starts[row], rows.row_starts[row + 1]):
+        begins = int(rows.piece_starts[piece]) in first_places
+        drawn[place * ROW_WIDTH // row_length] = "[" if begins else "("
+        place += int(rows.piece_counts[piece]) + 1
+    return "".join(drawn)
+
+
+def _show_conversation(manifest: "DataManifest", tokenizer: "Tokenizer", reporter: "Reporter") -> None:
+    from chatsmith.text.chat import render
+
+    conversation = next(manifest.read_conversations("train"), None)
+    if conversation is None:
+        return
+    rendered = render(conversation, tokenizer)
+    reporter.stage(
+        "A conversation",
+        f"{len(rendered.ids):,} tokens, of which the model learns to say {sum(rendered.mask):,} (marked)",
+    )
+    tokens = [_visible(tokenizer, token) for token in rendered.ids[: 2 * TOKENS_SHOWN]]
+    _print_tokens(tokens, [LEARNED_STYLE if learned else GIVEN_STYLE for learned in rendered.mask], reporter)
+
+
+def _visible(tokenizer: "Tokenizer", token: int) -> str:
+    """A token's text; a part of a character as its bytes in hexadecimal."""
+    content = tokenizer.decode_bytes([token])
+    try:
+        return content.decode("utf-8").translate(CONTROL_PICTURES)
+    except UnicodeDecodeError:
+        return f"<{content.hex(' ')}>"
+
+
+def _print_tokens(tokens: Sequence[str], styles: Sequence[str], reporter: "Reporter") -> None:
+    """Tokens in colour on a terminal; elsewhere with bars between them, in [brackets] if learned."""
+    import sys
+
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.text import Text
+
+        Console().print(Text.assemble(*zip(tokens, styles, strict=False)))
+    else:
+        marked = (
+            f"[{token}]" if style == LEARNED_STYLE and GIVEN_STYLE in styles else token
+            for token, style in zip(tokens, styles, strict=False)
+        )
+        reporter.line("|".join(marked))

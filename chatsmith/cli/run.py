@@ -1,0 +1,271 @@
+"""`chatsmith run`: the stages of a recipe, in order, in one run directory.
+
+It fills every stage's configuration before the first one starts, so that a typo costs seconds and not a
+training run; keeps the resolved recipe in the run as recipe.toml; calls each stage's `main`; and shows what
+came out. A stage that finds its outputs made by the same settings skips itself. No stage's work is done here.
+"""
+
+import os
+import resource
+import sys
+import time
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar
+
+from chatsmith.cli.data import KINDERGARTEN
+from chatsmith.runtime.errors import UserError
+from chatsmith.runtime.logs import Reporter, format_number, format_seconds
+from chatsmith.runtime.recipe import Recipe, did_you_mean, read_recipe, write_recipe
+from chatsmith.runtime.run_directory import RunDirectory
+from chatsmith.runtime.settings import resolve, to_section
+
+BUILT_IN = Path(__file__).parent.parent / "recipes"
+# The stages a recipe may name, each a module here with Config and main.
+STAGES = ("data", "tokenizer", "pretrain", "sft", "rl", "evaluate")
+OTHER_SECTIONS = ("serve",)  # kept for commands that are no part of a pipeline
+FIGURES_SHOWN = 5  # of a stage in the table of results
+LONGEST_TEXT_SHOWN = 24  # longer ones are hashes and paths
+
+
+@dataclass(frozen=True)
+class Config:
+    """Run the stages of a recipe in order, skipping those that are done."""
+
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("recipe",)
+
+    recipe: str = "kindergarten"
+    """A built-in recipe (kindergarten, textbook), a .toml file, or a run directory to continue."""
+
+    run: Path | None = None
+    """Run directory, made if need be. By default runs/ and the recipe's name."""
+
+    data: tuple[Path, ...] = ()
+    """Text to train on: files or folders of .parquet, .jsonl[.gz|.zst], .txt, .md."""
+
+    validation: tuple[Path, ...] = ()
+    """Text to measure on. By default a share of the documents is held out."""
+
+    conversations: tuple[Path, ...] = ()
+    """Conversations for fine-tuning: .jsonl[.gz|.zst] whose lines have `messages`."""
+
+    validation_conversations: tuple[Path, ...] = ()
+    """Conversations to measure on. By default a share is held out."""
+
+    set: tuple[str, ...] = ()
+    """Change settings of the recipe, each as stage.name=value: --set pretrain.depth=6."""
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What came of one stage."""
+
+    name: str
+    seconds: float
+    """How long its outputs took to make, now or when they were made."""
+    was_done: bool
+    figures: Mapping[str, Any]
+
+
+def main(config: Config) -> None:
+    """Run the recipe and print the table of results. Raises UserError for whatever a person can put right."""
+    reporter = Reporter()
+    started = time.monotonic()
+    run, results = run_recipe(config, reporter)
+    show_results(run, results, time.monotonic() - started, reporter)
+    show_next_steps(run, reporter)
+
+
+def run_recipe(config: Config, reporter: Reporter) -> tuple[RunDirectory, list[StageResult]]:
+    """Run the recipe's stages; returns the run directory and a result for each stage."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UserError(
+            "a recipe runs in one process; under torchrun start the training stages: "
+            "torchrun ... -m chatsmith pretrain RUN, then sft, then rl"
+        )
+    recipe, run = find_recipe(config)
+    overrides = read_overrides(config)
+    configs, recipe = configure(recipe, run, overrides, os.environ)
+    with run.lock():
+        _keep_recipe(run, recipe)
+    reporter.stage(f"Recipe {recipe.name}", f"{' → '.join(recipe.stages)}, in {run.path}")
+    return run, [_run_stage(name, configs[name], run) for name in recipe.stages]
+
+
+def find_recipe(config: Config) -> tuple[Recipe, RunDirectory]:
+    """The recipe that `config` names and the run directory it goes to. Raises UserError if there is none."""
+    path = Path(config.recipe)
+    if path.is_dir():
+        continued = RunDirectory(path)
+        if not continued.recipe.is_file():
+            raise UserError(
+                f"{path} is a folder without a recipe.toml; name a recipe, and the folder with --run"
+            )
+        return read_recipe(continued.recipe), RunDirectory(config.run or path)
+    if path.suffix == ".toml":
+        recipe = read_recipe(path)
+    else:
+        recipe = read_recipe(_built_in(config.recipe))
+    return recipe, RunDirectory(config.run or Path("runs") / recipe.name)
+
+
+def read_overrides(config: Config) -> dict[str, dict[str, Any]]:
+    """Recipe sections made of --set and the data flags of `config`."""
+    overrides: dict[str, dict[str, Any]] = {}
+    for text in config.set:
+        place, equals, value = text.partition("=")
+        stage, dot, name = place.strip().partition(".")
+        if not (equals and dot and stage and name):
+            raise UserError(f"--set takes stage.name=value, like pretrain.depth=6, not {text!r}")
+        overrides.setdefault(stage, {})[name.replace("-", "_")] = _toml_value(value.strip())
+    for name in ("data", "validation", "conversations", "validation_conversations"):
+        paths: tuple[Path, ...] = getattr(config, name)
+        if paths:
+            # Absolute, so that the run can be continued from another folder.
+            places = [path if path == KINDERGARTEN else path.expanduser().absolute() for path in paths]
+            overrides.setdefault("data", {})[name] = [str(place) for place in places]
+    return overrides
+
+
+def configure(
+    recipe: Recipe, run: RunDirectory, overrides: Mapping[str, Mapping[str, Any]], environ: Mapping[str, str]
+) -> tuple[dict[str, Any], Recipe]:
+    """Each stage's configuration, and the recipe with all of their settings written out.
+
+    Raises UserError for an unknown stage, section or setting, or a value that a stage refuses.
+    """
+    if not recipe.stages:
+        raise UserError(f'the recipe {recipe.name} names no stages; add a line like stages = ["tokenizer"]')
+    for name in (*recipe.stages, *recipe.sections, *overrides):
+        is_kept = name in OTHER_SECTIONS and name not in recipe.stages
+        if name not in STAGES and not is_kept:
+            raise UserError(
+                f"the recipe {recipe.name} names an unknown stage {name!r}{did_you_mean(name, STAGES)}"
+            )
+    sections = {
+        name: {**recipe.sections.get(name, {}), **overrides.get(name, {})}
+        for name in dict.fromkeys((*recipe.stages, *recipe.sections, *overrides))
+    }
+    # A flag beats the environment, so variables that say the same as an override are set aside.
+    beaten = {f"CHATSMITH_{stage}_{name}".upper() for stage, names in overrides.items() for name in names}
+    environ = {name: value for name, value in environ.items() if name not in beaten}
+    configs: dict[str, Any] = {}
+    for name in recipe.stages:
+        config_class = import_module(f"chatsmith.cli.{name}").Config
+        values = resolve(config_class, name, sections, environ) | {"run": run.path}
+        try:
+            configs[name] = config_class(**values)
+        except UserError as error:
+            raise UserError(f"stage {name}: {error}") from error
+        sections[name] = to_section(configs[name])
+    return configs, replace(recipe, sections=sections)
+
+
+def show_results(
+    run: RunDirectory, results: Sequence[StageResult], seconds: float, reporter: Reporter
+) -> None:
+    """The table of results, the time it took, and the most memory it needed."""
+    rows = [
+        [
+            result.name,
+            format_seconds(result.seconds) + (" (earlier)" if result.was_done else ""),
+            _figures(result),
+        ]
+        for result in results
+    ]
+    reporter.line()
+    reporter.table(f"Results in {run.path}", ["stage", "time", "result"], rows)
+    memory = (
+        f", at most {peak_memory() / 1e9:.1f} GB of memory" if not all(r.was_done for r in results) else ""
+    )
+    reporter.line(f"Finished in {format_seconds(seconds)}{memory}.")
+
+
+def show_next_steps(run: RunDirectory, reporter: Reporter) -> None:
+    """What a person may want to type now."""
+    from chatsmith.cli import serve
+
+    address = f"http://{serve.Config.host}:{serve.Config.port}"
+    steps = (
+        (f"chatsmith chat {run.path}", "talk to your model"),
+        (f"chatsmith serve {run.path}", f"the same on a web page, at {address}, and behind an API"),
+        (f"chatsmith evaluate {run.path}", "measure it again, with other settings"),
+        (f"chatsmith data inspect {run.path}", "see what it has read, and in which pieces"),
+        ("chatsmith run textbook --data FILES --conversations FILES", "the same with text of your own"),
+    )
+    width = max(len(command) for command, _ in steps)
+    reporter.line("\nTry next:")
+    for command, purpose in steps:
+        reporter.line(f"  {command:<{width}}  {purpose}")
+
+
+def peak_memory() -> int:
+    """The most memory this process has held so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts kilobytes
+
+
+def _run_stage(name: str, config: Any, run: RunDirectory) -> StageResult:
+    done_before = run.finished_at(name)
+    started = time.monotonic()
+    import_module(f"chatsmith.cli.{name}").main(config)
+    seconds = time.monotonic() - started
+    facts = run.done_facts(name) or {}
+    was_done = done_before is not None and done_before == run.finished_at(name)
+    if was_done:
+        seconds = float(facts.get("seconds", seconds))
+    return StageResult(
+        name, seconds, was_done, {key: value for key, value in facts.items() if key != "seconds"}
+    )
+
+
+def _keep_recipe(run: RunDirectory, recipe: Recipe) -> None:
+    """Write the resolved recipe into the run, with the values that were measured in it before."""
+    if run.recipe.is_file():
+        kept = read_recipe(run.recipe)
+        if kept.name not in ("", recipe.name):
+            raise UserError(
+                f"{run.path} was made by the recipe {kept.name}, which {recipe.name} would overwrite;"
+                " choose another --run"
+            )
+        recipe = replace(recipe, frozen=recipe.frozen | kept.frozen)
+        if recipe == kept:
+            return
+    write_recipe(run.recipe, recipe)
+
+
+def _built_in(name: str) -> Path:
+    path = BUILT_IN / f"{name}.toml"
+    names = sorted(file.stem for file in BUILT_IN.glob("*.toml"))
+    if name not in names:
+        hint = did_you_mean(name, names)
+        known = ", ".join(names)
+        raise UserError(f"no recipe {name!r}{hint}; name one of {known}, a .toml file or a run directory")
+    return path
+
+
+def _toml_value(text: str) -> Any:
+    """`text` as TOML reads it: 6, 0.5, true, ["a"]; anything else is the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _figures(result: StageResult) -> str:
+    shown = [
+        f"{name.replace('_', ' ')} {_figure(value)}"
+        for name, value in result.figures.items()
+        if isinstance(value, int | float) or (isinstance(value, str) and len(value) <= LONGEST_TEXT_SHOWN)
+    ]
+    return ", ".join(shown[:FIGURES_SHOWN])
+
+
+def _figure(value: float | str) -> str:
+    if isinstance(value, str | bool):
+        return str(value)
+    is_large = isinstance(value, int) or abs(value) >= 1000
+    return format_number(value) if is_large else f"{value:.4g}"

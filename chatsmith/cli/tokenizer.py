@@ -1,0 +1,202 @@
+"""`chatsmith tokenizer`: train the run's tokenizer and write `<run>/tokenizer/tokenizer.json`.
+
+Reads what `chatsmith data prepare` described; learns from an even sample of the training documents and
+conversations, and reports how many bytes a token stands for on held-out text. Never reads validation text to
+train, and never touches the network.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chatsmith.runtime.errors import UserError
+from chatsmith.text.tokenizer import check_vocab_size
+
+if TYPE_CHECKING:
+    from chatsmith.data.dataset import DataManifest, Split, SplitName
+    from chatsmith.runtime.logs import Reporter
+    from chatsmith.runtime.run_directory import RunDirectory
+    from chatsmith.text.tokenizer import Tokenizer
+
+STAGE = "tokenizer"
+
+# Enough for two digits of bytes per token on any corpus, and little enough to take a second.
+HELD_OUT_CHARACTERS = 2_000_000
+
+EXAMPLES = (
+    'The little fox asked: "Where is my red ball?"',
+    "12 + 345 = 357, so we don't need 1,000 more.",
+    "def add(a, b):\n    return a + b",
+    "Crème brûlée, 東京 🙂",
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train the tokenizer of a run."""
+
+    run: Path = Path("runs/kindergarten")
+    """The run directory."""
+    vocab_size: int = 8192
+    """How many ids the tokenizer may have: 256 bytes, 29 special tokens, and merges for the rest."""
+    sample_megabytes: float = 16.0
+    """How much training text to learn from, taken evenly from all of it; a million characters each."""
+
+    def __post_init__(self) -> None:
+        check_vocab_size(self.vocab_size)
+        if not self.sample_megabytes > 0:
+            raise UserError(f"sample_megabytes is {self.sample_megabytes}; it must be more than 0")
+
+
+def main(config: Config) -> None:
+    """Train and save the tokenizer of `config.run`, unless it is already what this would make."""
+    from chatsmith.data.dataset import load_manifest
+    from chatsmith.runtime.logs import Reporter
+    from chatsmith.runtime.run_directory import RunDirectory, stage_key
+
+    reporter = Reporter()
+    run = RunDirectory(config.run)
+    with run.lock():
+        manifest = load_manifest(run.data)
+        key = stage_key(config, data=manifest.fingerprint)
+        if _is_current(run, key):
+            reporter.line(f"The tokenizer in {run.tokenizer} is up to date.")
+            return
+        reporter.stage("Tokenizer", f"learning up to {config.vocab_size:,} tokens from the training text")
+        started = time.monotonic()
+        tokenizer = _train(config, manifest, reporter)
+        seconds = time.monotonic() - started
+        file = tokenizer.save(run.tokenizer)
+        facts = {"vocab_size": tokenizer.vocab_size, "seconds": round(seconds, 2)}
+        facts["bytes_per_token"] = _report(tokenizer, seconds, manifest, reporter)
+        run.mark_done(STAGE, key, {**facts, "fingerprint": tokenizer.fingerprint}, outputs=[file])
+
+
+def _is_current(run: "RunDirectory", key: str) -> bool:
+    """Whether the stage is done and the file is still the one it wrote (a damaged one is made again)."""
+    from chatsmith.text.tokenizer import Tokenizer
+
+    if not run.is_done(STAGE, key):
+        return False
+    try:
+        fingerprint = Tokenizer.load(run.tokenizer).fingerprint
+    except UserError:
+        return False
+    return fingerprint == (run.done_facts(STAGE) or {}).get("fingerprint")
+
+
+def _train(config: Config, manifest: "DataManifest", reporter: "Reporter") -> "Tokenizer":
+    from chatsmith.text.tokenizer import sample_evenly, train_tokenizer
+
+    available = _characters(manifest.documents) + _characters(manifest.conversations)
+    share = config.sample_megabytes * 1e6 / max(available, 1)
+    expected = min(share, 1.0) * available
+    with reporter.progress("reading", expected, "characters") as bar:
+
+        def sample() -> Iterator[str]:
+            read = 0
+            for text in sample_evenly(_all_texts(manifest, "train"), share):
+                read += len(text)
+                bar.advance(len(text))
+                yield text
+            # The files' sizes also count what is held out, and the JSON around conversations.
+            bar.advance(max(0, expected - read))
+
+        tokenizer = train_tokenizer(sample(), config.vocab_size)
+    if tokenizer.vocab_size < config.vocab_size:
+        reporter.notice(
+            f"the text is too small for {config.vocab_size:,} tokens: no more than {tokenizer.vocab_size:,} "
+            "repay their place, and the vocabulary has that size"
+        )
+    return tokenizer
+
+
+def _characters(split: "Split | None") -> int:
+    return sum(file.characters for file in split.train) if split else 0
+
+
+def _all_texts(manifest: "DataManifest", split: "SplitName") -> Iterator[str]:
+    yield from _document_texts(manifest, split)
+    yield from _conversation_texts(manifest, split)
+
+
+def _document_texts(manifest: "DataManifest", split: "SplitName") -> Iterator[str]:
+    for document in manifest.read_documents(split):
+        yield document.text
+
+
+def _conversation_texts(manifest: "DataManifest", split: "SplitName") -> Iterator[str]:
+    for conversation in manifest.read_conversations(split):
+        for message in conversation:
+            for part in message.parts:
+                yield part.text
+
+
+def _report(
+    tokenizer: "Tokenizer", seconds: float, manifest: "DataManifest", reporter: "Reporter"
+) -> float | None:
+    """Print size, compression and examples; returns bytes per token on held-out documents (None: no such)."""
+    from chatsmith.report.reference_vocabularies import REFERENCE_VOCABULARIES, load_offline
+    from chatsmith.runtime.logs import format_seconds
+
+    held_out = [_first(texts(manifest, "validation")) for texts in (_document_texts, _conversation_texts)]
+    figures = [_bytes_per_token(texts, tokenizer.encode_batch) for texts in held_out]
+    rows = [["this tokenizer", f"{tokenizer.vocab_size:,}", *map(_shown, figures)]]
+    for vocabulary in REFERENCE_VOCABULARIES:
+        encoding = load_offline(vocabulary)
+        if encoding is None:
+            rows.append([vocabulary.name, "not available offline", "", ""])
+        else:
+            others = [_bytes_per_token(texts, encoding.encode_ordinary_batch) for texts in held_out]
+            rows.append([vocabulary.name, f"{encoding.n_vocab:,}", *map(_shown, others)])
+    reporter.table(
+        "Bytes a token stands for, on held-out text",
+        ["vocabulary", "ids", "documents", "conversations"],
+        rows,
+    )
+    reporter.table("Examples, one token between bars", ["tokens", "text"], _example_rows(tokenizer))
+    reporter.line(f"Trained in {format_seconds(seconds)}.")
+    return figures[0]
+
+
+def _first(texts: Iterator[str]) -> list[str]:
+    """The first chunks of `texts`, up to HELD_OUT_CHARACTERS in all."""
+    from chatsmith.text.tokenizer import sample_evenly
+
+    chosen, characters = [], 0
+    for text in sample_evenly(texts, share=1.0):
+        chosen.append(text)
+        characters += len(text)
+        if characters >= HELD_OUT_CHARACTERS:
+            break
+    return chosen
+
+
+def _bytes_per_token(
+    texts: Sequence[str], encode_batch: Callable[[list[str]], list[list[int]]]
+) -> float | None:
+    num_tokens = sum(len(ids) for ids in encode_batch(list(texts)))
+    num_bytes = sum(len(text.encode("utf-8", "replace")) for text in texts)
+    return round(num_bytes / num_tokens, 4) if num_tokens else None
+
+
+def _shown(bytes_per_token: float | None) -> str:
+    return "none held out" if bytes_per_token is None else f"{bytes_per_token:.2f}"
+
+
+def _example_rows(tokenizer: "Tokenizer") -> list[list[str]]:
+    rows = []
+    for text in EXAMPLES:
+        ids = tokenizer.encode(text)
+        rows.append([str(len(ids)), "|".join(_visible(tokenizer.decode_bytes([id])) for id in ids)])
+    return rows
+
+
+def _visible(token: bytes) -> str:
+    """A token as text, or in hexadecimal if it is a part of a character."""
+    try:
+        return token.decode("utf-8").replace("\n", "⏎")
+    except UnicodeDecodeError:
+        return token.hex(" ").upper()

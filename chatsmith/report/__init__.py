@@ -1,0 +1,1 @@
+"""What a run is shown by: the report card, comparisons, plots."""

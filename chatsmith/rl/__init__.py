@@ -1,0 +1,1 @@
+"""Reinforcement learning with verifiable rewards: objective, rollouts and the loop of rounds."""

@@ -1,1 +1,0 @@
-"""One file a command: a frozen Config dataclass and main(config). Stages compose the rooms below."""

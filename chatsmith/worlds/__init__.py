@@ -1,0 +1,1 @@
+"""Generated text, conversations and exams that a small model can learn from nothing."""

@@ -1,0 +1,90 @@
+"""Constrained replies have their form, and a form never changes what its neighbours say."""
+
+import json
+import re
+
+import pytest
+
+from chatsmith.backends.guided import Constraint, RequestError
+from chatsmith.engine.engine import Engine
+from chatsmith.engine.request import Request, Sampling
+from chatsmith.model.gpt import GPT
+from chatsmith.text.tokenizer import Tokenizer
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"cat": {"enum": ["sat", "mat"]}, "legs": {"type": "integer", "minimum": 0, "maximum": 9}},
+    "required": ["cat", "legs"],
+    "additionalProperties": False,
+}
+
+
+def replies(model: GPT, tokenizer: Tokenizer, constraint: Constraint | None, **sampling: object) -> list[str]:
+    values = {"temperature": 1.0, "max_tokens": 60, **sampling}
+    requests = [Request((1, 2, 3), Sampling(seed=seed, **values), constraint=constraint) for seed in range(6)]  # pyright: ignore
+    completions = Engine(model, tokenizer, max_running=3).generate(requests)
+    assert [one.finish_reason for one in completions] == ["stop"] * 6
+    return [one.text for one in completions]
+
+
+def test_a_json_schema_is_obeyed(model: GPT, tokenizer: Tokenizer) -> None:
+    for text in replies(model, tokenizer, Constraint.json_schema(SCHEMA)):
+        value = json.loads(text)
+        assert value["cat"] in ("sat", "mat") and 0 <= value["legs"] <= 9
+
+
+def test_a_regular_expression_is_obeyed(model: GPT, tokenizer: Tokenizer) -> None:
+    found = replies(model, tokenizer, Constraint.regex("[0-9]{2,3}( cat| dog)"))
+    assert all(re.fullmatch("[0-9]{2,3}( cat| dog)", text) for text in found)
+    assert len(set(found)) > 1
+
+
+def test_a_choice_is_one_of_the_texts_even_with_signs_of_regular_expressions(
+    model: GPT, tokenizer: Tokenizer
+) -> None:
+    assert set(replies(model, tokenizer, Constraint.choice(["a+b", "(c|d)", "the cat"]))) <= {
+        "a+b",
+        "(c|d)",
+        "the cat",
+    }
+
+
+def test_a_grammar_is_obeyed(model: GPT, tokenizer: Tokenizer) -> None:
+    grammar = 'start: animal " sat"\nanimal: "the cat" | "the dog"'
+    found = replies(model, tokenizer, Constraint.lark(grammar))
+    assert set(found) <= {"the cat sat", "the dog sat"}
+
+
+def test_a_constraint_leaves_the_other_requests_alone(model: GPT, tokenizer: Tokenizer) -> None:
+    free = [Request((1, 2, 3), Sampling(seed=seed, max_tokens=20)) for seed in range(4)]
+    bound = Request((4, 5), Sampling(seed=9, max_tokens=20), constraint=Constraint.regex("[0-9]+"))
+    alone = Engine(model, tokenizer).generate(free)
+    together = Engine(model, tokenizer).generate([free[0], bound, *free[1:]])
+    assert [one.ids for one in together if one.prompt_ids == (1, 2, 3)] == [one.ids for one in alone]
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        Constraint.regex("[0-9"),
+        Constraint.json_schema({"type": "cat"}),
+        Constraint.json_schema({"minimum": -(10**300)}),
+        Constraint.lark("start: cat"),
+    ],
+)
+def test_a_form_that_makes_no_sense_is_refused_at_submit(
+    model: GPT, tokenizer: Tokenizer, constraint: Constraint
+) -> None:
+    engine = Engine(model, tokenizer)
+    with pytest.raises(RequestError) as refusal:
+        engine.submit(Request((1,), constraint=constraint))
+    assert refusal.value.parameter == "constraint"
+    assert "\n" not in str(refusal.value)
+    assert engine.is_idle
+
+
+def test_a_choice_of_nothing_and_a_minimum_length_are_refused() -> None:
+    with pytest.raises(RequestError, match="at least one text"):
+        Constraint.choice([])
+    with pytest.raises(RequestError, match="min_tokens"):
+        Request((1,), Sampling(min_tokens=3), constraint=Constraint.json_object())

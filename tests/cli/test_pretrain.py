@@ -1,0 +1,177 @@
+"""`chatsmith pretrain`: what it refuses, in one line and leaving nothing, and what settings and processes change."""
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from chatsmith.bundle import load_bundle
+from chatsmith.cli import main as cli
+from chatsmith.runtime.recipe import read_recipe
+from chatsmith.runtime.run_directory import RunDirectory
+
+
+@pytest.fixture
+def pretrain(capsys):
+    """Runs the command; returns its exit code, stdout and stderr."""
+
+    def run(*argv) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = cli.main(["pretrain", *map(str, argv)], {})
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def refused(result: tuple[int, str, str], message: str) -> None:
+    code, _, error = result
+    assert code == 2
+    assert message in error and error.startswith("chatsmith: ") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--depth", 0], "depth is 0; it must be at least 1"),
+        (["--sequence-length", 0], "sequence_length is 0"),
+        (["--width", -64], "width is -64; it cannot be negative"),
+        (["--width", 100], "width 100 is not a multiple of head_dim 32"),
+        (["--head-dim", 7, "--width", 70], "head_dim must be even"),
+        (["--head-dim", 8, "--width", 8], "width must be at least 16 channels, not 8"),
+        (["--tokens", 1000, "--minutes", 5], "tokens or as minutes, not both"),
+        (["--tokens", 0, "--minutes", "nan"], "minutes is nan"),
+        (["--tokens", 0, "--minutes", "inf"], "minutes is inf"),
+        (["--tokens", 0, "--ratio", 0], "ratio is 0.0; it must be a number above 0"),
+        (["--rate-scale", "inf"], "rate_scale is inf"),
+        (["--batch-tokens", 100], "batch_tokens is 100, less than one row of 128 tokens"),
+        (["--evaluate-tokens", 0], "evaluate_tokens is 0"),
+        (["--save-minutes", 0], "save_minutes is 0"),
+        (["--seed", -1], "seed is -1"),
+        (["--device", "gpu"], "device must be auto, cpu"),
+        (["--dtype", "fp16"], "--dtype must be one of auto, fp32, bf16"),
+        (["--dept", 4], "unknown flag --dept (did you mean --depth?)"),
+    ],
+)
+def test_impossible_settings_leave_the_run_as_it_was(tiny_copy, pretrain, argv, message):
+    before = {path: path.stat().st_mtime_ns for path in tiny_copy.rglob("*") if path.name != ".lock"}
+    refused(pretrain(tiny_copy, *argv), message)
+    after = {path: path.stat().st_mtime_ns for path in tiny_copy.rglob("*") if path.name != ".lock"}
+    assert {path for path in before.keys() | after.keys() if path.is_file()} == {
+        path for path in before if path.is_file()
+    }
+    assert all(after[path] == before[path] for path in before if path.is_file())
+
+
+def test_a_run_without_data_says_what_comes_first_and_is_not_made(tmp_path, pretrain):
+    refused(pretrain(tmp_path / "new"), "run `chatsmith data prepare` first")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_run_without_a_tokenizer_says_what_comes_first(tiny_copy, pretrain):
+    shutil.rmtree(tiny_copy / "tokenizer")
+    refused(pretrain(tiny_copy, "--seed", 2), "chatsmith tokenizer")
+
+
+def test_a_file_in_the_way_is_no_run(tmp_path, pretrain):
+    (tmp_path / "file").write_text("")
+    refused(pretrain(tmp_path / "file"), "a file is in the way")
+
+
+def test_two_processes_on_one_run_are_kept_apart(tiny_copy, pretrain):
+    with RunDirectory(tiny_copy).lock():
+        refused(pretrain(tiny_copy, "--seed", 2), "is in use by process")
+
+
+def test_data_changed_since_it_was_prepared_is_not_trained_on(tiny_copy, pretrain):
+    with (tiny_copy / "data" / "train.parquet").open("ab") as file:
+        file.write(b"x")
+    refused(pretrain(tiny_copy, "--seed", 2), "has changed since the data was prepared")
+
+
+def test_a_loss_that_is_no_number_keeps_the_last_good_bundle(tiny_copy, pretrain):
+    weights = tiny_copy / "pretrain" / "bundle" / "model.safetensors"
+    before = weights.read_bytes()
+    refused(pretrain(tiny_copy, "--rate-scale", 1e30), "Lower the learning rate (--rate-scale 0.5)")
+    assert weights.read_bytes() == before
+    assert json.loads((tiny_copy / "metrics.jsonl").read_text().splitlines()[-1])["loss"] is not None
+
+
+def test_a_done_run_is_skipped_and_settings_of_no_consequence_keep_it_so(tiny_run, pretrain):
+    code, out, _ = pretrain(tiny_run, "--rows-per-microbatch", 1, "--save-minutes", 9, "--device", "cpu")
+    assert code == 0 and "is up to date" in out
+    code, out, _ = pretrain(tiny_run, "--evaluations", 5, "--evaluate-tokens", 512, "--prompt", "Once")
+    assert code == 0 and "is up to date" in out
+
+
+def test_minutes_are_measured_once_and_then_kept_as_tokens(tiny_copy, pretrain):
+    settings = (tiny_copy, "--tokens", 0, "--minutes", 0.02, "--evaluations", 0)
+    code, first, _ = pretrain(*settings)
+    assert code == 0 and "Measuring how far the time reaches" in first
+    frozen = read_recipe(tiny_copy / "recipe.toml").frozen["pretrain"]["tokens"]["value"]
+    assert frozen % 1024 == 0 and frozen > 0
+    trained = json.loads((tiny_copy / "pretrain" / "bundle" / "config.json").read_text())
+    weights = tiny_copy / "pretrain" / "bundle" / "model.safetensors"
+    before = weights.read_bytes()
+    (tiny_copy / "pretrain" / "done.json").unlink()
+    code, second, _ = pretrain(*settings)
+    assert code == 0 and "Measuring" not in second and f"{frozen:,} tokens in" in second
+    assert json.loads((tiny_copy / "pretrain" / "bundle" / "config.json").read_text()) == trained
+    assert weights.read_bytes() == before
+
+
+def test_a_prompt_is_continued_at_every_evaluation(tiny_copy, pretrain):
+    code, out, _ = pretrain(tiny_copy, "--prompt", "The little dog", "--tokens", 4096, "--evaluations", 2)
+    assert code == 0
+    assert sum(line.startswith("The little dog") for line in out.splitlines()) == 2
+
+
+def test_evaluations_are_never_more_than_asked_for(tiny_copy, pretrain):
+    (tiny_copy / "metrics.jsonl").unlink()
+    assert pretrain(tiny_copy, "--tokens", 7 * 1024, "--evaluations", 4)[0] == 0
+    lines = map(json.loads, (tiny_copy / "metrics.jsonl").read_text().splitlines())
+    assert [line["step"] for line in lines if "bpb" in line] == [2, 4, 6, 7]
+
+
+def test_a_batch_that_is_no_whole_number_of_rows_is_told_of(tiny_copy, pretrain):
+    code, out, _ = pretrain(tiny_copy, "--batch-tokens", 1000, "--tokens", 4096)
+    assert code == 0 and "a step takes 1,024 tokens, not 1,000: 8 whole rows of 128" in out
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_model_of_one_and_only_the_first_speaks(
+    tiny_run, tiny_copy, subprocess_environment
+):
+    """The same run, made anew by two processes that share each step."""
+    shutil.rmtree(tiny_copy / "pretrain")
+    (tiny_copy / "metrics.jsonl").unlink()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "chatsmith", "pretrain", str(tiny_copy)],
+            env={**subprocess_environment, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    outputs = [process.communicate(timeout=200)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert "2 processes" in outputs[0] and outputs[1] == ""
+    losses = []
+    for run in (tiny_run, tiny_copy):
+        lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+        losses.append([line["loss"] for line in lines if line["stage"] == "pretrain" and "loss" in line])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    alone, together = (
+        load_bundle(run / "pretrain" / "bundle").model.state_dict() for run in (tiny_run, tiny_copy)
+    )
+    for name, value in alone.items():
+        # Not closer: Adam divides gradients that are mere rounding by their own size.
+        assert (together[name] - value).norm() < 0.01 * value.norm(), name

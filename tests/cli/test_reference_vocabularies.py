@@ -1,0 +1,36 @@
+"""GPT-2's and GPT-4's vocabularies: used when they lie in tiktoken's cache, and never downloaded."""
+
+import hashlib
+import inspect
+import socket
+
+import pytest
+import tiktoken_ext.openai_public
+
+from chatsmith.report.reference_vocabularies import REFERENCE_VOCABULARIES, load_offline
+
+
+@pytest.mark.parametrize("vocabulary", REFERENCE_VOCABULARIES, ids=lambda vocabulary: vocabulary.name)
+def test_addresses_and_hashes_are_still_those_of_tiktoken(vocabulary):
+    source = inspect.getsource(getattr(tiktoken_ext.openai_public, vocabulary.encoding))
+    assert vocabulary.url in source and vocabulary.sha256 in source
+
+
+@pytest.mark.parametrize("content", [None, b"not the vocabulary"])
+def test_a_missing_or_damaged_file_is_neither_downloaded_nor_deleted(tmp_path, monkeypatch, content):
+    def no_network(*arguments, **options):
+        raise AssertionError("the network was touched")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+    for vocabulary in REFERENCE_VOCABULARIES:
+        file = tmp_path / hashlib.sha1(vocabulary.url.encode()).hexdigest()
+        if content is not None:
+            file.write_bytes(content)
+        assert load_offline(vocabulary) is None
+        assert file.exists() == (content is not None)
+
+
+def test_a_switched_off_cache_has_nothing(monkeypatch):
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")
+    assert all(load_offline(vocabulary) is None for vocabulary in REFERENCE_VOCABULARIES)

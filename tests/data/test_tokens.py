@@ -1,0 +1,257 @@
+"""The token cache: the right ids, published window by window, and no way of failing that hangs a reader."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chatsmith.data import token_worker
+from chatsmith.data import tokens as token_cache
+from chatsmith.data.dataset import load_manifest, survey
+from chatsmith.data.documents import Document
+from chatsmith.data.generated import write_documents
+from chatsmith.data.token_worker import CacheWriter, build
+from chatsmith.data.tokens import IDS, LOG, PROGRESS, TokenCache, open_token_cache
+from chatsmith.runtime.errors import UserError
+from chatsmith.text.tokenizer import Tokenizer
+
+TEXTS = ["The little fox.", "Where is my red ball?", "Grün 🙂 <|bos|> text", "It is under the tree."] * 5
+
+
+@pytest.fixture
+def run(tmp_path: Path, tokenizer: Tokenizer) -> Path:
+    (tmp_path / "data").mkdir()
+    write_documents(tmp_path / "data" / "train.parquet", TEXTS)
+    write_documents(tmp_path / "data" / "validation.parquet", ["A held-out text."])
+    survey([tmp_path / "data" / "train.parquet"], validation=[tmp_path / "data" / "validation.parquet"]).save(
+        tmp_path / "data"
+    )
+    tokenizer.save(tmp_path / "tokenizer")
+    return tmp_path
+
+
+def opened(run: Path, split="train", **options) -> TokenCache:
+    return open_token_cache(
+        run / "tokens", data_folder=run / "data", tokenizer_folder=run / "tokenizer", split=split, **options
+    )
+
+
+def documents_in(cache: TokenCache) -> list[list[int]]:
+    cache.wait_until_complete()
+    found = []
+    for window in range(cache.num_windows):
+        offsets = cache.window_offsets(window)
+        found += [cache.ids[first:end].tolist() for first, end in pairwise(offsets)]
+    return found
+
+
+def documents(texts: list[str]) -> list[Document]:
+    return [Document(text, "here") for text in texts]
+
+
+def test_a_worker_fills_the_cache_with_every_document_s_ids(run, tokenizer):
+    with opened(run) as cache:
+        assert documents_in(cache) == [tokenizer.encode(text) for text in TEXTS]
+        assert cache.bos_id == tokenizer.bos_id
+        assert not np.isin(cache.ids, [tokenizer.bos_id]).any(), "packing adds <|bos|>, and text cannot"
+        assert cache.num_documents == len(TEXTS)
+    with opened(run, "validation") as cache:
+        assert documents_in(cache) == [tokenizer.encode("A held-out text.")]
+
+
+def test_a_complete_cache_is_opened_without_a_worker(run):
+    with opened(run) as cache:
+        cache.wait_until_complete()
+    (run / "tokens" / "train" / LOG).unlink()
+    with opened(run) as cache:
+        assert cache.is_complete
+        assert not (run / "tokens" / "train" / LOG).exists()
+
+
+def test_other_data_or_another_tokenizer_rebuild_the_cache(run, tokenizer):
+    with opened(run) as cache:
+        documents_in(cache)
+    write_documents(run / "data" / "train.parquet", ["A new text."])
+    survey([run / "data" / "train.parquet"], validation=[run / "data" / "validation.parquet"]).save(
+        run / "data"
+    )
+    with opened(run) as cache:
+        assert documents_in(cache) == [tokenizer.encode("A new text.")]
+
+
+@pytest.mark.parametrize("damage", ["gone", "short"])
+def test_a_damaged_cache_is_rebuilt(run, damage):
+    with opened(run) as cache:
+        expected = documents_in(cache)
+    ids = run / "tokens" / "train" / IDS
+    ids.unlink() if damage == "gone" else ids.write_bytes(ids.read_bytes()[:-2])
+    with opened(run) as cache:
+        assert documents_in(cache) == expected
+
+
+def test_the_worker_s_user_errors_reach_the_reader(run):
+    with opened(run) as cache:
+        cache.wait_until_complete()
+    progress = run / "tokens" / "train" / PROGRESS
+    progress.unlink()
+    (run / "data" / "train.parquet").write_bytes(b"PAR1 but not really")
+    manifest = json.loads((run / "data" / "manifest.json").read_text())
+    status = (run / "data" / "train.parquet").stat()
+    manifest["documents"]["train"][0] |= {"bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+    (run / "data" / "manifest.json").write_text(json.dumps(manifest))
+    for _ in range(2):  # the second time, the first one's error must not stand in the way of trying again
+        with (
+            opened(run) as cache,
+            pytest.raises(UserError, match=r"train\.parquet is not a readable parquet"),
+        ):
+            cache.wait_for_window(0)
+
+
+def test_a_worker_that_dies_is_an_error_and_not_a_hang(run, monkeypatch):
+    monkeypatch.setattr(token_cache.sys, "executable", "/bin/false")
+    with opened(run) as cache, pytest.raises(RuntimeError, match="ended with code 1"):
+        cache.wait_for_window(0)
+
+
+def test_a_reader_without_a_worker_does_not_wait_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(token_cache, "_STALLED_SECONDS", 0.1)
+    with pytest.raises(RuntimeError, match="no new tokens"):
+        TokenCache(tmp_path, "key").wait_for_window(0)
+
+
+def test_an_interrupted_build_goes_on_where_it_stopped(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr(token_worker, "WINDOW_DOCUMENTS", 3)
+    encoded: list[str] = []
+
+    def encode(text: str) -> list[int]:
+        if len(encoded) == 10:
+            raise KeyboardInterrupt
+        encoded.append(text)
+        return tokenizer.encode(text)
+
+    def writer() -> CacheWriter:
+        return CacheWriter(tmp_path, "key", bos_id=tokenizer.bos_id, vocab_size=tokenizer.vocab_size)
+
+    with pytest.raises(KeyboardInterrupt):
+        build(writer(), documents(TEXTS), encode)
+    with (tmp_path / IDS).open("ab") as file:
+        file.write(b"half a window")
+    cache = TokenCache(tmp_path, "key")
+    assert cache.num_windows == 3 and not cache.is_complete
+
+    encoded_before = len(encoded) - 1  # the tenth was in the window that was lost
+    build(writer(), documents(TEXTS), tokenizer.encode)
+    assert encoded_before == cache.num_documents
+    assert documents_in(TokenCache(tmp_path, "key")) == [tokenizer.encode(text) for text in TEXTS]
+
+
+def test_windows_are_published_before_the_cache_is_complete(tmp_path, tokenizer):
+    writer = CacheWriter(tmp_path, "key", bos_id=0, vocab_size=300)
+    cache = TokenCache(tmp_path, "key")
+    writer.add_window([[1, 2], [], [3]])
+    assert cache.wait_for_window(0)
+    assert cache.ids.tolist() == [1, 2, 3] and cache.window_offsets(0).tolist() == [0, 2, 2, 3]
+    assert not cache.is_complete
+    writer.add_window([[4]])
+    writer.finish()
+    assert cache.wait_for_window(1) and not cache.wait_for_window(2)
+    assert cache.ids.tolist() == [1, 2, 3, 4] and cache.window_offsets(1).tolist() == [3, 4]
+
+
+def test_windows_end_after_a_number_of_documents_or_characters(monkeypatch):
+    monkeypatch.setattr(token_worker, "WINDOW_DOCUMENTS", 3)
+    monkeypatch.setattr(token_worker, "WINDOW_CHARACTERS", 10)
+    texts = ["a", "b", "c", "d", "x" * 20, "e", "f" * 9, "g"]
+    grouped = [[d.text[0] for d in window] for window in token_worker.windows(documents(texts))]
+    assert grouped == [["a", "b", "c"], ["d", "x"], ["e", "f"], ["g"]]
+
+
+def test_large_vocabularies_keep_their_ids(tmp_path):
+    writer = CacheWriter(tmp_path, "key", bos_id=0, vocab_size=100_000)
+    writer.add_window([[70_000, 99_999]])
+    assert TokenCache(tmp_path, "key").ids.tolist() == [70_000, 99_999]
+
+
+def test_threads_do_not_change_the_order(tmp_path, tokenizer):
+    for folder, threads in ((tmp_path / "one", 1), (tmp_path / "four", 4)):
+        build(
+            CacheWriter(folder, "key", bos_id=0, vocab_size=400), documents(TEXTS), tokenizer.encode, threads
+        )
+    assert (tmp_path / "one" / IDS).read_bytes() == (tmp_path / "four" / IDS).read_bytes()
+
+
+def test_a_full_disk_is_told_to_the_reader(tmp_path, tokenizer, monkeypatch):
+    writer = CacheWriter(tmp_path, "key", bos_id=0, vocab_size=400)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(writer, "add_window", full)
+    with pytest.raises(OSError):
+        build(writer, documents(TEXTS), tokenizer.encode)
+    with pytest.raises(UserError, match="the disk is full"):
+        TokenCache(tmp_path, "key").wait_for_window(0)
+
+
+def test_the_worker_ends_with_the_process_that_started_it(run):
+    job = {
+        "folder": str(run / "tokens" / "train"),
+        "data_folder": str(run / "data"),
+        "tokenizer_folder": str(run / "tokenizer"),
+        "split": "train",
+        "key": "key",
+        "threads": 1,
+    }
+    # Stops where it would read the manifest, so that only its parent's end can end it.
+    stopped = (
+        "import json, sys, time; from chatsmith.data import token_worker as w;"
+        "w.load_manifest = lambda folder: time.sleep(60); w.main(json.loads(sys.argv[1]))"
+    )
+    worker = subprocess.Popen([sys.executable, "-c", stopped, json.dumps(job)], stdin=subprocess.PIPE)
+    assert worker.stdin
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):
+            worker.wait(1)
+        worker.stdin.close()
+        assert worker.wait(20) == 3
+    finally:
+        worker.kill()
+
+
+def test_closing_stops_a_worker_at_once(run):
+    cache = opened(run)
+    worker = cache._worker
+    assert worker
+    worker.send_signal(signal.SIGSTOP)  # it cannot finish by itself
+    started = time.monotonic()
+    os.kill(worker.pid, signal.SIGCONT)
+    cache.close()
+    assert worker.poll() is not None and time.monotonic() - started < 10
+    cache.close()
+
+
+def test_the_worker_imports_no_torch():
+    code = "import sys, chatsmith.data.token_worker; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_manifest_is_checked_before_a_worker_starts(run):
+    (run / "data" / "train.parquet").unlink()
+    with pytest.raises(UserError, match="is gone"):
+        opened(run)
+    with pytest.raises(UserError):
+        load_manifest(run / "data")
+
+
+def test_asking_a_worker_that_has_ended_for_more_is_no_error_nor_is_closing_after_it(tmp_path: Path) -> None:
+    worker = subprocess.Popen([sys.executable, "-c", "pass"], stdin=subprocess.PIPE, bufsize=0)
+    worker.wait()
+    cache = TokenCache(tmp_path, "key", worker)
+    cache.close()
