@@ -9,6 +9,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+_PRACTICE = (
+    "chatsmith.tasks.kindergarten.practice",
+    "chatsmith.worlds.kindergarten.practice",
+    "chatsmith.worlds.kindergarten.problems",
+    "chatsmith.worlds.kindergarten",
+)
+
 # name -> candidates, tried in order: "module" (the name is looked up in it) or "module:other_name".
 LOCATIONS: dict[str, tuple[str, ...]] = {
     # text
@@ -30,11 +37,8 @@ LOCATIONS: dict[str, tuple[str, ...]] = {
         "chatsmith.worlds.kindergarten.exam:exam_fingerprint",
     ),
     "problem_to_json": ("chatsmith.tasks.task", "chatsmith.data.problems", "chatsmith.tasks.problems"),
-    "practice_problems": (
-        "chatsmith.tasks.kindergarten.practice",
-        "chatsmith.worlds.kindergarten.practice",
-        "chatsmith.worlds.kindergarten.problems",
-    ),
+    "practice_problem": _PRACTICE,
+    "practice_problems": _PRACTICE,
     # data
     "TrainingRows": ("chatsmith.data.packing",),
     "ValidationRows": ("chatsmith.data.packing",),
@@ -114,6 +118,19 @@ def save_model(folder: Path, model: Any, tokenizer: Any) -> None:
 def make_engine(model: Any, tokenizer: Any, **options: Any) -> Any:
     """An engine with these settings."""
     return find("Engine")(model, tokenizer, **options)
+
+
+def engine_figures(engine: Any) -> dict[str, Any]:
+    """What an engine counts, and what it decodes with."""
+    names = (
+        "num_preemptions",
+        "num_free_blocks",
+        "prefix_queries",
+        "prefix_hits",
+        "num_computed",
+        "decodes_with",
+    )
+    return {name: getattr(engine, name) for name in names}
 
 
 def make_request(prompt_ids: list[int], sampling: dict[str, Any], **more: Any) -> Any:

@@ -58,7 +58,14 @@ MISTAKES: tuple[str, ...] = (
     *("evaluate --compare one", "evaluate --mirror ftp://x", "serve --port 70000", "serve --replicas 0"),
     *("serve --cors-origins x", "serve --model x", "chat --temperature -1", "plan --depth 0"),
     # files and runs
-    *("pretrain nowhere", "sft nowhere", "rl nowhere", "evaluate nowhere", "chat nowhere", "serve nowhere"),
+    *(
+        "pretrain nowhere",
+        "sft nowhere",
+        "rl nowhere",
+        "evaluate nowhere",
+        "chat nowhere",
+        "serve nowhere --port 0",
+    ),
     *("tokenizer nowhere", "data inspect nowhere", "pretrain file.txt", "chat file.txt", "chat empty"),
     *(
         "data prepare new --data missing.txt",
@@ -97,6 +104,13 @@ VARIABLES: tuple[tuple[str, str], ...] = (
     ("CHATSMITH_PRETRIAN_DEPTH", "4"),
     ("CHATSMITH_PRETRAIN_DEPTH", "four"),
     ("CHATSMITH_PRETRAIN_DEPTH", "0"),
+)
+MASKS = (
+    (r"process \d+", "process N"),
+    (r"127\.0\.0\.1:\d{5}", "127.0.0.1:PORT"),
+    (r"\d{4}-\d\d-\d\dT[\d:.]+(\+00:00|Z)?", "TIME"),
+    (r'"(pid|seconds)": [\d.]+', r'"\1": N'),
+    (r"\b\d+\.\d s\b", "N s"),
 )
 
 
@@ -154,7 +168,8 @@ def masked(text: str) -> list[str]:
     """Lines, with the folder and the tree by name and without times."""
     for place, name in ((str(Path.cwd()), "<work>"), (os.environ["ORACLE_TREE"], "<tree>")):
         text = text.replace(place, name)
-    text = re.sub(r"process \d+", "process N", text)
+    for pattern, name in MASKS:
+        text = re.sub(pattern, name, text)
     return [line.rstrip() for line in text.splitlines()]
 
 

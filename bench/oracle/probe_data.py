@@ -85,12 +85,15 @@ def exams() -> Result:
 
 
 def practice() -> Result:
-    """The problems of reinforcement learning."""
-    find_problems = locations.find("practice_problems")
-    return {
-        f"practice {split}": in_hundreds(map(problem_text, islice(find_problems(split), ITEMS)))
-        for split in ("train", "development", "exam")
-    }
+    """The problems of reinforcement learning: those of training, and those held out."""
+    find_problem, find_problems = locations.find("practice_problem"), locations.find("practice_problems")
+    result: Result = {}
+    for seed in SEEDS:
+        drawn = (find_problem(seed, place) for place in range(ITEMS))
+        result[f"practice seed {seed}"] = in_hundreds(map(problem_text, drawn))
+    for split in ("development", "test"):
+        result[f"practice {split}"] = in_hundreds(map(problem_text, find_problems(split)))
+    return result
 
 
 def rows_of_text(documents: list[str], tokenizer: Any) -> Result:
