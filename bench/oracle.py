@@ -1,6 +1,6 @@
 """Proof that a refactoring changed nothing: the same probes with two checkouts of chatsmith, compared.
 
-    python bench/oracle.py --old /work/scratch/old --new . [--parts weights,data,engine,http,cli] [--json]
+    python bench/oracle.py --old /work/scratch/old --new . [--parts weights,resume,data,engine,http,cli] [--json]
 
 Each part is a script in bench/oracle/ that runs in an empty folder, with the tree on PYTHONPATH and one thread, and
 writes {check: value} as JSON. Values must be equal to the last digit. The old tree's values are kept in --cache, by
@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-PARTS = ("weights", "data", "engine", "http", "cli")
+PARTS = ("weights", "resume", "data", "engine", "http", "cli")
 PROBES = Path(__file__).resolve().parent / "oracle"
 PYTHON = Path("/work/main/.venv/bin/python")
 CACHE = Path("/work/scratch/oracle-cache")
@@ -133,6 +133,8 @@ def state_of(part: str, options: argparse.Namespace) -> str:
     if "import locations" in sources[0] or "from locations" in sources[0]:
         # Where things are in the new tree is not part of what the old one gives; how they are made is.
         sources.append((PROBES / "locations.py").read_text().partition("def find(")[2])
+    if "import probe_weights" in sources[0]:
+        sources.append((PROBES / "probe_weights.py").read_text())
     return hashlib.sha256("\0".join([commit, libraries, platform.node(), *sources]).encode()).hexdigest()[:16]
 
 
@@ -146,7 +148,9 @@ def probe(part: str, tree: Path, options: argparse.Namespace, scratch: Path) -> 
     work.mkdir()
     # The old tree's recipe for both: what is asked must not change with what answers.
     command = [str(options.python), str(PROBES / f"probe_{part}.py"), recipe_of(options), str(out)]
-    done = subprocess.run(command, cwd=work, env=environment(tree, scratch), capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=work, env=environment(tree, options.old, scratch), capture_output=True, text=True
+    )
     if done.returncode or not out.is_file():
         raise ProbeFailed(f"{tree}: exit code {done.returncode}\n{(done.stdout + done.stderr)[-6000:]}")
     return json.loads(out.read_text())
@@ -157,21 +161,25 @@ def recipe_of(options: argparse.Namespace) -> str:
     return str(options.old / "tests" / "recipes" / "tiny.toml")
 
 
-def environment(tree: Path, scratch: Path) -> dict[str, str]:
+def environment(tree: Path, old: Path, scratch: Path) -> dict[str, str]:
     """For a probe and all that it starts: this tree, one thread, no colours, nothing of the caller's."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "CC") if name in os.environ}
-    return {
-        **kept,
-        "PYTHONPATH": f"{tree}{os.pathsep}{PROBES / 'site'}",
-        "ORACLE_TREE": str(tree),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "XDG_CACHE_HOME": str(scratch / f"cache-{hashlib.sha256(str(tree).encode()).hexdigest()[:8]}"),
-        "HF_HUB_OFFLINE": "1",
-        "LC_ALL": "C.UTF-8",
-        "TERM": "dumb",
-        "NO_COLOR": "1",
-        "COLUMNS": "100",
-    } | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    return (
+        {
+            **kept,
+            "PYTHONPATH": f"{tree}{os.pathsep}{PROBES / 'site'}",
+            "ORACLE_TREE": str(tree),
+            "ORACLE_OLD": str(old),  # for `resume`, where it begins and the tree goes on
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "XDG_CACHE_HOME": str(scratch / f"cache-{hashlib.sha256(str(tree).encode()).hexdigest()[:8]}"),
+            "HF_HUB_OFFLINE": "1",
+            "LC_ALL": "C.UTF-8",
+            "TERM": "dumb",
+            "NO_COLOR": "1",
+            "COLUMNS": "100",
+        }
+        | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    )
 
 
 # ---- comparing ----

@@ -49,9 +49,10 @@ def settings(pairs: tuple[str, ...]) -> list[str]:
     return [word for pair in pairs for word in ("--set", pair)]
 
 
-def chatsmith(*argv: str) -> str:
+def chatsmith(*argv: str, environment: dict[str, str] | None = None) -> str:
     """Run the command and return what it prints on stdout."""
-    done = subprocess.run([sys.executable, "-m", "chatsmith", *argv], capture_output=True, text=True)
+    command = [sys.executable, "-m", "chatsmith", *argv]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise SystemExit(f"chatsmith {' '.join(argv)} ended with {done.returncode}:\n{done.stderr[-3000:]}")
     return done.stdout
@@ -60,17 +61,24 @@ def chatsmith(*argv: str) -> str:
 def interrupted(base: Path) -> Result:
     """Pretraining that gets SIGTERM in the middle, and goes on."""
     run = without_models(base, "interrupted")
+    stopped = interrupt(run)
+    chatsmith("pretrain", str(run), *LONGER)
+    return {"interrupted/stopped": stopped} | outputs(run, ("pretrain",))
+
+
+def interrupt(run: Path, environment: dict[str, str] | None = None) -> Result:
+    """Begin to pretrain, and send SIGTERM after a few steps; what it says then."""
     command = [sys.executable, "-m", "chatsmith", "pretrain", str(run), *LONGER]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
+    )
     deadline = time.monotonic() + 120
     while len(losses(run, "pretrain")) < 3:
         assert process.poll() is None and time.monotonic() < deadline, "no step was seen"
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=120)[1]
-    stopped = {"exit code": process.returncode, "stderr": re.sub(r"step \d+", "step N", said)}
-    chatsmith("pretrain", str(run), *LONGER)
-    return {"interrupted/stopped": stopped} | outputs(run, ("pretrain",))
+    return {"exit code": process.returncode, "stderr": re.sub(r"step \d+", "step N", said)}
 
 
 def two_processes(base: Path) -> Result:
