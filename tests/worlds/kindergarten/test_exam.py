@@ -6,11 +6,12 @@ import pytest
 
 from chatsmith.data.problems import Names, normalise
 from chatsmith.text.chat import check_conversation
-from chatsmith.worlds.kindergarten.baseline import NearestQuestion, baseline_scores
 from chatsmith.worlds.kindergarten.exam import (
     EXAM_FINGERPRINT,
     EXAM_VERSION,
     SECTIONS,
+    NearestQuestion,
+    baseline_scores,
     exam_problems,
     exam_questions,
     fingerprint,
