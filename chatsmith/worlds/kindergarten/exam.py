@@ -23,10 +23,9 @@ from chatsmith.worlds.kindergarten.questions import (
     draw_counting_question,
     draw_fact_question,
     draw_instruction,
-    draw_memory_question,
-    draw_small_talk,
     draw_spelling_question,
 )
+from chatsmith.worlds.kindergarten.small_talk import draw_memory_question, draw_small_talk
 from chatsmith.worlds.kindergarten.stories import draw_story, story_question
 from chatsmith.worlds.kindergarten.world import Split
 
@@ -124,18 +123,6 @@ class NearestQuestion:
         weights = {word: count * self._rarity.get(word, 12.0) for word, count in words.items()}
         length = math.sqrt(sum(weight * weight for weight in weights.values()))
         return {word: weight / length for word, weight in weights.items()}
-
-
-def baseline_scores(conversations: Iterable[Conversation], problems: Sequence[Problem]) -> dict[str, float]:
-    """The share of `problems` that the nearest question answers, by section; the key "overall" has the whole."""
-    nearest = NearestQuestion(conversations)
-    passed: dict[str, list[bool]] = defaultdict(list)
-    for problem in problems:
-        passed[problem.section].append(problem.check(nearest.answer(problem.messages)))
-    everything = [result for results in passed.values() for result in results]
-    return {section: sum(results) / len(results) for section, results in passed.items()} | {
-        "overall": sum(everything) / len(everything)
-    }
 
 
 def _said(messages: Sequence[Message]) -> str:

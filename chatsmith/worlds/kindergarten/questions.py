@@ -32,7 +32,6 @@ from chatsmith.worlds.kindergarten.world import (
     number_word,
     plural,
     spelling_words,
-    split_of,
     words,
     words_of,
 )
@@ -156,12 +155,21 @@ def text_reply(text: str) -> tuple[Part, ...]:
     return (Part("text", text),)
 
 
+def exchange(said: str, replied: str) -> Conversation:
+    """A turn of the user and one of the assistant."""
+    return (Message.of("user", said), Message.of("assistant", replied))
+
+
 @cache
 def family(section: str, name: str) -> QuestionFamily:
     """The family `name` of a section of `questions.toml`."""
     entries = data("questions")[section]
     entry = entries[name]
     return QuestionFamily.of(section, name, {**entries[entry["like"]], **entry} if "like" in entry else entry)
+
+
+def _draw_text(rng: random.Random, split: Split, purpose: str, make: Callable[[random.Random], str]) -> str:
+    return draw(rng, split, purpose, make, lambda text: (text,))
 
 
 # ---- Facts
@@ -287,7 +295,7 @@ def draw_counting_question(rng: random.Random, split: Split) -> Question:
         word, letter = draw(rng, split, "letters", _word_and_letter)
         return _count(rng, "letter", word.count(letter), word=word, letter=letter)
     if kind < 0.75:
-        (word,) = draw(rng, split, "length", lambda r: (r.choice(spelling_words()),))
+        word = _draw_text(rng, split, "length", lambda r: r.choice(spelling_words()))
         return _count(rng, "length", len(word), word=word)
     return _count_row(rng, split, "row", (1, 4), (1, 3))
 
@@ -356,7 +364,7 @@ def draw_instruction(rng: random.Random, split: Split) -> Question:
 
 
 def _repeat(rng: random.Random, split: Split) -> Question:
-    (text,) = draw(rng, split, "repeat", _phrase)
+    text = _draw_text(rng, split, "repeat", _phrase)
     text = capitalize(text) + "."
     return family("instructions", "repeat").ask(rng, (text,), {"text": text})
 
@@ -368,12 +376,12 @@ def _again(rng: random.Random, split: Split) -> Question:
 
 
 def _first(rng: random.Random, split: Split) -> Question:
-    (text,) = draw(rng, split, "first", _row)
+    text = _draw_text(rng, split, "first", _row)
     return family("instructions", "first word").ask(rng, (text,), {"text": text, "word": text.split()[0]})
 
 
 def _last(rng: random.Random, split: Split) -> Question:
-    (text,) = draw(rng, split, "last", _phrase)
+    text = _draw_text(rng, split, "last", _phrase)
     return family("instructions", "last word").ask(rng, (text,), {"text": text, "word": text.split()[-1]})
 
 
@@ -387,9 +395,10 @@ def draw_long_upper(rng: random.Random, split: Split) -> Question:
 
 
 def _capitals(rng: random.Random, split: Split, relation: str, fewest: int, most: int) -> Question:
-    (text,) = draw(
-        rng, split, "upper", lambda r: (" ".join(r.sample(spelling_words(), r.randint(fewest, most))),)
-    )
+    def some_words(r: random.Random) -> str:
+        return " ".join(r.sample(spelling_words(), r.randint(fewest, most)))
+
+    text = _draw_text(rng, split, "upper", some_words)
     values = {"text": text, "upper": text.upper()}
     return family("instructions", relation).ask(
         rng, (text,), values, Exactly((text.upper(),), keep_case=True)
@@ -430,169 +439,31 @@ def _lists_of(split: Split) -> list[str]:
     return dealt(pairs, split, "list")
 
 
-def _phrase(rng: random.Random) -> tuple[str]:
+def _phrase(rng: random.Random) -> str:
     """Three to six words without capital or full stop: a short sentence or a row of words."""
     shape = rng.randrange(5)
     if shape == 0:
-        return (" ".join(rng.sample(_all_words(), rng.randint(3, 5))),)
+        return " ".join(rng.sample(_all_words(), rng.randint(3, 5)))
     noun, verb, adverb = rng.choice(words("nouns")), rng.choice(words("verbs")), rng.choice(words("adverbs"))
     look = rng.choice(words("colors", "looks"))
     if shape == 1:
-        return (f"the {look} {noun} is {rng.choice(words('where'))}",)
+        return f"the {look} {noun} is {rng.choice(words('where'))}"
     if shape == 2:
-        return (f"{' and '.join(rng.sample(words('names'), 2))} {verb} {adverb}",)
+        return f"{' and '.join(rng.sample(words('names'), 2))} {verb} {adverb}"
     if shape == 3:
-        return (f"{rng.choice(words('names'))} has {a(f'{look} {noun}')}",)
-    return (f"we {verb} {adverb} {rng.choice(words('places'))}",)
+        return f"{rng.choice(words('names'))} has {a(f'{look} {noun}')}"
+    return f"we {verb} {adverb} {rng.choice(words('places'))}"
 
 
-def _row(rng: random.Random) -> tuple[str]:
+def _row(rng: random.Random) -> str:
     """Three to six words that begin with any word: what comes first cannot be guessed."""
     if rng.random() < 0.5:
-        return (" ".join(rng.sample(_all_words(), rng.randint(3, 5))),)
+        return " ".join(rng.sample(_all_words(), rng.randint(3, 5)))
     things = plural(rng.choice(words("nouns")))
-    return (f"{rng.choice(words('colors', 'looks'))} {things} are {rng.choice(words('where'))}",)
+    return f"{rng.choice(words('colors', 'looks'))} {things} are {rng.choice(words('where'))}"
 
 
 @cache
 def _all_words() -> tuple[str, ...]:
     places = map(noun_of, words("places"))
     return (*words("nouns", "colors", "looks"), *places, *words("seasons"))
-
-
-# ---- Memory: what the user said about themselves, and whether the assistant remembers it some turns later
-
-
-class _Remembered(NamedTuple):
-    """One thing to remember: how it is told, acknowledged and asked for."""
-
-    told: tuple[str, ...]
-    acknowledged: str
-    candidates: tuple[str, ...]
-    family: QuestionFamily
-
-
-@cache
-def _memory() -> dict[str, _Remembered]:
-    found = {}
-    for thing, entry in data("questions")["memory"].items():
-        candidates = words(entry["candidates"])
-        if thing == "food":
-            candidates = tuple(map(plural, candidates))
-        asked = QuestionFamily.of("conversation", f"remembered {thing}", {**entry, "wording": "remembered"})
-        found[thing] = _Remembered(tuple(entry["told"]), entry["acknowledged"], candidates, asked)
-    return found
-
-
-def draw_memory_question(rng: random.Random, split: Split) -> Question:
-    """The user tells one to three things about themselves, perhaps says something else, and asks for one.
-
-    The key's subject is what is asked for and one other thing that was told: mostly the user's name.
-    """
-    memory, turns = _memory(), data("questions")["memory_turns"]
-    asked = rng.choice(("name", "name", "friend", *memory))
-    companion = rng.choice(("friend", "friend", *list(memory)[1:])) if asked == "name" else "name"
-
-    def value(thing: str, person: dict[str, str]) -> str:
-        return memory[thing].family.answer.format_map(person)
-
-    person = draw(rng, split, asked, _person, lambda p: (value(asked, p), companion, value(companion, p)))
-    others = [thing for thing in memory if thing not in (asked, companion)]
-    told = [asked, companion, *rng.sample(others, rng.choice((0, 0, 1, 2)))]
-    rng.shuffle(told)
-    asking, rule = memory[asked].family, partial(Names, (value(asked, person),), memory[asked].candidates)
-    number = rng.randrange(len(asking.prompts))
-    if (asked, companion) == ("name", "place"):
-        greeting = rng.choice(turns["greetings"])
-        system = Message.of("system", rng.choice(turns["system"]).format_map(person))
-        before = (system, *exchange(greeting, turns["welcome"].format_map(person)))
-    else:
-        before = _told_by_user([memory[thing] for thing in told], person, rng)
-    if rng.random() < 0.4:
-        before = (*before, *exchange(*rng.choice(turns["interludes"])))
-    entities = (value(asked, person), companion, value(companion, person))
-    return asking.ask(rng, entities, person, rule, before, number)
-
-
-def _person(rng: random.Random) -> dict[str, str]:
-    """What a user may tell about themselves."""
-    name, friend = rng.sample(words("names"), 2)
-    person = {"name": name, "friend": friend, "color": rng.choice(words("colors"))}
-    person["food"] = plural(rng.choice(words("treats")))
-    person["pet"] = rng.choice(words("pets"))
-    person["a_pet"] = a(person["pet"])
-    person["pet_name"] = rng.choice(words("pet_names"))
-    person["place"] = rng.choice(words("landmarks"))
-    return person
-
-
-def _told_by_user(told: list[_Remembered], person: dict[str, str], rng: random.Random) -> Conversation:
-    """All in one turn, or a turn each."""
-    if rng.random() < 0.6:
-        text = " ".join(rng.choice(thing.told).format_map(person) for thing in told)
-        text = rng.choice(data("questions")["memory_turns"]["openings"]) + text
-        return exchange(text, rng.choice(told).acknowledged.format_map(person))
-    turns = (
-        exchange(rng.choice(thing.told).format_map(person), thing.acknowledged.format_map(person))
-        for thing in told
-    )
-    return tuple(message for turn in turns for message in turn)
-
-
-def exchange(said: str, replied: str) -> Conversation:
-    """A turn of the user and one of the assistant."""
-    return (Message.of("user", said), Message.of("assistant", replied))
-
-
-# ---- Small talk: who the assistant is, and the small courtesies; an opening or none, then a wording
-
-
-def draw_small_talk(rng: random.Random, split: Split) -> Question:
-    """Something about the assistant, or a courtesy, after an opening or none."""
-    opening, relation, prompt = rng.choice(_openings_and_talks(split))
-    candidates = words("names") if relation == "name" else _all_named()
-    return _talk(opening, relation, prompt, candidates, prompt)
-
-
-def draw_greeting(rng: random.Random) -> Question:
-    """A bare greeting and its reply; too simple to be examined."""
-    said, greeting = rng.choice(data("questions")["courtesies"]["greetings"])
-    reply = f"{greeting} How can I help you?"
-    key = Key("greeting", "greeting", (said,), "greeting")
-    return Question(key, said, text_reply(reply), reply, Exactly((reply,)))
-
-
-def draw_parting(rng: random.Random) -> Question:
-    """A word of thanks or farewell, with no opening before it."""
-    return _talk(*rng.choice(_partings(rng.choice(("thanks", "goodbye")))))
-
-
-@cache
-def _partings(relation: str) -> list[tuple[str, str, str]]:
-    return [each for each in _openings_and_talks("train") if each[:2] == ("", relation)]
-
-
-def _talk(
-    opening: str, relation: str, prompt: str, candidates: tuple[str, ...] = (), question: str = ""
-) -> Question:
-    entry = data("questions")["small_talk"][relation]
-    key = Key("conversation", relation, (opening, prompt), f"talk {relation}")
-    rule = Names((entry["named"],), candidates, question)
-    return Question(key, f"{opening} {prompt}".lstrip(), text_reply(entry["reply"]), entry["reply"], rule)
-
-
-@cache
-def _all_named() -> tuple[str, ...]:
-    return tuple(entry["named"] for entry in data("questions")["small_talk"].values())
-
-
-@cache
-def _openings_and_talks(split: Split) -> tuple[tuple[str, str, str], ...]:
-    """All of `split`: the opening, what the talk is about, and the prompt."""
-    return tuple(
-        (opening, relation, prompt)
-        for relation, entry in data("questions")["small_talk"].items()
-        for opening in data("questions")["courtesies"]["openings"]
-        for prompt in entry["prompts"]
-        if split_of("talk", opening, prompt) == split
-    )

@@ -7,7 +7,6 @@ without a system message and greetings. How many there are of each kind is set i
 
 import hashlib
 import random
-from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Literal, NamedTuple, get_args
@@ -23,14 +22,16 @@ from chatsmith.worlds.kindergarten.questions import (
     draw_arithmetic_question,
     draw_counting_question,
     draw_fact_question,
-    draw_greeting,
     draw_instruction,
-    draw_memory_question,
-    draw_parting,
-    draw_small_talk,
     draw_spelling_question,
     exchange,
     spelled,
+)
+from chatsmith.worlds.kindergarten.small_talk import (
+    draw_greeting,
+    draw_memory_question,
+    draw_parting,
+    draw_small_talk,
 )
 from chatsmith.worlds.kindergarten.stories import ask_about, draw_story, requested, story_question
 from chatsmith.worlds.kindergarten.world import (
@@ -59,6 +60,8 @@ class Kindergarten:
     Item number i of a split depends on the seed, the split and i alone, not on how many are made. No text of training
     is ever one of validation: which of the two a text may appear in is decided by a hash of it.
     """
+
+    name = "kindergarten"
 
     def __init__(
         self, seed: int = 1, documents: int = 40_000, conversations: int = 40_000, validation: int = 500
@@ -105,15 +108,6 @@ class Kindergarten:
             while _belongs_to(_transcript(conversation.messages)) != split:
                 conversation = draw_conversation(rng)
             yield conversation
-
-    def mixture(self, split: str = "train") -> dict[str, dict[str, int]]:
-        """How many documents and conversations there are of each kind; generates them all to count."""
-        documents = Counter(each.kind for each in self.keyed_documents(split))
-        conversations = Counter(each.kind for each in self.keyed_conversations(split))
-        return {
-            "documents": dict(documents.most_common()),
-            "conversations": dict(conversations.most_common()),
-        }
 
     def _sources(self, split: str, kind: str, for_training: int) -> Iterator[random.Random]:
         """Where each text of a split is drawn from."""

@@ -70,11 +70,6 @@ def test_some_conversations_have_a_system_message_and_some_several_turns(convers
     assert 0.1 < with_system < 0.5 and 0.2 < several < 0.8
 
 
-def test_the_mixture_counts_every_text():
-    mixture = Kindergarten(documents=60, conversations=70).mixture()
-    assert sum(mixture["documents"].values()) == 60 and sum(mixture["conversations"].values()) == 70
-
-
 @pytest.mark.parametrize("wrong", [{"documents": 0}, {"conversations": -1}, {"validation": 0}])
 def test_impossible_counts_are_refused_in_one_line(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
