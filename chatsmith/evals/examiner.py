@@ -38,7 +38,7 @@ from chatsmith.tasks.core import TASKS
 from chatsmith.tools.calculator import calculator_tool
 from chatsmith.tools.sandbox import require_sandbox
 from chatsmith.worlds.kindergarten import Kindergarten
-from chatsmith.worlds.kindergarten.baseline import NearestQuestion
+from chatsmith.worlds.kindergarten.exam import NearestQuestion
 
 METHOD = 2
 """Raised when scores come to mean something else, or their files to say more, so that they are measured anew."""
