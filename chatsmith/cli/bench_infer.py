@@ -322,6 +322,7 @@ def _bits_per_byte(path: Path, runtime: "Runtime", reporter: "Reporter") -> dict
     from chatsmith.backends.native import load_library
     from chatsmith.backends.quantized import Quantization, decoding_view
     from chatsmith.bundle import load_bundle, resolve_bundle
+    from chatsmith.data.dataset import load_manifest
     from chatsmith.data.packing import ValidationRows
     from chatsmith.data.tokens import open_token_cache
     from chatsmith.evals.bits_per_byte import score_text
@@ -332,9 +333,7 @@ def _bits_per_byte(path: Path, runtime: "Runtime", reporter: "Reporter") -> dict
     bundle = load_bundle(folder, device=runtime.device, dtype=runtime.compute_dtype)
     kinds: dict[str, Quantization | None] = {"own": None, "bfloat16": "bf16", "int8": "int8"}
     found: dict[str, float] = {}
-    with open_token_cache(
-        run.tokens, data_folder=run.data, tokenizer_folder=folder, split="validation"
-    ) as cache:
+    with open_token_cache(run.tokens, load_manifest(run.data), bundle.tokenizer, "validation") as cache:
         rows = ValidationRows(cache, bundle.config.context_length)
         for name, kept in kinds.items():
             model = bundle.model if kept is None else decoding_view(bundle.model, load_library(), kept)

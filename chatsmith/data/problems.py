@@ -1,4 +1,4 @@
-"""What a task is: something to read, something to imitate, and problems whose answers a program can check.
+"""Problems whose answers a program can check, and what a reply to one is worth.
 
 A rule decides whether a reply answers a problem. Rules are strict: a reply that names every candidate, echoes
 the question or rambles past the answer does not pass. They are plain data, so a set of problems can be written
@@ -7,11 +7,11 @@ down and hashed. Nothing here knows about models or engines.
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from chatsmith.text.chat import Conversation, conversation_to_json
+from chatsmith.text.chat import Conversation, Part, conversation_to_json
 
 NUMBER_WORDS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
@@ -132,25 +132,31 @@ class Problem:
         return self.rule.accepts(reply)
 
 
-class Task(Protocol):
-    """Something to learn and to be examined in. All three are generated or read lazily."""
+@dataclass(frozen=True)
+class Reply:
+    """What a model answered."""
 
-    @property
-    def name(self) -> str:
-        """What it is called in tables and file names."""
-        ...
+    text: str
+    """The text alone, without calls of the calculator and their outputs."""
+    parts: tuple[Part, ...] = ()
+    """All of it, in order."""
+    is_finished: bool = True
+    """Did it end by itself? False where it was cut at the longest length allowed."""
 
-    def documents(self, split: str) -> Iterator[str]:
-        """Texts for pretraining; `split` is "train" or "validation"."""
-        ...
 
-    def conversations(self, split: str) -> Iterator[Conversation]:
-        """Conversations for fine-tuning; `split` is "train" or "validation"."""
-        ...
+Reward = Callable[[Problem, Reply], float]
+"""What a reply to a problem is worth, as a finite number."""
 
-    def problems(self, split: str) -> Iterator[Problem]:
-        """Problems with checkable answers; `split` is "development" (to tune on) or "exam"."""
-        ...
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one reply is worth."""
+
+    reward: float | None
+    """None where the reward function failed: such a reply teaches nothing."""
+    is_right: bool
+    failure: str = ""
+    """Why the function failed."""
 
 
 def problem_to_json(problem: Problem) -> dict[str, Any]:
