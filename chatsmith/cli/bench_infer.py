@@ -321,12 +321,12 @@ def _bits_per_byte(path: Path, runtime: "Runtime", reporter: "Reporter") -> dict
     """What the run's validation text costs with the model's own weights, and with those that engines may keep."""
     from chatsmith.backends.native import load_library
     from chatsmith.backends.quantized import Quantization, decoding_view
-    from chatsmith.bundle import load_bundle, resolve_bundle
+    from chatsmith.bundle import load_bundle
     from chatsmith.data.dataset import load_manifest
     from chatsmith.data.packing import ValidationRows
     from chatsmith.data.tokens import open_token_cache
     from chatsmith.evals.bits_per_byte import score_text
-    from chatsmith.runtime.run_directory import RunDirectory
+    from chatsmith.runtime.run_directory import RunDirectory, resolve_bundle
 
     folder = resolve_bundle(path)
     run = RunDirectory(folder.parent.parent)

@@ -80,9 +80,8 @@ class Progress:
 
     def bounds(self, window: int) -> tuple[slice, slice]:
         """Which documents, and which ids, a window holds."""
-        documents, ids = (
-            slice((ends[window - 1] if window else 0), ends[window]) for ends in (self.documents, self.ids)
-        )
+        first_document, first_id = (ends[window - 1] if window else 0 for ends in (self.documents, self.ids))
+        return slice(first_document, self.documents[window]), slice(first_id, self.ids[window])
 
     def sizes(self) -> dict[str, int]:
         """How many bytes of each file are published."""

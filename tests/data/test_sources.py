@@ -19,7 +19,7 @@ from chatsmith.data.documents import (
     read_documents,
     split_text,
 )
-from chatsmith.data.generated import write_conversations, write_documents
+from chatsmith.ingest.forms import write_conversations, write_documents
 from chatsmith.runtime.errors import UserError
 from chatsmith.text.chat import Message, parse_conversation
 

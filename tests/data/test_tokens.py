@@ -15,7 +15,6 @@ import pytest
 from chatsmith.data import tokens as token_cache
 from chatsmith.data.dataset import load_manifest, survey
 from chatsmith.data.documents import Document
-from chatsmith.data.generated import write_documents
 from chatsmith.data.tokens import (
     IDS,
     JOB,
@@ -28,6 +27,7 @@ from chatsmith.data.tokens import (
     open_token_cache,
     part_end,
 )
+from chatsmith.ingest.forms import write_documents
 from chatsmith.runtime.errors import UserError
 from chatsmith.text.tokenizer import Tokenizer
 

@@ -7,7 +7,7 @@ numbers and the operation, so the exam computes with pairs that training never d
 import random
 from dataclasses import dataclass
 
-from chatsmith.data.problems import Number
+from chatsmith.tasks.rules import Number
 from chatsmith.worlds.kindergarten.english import plural
 from chatsmith.worlds.kindergarten.keys import Key, Split, draw
 from chatsmith.worlds.kindergarten.question import Question, calculator_reply

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from chatsmith.data.problems import Problem, normalise
+from chatsmith.data.problems import Problem
+from chatsmith.tasks.rules import normalise
 from chatsmith.text.chat import Conversation, Message
 
 

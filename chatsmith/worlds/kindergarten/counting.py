@@ -5,7 +5,7 @@ The exam asks for combinations of word and letter (or of words) that training ne
 
 import random
 
-from chatsmith.data.problems import Number
+from chatsmith.tasks.rules import Number
 from chatsmith.worlds.kindergarten.keys import Key, Split, draw
 from chatsmith.worlds.kindergarten.question import Question, calculator_reply
 from chatsmith.worlds.kindergarten.table import lines

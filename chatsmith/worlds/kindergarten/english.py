@@ -6,7 +6,7 @@ It covers the words of `vocabulary` and of the facts, not English at large.
 from collections.abc import Sequence
 from functools import cache
 
-from chatsmith.data.problems import NUMBER_WORDS
+from chatsmith.tasks.rules import NUMBER_WORDS
 from chatsmith.worlds.kindergarten.table import table
 
 _IRREGULAR_PLURALS = table("""

@@ -7,7 +7,7 @@ in conversations nor in documents: to answer, a model must join what it read wit
 import random
 from functools import cache
 
-from chatsmith.data.problems import NUMBER_WORDS, Names, normalise
+from chatsmith.tasks.rules import NUMBER_WORDS, Names, normalise
 from chatsmith.worlds.kindergarten.english import plural
 from chatsmith.worlds.kindergarten.facts_of_animals import ANIMAL_RELATIONS, YOUNG
 from chatsmith.worlds.kindergarten.facts_of_things import THING_RELATIONS

@@ -6,7 +6,7 @@ Words and phrases are combined at random; those of the exam are never given in t
 import random
 from functools import cache
 
-from chatsmith.data.problems import Exactly, Listing
+from chatsmith.tasks.rules import Exactly, Listing
 from chatsmith.worlds.kindergarten import vocabulary as v
 from chatsmith.worlds.kindergarten.english import capitalise, listed, number_word
 from chatsmith.worlds.kindergarten.keys import Key, Split, deal, draw

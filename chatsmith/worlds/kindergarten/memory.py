@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from chatsmith.data.problems import Names
+from chatsmith.tasks.rules import Names
 from chatsmith.text.chat import Conversation, Message
 from chatsmith.worlds.kindergarten import vocabulary as v
 from chatsmith.worlds.kindergarten.english import a, plural

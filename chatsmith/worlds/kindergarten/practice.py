@@ -11,7 +11,8 @@ development, and the test those of the exam, which neither fine-tuning nor pract
 import random
 from functools import cache
 
-from chatsmith.data.problems import Number, Problem
+from chatsmith.data.problems import Problem
+from chatsmith.tasks.rules import Number
 from chatsmith.worlds.kindergarten.arithmetic import draw_arithmetic_question
 from chatsmith.worlds.kindergarten.counting import ROW_TEMPLATES, draw_counting_question
 from chatsmith.worlds.kindergarten.instructions import capitals, draw_instruction

@@ -7,7 +7,8 @@ import random
 from functools import cache
 from typing import NamedTuple
 
-from chatsmith.data.problems import Exactly, Names, Rule
+from chatsmith.data.problems import Rule
+from chatsmith.tasks.rules import Exactly, Names
 from chatsmith.worlds.kindergarten.keys import Key, Split, split_of
 from chatsmith.worlds.kindergarten.question import Question, text_reply
 from chatsmith.worlds.kindergarten.table import lines, table

@@ -6,7 +6,7 @@ the documents (`spelling_statement`), and the words of the exam and of developme
 
 import random
 
-from chatsmith.data.problems import Exactly
+from chatsmith.tasks.rules import Exactly
 from chatsmith.worlds.kindergarten.keys import Key, Split
 from chatsmith.worlds.kindergarten.question import Question, text_reply
 from chatsmith.worlds.kindergarten.table import lines

@@ -9,7 +9,7 @@ import random
 from dataclasses import dataclass
 from functools import cache
 
-from chatsmith.data.problems import Names
+from chatsmith.tasks.rules import Names
 from chatsmith.text.chat import Conversation, Message
 from chatsmith.worlds.kindergarten import vocabulary as v
 from chatsmith.worlds.kindergarten.english import a, plural
