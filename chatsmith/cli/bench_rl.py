@@ -54,11 +54,12 @@ class Config:
 
 def main(config: Config) -> None:
     """Measure, and print a table or one JSON object."""
-    from chatsmith.bundle import load_bundle, resolve_bundle
+    from chatsmith.bundle import load_bundle
     from chatsmith.rl.rollouts import Roller
     from chatsmith.runtime.device import detect_runtime
     from chatsmith.runtime.garbage import settled
     from chatsmith.runtime.logs import Reporter
+    from chatsmith.runtime.run_directory import resolve_bundle
     from chatsmith.tasks.reward import Judge
     from chatsmith.worlds.kindergarten.rl_problems import rl_problem_set
 

@@ -141,14 +141,14 @@ class Config:
 
 def main(config: Config) -> None:
     """Practise, unless the run's model is already what this would make."""
-    from chatsmith.bundle import bundle_fingerprint, load_bundle, resolve_bundle
+    from chatsmith.bundle import bundle_fingerprint, load_bundle
     from chatsmith.data.dataset import load_manifest
     from chatsmith.rl.trainer import Place, Practice
     from chatsmith.runtime.device import detect_runtime
     from chatsmith.runtime.distributed import process_group
     from chatsmith.runtime.garbage import settled
     from chatsmith.runtime.logs import Reporter
-    from chatsmith.runtime.run_directory import RunDirectory, stage_key
+    from chatsmith.runtime.run_directory import RunDirectory, resolve_bundle, stage_key
 
     started = time.monotonic()
     run = RunDirectory(config.run)

@@ -12,9 +12,10 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from chatsmith.data.problems import Number, Problem
+from chatsmith.data.problems import Problem
 from chatsmith.runtime.errors import UserError
 from chatsmith.tasks.benchmark_files import find_file
+from chatsmith.tasks.rules import Number
 from chatsmith.tasks.splits import Splits
 from chatsmith.text.chat import Conversation, Message, Part
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, NamedTuple
 
-from chatsmith.data.problems import NUMBER_WORDS, Exactly, Listing, Names, Number, Problem, Rule, normalise
+from chatsmith.data.problems import Problem, Rule
+from chatsmith.tasks.rules import NUMBER_WORDS, Exactly, Listing, Names, Number, normalise
 from chatsmith.text.chat import Conversation, Message, Part
 from chatsmith.worlds.kindergarten.world import (
     Relation,

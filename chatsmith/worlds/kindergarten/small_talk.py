@@ -6,7 +6,7 @@ import random
 from functools import cache, partial
 from typing import NamedTuple
 
-from chatsmith.data.problems import Exactly, Names
+from chatsmith.tasks.rules import Exactly, Names
 from chatsmith.text.chat import Conversation, Message
 from chatsmith.worlds.kindergarten.questions import Key, Question, QuestionFamily, exchange, text_reply
 from chatsmith.worlds.kindergarten.world import Split, a, data, draw, plural, split_of, words

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple
 
-from chatsmith.data.problems import Names
+from chatsmith.tasks.rules import Names
 from chatsmith.text.chat import Conversation
 from chatsmith.worlds.kindergarten.questions import Question, QuestionFamily, exchange
 from chatsmith.worlds.kindergarten.world import Split, a, data, is_girl, noun_of, plural, split_of, words

@@ -13,7 +13,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from chatsmith.data.problems import NUMBER_WORDS
+from chatsmith.tasks.rules import NUMBER_WORDS
 
 Split = Literal["train", "development", "exam"]
 Made = TypeVar("Made")

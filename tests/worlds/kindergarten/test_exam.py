@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from chatsmith.data.problems import Names, normalise
+from chatsmith.tasks.rules import Names, normalise
 from chatsmith.text.chat import check_conversation
 from chatsmith.worlds.kindergarten.exam import (
     EXAM_FINGERPRINT,
