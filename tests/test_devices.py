@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from chatsmith.backends.guided import Constraint
+from chatsmith.backends import choose_backend
 from chatsmith.cli import main as cli
 from chatsmith.engine.engine import Engine
-from chatsmith.engine.request import Completion, Request, Sampling
+from chatsmith.engine.request import Completion, Constraint, Request, Sampling
 from chatsmith.model.gpt import GPT
 from chatsmith.text.tokenizer import Tokenizer
 from tests.conftest import TINY_RECIPE
@@ -57,19 +57,20 @@ def requests() -> list[Request]:
     ]
 
 
-def answers(model: GPT, tokenizer: Tokenizer, quantize, **options) -> tuple[list[Completion], int]:
-    engine = Engine(
-        model, tokenizer, max_running=6, block_size=4, kv_tokens=120, seed=0, quantize=quantize, **options
-    )
+def answers(model: GPT, tokenizer: Tokenizer, quantize) -> tuple[list[Completion], int]:
+    backend = choose_backend(model, quantize=quantize)
+    engine = Engine(model, tokenizer, backend=backend, max_running=6, block_size=4, kv_tokens=120, seed=0)
     replies = engine.generate(requests())
     engine.weights_changed()
-    return replies + engine.generate(requests()[:2]), engine.num_preemptions
+    return replies + engine.generate(requests()[:2]), engine.stats().num_preemptions
 
 
 @pytest.mark.parametrize("quantize", [None, "bf16", "int8"])
-def test_an_engine_answers_on_a_device_as_on_the_cpu(model, tokenizer, device, quantize):
+def test_an_engine_answers_on_a_device_as_on_the_cpu(model, tokenizer, device, quantize, monkeypatch):
     model = copy.deepcopy(model).float()
-    expected, preemptions = answers(model, tokenizer, quantize, native=False)
+    with monkeypatch.context() as without_c:
+        without_c.setattr("chatsmith.backends.load_library", lambda: None)
+        expected, preemptions = answers(model, tokenizer, quantize)
     assert preemptions, "every kind of step is to be seen"
     found, _ = answers(copy.deepcopy(model).to(device), tokenizer, quantize)
     assert [one.ids for one in found] == [one.ids for one in expected]

@@ -124,6 +124,7 @@ def show_sample(config: Config, questions: Iterable[str] = SAMPLE_QUESTIONS) -> 
 
 def open_talk(config: Config) -> "tuple[Talk, Bundle]":
     """Load the bundle and begin a conversation with it. Raises UserError if there is none, or it is damaged."""
+    from chatsmith.backends import choose_backend
     from chatsmith.bundle import load_bundle, resolve_bundle
     from chatsmith.engine.engine import Engine
     from chatsmith.runtime.device import detect_runtime
@@ -140,7 +141,7 @@ def open_talk(config: Config) -> "tuple[Talk, Bundle]":
         tool=calculator_tool,
         max_running=1,
         kv_tokens=2 * bundle.config.context_length,
-        quantize=None if config.quantize == "none" else config.quantize,
+        backend=choose_backend(bundle.model, quantize=None if config.quantize == "none" else config.quantize),
     )
     return Talk(engine, bundle.tokenizer, sampling, config.system), bundle
 

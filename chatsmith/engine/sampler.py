@@ -2,8 +2,8 @@
 
 Each row has its own Sampling. The order: logit bias, penalties, bans and constraint; temperature; top-k, top-p, min-p;
 then one uniform number picks from the cumulative distribution. That number is a function of seed and position alone,
-so neither the rest of the batch nor a pre-emption can change a reply. A row that stands for several replies has a seed
-for each, and chooses for each.
+so neither the rest of the batch nor a pre-emption can change a completion. A row that stands for several completions
+has a seed for each, and chooses for each.
 """
 
 from collections import Counter
@@ -23,7 +23,7 @@ class Row(NamedTuple):
 
     sampling: Sampling
     seeds: tuple[int, ...]
-    """Of the replies that the row stands for, one at least."""
+    """Of the completions that the row stands for, one at least."""
     position: int
     """Index, in its sequence, of the token to choose."""
     prompt_ids: Sequence[int] = ()
@@ -83,7 +83,7 @@ def _sound(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def probabilities(logits: Tensor, rows: Sequence[Row]) -> Tensor:
-    """What each row is drawn from (R, V): softmax at its temperature, truncated, not renormalised."""
+    """What each row is drawn from (R, V): softmax at its temperature, truncated, not renormalized."""
     temperatures = [row.sampling.temperature for row in rows]
     if any(temperature != 1 for temperature in temperatures):
         # Outside, the best token wins anyway or all are alike, and float32 would make the temperature 0 or infinite.
@@ -224,8 +224,8 @@ def _logprobs(
         return {}
     theirs = [owners[index] for index in asking]
     if len(asking) < len(owners):
-        place = {owner: index for index, owner in enumerate(sorted(set(theirs)))}
-        logits, chosen = logits[list(place)], chosen[asking]
-        theirs = [place[owner] for owner in theirs]
+        new_index = {owner: index for index, owner in enumerate(sorted(set(theirs)))}
+        logits, chosen = logits[list(new_index)], chosen[asking]
+        theirs = [new_index[owner] for owner in theirs]
     found = token_logprobs(logits, chosen, theirs, [num_top[index] or 0 for index in asking])
     return dict(zip(asking, found, strict=True))

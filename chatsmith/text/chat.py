@@ -391,6 +391,7 @@ class ReplyText:
         self._stop = stop
         self._kind: PartKind = "text"
         self._is_dropped = False  # within an output that no call asked for
+        self._resumes_call = False
         self._held = ""
         self._tokenizer = tokenizer
         self._decoder = StreamDecoder(tokenizer)
@@ -407,10 +408,13 @@ class ReplyText:
         twin.parts, twin._decoder = self.parts.copy(), self._decoder.copy()
         return twin
 
-    def go_on_in_call(self) -> None:
-        """The prompt ends within a call of the tool: what comes first is the rest of it."""
-        self._kind = "python"
-        self.parts.append(Part("python", ""))
+    def resume_call(self, kind: Literal["python", "output"] | None) -> None:
+        """The prompt ends in a call of the tool: what comes first is the rest of it (python) or of its output, or the
+        whole output (None)."""
+        self._resumes_call = True
+        if kind is not None:
+            self._kind = kind
+            self.parts.append(Part(kind, ""))
 
     def push(self, id: int, *, may_stop: bool = True) -> list[Part]:
         """What becomes certain with this id. With `may_stop` false, stop strings are let through."""
@@ -462,7 +466,7 @@ class ReplyText:
         return [Part(self._kind, text)]
 
     def _follows_call(self) -> bool:
-        return bool(self.parts) and self.parts[-1].kind == "python"
+        return self.parts[-1].kind == "python" if self.parts else self._resumes_call
 
 
 def overlap(text: str, mark: str) -> int:

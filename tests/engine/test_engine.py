@@ -14,9 +14,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatsmith.backends.guided import RequestError
+from chatsmith.engine.backend import Backend
 from chatsmith.engine.engine import Engine
-from chatsmith.engine.request import Completion, Event, Request, Sampling
+from chatsmith.engine.request import Completion, Event, Request, RequestError, Sampling
 from chatsmith.engine.sampler import Choice, Row, choose
 from chatsmith.engine.scheduler import Chunk
 from chatsmith.model.gpt import GPT
@@ -90,7 +90,7 @@ def test_cached_and_chunked_decoding_equals_full_recomputation(
 def test_rows_that_outgrow_the_workspace_take_turns(
     model: GPT, tokenizer: Tokenizer, naive: Naive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chatsmith.engine.engine.WORKSPACE_TOKENS", 1)  # then it holds one whole context
+    monkeypatch.setattr("chatsmith.engine.backend.WORKSPACE_TOKENS", 1)  # then it holds one whole context
     requests = [a_request(ids, index) for index, ids in enumerate(prompts(7, 6))]
     engine = Engine(model, tokenizer, max_running=6)
     assert ids_of(engine.generate(requests)) == [naive(request) for request in requests]
@@ -132,7 +132,7 @@ def test_a_reply_is_the_same_alone_and_among_others(
         max_running=4,
         prefix_caching=prefix_caching,
     )
-    free_at_first = engine.num_free_blocks
+    free_at_first = engine.stats().num_free_blocks
     requests = [
         a_request(ids, index, more)
         for index, (ids, (_, more)) in enumerate(zip(prompts(seed, len(arrivals)), arrivals, strict=True))
@@ -153,14 +153,14 @@ def test_a_reply_is_the_same_alone_and_among_others(
         assert streamed == list(completion.ids)
         text = "".join(part.text for event in events if event.handle == handle for part in event.parts)
         assert text == "".join(part.text for part in completion.parts)
-    assert engine.num_free_blocks == free_at_first
+    assert engine.stats().num_free_blocks == free_at_first
 
 
 def test_preempted_replies_are_the_same(model: GPT, tokenizer: Tokenizer, naive: Naive) -> None:
     requests = [a_request(ids, index, more=30) for index, ids in enumerate(prompts(3, 5))]
     engine = Engine(model, tokenizer, kv_tokens=80, block_size=4, max_running=5)
     assert ids_of(engine.generate(requests)) == [naive(request) for request in requests]
-    assert engine.num_preemptions > 0, "the pool was too large for this test"
+    assert engine.stats().num_preemptions > 0, "the pool was too large for this test"
 
 
 def test_a_prefix_hit_changes_nothing_but_the_work(model: GPT, tokenizer: Tokenizer, naive: Naive) -> None:
@@ -186,7 +186,7 @@ def test_replicas_share_the_prompt_and_differ(model: GPT, tokenizer: Tokenizer, 
     requests = a_request(tuple(range(33)), 1).replicas(4)
     engine = Engine(model, tokenizer, block_size=4)
     completions = engine.generate(requests)
-    assert engine.prefix_queries == 33, "the prompt was looked up, and so computed, more than once"
+    assert engine.stats().prefix_queries == 33, "the prompt was looked up, and so computed, more than once"
     assert ids_of(completions) == [naive(request) for request in requests]
     assert len({completion.ids for completion in completions}) > 1
 
@@ -195,13 +195,13 @@ def test_replicas_share_the_prompt_and_differ(model: GPT, tokenizer: Tokenizer, 
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of tokens of each step that any engine takes."""
     counts: list[int] = []
-    forward = Engine._forward
+    forward = Backend.forward
 
-    def counting(engine: Engine, chunks: list[Chunk]) -> torch.Tensor:
+    def counting(backend: Backend, chunks: list[Chunk]) -> torch.Tensor:
         counts.append(sum(chunk.length for chunk in chunks))
-        return forward(engine, chunks)
+        return forward(backend, chunks)
 
-    monkeypatch.setattr(Engine, "_forward", counting)
+    monkeypatch.setattr(Backend, "forward", counting)
     return counts
 
 
@@ -262,7 +262,7 @@ def test_shared_replies_are_those_of_each_request_alone(
         max_running=max_running,
         prefix_caching=prefix_caching,
     )
-    free_at_first = engine.num_free_blocks
+    free_at_first = engine.stats().num_free_blocks
     requests = [
         request
         for ids, count in zip(prompts(seed, len(counts)), counts, strict=True)
@@ -278,7 +278,7 @@ def test_shared_replies_are_those_of_each_request_alone(
             if step == number and which < len(handles) and (over := engine.cancel(handles[which])):
                 assert over.finish_reason == "cancelled" and list(over.ids) == streamed[handles[which]]
                 replies[handles[which]] = over
-        assert engine.num_running + engine.num_waiting == len(handles) - len(replies)
+        assert engine.stats().num_running + engine.num_waiting == len(handles) - len(replies)
         if engine.is_idle:
             break
         for event in engine.step():
@@ -289,7 +289,7 @@ def test_shared_replies_are_those_of_each_request_alone(
         ids, expected = list(replies[handle].ids), naive(request)
         assert ids == (expected[: len(ids)] if replies[handle].finish_reason == "cancelled" else expected)
         assert len(replies[handle].logprobs or ()) == len(ids)
-    assert engine.num_free_blocks == free_at_first
+    assert engine.stats().num_free_blocks == free_at_first
 
 
 def test_branches_have_texts_of_their_own(model: GPT, tokenizer: Tokenizer) -> None:
@@ -323,7 +323,7 @@ def test_without_a_seed_replies_differ_and_the_engines_seed_repeats_them(
 
 def test_many_random_cancels_return_every_block(model: GPT, tokenizer: Tokenizer) -> None:
     engine = Engine(model, tokenizer, kv_tokens=120, block_size=4, max_running=4, tokens_per_step=24)
-    free_at_first = engine.num_free_blocks
+    free_at_first = engine.stats().num_free_blocks
     source = random.Random(5)
     handles: list[int] = []
     num_cancelled = 0
@@ -338,8 +338,8 @@ def test_many_random_cancels_return_every_block(model: GPT, tokenizer: Tokenizer
                 assert completion.finish_reason == "cancelled"
     drain(engine)
     assert num_cancelled > 50
-    assert engine.num_free_blocks == free_at_first
-    assert engine.num_running == engine.num_waiting == 0
+    assert engine.stats().num_free_blocks == free_at_first
+    assert engine.stats().num_running == engine.num_waiting == 0
     assert engine.cancel(handles[0]) is None
 
 
@@ -367,14 +367,14 @@ def test_a_request_whose_logits_are_nan_fails_alone(model: GPT, tokenizer: Token
     expected = [naive(request) for request in biased]
     bad = a_request((*range(10), poison, *range(10)), 1)
     engine = Engine(model, tokenizer, kv_tokens=160, block_size=4, max_running=4)
-    free_at_first = engine.num_free_blocks
+    free_at_first = engine.stats().num_free_blocks
     with _BreaksOn(model, poison, model.embedding.weight):
         completions = engine.generate([biased[0], bad, *biased[1:3], bad, *biased[3:]])
     failed = [completions.pop(4), completions.pop(1)]
     assert [one.finish_reason for one in failed] == ["error", "error"]
     assert "finite" in (failed[0].error or "")
     assert ids_of(completions) == expected
-    assert engine.num_free_blocks == free_at_first
+    assert engine.stats().num_free_blocks == free_at_first
     # The same prompt works once the numbers do, and nothing broken was kept in the cache.
     completion = engine.generate([bad])[0]
     assert completion.cached_tokens == 0
@@ -406,7 +406,7 @@ def test_what_a_broken_request_computed_is_found_by_nobody(
         left.step()
         left.cancel(handle)
         assert left.generate([good])[0].ids == alone.ids
-        assert left.num_free_blocks == left.num_blocks
+        assert left.stats().num_free_blocks == left.num_blocks
 
 
 def test_what_a_cancelled_request_left_behind_harms_nobody(

@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from chatsmith.backends.guided import RequestError
-from chatsmith.engine.request import Request, Sampling
+from chatsmith.engine.request import Request, RequestError, Sampling
 
 
 @pytest.mark.parametrize(

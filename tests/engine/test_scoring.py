@@ -5,9 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatsmith.backends.guided import RequestError
 from chatsmith.engine.engine import Engine
-from chatsmith.engine.request import Completion, Request, Sampling
+from chatsmith.engine.request import Completion, Request, RequestError, Sampling
 from chatsmith.model.gpt import GPT
 from chatsmith.text.tokenizer import Tokenizer
 
@@ -55,7 +54,7 @@ def test_scores_do_not_depend_on_chunks_cache_or_preemption(
     engine = Engine(
         model, tokenizer, kv_tokens=kv_tokens, block_size=4, tokens_per_step=tokens_per_step, max_running=3
     )
-    free_at_first = engine.num_free_blocks
+    free_at_first = engine.stats().num_free_blocks
     beginning = tuple(range(50, 50 + shared))
     requests = [
         Request(ids, ONLY_SCORE, score_from=int(share * len(ids)))
@@ -66,7 +65,7 @@ def test_scores_do_not_depend_on_chunks_cache_or_preemption(
         assert (completion.finish_reason, completion.ids) == ("length", ())
         assert request.score_from is not None
         check(model, completion, request.score_from)
-    assert engine.num_free_blocks == free_at_first
+    assert engine.stats().num_free_blocks == free_at_first
 
 
 def test_a_scored_prompt_is_also_continued(model: GPT, tokenizer: Tokenizer) -> None:
@@ -121,4 +120,4 @@ def test_changed_weights_leave_nothing_in_the_prefix_cache(model: GPT, tokenizer
     assert engine.generate([request])[0].cached_tokens == 28
     engine.weights_changed()
     assert engine.generate([request])[0].cached_tokens == 0
-    assert engine.prefix_hits < engine.prefix_queries
+    assert engine.stats().prefix_hits < engine.stats().prefix_queries

@@ -5,11 +5,10 @@ import re
 
 import pytest
 
-from chatsmith.backends.guided import Constraint, RequestError
-from chatsmith.engine.engine import Engine
-from chatsmith.engine.request import Request, Sampling
+from chatsmith.engine.request import Constraint, Request, RequestError, Sampling
 from chatsmith.model.gpt import GPT
 from chatsmith.text.tokenizer import Tokenizer
+from tests.backends.conftest import fast_engine
 
 SCHEMA = {
     "type": "object",
@@ -22,7 +21,7 @@ SCHEMA = {
 def replies(model: GPT, tokenizer: Tokenizer, constraint: Constraint | None, **sampling: object) -> list[str]:
     values = {"temperature": 1.0, "max_tokens": 60, **sampling}
     requests = [Request((1, 2, 3), Sampling(seed=seed, **values), constraint=constraint) for seed in range(6)]  # pyright: ignore
-    completions = Engine(model, tokenizer, max_running=3).generate(requests)
+    completions = fast_engine(model, tokenizer, max_running=3).generate(requests)
     assert [one.finish_reason for one in completions] == ["stop"] * 6
     return [one.text for one in completions]
 
@@ -58,8 +57,8 @@ def test_a_grammar_is_obeyed(model: GPT, tokenizer: Tokenizer) -> None:
 def test_a_constraint_leaves_the_other_requests_alone(model: GPT, tokenizer: Tokenizer) -> None:
     free = [Request((1, 2, 3), Sampling(seed=seed, max_tokens=20)) for seed in range(4)]
     bound = Request((4, 5), Sampling(seed=9, max_tokens=20), constraint=Constraint.regex("[0-9]+"))
-    alone = Engine(model, tokenizer).generate(free)
-    together = Engine(model, tokenizer).generate([free[0], bound, *free[1:]])
+    alone = fast_engine(model, tokenizer).generate(free)
+    together = fast_engine(model, tokenizer).generate([free[0], bound, *free[1:]])
     assert [one.ids for one in together if one.prompt_ids == (1, 2, 3)] == [one.ids for one in alone]
 
 
@@ -75,7 +74,7 @@ def test_a_constraint_leaves_the_other_requests_alone(model: GPT, tokenizer: Tok
 def test_a_form_that_makes_no_sense_is_refused_at_submit(
     model: GPT, tokenizer: Tokenizer, constraint: Constraint
 ) -> None:
-    engine = Engine(model, tokenizer)
+    engine = fast_engine(model, tokenizer)
     with pytest.raises(RequestError) as refusal:
         engine.submit(Request((1,), constraint=constraint))
     assert refusal.value.parameter == "constraint"
