@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from chatsmith.backends import choose_backend
 from chatsmith.cli import main as cli
 from chatsmith.engine.engine import Engine
-from chatsmith.engine.request import Completion, Constraint, Request, Sampling
+from chatsmith.engine.request import Completion, Constraint, Request, SamplingParams
 from chatsmith.model.gpt import GPT
 from chatsmith.text.tokenizer import Tokenizer
 from tests.conftest import TINY_RECIPE
@@ -42,17 +42,23 @@ def test_the_pretence_notices_what_a_device_would(device):
 def requests() -> list[Request]:
     """Something of all that a request may ask for."""
     prompts = [tuple((7 * index + 3 * place) % 250 for place in range(5 + 4 * index)) for index in range(4)]
-    shared = Request((5, 6, 7, 8), Sampling(seed=4, max_tokens=30, ignore_end=True))
+    shared = Request((5, 6, 7, 8), SamplingParams(seed=4, max_tokens=30, ignore_end=True))
     return [
-        Request(prompts[0], Sampling(temperature=0, max_tokens=20, min_tokens=3, logit_bias={3: 2.0})),
-        Request(prompts[1], Sampling(seed=1, top_k=5, top_p=0.9, max_tokens=20, logprobs=0)),
-        Request(prompts[2], Sampling(seed=2, min_p=0.1, max_tokens=20, repetition_penalty=1.2, logprobs=3)),
-        Request(prompts[3], Sampling(seed=3, max_tokens=20, frequency_penalty=0.5, presence_penalty=0.1)),
-        *shared.replicas(4),
-        Request(tuple(range(5, 60)), Sampling(max_tokens=0, logprobs=2), score_from=10),
-        Request(tuple(range(5, 40)), Sampling(max_tokens=3, temperature=0), score_from=0),
+        Request(prompts[0], SamplingParams(temperature=0, max_tokens=20, min_tokens=3, logit_bias={3: 2.0})),
+        Request(prompts[1], SamplingParams(seed=1, top_k=5, top_p=0.9, max_tokens=20, logprobs=0)),
         Request(
-            (9, 10), Sampling(max_tokens=20, seed=5), constraint=Constraint.choice(["the cat", "the dog"])
+            prompts[2], SamplingParams(seed=2, min_p=0.1, max_tokens=20, repetition_penalty=1.2, logprobs=3)
+        ),
+        Request(
+            prompts[3], SamplingParams(seed=3, max_tokens=20, frequency_penalty=0.5, presence_penalty=0.1)
+        ),
+        *shared.replicas(4),
+        Request(tuple(range(5, 60)), SamplingParams(max_tokens=0, logprobs=2), score_from=10),
+        Request(tuple(range(5, 40)), SamplingParams(max_tokens=3, temperature=0), score_from=0),
+        Request(
+            (9, 10),
+            SamplingParams(max_tokens=20, seed=5),
+            constraint=Constraint.choice(["the cat", "the dog"]),
         ),
     ]
 

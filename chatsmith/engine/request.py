@@ -1,7 +1,7 @@
-"""What is asked of the engine and what it answers: Sampling, Constraint, Request, Completion. Plain values, no torch.
+"""What is asked of the engine and what it answers: SamplingParams, Constraint, Request, Completion.
 
-Every field is checked when the value is made; a wrong one raises a RequestError that names it, so that a server can
-turn it into a 400 and a command line into one line.
+Plain values, no torch. Every field is checked when the value is made; a wrong one raises a RequestError that names it,
+so that a server can turn it into a 400 and a command line into one line.
 """
 
 import json
@@ -29,7 +29,7 @@ class RequestError(UserError):
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingParams:
     """How to choose each next token, and when to stop."""
 
     temperature: float = 1.0
@@ -97,7 +97,7 @@ class Sampling:
         _check("logprobs", allowed, f"must be from 0 to {MAX_TOP_LOGPROBS}")
 
     @staticmethod
-    def from_generation(generation: Mapping[str, Any], **given: Any) -> "Sampling":
+    def from_generation(generation: Mapping[str, Any], **given: Any) -> "SamplingParams":
         """What a bundle's generation_config.json says, below what is `given` (None: not given).
 
         Raises UserError for a value of the wrong type, RequestError for one out of range.
@@ -111,7 +111,7 @@ class Sampling:
                 kind = "a number" if float in kinds else "a whole number"
                 raise UserError(f"generation_config.json says {name} = {value!r}; it must be {kind}")
             values[name] = value
-        return Sampling(**values)
+        return SamplingParams(**values)
 
 
 _GENERATION_TYPES = {
@@ -121,6 +121,9 @@ _GENERATION_TYPES = {
     "min_p": (int, float),
     "max_tokens": (int,),
 }
+
+
+Sampling = SamplingParams  # the former name, for those that import it still
 
 
 @dataclass(frozen=True)
@@ -167,7 +170,7 @@ class Request:
     """A prompt, as token ids, to be continued or scored."""
 
     prompt_ids: tuple[int, ...]
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: SamplingParams = field(default_factory=SamplingParams)
 
     score_from: int | None = None
     """Report the log-probability of every prompt id from this index on. What stands before it is only read, so it
@@ -248,6 +251,11 @@ class Completion:
     def refused(request: Request, error: RequestError) -> "Completion":
         """The answer to a request that cannot be served."""
         return Completion(request.prompt_ids, (), (), (), "error", error=str(error))
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """`ids`, under the name that other engines give them."""
+        return self.ids
 
     @property
     def text(self) -> str:

@@ -1,9 +1,9 @@
 """From logits to the next token, for all rows of a step at once.
 
-Each row has its own Sampling. The order: logit bias, penalties, bans and constraint; temperature; top-k, top-p, min-p;
-then one uniform number picks from the cumulative distribution. That number is a function of seed and position alone,
-so neither the rest of the batch nor a pre-emption can change a completion. A row that stands for several completions
-has a seed for each, and chooses for each.
+Each row has its own SamplingParams. The order: logit bias, penalties, bans and constraint; temperature; top-k, top-p,
+min-p; then one uniform number picks from the cumulative distribution. That number is a function of seed and position
+alone, so neither the rest of the batch nor a pre-emption can change a completion. A row that stands for several
+completions has a seed for each, and chooses for each.
 """
 
 from collections import Counter
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from chatsmith.engine.request import Sampling, TokenLogprob
+from chatsmith.engine.request import SamplingParams, TokenLogprob
 
 MASK_64 = 2**64 - 1
 
@@ -21,7 +21,7 @@ MASK_64 = 2**64 - 1
 class Row(NamedTuple):
     """What one row of logits is sampled with."""
 
-    sampling: Sampling
+    sampling: SamplingParams
     seeds: tuple[int, ...]
     """Of the completions that the row stands for, one at least."""
     position: int
@@ -128,11 +128,11 @@ def _mix(state: int) -> int:
     return state ^ (state >> 31)
 
 
-def _truncates(sampling: Sampling) -> bool:
+def _truncates(sampling: SamplingParams) -> bool:
     return sampling.top_k > 0 or sampling.top_p < 1 or sampling.min_p > 0
 
 
-def _smallest_allowed(probs: Tensor, samplings: Sequence[Sampling]) -> Tensor:
+def _smallest_allowed(probs: Tensor, samplings: Sequence[SamplingParams]) -> Tensor:
     """The smallest probability (R, 1) each row may still choose.
 
     Only values are compared, never ranks: tokens of equal probability stay or go together, so the outcome

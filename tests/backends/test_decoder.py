@@ -10,7 +10,7 @@ from chatsmith.backends import Quantization
 from chatsmith.backends import cpu_decoder as decoder
 from chatsmith.backends.native import Weights, load_library
 from chatsmith.backends.quantized import Int8Linear, decoding_view
-from chatsmith.engine.request import Request, Sampling
+from chatsmith.engine.request import Request, SamplingParams
 from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
 from chatsmith.text.tokenizer import Tokenizer
@@ -19,7 +19,7 @@ from tests.backends.conftest import fast_engine
 library = load_library()
 pytestmark = pytest.mark.skipif(library is None, reason="needs Linux and a C compiler")
 
-FOLLOWED = Sampling(temperature=0, max_tokens=24, ignore_end=True, logprobs=0)
+FOLLOWED = SamplingParams(temperature=0, max_tokens=24, ignore_end=True, logprobs=0)
 
 
 def random_model(
@@ -46,7 +46,7 @@ def random_model(
     return model.eval()
 
 
-def requests(count: int, sampling: Sampling = FOLLOWED) -> list[Request]:
+def requests(count: int, sampling: SamplingParams = FOLLOWED) -> list[Request]:
     source = random.Random(1)
     lengths = [1, 2, *(source.randrange(1, 60) for _ in range(count - 2))]
     return [Request(tuple(source.randrange(250) for _ in range(n)), sampling) for n in lengths[:count]]

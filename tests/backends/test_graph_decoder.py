@@ -15,7 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from chatsmith.backends import Quantization
 from chatsmith.backends.cuda_graph import CudaRecorder, GraphDecoder, Recorder, Work, rounded_up
 from chatsmith.engine.engine import Engine
-from chatsmith.engine.request import Request, Sampling
+from chatsmith.engine.request import Request, SamplingParams
 from chatsmith.model.gpt import GPT
 from chatsmith.text.tokenizer import Tokenizer
 from tests.backends.conftest import fast_engine
@@ -53,7 +53,7 @@ def recorded(engine: Engine, recorder: Recorder) -> Engine:
 
 def a_request(index: int, length: int, more: int) -> Request:
     ids = tuple((7 * index + 3 * place) % 250 for place in range(length))
-    sampling = Sampling(temperature=index % 2, seed=index, max_tokens=more, ignore_end=True)
+    sampling = SamplingParams(temperature=index % 2, seed=index, max_tokens=more, ignore_end=True)
     return Request(ids, sampling)
 
 
@@ -147,7 +147,7 @@ def test_somebody_s_nan_is_not_everybody_s(tokenizer: Tokenizer, naive: Naive, m
     with torch.no_grad():
         poisoned.embedding.weight[200] = float("nan")
     engine = recorded(fast_engine(poisoned, tokenizer, max_running=4, block_size=4), Tape())
-    healthy, sick = a_request(0, 1, 12), Request((200,), Sampling(temperature=0, max_tokens=12))
+    healthy, sick = a_request(0, 1, 12), Request((200,), SamplingParams(temperature=0, max_tokens=12))
     replies = engine.generate([healthy, sick, healthy])
     assert [reply.finish_reason for reply in replies] == ["length", "error", "length"]
     assert [list(replies[index].ids) for index in (0, 2)] == [naive(healthy)] * 2

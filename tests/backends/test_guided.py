@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from chatsmith.engine.request import Constraint, Request, RequestError, Sampling
+from chatsmith.engine.request import Constraint, Request, RequestError, SamplingParams
 from chatsmith.model.gpt import GPT
 from chatsmith.text.tokenizer import Tokenizer
 from tests.backends.conftest import fast_engine
@@ -20,7 +20,9 @@ SCHEMA = {
 
 def replies(model: GPT, tokenizer: Tokenizer, constraint: Constraint | None, **sampling: object) -> list[str]:
     values = {"temperature": 1.0, "max_tokens": 60, **sampling}
-    requests = [Request((1, 2, 3), Sampling(seed=seed, **values), constraint=constraint) for seed in range(6)]  # pyright: ignore
+    requests = [
+        Request((1, 2, 3), SamplingParams(seed=seed, **values), constraint=constraint) for seed in range(6)
+    ]  # pyright: ignore
     completions = fast_engine(model, tokenizer, max_running=3).generate(requests)
     assert [one.finish_reason for one in completions] == ["stop"] * 6
     return [one.text for one in completions]
@@ -55,8 +57,8 @@ def test_a_grammar_is_obeyed(model: GPT, tokenizer: Tokenizer) -> None:
 
 
 def test_a_constraint_leaves_the_other_requests_alone(model: GPT, tokenizer: Tokenizer) -> None:
-    free = [Request((1, 2, 3), Sampling(seed=seed, max_tokens=20)) for seed in range(4)]
-    bound = Request((4, 5), Sampling(seed=9, max_tokens=20), constraint=Constraint.regex("[0-9]+"))
+    free = [Request((1, 2, 3), SamplingParams(seed=seed, max_tokens=20)) for seed in range(4)]
+    bound = Request((4, 5), SamplingParams(seed=9, max_tokens=20), constraint=Constraint.regex("[0-9]+"))
     alone = fast_engine(model, tokenizer).generate(free)
     together = fast_engine(model, tokenizer).generate([free[0], bound, *free[1:]])
     assert [one.ids for one in together if one.prompt_ids == (1, 2, 3)] == [one.ids for one in alone]
@@ -86,4 +88,4 @@ def test_a_choice_of_nothing_and_a_minimum_length_are_refused() -> None:
     with pytest.raises(RequestError, match="at least one text"):
         Constraint.choice([])
     with pytest.raises(RequestError, match="min_tokens"):
-        Request((1,), Sampling(min_tokens=3), constraint=Constraint.json_object())
+        Request((1,), SamplingParams(min_tokens=3), constraint=Constraint.json_object())

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from chatsmith.engine.backend import Backend
 from chatsmith.engine.engine import Engine
-from chatsmith.engine.request import Completion, Event, Request, RequestError, Sampling
+from chatsmith.engine.request import Completion, Event, Request, RequestError, SamplingParams
 from chatsmith.engine.sampler import Choice, Row, choose
 from chatsmith.engine.scheduler import Chunk
 from chatsmith.model.gpt import GPT
@@ -45,10 +45,10 @@ def prompts(seed: int, count: int, longest: int = 40) -> list[tuple[int, ...]]:
 def a_request(ids: tuple[int, ...], index: int, more: int = 12) -> Request:
     """Requests of all kinds, none of which an end-of-turn token ends early."""
     kinds = [
-        Sampling(temperature=0),
-        Sampling(temperature=1.0),
-        Sampling(temperature=0.8, top_k=20, top_p=0.9),
-        Sampling(temperature=1.0, frequency_penalty=0.7, repetition_penalty=1.2),
+        SamplingParams(temperature=0),
+        SamplingParams(temperature=1.0),
+        SamplingParams(temperature=0.8, top_k=20, top_p=0.9),
+        SamplingParams(temperature=1.0, frequency_penalty=0.7, repetition_penalty=1.2),
     ]
     return Request(ids, replace(kinds[index % len(kinds)], seed=index, max_tokens=more, ignore_end=True))
 
@@ -97,7 +97,7 @@ def test_rows_that_outgrow_the_workspace_take_turns(
 
 
 def test_a_reply_may_fill_the_whole_context(model: GPT, tokenizer: Tokenizer, naive: Naive) -> None:
-    request = Request(prompts(2, 1)[0], Sampling(temperature=0, max_tokens=500, ignore_end=True))
+    request = Request(prompts(2, 1)[0], SamplingParams(temperature=0, max_tokens=500, ignore_end=True))
     completion = Engine(model, tokenizer, kv_tokens=CONTEXT).generate([request])[0]
     assert completion.finish_reason == "length"
     assert len(request.prompt_ids) + len(completion.ids) == CONTEXT
@@ -209,7 +209,7 @@ def test_replies_are_computed_once_until_they_differ(
     model: GPT, tokenizer: Tokenizer, naive: Naive, computed: list[int]
 ) -> None:
     """Of eight replies, each different beginning is computed once: no row more, no row less."""
-    sampling = Sampling(temperature=0.03, seed=4, max_tokens=12, ignore_end=True)
+    sampling = SamplingParams(temperature=0.03, seed=4, max_tokens=12, ignore_end=True)
     requests = Request(tuple(range(9)), sampling).replicas(8)
     completions = Engine(model, tokenizer, block_size=4).generate(requests)
     expected = [naive(request) for request in requests]
@@ -267,7 +267,7 @@ def test_shared_replies_are_those_of_each_request_alone(
         request
         for ids, count in zip(prompts(seed, len(counts)), counts, strict=True)
         for request in Request(
-            ids, Sampling(temperature, seed=seed, max_tokens=10, logprobs=1, ignore_end=True)
+            ids, SamplingParams(temperature, seed=seed, max_tokens=10, logprobs=1, ignore_end=True)
         ).replicas(count)
     ]
     handles = [engine.submit(request) for request in requests]
@@ -296,7 +296,7 @@ def test_branches_have_texts_of_their_own(model: GPT, tokenizer: Tokenizer) -> N
     """Half a character, a held-back stop string, a part of a call: each branch goes on from its own copy."""
     bias = dict.fromkeys((*tokenizer.encode("é"), *tokenizer.encode("a")), 12.0)
     bias |= {tokenizer.special(name): 10.0 for name in ("<|python_start|>", "<|python_end|>")}
-    sampling = Sampling(seed=3, max_tokens=14, logit_bias=bias, stop=("aaa", "éé"))
+    sampling = SamplingParams(seed=3, max_tokens=14, logit_bias=bias, stop=("aaa", "éé"))
     requests = Request(tuple(range(9)), sampling).replicas(24)
     together = Engine(model, tokenizer).generate(requests)
     alone = [Engine(model, tokenizer).generate([request])[0] for request in requests]
@@ -310,7 +310,7 @@ def test_branches_have_texts_of_their_own(model: GPT, tokenizer: Tokenizer) -> N
 def test_without_a_seed_replies_differ_and_the_engines_seed_repeats_them(
     model: GPT, tokenizer: Tokenizer
 ) -> None:
-    requests = [Request((1, 2, 3), Sampling(max_tokens=10, ignore_end=True))] * 3
+    requests = [Request((1, 2, 3), SamplingParams(max_tokens=10, ignore_end=True))] * 3
     first, again, other = (Engine(model, tokenizer, seed=seed).generate(requests) for seed in (1, 1, 2))
     assert first == again
     assert first != other
@@ -389,7 +389,7 @@ def test_what_a_broken_request_computed_is_found_by_nobody(
     model, poison = random_model(tokenizer.vocab_size, windows), 251
     with torch.no_grad():
         model.embedding.weight[poison] = float("nan")
-    sampling = Sampling(temperature=0, max_tokens=4, ignore_end=True, logit_bias={poison: -1e9})
+    sampling = SamplingParams(temperature=0, max_tokens=4, ignore_end=True, logit_bias={poison: -1e9})
     clean = tuple(range(12))
     good, bad = Request((*clean, 99), sampling), Request((*clean, poison, *range(60)), sampling)
     scored = Request(bad.prompt_ids, sampling, score_from=1)
@@ -430,8 +430,8 @@ def test_impossible_requests_are_refused_at_submit(model: GPT, tokenizer: Tokeni
         (Request((1,) * CONTEXT), "prompt", "context_length_exceeded"),
         (Request((1,) * 33), "prompt", "context_length_exceeded"),
         (Request((tokenizer.vocab_size,)), "prompt", "invalid_value"),
-        (Request((1,), Sampling(logit_bias={-1: 1.0})), "logit_bias", "invalid_value"),
-        (Request((1,), Sampling(stop_ids=(10**6,))), "stop_ids", "invalid_value"),
+        (Request((1,), SamplingParams(logit_bias={-1: 1.0})), "logit_bias", "invalid_value"),
+        (Request((1,), SamplingParams(stop_ids=(10**6,))), "stop_ids", "invalid_value"),
     ):
         with pytest.raises(RequestError) as refusal:
             engine.submit(request)
@@ -505,7 +505,7 @@ def test_a_tools_result_is_forced_in_and_the_reply_goes_on_from_it(
         heard.append(expression)
         return "it is 2"
 
-    request = Request(prompt, Sampling(temperature=0, max_tokens=40, ignore_end=True, logprobs=0))
+    request = Request(prompt, SamplingParams(temperature=0, max_tokens=40, ignore_end=True, logprobs=0))
     engine = Engine(model, tokenizer, tool=tool, tokens_per_step=tokens_per_step, max_running=2)
     completion = engine.generate([request])[0]
     begun = [*tokenizer.encode("a"), *called, *forced]
@@ -526,7 +526,7 @@ def test_a_tools_result_never_outgrows_the_reply(
 ) -> None:
     called = call_ids(tokenizer, "1")
     scripted(3, called)
-    request = Request((1, 2, 3), Sampling(max_tokens=len(called) + 4))
+    request = Request((1, 2, 3), SamplingParams(max_tokens=len(called) + 4))
     completion = Engine(model, tokenizer, tool=lambda _: "x" * 500).generate([request])[0]
     assert len(completion.ids) == len(called) + 4
     assert completion.finish_reason == "length"
@@ -541,7 +541,7 @@ def test_a_tool_that_raises_fails_its_request_alone(
         raise RuntimeError("out of order")
 
     bystander = a_request(tuple(range(20)), 0)
-    calling = Request((1, 2, 3), Sampling(max_tokens=30))
+    calling = Request((1, 2, 3), SamplingParams(max_tokens=30))
     failed, other = Engine(model, tokenizer, tool=tool).generate([calling, bystander])
     assert (failed.finish_reason, failed.error) == ("error", "the tool failed: out of order")
     assert list(other.ids) == naive(bystander)
@@ -551,7 +551,7 @@ def test_without_a_tool_a_call_is_just_text(
     model: GPT, tokenizer: Tokenizer, scripted: Callable[[int, list[int]], None]
 ) -> None:
     scripted(3, call_ids(tokenizer, "1"))
-    completion = Engine(model, tokenizer).generate([Request((1, 2, 3), Sampling(max_tokens=6))])[0]
+    completion = Engine(model, tokenizer).generate([Request((1, 2, 3), SamplingParams(max_tokens=6))])[0]
     assert all(completion.sampled)
 
 
@@ -561,7 +561,7 @@ def test_a_stop_string_ends_the_stream_and_the_text_alike(
     words = "the cat sat on the mat"
     scripted(3, [byte for char in words for byte in tokenizer.encode(char)])
     engine = Engine(model, tokenizer)
-    engine.submit(Request((1, 2, 3), Sampling(stop=("n the", "zzz"))))
+    engine.submit(Request((1, 2, 3), SamplingParams(stop=("n the", "zzz"))))
     events = drain(engine)
     assert "".join(part.text for event in events for part in event.parts) == "the cat sat o"
     completion = events[-1].completion
@@ -571,7 +571,7 @@ def test_a_stop_string_ends_the_stream_and_the_text_alike(
 
 
 def test_logprobs_are_those_of_the_reply_scored_afterwards(model: GPT, tokenizer: Tokenizer) -> None:
-    request = Request((1, 2, 3), Sampling(seed=1, max_tokens=8, ignore_end=True, logprobs=2))
+    request = Request((1, 2, 3), SamplingParams(seed=1, max_tokens=8, ignore_end=True, logprobs=2))
     completion = Engine(model, tokenizer).generate([request])[0]
     assert completion.logprobs is not None
     tokens = torch.tensor([[*request.prompt_ids, *completion.ids]])

@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatsmith.engine.engine import Engine
-from chatsmith.engine.request import Completion, Request, RequestError, Sampling
+from chatsmith.engine.request import Completion, Request, RequestError, SamplingParams
 from chatsmith.model.gpt import GPT
 from chatsmith.text.tokenizer import Tokenizer
 
 CONTEXT = 96
-ONLY_SCORE = Sampling(max_tokens=0, logprobs=2)
+ONLY_SCORE = SamplingParams(max_tokens=0, logprobs=2)
 
 
 def expected_scores(model: GPT, ids: tuple[int, ...]) -> torch.Tensor:
@@ -69,7 +69,7 @@ def test_scores_do_not_depend_on_chunks_cache_or_preemption(
 
 
 def test_a_scored_prompt_is_also_continued(model: GPT, tokenizer: Tokenizer) -> None:
-    plain = Request(tuple(range(30)), Sampling(seed=3, max_tokens=6, ignore_end=True, logprobs=2))
+    plain = Request(tuple(range(30)), SamplingParams(seed=3, max_tokens=6, ignore_end=True, logprobs=2))
     scored = Request(plain.prompt_ids, plain.sampling, score_from=4)
     engine = Engine(model, tokenizer, block_size=4)
     expected, found = engine.generate([plain, scored])
@@ -115,7 +115,7 @@ def test_scores_that_are_no_numbers_are_an_error(model: GPT, tokenizer: Tokenize
 
 def test_changed_weights_leave_nothing_in_the_prefix_cache(model: GPT, tokenizer: Tokenizer) -> None:
     engine = Engine(model, tokenizer, block_size=4)
-    request = Request(tuple(range(30)), Sampling(temperature=0, max_tokens=5, ignore_end=True))
+    request = Request(tuple(range(30)), SamplingParams(temperature=0, max_tokens=5, ignore_end=True))
     engine.generate([request])
     assert engine.generate([request])[0].cached_tokens == 28
     engine.weights_changed()
