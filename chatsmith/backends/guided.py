@@ -52,15 +52,31 @@ class Matcher:
         self._matcher.consume_token(id)
 
 
+class _Vocabulary:
+    """The tokenizer as llguidance asks for one. Given the file, llguidance would read the names of special tokens in
+    what a constraint demands as those tokens; our own `encode` never does."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        ids = range(tokenizer.vocab_size)
+        self.eos_token_id = tokenizer.special("<|assistant_end|>")
+        self.bos_token_id = tokenizer.bos_id
+        self.tokens = [tokenizer.decode_bytes([id]) for id in ids]
+        self.special_token_ids = [id for id in ids if tokenizer.is_special(id)]
+        self._tokenizer = tokenizer
+
+    def __call__(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text)
+
+
 class Grammars:
     """Compiles constraints, for one tokenizer."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        from llguidance import LLTokenizer  # only who constrains a completion waits for the library to load
+        # Only who constrains a completion waits for the library to load.
+        from llguidance import LLTokenizer, TokenizerWrapper
 
         self._vocab_size = tokenizer.vocab_size
-        end = tokenizer.special("<|assistant_end|>")
-        self._tokenizer = LLTokenizer(tokenizer.to_json(), n_vocab=tokenizer.vocab_size, eos_token=end)
+        self._tokenizer = LLTokenizer(TokenizerWrapper(_Vocabulary(tokenizer)), n_vocab=tokenizer.vocab_size)
 
     def start(self, constraint: Constraint) -> Matcher:
         """The beginning of a completion under `constraint`. Raises RequestError if that makes no sense."""

@@ -7,7 +7,7 @@ import pytest
 
 from chatsmith.engine.request import Constraint, Request, RequestError, SamplingParams
 from chatsmith.model.gpt import GPT
-from chatsmith.text.tokenizer import Tokenizer
+from chatsmith.text.tokenizer import SPECIAL_TOKENS, Tokenizer
 from tests.backends.conftest import fast_engine
 
 SCHEMA = {
@@ -89,3 +89,39 @@ def test_a_choice_of_nothing_and_a_minimum_length_are_refused() -> None:
         Constraint.choice([])
     with pytest.raises(RequestError, match="min_tokens"):
         Request((1,), SamplingParams(min_tokens=3), constraint=Constraint.json_object())
+
+
+SPECIAL_FORMS = {
+    "const": lambda name: Constraint.json_schema({"const": name}),
+    "enum": lambda name: Constraint.json_schema({"enum": [f"a{name}b"]}),
+    "key": lambda name: Constraint.json_schema(
+        {
+            "type": "object",
+            "properties": {name: {"const": 1}},
+            "required": [name],
+            "additionalProperties": False,
+        }
+    ),
+    "pattern": lambda name: Constraint.json_schema({"type": "string", "pattern": f"^{re.escape(name)}$"}),
+    "regex": lambda name: Constraint.regex(re.escape(f"{name}+{name}")),
+    "choice": lambda name: Constraint.choice([f"the {name}"]),
+    "grammar": lambda name: Constraint.lark(
+        f"start: {json.dumps('the ' + name)} %json {json.dumps({'const': name})}"
+    ),
+}
+
+
+@pytest.mark.parametrize("form", SPECIAL_FORMS)
+def test_names_of_special_tokens_are_spelled_in_ordinary_tokens(
+    model: GPT, tokenizer: Tokenizer, form: str
+) -> None:
+    """Wherever a constraint holds such a name, and whichever: what people write is never read as the token."""
+    names = [*SPECIAL_TOKENS, "<|bos", "<|x|>"]
+    sampling = SamplingParams(temperature=0, max_tokens=80)
+    requests = [Request((1, 2, 3), sampling, constraint=SPECIAL_FORMS[form](name)) for name in names]
+    for name, completion in zip(names, fast_engine(model, tokenizer).generate(requests), strict=True):
+        assert (completion.error, completion.finish_reason) == (None, "stop"), name
+        assert name in completion.text
+        assert not any(tokenizer.is_special(id) for id in completion.ids[:-1])
+        if form in ("const", "enum", "key", "pattern"):
+            json.loads(completion.text)
