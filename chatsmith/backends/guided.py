@@ -7,7 +7,11 @@ calls no tool.
 """
 
 import json
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import torch
 from torch import Tensor
@@ -89,8 +93,8 @@ class Grammars:
                 f"the {constraint.kind} cannot be used: {error}", parameter="constraint"
             ) from error
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
-        if matcher.is_error():
-            reason = matcher.get_error().splitlines()[0]
+        reason = matcher.get_error().splitlines()[0] if matcher.is_error() else _flaw(constraint)
+        if reason:
             raise RequestError(f"the {constraint.kind} cannot be used: {reason}", parameter="constraint")
         return Matcher(matcher, self._vocab_size)
 
@@ -104,3 +108,101 @@ def _grammar(constraint: Constraint) -> str:
     if constraint.kind == "regex":
         return LLMatcher.grammar_from_regex(constraint.value)
     return LLMatcher.grammar_from_lark(constraint.value)
+
+
+def _flaw(constraint: Constraint) -> str | None:
+    """Why a constraint that llguidance accepts cannot be followed to its end, or not so that the end is valid."""
+    for root in _schemas(constraint):
+        targets: dict[str, Any] = {}
+        left = [root]
+        while left:
+            for one in _subschemas(left.pop()):
+                # The grammar counts keys, but cannot tell which it has had: of those not named, only one is certain.
+                num_named, least = len(set(one.get("required", ()))), one.get("minProperties", 0)
+                is_open = "patternProperties" in one or one.get("additionalProperties") is not False
+                if is_open and least > num_named + 1:
+                    return f"minProperties is {least}, but required names {num_named}, and others could repeat a key"
+                if (ref := one.get("$ref")) is not None and ref not in targets:
+                    targets[ref] = _target(root, ref)
+                    left.append(targets[ref])
+        ending: set[str] = set()
+        num_before = -1
+        while len(ending) > num_before:
+            num_before = len(ending)
+            for ref, target in reversed(targets.items()):  # most refer to later ones
+                if _can_end(target, ending):
+                    ending.add(ref)
+        if not _can_end(root, ending):
+            return "it requires itself within itself, so no value of it can ever end"
+    return None
+
+
+def _schemas(constraint: Constraint) -> Iterator[Any]:
+    """The JSON schemas of a constraint: its own, or those that a Lark grammar embeds."""
+    if constraint.kind == "json_schema":
+        yield json.loads(constraint.value)
+    if constraint.kind == "lark":
+        for found in re.finditer(r"%json\s*", constraint.value):
+            with suppress(ValueError):  # within a text, say
+                yield json.JSONDecoder().raw_decode(constraint.value, found.end())[0]
+
+
+def _subschemas(schema: Any) -> Iterator[dict[str, Any]]:
+    """The schema and all within it."""
+    if isinstance(schema, dict):
+        yield schema
+        nested = [schema.get("items"), schema.get("additionalProperties")]
+        for name in ("allOf", "anyOf", "oneOf", "prefixItems"):
+            nested += schema.get(name, ())
+        for name in ("properties", "patternProperties"):
+            nested += schema.get(name, {}).values()
+        for one in nested:
+            yield from _subschemas(one)
+
+
+def _target(schema: Any, ref: str) -> Any:
+    """The schema that a JSON pointer (#/$defs/name) leads to; True, which allows everything, where it is none."""
+    path = ref.removeprefix(schema.get("$id", ""))
+    if path != "#" and not path.startswith("#/"):
+        return True
+    for step in path.split("/")[1:]:
+        step = unquote(step).replace("~1", "/").replace("~0", "~")
+        try:
+            schema = schema[int(step)] if isinstance(schema, list) else schema[step]
+        except (KeyError, IndexError, TypeError, ValueError):
+            return True
+    return schema
+
+
+def _matches(pattern: str, key: str) -> bool:
+    with suppress(re.error):  # the grammar's expressions are Rust's
+        return re.search(pattern, key) is not None
+    return False
+
+
+def _can_end(schema: Any, ending: set[str]) -> bool:
+    """Has the schema a finite value, where those that `ending` refers to have one?"""
+    if not isinstance(schema, dict) or "const" in schema or "enum" in schema:
+        return True
+
+    def all_end(schemas: Iterable[Any]) -> bool:
+        return all(_can_end(one, ending) for one in schemas)
+
+    if "$ref" in schema and schema["$ref"] not in ending:
+        return False
+    if not all_end(schema.get("allOf", ())):
+        return False
+    for choice in ("anyOf", "oneOf"):
+        if choice in schema and not any(_can_end(one, ending) for one in schema[choice]):
+            return False
+    others, patterns = schema.get("additionalProperties", True), schema.get("patternProperties", {})
+    values: list[Any] = []
+    for key in schema.get("required", ()):
+        matching = [value for pattern, value in patterns.items() if _matches(pattern, key)]
+        values.append(schema.get("properties", {}).get(key, matching[0] if matching else others))
+    if len(values) < schema.get("minProperties", 0):
+        values.append({"anyOf": [others, *patterns.values()]})
+    items = [*schema.get("prefixItems", ()), schema.get("items", True)][: schema.get("minItems", 0)]
+    ends = {"object": all_end(values), "array": all_end(items)}
+    kinds = schema.get("type", "any")
+    return any(ends.get(kind, True) for kind in ([kinds] if isinstance(kinds, str) else kinds))

@@ -3,6 +3,7 @@
 import json
 import re
 
+import jsonschema
 import pytest
 
 from chatsmith.engine.request import Constraint, Request, RequestError, SamplingParams
@@ -125,3 +126,111 @@ def test_names_of_special_tokens_are_spelled_in_ordinary_tokens(
         assert not any(tokenizer.is_special(id) for id in completion.ids[:-1])
         if form in ("const", "enum", "key", "pattern"):
             json.loads(completion.text)
+
+
+def node(required: str = "next", **more: object) -> dict[str, object]:
+    """An object that requires one like itself."""
+    return {"type": "object", "properties": {"next": {"$ref": "#/$defs/n"}}, "required": [required], **more}
+
+
+ENDLESS = {
+    "itself": {"type": "object", "properties": {"next": {"$ref": "#"}}, "required": ["next"]},
+    "a definition": {"$defs": {"n": node()}, "$ref": "#/$defs/n"},
+    "by its name in full": {
+        "$id": "https://example.org/x",
+        "$defs": {"n": {**node(), "properties": {"next": {"$ref": "https://example.org/x#/$defs/n"}}}},
+        "$ref": "#/$defs/n",
+    },
+    "within a property": {
+        "type": "object",
+        "properties": {"n": {"$ref": "#/properties/n"}},
+        "required": ["n"],
+    },
+    "at another place": {
+        "schemas": {"n": {**node(), "properties": {"next": {"$ref": "#/schemas/n"}}}},
+        "$ref": "#/schemas/n",
+    },
+    "nothing but itself": {"$ref": "#"},
+    "one another": {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"},
+    "each choice": {"$defs": {"n": node()}, "anyOf": [{"$ref": "#/$defs/n"}, node()]},
+    "one choice": {"$defs": {"n": {"oneOf": [node()]}}, "$ref": "#/$defs/n"},
+    "items": {"type": "array", "items": {"$ref": "#"}, "minItems": 1},
+    "a first item": {"type": "array", "prefixItems": [{"$ref": "#"}], "minItems": 1},
+    "any other key": {"type": "object", "required": ["q"], "additionalProperties": {"$ref": "#"}},
+    "a key of a pattern": {"type": "object", "required": ["q"], "patternProperties": {"^q": {"$ref": "#"}}},
+    "a number of keys": {"type": "object", "minProperties": 1, "additionalProperties": {"$ref": "#"}},
+}
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+@pytest.mark.parametrize("embedded", [False, True], ids=["alone", "in a grammar"])
+def test_a_value_that_can_never_end_is_refused_at_submit(
+    model: GPT, tokenizer: Tokenizer, kind: str, embedded: bool
+) -> None:
+    schema = ENDLESS[kind]
+    constraint = Constraint.json_schema(schema)
+    if embedded:
+        constraint = Constraint.lark(f'start: "<call>" %json {json.dumps(schema)} "</call>"')
+    with pytest.raises(RequestError, match="can ever end"):
+        fast_engine(model, tokenizer).submit(Request((1,), constraint=constraint))
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$defs": {"n": {"anyOf": [node(), {"type": "null"}]}}, "$ref": "#/$defs/n"},
+        {"$defs": {"n": {**node(), "type": ["object", "null"]}}, "$ref": "#/$defs/n"},
+        {"$defs": {"n": node(required="other")}, "$ref": "#/$defs/n"},
+        {"type": "array", "items": {"$ref": "#"}},
+        {"type": "object", "properties": {"next": {"$ref": "#"}}, "additionalProperties": False},
+        {"type": "object", "required": ["$ref"], "properties": {"$ref": {"enum": ["#", "a"]}}},
+        {"type": "object", "properties": {"minProperties": {"type": "integer"}, "$ref": {"const": "#"}}},
+        {"const": {"minProperties": 5, "$ref": "#", "properties": 3}},
+    ],
+    ids=str,
+)
+def test_what_may_hold_itself_but_need_not_is_accepted(
+    model: GPT, tokenizer: Tokenizer, schema: dict[str, object]
+) -> None:
+    fast_engine(model, tokenizer).submit(Request((1,), constraint=Constraint.json_schema(schema)))
+
+
+@pytest.mark.parametrize(
+    ("schema", "is_safe"),
+    [
+        (
+            {"patternProperties": {"^a$": {"const": 1}}, "additionalProperties": False, "minProperties": 2},
+            False,
+        ),
+        (
+            {
+                "patternProperties": {"^[ab]$": {"const": 1}},
+                "additionalProperties": False,
+                "maxProperties": 2,
+            },
+            True,
+        ),
+        ({"minProperties": 2}, False),
+        ({"minProperties": 1, "maxProperties": 3}, True),
+        ({"properties": {"a": {"const": 1}}, "required": ["a"], "minProperties": 3}, False),
+        ({"properties": {"a": {"const": 1}}, "required": ["a"], "minProperties": 2}, True),
+        ({"properties": {"o": {"type": "object", "minProperties": 2}}}, False),
+    ],
+    ids=str,
+)
+def test_a_number_of_keys_that_repeated_ones_could_make_up_is_refused(
+    model: GPT, tokenizer: Tokenizer, schema: dict[str, object], is_safe: bool
+) -> None:
+    """Parsed, `{"a": 1, "a": 1}` has one key. What is accepted is valid once it is parsed."""
+    engine = fast_engine(model, tokenizer)
+    constraint = Constraint.json_schema({"type": "object", **schema})
+    if not is_safe:
+        with pytest.raises(RequestError, match="minProperties"):
+            engine.submit(Request((1,), constraint=constraint))
+        return
+    bias = {id: 20.0 for text in ('a"', "a", '{"', '"', "}", '": 1', "1") for id in tokenizer.encode(text)}
+    for seed in range(8):
+        sampling = SamplingParams(seed=seed, max_tokens=60, logit_bias=bias)
+        [completion] = engine.generate([Request((1,), sampling, constraint=constraint)])
+        if completion.finish_reason == "stop":
+            jsonschema.validate(json.loads(completion.text), {"type": "object", **schema})
