@@ -166,20 +166,31 @@ def _adjust(logits: Tensor, rows: Sequence[Row]) -> Tensor:
     if not unusual:
         return logits
     adjusted = logits.clone()
+    # Whatever a request asks for, logits stay finite: overflow would leave nothing to choose from.
+    limits = torch.finfo(logits.dtype)
+
+    def bounded(number: float, least: float = limits.min) -> float:
+        return min(max(number, least), limits.max)
+
     for index, row in unusual:
         sampling, one = row.sampling, adjusted[index]
-        for id, bias in sampling.logit_bias.items():
-            one[id] += bias
+        if sampling.logit_bias:
+            for id, bias in sampling.logit_bias.items():
+                one[id] += bounded(bias)
+            one.clamp_(limits.min, limits.max)
         if sampling.repetition_penalty != 1:
             seen = _ids({*row.prompt_ids, *row.sampled_ids}, one.device)
             values = one[seen]
-            penalty = sampling.repetition_penalty
+            penalty = bounded(sampling.repetition_penalty, limits.tiny)
             one[seen] = torch.where(values > 0, values / penalty, values * penalty)
+            one.clamp_(limits.min, limits.max)
         if (sampling.frequency_penalty or sampling.presence_penalty) and row.sampled_ids:
             counts = Counter(row.sampled_ids)
             times = one.new_tensor(list(counts.values()))
-            penalties = sampling.frequency_penalty * times + sampling.presence_penalty
-            one[_ids(counts, one.device)] -= penalties
+            penalties = (bounded(sampling.frequency_penalty) * times).clamp_(limits.min, limits.max)
+            penalties += bounded(sampling.presence_penalty)
+            one[_ids(counts, one.device)] -= penalties.clamp_(limits.min, limits.max)
+            one.clamp_(limits.min, limits.max)
         if row.banned_ids:
             one[_ids(row.banned_ids, one.device)] = float("-inf")
         if row.allowed is not None:

@@ -205,3 +205,48 @@ def test_broken_logits_spoil_their_own_row_only(broken: float) -> None:
         assert first == third == choose(LOGITS, batch[:1])[0]
     minus_infinity = torch.full((1, VOCAB), float("-inf"))
     assert choose(minus_infinity, [Row(SamplingParams(), (0,), 0)])[0].id is None
+
+
+EXTREMES = [
+    5e-324,
+    1e-300,
+    1e-45,
+    1e-39,
+    1e-38,
+    1e-37,
+    0.01,
+    1.0,
+    2.0,
+    100.0,
+    1e37,
+    1e38,
+    1e39,
+    1e300,
+    1.7e308,
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("temperature", [0, 5e-324, 1.0, 1.7e308])
+def test_no_parameter_in_its_range_leaves_nothing_to_choose(dtype: torch.dtype, temperature: float) -> None:
+    """Penalties and biases of any size, together: some token is chosen always, and never a banned one."""
+    logits = torch.tensor([[-14.9, 3.0, 0.0, -0.0, 14.9, 2.0]], dtype=dtype)
+    values = [*EXTREMES, *(-one for one in EXTREMES), 0.0]
+    cases: list[dict[str, object]] = [{"repetition_penalty": one} for one in EXTREMES]
+    cases += [
+        {"repetition_penalty": one, "logit_bias": {0: bias, 3: -bias, 4: bias}}
+        for one in EXTREMES
+        for bias in (-100.0, 100.0, 1.7e308)
+    ]
+    cases += [{"logit_bias": {0: one, 1: other}} for one in values for other in (1.7e308, -1.7e308, 3.0)]
+    cases += [
+        {"frequency_penalty": one, "presence_penalty": other, "repetition_penalty": 1e-45}
+        for one in values
+        for other in (1.7e308, -1.7e308, 1e38, 0.0)
+    ]
+    cases += [{name: one} for name in ("top_p", "min_p") for one in EXTREMES[:8]]
+    for case in cases:
+        sampling = SamplingParams(temperature=temperature, seed=3, logprobs=2, **case)  # type: ignore[arg-type]
+        row = Row(sampling, (3,), 9, prompt_ids=(0, 1, 2, 3), sampled_ids=(4, 4, 0), banned_ids=(5,))
+        choice = choose(logits, [row])[0]
+        assert choice.id in range(5), case
