@@ -90,6 +90,7 @@ __all__ = [
     "parse_reply",
     "render",
     "render_prompt",
+    "render_unfinished",
     "unknown_keys",
 ]
 
@@ -230,6 +231,21 @@ def render_prompt(messages: Sequence[Message], tokenizer: Tokenizer) -> list[int
             "there is nothing for the assistant to answer"
         )
     return [*ids, tokenizer.special("<|assistant_start|>")]
+
+
+def render_unfinished(
+    conversation: Sequence[Message], tokenizer: Tokenizer, *, may_be_empty: bool = False
+) -> list[int]:
+    """The ids of a conversation whose last message, the assistant's, is to go on where it ends: its turn stays open,
+    and so does a call or an output that it ends with, of which nobody knows whether it was whole.
+
+    Raises ConversationError, like `check_conversation`, for a conversation that is not one.
+    """
+    assert conversation[-1].role == "assistant"
+    ids = render(conversation, tokenizer, may_be_empty=may_be_empty).ids
+    parts = conversation[-1].parts
+    ends_in_text = not parts or parts[-1].kind == "text"
+    return ids[:-1] if ends_in_text else ids[:-2]
 
 
 def parse_reply(ids: Sequence[int], tokenizer: Tokenizer) -> Message:

@@ -20,7 +20,7 @@ from chatsmith.engine.request import Completion, Event, Request, RequestError, S
 from chatsmith.engine.sampler import Choice, Row, choose
 from chatsmith.engine.scheduler import Chunk
 from chatsmith.model.gpt import GPT
-from chatsmith.text.chat import Part
+from chatsmith.text.chat import Message, Part, render_prompt, render_unfinished
 from chatsmith.text.tokenizer import Tokenizer
 from tests.engine.conftest import random_model
 
@@ -601,3 +601,97 @@ def test_a_model_compiled_for_training_decodes_eagerly(tokenizer: Tokenizer, mod
 def test_describe_is_one_line_with_the_size_of_the_pool(model: GPT, tokenizer: Tokenizer) -> None:
     line = Engine(model, tokenizer, kv_tokens=192).describe()
     assert "192 tokens" in line and "2.0 full contexts" in line and "\n" not in line
+
+
+def joined(*completions: list[Part]) -> list[Part]:
+    """Parts of a completion that came in pieces: those of one kind at a border are one, as a page joins them."""
+    whole: list[Part] = []
+    for parts in completions:
+        for index, part in enumerate(parts):
+            if index == 0 and whole and whole[-1].kind == part.kind:
+                whole[-1] = Part(part.kind, whole[-1].text + part.text)
+            else:
+                whole.append(part)
+    return whole
+
+
+def swept_ids(tokenizer: Tokenizer) -> list[int]:
+    """Text, a call and its output, text, a call and its output, which is empty, text."""
+    first = [*call_ids(tokenizer, "1+1"), *output_ids(tokenizer, "it is 2")]
+    second = [*call_ids(tokenizer, "37-1"), *output_ids(tokenizer, "")]
+    encode = tokenizer.encode
+    return [*encode("say"), *first, *encode(" the cat"), *second, *encode(" sat on the mat")]
+
+
+def swept_tool(expression: str) -> str:
+    return {"1+1": "it is 2", "37-1": ""}[expression]
+
+
+def test_every_cut_of_a_completion_continues_to_the_same_by_its_ids(
+    model: GPT, tokenizer: Tokenizer, scripted: Callable[[int, list[int]], None]
+) -> None:
+    """Within a call, between it and its output, within that: what is missing is forced in, and the rest is sampled."""
+    prompt, script = tuple(range(9)), swept_ids(tokenizer)
+    scripted(len(prompt), script)
+    engine = Engine(model, tokenizer, tool=swept_tool, tokens_per_step=3, max_running=2)
+    sampling = SamplingParams(temperature=0, max_tokens=len(script) + 2, ignore_end=True)
+    [whole] = engine.generate([Request(prompt, sampling)])
+    assert list(whole.ids[: len(script)]) == script
+    for cut in range(1, len(whole.ids)):
+        [before] = engine.generate([Request(prompt, replace(sampling, max_tokens=cut))])
+        rest = Request((*prompt, *before.ids), replace(sampling, max_tokens=len(whole.ids) - cut))
+        handles = [engine.submit(rest), engine.submit(rest)]  # which share their work
+        events = drain(engine)
+        for handle in handles:
+            own = [event for event in events if event.handle == handle]
+            [completion] = [event.completion for event in own if event.completion]
+            assert before.ids + completion.ids == whole.ids, cut
+            assert before.sampled + completion.sampled == whole.sampled, cut
+            assert joined(before.parts, completion.parts) == list(whole.parts), cut
+            streamed = [part for event in own for part in event.parts]
+            assert "".join(part.text for part in streamed) == "".join(part.text for part in completion.parts)
+
+
+def test_every_cut_of_a_completion_continues_to_the_same_by_its_message(
+    model: GPT, tokenizer: Tokenizer, scripted: Callable[[int, list[int]], None]
+) -> None:
+    """A message does not say whether its last call was closed, or its output whole: the same comes of it either way."""
+    opening = [Message.of("user", "go on")]
+    prompt, script = render_prompt(opening, tokenizer), swept_ids(tokenizer)
+    scripted(len(prompt), script)
+    engine = Engine(model, tokenizer, tool=swept_tool)
+    sampling = SamplingParams(temperature=0, max_tokens=len(script), ignore_end=True)
+    [whole] = engine.generate([Request(tuple(prompt), sampling)])
+    for cut in range(1, len(script)):
+        [before] = engine.generate([Request(tuple(prompt), replace(sampling, max_tokens=cut))])
+        unfinished = [*opening, Message("assistant", before.parts)]
+        ids = render_unfinished(unfinished, tokenizer)
+        room = len(prompt) + len(script) - len(ids)
+        [completion] = engine.generate([Request(tuple(ids), replace(sampling, max_tokens=room))])
+        assert joined(before.parts, completion.parts) == list(whole.parts), cut
+        assert completion.sampled == whole.sampled[-len(completion.ids) :], cut
+
+
+def test_an_output_that_is_not_the_tools_own_is_only_closed(
+    model: GPT, tokenizer: Tokenizer, scripted: Callable[[int, list[int]], None]
+) -> None:
+    special = tokenizer.special
+    prompt = (*call_ids(tokenizer, "1+1"), special("<|output_start|>"), *tokenizer.encode("was"))
+    sampling = SamplingParams(temperature=0, max_tokens=3, ignore_end=True)
+    [completion] = Engine(model, tokenizer, tool=swept_tool).generate([Request(prompt, sampling)])
+    assert completion.ids[0] == special("<|output_end|>")
+    assert completion.sampled == (False, True, True)
+    # Cut into other tokens than the output itself is: the rest of the text.
+    bytewise = tuple(id for char in "it i" for id in tokenizer.encode(char))
+    [completion] = Engine(model, tokenizer, tool=swept_tool).generate(
+        [Request((*prompt[: -len(tokenizer.encode("was"))], *bytewise), replace(sampling, max_tokens=9))]
+    )
+    assert completion.parts[0] == Part("output", "s 2")
+
+
+def test_a_prompt_that_ends_in_a_call_is_only_scored_if_that_is_asked(
+    model: GPT, tokenizer: Tokenizer
+) -> None:
+    request = Request((*range(5), *call_ids(tokenizer, "1+1")), SamplingParams(max_tokens=0), score_from=1)
+    [completion] = Engine(model, tokenizer, tool=swept_tool).generate([request])
+    assert (completion.ids, completion.finish_reason) == ((), "length")
