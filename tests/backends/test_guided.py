@@ -6,7 +6,7 @@ import re
 import jsonschema
 import pytest
 
-from chatsmith.engine.request import Constraint, Request, RequestError, SamplingParams
+from chatsmith.engine.request import Constraint, Request, RequestError, SamplingParams, object_schema
 from chatsmith.model.gpt import GPT
 from chatsmith.text.tokenizer import SPECIAL_TOKENS, Tokenizer
 from tests.backends.conftest import fast_engine
@@ -229,8 +229,70 @@ def test_a_number_of_keys_that_repeated_ones_could_make_up_is_refused(
             engine.submit(Request((1,), constraint=constraint))
         return
     bias = {id: 20.0 for text in ('a"', "a", '{"', '"', "}", '": 1', "1") for id in tokenizer.encode(text)}
-    for seed in range(8):
-        sampling = SamplingParams(seed=seed, max_tokens=60, logit_bias=bias)
+    for seed in range(4):
+        sampling = SamplingParams(seed=seed, max_tokens=40, logit_bias=bias)
         [completion] = engine.generate([Request((1,), sampling, constraint=constraint)])
         if completion.finish_reason == "stop":
             jsonschema.validate(json.loads(completion.text), {"type": "object", **schema})
+
+
+TRUE_A = {
+    "type": "object",
+    "properties": {"a": {"const": True}},
+    "required": ["a"],
+    "additionalProperties": False,
+}
+UNTYPED = {name: value for name, value in TRUE_A.items() if name != "type"}
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        None,
+        {},
+        TRUE_A,
+        UNTYPED,
+        {**TRUE_A, "type": ["object", "null"]},
+        {"anyOf": [{"type": "null"}, TRUE_A]},
+        {"enum": [1, {"a": True}]},
+        {"$ref": "#/$defs/a", "$defs": {"a": UNTYPED}},
+    ],
+    ids=str,
+)
+def test_a_tools_arguments_are_an_object_whatever_else_its_schema_allows(
+    model: GPT, tokenizer: Tokenizer, parameters: dict[str, object] | None
+) -> None:
+    schema = object_schema(parameters)
+    grammar = f'start: "<call>" %json {json.dumps(schema)} "</call>"'
+    bias = {id: 9.0 for text in ("}", '"a": true}', "</call>") for id in tokenizer.encode(text)}
+    engine = fast_engine(model, tokenizer)
+    for seed in range(2):
+        sampling = SamplingParams(seed=seed, max_tokens=80, logit_bias=bias)
+        [completion] = engine.generate([Request((1,), sampling, constraint=Constraint.lark(grammar))])
+        written = completion.text.removeprefix("<call>")
+        assert written.startswith("{")
+        if completion.finish_reason == "stop":
+            arguments = json.loads(written.removesuffix("</call>"))
+            jsonschema.validate(arguments, {"type": "object", **(parameters or {})})
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        *({"type": kind} for kind in ("null", "boolean", "number", "integer", "string", "array")),
+        {"type": ["string", "null"]},
+        {"type": []},
+        {"enum": [1, 2]},
+        {"const": None},
+        {"anyOf": [{"type": "boolean"}, {"type": "null"}]},
+        {"allOf": [{"type": "string"}]},
+        {"$ref": "#/$defs/a", "$defs": {"a": {"type": "string"}}},
+    ],
+    ids=str,
+)
+def test_a_tool_whose_arguments_could_be_no_object_is_refused(
+    model: GPT, tokenizer: Tokenizer, parameters: dict[str, object]
+) -> None:
+    with pytest.raises(RequestError):
+        constraint = Constraint.lark(f"start: %json {json.dumps(object_schema(parameters))}")
+        fast_engine(model, tokenizer).submit(Request((1,), constraint=constraint))
