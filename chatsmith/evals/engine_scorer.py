@@ -7,6 +7,7 @@ its beginning in the prefix cache. Logits are only made for the ids that are sco
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
+from chatsmith.backends import choose_backend
 from chatsmith.bundle import Bundle
 from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import Completion, Request, Sampling
@@ -33,7 +34,11 @@ class EngineScorer:
         self._tokenizer = bundle.tokenizer
         self._max_running = max_running
         self._engine = Engine(
-            bundle.model, bundle.tokenizer, max_running=max_running, tokens_per_step=tokens_per_step
+            bundle.model,
+            bundle.tokenizer,
+            backend=choose_backend(bundle.model),
+            max_running=max_running,
+            tokens_per_step=tokens_per_step,
         )
 
     @property

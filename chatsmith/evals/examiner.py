@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from chatsmith.backends import choose_backend
 from chatsmith.bundle import Bundle
 from chatsmith.data.dataset import file_sha256, load_manifest
 from chatsmith.data.packing import ValidationRows
@@ -165,6 +166,7 @@ class Examiner:
         return Engine(
             self._bundle.model,
             self._bundle.tokenizer,
+            backend=choose_backend(self._bundle.model),
             tool=calculator_tool,
             max_running=size,
             tokens_per_step=max(1024, size),
