@@ -324,7 +324,7 @@ def _bits_per_byte(path: Path, runtime: "Runtime", reporter: "Reporter") -> dict
     from chatsmith.bundle import load_bundle, resolve_bundle
     from chatsmith.data.packing import ValidationRows
     from chatsmith.data.tokens import open_token_cache
-    from chatsmith.evals.bits_per_byte import score_text
+    from chatsmith.evals.bpb import score_text
     from chatsmith.runtime.run_directory import RunDirectory
 
     folder = resolve_bundle(path)
