@@ -130,27 +130,23 @@ def prompts(task: CoreTask, items: Sequence[Item], index: int) -> list[str]:
     modeling: two texts, the prompt without and with its continuation.
     """
     item = items[index]
-    examples = [items[other] for other in example_indices(index, len(items), task.shots)]
-    shown = "".join(f"{_solved(task, example)}\n\n" for example in examples)
-    match task.kind:
-        case "multiple choice":
-            return [f"{shown}{item['query']}{task.delimiter}{choice}" for choice in item["choices"]]
-        case "schema":
-            return [
-                f"{shown}{context}{task.delimiter}{item['continuation']}"
-                for context in item["context_options"]
-            ]
-        case "language modeling":
-            asked = f"{shown}{item['context'].strip()}{task.delimiter}"
-            # A space at the end of a prompt would be a token of its own; it belongs to the first word of what follows.
-            return [asked.strip(), f"{asked}{item['continuation']}"]
+    shown = ""
+    for other in example_indices(index, len(items), task.shots):
+        gold = 0 if task.kind == CONTINUATION else items[other]["gold"]
+        shown += f"{_texts(task, items[other])[gold]}\n\n"
+    texts = [f"{shown}{text}" for text in _texts(task, item)]
+    if task.kind == CONTINUATION:
+        # A space at the end of a prompt would be a token of its own; it belongs to the first word of what follows.
+        return [f"{shown}{item['context'].strip()}{task.delimiter}".strip(), *texts]
+    return texts
 
 
-def _solved(task: CoreTask, item: Item) -> str:
+def _texts(task: CoreTask, item: Item) -> list[str]:
+    """The item with each of its choices."""
     match task.kind:
         case "multiple choice":
-            return f"{item['query']}{task.delimiter}{item['choices'][item['gold']]}"
+            return [f"{item['query']}{task.delimiter}{choice}" for choice in item["choices"]]
         case "schema":
-            return f"{item['context_options'][item['gold']]}{task.delimiter}{item['continuation']}"
+            return [f"{context}{task.delimiter}{item['continuation']}" for context in item["context_options"]]
         case "language modeling":
-            return f"{item['context'].strip()}{task.delimiter}{item['continuation']}"
+            return [f"{item['context'].strip()}{task.delimiter}{item['continuation']}"]
