@@ -327,7 +327,7 @@ def _bits_per_byte(path: Path, runtime: "Runtime", reporter: "Reporter") -> dict
     from chatsmith.data.dataset import load_manifest
     from chatsmith.data.packing import ValidationRows
     from chatsmith.data.tokens import open_token_cache
-    from chatsmith.evals.bits_per_byte import score_text
+    from chatsmith.evals.bpb import score_text
     from chatsmith.runtime.run_directory import RunDirectory, resolve_bundle
 
     folder = resolve_bundle(path)
