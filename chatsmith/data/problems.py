@@ -7,11 +7,11 @@ down and hashed. Nothing here knows about models or engines.
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from chatsmith.text.chat import Conversation, conversation_to_json
+from chatsmith.text.chat import Conversation, Part, conversation_to_json
 
 NUMBER_WORDS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
@@ -130,6 +130,33 @@ class Problem:
     def check(self, reply: str) -> bool:
         """True if `reply` answers the problem. Pass the text parts alone, without tool calls and outputs."""
         return self.rule.accepts(reply)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model answered."""
+
+    text: str
+    """The text alone, without calls of the calculator and their results."""
+    parts: tuple[Part, ...] = ()
+    """All of it, in order."""
+    is_finished: bool = True
+    """Did it end by itself? False where it was cut at the longest length allowed."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one reply is worth."""
+
+    reward: float | None
+    """None where the reward function failed: nothing is learned from such a reply."""
+    is_right: bool
+    failure: str = ""
+    """Why the function failed."""
+
+
+JudgeReply = Callable[[Problem, Reply], Verdict]
+"""What reinforcement learning asks about every reply."""
 
 
 class Task(Protocol):
