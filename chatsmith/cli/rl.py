@@ -155,7 +155,7 @@ def main(config: Config) -> None:
     run = RunDirectory(config.run)
     with exclusive(run, config.device, config.dtype) as (runtime, reporter):
         source = resolve_bundle(config.from_ or run.stage("sft"))
-        judge, reward_fingerprint = find_judge(config)
+        reward, reward_fingerprint = find_reward(config)
         found = find_problems(config)
         manifest = load_manifest(run.data) if config.replay else None
         key = stage_key(
@@ -189,7 +189,7 @@ def main(config: Config) -> None:
                 training,
                 start,
                 Problems(fitting.train, fitting.development, fitting.test),
-                judge,
+                reward,
                 calculator_tool,
                 settings_from(config, RLSettings),
                 replay=find_replay(config, start, manifest) if manifest else None,
@@ -221,7 +221,7 @@ def main(config: Config) -> None:
             finish(run, STAGE, key, facts, [path])
 
 
-def find_judge(config: Config) -> tuple[Judge, str]:
+def find_reward(config: Config) -> tuple[Judge, str]:
     """The reward that is asked for, and a fingerprint of the file it comes from, if any."""
     form = marked_answer if config.task == "gsm8k" and not config.problems else sound_form
     if config.reward:

@@ -155,7 +155,7 @@ class Verdict:
     """Why the function failed."""
 
 
-JudgeReply = Callable[[Problem, Reply], Verdict]
+RewardFunction = Callable[[Problem, Reply], Verdict]
 """What reinforcement learning asks about every reply."""
 
 

@@ -42,7 +42,7 @@ quarter of the gain (docs/lab-log.md). There is no gradient as long as nothing i
 reference as soon as something is. Texts share rows, as they did in pretraining.
 
 `RLLoss` adds the two. Each is a mean over its own tokens of the step, on all processes: more samples of a problem make
-the one less noisy, and more texts the other, and neither heavier. Nothing here samples, judges replies or chooses
+the one less noisy, and more texts the other, and neither heavier. Nothing here samples, rewards or chooses
 texts."""
 
 import math

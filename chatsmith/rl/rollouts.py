@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
-from chatsmith.data.problems import JudgeReply, Problem, Reply, Verdict
+from chatsmith.data.problems import RewardFunction, Problem, Reply, Verdict
 from chatsmith.engine.engine import Engine, Tool
 from chatsmith.engine.request import Completion, Request, Sampling
 from chatsmith.model.gpt import GPT
@@ -61,13 +61,13 @@ class Group:
 
 
 class RolloutWorker:
-    """Writes replies with one engine, and judges them."""
+    """Writes replies with one engine, and says what they are worth."""
 
     def __init__(
         self,
         model: GPT,
         tokenizer: Tokenizer,
-        judge: JudgeReply,
+        reward: RewardFunction,
         tool: Tool,
         reporter: Reporter,
         *,
@@ -75,7 +75,7 @@ class RolloutWorker:
         max_running: int,
     ) -> None:
         """`reporter` shows the first few replies whose reward function failed."""
-        self._tokenizer, self._judge, self._reporter = tokenizer, judge, reporter
+        self._tokenizer, self._reward, self._reporter = tokenizer, reward, reporter
         self._max_tokens = max_tokens
         self._failures = 0
         self._engine = Engine(
@@ -171,7 +171,7 @@ class RolloutWorker:
         if one.finish_reason == "error":
             is_too_long = len(one.prompt_ids) >= self._engine.config.context_length
             return Verdict(None, False, "" if is_too_long else one.error or "the engine failed")
-        return self._judge(problem, Reply(one.text, one.parts, one.finish_reason == "stop"))
+        return self._reward(problem, Reply(one.text, one.parts, one.finish_reason == "stop"))
 
     def _show_failure(self, problem: Problem, completion: Completion, reason: str) -> None:
         self._failures += 1

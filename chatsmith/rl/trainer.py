@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from chatsmith.bundle import Bundle, load_bundle
-from chatsmith.data.problems import JudgeReply, Problem
+from chatsmith.data.problems import RewardFunction, Problem
 from chatsmith.engine.engine import Tool
 from chatsmith.model.gpt import GPT
 from chatsmith.rl.objective import (
@@ -144,7 +144,7 @@ def reinforce(
     run: TrainingRun,
     start: Bundle,
     problems: Problems,
-    judge: JudgeReply,
+    reward: RewardFunction,
     tool: Tool,
     settings: RLSettings,
     *,
@@ -168,7 +168,7 @@ def reinforce(
     worker = RolloutWorker(
         model,
         start.tokenizer,
-        judge,
+        reward,
         tool,
         reporter,
         max_tokens=settings.max_tokens,
@@ -263,7 +263,7 @@ class Round:
     batches: list[RolloutBatch | TextBatch]
     """The same for every update."""
     seconds: float
-    """What sampling and judging took."""
+    """What sampling and rewarding took."""
     kl: float | None
     """The sum of the KL estimate over `kl_tokens` tokens; None without a reference."""
     kl_tokens: int

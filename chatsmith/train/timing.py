@@ -30,7 +30,7 @@ MARGIN = 0.97
 CORRECTED_AFTER = (0.25, 0.6)
 """Shares of the steps after which a budget in minutes is corrected by the pace so far: first before 0.4, where learning
 rates begin to fall, so that the schedule is one curve all the same, and again when little is left to be wrong about.
-What is measured beforehand is off by a third on a machine with neighbours, and the pace of a quarter by a tenth
+What is measured beforehand is off by a third on a machine with neighbors, and the pace of a quarter by a tenth
 (docs/lab-log.md)."""
 
 FEWEST_PACED = 4

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import signal
-from itertools import repeat
+from itertools import islice, repeat
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def weights_of(model) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
-def test_a_batch_of_one_is_overfitted(new_model, new_plan, run):
+def test_a_batch_of_one_is_overfitted(new_model, new_plan, train):
     model = new_model()
     tokens = torch.randint(40, (1, 17), generator=torch.Generator().manual_seed(0))
     batch = Batch(tokens[:, :-1], tokens[:, 1:])
@@ -64,9 +64,10 @@ def test_accumulating_microbatches_is_one_big_batch(new_model, new_plan, batches
         optimizer, batches = Optimizer(model, plan.rates), batches_from(micro)
         compute_loss = prepare(model, runtime, False, print)
         model.compute_dtype = torch.float64
-        losses = [
-            train_step(model, optimizer, batches, plan, compute_loss, runtime, step) for step in range(1, 4)
-        ]
+        losses = []
+        for step in range(1, 4):
+            of_step = islice(batches, plan.accumulation)
+            losses.append(train_step(model, optimizer, of_step, plan, compute_loss, runtime, step))
         results.append((losses, weights_of(model)))
     for losses, weights in results[1:]:
         assert losses == pytest.approx(results[0][0], rel=1e-6)
