@@ -124,9 +124,10 @@ def show_sample(config: Config, questions: Iterable[str] = SAMPLE_QUESTIONS) -> 
 
 def open_talk(config: Config) -> "tuple[Talk, Bundle]":
     """Load the bundle and begin a conversation with it. Raises UserError if there is none, or it is damaged."""
-    from chatsmith.bundle import load_bundle, resolve_bundle
+    from chatsmith.bundle import load_bundle
     from chatsmith.engine.engine import Engine
     from chatsmith.runtime.device import detect_runtime
+    from chatsmith.runtime.run_directory import resolve_bundle
     from chatsmith.tools.calculator import calculator_tool
 
     path = resolve_bundle(config.run)

@@ -21,8 +21,8 @@ from chatsmith.cli.training import (
     time_budget,
     training_run,
 )
-from chatsmith.data.dataset import SplitName, load_manifest
-from chatsmith.data.tokens import TokenCache, open_token_cache
+from chatsmith.data.dataset import load_manifest
+from chatsmith.data.tokens import open_token_cache
 from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import Request, Sampling
 from chatsmith.model.config import model_cost
@@ -140,7 +140,11 @@ def main(config: Config) -> None:
             window_pattern=config.window_pattern,
         )
         text, validation_text = (
-            opened.enter_context(contextlib.closing(_open_cache(run, split, runtime.is_main)))
+            opened.enter_context(
+                contextlib.closing(
+                    open_token_cache(run.tokens, manifest, tokenizer, split, build=runtime.is_main)
+                )
+            )
             for split in ("train", "validation")
         )
         training = training_run(run, STAGE, key, config, runtime, reporter, started)
@@ -164,12 +168,6 @@ def main(config: Config) -> None:
             )
             save_trained(run, STAGE, model, tokenizer, plan, facts, summary=summary, seed=config.seed)
             finish(run, STAGE, key, facts)
-
-
-def _open_cache(run: RunDirectory, split: SplitName, build: bool) -> TokenCache:
-    return open_token_cache(
-        run.tokens, data_folder=run.data, tokenizer_folder=run.tokenizer, split=split, build=build
-    )
 
 
 def _continuation(model: GPT, tokenizer: Tokenizer, prompt: str) -> str:

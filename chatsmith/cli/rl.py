@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from chatsmith.bundle import Bundle, bundle_fingerprint, load_bundle, resolve_bundle
+from chatsmith.bundle import Bundle, bundle_fingerprint, load_bundle
 from chatsmith.cli.training import (
     exclusive,
     facts_of,
@@ -29,11 +29,12 @@ from chatsmith.rl.trainer import Problems, RLSettings, reinforce
 from chatsmith.runtime.atomic import write_text
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.garbage import settled
-from chatsmith.runtime.run_directory import RunDirectory, stage_key
+from chatsmith.runtime.run_directory import RunDirectory, resolve_bundle, stage_key
 from chatsmith.tasks.benchmark_files import default_folder
-from chatsmith.tasks.problem_set import ProblemSet, file_set, gsm8k_set, kindergarten_set
+from chatsmith.tasks.problem_set import ProblemSet, file_set, gsm8k_set
 from chatsmith.tasks.reward import Judge, honest_answer, load_reward, marked_answer, right_answer, sound_form
 from chatsmith.tools.calculator import calculator_tool
+from chatsmith.worlds.kindergarten.rl_problems import rl_problem_set
 
 STAGE = "rl"
 
@@ -239,7 +240,7 @@ def find_problems(config: Config) -> ProblemSet:
         return file_set(config.problems, config.test_problems, config.seed, needs_answers=needs_answers)
     if config.task == "gsm8k":
         return gsm8k_set(config.eval_data or default_folder(), config.seed)
-    return kindergarten_set(config.seed)
+    return rl_problem_set(config.seed)
 
 
 def find_replay(config: Config, start: Bundle, manifest: DataManifest) -> ReplayTexts:

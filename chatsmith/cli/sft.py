@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from chatsmith.bundle import bundle_fingerprint, load_bundle, resolve_bundle
+from chatsmith.bundle import bundle_fingerprint, load_bundle
 from chatsmith.cli.training import (
     exclusive,
     facts_of,
@@ -21,12 +21,13 @@ from chatsmith.cli.training import (
     time_budget,
     training_run,
 )
-from chatsmith.data.conversations import NothingToLearnError
+from chatsmith.data.conversations import read_conversations
 from chatsmith.data.dataset import SplitName, file_sha256, load_manifest
-from chatsmith.data.documents import find_files, read_conversations
+from chatsmith.data.documents import find_files
+from chatsmith.data.packing import NothingToLearnError
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.logs import Reporter
-from chatsmith.runtime.run_directory import RunDirectory, stage_key
+from chatsmith.runtime.run_directory import RunDirectory, resolve_bundle, stage_key
 from chatsmith.text.chat import Conversation
 from chatsmith.train.sft import fine_tune
 from chatsmith.train.trainer import TrainingSettings

@@ -25,6 +25,7 @@ from chatsmith.tasks.letters import LetterQuestion
 from chatsmith.tasks.splits import Splits
 from chatsmith.text.chat import render_prompt
 from chatsmith.text.tokenizer import Tokenizer
+from chatsmith.worlds.kindergarten.world import spelling_words
 
 KINDERGARTEN = "kindergarten"
 """What its exam is called as a task of the suite."""
@@ -87,7 +88,11 @@ WRITTEN_TASKS = (
         may_try_again=True,
     ),
     WrittenTask(
-        "spelling", spelling.SPLITS, lambda _: spelling.PATH, spelling.spelling_problems, max_tokens=160
+        "spelling",
+        spelling.SPLITS,
+        lambda _: spelling.PATH,
+        lambda split, folder: spelling.spelling_problems(split, folder, spelling_words()),
+        max_tokens=160,
     ),
 )
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from chatsmith.bundle import Bundle
-from chatsmith.data.dataset import file_sha256
+from chatsmith.data.dataset import file_sha256, load_manifest
 from chatsmith.data.packing import ValidationRows
 from chatsmith.data.problems import Problem, problem_to_json
-from chatsmith.data.tokens import TokenCache
+from chatsmith.data.tokens import TokenCache, open_token_cache
 from chatsmith.engine.engine import Engine
 from chatsmith.evals import chat, core
 from chatsmith.evals.bits_per_byte import score_text
@@ -28,7 +28,7 @@ from chatsmith.evals.ranks import collect, share
 from chatsmith.evals.result_file import SuiteResult, read_result, suite_key, write_result
 from chatsmith.evals.target import ResultPlaces, SplitName, Target
 from chatsmith.evals.task_result import TaskResult, read_task, summary, write_task
-from chatsmith.evals.validation_text import named_text, run_text
+from chatsmith.evals.validation_text import named_text
 from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.distributed import main_number
 from chatsmith.runtime.errors import UserError
@@ -38,7 +38,7 @@ from chatsmith.tasks.core import TASKS
 from chatsmith.tools.calculator import calculator_tool
 from chatsmith.tools.sandbox import require_sandbox
 from chatsmith.worlds.kindergarten import Kindergarten
-from chatsmith.worlds.kindergarten.baseline import NearestQuestion
+from chatsmith.worlds.kindergarten.exam import NearestQuestion
 
 METHOD = 2
 """Raised when scores come to mean something else, or their files to say more, so that they are measured anew."""
@@ -202,10 +202,12 @@ class Examiner:
         return SuiteResult("base", score.to_json(), score.seconds, transcript=transcript)
 
     def _validation_text(self) -> AbstractContextManager[TokenCache]:
+        tokenizer, run = self._bundle.tokenizer, self._target.run
         if self._settings.text:
-            return named_text(self._settings.text, self._target.path)
-        assert self._target.run is not None
-        return run_text(self._target.run, self._target.path, build=self._runtime.is_main)
+            return named_text(self._settings.text, tokenizer)
+        assert run is not None
+        manifest = self._target.manifest or load_manifest(run.data)
+        return open_token_cache(run.tokens, manifest, tokenizer, "validation", build=self._runtime.is_main)
 
     def _core(self) -> SuiteResult:
         for task in TASKS:

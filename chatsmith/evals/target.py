@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from chatsmith.bundle import bundle_fingerprint, resolve_bundle
+from chatsmith.bundle import bundle_fingerprint
 from chatsmith.data.dataset import FILE_NAME, DataManifest, file_sha256, load_manifest
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.logs import Reporter
-from chatsmith.runtime.run_directory import BUNDLE_STAGES, RunDirectory
+from chatsmith.runtime.run_directory import BUNDLE_STAGES, RunDirectory, resolve_bundle
 
 SplitName = Literal["exam", "development"]
 

@@ -2,7 +2,7 @@
 
 Everything that decides what a GPT computes stands in its config. A config is written into the bundle's `config.json`
 and is all that is needed to rebuild the network, so a choice that changes results (a window, a softcap) is a field and
-never a property of the device. """
+never a property of the device."""
 
 from dataclasses import asdict, dataclass, fields
 from typing import Any

@@ -21,7 +21,7 @@ def rotary_table(length: int, head_dim: int, base: float) -> tuple[Tensor, Tenso
     """Cosines and sines of every position's angles, each (length, head_dim / 2), in float64.
 
     Rotary position embedding (Su et al. 2021, arXiv:2104.09864), half-split pairing as in GPT-NeoX. Float64 because
-    float32 angles of late positions lose digits; the caller casts to what it computes in. """
+    float32 angles of late positions lose digits; the caller casts to what it computes in."""
     wavelengths = base ** (torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
     angles = torch.arange(length, dtype=torch.float64)[:, None] / wavelengths
     return angles.cos(), angles.sin()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
-from chatsmith.data.problems import RewardFunction, Problem, Reply, Verdict
+from chatsmith.data.problems import Problem, Reply, RewardFunction, Verdict
 from chatsmith.engine.engine import Engine, Tool
 from chatsmith.engine.request import Completion, Request, Sampling
 from chatsmith.model.gpt import GPT

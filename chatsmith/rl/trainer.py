@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from chatsmith.bundle import Bundle, load_bundle
-from chatsmith.data.problems import RewardFunction, Problem
+from chatsmith.data.problems import Problem, RewardFunction
 from chatsmith.engine.engine import Tool
 from chatsmith.model.gpt import GPT
 from chatsmith.rl.objective import (

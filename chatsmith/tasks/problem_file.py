@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from chatsmith.data.documents import JsonLines
-from chatsmith.data.problems import Exactly, Number, Problem, Rule
+from chatsmith.data.problems import Problem, Rule
 from chatsmith.runtime.errors import UserError
+from chatsmith.tasks.rules import Exactly, Number
 from chatsmith.text.chat import Conversation, Message, parse_conversation
 
 

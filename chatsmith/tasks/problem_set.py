@@ -17,7 +17,6 @@ from chatsmith.runtime.errors import UserError
 from chatsmith.tasks.gsm8k import gsm8k_problems
 from chatsmith.tasks.problem_file import read_problems
 from chatsmith.tasks.splits import is_held_out
-from chatsmith.worlds.kindergarten.practice import practice_problem, practice_problems
 
 HELD_OUT_ONE_IN = 8
 """Of a user's own problems, one in so many is for development, and as many for the test unless a file is given."""
@@ -60,18 +59,6 @@ class ProblemSet:
             raise UserError(_TOO_LONG)
         train(0)
         return replace(self, train=train, development=development)
-
-
-def kindergarten_set(seed: int) -> ProblemSet:
-    """Practice problems of the kindergarten; training draws by the seed, development and test are always the same."""
-    development, test = practice_problems("development"), practice_problems("test")
-    sample = [practice_problem(seed, place) for place in range(100)]
-    return ProblemSet(
-        lambda place: practice_problem(seed, place),
-        development,
-        test,
-        _fingerprint((*sample, *development, *test)),
-    )
 
 
 def gsm8k_set(folder: Path, seed: int) -> ProblemSet:
@@ -125,10 +112,11 @@ def _finite(
         return train[order(epoch)[rest]]
 
     held_out = (tuple(development), tuple(test))
-    return ProblemSet(at, *held_out, _fingerprint((*train, *held_out[0], *held_out[1])))
+    return ProblemSet(at, *held_out, problems_fingerprint((*train, *held_out[0], *held_out[1])))
 
 
-def _fingerprint(problems: Iterable[Problem]) -> str:
+def problems_fingerprint(problems: Iterable[Problem]) -> str:
+    """The sha256 of `problems`, in order, rules included."""
     digest = hashlib.sha256()
     for problem in problems:
         digest.update(json.dumps(problem_to_json(problem), sort_keys=True, ensure_ascii=False).encode())

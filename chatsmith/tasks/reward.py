@@ -10,18 +10,15 @@ import hashlib
 import importlib.util
 import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import cast
 
-from chatsmith.data.problems import Problem, Reply, Verdict
+from chatsmith.data.problems import Problem, Reply, Reward, Verdict
 from chatsmith.runtime.errors import UserError
 
 _QUOTED = re.compile(r'"([^"]*)"')
-
-Reward = Callable[[Problem, Reply], float]
 
 SOLVED = 1.0
 """A reply with at least this reward counts as a right answer."""

@@ -60,10 +60,7 @@ def pretrain(
     compute_loss = prepare(model, runtime, settings.compile, reporter.notice, seconds)
 
     def batches(plan: Plan, start_row: int) -> Iterator[Batch]:
-        pin = runtime.device.type == "cuda"
-        return rows.batches(
-            plan.rows_per_microbatch, start_row, runtime.rank, runtime.world_size, pin_memory=pin
-        )
+        return rows.batches(plan.rows_per_microbatch, start_row, runtime.rank, runtime.world_size)
 
     @cache
     def validation_rows() -> (

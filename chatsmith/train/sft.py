@@ -10,8 +10,7 @@ from typing import NamedTuple
 import torch
 
 from chatsmith.bundle import Bundle
-from chatsmith.data.conversations import ConversationRows, NothingToLearnError
-from chatsmith.data.packing import Batch
+from chatsmith.data.packing import Batch, ConversationRows, NothingToLearnError
 from chatsmith.model.config import model_cost
 from chatsmith.model.loss import token_losses
 from chatsmith.text.chat import Conversation, render

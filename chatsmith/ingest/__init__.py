@@ -1,0 +1,1 @@
+"""Data in the forms that people have, made into what the core reads."""
