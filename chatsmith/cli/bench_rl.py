@@ -54,6 +54,7 @@ class Config:
 
 def main(config: Config) -> None:
     """Measure, and print a table or one JSON object."""
+    from chatsmith.backends import choose_backend
     from chatsmith.bundle import load_bundle
     from chatsmith.rl.rollouts import RolloutWorker
     from chatsmith.runtime.device import detect_runtime
@@ -80,6 +81,7 @@ def main(config: Config) -> None:
         reporter,
         max_tokens=config.max_tokens,
         max_running=min(512, config.prompts * config.samples),
+        backend=choose_backend(bundle.model),
     )
     with settled():
         figures = measure(config, bundle, roller, problems)

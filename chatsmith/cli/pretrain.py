@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from chatsmith.backends import choose_backend
 from chatsmith.cli.training import (
     exclusive,
     facts_of,
@@ -171,7 +172,8 @@ def main(config: Config) -> None:
 
 
 def _continuation(model: GPT, tokenizer: Tokenizer, prompt: str) -> str:
-    engine = Engine(model, tokenizer, kv_tokens=model.config.context_length)
+    backend = choose_backend(model)
+    engine = Engine(model, tokenizer, backend=backend, kv_tokens=model.config.context_length)
     request = Request((tokenizer.bos_id, *tokenizer.encode(prompt)), Sampling(max_tokens=40))
     (completion,) = engine.generate([request])
     return f"{prompt}{completion.text}"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from chatsmith.backends import choose_backend
 from chatsmith.bundle import Bundle, bundle_fingerprint, load_bundle
 from chatsmith.cli.training import (
     exclusive,
@@ -171,6 +172,7 @@ def main(config: Config) -> None:
             return
 
         start = load_bundle(source, device=runtime.device)
+        start.model.compute_dtype = runtime.compute_dtype
         context_length = start.config.context_length
         fitting = found.fitting(
             lambda problem: fits(problem, start.tokenizer, context_length, config.max_tokens)
@@ -193,6 +195,7 @@ def main(config: Config) -> None:
                 reward,
                 calculator_tool,
                 settings_from(config, RLSettings),
+                backend=choose_backend(start.model),
                 replay=find_replay(config, start, manifest) if manifest else None,
                 budget=budget,
             )

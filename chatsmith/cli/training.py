@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from chatsmith.bundle import model_card, save_bundle
+from chatsmith.bundle import GENERATION_DEFAULTS, model_card, save_bundle
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.device import Runtime, detect_runtime, peak_memory_bytes
 from chatsmith.runtime.distributed import process_group
@@ -22,9 +22,6 @@ from chatsmith.train.timing import TimeBudget
 from chatsmith.train.trainer import TrainingRun, TrainResult
 
 T = TypeVar("T")
-
-GENERATION_DEFAULTS = {"temperature": 0.6, "top_k": 50, "max_tokens": 256}
-"""How a bundle samples unless told otherwise: a little below the model's own spread, rare tokens cut off."""
 
 
 @contextlib.contextmanager

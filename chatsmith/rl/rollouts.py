@@ -14,6 +14,7 @@ from itertools import islice
 from typing import TypeVar
 
 from chatsmith.data.problems import Problem, Reply, RewardFunction, Verdict
+from chatsmith.engine.backend import Backend
 from chatsmith.engine.engine import Engine, Tool
 from chatsmith.engine.request import Completion, Request, Sampling
 from chatsmith.model.gpt import GPT
@@ -73,14 +74,16 @@ class RolloutWorker:
         *,
         max_tokens: int,
         max_running: int,
+        backend: Backend | None = None,
     ) -> None:
-        """`reporter` shows the first few replies whose reward function failed."""
+        """`backend` is the engine's; `reporter` shows the first few replies whose reward function failed."""
         self._tokenizer, self._reward, self._reporter = tokenizer, reward, reporter
         self._max_tokens = max_tokens
         self._failures = 0
         self._engine = Engine(
             model,
             tokenizer,
+            backend=backend,
             tool=tool,
             max_running=max_running,
             tokens_per_step=max(2048, max_running),

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from chatsmith.bundle import Bundle, load_bundle
 from chatsmith.data.problems import Problem, RewardFunction
+from chatsmith.engine.backend import Backend
 from chatsmith.engine.engine import Tool
 from chatsmith.model.gpt import GPT
 from chatsmith.rl.objective import (
@@ -148,11 +149,13 @@ def reinforce(
     tool: Tool,
     settings: RLSettings,
     *,
+    backend: Backend | None = None,
     replay: ReplayTexts | None = None,
     budget: TimeBudget | None = None,
 ) -> RLResult:
-    """Train the model of `start` on `problems`. `replay` gives the texts of `settings.replay`; `budget` says how many
-    rounds there are if time decides.
+    """Train the model of `start` on `problems`. `backend` is how the engine computes with that model, in the
+    runtime's compute type; `replay` gives the texts of `settings.replay`; `budget` says how many rounds there are if
+    time decides.
 
     Raises UserError where going on is pointless (see `RewardMonitor`), else as `Trainer` does.
     """
@@ -173,6 +176,7 @@ def reinforce(
         reporter,
         max_tokens=settings.max_tokens,
         max_running=min(replies, MOST_RUNNING),
+        backend=backend,
     )
     loss = RLLoss(Clip(settings.clip_low, settings.clip_high), settings.kl, reference, settings.replay_weight)
     rounds = Rounds(worker, problems.train, loss, reference, replay, settings, runtime)

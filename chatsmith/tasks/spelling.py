@@ -14,19 +14,17 @@ from pathlib import Path
 
 from chatsmith.data.problems import Problem
 from chatsmith.runtime.errors import UserError
-from chatsmith.tasks.benchmark_files import find_file
+from chatsmith.tasks.benchmark_files import file_of_split, find_file
 from chatsmith.tasks.rules import Number
-from chatsmith.tasks.splits import Splits
 from chatsmith.text.chat import Conversation, Message, Part
 
 NAME = "spelling"
 PATH = "words/words_alpha.txt"
-SPLITS = Splits(
-    train="18 of 20 words, chosen by a hash of the word",
-    development="1 of 20 words: 200 to spell and 200 to count in",
-    test="1 of 20 words: 200 to spell and 200 to count in",
-)
-CHANCE = 0.0
+FILES = {
+    "train": PATH,  # 18 of 20 words, chosen by a hash of the word
+    "development": PATH,  # 1 of 20 words: 200 to spell and 200 to count in
+    "test": PATH,  # the same
+}
 
 SECTIONS = ("spelling", "counting")
 PROBLEMS_PER_SECTION = 200
@@ -120,8 +118,7 @@ def _times(count: int) -> str:
 
 def _words(split: str, folder: Path, excluded: Collection[str]) -> list[str]:
     """The words of a split, in the order of their hashes."""
-    SPLITS.check("spelling", split)
-    place = find_file(folder, PATH)
+    place = find_file(folder, file_of_split(NAME, FILES, split))
     try:
         listed = place.read_text(encoding="ascii").split()
     except UnicodeDecodeError:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from chatsmith.runtime.errors import UserError
-from chatsmith.tasks import arc, mmlu, spelling
+from chatsmith.tasks import spelling
+from chatsmith.tasks.benchmark_files import file_of_split, is_held_out
 from chatsmith.tasks.humaneval import PassesTests, humaneval_problems, reply_code
-from chatsmith.tasks.letters import LetterQuestion, chance
-from chatsmith.tasks.splits import Splits, is_held_out
+from chatsmith.tasks.multiple_choice import LetterQuestion, arc_questions, chance, mmlu_questions
 from chatsmith.text.chat import check_conversation
 from chatsmith.tools.calculator import calculate
 from chatsmith.tools.sandbox import require_sandbox
@@ -30,23 +30,16 @@ def test_a_question_is_put_with_its_letters():
 
 
 def test_splits_name_what_they_have_and_refuse_what_they_have_not():
-    splits = Splits(test="all of it")
-    splits.check("X", "test")
-    with pytest.raises(UserError, match='X has no part "train"; it has test'):
-        splits.check("X", "train")
+    files = {"development": "x/dev.jsonl", "test": "x/test.jsonl"}
+    assert file_of_split("X", files, "test") == "x/test.jsonl"
+    with pytest.raises(UserError, match='X has no part "train"; it has development, test'):
+        file_of_split("X", files, "train")
 
 
 def test_holding_out_depends_on_the_text_alone():
     held = [is_held_out(f"question {n}", 16) for n in range(4000)]
     assert 180 < sum(held) < 320
     assert held == [is_held_out(f"question {n}", 16) for n in range(4000)]
-
-
-@pytest.mark.parametrize("make", [arc.arc_conversations, mmlu.mmlu_conversations])
-def test_test_questions_are_never_conversations_to_learn_from(make, tmp_path: Path):
-    arguments = ("easy", "test", tmp_path) if make is arc.arc_conversations else ("test", tmp_path)
-    with pytest.raises(UserError, match="not for training"):
-        make(*arguments)
 
 
 def test_an_item_without_its_answer_is_an_error_that_names_it(tmp_path: Path):
@@ -59,13 +52,13 @@ def test_an_item_without_its_answer_is_an_error_that_names_it(tmp_path: Path):
     }
     (tmp_path / "arc" / "easy-test.jsonl").write_text(json.dumps(item))
     with pytest.raises(UserError, match="q7"):
-        arc.arc_questions("easy", "test", tmp_path)
+        arc_questions("easy", "test", tmp_path)
     (tmp_path / "mmlu").mkdir()
     (tmp_path / "mmlu" / "test.jsonl").write_text(
         '{"subject": "x", "question": "?", "choices": ["a", "b"], "answer": 2}'
     )
     with pytest.raises(UserError, match="line 1"):
-        mmlu.mmlu_questions("test", tmp_path)
+        mmlu_questions("test", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +151,7 @@ def test_letters_one_by_one_are_a_spelling(reply: str, right: bool):
 @pytest.mark.shared_data
 def test_the_real_files_are_read_whole(benchmarks: Path):
     sizes = {
-        (level, split): len(arc.arc_questions(level, split, benchmarks))
+        (level, split): len(arc_questions(level, split, benchmarks))
         for level in ("easy", "challenge")
         for split in ("train", "development", "test")
     }
@@ -170,7 +163,7 @@ def test_the_real_files_are_read_whole(benchmarks: Path):
         ("challenge", "development"): 299,
         ("challenge", "test"): 1172,
     }
-    assert [len(mmlu.mmlu_questions(split, benchmarks)) for split in ("train", "development", "test")] == [
+    assert [len(mmlu_questions(split, benchmarks)) for split in ("train", "development", "test")] == [
         285,
         1531,
         14042,

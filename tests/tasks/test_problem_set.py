@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from chatsmith.runtime.errors import UserError
-from chatsmith.tasks.problem_file import read_problems
-from chatsmith.tasks.problem_set import file_set, gsm8k_set
+from chatsmith.tasks.problem_set import file_set, gsm8k_set, read_problems
 from chatsmith.worlds.kindergarten.rl_problems import rl_problem_set
 
 

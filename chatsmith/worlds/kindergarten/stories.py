@@ -34,8 +34,6 @@ class Story(NamedTuple):
     """What was told, and what can be asked."""
 
     plot: str
-    told: tuple[str, ...]
-    """Its sentences, in order; some hold two."""
     text: str
     """The story as one paragraph."""
     asks: tuple[Ask, ...]
@@ -63,12 +61,9 @@ def draw_cast(rng: random.Random) -> Cast:
     `other_treats`; there is a third one. Places and spots have their prepositions; `noun1` is the first place without.
     """
     sample, choice = rng.sample, rng.choice
-    people, things, colors = (
-        sample(words("names"), 3),
-        sample(words("objects"), 2),
-        sample(words("colors"), 2),
-    )
-    treats, places, spots = sample(words("treats"), 2), sample(words("places"), 3), sample(words("spots"), 3)
+    people, things = sample(words("names"), 3), sample(words("objects"), 2)
+    colors, treats = sample(words("colors"), 2), sample(words("treats"), 2)
+    places, spots = sample(words("places"), 3), sample(words("spots"), 3)
     pet, pet_name, animal = choice(words("pets")), choice(words("pet_names")), choice(words("wild_animals"))
     drawn = (*people, *things, *colors, *map(plural, treats), *places, *spots, pet, pet_name, animal)
     cast = dict(zip(_ROLES, drawn, strict=True))
@@ -112,8 +107,7 @@ def _tell(name: str, plot: dict[str, Any], cast: Cast, rng: random.Random) -> St
         told.insert(rng.randint(len(told) - 1, len(told)), feeling)
     if rng.random() < 0.5:
         told.append(rng.choice(pieces["closings"]))
-    told = [sentence.format_map(cast) for sentence in told]
-    return Story(name, tuple(told), " ".join(told), tuple(asks), cast)
+    return Story(name, " ".join(told).format_map(cast), tuple(asks), cast)
 
 
 def _play(script: Sequence[Any], rng: random.Random, told: list[str], asks: list[Ask]) -> None:

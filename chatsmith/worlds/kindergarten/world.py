@@ -36,11 +36,11 @@ def words(*lists: str) -> tuple[str, ...]:
     """The words, or the phrases, of these lists of `world.toml`, in order."""
     found: list[str] = []
     for name in lists:
-        listed = data("world")["words"][name]
-        if isinstance(listed, str):
-            found += _entries(listed) if "," in listed else listed.split()
+        entry = data("world")["words"][name]
+        if isinstance(entry, list):
+            found += words(*entry)
         else:
-            found += words(*listed)
+            found += _entries(entry) if "," in entry else entry.split()
     return tuple(found)
 
 

@@ -1,10 +1,11 @@
-"""Fetching benchmarks from a server of our own: layout, conversion, checks, redirects, attempts, mirrors."""
+"""Fetching benchmarks from servers of our own: layout, conversion, checks, attempts, mirrors."""
 
 import gzip
 import hashlib
 import io
 import json
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,10 +16,10 @@ import pyarrow.parquet
 import pytest
 
 from chatsmith.runtime.errors import UserError
-from chatsmith.tasks import arc, mmlu
-from chatsmith.tasks.benchmark_downloads import fetch, missing_files
-from chatsmith.tasks.benchmark_files import find_file
-from chatsmith.tasks.benchmark_origins import Origin, note_about, origins
+from chatsmith.tasks import benchmark_files
+from chatsmith.tasks.benchmark_files import Origin, fetch, find_file, note_about, origins
+from chatsmith.tasks.multiple_choice import arc_questions, mmlu_questions
+from tests.hub_server import Hub, Trouble, serving
 
 
 @dataclass
@@ -29,8 +30,6 @@ class Server:
     files: dict[str, bytes] = field(default_factory=dict)
     failures: dict[str, int] = field(default_factory=dict)
     """Paths that answer 503 so many times first."""
-    large: dict[str, str] = field(default_factory=dict)
-    """Paths that redirect, with the hash that the hub tells of the file."""
     asked: list[str] = field(default_factory=list)
 
 
@@ -45,17 +44,11 @@ def server() -> Iterator[Server]:
             if server.failures.get(path, 0) > 0:
                 server.failures[path] -= 1
                 self.send_error(503)
-            elif path in server.large:
-                self.send_response(302)
-                self.send_header("X-Linked-Etag", f'"{server.large[path]}"')
-                self.send_header("Location", f"/stored/{path}")
-                self.end_headers()
-            elif path.removeprefix("stored/") in server.files:
-                content = server.files[path.removeprefix("stored/")]
+            elif path in server.files:
                 self.send_response(200)
-                self.send_header("Content-Length", str(len(content)))
+                self.send_header("Content-Length", str(len(server.files[path])))
                 self.end_headers()
-                self.wfile.write(content)
+                self.wfile.write(server.files[path])
             else:
                 self.send_error(404)
 
@@ -71,14 +64,25 @@ def server() -> Iterator[Server]:
     http.server_close()
 
 
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    benchmark_files._repository.cache_clear()
+    with serving() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.address)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+        yield hub
+
+
 @pytest.fixture(autouse=True)
-def no_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+def no_waiting_and_a_cache_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub-cache"))
 
 
 def got(server: Server, folder: Path, *wanted: Origin, mirror: str = "") -> list[str]:
-    hosts = {"github": f"{server.address}/git", "hub": f"{server.address}/hub"}
-    return fetch(wanted, folder, hosts=hosts, mirror=mirror, pause=lambda _: None)
+    github = f"{server.address}/git"
+    notices = [fetch(origin, folder, mirror=mirror, github=github) for origin in wanted]
+    return [notice for notice in notices if notice]
 
 
 def sha256(content: bytes) -> str:
@@ -113,7 +117,7 @@ def test_compressed_files_and_windows_line_ends_are_made_plain(server: Server, t
     assert (tmp_path / "words/words_alpha.txt").read_text() == "one\ntwo\n"
 
 
-def test_the_hubs_tables_become_what_the_tasks_read(server: Server, tmp_path: Path):
+def test_the_hubs_tables_become_what_the_tasks_read(server: Server, hub: Hub, tmp_path: Path):
     """Also: choices that an exam numbers get letters."""
     arc_rows = [
         {
@@ -125,8 +129,8 @@ def test_the_hubs_tables_become_what_the_tasks_read(server: Server, tmp_path: Pa
         {"id": "q2", "question": "?", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "A"},
     ]
     mmlu_rows = [{"question": "?", "subject": "law", "choices": ["a", "b", "c", "d"], "answer": 3}]
-    server.files["hub/datasets/allenai/ai2_arc/resolve/main/ARC-Easy/test.parquet"] = parquet(arc_rows)
-    server.files["hub/datasets/cais/mmlu/resolve/main/all/test.parquet"] = parquet(mmlu_rows)
+    hub.dataset("allenai/ai2_arc", {"ARC-Easy/test.parquet": parquet(arc_rows)})
+    hub.dataset("cais/mmlu", {"all/test.parquet": parquet(mmlu_rows)})
     notices = got(
         server,
         tmp_path,
@@ -134,9 +138,9 @@ def test_the_hubs_tables_become_what_the_tasks_read(server: Server, tmp_path: Pa
         Origin("mmlu/test.jsonl", "hub:cais/mmlu/all/test.parquet", sha256=sha256(b"something else")),
     )
     assert len(notices) == 1 and "mmlu/test.jsonl" in notices[0], "used, and its scores are labelled"
-    questions = arc.arc_questions("easy", "test", tmp_path)
+    questions = arc_questions("easy", "test", tmp_path)
     assert [(question.question, question.gold) for question in questions] == [("Größe?", 1), ("?", 0)]
-    assert [question.gold for question in mmlu.mmlu_questions("test", tmp_path)] == [3]
+    assert [question.gold for question in mmlu_questions("test", tmp_path)] == [3]
     first = json.loads((tmp_path / "arc/easy-test.jsonl").read_text().splitlines()[0])
     assert first["choices"]["label"] == ["A", "B"] and first["answerKey"] == "B"
 
@@ -149,17 +153,23 @@ def test_a_file_that_is_not_the_expected_one_is_not_kept(server: Server, tmp_pat
     assert list(tmp_path.rglob("*.jsonl")) == []
 
 
-def test_damage_on_the_way_is_seen_by_the_hubs_own_hash(server: Server, tmp_path: Path):
-    path = "hub/datasets/cais/mmlu/resolve/main/all/test.parquet"
+def test_damage_on_the_way_is_seen_by_the_hubs_own_hash(server: Server, hub: Hub, tmp_path: Path):
     rows = [{"question": "?", "subject": "law", "choices": ["a", "b"], "answer": 1}]
-    server.files[path] = parquet(rows)
-    server.large[path] = sha256(server.files[path])
+    hub.dataset("cais/mmlu", {"all/test.parquet": parquet(rows)})
+    hub.trouble["all/test.parquet"] = Trouble("damage")
     origin = Origin("mmlu/test.jsonl", "hub:cais/mmlu/all/test.parquet")
-    got(server, tmp_path, origin)
-    assert len(mmlu.mmlu_questions("test", tmp_path)) == 1
-    server.large[path] = sha256(b"what it should have been")
-    with pytest.raises(UserError, match="arrived damaged"):
+    with pytest.raises(UserError, match="damaged on the way"):
         got(server, tmp_path, origin)
+    assert not (tmp_path / "mmlu").exists()
+    got(server, tmp_path, origin)
+    assert len(mmlu_questions("test", tmp_path)) == 1
+
+
+def test_what_cannot_be_read_is_named(server: Server, hub: Hub, tmp_path: Path):
+    hub.dataset("cais/mmlu", {"all/test.parquet": b"<html>no table</html>"})
+    with pytest.raises(UserError, match=r"what came for mmlu/test\.jsonl cannot be read") as refusal:
+        got(server, tmp_path, Origin("mmlu/test.jsonl", "hub:cais/mmlu/all/test.parquet"))
+    assert "\n" not in str(refusal.value)
 
 
 def test_a_server_that_is_busy_is_asked_again_and_one_that_has_nothing_is_not(server: Server, tmp_path: Path):
@@ -167,19 +177,14 @@ def test_a_server_that_is_busy_is_asked_again_and_one_that_has_nothing_is_not(se
     server.failures["git/a/b/c/x.jsonl"] = 2
     got(server, tmp_path, Origin("gsm8k/test.jsonl", "github:a/b/c/x.jsonl", sha256(b"{}\n")))
     assert len(server.asked) == 3
-    with pytest.raises(UserError, match=r"404.*--mirror"):
+    with pytest.raises(UserError, match="404"):
         got(server, tmp_path, Origin("gsm8k/train.jsonl", "github:a/b/c/gone.jsonl"))
     assert len(server.asked) == 4
 
 
 def test_an_unreachable_server_is_one_line(tmp_path: Path):
     with pytest.raises(UserError, match="cannot be fetched") as error:
-        fetch(
-            [Origin("x.jsonl", "github:a/b/c/x")],
-            tmp_path,
-            hosts={"github": "http://127.0.0.1:9"},
-            pause=lambda _: None,
-        )
+        fetch(Origin("x.jsonl", "github:a/b/c/x"), tmp_path, github="http://127.0.0.1:9")
     assert "\n" not in str(error.value)
 
 
@@ -193,21 +198,6 @@ def test_a_mirror_has_our_layout_and_is_checked_too(server: Server, tmp_path: Pa
         got(server, tmp_path, origin, mirror=f"{server.address}/copy")
 
 
-def test_another_hub_can_stand_in(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("HF_ENDPOINT", f"{server.address}/elsewhere")
-    server.files["elsewhere/datasets/o/d/resolve/main/x.txt"] = b"one\n"
-    fetch([Origin("words/words_alpha.txt", "hub:o/d/x.txt")], tmp_path, pause=lambda _: None)
-    assert (tmp_path / "words/words_alpha.txt").read_text() == "one\n"
-
-
-def test_files_that_are_there_are_not_missing(tmp_path: Path):
-    assert {origin.path for origin in missing_files(tmp_path)} == set(origins())
-    (tmp_path / "gsm8k").mkdir()
-    (tmp_path / "gsm8k" / "test.jsonl").write_text("{}")
-    assert "gsm8k/test.jsonl" not in {origin.path for origin in missing_files(tmp_path)}
-    assert missing_files(tmp_path, ["gsm8k/test.jsonl"]) == []
-
-
 def test_scores_on_remade_or_unknown_files_are_labelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = tmp_path / "squad.jsonl"
     file.write_bytes(b"remade")
@@ -215,7 +205,7 @@ def test_scores_on_remade_or_unknown_files_are_labelled(tmp_path: Path, monkeypa
         "squad.jsonl": Origin("squad.jsonl", "", None, sha256(b"remade"), "a rebuilt subset"),
         "other.jsonl": Origin("other.jsonl", "", sha256(b"published")),
     }
-    monkeypatch.setattr("chatsmith.tasks.benchmark_origins.origins", lambda: known)
+    monkeypatch.setattr("chatsmith.tasks.benchmark_files.origins", lambda: known)
     assert note_about(file, "squad.jsonl") == "a rebuilt subset"
     assert "not the published one" in note_about(file, "other.jsonl")
     file.write_bytes(b"published")
