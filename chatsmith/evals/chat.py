@@ -50,6 +50,8 @@ class WrittenTask:
     needs_sandbox: bool = False
     may_try_again: bool = False
     """Whether several tries a problem make sense: pass@k."""
+    method: int = 1
+    """Raised when the task's scores come to mean something else, so that it is measured again."""
 
 
 ChatTask = LetterTask | WrittenTask
@@ -60,7 +62,7 @@ TASKS: tuple[ChatTask, ...] = (
         for level, files in multiple_choice.ARC_FILES.items()
     ),
     LetterTask("mmlu", multiple_choice.MMLU_FILES, multiple_choice.mmlu_questions),
-    WrittenTask("gsm8k", gsm8k.FILES, gsm8k.gsm8k_problems, max_tokens=320),
+    WrittenTask("gsm8k", gsm8k.FILES, gsm8k.gsm8k_problems, max_tokens=320, method=2),
     WrittenTask(
         "humaneval",
         humaneval.FILES,
