@@ -1,7 +1,7 @@
 """GSM8K: school problems in words whose answer is a number (Cobbe et al. 2021, 2110.14168).
 
-A solution ends with a line `#### 72`; a reply is right if the first such mark in it names the right number, however
-it is written (1,000 or $1000.0; `final_number` has the rule). What the published solutions write as `<<48/2=24>>` becomes a call of the
+A solution ends with a line `#### 72`; a reply is right if the first such mark in it names the right number, however it
+is written (`final_number` has the rule). What the published solutions write as `<<48/2=24>>` becomes a call of the
 calculator, with the calculator's own answer: a model learns to call what it will have at hand.
 
 It reads a folder with `gsm8k/train.jsonl` and `gsm8k/test.jsonl`, and downloads nothing.
