@@ -19,7 +19,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from chatsmith.bundle import bundle_fingerprint, resolve_bundle, with_scores
+from chatsmith.bundle import bundle_fingerprint, with_scores
 from chatsmith.data.dataset import FILE_NAME, file_sha256, load_manifest
 from chatsmith.evals import report
 from chatsmith.evals.comparison import compare_means, compare_tasks, compare_text, on_different_files
@@ -32,7 +32,7 @@ from chatsmith.runtime.device import Runtime, detect_runtime
 from chatsmith.runtime.distributed import main_number, process_group
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.logs import Reporter
-from chatsmith.runtime.run_directory import BUNDLE_STAGES, RunDirectory
+from chatsmith.runtime.run_directory import BUNDLE_STAGES, RunDirectory, resolve_bundle
 from chatsmith.tasks.benchmark_files import MissingFileError, default_folder, fetch, has_file, origins
 
 STAGE = "evaluate"

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from chatsmith.data.dataset import survey
-from chatsmith.data.documents import find_files, holds_conversations
+from chatsmith.data.conversations import holds_conversations
+from chatsmith.data.dataset import load_manifest, survey
+from chatsmith.data.documents import find_files
 from chatsmith.data.packing import NOT_TRAINED_ON, Batch, ValidationRows
 from chatsmith.data.tokens import TokenCache, open_token_cache
 from chatsmith.evals.evaluation import Evaluation
@@ -139,22 +140,21 @@ def measure_text(evaluation: Evaluation) -> SuiteResult:
 def _validation_text(evaluation: Evaluation) -> Iterator[TokenCache]:
     """The text as a token cache: that of the run, which the main process builds if need be, or a temporary one of the
     files that are named. Raises UserError if there is no text in them."""
-    data, tokens, paths = evaluation.data, evaluation.tokens, evaluation.text
+    tokenizer, paths = evaluation.bundle.tokenizer, evaluation.text
+    if not paths:
+        assert evaluation.data is not None and evaluation.tokens is not None
+        manifest = evaluation.manifest or load_manifest(evaluation.data)
+        is_main = evaluation.runtime.is_main
+        with open_token_cache(evaluation.tokens, manifest, tokenizer, "validation", build=is_main) as cache:
+            yield cache
+        return
+    for file in find_files(paths):
+        if holds_conversations(file):
+            raise UserError(f"{file} holds conversations; bits per byte are measured on text")
     with tempfile.TemporaryDirectory() as name:
-        if paths:
-            for file in find_files(paths):
-                if holds_conversations(file):
-                    raise UserError(f"{file} holds conversations; bits per byte are measured on text")
-            data, tokens = Path(name), Path(name, "tokens")
-            nothing = data / "nothing.txt"
-            nothing.write_text("-")  # a manifest names something to train on, too
-            survey([nothing], validation=paths).save(data)
-        assert data is not None and tokens is not None
-        with open_token_cache(
-            tokens,
-            data_folder=data,
-            tokenizer_folder=evaluation.model,
-            split="validation",
-            build=evaluation.runtime.is_main or bool(paths),
-        ) as cache:
+        folder = Path(name)
+        nothing = folder / "nothing.txt"
+        nothing.write_text("-")  # a manifest names something to train on, too
+        manifest = survey([nothing], validation=paths)
+        with open_token_cache(folder / "tokens", manifest, tokenizer, "validation") as cache:
             yield cache

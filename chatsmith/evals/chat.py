@@ -22,6 +22,7 @@ from chatsmith.tasks import gsm8k, humaneval, multiple_choice, spelling
 from chatsmith.tasks.multiple_choice import LetterQuestion
 from chatsmith.text.chat import render_prompt
 from chatsmith.text.tokenizer import Tokenizer
+from chatsmith.worlds.kindergarten.world import spelling_words
 
 TRIES_TEMPERATURE = 0.8
 """At which several tries a problem are drawn, as in the HumanEval paper."""
@@ -71,7 +72,12 @@ TASKS: tuple[ChatTask, ...] = (
         needs_sandbox=True,
         may_try_again=True,
     ),
-    WrittenTask("spelling", spelling.FILES, spelling.spelling_problems, max_tokens=160),
+    WrittenTask(
+        "spelling",
+        spelling.FILES,
+        lambda split, folder: spelling.spelling_problems(split, folder, spelling_words()),
+        max_tokens=160,
+    ),
 )
 
 

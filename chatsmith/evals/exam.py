@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from chatsmith.data.problems import Problem
 from chatsmith.engine.engine import Engine
-from chatsmith.engine.request import Request, Sampling
+from chatsmith.engine.request import Request, SamplingParams
 from chatsmith.evals.evaluation import Evaluation
 from chatsmith.evals.results import KINDERGARTEN, SuiteResult
 from chatsmith.evals.statistics import Score
@@ -23,7 +23,7 @@ from chatsmith.runtime.logs import Reporter
 from chatsmith.text.chat import Part, conversation_to_json, render_prompt
 from chatsmith.text.tokenizer import Tokenizer
 from chatsmith.worlds.kindergarten import Kindergarten
-from chatsmith.worlds.kindergarten.baseline import NearestQuestion
+from chatsmith.worlds.kindergarten.exam import NearestQuestion
 
 Item = TypeVar("Item")
 
@@ -97,7 +97,7 @@ def run_exam(
     fitting = [index for index, prompt in enumerate(prompts) if len(prompt) < engine.config.context_length]
     requests = []
     for index in fitting:
-        sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=index % tries + 1)
+        sampling = SamplingParams(temperature=temperature, max_tokens=max_tokens, seed=index % tries + 1)
         requests.append(Request(prompts[index], sampling))
     with reporter.progress(label, len(requests), "problems") as bar:
         completions = engine.generate(requests, on_finish=lambda *_: bar.advance(1))

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from chatsmith.data.documents import JsonLines
-from chatsmith.data.problems import Exactly, Number, Problem, Rule, problem_to_json
+from chatsmith.data.problems import Problem, Rule, problem_to_json
 from chatsmith.runtime.errors import UserError
 from chatsmith.tasks.benchmark_files import is_held_out
 from chatsmith.tasks.gsm8k import gsm8k_problems
+from chatsmith.tasks.rules import Exactly, Number
 from chatsmith.text.chat import Conversation, Message, parse_conversation
-from chatsmith.worlds.kindergarten.practice import practice_problem, practice_problems
 
 HELD_OUT_ONE_IN = 8
 """Of a user's own problems, one in this many is for development, and as many for the test unless a file is given."""
@@ -76,14 +76,6 @@ class FileProblem(Problem):
     """A problem from a file, with all that its line says."""
 
     fields: Mapping[str, Any] = field(default_factory=dict)
-
-
-def kindergarten_set(seed: int) -> ProblemSet:
-    """Problems of the kindergarten; training draws by the seed, development and test are always the same."""
-    development, test = practice_problems("development"), practice_problems("test")
-    sample = [practice_problem(seed, index) for index in range(100)]
-    fingerprint = _fingerprint((*sample, *development, *test))
-    return ProblemSet(lambda index: practice_problem(seed, index), development, test, fingerprint)
 
 
 def gsm8k_set(folder: Path, seed: int) -> ProblemSet:
@@ -180,10 +172,13 @@ def _shuffled(
         epoch, rest = divmod(index, len(train))
         return train[order(epoch)[rest]]
 
-    return ProblemSet(at, tuple(development), tuple(test), _fingerprint((*train, *development, *test)))
+    return ProblemSet(
+        at, tuple(development), tuple(test), problems_fingerprint((*train, *development, *test))
+    )
 
 
-def _fingerprint(problems: Iterable[Problem]) -> str:
+def problems_fingerprint(problems: Iterable[Problem]) -> str:
+    """The sha256 of `problems`, in order, rules included."""
     digest = hashlib.sha256()
     for problem in problems:
         digest.update(json.dumps(problem_to_json(problem), sort_keys=True, ensure_ascii=False).encode())

@@ -11,12 +11,13 @@ from chatsmith.bundle import save_bundle
 from chatsmith.cli import evaluate
 from chatsmith.cli.evaluate import Config
 from chatsmith.data.dataset import survey
-from chatsmith.data.problems import Number, Problem
+from chatsmith.data.problems import Problem
 from chatsmith.evals import exam, suites
 from chatsmith.evals.evaluation import Evaluation
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import RunDirectory
+from chatsmith.tasks.rules import Number
 from chatsmith.text.chat import Message
 from chatsmith.text.tokenizer import Tokenizer
 

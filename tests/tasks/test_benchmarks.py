@@ -14,7 +14,7 @@ from chatsmith.tasks.multiple_choice import LetterQuestion, arc_questions, chanc
 from chatsmith.text.chat import check_conversation
 from chatsmith.tools.calculator import calculate
 from chatsmith.tools.sandbox import require_sandbox
-from chatsmith.worlds.kindergarten.words import spelling_words
+from chatsmith.worlds.kindergarten.world import spelling_words
 
 PROMPT = "import math\n\ndef half(n):\n    return n / 2\n\ndef root(n):\n    '''The root of n.'''\n"
 TEST = "def check(f):\n    assert f(16) == 4 and half(2) == 1\n"
@@ -99,29 +99,29 @@ def words(tmp_path: Path) -> Path:
 def test_no_split_of_the_words_shares_one_with_another(words: Path):
     asked = {}
     for split in ("development", "test"):
-        problems = spelling.spelling_problems(split, words)
+        problems = spelling.spelling_problems(split, words, spelling_words())
         asked[split] = {problem.id.rpartition("/")[2] for problem in problems}
         assert {problem.section for problem in problems} == {"spelling", "counting"}
-    talks = spelling.spelling_conversations(words, 3000)
+    talks = spelling.spelling_conversations(words, 3000, spelling_words())
     taught = {re.findall(r"(?:[a-z]-)+[a-z]", talk[1].text)[0].replace("-", "") for talk in talks}
     assert len(taught) > 500 and len(asked["test"]) > 50
     assert not asked["development"] & asked["test"]
     assert not taught & (asked["development"] | asked["test"])
     assert not taught & set(spelling_words()), "the kindergarten's exam asks these"
     with pytest.raises(UserError, match="conversations"):
-        spelling.spelling_problems("train", words)
+        spelling.spelling_problems("train", words, spelling_words())
 
 
 def test_spelling_problems_are_the_same_for_a_longer_list(words: Path):
-    before = spelling.spelling_problems("test", words)
+    before = spelling.spelling_problems("test", words, spelling_words())
     file = words / "words" / "words_alpha.txt"
     file.write_text("\n".join(["zzzz", *reversed(file.read_text().split())]))
-    after = {problem.id: problem for problem in spelling.spelling_problems("test", words)}
+    after = {problem.id: problem for problem in spelling.spelling_problems("test", words, spelling_words())}
     assert all(after[problem.id] == problem for problem in before)
 
 
 def test_what_is_taught_would_pass(words: Path):
-    for talk in spelling.spelling_conversations(words, 40):
+    for talk in spelling.spelling_conversations(words, 40, spelling_words()):
         check_conversation(talk)
         if len(talk[1].parts) == 1:
             word = talk[1].text.split()[2]
@@ -168,7 +168,7 @@ def test_the_real_files_are_read_whole(benchmarks: Path):
         1531,
         14042,
     ]
-    assert len(spelling.spelling_problems("test", benchmarks)) == 400
+    assert len(spelling.spelling_problems("test", benchmarks, spelling_words())) == 400
 
 
 @pytest.mark.shared_data

@@ -2,7 +2,8 @@
 
 import pytest
 
-from chatsmith.data.problems import Exactly, Listing, Names, Number, Problem, normalise, problem_to_json
+from chatsmith.data.problems import Problem, problem_to_json
+from chatsmith.tasks.rules import Exactly, Listing, Names, Number, normalise
 from chatsmith.text.chat import Message
 
 COLOURS = ("red", "blue", "green")
