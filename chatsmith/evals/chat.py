@@ -113,7 +113,8 @@ def measure_written(evaluation: Evaluation, task: WrittenTask) -> TaskResult:
     not there."""
     problems = choose_problems(task.load(evaluation.part, evaluation.benchmarks), evaluation.max_examples)
     tries = evaluation.tries if task.may_try_again else 1
-    result = run_exam(
+    started = time.perf_counter()
+    replies = run_exam(
         evaluation.engine,
         evaluation.share(problems),
         evaluation.bundle.tokenizer,
@@ -123,7 +124,7 @@ def measure_written(evaluation: Evaluation, task: WrittenTask) -> TaskResult:
         tries=tries,
         temperature=TRIES_TEMPERATURE if tries > 1 else 0.0,
     )
-    replies = result.transcript()
+    seconds = time.perf_counter() - started
     grouped = [replies[start : start + tries] for start in range(0, len(replies), tries)]
     transcript = evaluation.collect(grouped, len(problems))
     num_right = [sum(reply["correct"] for reply in group) for group in transcript]
@@ -132,7 +133,7 @@ def measure_written(evaluation: Evaluation, task: WrittenTask) -> TaskResult:
         ids=tuple(problem.id for problem in problems),
         points=tuple(pass_at_k(tries, number, 1) for number in num_right),
         chance=0.0,
-        seconds=result.seconds,
+        seconds=seconds,
         notes=notes_on_file(evaluation, task.files[evaluation.part]),
         transcript=tuple(reply for group in transcript for reply in group),
         figures=_pass_at_more(tries, num_right),
