@@ -336,8 +336,7 @@ class Engine:
 
     def _run_tool(self, builder: CompletionBuilder) -> list[Part]:
         """If a call waits for its output, force that in. Only this request suffers if the tool fails."""
-        expression = builder.pending_call()
-        if self._tool is None or expression is None:
+        if self._tool is None or (expression := builder.pending_call()) is None:
             return []
         try:
             output = self._tool(expression)
