@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from chatsmith.backends import Quantization, choose_backend
-from chatsmith.bundle import GENERATION_DEFAULTS, Bundle, load_bundle, resolve_bundle
+from chatsmith.bundle import GENERATION_DEFAULTS, Bundle, load_bundle
 from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import Completion, Request, SamplingParams
 from chatsmith.runtime.device import detect_runtime
 from chatsmith.runtime.errors import UserError
+from chatsmith.runtime.run_directory import resolve_bundle
 from chatsmith.text.chat import parse_conversation, render_prompt
 from chatsmith.tools.calculator import calculator_tool
 

@@ -323,20 +323,19 @@ def _bits_per_byte(path: Path, runtime: "Runtime", reporter: "Reporter") -> dict
     """What the run's validation text costs with the model's own weights, and with those that engines may keep."""
     from chatsmith.backends.native import load_library
     from chatsmith.backends.quantized import Quantization, decoding_view
-    from chatsmith.bundle import load_bundle, resolve_bundle
+    from chatsmith.bundle import load_bundle
+    from chatsmith.data.dataset import load_manifest
     from chatsmith.data.packing import ValidationRows
     from chatsmith.data.tokens import open_token_cache
-    from chatsmith.evals.bits_per_byte import score_text
-    from chatsmith.runtime.run_directory import RunDirectory
+    from chatsmith.evals.bpb import score_text
+    from chatsmith.runtime.run_directory import RunDirectory, resolve_bundle
 
     folder = resolve_bundle(path)
     run = RunDirectory(folder.parent.parent)
     bundle = load_bundle(folder, device=runtime.device, dtype=runtime.compute_dtype)
     kinds: dict[str, Quantization | None] = {"own": None, "bfloat16": "bf16", "int8": "int8"}
     found: dict[str, float] = {}
-    with open_token_cache(
-        run.tokens, data_folder=run.data, tokenizer_folder=folder, split="validation"
-    ) as cache:
+    with open_token_cache(run.tokens, load_manifest(run.data), bundle.tokenizer, "validation") as cache:
         rows = ValidationRows(cache, bundle.config.context_length)
         for name, kept in kinds.items():
             model = bundle.model if kept is None else decoding_view(bundle.model, load_library(), kept)

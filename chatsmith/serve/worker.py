@@ -17,12 +17,13 @@ from pathlib import Path
 import torch
 
 from chatsmith.backends import choose_backend
-from chatsmith.bundle import bundle_fingerprint, load_bundle, resolve_bundle
+from chatsmith.bundle import bundle_fingerprint, load_bundle
 from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import Event, RequestError
 from chatsmith.runtime.device import detect_runtime
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.garbage import settled
+from chatsmith.runtime.run_directory import resolve_bundle
 from chatsmith.serve.protocol import Channel, Closed, Figures, Job, Message, ModelInfo, Output, Setup
 from chatsmith.tools.calculator import calculator_tool
 
