@@ -121,14 +121,15 @@ class _Conversations:
     def __init__(self, config: Config, run: "RunDirectory") -> None:
         from chatsmith.data.dataset import file_sha256, load_manifest
         from chatsmith.data.documents import find_files
+        from chatsmith.ingest.forms import TYPES
 
         self.notices: list[str] = []
         self.files: dict[SplitName, list[Path]] | None = None
         self.place = str(run.data)
         if config.conversations:
             self.files = {
-                "train": find_files(config.conversations),
-                "validation": find_files(config.validation_conversations),
+                "train": find_files(config.conversations, TYPES),
+                "validation": find_files(config.validation_conversations, TYPES),
             }
             self.place = ", ".join(map(str, self.files["train"]))
             self.fingerprint = " ".join(file_sha256(file) for files in self.files.values() for file in files)
@@ -141,11 +142,11 @@ class _Conversations:
         self.fingerprint = self.manifest.conversations.fingerprint
 
     def read(self, split: "SplitName") -> "Iterator[Conversation]":
-        from chatsmith.data.conversations import read_conversations
+        from chatsmith.ingest.forms import read_files
 
         if self.files is None:
             return self.manifest.read_conversations(split)
-        return read_conversations(self.files[split], self.notices)
+        return read_files(self.files[split], self.notices)
 
 
 class _FineTuning:

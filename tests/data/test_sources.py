@@ -193,6 +193,22 @@ def test_a_few_broken_lines_are_passed_over_counted_and_the_first_is_named(tmp_p
     assert re.search(reason, notice)
 
 
+def test_byte_order_marks_of_files_that_were_joined_are_dropped(tmp_path):
+    line = b"\xef\xbb\xbf" + json_lines({"text": "one"})
+    (tmp_path / "a.jsonl").write_bytes(line * 3)
+    assert texts(tmp_path / "a.jsonl") == ["one"] * 3
+
+
+def test_one_broken_conversation_in_ten_is_passed_over(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(json_lines({"messages": []}, *[TALK] * 9))
+    notices: list[str] = []
+    assert len(list(read_conversations([tmp_path / "a.jsonl"], notices))) == 9
+    assert "1 of 10 lines" in notices[0]
+    (tmp_path / "a.jsonl").write_bytes(json_lines({"messages": []}, *[TALK] * 8))
+    with pytest.raises(UserError, match="1 of 9 lines"):
+        list(read_conversations([tmp_path / "a.jsonl"]))
+
+
 def test_more_than_one_broken_line_in_a_hundred_is_an_error(tmp_path):
     good = json_lines(*({"text": str(number)} for number in range(90)))
     (tmp_path / "a.jsonl").write_bytes(good + b"{\n")
