@@ -244,7 +244,7 @@ def test_conversations_in_a_wrong_order_are_counted_as_broken(tmp_path):
 def test_keys_of_messages_that_are_not_known_are_told_once_a_file(tmp_path):
     """Silence would let someone believe that a key counts which does not. OpenAI's `weight` does."""
     ask, answer = TALK["messages"][:2]
-    odd = {"messages": [{**ask, "name": "Ann"}, {**answer, "refusal": None, "weight": 0}]}
+    odd = {"messages": [{**ask, "name": "Ann"}, {**answer, "refusal": None, "weight": 1}]}
     (tmp_path / "a.jsonl").write_bytes(json_lines(odd, TALK, {"messages": [ask, {**answer, "refusal": 1}]}))
     (tmp_path / "b.jsonl").write_bytes(json_lines(TALK))
     notices: list[str] = []
