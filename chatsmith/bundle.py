@@ -132,6 +132,10 @@ def read_tensors(path: Path, seal: Seal) -> dict[str, torch.Tensor]:
         raise DamagedFileError(f"{path} is not a safetensors file ({error})") from error
 
 
+GENERATION_DEFAULTS = {"temperature": 0.6, "top_k": 50, "max_tokens": 256}
+"""How a model samples unless told otherwise: a little below its own spread, rare tokens cut off."""
+
+
 @dataclass(frozen=True)
 class Bundle:
     """A loaded bundle. `generation` is generation_config.json; `provenance` says what made the bundle."""

@@ -320,11 +320,14 @@ class _Pretraining:
             return bits_per_byte(model, batches, lengths)
 
     def _continuation(self, model: "GPT") -> str:
+        from chatsmith.backends import choose_backend
         from chatsmith.engine.engine import Engine
         from chatsmith.engine.request import Request, Sampling
 
         prompt = (self.tokenizer.bos_id, *self.tokenizer.encode(self.config.prompt))
-        engine = Engine(model, self.tokenizer, kv_tokens=self.config.sequence_length)
+        engine = Engine(
+            model, self.tokenizer, backend=choose_backend(model), kv_tokens=self.config.sequence_length
+        )
         (completion,) = engine.generate([Request(prompt, Sampling(max_tokens=40))])
         return f"{self.config.prompt}{completion.text}"
 

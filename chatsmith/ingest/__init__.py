@@ -1,1 +1,1 @@
-"""Data in the forms that people have, made into what the core reads."""
+"""From what people have to what chatsmith trains on: files of the hub, conversations in other programs' formats."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from chatsmith.backends import choose_backend
 from chatsmith.data.problems import Problem, Reply, Verdict
 from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import Completion, Request, Sampling
@@ -74,6 +75,7 @@ class Roller:
         self._engine = Engine(
             model,
             tokenizer,
+            backend=choose_backend(model),
             tool=calculator_tool,
             max_running=max_running,
             tokens_per_step=max(2048, max_running),

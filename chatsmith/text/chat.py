@@ -238,6 +238,21 @@ def render_prompt(messages: Sequence[Message], tokenizer: Tokenizer) -> list[int
     return [*ids, tokenizer.special("<|assistant_start|>")]
 
 
+def render_unfinished(
+    conversation: Sequence[Message], tokenizer: Tokenizer, *, may_be_empty: bool = False
+) -> list[int]:
+    """The ids of a conversation whose last message, the assistant's, is to be continued: its turn stays open, and so
+    does a call or an output that it ends with, since nobody knows whether that was complete.
+
+    Raises ConversationError, like `check_conversation`, for a conversation that is not one.
+    """
+    assert conversation[-1].role == "assistant"
+    ids = render(conversation, tokenizer, may_be_empty=may_be_empty).ids
+    parts = conversation[-1].parts
+    ends_in_text = not parts or parts[-1].kind == "text"
+    return ids[:-1] if ends_in_text else ids[:-2]
+
+
 def _joined_texts(parts: Sequence[Part]) -> Iterator[Part]:
     """The parts, with adjacent texts joined: how a text was cut into parts must not change its ids."""
     for kind, group in itertools.groupby(parts, key=lambda part: part.kind):
@@ -298,6 +313,7 @@ class ReplyText:
         self._stop = stop
         self._kind: PartKind = "text"
         self._is_dropped = False  # within an output that no call asked for
+        self._resumes_call = False
         self._held = ""
         self._tokenizer = tokenizer
         self._decoder = StreamDecoder(tokenizer)
@@ -314,10 +330,13 @@ class ReplyText:
         twin.parts, twin._decoder = self.parts.copy(), self._decoder.copy()
         return twin
 
-    def go_on_in_call(self) -> None:
-        """The prompt ends within a tool call: the first ids are the rest of it."""
-        self._kind = "python"
-        self.parts.append(Part("python", ""))
+    def resume_call(self, kind: Literal["python", "output"] | None) -> None:
+        """The prompt ends within a tool call: the first ids are the rest of the call (python) or of its output
+        (output), or the whole output (None)."""
+        self._resumes_call = True
+        if kind is not None:
+            self._kind = kind
+            self.parts.append(Part(kind, ""))
 
     def push(self, id: int, *, may_stop: bool = True) -> list[Part]:
         """The parts that this id completes. With `may_stop` false, stop strings pass through."""
@@ -329,7 +348,7 @@ class ReplyText:
         if self.stopped:
             return given
         self._kind = self._kind_after[id]
-        follows_call = bool(self.parts) and self.parts[-1].kind == "python"
+        follows_call = self.parts[-1].kind == "python" if self.parts else self._resumes_call
         self._is_dropped = self._kind == "output" and not follows_call
         if self._kind != "text" and not self._is_dropped:
             self.parts.append(Part(self._kind, ""))
