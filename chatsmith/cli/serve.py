@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal
 from chatsmith.runtime.errors import UserError
 
 if TYPE_CHECKING:
-    from chatsmith.serve.keys import Keys
-    from chatsmith.serve.service import Service
+    from chatsmith.serve.auth import Keys
+    from chatsmith.serve.models import Service
 
 DEFAULT_RUN = Path("runs/kindergarten")
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
@@ -118,7 +118,7 @@ class Config:
 def main(config: Config) -> None:
     """Serve until a signal. Raises UserError for a model that cannot be loaded, or an address already taken."""
     from chatsmith.runtime.logs import Reporter
-    from chatsmith.serve.keys import Keys, read_keys
+    from chatsmith.serve.auth import Keys, read_keys
     from chatsmith.serve.server import Address, serve
 
     reporter = Reporter(json=True)  # stdout is for the log
@@ -169,18 +169,17 @@ def engine_threads(num_engines: int) -> int:
 def make_service(config: Config, keys: "Keys") -> "Service":
     """Everything that is served, not yet loaded. To be called inside the event loop."""
     from chatsmith.serve.admission import Limits
+    from chatsmith.serve.ipc import EngineSettings
     from chatsmith.serve.metrics import Metrics
-    from chatsmith.serve.protocol import Setup
-    from chatsmith.serve.served_model import ServedModel
-    from chatsmith.serve.service import HttpLimits, Service
+    from chatsmith.serve.models import HttpLimits, ServedModel, Service
 
     metrics = Metrics()
     paths = named_models(config)
     num_engines = config.replicas * len(paths)
     threads = config.threads or engine_threads(num_engines)
 
-    def setup(path: Path, index: int) -> Setup:
-        return Setup(
+    def setup(path: Path, index: int) -> EngineSettings:
+        return EngineSettings(
             str(path),
             index,
             config.device,

@@ -8,7 +8,6 @@ exit code 0. A second signal does not wait.
 import asyncio
 import contextlib
 import ipaddress
-import logging
 import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -19,10 +18,8 @@ import uvicorn
 from chatsmith.runtime.errors import UserError
 from chatsmith.serve.app import create_app
 from chatsmith.serve.connection import connection_class
-from chatsmith.serve.errors import ApiError, unavailable
-from chatsmith.serve.request_log import JSONHandler, LogThread, log_event
-from chatsmith.serve.served_model import ServedModel
-from chatsmith.serve.service import Service
+from chatsmith.serve.log import log_event, log_thread
+from chatsmith.serve.models import ServedModel, Service
 
 KEEP_ALIVE_SECONDS = 75
 """An idle connection is kept for so long: longer than the minute of usual proxies, so that they close first."""
@@ -65,12 +62,11 @@ def serve(
 
     `make_service` is called inside the event loop; `tell` says a line to the person who started the server.
     """
-    _log_as_json()
     _allow_open_files()
     listening = _listen(address)
     with (
         contextlib.closing(listening),
-        LogThread(),
+        log_thread(),
         asyncio.Runner(loop_factory=loop_factory()) as runner,
     ):
         runner.run(_run(make_service, listening, cors_origins, drain_seconds, tell))
@@ -95,9 +91,9 @@ async def _run(
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=CLOSE_SECONDS,
     )
-    front = _Front(config)
+    http = _HttpServer(config)
     stop = _stop_event()
-    serving = asyncio.create_task(front.serve([listening]))
+    serving = asyncio.create_task(http.serve([listening]))
     engines = asyncio.create_task(_run_engines(service, _url(listening), tell))
     stopped = asyncio.create_task(stop.wait())
     try:
@@ -105,7 +101,7 @@ async def _run(
         if stopped.done():
             await _drain(service, stop, drain_seconds, tell)
     finally:
-        front.should_exit = True
+        http.should_exit = True
         await serving
         await asyncio.gather(*(model.stop() for model in service.models.values()))
         stopped.cancel()
@@ -150,7 +146,7 @@ async def _drain(service: Service, stop: asyncio.Event, seconds: float, tell: Ca
                 await asyncio.sleep(0.05)
     if service.num_open:
         log_event("aborting", level="warning", open_requests=service.num_open)
-        service.abort(_shut_down)
+        service.abort()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 while service.num_open:
@@ -158,11 +154,7 @@ async def _drain(service: Service, stop: asyncio.Event, seconds: float, tell: Ca
     log_event("stopped")
 
 
-def _shut_down() -> ApiError:
-    return unavailable("The server was shut down before the reply was finished.", "shutdown", 1)
-
-
-class _Front(uvicorn.Server):
+class _HttpServer(uvicorn.Server):
     """uvicorn, with signals left to us: its own handling ends the process with the signal, not with 0."""
 
     @contextlib.contextmanager
@@ -221,11 +213,3 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:  # not on Windows
         return None
     return uvloop.new_event_loop
-
-
-def _log_as_json() -> None:
-    for name in ("uvicorn", "asyncio"):
-        logger = logging.getLogger(name)
-        logger.handlers = [JSONHandler()]
-        logger.setLevel(logging.WARNING)
-        logger.propagate = False

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatsmith.serve.requests import ChatRequest
-from chatsmith.serve.tool_calls import CallReader, calls_text, describe_tools, reply_constraint
+from chatsmith.serve.protocol import ChatRequest
+from chatsmith.serve.tools import CallReader, calls_text, describe_tools, reply_constraint
 
 NAMES = st.from_regex(r"[a-z_]{1,8}", fullmatch=True)
 ARGUMENTS = st.dictionaries(
@@ -84,7 +84,7 @@ def test_a_call_may_be_cut_off_anywhere(end: int) -> None:
 
 
 def request(**fields: Any) -> ChatRequest:
-    return ChatRequest.read({"messages": [{"role": "user", "content": "x"}], **fields})
+    return ChatRequest.model_validate({"messages": [{"role": "user", "content": "x"}], **fields})
 
 
 TOOLS = [

@@ -1,4 +1,4 @@
-"""A client's own tools: how the model is told of them, how it calls one, and how its calls are read.
+"""A client's own tools: how they are described to the model, how it calls one, and how its calls are read.
 
 Tools are described at the end of the system message, a JSON object a line. A call is written as
 
@@ -20,7 +20,7 @@ from typing import Any
 
 from chatsmith.backends.guided import Constraint
 from chatsmith.serve.errors import invalid
-from chatsmith.serve.requests import ResponseFormat, Tool, ToolChoice
+from chatsmith.serve.protocol import ResponseFormat, Tool, ToolChoice
 from chatsmith.text.chat import overlap
 
 MAX_SCHEMA_OBJECTS = 2000
