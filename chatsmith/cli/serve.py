@@ -171,7 +171,7 @@ def make_service(config: Config, keys: "Keys") -> "Service":
     from chatsmith.serve.admission import Limits
     from chatsmith.serve.ipc import EngineSettings
     from chatsmith.serve.metrics import Metrics
-    from chatsmith.serve.models import HttpLimits, ServedModel, Service
+    from chatsmith.serve.models import ServedModel, Service
 
     metrics = Metrics()
     paths = named_models(config)
@@ -193,8 +193,8 @@ def make_service(config: Config, keys: "Keys") -> "Service":
             config.tokens_beside_decoding,
         )
 
-    models = [
-        ServedModel(
+    models = {
+        name: ServedModel(
             name,
             [setup(path, number * config.replicas + index) for index in range(config.replicas)],
             Limits(config.max_queue, config.max_queue_tokens, config.max_per_key),
@@ -203,9 +203,9 @@ def make_service(config: Config, keys: "Keys") -> "Service":
             request_seconds=config.request_seconds,
         )
         for number, (name, path) in enumerate(paths.items())
-    ]
-    limits = HttpLimits(round(config.max_body_mib * 2**20), config.read_seconds)
-    return Service(models, keys, metrics, limits, logs_prompts=config.log_prompts)
+    }
+    max_body_bytes = round(config.max_body_mib * 2**20)
+    return Service(models, keys, metrics, max_body_bytes, config.read_seconds, config.log_prompts)
 
 
 def _folder_name(path: Path) -> str:

@@ -25,31 +25,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import chatsmith
-from chatsmith.serve import metrics, prompts
+from chatsmith.serve import metrics, prompts, protocol
 from chatsmith.serve.completions import Reply, chat_reply, text_reply
 from chatsmith.serve.errors import CLIENT_CLOSED, ApiError, ClientGone, internal
 from chatsmith.serve.log import RequestRecord, log_failure
-from chatsmith.serve.models import HttpLimits, ServedModel, Service, card
+from chatsmith.serve.models import ServedModel, Service, card
 from chatsmith.serve.page import add_page
-from chatsmith.serve.protocol import (
-    ChatCompletion,
-    ChatRequest,
-    Completion,
-    CompletionRequest,
-    Detokenization,
-    DetokenizeRequest,
-    Health,
-    ModelCard,
-    ModelList,
-    SamplingRequest,
-    Tokenization,
-    TokenizeRequest,
-    TokenizerInfo,
-    error_answers,
-    explain,
-    parse_object,
-    too_deep,
-)
 
 LARGE_BODY = 16 * 1024
 """Bytes; a larger request is read in a thread, so that no other waits for it. Most are handled in a millisecond."""
@@ -70,9 +51,7 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
 
-BODY_ERRORS = (400, 401, 404, 408, 413, 415, 500, 503)
-
-RequestT = TypeVar("RequestT", bound=SamplingRequest)
+RequestT = TypeVar("RequestT", bound=protocol.SamplingRequest)
 T = TypeVar("T")
 
 
@@ -109,34 +88,25 @@ def create_app(service: Service, cors_origins: Sequence[str] = ()) -> ASGIApp:
 
 def _public_routes(service: Service, app: FastAPI) -> APIRouter:
     """Endpoints that need no key."""
-    router = APIRouter(responses=error_answers(503))
+    router = APIRouter(responses=protocol.ERRORS)
 
     @router.head("/health", include_in_schema=False)
-    @router.get("/health", response_model=Health, summary="Is it alive?")
-    async def health() -> Response:
+    @router.get("/health", summary="Is it alive?")
+    async def health() -> protocol.Health:
         service.check_health()
-        return JSONResponse({"status": service.status})
+        return protocol.Health(status=service.status)
 
     @router.head("/ready", include_in_schema=False)
-    @router.get("/ready", response_model=Health, summary="Does it take work?")
-    async def ready() -> Response:
+    @router.get("/ready", summary="Does it take work?")
+    async def ready() -> protocol.Health:
         service.check_ready()
-        return JSONResponse({"status": service.status})
+        return protocol.Health(status=service.status)
 
     @router.get("/openapi.json", include_in_schema=False)
     async def document() -> Response:
-        return JSONResponse(await asyncio.to_thread(_document, app))
+        return JSONResponse(await asyncio.to_thread(app.openapi))
 
     return router
-
-
-def _document(app: FastAPI) -> dict[str, Any]:
-    """/openapi.json. FastAPI promises its own 422 for every body; here it is one of the 400s."""
-    document = app.openapi()
-    for path in document["paths"].values():
-        for operation in path.values():
-            operation["responses"].pop("422", None)
-    return document
 
 
 def _guarded_routes(service: Service) -> APIRouter:
@@ -150,70 +120,52 @@ def _guarded_routes(service: Service) -> APIRouter:
 
             async def guarded(http: Request) -> Response:
                 http.state.record.key = service.keys.name_of(http.headers.get("authorization"))
-                return await handle(JSONRequest(http.scope, http.receive, service.limits))
+                return await handle(JSONRequest(http.scope, http.receive, service))
 
             return guarded
 
     # The dependency checks nothing: it describes the key in /openapi.json.
     bearer = HTTPBearer(auto_error=False, description="Needed if the server was given keys.")
-    router = APIRouter(
-        route_class=GuardedRoute, dependencies=[Depends(bearer)], responses=error_answers(401, 503)
-    )
+    router = APIRouter(route_class=GuardedRoute, dependencies=[Depends(bearer)], responses=protocol.ERRORS)
 
     @router.post(
         "/v1/chat/completions",
-        responses=_streamed(ChatCompletion),
+        responses=_streamed(protocol.ChatCompletion),
         summary="Continue a conversation",
     )
-    async def chat_completions(http: Request, request: ChatRequest) -> Response:
+    async def chat_completions(http: Request, request: protocol.ChatRequest) -> Response:
         return await _generate(http, service, request, chat_reply)
 
-    @router.post("/v1/completions", responses=_streamed(Completion), summary="Continue a text")
-    async def completions(http: Request, request: CompletionRequest) -> Response:
+    @router.post("/v1/completions", responses=_streamed(protocol.Completion), summary="Continue a text")
+    async def completions(http: Request, request: protocol.CompletionRequest) -> Response:
         return await _generate(http, service, request, text_reply)
 
     @router.post(
         "/tokenize",
-        response_model=Tokenization,
-        responses=error_answers(*BODY_ERRORS),
+        response_model=protocol.Tokenization,
         summary="The tokens of a text or a conversation",
     )
-    async def tokenize(http: Request, request: TokenizeRequest) -> Response:
+    async def tokenize(http: Request, request: protocol.TokenizeRequest) -> Response:
         model = _model_of(http, service, request)
         answer = await _prepare(http, service, lambda: prompts.tokenize(request, model.loaded))
         return JSONResponse(answer | {"cached_tokens": await model.count_cached(answer["tokens"])})
 
-    @router.post(
-        "/detokenize",
-        response_model=Detokenization,
-        responses=error_answers(*BODY_ERRORS),
-        summary="The text of tokens",
-    )
-    async def detokenize(http: Request, request: DetokenizeRequest) -> Response:
+    @router.post("/detokenize", summary="The text of tokens")
+    async def detokenize(http: Request, request: protocol.DetokenizeRequest) -> protocol.Detokenization:
         model = _model_of(http, service, request)
-        return JSONResponse(await _prepare(http, service, lambda: prompts.detokenize(request, model.loaded)))
+        return await _prepare(http, service, lambda: prompts.detokenize(request, model.loaded))
 
-    @router.get(
-        "/tokenizer_info",
-        response_model=TokenizerInfo,
-        responses=error_answers(404),
-        summary="About the tokenizer",
-    )
-    async def tokenizer_info(model: str | None = None) -> Response:
-        return JSONResponse(prompts.tokenizer_info(service.model(model).loaded))
+    @router.get("/tokenizer_info", summary="About the tokenizer")
+    async def tokenizer_info(model: str | None = None) -> protocol.TokenizerInfo:
+        return prompts.tokenizer_info(service.model(model).loaded)
 
-    @router.get("/v1/models", response_model=ModelList, summary="The models")
-    async def models() -> Response:
-        return JSONResponse({"object": "list", "data": service.cards()})
+    @router.get("/v1/models", summary="The models")
+    async def models() -> protocol.ModelList:
+        return protocol.ModelList(object="list", data=[card(model) for model in service.models.values()])
 
-    @router.get(
-        "/v1/models/{model_id:path}",
-        response_model=ModelCard,
-        responses=error_answers(404),
-        summary="One model",
-    )
-    async def model(model_id: str) -> Response:
-        return JSONResponse(card(service.model(model_id)))
+    @router.get("/v1/models/{model_id:path}", summary="One model")
+    async def model(model_id: str) -> protocol.ModelCard:
+        return card(service.model(model_id))
 
     @router.get("/metrics", include_in_schema=False)
     async def show_metrics() -> Response:
@@ -223,10 +175,9 @@ def _guarded_routes(service: Service) -> APIRouter:
 
 
 def _streamed(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
-    """Success, as one JSON object or as server-sent events, and what can go wrong."""
+    """Success, as one JSON object or as server-sent events."""
     events = {"text/event-stream": {"schema": {"type": "string"}}}
-    success = {"model": model, "description": "The reply.", "content": events}
-    return {200: success, **error_answers(*BODY_ERRORS, 429, 504)}
+    return {200: {"model": model, "description": "The reply.", "content": events}}
 
 
 async def _generate(
@@ -243,12 +194,14 @@ async def _generate(
         record.prompt = "\n".join(model.loaded.tokenizer.decode(job.prompt_ids) for job in reply.jobs)
         record.reply = reply.text
     if reply.is_stream:
-        return EventStream(reply.events(), record, model.request_seconds + service.limits.read_seconds)
+        return EventStream(reply.events(), record, model.request_seconds + service.read_seconds)
     return Response(await unless_gone(http.receive, reply.plain()), media_type="application/json")
 
 
 def _model_of(
-    http: Request, service: Service, request: SamplingRequest | TokenizeRequest | DetokenizeRequest
+    http: Request,
+    service: Service,
+    request: protocol.SamplingRequest | protocol.TokenizeRequest | protocol.DetokenizeRequest,
 ) -> ServedModel:
     """The model that a request names."""
     record: RequestRecord = http.state.record
@@ -273,17 +226,17 @@ async def _prepare(http: Request, service: Service, work: Callable[[], T]) -> T:
 class JSONRequest(Request):
     """A request whose body is JSON, read within limits of size and time."""
 
-    def __init__(self, scope: Scope, receive: Receive, limits: HttpLimits) -> None:
+    def __init__(self, scope: Scope, receive: Receive, service: Service) -> None:
         super().__init__(scope, receive)
-        self._limits = limits
+        self._service = service
 
     async def body(self) -> bytes:
         """The body. Raises ApiError: 413 too large, 408 too slow, 415 not JSON; and ClientGone."""
         if not hasattr(self, "_body"):
-            seconds = self._limits.read_seconds
+            seconds = self._service.read_seconds
             try:
                 async with asyncio.timeout(seconds):
-                    body = await self._read(self._limits.max_body_bytes)
+                    body = await self._read(self._service.max_body_bytes)
             except TimeoutError:
                 raise ApiError(
                     408, f"The request did not arrive within {seconds:g} seconds.", code="request_timeout"
@@ -294,8 +247,8 @@ class JSONRequest(Request):
 
     async def json(self) -> dict[str, Any]:
         """The body as a JSON object. Raises ApiError (400)."""
-        body = await self.body()
-        return await asyncio.to_thread(parse_object, body) if len(body) > LARGE_BODY else parse_object(body)
+        body, parse = await self.body(), protocol.parse_object
+        return await asyncio.to_thread(parse, body) if len(body) > LARGE_BODY else parse(body)
 
     def _check_type(self, body: bytes) -> None:
         encoding = self.headers.get("content-encoding", "identity")
@@ -312,7 +265,7 @@ class JSONRequest(Request):
                 415, "Send the body as JSON, with the header Content-Type: application/json.", code="not_json"
             )
         if not body:
-            parse_object(body)  # FastAPI would call it a missing field
+            protocol.parse_object(body)  # FastAPI would call it a missing field
 
     async def _read(self, most: int) -> bytes:
         too_large = ApiError(413, f"The body is larger than {most} bytes.", code="body_too_large")
@@ -344,9 +297,9 @@ class JSONRequest(Request):
 async def _answer_error(http: Request, error: Exception) -> Response:
     """Whatever is the client's fault or passes by itself, as OpenAI's error body."""
     if isinstance(error, RequestValidationError):
-        error = explain(error.errors(), error.body)
+        error = protocol.explain(error.errors(), error.body)
     elif isinstance(error, RecursionError):  # what could just be parsed may be too deep to be written again
-        error = too_deep()
+        error = protocol.too_deep()
     assert isinstance(error, HTTPException)
     if not isinstance(error, ApiError):  # a path or a method that does not exist
         message = f"{http.method} {http.url.path[:200]}: {error.detail}"
@@ -427,7 +380,7 @@ class EventStream(Response):
                 await self._send(send, event)
         except Exception as failure:
             if not isinstance(failure, ApiError):
-                log_failure("stream_failed", failure, request_id=self._record.id)
+                log_failure("stream_failed", failure, request_id=self._record.request_id)
             error = failure if isinstance(failure, ApiError) else internal()
             self._record.error = error.code
             if not self._has_started:
@@ -485,14 +438,14 @@ class RequestScope:
                 has_started = True
                 record.status = record.status or message["status"]
                 headers = MutableHeaders(scope=message)
-                headers["X-Request-Id"] = record.id
+                headers["X-Request-Id"] = record.request_id
                 headers["X-Content-Type-Options"] = "nosniff"
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_id)
         except Exception as error:
-            log_failure("request_failed", error, request_id=record.id, path=record.path)
+            log_failure("request_failed", error, request_id=record.request_id, path=record.path)
             record.error = "internal_error"
             if not has_started:
                 await JSONResponse(internal().body(), 500)(scope, receive, send_with_id)

@@ -15,9 +15,8 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -50,21 +49,6 @@ _encode = json.JSONEncoder(
 # ---- one request ----
 
 
-class Choice(Protocol):
-    """One of the replies to a request."""
-
-    content: str
-    """What it says so far."""
-
-    def chunks(self, output: Output) -> list[dict[str, Any]]:
-        """What an output adds, as the choices of chunks."""
-        ...
-
-    def to_json(self) -> dict[str, Any]:
-        """The choice of a plain answer."""
-        ...
-
-
 class Reply:
     """The answer to one request, as it is made: a stream of chunks, or one object."""
 
@@ -72,7 +56,7 @@ class Reply:
         self,
         request: ChatRequest | CompletionRequest,
         jobs: Sequence[Job],
-        choices: Sequence[Choice],
+        choices: Sequence["ChatChoice | TextChoice"],
         model: ServedModel,
         record: RequestRecord,
         outputs: AsyncGenerator[list[Output], None],
@@ -231,12 +215,6 @@ def chat_reply(request: ChatRequest, model: ServedModel, record: RequestRecord) 
     return Reply(request, [job], choices, model, record, outputs)
 
 
-@dataclass
-class _Part:
-    kind: str
-    text: str
-
-
 class ChatChoice:
     """One of the replies, as a message and as deltas."""
 
@@ -248,7 +226,7 @@ class ChatChoice:
         self._reader = CallReader(must_call) if reads_calls else None
         self._texts = TokenTexts(model.tokenizer) if request.logprobs else None
         self._with_ids = bool(request.return_token_ids)
-        self._parts: list[_Part] = []
+        self._parts: list[dict[str, str]] = []
         self._entries: list[dict[str, Any]] = []
         self._ids: list[int] = []
         self._finish_reason: str | None = None
@@ -289,8 +267,8 @@ class ChatChoice:
         }
         if calls:
             message["tool_calls"] = [call.to_json() for call in calls]
-        if any(part.kind != "text" for part in self._parts):
-            message["chatsmith"] = {"parts": [{"kind": one.kind, "text": one.text} for one in self._parts]}
+        if any(part["kind"] != "text" for part in self._parts):
+            message["chatsmith"] = {"parts": self._parts}
         choice: dict[str, Any] = {
             "index": self._number,
             "message": message,
@@ -310,10 +288,10 @@ class ChatChoice:
 
     def _add_part(self, kind: str, text: str) -> None:
         # An empty text is the beginning of a part, which may be of the same kind as the one before.
-        if text and self._parts and self._parts[-1].kind == kind:
-            self._parts[-1].text += text
+        if text and self._parts and self._parts[-1]["kind"] == kind:
+            self._parts[-1]["text"] += text
         else:
-            self._parts.append(_Part(kind, text))
+            self._parts.append({"kind": kind, "text": text})
 
     def _extras(self, output: Output) -> dict[str, Any]:
         extras: dict[str, Any] = {}

@@ -14,33 +14,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from chatsmith.runtime.errors import UserError
+from chatsmith.serve import ipc
 from chatsmith.serve.errors import ApiError, internal, invalid, unavailable
-from chatsmith.serve.ipc import (
-    Cached,
-    Cancel,
-    Closed,
-    Command,
-    CountCached,
-    EngineSettings,
-    EngineStats,
-    Failed,
-    Job,
-    ModelInfo,
-    Output,
-    Ready,
-    Refused,
-    Report,
-    Step,
-    Stop,
-    Submit,
-    encode,
-    read_report,
-)
 from chatsmith.serve.log import log_event
 from chatsmith.serve.metrics import Metrics
 
 State = Literal["loading", "ready", "down", "stopped"]
-Events = asyncio.Queue[Output | ApiError]
+Events = asyncio.Queue[ipc.Output | ApiError]
 
 STALL_SECONDS = 120.0
 """An engine with work that sends nothing for this long counts as dead and is killed: a step takes seconds at worst."""
@@ -65,13 +45,13 @@ class _OpenJob:
 class EngineClient:
     """One engine process of a model."""
 
-    def __init__(self, model: str, settings: EngineSettings, metrics: Metrics) -> None:
+    def __init__(self, model: str, settings: ipc.EngineSettings, metrics: Metrics) -> None:
         self.state: State = "loading"
-        self.info: ModelInfo | None = None
-        self.stats = EngineStats()
+        self.info: ipc.ModelInfo | None = None
+        self.stats = ipc.EngineStats()
         self.pid: int | None = None
         self.num_crashes = 0
-        self.loaded: asyncio.Future[ModelInfo] = asyncio.get_running_loop().create_future()
+        self.loaded: asyncio.Future[ipc.ModelInfo] = asyncio.get_running_loop().create_future()
         """Done when the model is loaded for the first time; a UserError if it cannot be."""
         self._model = model
         self._settings = settings
@@ -109,18 +89,18 @@ class EngineClient:
         """Seconds until it may be ready."""
         return max(1, round(self._load_seconds or FIRST_GUESS))
 
-    def submit(self, job: Job, events: Events, first_choice: int = 0) -> int:
+    def submit(self, job: ipc.Job, events: Events, first_choice: int = 0) -> int:
         """Queue a job, its replies numbered from `first_choice`. The result names it for `cancel`. Must be ready."""
         assert self.is_ready
         self._last_number += 1
         self._jobs[self._last_number] = _OpenJob(events, first_choice, job.n)
-        self._ask(Submit(self._last_number, job))
+        self._ask(ipc.Submit(self._last_number, job))
         return self._last_number
 
     def cancel(self, number: int) -> None:
         """Give up what is left of a job. No more outputs of it will come."""
         if self._jobs.pop(number, None) is not None and self.is_ready:
-            self._ask(Cancel(number))
+            self._ask(ipc.Cancel(number))
 
     async def count_cached(self, prompt_ids: Sequence[int]) -> int:
         """How many ids of a prompt the prefix cache holds now. Raises ApiError if the engine is lost."""
@@ -128,7 +108,7 @@ class EngineClient:
         self._last_number += 1
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._questions[self._last_number] = answer
-        self._ask(CountCached(self._last_number, tuple(prompt_ids)))
+        self._ask(ipc.CountCached(self._last_number, tuple(prompt_ids)))
         return await answer
 
     async def run(self) -> None:
@@ -157,7 +137,7 @@ class EngineClient:
         if process is None or process.returncode is not None:
             return
         if was_ready:
-            self._send(Stop())
+            self._send(ipc.Stop())
         else:
             process.kill()  # it is loading, and would not read a message
         try:
@@ -198,13 +178,13 @@ class EngineClient:
         watching = asyncio.create_task(self._kill_if_stalled(process))
         try:
             while True:
-                report = await read_report(reader)
-                if isinstance(report, Failed):
+                report = await ipc.read_report(reader)
+                if isinstance(report, ipc.Failed):
                     return UserError(report.message)
-                if isinstance(report, Ready):
+                if isinstance(report, ipc.Ready):
                     self._load_seconds = time.monotonic() - started
                 self._receive(report)
-        except Closed:
+        except ipc.Closed:
             return RuntimeError(f"the engine's process ended (exit code {await process.wait()})")
         finally:
             watching.cancel()
@@ -218,29 +198,29 @@ class EngineClient:
         log_event("engine_stalled", level="error", model=self._model, replica=self._settings.index)
         process.kill()
 
-    def _receive(self, report: Report) -> None:
-        if isinstance(report, Step):
+    def _receive(self, report: ipc.Report) -> None:
+        if isinstance(report, ipc.Step):
             if report.stats != self.stats:
                 self._metrics.engine_stepped(self._model, self.stats, report.stats)
                 self.stats = report.stats
             for output in report.outputs:
                 self._deliver(output)
-        elif isinstance(report, Refused):
+        elif isinstance(report, ipc.Refused):
             if (job := self._jobs.pop(report.number, None)) is not None:
                 error = invalid(report.message, report.parameter, report.code) if report.code else internal()
                 job.events.put_nowait(error)
-        elif isinstance(report, Cached):
+        elif isinstance(report, ipc.Cached):
             if (question := self._questions.pop(report.number, None)) and not question.done():
                 question.set_result(report.count)
-        elif isinstance(report, Ready):
+        elif isinstance(report, ipc.Ready):
             self.info, self.state = report.info, "ready"
-            self.stats = EngineStats(num_free_blocks=report.info.num_blocks)
+            self.stats = ipc.EngineStats(num_free_blocks=report.info.num_blocks)
             log_event("engine_ready", model=self._model, replica=self._settings.index, pid=self.pid)
             if not self.loaded.done():
                 self.loaded.set_result(report.info)
         self._waiting_since = time.monotonic() if self._jobs or self._questions else None
 
-    def _deliver(self, output: Output) -> None:
+    def _deliver(self, output: ipc.Output) -> None:
         job = self._jobs.get(output.job)
         if job is None:
             return  # cancelled, while this was on its way
@@ -255,7 +235,7 @@ class EngineClient:
         log_event(
             "engine_crashed", level="error", model=self._model, replica=self._settings.index, reason=reason
         )
-        self.state, self.stats, self.num_crashes = "down", EngineStats(), self.num_crashes + 1
+        self.state, self.stats, self.num_crashes = "down", ipc.EngineStats(), self.num_crashes + 1
         self._waiting_since = None
         if self.info is not None:
             self._metrics.engine_crashed(self._model)
@@ -275,12 +255,12 @@ class EngineClient:
             self.retry_after,
         )
 
-    def _ask(self, command: Command) -> None:
+    def _ask(self, command: ipc.Command) -> None:
         """Send what the engine answers at its next step. Cancel, too: nobody else may be waiting."""
         if self._waiting_since is None:
             self._waiting_since = time.monotonic()
         self._send(command)
 
-    def _send(self, command: Command) -> None:
+    def _send(self, command: ipc.Command) -> None:
         if self._writer is not None:
-            self._writer.write(encode(command))
+            self._writer.write(ipc.encode(command))

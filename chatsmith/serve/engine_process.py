@@ -24,24 +24,7 @@ from chatsmith.engine.request import Event
 from chatsmith.runtime.device import detect_runtime
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.garbage import settled
-from chatsmith.serve.ipc import (
-    Cached,
-    Cancel,
-    Channel,
-    Closed,
-    Command,
-    CountCached,
-    EngineSettings,
-    EngineStats,
-    Failed,
-    ModelInfo,
-    Output,
-    Ready,
-    Refused,
-    Step,
-    Stop,
-    Submit,
-)
+from chatsmith.serve import ipc
 from chatsmith.tools.calculator import calculator_tool
 
 CPU_TOKENS_BESIDE_DECODING = 16
@@ -69,24 +52,24 @@ def main(descriptor: int) -> int:
     # A service manager sends SIGTERM to every process of a service, but the replies under way are to be finished.
     for stop in (signal.SIGTERM, signal.SIGINT):
         signal.signal(stop, signal.SIG_IGN)
-    channel = Channel(socket.socket(fileno=descriptor))
+    channel = ipc.Channel(socket.socket(fileno=descriptor))
     try:
         [settings] = channel.receive(wait=True)
-        assert isinstance(settings, EngineSettings)
+        assert isinstance(settings, ipc.EngineSettings)
         try:
             engine, info = load(settings)
         except UserError as error:
-            channel.send(Failed(str(error)))
+            channel.send(ipc.Failed(str(error)))
             return 2
-        channel.send(Ready(info))
+        channel.send(ipc.Ready(info))
         with settled():
             EngineLoop(channel, engine).run()
-    except Closed:
+    except ipc.Closed:
         pass
     return 0
 
 
-def load(settings: EngineSettings) -> tuple[Engine, ModelInfo]:
+def load(settings: ipc.EngineSettings) -> tuple[Engine, ipc.ModelInfo]:
     """The engine, and what there is to know about its model. Raises UserError."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -111,7 +94,7 @@ def load(settings: EngineSettings) -> tuple[Engine, ModelInfo]:
         block_size=BLOCK_SIZE,
         prefix_caching=settings.prefix_caching,
     )
-    return engine, ModelInfo(
+    return engine, ipc.ModelInfo(
         path=str(path),
         context_length=bundle.config.context_length,
         vocab_size=bundle.config.vocab_size,
@@ -125,7 +108,7 @@ def load(settings: EngineSettings) -> tuple[Engine, ModelInfo]:
     )
 
 
-def _device(settings: EngineSettings) -> str:
+def _device(settings: ipc.EngineSettings) -> str:
     """With several GPUs, every replica has its own, in turn."""
     num_gpus = torch.cuda.device_count() if settings.device in ("auto", "cuda") else 0
     return f"cuda:{settings.index % num_gpus}" if num_gpus else settings.device
@@ -144,7 +127,7 @@ class _Reply:
 class EngineLoop:
     """Reads commands between steps, and sends the outputs of steps: at once, or a little later."""
 
-    def __init__(self, channel: Channel, engine: Engine) -> None:
+    def __init__(self, channel: ipc.Channel, engine: Engine) -> None:
         self._channel = channel
         self._engine = engine
         self._replies: dict[int, _Reply] = {}
@@ -152,11 +135,11 @@ class EngineLoop:
 
     def run(self) -> None:
         """Until the API server says stop. Raises Closed if it is gone."""
-        pending: list[tuple[_Reply, Output]] = []
+        pending: list[tuple[_Reply, ipc.Output]] = []
         sent = 0.0
         while True:
             for command in self._commands():
-                if isinstance(command, Stop):
+                if isinstance(command, ipc.Stop):
                     return
                 self._execute(command)
             pending += [self._output(event) for event in self._engine.step()]
@@ -169,7 +152,7 @@ class EngineLoop:
                 pending = [(reply, output) for reply, output in pending if not reply.is_urgent]
                 self._send(urgent)
 
-    def _commands(self) -> list[Command]:
+    def _commands(self) -> list[ipc.Command]:
         """The commands that have come, at least one if there is nothing else to do."""
         if not self._engine.is_idle:
             return self._channel.receive(wait=False)
@@ -179,17 +162,17 @@ class EngineLoop:
                 return commands
         return self._channel.receive(wait=True)
 
-    def _execute(self, command: Command) -> None:
-        if isinstance(command, Submit):
+    def _execute(self, command: ipc.Command) -> None:
+        if isinstance(command, ipc.Submit):
             self._submit(command)
-        elif isinstance(command, Cancel):
+        elif isinstance(command, ipc.Cancel):
             for handle in [handle for handle, reply in self._replies.items() if reply.job == command.number]:
                 self._engine.cancel(handle)
                 del self._replies[handle]
-        elif isinstance(command, CountCached):
-            self._channel.send(Cached(command.number, self._engine.num_cached(command.prompt_ids)))
+        elif isinstance(command, ipc.CountCached):
+            self._channel.send(ipc.Cached(command.number, self._engine.num_cached(command.prompt_ids)))
 
-    def _submit(self, command: Submit) -> None:
+    def _submit(self, command: ipc.Submit) -> None:
         handles: list[int] = []
         try:
             for request in command.job.requests():
@@ -202,9 +185,9 @@ class EngineLoop:
         for index, handle in enumerate(handles):
             self._replies[handle] = _Reply(command.number, index)
 
-    def _output(self, event: Event) -> tuple[_Reply, Output]:
+    def _output(self, event: Event) -> tuple[_Reply, ipc.Output]:
         reply = self._replies[event.handle]
-        output = Output(
+        output = ipc.Output(
             reply.job, reply.index, event.ids, event.parts, event.cached_tokens, logprobs=event.logprobs
         )
         if event.completion is not None:
@@ -215,31 +198,23 @@ class EngineLoop:
             output.prompt_logprobs = event.completion.prompt_logprobs
         return reply, output
 
-    def _send(self, pending: list[tuple[_Reply, Output]]) -> None:
+    def _send(self, pending: list[tuple[_Reply, ipc.Output]]) -> None:
         for reply, _ in pending:
             reply.is_urgent = False
-        engine = self._engine
-        stats = EngineStats(
-            engine.num_running,
-            engine.num_waiting,
-            engine.num_free_blocks,
-            engine.num_preemptions,
-            engine.prefix_queries,
-            engine.prefix_hits,
-        )
-        self._channel.send(Step([output for _, output in pending], stats))
+        stats = ipc.EngineStats(*(getattr(self._engine, name) for name in ipc.EngineStats.__struct_fields__))
+        self._channel.send(ipc.Step([output for _, output in pending], stats))
 
 
-def refusal(error: Exception, command: Submit) -> Refused:
+def refusal(error: Exception, command: ipc.Submit) -> ipc.Refused:
     """Why a job was refused. Whatever goes wrong before it begins is its own affair: the others must go on."""
     if isinstance(error, RequestError):
-        return Refused(command.number, str(error), error.parameter, error.code)
+        return ipc.Refused(command.number, str(error), error.parameter, error.code)
     if command.job.constraint is not None:
         # Found: llguidance 1.9 raises ValueError, not an error of its own, for a schema with a number beyond 64 bits.
         message = f"the form cannot be used: {str(error)[:200]}"
-        return Refused(command.number, message, "constraint", "invalid_value")
+        return ipc.Refused(command.number, message, "constraint", "invalid_value")
     traceback.print_exception(error)
-    return Refused(command.number)
+    return ipc.Refused(command.number)
 
 
 if __name__ == "__main__":

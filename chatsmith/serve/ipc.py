@@ -144,7 +144,7 @@ class Output(msgspec.Struct, array_like=True, omit_defaults=True):
 
 
 class EngineStats(msgspec.Struct, frozen=True, array_like=True):
-    """The engine's counts after a step."""
+    """The engine's counts after a step, under the names that the engine has for them."""
 
     num_running: int = 0
     num_waiting: int = 0

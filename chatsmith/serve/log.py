@@ -32,7 +32,7 @@ _logger = logging.getLogger("chatsmith.serve")
 class RequestRecord:
     """What is known about one HTTP request, filled in as it is handled."""
 
-    id: str
+    request_id: str
     method: str
     path: str
     client: str | None
@@ -56,27 +56,17 @@ class RequestRecord:
 
     def write(self) -> None:
         """The line of a request that is over."""
-        fields: dict[str, Any] = {
-            "request_id": self.id,
-            "method": self.method,
-            "path": self.path,
-            "client": self.client,
-            "status": self.status,
-            "seconds": round(time.monotonic() - self.arrived, 4),
-            "key": self.key,
-            "model": self.model,
-            "stream": self.is_stream or None,
-            "user": self.user,
-            "prompt_tokens": self.prompt_tokens,
-            "cached_tokens": self.cached_tokens,
-            "completion_tokens": self.completion_tokens,
-            "ttft": None if self.first_token_seconds is None else round(self.first_token_seconds, 4),
-            "finish": ",".join(self.finish) or None,
-            "error": self.error,
-            "unknown_fields": [name[:64] for name in self.unknown_fields[:MAX_NAMES]] or None,
-            "prompt": self.prompt,
-            "reply": self.reply() if self.reply else None,
-        }
+        names = ("request_id", "method", "path", "client", "status")
+        fields: dict[str, Any] = {name: getattr(self, name) for name in names}
+        fields["seconds"] = round(time.monotonic() - self.arrived, 4)
+        fields |= {"key": self.key, "model": self.model, "stream": self.is_stream or None, "user": self.user}
+        for name in ("prompt_tokens", "cached_tokens", "completion_tokens"):
+            fields[name] = getattr(self, name)
+        fields["ttft"] = None if self.first_token_seconds is None else round(self.first_token_seconds, 4)
+        fields["finish"] = ",".join(self.finish) or None
+        fields["error"] = self.error
+        fields["unknown_fields"] = [name[:64] for name in self.unknown_fields[:MAX_NAMES]] or None
+        fields |= {"prompt": self.prompt, "reply": self.reply() if self.reply else None}
         log_event("request", **fields)
 
 
@@ -90,86 +80,67 @@ def log_failure(event: str, error: BaseException, **fields: Any) -> None:
     log_event(event, "error", **fields, traceback="".join(traceback.format_exception(error)))
 
 
-def _fields(record: logging.LogRecord) -> dict[str, Any] | None:
-    """What `log_event` put into a record; None for a library's."""
-    return getattr(record, "fields", None)
+class _Writer(logging.Handler):
+    """Writes records to stdout, as JSON. Counts the lines that were lost, and says so in the next one."""
 
+    num_lost = 0
 
-class JSONFormatter(logging.Formatter):
-    """A record as a line of JSON, whether it comes from this server or from a library."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """One line, without its end."""
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line, from this server or from a library."""
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         line: dict[str, Any] = {"time": at, "level": record.levelname.lower(), "event": record.getMessage()}
-        fields = _fields(record)
-        if fields is not None:
-            line |= fields
-        else:
-            line |= {"event": "library", "logger": record.name, "message": record.getMessage()}
-            if record.exc_info:
-                line |= {"level": "error", "traceback": self.formatException(record.exc_info)}
-        return json.dumps({name: value for name, value in line.items() if value is not None})
-
-
-class _Outbox(QueueHandler):
-    """Hands lines to the thread that writes them; never waits. What does not fit is lost and counted."""
-
-    def __init__(self, lines: "queue.Queue[Any]") -> None:
-        super().__init__(lines)
-        self.setFormatter(JSONFormatter())
-        self.num_lost = 0
-
-    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        """The record, as the text of its line."""
-        if self.num_lost and (fields := _fields(record)) is not None:
-            fields["lines_lost"] = self.num_lost
-        return super().prepare(record)
-
-    def enqueue(self, record: logging.LogRecord) -> None:
-        """Put the line into the queue, if there is room."""
+        library = {"event": "library", "logger": record.name, "message": record.getMessage()}
+        line |= getattr(record, "fields", library)
+        lost = self.num_lost
+        line["lines_lost"] = lost or None
         try:
-            self.queue.put_nowait(record)
-            self.num_lost -= (_fields(record) or {}).get("lines_lost", 0)
-        except queue.Full:
+            text = json.dumps({name: value for name, value in line.items() if value is not None})
+            sys.stdout.write(text + "\n")
+            sys.stdout.flush()
+            self.num_lost -= lost
+        except (BrokenPipeError, ValueError):
+            pass  # nobody reads the log any more, which is no reason to stop serving
+        except OSError:  # a full disk may have room again
             self.num_lost += 1
 
 
-class _Writer(logging.StreamHandler[Any]):
-    """Writes lines to stdout. A full disk loses lines, which are counted; a closed pipe is no reason to stop."""
+class _Outbox(QueueHandler):
+    """Hands records to the thread that writes them; never waits. What does not fit is lost."""
 
-    def __init__(self, outbox: _Outbox) -> None:
-        super().__init__(sys.stdout)
-        self._outbox = outbox
+    def __init__(self, records: "queue.Queue[Any]", writer: _Writer) -> None:
+        super().__init__(records)
+        self.writer = writer
 
-    def handleError(self, record: logging.LogRecord) -> None:
-        """The line could not be written."""
-        if not isinstance(sys.exc_info()[1], BrokenPipeError | ValueError):
-            self._outbox.num_lost += 1 + (_fields(record) or {}).get("lines_lost", 0)
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Put the record into the queue, if there is room."""
+        try:
+            self.queue.put_nowait(record)
+        except queue.Full:
+            self.writer.num_lost += 1
 
 
 @contextmanager
 def log_thread() -> Iterator[_Outbox]:
     """Within it, a thread of its own writes the log: a reader that has stopped reading must not stop the server."""
-    lines: queue.Queue[Any] = queue.Queue(MAX_PENDING)
-    outbox = _Outbox(lines)
-    listener = QueueListener(lines, _Writer(outbox))
+    records: queue.Queue[Any] = queue.Queue(MAX_PENDING)
+    outbox = _Outbox(records, _Writer())
+    listener = QueueListener(records, outbox.writer)
     loggers = [_logger, logging.getLogger("uvicorn"), logging.getLogger("asyncio")]
     for logger in loggers:
         logger.handlers, logger.propagate = [outbox], False
         logger.setLevel(logging.INFO if logger is _logger else logging.WARNING)
+
+    def end() -> None:
+        while records.full():
+            time.sleep(0.01)
+        listener.stop()
+
     listener.start()
     try:
         yield outbox
     finally:
         for logger in loggers:
             logger.handlers = []
-        ending = threading.Thread(target=_end, args=(listener, lines), daemon=True)
+        ending = threading.Thread(target=end, daemon=True)
         ending.start()
         ending.join(STOP_SECONDS)
-
-
-def _end(listener: QueueListener, lines: "queue.Queue[Any]") -> None:
-    while lines.full():  # whoever reads the log may have stopped
-        time.sleep(0.01)
-    listener.stop()

@@ -7,10 +7,12 @@ for whatever reason, everything that the request held is given back.
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
-from chatsmith.engine.request import Sampling
+from pydantic import ValidationError
+
 from chatsmith.runtime.errors import UserError
 from chatsmith.serve.admission import Admission, Limits, Ticket
 from chatsmith.serve.auth import Keys
@@ -19,7 +21,7 @@ from chatsmith.serve.errors import ApiError, internal, invalid, unavailable
 from chatsmith.serve.ipc import EngineSettings, Job, ModelInfo, Output
 from chatsmith.serve.log import RequestRecord
 from chatsmith.serve.metrics import Metrics
-from chatsmith.serve.protocol import Defaults
+from chatsmith.serve.protocol import Defaults, ModelCard, ModelExtension
 from chatsmith.text.tokenizer import Tokenizer
 
 QUEUE_SHARE = 4
@@ -42,11 +44,6 @@ class LoadedModel:
     info: ModelInfo
     tokenizer: Tokenizer
     defaults: Defaults
-
-    @staticmethod
-    def of(info: ModelInfo) -> "LoadedModel":
-        """All of it, from what an engine says of itself. Raises UserError."""
-        return LoadedModel(info, Tokenizer.load(info.path), choose_defaults(info.generation))
 
 
 @dataclass
@@ -125,7 +122,8 @@ class ServedModel:
         running = [asyncio.create_task(engine.run()) for engine in self.engines]
         try:
             info = (await asyncio.gather(*(engine.loaded for engine in self.engines)))[0]
-            self._loaded = await asyncio.to_thread(LoadedModel.of, info)
+            tokenizer = await asyncio.to_thread(Tokenizer.load, Path(info.path))
+            self._loaded = LoadedModel(info, tokenizer, choose_defaults(info.generation))
             self.metrics.model_ready(self.name, info)
             limits = self.admission.limits
             if not limits.queue_tokens:
@@ -298,61 +296,34 @@ def _failure(output: Output, reply: _Reply, names: Mapping[str, str]) -> ApiErro
 
 def choose_defaults(generation: Mapping[str, Any]) -> Defaults:
     """How to sample where a request does not say: as generation_config.json does. Raises UserError."""
-    numbers = (int, float)
-    known = {
-        "temperature": numbers,
-        "top_p": numbers,
-        "min_p": numbers,
-        "top_k": (int,),
-        "max_tokens": (int,),
-    }
-    given = {name: generation[name] for name in known if generation.get(name) is not None}
-    for name, value in given.items():
-        if type(value) not in known[name]:
-            raise UserError(f"generation_config.json says {name} = {value!r}; it must be a number")
-    defaults = Defaults(**given)
     try:
-        Sampling(defaults.temperature, max(defaults.top_k, 0), defaults.top_p, defaults.min_p)
-        if defaults.max_tokens is not None and defaults.max_tokens < 1:
-            raise UserError("max_tokens must be at least 1")
-    except UserError as error:
-        raise UserError(f"generation_config.json cannot be used: {error}") from error
-    return defaults
+        return Defaults(**{name: value for name, value in generation.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(
+            f"generation_config.json says {first['loc'][0]} = {first['input']!r}: {first['msg']}"
+        ) from error
 
 
-@dataclass(frozen=True)
-class HttpLimits:
-    """How much of the server one request may take before it is understood."""
-
-    max_body_bytes: int = 4 * 2**20
-    read_seconds: float = 30.0
-    """A request must have arrived whole within this time."""
-
-
+@dataclass
 class Service:
     """What all requests share: the models, the keys, the metrics, and whether the server still takes work."""
 
-    def __init__(
-        self,
-        models: Sequence[ServedModel],
-        keys: Keys,
-        metrics: Metrics,
-        limits: HttpLimits,
-        *,
-        logs_prompts: bool = False,
-    ) -> None:
-        assert models
-        self.models = {model.name: model for model in models}
-        self.keys = keys
-        self.metrics = metrics
-        self.limits = limits
-        self.logs_prompts = logs_prompts
-        self._drained_by: float | None = None
+    models: Mapping[str, ServedModel]
+    """By name."""
+    keys: Keys
+    metrics: Metrics
+    max_body_bytes: int
+    read_seconds: float
+    """A request must have arrived whole within this time."""
+    logs_prompts: bool = False
+    drained_by: float | None = None
+    """Set once the server shuts down: no new work is taken, and what is open must end by then."""
 
     @property
     def status(self) -> Literal["ok", "loading", "draining"]:
         """Whether new work is taken. A model whose engines died once it was loaded does not count as loading."""
-        if self._drained_by is not None:
+        if self.drained_by is not None:
             return "draining"
         return "ok" if all(model.is_loaded for model in self.models.values()) else "loading"
 
@@ -377,19 +348,16 @@ class Service:
 
     def check_open(self) -> None:
         """Raise ApiError (503) while draining."""
-        if self._drained_by is not None:
-            left = max(1, min(60, round(self._drained_by - time.monotonic())))
+        if self.drained_by is not None:
+            left = max(1, min(60, round(self.drained_by - time.monotonic())))
             raise unavailable("The server is shutting down and takes no new work.", "draining", left)
 
     def check_health(self) -> None:
         """Raise ApiError (503) if an engine is dead."""
         for model in self.models.values():
             if not model.is_healthy:
-                raise unavailable(
-                    f"An engine of {model.name} died and is being restarted.",
-                    "engine_dead",
-                    model.retry_after,
-                )
+                message = f"An engine of {model.name} died and is being restarted."
+                raise unavailable(message, "engine_dead", model.retry_after)
 
     def check_ready(self) -> None:
         """Raise ApiError (503) unless every model takes work."""
@@ -397,21 +365,12 @@ class Service:
         for model in self.models.values():
             model.check_ready()
 
-    def drain(self, seconds: float) -> None:
-        """Take no new work from now on."""
-        self._drained_by = time.monotonic() + seconds
-
     def abort(self) -> None:
         """End all requests under way with an error, because the server stops."""
         for model in self.models.values():
             for events in model.open:
-                events.put_nowait(
-                    unavailable("The server was shut down before the reply was finished.", "shutdown", 1)
-                )
-
-    def cards(self) -> list[dict[str, Any]]:
-        """The models as /v1/models lists them. Raises ApiError (503) while one is being loaded."""
-        return [card(model) for model in self.models.values()]
+                message = "The server was shut down before the reply was finished."
+                events.put_nowait(unavailable(message, "shutdown", 1))
 
     def metrics_text(self) -> bytes:
         """What Prometheus reads."""
@@ -422,19 +381,16 @@ class Service:
         return self.metrics.render()
 
 
-def card(model: ServedModel) -> dict[str, Any]:
+def card(model: ServedModel) -> ModelCard:
     """One model as /v1/models shows it. Raises ApiError (503) while it is being loaded."""
-    loaded = model.loaded
-    return {
-        "id": model.name,
-        "object": "model",
-        "created": model.created,
-        "owned_by": "chatsmith",
-        "chatsmith": {
-            "context_length": loaded.info.context_length,
-            "vocab_size": loaded.info.vocab_size,
-            "num_parameters": loaded.info.num_parameters,
-            "defaults": asdict(loaded.defaults),
-            "tools": list(TOOLS),
-        },
-    }
+    info = model.loaded.info
+    extension = ModelExtension(
+        context_length=info.context_length,
+        vocab_size=info.vocab_size,
+        num_parameters=info.num_parameters,
+        defaults=model.loaded.defaults,
+        tools=list(TOOLS),
+    )
+    return ModelCard(
+        id=model.name, object="model", created=model.created, owned_by="chatsmith", chatsmith=extension
+    )

@@ -10,16 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from chatsmith.serve import protocol
 from chatsmith.serve.errors import ApiError, invalid, unsupported
 from chatsmith.serve.models import LoadedModel
-from chatsmith.serve.protocol import (
-    ChatMessage,
-    ChatRequest,
-    CompletionRequest,
-    DetokenizeRequest,
-    TokenizeRequest,
-    Tool,
-)
 from chatsmith.serve.tools import calls_text, describe_tools
 from chatsmith.text.chat import ConversationError, Message, Part, Role, chat_template, render
 from chatsmith.text.tokenizer import Tokenizer
@@ -41,7 +34,7 @@ class _Turn:
     index: int
 
 
-def chat_prompt(request: ChatRequest, tokenizer: Tokenizer, vocab_size: int) -> list[int]:
+def chat_prompt(request: protocol.ChatRequest, tokenizer: Tokenizer, vocab_size: int) -> list[int]:
     """The ids of a chat's prompt. Raises ApiError (400) that names the message at fault."""
     prefix = request.assistant_prefix_ids or []
     _check_ids(prefix, vocab_size, "assistant_prefix_ids")
@@ -52,9 +45,9 @@ def chat_prompt(request: ChatRequest, tokenizer: Tokenizer, vocab_size: int) -> 
 
 
 def conversation_ids(
-    messages: Sequence[ChatMessage],
+    messages: Sequence[protocol.ChatMessage],
     tokenizer: Tokenizer,
-    tools: Sequence[Tool] | None = None,
+    tools: Sequence[protocol.Tool] | None = None,
     *,
     continues: bool = False,
     awaits_reply: bool = True,
@@ -100,7 +93,9 @@ def message_ranges(ids: Sequence[int], tokenizer: Tokenizer) -> list[dict[str, A
     return ranges
 
 
-def text_prompts(request: CompletionRequest, tokenizer: Tokenizer, vocab_size: int) -> list[list[int]]:
+def text_prompts(
+    request: protocol.CompletionRequest, tokenizer: Tokenizer, vocab_size: int
+) -> list[list[int]]:
     """The ids of each prompt of a text completion. Raises ApiError (400)."""
     prompts: list[list[int]] = []
     bos = [tokenizer.bos_id] if request.add_special_tokens is not False else []
@@ -132,7 +127,7 @@ def _check_ids(ids: Sequence[int], vocab_size: int, param: str) -> None:
         raise invalid(f"{param}: {wrong} is no token id (0 to {vocab_size - 1})", param)
 
 
-def _turns(messages: Sequence[ChatMessage], tools: Sequence[Tool] | None) -> list[_Turn]:
+def _turns(messages: Sequence[protocol.ChatMessage], tools: Sequence[protocol.Tool] | None) -> list[_Turn]:
     _check_results(messages)
     turns: list[_Turn] = []
     for index in _in_order_of_calls(messages):
@@ -159,7 +154,7 @@ def _with_tools(turns: list[_Turn], description: str) -> list[_Turn]:
     return [_Turn(Message.of("system", description), 0), *turns]
 
 
-def _parts(message: ChatMessage, place: str) -> tuple[Part, ...]:
+def _parts(message: protocol.ChatMessage, place: str) -> tuple[Part, ...]:
     if message.role != "assistant":
         for name in ("tool_calls", "chatsmith"):
             if getattr(message, name) is not None:
@@ -175,7 +170,7 @@ def _parts(message: ChatMessage, place: str) -> tuple[Part, ...]:
     return (Part("text", text),)
 
 
-def _text(message: ChatMessage, place: str) -> str:
+def _text(message: protocol.ChatMessage, place: str) -> str:
     content = message.content
     if isinstance(content, str):
         return content
@@ -197,7 +192,7 @@ def _text(message: ChatMessage, place: str) -> str:
     return "".join(texts)
 
 
-def _check_results(messages: Sequence[ChatMessage]) -> None:
+def _check_results(messages: Sequence[protocol.ChatMessage]) -> None:
     """Every call of a tool has one result, right after it; and every result has a call."""
     waiting: set[str] = set()
     for index, message in enumerate(messages):
@@ -224,7 +219,7 @@ def _check_results(messages: Sequence[ChatMessage]) -> None:
         )
 
 
-def _in_order_of_calls(messages: Sequence[ChatMessage]) -> list[int]:
+def _in_order_of_calls(messages: Sequence[protocol.ChatMessage]) -> list[int]:
     """The indices of the messages, results in the order of their calls: nothing else tells which is which."""
     order: list[int] = []
     while len(order) < len(messages):
@@ -245,7 +240,7 @@ def _without_number(text: str) -> str:
 # ---- what the prompt looks like ----
 
 
-def tokenize(request: TokenizeRequest, model: LoadedModel) -> dict[str, Any]:
+def tokenize(request: protocol.TokenizeRequest, model: LoadedModel) -> dict[str, Any]:
     """The ids of a text or a conversation, and how to show them. Raises ApiError (400).
 
     Here alone the names of special tokens are read as those tokens, since evaluation harnesses need it; everywhere else
@@ -276,22 +271,22 @@ def tokenize(request: TokenizeRequest, model: LoadedModel) -> dict[str, Any]:
     }
 
 
-def detokenize(request: DetokenizeRequest, model: LoadedModel) -> dict[str, Any]:
+def detokenize(request: protocol.DetokenizeRequest, model: LoadedModel) -> protocol.Detokenization:
     """The text of ids. Raises ApiError (400)."""
     try:
-        return {"prompt": model.tokenizer.decode(request.tokens)}
+        return protocol.Detokenization(prompt=model.tokenizer.decode(request.tokens))
     except ValueError as error:
         raise invalid(f"tokens: {error}", "tokens") from error
 
 
-def tokenizer_info(model: LoadedModel) -> dict[str, Any]:
+def tokenizer_info(model: LoadedModel) -> protocol.TokenizerInfo:
     """What other programs need to know of the tokenizer. A reply ends with the end token."""
-    return {
-        "tokenizer_class": "chatsmith",
-        "bos_token": "<|bos|>",
-        "eos_token": "<|assistant_end|>",
-        "pad_token": None,
-        "chat_template": chat_template(),
-        "vocab_size": model.info.vocab_size,
-        "model_max_length": model.info.context_length,
-    }
+    return protocol.TokenizerInfo(
+        tokenizer_class="chatsmith",
+        bos_token="<|bos|>",
+        eos_token="<|assistant_end|>",
+        pad_token=None,
+        chat_template=chat_template(),
+        vocab_size=model.info.vocab_size,
+        model_max_length=model.info.context_length,
+    )

@@ -11,7 +11,6 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
@@ -253,18 +252,21 @@ Biases = Annotated[dict[IdText, Bias], Field(max_length=MAX_BIASES), BeforeValid
 # Failing fast: a list of a million wrong items is one mistake, and listing the others would take seconds.
 Ids = Annotated[list[int], Field(fail_fast=True)]
 Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+TopP = Annotated[float, Field(gt=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 
-@dataclass(frozen=True)
-class Defaults:
+class Defaults(BaseModel):
     """How a model samples where a request does not say: from its bundle's generation_config.json."""
 
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    max_tokens: int | None = None
+    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
+
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    top_p: TopP = 1.0
+    top_k: Annotated[int, Field(ge=-1)] = 0
+    min_p: Share = 0.0
+    max_tokens: Positive | None = None
     """Longest reply of a chat; None is the rest of the context."""
 
 
@@ -289,7 +291,7 @@ class SamplingRequest(ClientModel):
     n: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_p: TopP | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
     logit_bias: Biases | None = None
@@ -299,7 +301,7 @@ class SamplingRequest(ClientModel):
 
     # vLLM's names for what OpenAI's schema lacks
     top_k: Annotated[int, Field(ge=-1)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    min_p: Share | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
     min_tokens: Annotated[int, Field(ge=0)] | None = None
     stop_token_ids: Annotated[Ids, Field(max_length=1024)] | None = None
@@ -772,28 +774,14 @@ class Health(Answer):
     status: Literal["ok", "loading", "draining"]
 
 
-_REASONS = {
-    400: "The request is wrong: `param` names the field, `code` the mistake.",
-    401: "The API key is missing or unknown.",
-    404: "There is no such model.",
-    408: "The request did not arrive in time.",
-    413: "The body is too large.",
-    415: "The body is not JSON.",
-    429: "There is no room now; come back after `Retry-After` seconds.",
-    500: "A fault of the server.",
-    503: "Loading, draining, restarting, or too busy to begin in time; come back after `Retry-After` seconds.",
-    504: "The reply was not finished within the deadline.",
-}
-_RETRY = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
-
-
-def error_answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The answers of a route other than success, for /openapi.json."""
-    return {
-        status: {
-            "model": ErrorResponse,
-            "description": _REASONS[status],
-            **({"headers": _RETRY} if status in (429, 503) else {}),
-        }
-        for status in statuses
+ERRORS: dict[int | str, dict[str, Any]] = {
+    "default": {
+        "model": ErrorResponse,
+        "description": "400: the request is wrong; `param` names the field, `code` the mistake. 401: the API key is "
+        "missing or unknown. 404: there is no such model. 408, 413, 415: the body came too slowly, is too large, or is "
+        "not JSON. 429: there is no room now. 500: a fault of the server. 503: loading, draining, restarting, or too "
+        "busy to begin in time. 504: the reply was not finished within the deadline. With 429 and 503, come back after "
+        "`Retry-After` seconds.",
     }
+}
+"""What /openapi.json says of answers other than success."""

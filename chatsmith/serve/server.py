@@ -10,6 +10,7 @@ import contextlib
 import ipaddress
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -82,7 +83,7 @@ async def _run(
     service = make_service()
     config = uvicorn.Config(
         create_app(service, cors_origins),
-        http=connection_class(service.limits.read_seconds),
+        http=connection_class(service.read_seconds),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -132,7 +133,7 @@ async def _run_engines(service: Service, url: str, tell: Callable[[str], None]) 
 
 async def _drain(service: Service, stop: asyncio.Event, seconds: float, tell: Callable[[str], None]) -> None:
     """Finish what is under way, within so many seconds or until a second signal."""
-    service.drain(seconds)
+    service.drained_by = time.monotonic() + seconds
     log_event("draining", open_requests=service.num_open, seconds=seconds)
     if service.num_open:
         tell(
@@ -177,11 +178,8 @@ def _listen(address: Address) -> socket.socket:
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
         # localhost is ::1 first on some machines, and clients then write 127.0.0.1.
-        family, kind, protocol, _, place = min(found, key=lambda one: one[0] != socket.AF_INET)
-        listening = socket.socket(family, kind, protocol)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(place)
-        listening.listen(2048)
+        family, *_, (host, port, *_) = min(found, key=lambda one: one[0] != socket.AF_INET)
+        listening = socket.create_server((str(host), int(port)), family=family, backlog=2048)
         listening.setblocking(False)
         return listening
     except (OSError, OverflowError) as error:

@@ -57,7 +57,7 @@ def test_a_full_disk_loses_lines_but_not_the_log(monkeypatch: pytest.MonkeyPatch
     with log_thread() as outbox:
         for number in range(3):
             log_event("test", number=number)
-        while outbox.num_lost < 3:
+        while outbox.writer.num_lost < 3:
             time.sleep(0.001)
         disk.is_full = False
         log_event("last")
