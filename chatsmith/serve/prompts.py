@@ -6,7 +6,7 @@ leading system (and developer) messages become one, as do adjacent messages of t
 empty line between them; anything else out of order is refused, by the number the message has in the request.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -128,7 +128,6 @@ def _check_ids(ids: Sequence[int], vocab_size: int, param: str) -> None:
 
 
 def _turns(messages: Sequence[protocol.ChatMessage], tools: Sequence[protocol.Tool] | None) -> list[_Turn]:
-    _check_results(messages)
     turns: list[_Turn] = []
     for index in _in_order_of_calls(messages):
         message = messages[index]
@@ -192,43 +191,36 @@ def _text(message: protocol.ChatMessage, place: str) -> str:
     return "".join(texts)
 
 
-def _check_results(messages: Sequence[protocol.ChatMessage]) -> None:
-    """Every call of a tool has one result, right after it; and every result has a call."""
-    waiting: set[str] = set()
+def _in_order_of_calls(messages: Sequence[protocol.ChatMessage]) -> list[int]:
+    """The indices of the messages, results in the order of their calls: nothing else tells which is which.
+
+    Raises ApiError (400) unless every call of a tool has one result, right after it, and every result a call.
+    """
+    order: list[int] = []
+    results: dict[str, int | None] = {}
     for index, message in enumerate(messages):
         place = f"messages.{index}"
         if message.role == "tool":
             if message.tool_call_id is None:
                 raise invalid(f"{place} needs a tool_call_id", f"{place}.tool_call_id")
-            if message.tool_call_id not in waiting:
+            if results.get(message.tool_call_id, index) is not None:  # no such call, or it has its result
                 reason = "answers no call of the assistant message before it"
                 raise invalid(f"{place}.tool_call_id {reason}", f"{place}.tool_call_id")
-            waiting.remove(message.tool_call_id)
+            results[message.tool_call_id] = index
             continue
-        if waiting:
-            raise invalid(
-                f"{place}: the call {min(waiting)!r} has no result; a tool message must follow", place
-            )
-        waiting = {call.id for call in message.tool_calls or []}
-        if len(waiting) < len(message.tool_calls or []):
+        order += [*_all_there(results, f"{place}: ", place), index]
+        calls = message.tool_calls or []
+        results = {call.id: None for call in calls}
+        if len(results) < len(calls):
             raise invalid(f"{place}.tool_calls has an id twice", f"{place}.tool_calls")
-    if waiting:
-        raise invalid(
-            f"the call {min(waiting)!r} has no result; a tool message must follow",
-            f"messages.{len(messages) - 1}",
-        )
+    return [*order, *_all_there(results, "", f"messages.{len(messages) - 1}")]
 
 
-def _in_order_of_calls(messages: Sequence[protocol.ChatMessage]) -> list[int]:
-    """The indices of the messages, results in the order of their calls: nothing else tells which is which."""
-    order: list[int] = []
-    while len(order) < len(messages):
-        index = len(order)
-        calls = [call.id for call in messages[index].tool_calls or []]
-        results = range(index + 1, index + 1 + len(calls))
-        order.append(index)
-        order += sorted(results, key=lambda one: calls.index(messages[one].tool_call_id or ""))
-    return order
+def _all_there(results: Mapping[str, int | None], prefix: str, param: str) -> list[int]:
+    missing = [id for id, index in results.items() if index is None]
+    if missing:
+        raise invalid(f"{prefix}the call {min(missing)!r} has no result; a tool message must follow", param)
+    return [index for index in results.values() if index is not None]
 
 
 def _without_number(text: str) -> str:

@@ -270,6 +270,13 @@ class Defaults(BaseModel):
     """Longest reply of a chat; None is the rest of the context."""
 
 
+SAMPLING_FIELDS = {
+    *("temperature", "top_p", "top_k", "min_p", "seed"),
+    *("repetition_penalty", "frequency_penalty", "presence_penalty"),
+}
+"""Fields of a request that the engine's Sampling has under the same name."""
+
+
 class StreamOptions(ClientModel):
     """What a stream carries besides the reply."""
 
@@ -319,21 +326,13 @@ class SamplingRequest(ClientModel):
 
     def sampling(self, defaults: Defaults, max_tokens: int | None, logprobs: int | None) -> Sampling:
         """How to sample; the model's defaults fill in what the request leaves out."""
-
-        def given(name: str) -> Any:
-            value = getattr(self, name)
-            return getattr(defaults, name) if value is None else value
-
+        chosen = defaults.model_dump(exclude={"max_tokens"}) | self.model_dump(
+            include=SAMPLING_FIELDS, exclude_none=True
+        )
+        chosen["top_k"] = max(_bounded(chosen["top_k"]), 0)  # vLLM's -1 is no limit, as is our 0
         return Sampling(
-            temperature=given("temperature"),
-            top_k=max(_bounded(given("top_k")), 0),  # vLLM's -1 is no limit, as is our 0
-            top_p=given("top_p"),
-            min_p=given("min_p"),
-            repetition_penalty=self.repetition_penalty or 1.0,
-            frequency_penalty=self.frequency_penalty or 0.0,
-            presence_penalty=self.presence_penalty or 0.0,
+            **chosen,
             logit_bias={int(id): bias for id, bias in (self.logit_bias or {}).items()},
-            seed=self.seed,
             max_tokens=None if max_tokens is None else _bounded(max_tokens),
             min_tokens=_bounded(self.min_tokens or 0),
             stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
