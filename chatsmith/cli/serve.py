@@ -43,6 +43,8 @@ class Config:
     """Keys that clients must send, each KEY or NAME=KEY. Others can read flags: a file is better."""
     api_key_file: Path | None = None
     """A file with keys, one a line."""
+    allowed_host: tuple[str, ...] = ()
+    """More names (Host header) that a server without keys answers to, besides its address and localhost; * is all."""
     cors_origins: tuple[str, ...] = ()
     """Origins (https://example.org) whose web pages may use the API; * is all."""
     replicas: int = 1
@@ -136,6 +138,7 @@ def main(config: Config) -> None:
     serve(
         lambda: make_service(config, keys),
         address,
+        allowed_hosts=config.allowed_host,
         cors_origins=config.cors_origins,
         drain_seconds=config.drain_seconds,
         tell=reporter.line,

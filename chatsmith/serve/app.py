@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import chatsmith
 from chatsmith.serve import metrics, prompts, protocol
+from chatsmith.serve.auth import HostNames
 from chatsmith.serve.completions import Reply, chat_reply, text_reply
 from chatsmith.serve.errors import CLIENT_CLOSED, ApiError, ClientGone, internal
 from chatsmith.serve.log import RequestRecord, log_failure
@@ -55,8 +56,11 @@ RequestT = TypeVar("RequestT", bound=protocol.SamplingRequest)
 T = TypeVar("T")
 
 
-def create_app(service: Service, cors_origins: Sequence[str] = ()) -> ASGIApp:
-    """The application. Web pages of other origins may use it only if they are named in `cors_origins`."""
+def create_app(service: Service, hosts: HostNames, cors_origins: Sequence[str] = ()) -> ASGIApp:
+    """The application. Web pages of other origins may use it only if they are named in `cors_origins`.
+
+    Without keys, only requests to one of the names in `hosts` are answered.
+    """
     app = FastAPI(
         title="chatsmith",
         version=chatsmith.__version__,
@@ -80,7 +84,7 @@ def create_app(service: Service, cors_origins: Sequence[str] = ()) -> ASGIApp:
             allow_headers=["*"],  # OpenAI's client sends half a dozen of its own
             expose_headers=["X-Request-Id", "Retry-After"],
         )
-    return RequestScope(app, service)
+    return RequestScope(app, service, hosts)
 
 
 # ---- endpoints ----
@@ -310,6 +314,16 @@ async def _answer_error(http: Request, error: Exception) -> Response:
     return JSONResponse(error.body(), error.status, error.headers)
 
 
+def wrong_host(host: str) -> ApiError:
+    """403: the request is for another server."""
+    return ApiError(
+        403,
+        f"This server has no keys, and so answers to its own names alone, which {host[:100]!r} is not. If it is to "
+        "have that name, start it with --allowed-host NAME, or with keys.",
+        code="host_not_allowed",
+    )
+
+
 async def _answer_fault(http: Request, error: Exception) -> Response:
     # RequestScope logs it.
     return JSONResponse(internal().body(), 500)
@@ -417,15 +431,17 @@ class RequestScope:
     log, and a fault of ours is a 500 with OpenAI's error body while its traceback goes to the log.
     """
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
+    def __init__(self, app: ASGIApp, service: Service, hosts: HostNames) -> None:
         self._app = app
-        self._metrics = service.metrics
+        self._service = service
+        self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         if scope["type"] != "http":
             return
-        wanted = Headers(scope=scope).get("x-request-id", "")
+        headers = Headers(scope=scope)
+        wanted = headers.get("x-request-id", "")
         id = wanted if _PLAIN_ID.fullmatch(wanted) else f"req_{uuid.uuid4().hex}"
         client = scope.get("client")
         record = RequestRecord(id, scope["method"], scope["path"][:256], client[0] if client else None)
@@ -442,8 +458,14 @@ class RequestScope:
                 headers["X-Content-Type-Options"] = "nosniff"
             await send(message)
 
+        strange = [host for host in headers.getlist("host") if not self._hosts.allow(host)]
         try:
-            await self._app(scope, receive, send_with_id)
+            if strange and not self._service.keys.are_required:
+                error = wrong_host(strange[0])
+                record.error = error.code
+                await JSONResponse(error.body(), error.status)(scope, receive, send_with_id)
+            else:
+                await self._app(scope, receive, send_with_id)
         except Exception as error:
             log_failure("request_failed", error, request_id=record.request_id, path=record.path)
             record.error = "internal_error"
@@ -454,6 +476,6 @@ class RequestScope:
             # A client may invent methods; a metric has few labels.
             method = record.method if record.method in METHODS else "other"
             status = record.status or CLIENT_CLOSED
-            self._metrics.http_answered(handler, method, status)
+            self._service.metrics.http_answered(handler, method, status)
             if record.path not in QUIET or status >= 400:
                 record.write()

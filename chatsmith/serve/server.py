@@ -18,6 +18,7 @@ import uvicorn
 
 from chatsmith.runtime.errors import UserError
 from chatsmith.serve.app import create_app
+from chatsmith.serve.auth import HostNames
 from chatsmith.serve.connection import connection_class
 from chatsmith.serve.log import log_event, log_thread
 from chatsmith.serve.models import ServedModel, Service
@@ -55,6 +56,7 @@ def serve(
     make_service: Callable[[], Service],
     address: Address,
     *,
+    allowed_hosts: Sequence[str],
     cors_origins: Sequence[str],
     drain_seconds: float,
     tell: Callable[[str], None],
@@ -70,11 +72,13 @@ def serve(
         log_thread(),
         asyncio.Runner(loop_factory=loop_factory()) as runner,
     ):
-        runner.run(_run(make_service, listening, cors_origins, drain_seconds, tell))
+        hosts = HostNames(address.host, allowed_hosts)
+        runner.run(_run(make_service, hosts, listening, cors_origins, drain_seconds, tell))
 
 
 async def _run(
     make_service: Callable[[], Service],
+    hosts: HostNames,
     listening: socket.socket,
     cors_origins: Sequence[str],
     drain_seconds: float,
@@ -82,7 +86,7 @@ async def _run(
 ) -> None:
     service = make_service()
     config = uvicorn.Config(
-        create_app(service, cors_origins),
+        create_app(service, hosts, cors_origins),
         http=connection_class(service.read_seconds),
         ws="none",
         lifespan="off",
