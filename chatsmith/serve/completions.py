@@ -223,7 +223,8 @@ class ChatChoice:
         self._number = number
         reads_calls = bool(request.tools) and request.tool_choice != "none"
         must_call = request.tool_choice not in (None, "none", "auto")
-        self._reader = CallReader(must_call) if reads_calls else None
+        may_be_cut = bool(request.stop or request.stop_token_ids)
+        self._reader = CallReader(must_call, whole=may_be_cut) if reads_calls else None
         self._texts = TokenTexts(model.tokenizer) if request.logprobs else None
         self._with_ids = bool(request.return_token_ids)
         self._parts: list[dict[str, str]] = []

@@ -153,14 +153,16 @@ class CallReader:
     """Takes calls out of a reply's text, piece by piece, as it is written.
 
     What may be the beginning of a special text is held back. A reply may be cut off anywhere. Where a call is
-    `required`, the beginning of one is never text.
+    `required`, the beginning of one is never text. With `whole`, a call is given out once it is complete, and dropped
+    if it never is: what a stop text has cut is no call, and could not be taken back once it was streamed.
     """
 
     _HEAD = re.compile(r'\{"name": ("[^"]*"), "arguments": ')
 
-    def __init__(self, required: bool = False) -> None:
+    def __init__(self, required: bool = False, whole: bool = False) -> None:
         self.calls: list[ReadCall] = []
         self._required = required
+        self._whole = whole
         self._text = ""
         self._state: Literal["text", "head", "arguments"] = "text"
 
@@ -177,7 +179,15 @@ class CallReader:
         """What was held back: the reply is over."""
         rest, self._text = self._text, ""
         if self._state == "arguments":
-            return [] if _is_json(self.calls[-1].arguments) else self._add(rest)
+            call = self.calls[-1]
+            more = "" if _is_json(call.arguments) else rest
+            call.arguments += more
+            if not self._whole:
+                return [_continued(call, more)] if more else []
+            if _is_json(call.arguments):
+                return [_begun(call)]
+            self.calls.pop()
+            return []
         is_content = not (self._required or self._state == "head") and (not self.calls or rest.strip())
         return [{"content": rest}] if rest and is_content else []
 
@@ -198,7 +208,7 @@ class CallReader:
             self._text, self._state = self._text[found.end() :], "arguments"
             call = ReadCall(len(self.calls), json.loads(found[1]))
             self.calls.append(call)
-            return {"tool_calls": [{"index": call.index, **call.to_json()}]}
+            return {} if self._whole else _begun(call)
         end = self._text.find(END)
         while end >= 0 and not _is_json(self.calls[-1].arguments + self._text[:end]):
             end = self._text.find(END, end + 1)  # this one stands in a string
@@ -207,7 +217,11 @@ class CallReader:
             self._state = "text"
         elif not piece:
             return None
-        return next(iter(self._add(piece)), {})
+        call = self.calls[-1]
+        call.arguments += piece
+        if self._whole:
+            return _begun(call) if is_found else {}
+        return _continued(call, piece) if piece else {}
 
     def _take_until(self, index: int, mark: str) -> tuple[str, bool]:
         """The text before `mark`, which stands at `index`; if that is -1, what cannot be the mark's beginning."""
@@ -219,10 +233,14 @@ class CallReader:
         self._text = text[certain:]
         return text[:certain], False
 
-    def _add(self, piece: str) -> list[dict[str, Any]]:
-        call = self.calls[-1]
-        call.arguments += piece
-        return [{"tool_calls": [{"index": call.index, "function": {"arguments": piece}}]}] if piece else []
+
+def _begun(call: ReadCall) -> dict[str, Any]:
+    """The delta of a call's name and id, and its arguments so far."""
+    return {"tool_calls": [{"index": call.index, **call.to_json()}]}
+
+
+def _continued(call: ReadCall, piece: str) -> dict[str, Any]:
+    return {"tool_calls": [{"index": call.index, "function": {"arguments": piece}}]}
 
 
 def _is_json(text: str) -> bool:
