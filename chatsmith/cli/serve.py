@@ -4,6 +4,7 @@ Each model's engines run in processes of their own; this process speaks HTTP and
 do is told in `chatsmith/serve/` and docs/serving.md. It trains nothing and changes no file.
 """
 
+import ipaddress
 import os
 import re
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ class Config:
     """A file with keys, one a line."""
     allowed_host: tuple[str, ...] = ()
     """More names (Host header) that a server without keys answers to, besides its address and localhost; * is all."""
+    trusted_proxy: tuple[str, ...] = ("127.0.0.1", "::1")
+    """Addresses or networks of proxies, whose X-Forwarded-For says which client a request is from (for the log)."""
     cors_origins: tuple[str, ...] = ()
     """Origins (https://example.org) whose web pages may use the API; * is all."""
     replicas: int = 1
@@ -108,6 +111,13 @@ class Config:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be above 0")
         if not 0 <= self.drain_seconds < float("inf"):
             raise UserError(f"--drain-seconds is {self.drain_seconds}; it must be 0 or more")
+        for proxy in self.trusted_proxy:
+            try:
+                ipaddress.ip_network(proxy, strict=False)
+            except ValueError:
+                raise UserError(
+                    f"--trusted-proxy {proxy!r} is no address and no network; write 10.0.0.7 or 10.0.0.0/8"
+                ) from None
         for origin in self.cors_origins:
             if origin != "*" and not ORIGIN.fullmatch(origin):
                 raise UserError(
@@ -139,6 +149,7 @@ def main(config: Config) -> None:
         lambda: make_service(config, keys),
         address,
         allowed_hosts=config.allowed_host,
+        trusted_proxies=config.trusted_proxy,
         cors_origins=config.cors_origins,
         drain_seconds=config.drain_seconds,
         tell=reporter.line,

@@ -321,11 +321,13 @@ class Service:
     """Set once the server shuts down: no new work is taken, and what is open must end by then."""
 
     @property
-    def status(self) -> Literal["ok", "loading", "draining"]:
-        """Whether new work is taken. A model whose engines died once it was loaded does not count as loading."""
+    def status(self) -> Literal["ok", "loading", "degraded", "draining"]:
+        """Whether new work is taken; `degraded` if some engine that did take it does not now."""
         if self.drained_by is not None:
             return "draining"
-        return "ok" if all(model.is_loaded for model in self.models.values()) else "loading"
+        if not all(model.is_loaded for model in self.models.values()):
+            return "loading"
+        return "ok" if all(model.is_healthy for model in self.models.values()) else "degraded"
 
     @property
     def num_open(self) -> int:
@@ -353,17 +355,24 @@ class Service:
             raise unavailable("The server is shutting down and takes no new work.", "draining", left)
 
     def check_health(self) -> None:
-        """Raise ApiError (503) if an engine is dead."""
-        for model in self.models.values():
-            if not model.is_healthy:
-                message = f"An engine of {model.name} died and is being restarted."
-                raise unavailable(message, "engine_dead", model.retry_after)
+        """Raise ApiError (503) if every engine is dead."""
+        engines = [engine for model in self.models.values() for engine in model.engines]
+        if not any(engine.is_healthy for engine in engines):
+            model = next(iter(self.models.values()))
+            message = f"An engine of {model.name} died and is being restarted."
+            raise unavailable(message, "engine_dead", model.retry_after)
 
     def check_ready(self) -> None:
-        """Raise ApiError (503) unless every model takes work."""
+        """Raise ApiError (503) until every model is loaded, and then unless some model takes work."""
         self.check_open()
+        refusals: list[ApiError] = []
         for model in self.models.values():
-            model.check_ready()
+            try:
+                model.check_ready()
+            except ApiError as error:
+                refusals.append(error)
+        if refusals and (self.status == "loading" or len(refusals) == len(self.models)):
+            raise refusals[0]
 
     def abort(self) -> None:
         """End all requests under way with an error, because the server stops."""

@@ -770,7 +770,7 @@ class TokenizerInfo(Answer):
 class Health(Answer):
     """The answer of GET /health and GET /ready."""
 
-    status: Literal["ok", "loading", "draining"]
+    status: Literal["ok", "loading", "degraded", "draining"]
 
 
 ERRORS: dict[int | str, dict[str, Any]] = {

@@ -7,6 +7,7 @@ exit code 0. A second signal does not wait.
 
 import asyncio
 import contextlib
+import functools
 import ipaddress
 import signal
 import socket
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from chatsmith.runtime.errors import UserError
 from chatsmith.serve.app import create_app
@@ -57,6 +59,7 @@ def serve(
     address: Address,
     *,
     allowed_hosts: Sequence[str],
+    trusted_proxies: Sequence[str],
     cors_origins: Sequence[str],
     drain_seconds: float,
     tell: Callable[[str], None],
@@ -73,26 +76,28 @@ def serve(
         asyncio.Runner(loop_factory=loop_factory()) as runner,
     ):
         hosts = HostNames(address.host, allowed_hosts)
-        runner.run(_run(make_service, hosts, listening, cors_origins, drain_seconds, tell))
+        make_app = functools.partial(create_app, hosts=hosts, cors_origins=cors_origins)
+        runner.run(_run(make_service, make_app, listening, trusted_proxies, drain_seconds, tell))
 
 
 async def _run(
     make_service: Callable[[], Service],
-    hosts: HostNames,
+    make_app: Callable[[Service], ASGIApp],
     listening: socket.socket,
-    cors_origins: Sequence[str],
+    trusted_proxies: Sequence[str],
     drain_seconds: float,
     tell: Callable[[str], None],
 ) -> None:
     service = make_service()
     config = uvicorn.Config(
-        create_app(service, hosts, cors_origins),
+        make_app(service),
         http=connection_class(service.read_seconds),
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
+        forwarded_allow_ips=list(trusted_proxies),
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=CLOSE_SECONDS,
     )
