@@ -69,7 +69,7 @@ def test_variables_on_the_pages_exist():
     for command in cli.COMMANDS.values():
         names = (field.name.removesuffix("_").upper() for field in fields(config_class_of(command)))
         known |= {f"CHATSMITH_{command.section.upper()}_{name}" for name in names}
-    for page in [*PAGES, ROOT / "chatsmith" / "cli.py"]:
+    for page in [*PAGES, ROOT / "chatsmith" / "cli" / "main.py"]:
         assert (
             set(re.findall(r"CHATSMITH_[A-Z_]+[A-Z]\b", page.read_text())) - {"CHATSMITH_PRETRAIN"} <= known
         )
@@ -93,7 +93,7 @@ def test_the_commands_that_run_under_torchrun_are_those_that_the_page_names():
     """A stage does if it makes a process group."""
     page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     named = re.search(r"^`chatsmith ([^.]*) run under torchrun", page, re.MULTILINE)
-    stages = (ROOT / "chatsmith" / "stages").glob("*.py")
+    stages = (ROOT / "chatsmith" / "cli").glob("*.py")
     grouped = {path.stem for path in stages if "process_group(runtime)" in path.read_text(encoding="utf-8")}
     assert named and set(re.findall(r"[a-z]+", named[1])) - {"and"} == grouped
 

@@ -23,10 +23,11 @@ from urllib.request import urlopen
 
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from chatsmith.bundle import Bundle, load_bundle, resolve_bundle
+from chatsmith.bundle import Bundle, load_bundle
 from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import Completion, Request, Sampling
 from chatsmith.runtime.device import detect_runtime
+from chatsmith.runtime.run_directory import resolve_bundle
 
 ROOT = Path(__file__).parent.parent.parent
 TASKS = ("chatsmith_choice", "chatsmith_rolling", "chatsmith_generate")

@@ -17,7 +17,7 @@ from chatsmith.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from chatsmith.bundle import Bundle
-    from chatsmith.evals.passages import Decision, Question
+    from chatsmith.evals.scoring import Decision, Question
     from chatsmith.runtime.device import Runtime
     from chatsmith.runtime.logs import Reporter
     from chatsmith.tasks.core import CoreTask, Item, Kind
@@ -64,7 +64,7 @@ class Config:
 
 def main(config: Config) -> None:
     """Measure, and print a table or one JSON object."""
-    from chatsmith.evals.engine_scorer import EngineScorer
+    from chatsmith.evals.scoring import EngineScorer
     from chatsmith.runtime.device import detect_runtime
     from chatsmith.runtime.logs import Reporter
     from chatsmith.tasks.benchmark_files import default_folder
@@ -124,12 +124,12 @@ def plain_decision(
     """One item the plain way: its passages padded into a batch, all logits, the losses and guesses of all places.
 
     Also returns by how much the decision is clear of another one: nats between the two best choices, or, in language
-    modelling, between the two best ids where they are closest.
+    modeling, between the two best ids where they are closest.
     """
     import torch
     import torch.nn.functional as F
 
-    from chatsmith.evals.passages import PassageScore, decide
+    from chatsmith.evals.scoring import PassageScore, decide
 
     device = bundle.model.embedding.weight.device
     longest = max(len(passage.ids) for passage in question)
@@ -148,7 +148,7 @@ def plain_decision(
             is_likeliest = bool((guesses[row, places] == targets[row, places]).all())
             scores.append(PassageScore(tuple((-losses[row, places]).tolist()), is_likeliest))
         decision = decide(kind, scores, gold)
-        if kind == "language modelling":
+        if kind == "language modeling":
             best = logits[0, question[0].start - 1 : len(question[0].ids) - 1].topk(2, dim=-1).values
             return decision, float((best[:, 0] - best[:, 1]).amin())
     return decision, decision.margin

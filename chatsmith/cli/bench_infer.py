@@ -137,7 +137,7 @@ class _Bench:
                     )
                     name = {None: own, "bf16": "bfloat16"}.get(kept, kept) or own
                     measured.append(
-                        (batch, name, seconds, self._bytes_per_step(engine, batch), engine.decodes_with)
+                        (batch, name, seconds, self._bytes_per_step(engine, batch), engine.backend.name)
                     )
                     bar.advance()
         read = figures["read_bytes_per_second"]
@@ -228,6 +228,7 @@ class _Bench:
         return time.perf_counter() - middle - (middle - started)
 
     def _engine(self, batch: int, *, quantize: Any = None, beside: int | None = None) -> "Engine":
+        from chatsmith.backends import choose_backend
         from chatsmith.engine.engine import Engine
 
         return Engine(
@@ -236,7 +237,7 @@ class _Bench:
             max_running=batch,
             kv_tokens=batch * self.model.config.context_length,
             tokens_beside_decoding=beside,
-            quantize=quantize,
+            backend=choose_backend(self.model, quantize=quantize),
         )
 
     def _seconds_per_step(
@@ -271,11 +272,12 @@ class _Bench:
 
     def _bytes_per_step(self, engine: "Engine", batch: int) -> float:
         """What a step must read: the large products' weights once, and the keys and values of every sequence."""
+        from chatsmith.backends import weight_bytes
         from chatsmith.model.config import kv_bytes_per_token
 
         context = self.config.prompt_tokens + self.config.new_tokens / 2
         kept = kv_bytes_per_token(self.model.config, self.runtime.compute_dtype.itemsize)
-        return engine.weight_bytes + batch * context * kept
+        return weight_bytes(engine.backend.model) + batch * context * kept
 
     def _first_token(self, engine: "Engine", prompt: tuple[int, ...]) -> float:
         import time
@@ -321,20 +323,19 @@ def _bits_per_byte(path: Path, runtime: "Runtime", reporter: "Reporter") -> dict
     """What the run's validation text costs with the model's own weights, and with those that engines may keep."""
     from chatsmith.backends.native import load_library
     from chatsmith.backends.quantized import Quantization, decoding_view
-    from chatsmith.bundle import load_bundle, resolve_bundle
+    from chatsmith.bundle import load_bundle
+    from chatsmith.data.dataset import load_manifest
     from chatsmith.data.packing import ValidationRows
     from chatsmith.data.tokens import open_token_cache
-    from chatsmith.evals.bits_per_byte import score_text
-    from chatsmith.runtime.run_directory import RunDirectory
+    from chatsmith.evals.bpb import score_text
+    from chatsmith.runtime.run_directory import RunDirectory, resolve_bundle
 
     folder = resolve_bundle(path)
     run = RunDirectory(folder.parent.parent)
     bundle = load_bundle(folder, device=runtime.device, dtype=runtime.compute_dtype)
     kinds: dict[str, Quantization | None] = {"own": None, "bfloat16": "bf16", "int8": "int8"}
     found: dict[str, float] = {}
-    with open_token_cache(
-        run.tokens, data_folder=run.data, tokenizer_folder=folder, split="validation"
-    ) as cache:
+    with open_token_cache(run.tokens, load_manifest(run.data), bundle.tokenizer, "validation") as cache:
         rows = ValidationRows(cache, bundle.config.context_length)
         for name, kept in kinds.items():
             model = bundle.model if kept is None else decoding_view(bundle.model, load_library(), kept)

@@ -17,7 +17,7 @@ class Row:
     bound_tokens_per_second: float
     milliseconds_per_step: float
     decoder: str
-    """What single tokens went through: see `Engine.decodes_with`."""
+    """What single tokens went through: see `Backend.name`."""
 
     @property
     def share(self) -> float:

@@ -54,13 +54,14 @@ class Config:
 
 def main(config: Config) -> None:
     """Measure, and print a table or one JSON object."""
-    from chatsmith.bundle import load_bundle, resolve_bundle
+    from chatsmith.bundle import load_bundle
     from chatsmith.rl.rollouts import Roller
     from chatsmith.runtime.device import detect_runtime
     from chatsmith.runtime.garbage import settled
     from chatsmith.runtime.logs import Reporter
-    from chatsmith.tasks.problem_set import kindergarten_set
+    from chatsmith.runtime.run_directory import resolve_bundle
     from chatsmith.tasks.reward import Judge
+    from chatsmith.worlds.kindergarten.rl_problems import rl_problem_set
 
     reporter = Reporter(json=config.json)
     runtime = detect_runtime(config.device, config.dtype)
@@ -68,7 +69,7 @@ def main(config: Config) -> None:
     bundle = load_bundle(resolve_bundle(sft if sft.is_dir() else config.run), device=runtime.device)
     bundle.model.compute_dtype = runtime.compute_dtype
     reporter.stage("Rollout speed", f"{bundle.path}, {runtime.describe()}")
-    problem_set = kindergarten_set(config.seed)
+    problem_set = rl_problem_set(config.seed)
     problems = [problem_set.train(place) for place in range(config.prompts)]
     roller = Roller(
         bundle.model,

@@ -125,7 +125,7 @@ def _gather(config: Config, folder: Path, reporter: "Reporter") -> "DataManifest
 
 
 def _generate_kindergarten(config: Config, folder: Path, reporter: "Reporter") -> None:
-    from chatsmith.data.generated import write_conversations, write_documents
+    from chatsmith.ingest.forms import write_conversations, write_documents
     from chatsmith.worlds.kindergarten import Kindergarten
 
     documents, conversations = config.kindergarten_documents, config.kindergarten_conversations

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from chatsmith.runtime.errors import UserError
 
 if TYPE_CHECKING:
+    from chatsmith.data.dataset import DataManifest
     from chatsmith.data.packing import Batch, ValidationRows
     from chatsmith.data.tokens import TokenCache
     from chatsmith.model.config import GPTConfig
@@ -131,7 +132,7 @@ def main(config: Config) -> None:
         if run.is_done(STAGE, key):
             reporter.line(f"The pretrained model in {run.bundle(STAGE)} is up to date.")
             return
-        training = _Pretraining(config, run, runtime, reporter, tokenizer, key, started)
+        training = _Pretraining(config, run, runtime, reporter, manifest, tokenizer, key, started)
         with contextlib.closing(training):
             training.run_to_the_end()
 
@@ -145,6 +146,7 @@ class _Pretraining:
         run: "RunDirectory",
         runtime: "Runtime",
         reporter: "Reporter",
+        manifest: "DataManifest",
         tokenizer: "Tokenizer",
         key: str,
         started: float,
@@ -153,7 +155,7 @@ class _Pretraining:
         from chatsmith.train.calibrate import TimeBudget
 
         self.config, self.run, self.runtime, self.reporter = config, run, runtime, reporter
-        self.tokenizer, self.key, self.started = tokenizer, key, started
+        self.manifest, self.tokenizer, self.key, self.started = manifest, tokenizer, key, started
         self.shape = self._shape()
         self.caches = [self._open_cache("train"), self._open_cache("validation")]
         self.rows = TrainingRows(self.caches[0], config.sequence_length, config.seed)
@@ -225,21 +227,13 @@ class _Pretraining:
     def _open_cache(self, split: Literal["train", "validation"]) -> "TokenCache":
         from chatsmith.data.tokens import open_token_cache
 
-        run = self.run
         return open_token_cache(
-            run.tokens,
-            data_folder=run.data,
-            tokenizer_folder=run.tokenizer,
-            split=split,
-            build=self.runtime.is_main,
+            self.run.tokens, self.manifest, self.tokenizer, split, build=self.runtime.is_main
         )
 
     def _batches(self, plan: "Plan", start_row: int) -> "Iterator[Batch]":
         runtime = self.runtime
-        pin = runtime.device.type == "cuda"
-        return self.rows.batches(
-            plan.rows_per_microbatch, start_row, runtime.rank, runtime.world_size, pin_memory=pin
-        )
+        return self.rows.batches(plan.rows_per_microbatch, start_row, runtime.rank, runtime.world_size)
 
     def _plan(self, tokens: int) -> "Plan":
         from chatsmith.train.plan import make_plan
@@ -326,11 +320,14 @@ class _Pretraining:
             return bits_per_byte(model, batches, lengths)
 
     def _continuation(self, model: "GPT") -> str:
+        from chatsmith.backends import choose_backend
         from chatsmith.engine.engine import Engine
         from chatsmith.engine.request import Request, Sampling
 
         prompt = (self.tokenizer.bos_id, *self.tokenizer.encode(self.config.prompt))
-        engine = Engine(model, self.tokenizer, kv_tokens=self.config.sequence_length)
+        engine = Engine(
+            model, self.tokenizer, backend=choose_backend(model), kv_tokens=self.config.sequence_length
+        )
         (completion,) = engine.generate([Request(prompt, Sampling(max_tokens=40))])
         return f"{self.config.prompt}{completion.text}"
 

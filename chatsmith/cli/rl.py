@@ -141,14 +141,14 @@ class Config:
 
 def main(config: Config) -> None:
     """Practise, unless the run's model is already what this would make."""
-    from chatsmith.bundle import bundle_fingerprint, load_bundle, resolve_bundle
+    from chatsmith.bundle import bundle_fingerprint, load_bundle
     from chatsmith.data.dataset import load_manifest
     from chatsmith.rl.trainer import Place, Practice
     from chatsmith.runtime.device import detect_runtime
     from chatsmith.runtime.distributed import process_group
     from chatsmith.runtime.garbage import settled
     from chatsmith.runtime.logs import Reporter
-    from chatsmith.runtime.run_directory import RunDirectory, stage_key
+    from chatsmith.runtime.run_directory import RunDirectory, resolve_bundle, stage_key
 
     started = time.monotonic()
     run = RunDirectory(config.run)
@@ -199,14 +199,15 @@ def find_judge(config: Config) -> "tuple[Judge, str]":
 def find_problems(config: Config) -> "ProblemSet":
     """The problems that are asked for. Raises UserError if there are none."""
     from chatsmith.tasks.benchmark_files import default_folder
-    from chatsmith.tasks.problem_set import file_set, gsm8k_set, kindergarten_set
+    from chatsmith.tasks.problem_set import file_set, gsm8k_set
+    from chatsmith.worlds.kindergarten.rl_problems import rl_problem_set
 
     if config.problems:
         needs_answers = not config.reward
         return file_set(config.problems, config.test_problems, config.seed, needs_answers=needs_answers)
     if config.task == "gsm8k":
         return gsm8k_set(config.eval_data or default_folder(), config.seed)
-    return kindergarten_set(config.seed)
+    return rl_problem_set(config.seed)
 
 
 def make_replay(config: Config, start: "Bundle", manifest: "DataManifest | None") -> "Replay":

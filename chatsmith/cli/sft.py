@@ -16,9 +16,8 @@ from chatsmith.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from chatsmith.bundle import Bundle
-    from chatsmith.data.conversations import ConversationRows
     from chatsmith.data.dataset import SplitName
-    from chatsmith.data.packing import Batch
+    from chatsmith.data.packing import Batch, ConversationRows
     from chatsmith.runtime.device import Runtime
     from chatsmith.runtime.logs import Reporter
     from chatsmith.runtime.run_directory import RunDirectory
@@ -95,11 +94,11 @@ class Config:
 
 def main(config: Config) -> None:
     """Fine-tune, unless the run's model is already what this would make."""
-    from chatsmith.bundle import bundle_fingerprint, load_bundle, resolve_bundle
+    from chatsmith.bundle import bundle_fingerprint, load_bundle
     from chatsmith.runtime.device import detect_runtime
     from chatsmith.runtime.distributed import process_group
     from chatsmith.runtime.logs import Reporter
-    from chatsmith.runtime.run_directory import RunDirectory, stage_key
+    from chatsmith.runtime.run_directory import RunDirectory, resolve_bundle, stage_key
 
     started = time.monotonic()
     run = RunDirectory(config.run)
@@ -142,7 +141,7 @@ class _Conversations:
         self.fingerprint = self.manifest.conversations.fingerprint
 
     def read(self, split: "SplitName") -> "Iterator[Conversation]":
-        from chatsmith.data.documents import read_conversations
+        from chatsmith.data.conversations import read_conversations
 
         if self.files is None:
             return self.manifest.read_conversations(split)
@@ -211,7 +210,7 @@ class _FineTuning:
 
     def _held_out(self) -> "ConversationRows | None":
         """The conversations to validate on; None where there are none, or none that fits: training needs none."""
-        from chatsmith.data.conversations import NothingToLearnError
+        from chatsmith.data.packing import NothingToLearnError
 
         try:
             return self._rows("validation")
@@ -224,7 +223,7 @@ class _FineTuning:
 
     def _rows(self, split: "SplitName") -> "ConversationRows | None":
         """The split's conversations as rows; None where there are none. Raises NothingToLearnError if none fits."""
-        from chatsmith.data.conversations import ConversationRows
+        from chatsmith.data.packing import ConversationRows
         from chatsmith.text.chat import render
 
         conversations = list(self.data.read(split))

@@ -19,12 +19,12 @@ from chatsmith.engine.block_manager import BlockManager, Key, next_key
 
 
 class Sequence:
-    """One reply in the making, as the scheduler sees it: known tokens, computed ones, blocks."""
+    """One completion in the making, as the scheduler sees it: known tokens, computed ones, blocks."""
 
     def __init__(self, tokens: list[int], max_length: int, needed_from: int | None = None) -> None:
         self.tokens = tokens
         self.max_length = max_length
-        """The reply ends when this many tokens are known: the context, the pool or max_tokens says so."""
+        """The completion ends when this many tokens are known: the limit of context, pool or max_tokens."""
         self.needed_from = needed_from
         """The hidden states from this token on are wanted, so the prefix cache cannot stand in for them."""
         self.num_prompt = len(tokens)
@@ -36,7 +36,7 @@ class Sequence:
 
     @property
     def num_pending(self) -> int:
-        """Known tokens that are not computed yet; at least one, until the reply is finished."""
+        """Known tokens that are not computed yet; at least one, until the completion is finished."""
         return len(self.tokens) - self.num_computed
 
     @property
@@ -120,7 +120,7 @@ class Scheduler:
             self.blocks.forget(sequence.blocks)
         self._release(sequence)
 
-    def branch(self, sequence: Sequence) -> tuple[Sequence, list[tuple[int, int]]]:
+    def fork(self, sequence: Sequence) -> tuple[Sequence, list[tuple[int, int]]]:
         """A second sequence with the same tokens, all of which are computed. Returns it, and which block is to be
         copied to which before the next step, if any.
 

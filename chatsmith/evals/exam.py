@@ -1,7 +1,8 @@
 """An exam: problems put to the engine, replies decided by each problem's own rule, a score for each section.
 
 Greedy, so that a model has one score, unless several tries a problem are asked for; all problems at once, in the
-engine's one continuous batch. It neither loads models nor makes problems nor writes files.
+engine's one continuous batch. The suite `exam` is the kindergarten's, beside the score of a method that knows nothing
+but the training questions.
 """
 
 import os
@@ -14,11 +15,15 @@ from typing import Any, TypeVar
 
 from chatsmith.data.problems import Problem
 from chatsmith.engine.engine import Engine
-from chatsmith.engine.request import Completion, Request, Sampling
+from chatsmith.engine.request import Request, Sampling
+from chatsmith.evals.evaluation import Evaluation
+from chatsmith.evals.results import KINDERGARTEN, SuiteResult
 from chatsmith.evals.statistics import Score
 from chatsmith.runtime.logs import Reporter
 from chatsmith.text.chat import Part, conversation_to_json, render_prompt
 from chatsmith.text.tokenizer import Tokenizer
+from chatsmith.worlds.kindergarten import Kindergarten
+from chatsmith.worlds.kindergarten.exam import NearestQuestion
 
 Item = TypeVar("Item")
 
@@ -50,29 +55,19 @@ class ExamResult:
     replies: tuple[Reply, ...]
     seconds: float
 
-    @property
-    def overall(self) -> Score:
-        """The score over all problems; a section weighs as much as it has problems."""
-        return Score(sum(reply.correct for reply in self.replies), len(self.replies))
-
-    @property
-    def sections(self) -> dict[str, Score]:
-        """The score of each section, in the order in which sections first appear."""
-        verdicts: dict[str, list[bool]] = {}
-        for reply in self.replies:
-            verdicts.setdefault(reply.section, []).append(reply.correct)
-        return {section: Score(sum(correct), len(correct)) for section, correct in verdicts.items()}
-
     def to_json(self) -> dict[str, Any]:
-        """What `evaluate --json` prints as "exam": shares of right answers, and 95 % intervals by section."""
+        """What `evaluate --json` prints as "exam": shares of right answers, and 95 % intervals by section, in the order
+        in which sections first appear."""
+        right: dict[str, list[bool]] = {}
+        for reply in self.replies:
+            right.setdefault(reply.section, []).append(reply.correct)
+        overall = _score([reply.correct for reply in self.replies])
         return {
-            "overall": self.overall.accuracy,
-            "n": self.overall.n,
-            "low": self.overall.interval[0],
-            "high": self.overall.interval[1],
+            "overall": overall.pop("accuracy"),
+            **overall,
             "chance": 0.0,  # replies are written, not chosen
             "seconds": round(self.seconds, 2),
-            "sections": {name: _score_to_json(score) for name, score in self.sections.items()},
+            "sections": {section: _score(replies) for section, replies in right.items()},
         }
 
     def transcript(self) -> list[dict[str, Any]]:
@@ -100,19 +95,20 @@ def run_exam(
     asked = [problem for problem in problems for _ in range(tries)]
     prompts = [tuple(render_prompt(problem.messages, tokenizer)) for problem in asked]
     fitting = [index for index, prompt in enumerate(prompts) if len(prompt) < engine.config.context_length]
-    requests = [
-        Request(
-            prompts[index], Sampling(temperature=temperature, max_tokens=max_tokens, seed=index % tries + 1)
-        )
-        for index in fitting
-    ]
+    requests = []
+    for index in fitting:
+        sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=index % tries + 1)
+        requests.append(Request(prompts[index], sampling))
     with reporter.progress(label, len(requests), "problems") as bar:
         completions = engine.generate(requests, on_finish=lambda *_: bar.advance(1))
-    completion_of = dict(zip(fitting, completions, strict=True))
+    parts: list[Sequence[Part]] = [()] * len(asked)
+    endings = [DOES_NOT_FIT] * len(asked)
+    for index, one in zip(fitting, completions, strict=True):
+        parts[index], endings[index] = one.parts, one.error or one.finish_reason
     # In threads, for some rules run programs and wait for them; no more than there are processors, for the programs
     # have a limit on the wall, too, and together a limit on memory.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        replies = tuple(pool.map(_decided, asked, map(completion_of.get, range(len(asked)))))
+        replies = tuple(pool.map(_reply, asked, parts, endings))
     return ExamResult(replies, time.perf_counter() - started)
 
 
@@ -124,18 +120,37 @@ def grade(problems: Sequence[Problem], texts: Sequence[str]) -> ExamResult:
     return ExamResult(replies, 0.0)
 
 
+def exam_problems(evaluation: Evaluation) -> list[Problem]:
+    """The kindergarten's problems that are asked, the same every time."""
+    return choose_problems(list(Kindergarten().problems(evaluation.split)), evaluation.max_examples)
+
+
+def measure_exam(evaluation: Evaluation) -> SuiteResult:
+    """The kindergarten's exam; where the model's run was taught the kindergarten, with the score of the answer to the
+    nearest training question."""
+    problems, reporter = exam_problems(evaluation), evaluation.reporter
+    mine = evaluation.share(problems)
+    result = run_exam(evaluation.engine, mine, evaluation.bundle.tokenizer, reporter=reporter)
+    replies = evaluation.collect(result.transcript(), len(problems))
+    result = ExamResult(tuple(Reply(**reply) for reply in replies), result.seconds)
+    baseline, manifest = None, evaluation.manifest
+    if manifest is not None and manifest.source == KINDERGARTEN:
+        with reporter.progress("baseline", len(problems), "problems") as bar:
+            nearest = NearestQuestion(manifest.read_conversations("train"))
+            texts = []
+            for problem in problems:
+                texts.append(nearest.answer(problem.messages))
+                bar.advance()
+        baseline = grade(problems, texts).to_json()
+    return SuiteResult("exam", result.to_json(), result.seconds, baseline, tuple(result.transcript()))
+
+
 def choose_problems(problems: Sequence[Item], max_examples: int | None) -> list[Item]:
     """At most `max_examples` of the problems (None: all), drawn at random once, the same for every model."""
     if max_examples is None or max_examples >= len(problems):
         return list(problems)
     chosen = sorted(Random(0).sample(range(len(problems)), max_examples))
     return [problems[index] for index in chosen]
-
-
-def _decided(problem: Problem, completion: Completion | None) -> Reply:
-    if completion is None:
-        return _reply(problem, [], DOES_NOT_FIT)
-    return _reply(problem, completion.parts, completion.error or completion.finish_reason)
 
 
 def _reply(problem: Problem, parts: Sequence[Part], finish_reason: str) -> Reply:
@@ -151,6 +166,7 @@ def _reply(problem: Problem, parts: Sequence[Part], finish_reason: str) -> Reply
     )
 
 
-def _score_to_json(score: Score) -> dict[str, Any]:
+def _score(right: Sequence[bool]) -> dict[str, Any]:
+    score = Score(sum(right), len(right))
     low, high = score.interval
     return {"accuracy": score.accuracy, "n": score.n, "low": low, "high": high}

@@ -10,14 +10,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from chatsmith.data.problems import Problem
+from chatsmith.backends import choose_backend
+from chatsmith.data.problems import Problem, Reply, Verdict
 from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import Completion, Request, Sampling
 from chatsmith.model.gpt import GPT
 from chatsmith.rl.objective import ScoredReply, advantages, merged
 from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.distributed import sum_numbers
-from chatsmith.tasks.reward import Judge, Reply, Verdict
+from chatsmith.tasks.reward import Judge
 from chatsmith.text.chat import render_prompt
 from chatsmith.text.tokenizer import Tokenizer
 from chatsmith.tools.calculator import calculator_tool
@@ -74,6 +75,7 @@ class Roller:
         self._engine = Engine(
             model,
             tokenizer,
+            backend=choose_backend(model),
             tool=calculator_tool,
             max_running=max_running,
             tokens_per_step=max(2048, max_running),

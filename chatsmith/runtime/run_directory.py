@@ -29,6 +29,7 @@ from chatsmith.runtime.recipe import Recipe, read_recipe, write_recipe
 KEY_FORMAT = 1  # raised when the meaning of a key changes, so that old outputs are made anew
 STAGE_FOLDERS = {"evaluate": "evals"}  # every other stage's folder has the stage's name
 BUNDLE_STAGES = ("pretrain", "sft", "rl")  # in pipeline order: the last one there is the newest
+BUNDLE_FILE = "config.json"  # every bundle has it
 # Fields that say where or how loudly a stage works, never what comes out of it.
 NEVER_IN_KEY = frozenset({"run", "json", "track", "device"})
 
@@ -188,6 +189,29 @@ class RunDirectory:
             return None  # absent, or damaged by something else than us: the stage simply runs again
         complete = isinstance(done, dict) and {"key", "finished_at", "facts"} <= done.keys()
         return done if complete else None
+
+
+def resolve_bundle(path: Path) -> Path:
+    """The bundle meant by `path`: a bundle itself, the one in a stage's folder, or a run's newest.
+
+    Raises UserError that lists what was looked for.
+    """
+    if (path / BUNDLE_FILE).is_file():
+        return path
+    if (path / "bundle" / BUNDLE_FILE).is_file():
+        return path / "bundle"
+    if not path.exists():
+        raise UserError(f"{path} does not exist; give the folder of a run (runs/NAME) or of a bundle")
+    if not path.is_dir():
+        raise UserError(f"{path} is a file; give the folder of a run (runs/NAME) or of a bundle")
+    try:
+        return RunDirectory(path).newest_bundle()
+    except UserError as error:
+        stages = ", ".join(f"{stage}/bundle" for stage in reversed(BUNDLE_STAGES))
+        raise UserError(
+            f"{path} holds no model: neither {BUNDLE_FILE} nor one of bundle, {stages} is there; "
+            f"give another folder, or train a model with `chatsmith pretrain {path}`"
+        ) from error
 
 
 def stage_key(config: Any, **inputs: str) -> str:

@@ -17,13 +17,14 @@ from pathlib import Path
 
 import torch
 
-from chatsmith.backends.guided import RequestError
-from chatsmith.bundle import bundle_fingerprint, load_bundle, resolve_bundle
+from chatsmith.backends import choose_backend
+from chatsmith.bundle import bundle_fingerprint, load_bundle
 from chatsmith.engine.engine import Engine
-from chatsmith.engine.request import Event
+from chatsmith.engine.request import Event, RequestError
 from chatsmith.runtime.device import detect_runtime
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.garbage import settled
+from chatsmith.runtime.run_directory import resolve_bundle
 from chatsmith.serve import ipc
 from chatsmith.tools.calculator import calculator_tool
 
@@ -85,11 +86,11 @@ def load(settings: ipc.EngineSettings) -> tuple[Engine, ipc.ModelInfo]:
     engine = Engine(
         bundle.model,
         bundle.tokenizer,
+        backend=choose_backend(bundle.model, quantize=settings.quantize),
         tool=calculator_tool,
         max_running=settings.max_running,
         tokens_per_step=settings.tokens_per_step,
         tokens_beside_decoding=settings.tokens_beside_decoding or beside,
-        quantize=settings.quantize,
         kv_tokens=settings.kv_tokens,
         block_size=BLOCK_SIZE,
         prefix_caching=settings.prefix_caching,
@@ -201,7 +202,7 @@ class EngineLoop:
     def _send(self, pending: list[tuple[_Reply, ipc.Output]]) -> None:
         for reply, _ in pending:
             reply.is_urgent = False
-        stats = ipc.EngineStats(*(getattr(self._engine, name) for name in ipc.EngineStats.__struct_fields__))
+        stats = ipc.EngineStats(*self._engine.stats())
         self._channel.send(ipc.Step([output for _, output in pending], stats))
 
 

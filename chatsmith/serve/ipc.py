@@ -14,8 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from chatsmith.backends.guided import Constraint
-from chatsmith.engine.request import FinishReason, Request, Sampling, TokenLogprob
+from chatsmith.engine.request import Constraint, FinishReason, Request, Sampling, TokenLogprob
 from chatsmith.text.chat import Part
 
 _LENGTH = struct.Struct(">I")
@@ -144,7 +143,7 @@ class Output(msgspec.Struct, array_like=True, omit_defaults=True):
 
 
 class EngineStats(msgspec.Struct, frozen=True, array_like=True):
-    """The engine's counts after a step, under the names that the engine has for them."""
+    """The engine's counts after a step: those of `engine.engine`, which the API server cannot import without torch."""
 
     num_running: int = 0
     num_waiting: int = 0

@@ -16,19 +16,16 @@ from typing import Any
 
 from chatsmith.data.problems import Problem
 from chatsmith.runtime.errors import UserError
-from chatsmith.tasks.benchmark_files import read_items
-from chatsmith.tasks.splits import Splits, is_held_out
+from chatsmith.tasks.benchmark_files import file_of_split, is_held_out, read_items
 from chatsmith.text.chat import Conversation, Message, Part
 from chatsmith.tools.calculator import CalculatorError, calculate
 
 NAME = "gsm8k"
-SPLITS = Splits(
-    train="train.jsonl (7,473 problems) without the part that is held out",
-    development="one problem in sixteen of train.jsonl, chosen by a hash of the question",
-    test="test.jsonl, 1,319 problems",
-)
-CHANCE = 0.0
-"""Nobody guesses a number."""
+FILES = {
+    "train": "gsm8k/train.jsonl",  # 7,473 problems, without the part that is held out
+    "development": "gsm8k/train.jsonl",  # one problem in sixteen, chosen by a hash of the question
+    "test": "gsm8k/test.jsonl",  # 1,319
+}
 
 _HELD_OUT_ONE_IN = 16
 _ANSWER = re.compile(r"####\s*\$?\s*(-?\$?[\d,]*\.?\d+)")
@@ -63,12 +60,6 @@ def final_number(text: str) -> Decimal | None:
         return None
 
 
-def gsm8k_path(split: str) -> str:
-    """The file of a split in the benchmarks' folder; development is a part of train."""
-    SPLITS.check("GSM8K", split)
-    return f"{NAME}/{'test' if split == 'test' else 'train'}.jsonl"
-
-
 def gsm8k_problems(split: str, folder: Path) -> list[Problem]:
     """The problems of a split: "train", "development" or "test". `folder` is that of the benchmarks.
 
@@ -95,11 +86,6 @@ def gsm8k_conversations(split: str, folder: Path) -> Iterator[Conversation]:
         yield (Message.of("user", item["question"]), solution)
 
 
-def is_right(problem: Problem, text: str) -> bool:
-    """Whether `text`, the text parts of a reply, answers the problem."""
-    return problem.check(text)
-
-
 def solution_parts(solution: str) -> tuple[Part, ...]:
     """A published solution as parts of a message: `<<48/2=24>>` becomes a call of the calculator and its output.
 
@@ -122,7 +108,7 @@ def solution_parts(solution: str) -> tuple[Part, ...]:
 
 
 def _items(split: str, folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    items = read_items(folder, gsm8k_path(split), ("question", "answer"))
+    items = read_items(folder, file_of_split("GSM8K", FILES, split), ("question", "answer"))
     for number, item in enumerate(items, start=1):
         is_development = split != "test" and is_held_out(item["question"], _HELD_OUT_ONE_IN)
         if is_development == (split == "development"):

@@ -10,32 +10,15 @@ import hashlib
 import importlib.util
 import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import cast
 
-from chatsmith.data.problems import Problem
+from chatsmith.data.problems import Problem, Reply, Reward, Verdict
 from chatsmith.runtime.errors import UserError
-from chatsmith.text.chat import Part
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What a model answered."""
-
-    text: str
-    """The text alone, without calls of the calculator and what it answered."""
-    parts: tuple[Part, ...] = ()
-    """All of it, in order."""
-    is_finished: bool = True
-    """Did it end by itself? False where it was cut at the longest length allowed."""
-
 
 _QUOTED = re.compile(r'"([^"]*)"')
-
-Reward = Callable[[Problem, Reply], float]
 
 SOLVED = 1.0
 """A reply with at least this reward counts as a right answer."""
@@ -72,17 +55,6 @@ def marked_answer(problem: Problem, reply: Reply) -> float:
         last.startswith("#### ") and "####" not in last[4:] and not any("####" in line for line in others)
     )
     return sound_form(problem, reply) * is_marked
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What one reply is worth."""
-
-    reward: float | None
-    """None where the function failed: such a reply teaches nothing."""
-    is_right: bool
-    failure: str = ""
-    """Why the function failed."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from chatsmith.bundle import model_card, save_bundle
+from chatsmith.bundle import GENERATION_DEFAULTS, model_card, save_bundle
 from chatsmith.model.gpt import GPT
 from chatsmith.optim.optimizer import Optimizer
 from chatsmith.runtime.device import Runtime, peak_memory_bytes
@@ -252,10 +252,6 @@ def facts_of(result: TrainResult, plan: Plan, seconds: float, runtime: Runtime) 
         "share_of_peak": round(result.share_of_peak, 4),
         "peak_memory_gb": round(peak_memory_bytes(runtime) / 1e9, 3),
     }
-
-
-GENERATION_DEFAULTS = {"temperature": 0.6, "top_k": 50, "max_tokens": 256}
-"""How a bundle samples unless told otherwise: a little below the model's own spread, rare tokens cut off."""
 
 
 def save_trained(

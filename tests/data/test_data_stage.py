@@ -8,7 +8,7 @@ import pytest
 from chatsmith.cli.data import Config, main
 from chatsmith.cli.inspect_data import InspectConfig, inspect
 from chatsmith.data.dataset import load_manifest
-from chatsmith.data.generated import write_documents
+from chatsmith.ingest.forms import write_documents
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import RunDirectory
 from chatsmith.text.tokenizer import Tokenizer

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from chatsmith.backends.guided import Constraint, RequestError
-from chatsmith.engine.request import Sampling
+from chatsmith.engine.request import Constraint, RequestError, Sampling
 from chatsmith.serve import engine_client as engine_client_module
 from chatsmith.serve.engine_client import STALL_SECONDS, EngineClient, Events
 from chatsmith.serve.engine_process import refusal

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from chatsmith.backends.guided import Constraint
+from chatsmith.engine.request import Constraint
 from chatsmith.serve.admission import Limits
 from chatsmith.serve.engine_client import EngineClient, Events
 from chatsmith.serve.errors import ApiError, invalid

@@ -11,7 +11,6 @@ from chatsmith.tasks.gsm8k import (
     final_number,
     gsm8k_conversations,
     gsm8k_problems,
-    is_right,
     solution_parts,
 )
 from chatsmith.text.chat import Part, check_conversation
@@ -50,8 +49,8 @@ def test_the_number_after_the_first_mark_is_the_answer(text: str, number: str | 
 def test_a_reply_is_right_however_its_number_is_written(folder: Path) -> None:
     problem = gsm8k_problems("test", folder)[1]
     assert problem.answer == "2"
-    assert is_right(problem, "One and one.\n#### 2") and is_right(problem, "#### 2.00")
-    assert not is_right(problem, "2") and not is_right(problem, "#### 3 #### 2")
+    assert problem.check("One and one.\n#### 2") and problem.check("#### 2.00")
+    assert not problem.check("2") and not problem.check("#### 3 #### 2")
 
 
 def test_annotations_become_calls_of_the_calculator_with_its_own_answers() -> None:
@@ -90,7 +89,7 @@ def test_solutions_are_conversations_to_learn_from_and_the_tests_are_not(folder:
 
 
 def test_what_is_missing_or_unknown_is_said(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--download"):
+    with pytest.raises(UserError, match="is not there: download the benchmarks"):
         gsm8k_problems("test", tmp_path / "nowhere")
     with pytest.raises(UserError, match="train, development, test"):
         gsm8k_problems("exam", folder)

@@ -4,17 +4,10 @@ import math
 
 import pytest
 
-from chatsmith.data.problems import Number, Problem
+from chatsmith.data.problems import Problem, Reply
 from chatsmith.runtime.errors import UserError
-from chatsmith.tasks.reward import (
-    Judge,
-    Reply,
-    honest_answer,
-    load_reward,
-    marked_answer,
-    right_answer,
-    sound_form,
-)
+from chatsmith.tasks.reward import Judge, honest_answer, load_reward, marked_answer, right_answer, sound_form
+from chatsmith.tasks.rules import Number
 from chatsmith.text.chat import Message, Part
 
 SUM = Problem("sum/1", "sums", (Message.of("user", "What is 3 plus 4?"),), "7", Number(7, given=(3, 4)))
