@@ -14,6 +14,9 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -22,7 +25,6 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from chatsmith.backends import choose_backend
 from chatsmith.bundle import Bundle, load_bundle
-from chatsmith.cli.bench_serve import Config, started_server
 from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import Completion, Request, Sampling
 from chatsmith.runtime.device import detect_runtime
@@ -95,7 +97,7 @@ def main() -> int:
     reference = Reference(arguments.run, arguments.device, arguments.dtype)
     with (
         tempfile.TemporaryDirectory() as folder,
-        started_server(Config(arguments.run, device=arguments.device, dtype=arguments.dtype)) as (url, _),
+        started_server(arguments.run, "--device", arguments.device, "--dtype", arguments.dtype) as url,
     ):
         run_lm_eval(url, reference.context, Path(folder))
         samples = {task: read_samples(Path(folder), task) for task in TASKS}
@@ -106,6 +108,38 @@ def main() -> int:
     worst = max(max(found) for found in differences.values())
     print("equal" if worst <= arguments.tolerance else f"NOT equal to {arguments.tolerance:g}")
     return int(worst > arguments.tolerance)
+
+
+@contextmanager
+def started_server(run: Path, *flags: str) -> Iterator[str]:
+    """The URL of a server for a run or a bundle, at a free port."""
+    command = [
+        sys.executable,
+        "-m",
+        "chatsmith",
+        "serve",
+        str(run),
+        "--port",
+        "0",
+        "--max-queue",
+        "4096",
+        *flags,
+    ]
+    # The log of every request would fill a pipe that nobody reads, so it goes through a file.
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(command, stdout=log, text=True)
+        try:
+            while process.poll() is None:
+                log.seek(0)
+                lines = [json.loads(line) for line in log if line.endswith("\n")]
+                if url := next((line["url"] for line in lines if line["event"] == "ready"), None):
+                    yield url
+                    return
+                time.sleep(0.1)
+            sys.exit("the server could not be started")
+        finally:
+            process.terminate()
+            process.wait()
 
 
 def run_lm_eval(url: str, context: int, folder: Path) -> None:

@@ -66,7 +66,6 @@ AROUND = (
         "bench_infer",
     ),
     Command("bench train", "how fast this machine trains, and its share of the possible", "bench", "bench"),
-    Command("bench serve", "how a server holds up under load", "bench_serve", "bench_serve"),
     Command(
         "bench evaluate",
         "how much faster CORE is scored than one example at a time",

@@ -4,6 +4,7 @@ Each model's engines run in processes of their own; this process speaks HTTP and
 do is told in `chatsmith/serve/` and docs/serving.md. It trains nothing and changes no file.
 """
 
+import ipaddress
 import os
 import re
 from dataclasses import dataclass
@@ -13,8 +14,8 @@ from typing import TYPE_CHECKING, Literal
 from chatsmith.runtime.errors import UserError
 
 if TYPE_CHECKING:
-    from chatsmith.serve.keys import Keys
-    from chatsmith.serve.service import Service
+    from chatsmith.serve.auth import Keys
+    from chatsmith.serve.models import Service
 
 DEFAULT_RUN = Path("runs/kindergarten")
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
@@ -43,6 +44,10 @@ class Config:
     """Keys that clients must send, each KEY or NAME=KEY. Others can read flags: a file is better."""
     api_key_file: Path | None = None
     """A file with keys, one a line."""
+    allowed_host: tuple[str, ...] = ()
+    """More names (Host header) that a server without keys answers to, besides its address and localhost; * is all."""
+    trusted_proxy: tuple[str, ...] = ("127.0.0.1", "::1")
+    """Addresses or networks of proxies, whose X-Forwarded-For says which client a request is from (for the log)."""
     cors_origins: tuple[str, ...] = ()
     """Origins (https://example.org) whose web pages may use the API; * is all."""
     replicas: int = 1
@@ -106,6 +111,13 @@ class Config:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be above 0")
         if not 0 <= self.drain_seconds < float("inf"):
             raise UserError(f"--drain-seconds is {self.drain_seconds}; it must be 0 or more")
+        for proxy in self.trusted_proxy:
+            try:
+                ipaddress.ip_network(proxy, strict=False)
+            except ValueError:
+                raise UserError(
+                    f"--trusted-proxy {proxy!r} is no address and no network; write 10.0.0.7 or 10.0.0.0/8"
+                ) from None
         for origin in self.cors_origins:
             if origin != "*" and not ORIGIN.fullmatch(origin):
                 raise UserError(
@@ -118,7 +130,7 @@ class Config:
 def main(config: Config) -> None:
     """Serve until a signal. Raises UserError for a model that cannot be loaded, or an address already taken."""
     from chatsmith.runtime.logs import Reporter
-    from chatsmith.serve.keys import Keys, read_keys
+    from chatsmith.serve.auth import Keys, read_keys
     from chatsmith.serve.server import Address, serve
 
     reporter = Reporter(json=True)  # stdout is for the log
@@ -136,6 +148,8 @@ def main(config: Config) -> None:
     serve(
         lambda: make_service(config, keys),
         address,
+        allowed_hosts=config.allowed_host,
+        trusted_proxies=config.trusted_proxy,
         cors_origins=config.cors_origins,
         drain_seconds=config.drain_seconds,
         tell=reporter.line,
@@ -169,18 +183,17 @@ def engine_threads(num_engines: int) -> int:
 def make_service(config: Config, keys: "Keys") -> "Service":
     """Everything that is served, not yet loaded. To be called inside the event loop."""
     from chatsmith.serve.admission import Limits
+    from chatsmith.serve.ipc import EngineSettings
     from chatsmith.serve.metrics import Metrics
-    from chatsmith.serve.protocol import Setup
-    from chatsmith.serve.served_model import ServedModel
-    from chatsmith.serve.service import HttpLimits, Service
+    from chatsmith.serve.models import ServedModel, Service
 
     metrics = Metrics()
     paths = named_models(config)
     num_engines = config.replicas * len(paths)
     threads = config.threads or engine_threads(num_engines)
 
-    def setup(path: Path, index: int) -> Setup:
-        return Setup(
+    def setup(path: Path, index: int) -> EngineSettings:
+        return EngineSettings(
             str(path),
             index,
             config.device,
@@ -194,8 +207,8 @@ def make_service(config: Config, keys: "Keys") -> "Service":
             config.tokens_beside_decoding,
         )
 
-    models = [
-        ServedModel(
+    models = {
+        name: ServedModel(
             name,
             [setup(path, number * config.replicas + index) for index in range(config.replicas)],
             Limits(config.max_queue, config.max_queue_tokens, config.max_per_key),
@@ -204,9 +217,9 @@ def make_service(config: Config, keys: "Keys") -> "Service":
             request_seconds=config.request_seconds,
         )
         for number, (name, path) in enumerate(paths.items())
-    ]
-    limits = HttpLimits(round(config.max_body_mib * 2**20), config.read_seconds)
-    return Service(models, keys, metrics, limits, logs_prompts=config.log_prompts)
+    }
+    max_body_bytes = round(config.max_body_mib * 2**20)
+    return Service(models, keys, metrics, max_body_bytes, config.read_seconds, config.log_prompts)
 
 
 def _folder_name(path: Path) -> str:

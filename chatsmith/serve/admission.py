@@ -31,28 +31,43 @@ class Limits:
     """HTTP requests of one key."""
 
 
+class _Recent:
+    """What has happened lately, and how long as much more would take at that speed."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._noted: deque[tuple[float, int]] = deque(maxlen=1024)
+
+    def note(self, amount: int = 1) -> None:
+        """It has happened, now."""
+        self._noted.append((self._clock(), amount))
+
+    def seconds_for(self, amount: int) -> float | None:
+        """Seconds; None if nothing has happened within the window."""
+        now = self._clock()
+        while self._noted and self._noted[0][0] < now - WINDOW_SECONDS:
+            self._noted.popleft()
+        total = sum(amount for _, amount in self._noted)
+        return amount * (now - self._noted[0][0]) / total if total else None
+
+
 class Admission:
     """The open work of one model."""
 
     def __init__(self, limits: Limits, clock: Callable[[], float]) -> None:
         self.limits = limits
         self.capacity = 0
-        """Replies that run at once, over all replicas."""
+        """Replies that run at once, over all engines."""
         self.num_open = 0
         """Replies asked for and not over."""
         self.waiting_tokens = 0
         """Prompt tokens of replies that have not begun."""
         self._clock = clock
-        self._ended: deque[float] = deque(maxlen=1024)
-        self._begun: deque[tuple[float, int]] = deque(maxlen=1024)
+        self._ended = _Recent(clock)
+        self._begun = _Recent(clock)
         self._opened_at: dict[Ticket, float] = {}
         self._open_by_key: Counter[str] = Counter()
         self._request_seconds: deque[float] = deque(maxlen=64)
-
-    @property
-    def num_waiting(self) -> int:
-        """Replies beyond what runs at once."""
-        return max(0, self.num_open - self.capacity)
 
     def admit(self, key: str, num_replies: int, num_tokens: int) -> "Ticket":
         """Let a request in. Raises ApiError: 429 if it has to come back later, 400 if it can never come in."""
@@ -60,18 +75,21 @@ class Admission:
         most = self.capacity + limits.queue_requests
         if num_replies > most:
             raise invalid(f"{num_replies} replies at once; this server takes at most {most}", "n")
-        if limits.per_key and self._open_by_key[key] >= limits.per_key:
+        open_requests = self._open_by_key[key]
+        if limits.per_key and open_requests >= limits.per_key:
+            times = self._request_seconds
             raise busy(
-                f"This key has {self._open_by_key[key]} requests open, the most it may have. Wait for one to end.",
+                f"This key has {open_requests} requests open, the most it may have. Wait for one to end.",
                 "too_many_requests_per_key",
-                self._seconds_until_own_request_ends(key),
+                self._retry_after(sum(times) / len(times) / open_requests if times else None),
             )
         excess = self.num_open + num_replies - most
         if excess > 0:
+            num_waiting = max(0, self.num_open - self.capacity)
             raise busy(
-                f"The queue is full: {self.num_waiting} replies wait. Try again later.",
+                f"The queue is full: {num_waiting} replies wait. Try again later.",
                 "queue_full",
-                self._seconds_until_ended(excess),
+                self._retry_after(self._ended.seconds_for(excess)),
             )
         # A prompt that alone is longer than the limit may come in when nothing else waits.
         excess = self.waiting_tokens + num_tokens - limits.queue_tokens
@@ -79,7 +97,7 @@ class Admission:
             raise busy(
                 f"The queue is full: {self.waiting_tokens} prompt tokens wait to be read. Try again later.",
                 "queue_full",
-                self._seconds_until_read(min(excess, self.waiting_tokens)),
+                self._retry_after(self._begun.seconds_for(min(excess, self.waiting_tokens))),
             )
         return Ticket(self, key, num_replies, num_tokens)
 
@@ -91,11 +109,11 @@ class Admission:
 
     def _begin(self, tokens: int) -> None:
         self.waiting_tokens -= tokens
-        self._begun.append((self._clock(), tokens))
+        self._begun.note(tokens)
 
     def _end(self) -> None:
         self.num_open -= 1
-        self._ended.append(self._clock())
+        self._ended.note()
 
     def _close(self, ticket: "Ticket") -> None:
         self._request_seconds.append(self._clock() - self._opened_at.pop(ticket))
@@ -103,34 +121,8 @@ class Admission:
         if not self._open_by_key[ticket.key]:
             del self._open_by_key[ticket.key]
 
-    def _seconds_until_ended(self, count: int) -> int:
-        since = self._forget_old()
-        return self._bounded(count * since / len(self._ended) if self._ended else None)
-
-    def _seconds_until_read(self, tokens: int) -> int:
-        since = self._forget_old()
-        read = sum(amount for _, amount in self._begun)
-        return self._bounded(tokens * since / read if read else None)
-
-    def _seconds_until_own_request_ends(self, key: str) -> int:
-        if not self._request_seconds:
-            return self._bounded(None)
-        mean = sum(self._request_seconds) / len(self._request_seconds)
-        return self._bounded(mean / self._open_by_key[key])
-
-    def _forget_old(self) -> float:
-        """Drop what is older than the window. Returns how long what is left took."""
-        now = self._clock()
-        while self._ended and self._ended[0] < now - WINDOW_SECONDS:
-            self._ended.popleft()
-        while self._begun and self._begun[0][0] < now - WINDOW_SECONDS:
-            self._begun.popleft()
-        first_ended = self._ended[0] if self._ended else now
-        first_begun = self._begun[0][0] if self._begun else now
-        return now - min(first_ended, first_begun)
-
-    def _bounded(self, seconds: float | None) -> int:
-        if seconds is None:  # nothing has ended yet: what has taken so long may take as long again
+    def _retry_after(self, seconds: float | None) -> int:
+        if seconds is None:  # nothing has ended yet: what has taken this long may take as long again
             now = self._clock()
             seconds = now - min(self._opened_at.values(), default=now)
         return min(max(math.ceil(seconds), MIN_RETRY), MAX_RETRY)

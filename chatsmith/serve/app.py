@@ -1,69 +1,80 @@
-"""The HTTP endpoints, and what they have in common: keys, bodies, errors.
+"""The HTTP endpoints, and what they have in common: keys, bodies, errors, streams, the log.
 
-Each handler reads and checks a request, hands a job to a `ServedModel`, and answers with JSON or a stream. The work
-that grows with the request (parsing, rendering, tokenizing) leaves the event loop when it could be felt there.
+Each handler gets a checked request, and answers with JSON or a stream. The work that grows with the request (parsing,
+rendering, tokenizing) leaves the event loop when it could be felt there.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Annotated, TypeVar
+import json
+import re
+import time
+import uuid
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import aclosing
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
+from pydantic import BaseModel
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import chatsmith
-from chatsmith.serve import metrics, openapi, tokens
-from chatsmith.serve.answers import encoded
-from chatsmith.serve.chat_completions import ChatReply, chat_job, chat_parameters
-from chatsmith.serve.completions import COMPLETION_PARAMETERS, CompletionReply, completion_jobs
-from chatsmith.serve.errors import ApiError, internal
-from chatsmith.serve.http_body import read_body
-from chatsmith.serve.json_body import parse_object, too_deep
+from chatsmith.serve import metrics, prompts, protocol
+from chatsmith.serve.auth import HostNames
+from chatsmith.serve.completions import Reply, chat_reply, text_reply
+from chatsmith.serve.errors import CLIENT_CLOSED, ApiError, ClientGone, internal
+from chatsmith.serve.log import RequestRecord, log_failure
+from chatsmith.serve.models import ServedModel, Service, card
 from chatsmith.serve.page import add_page
-from chatsmith.serve.protocol import Job
-from chatsmith.serve.request_log import RequestRecord
-from chatsmith.serve.request_scope import RequestScope
-from chatsmith.serve.requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
-from chatsmith.serve.responses import (
-    ChatCompletion,
-    Completion,
-    Detokenization,
-    Health,
-    ModelCard,
-    ModelList,
-    Tokenization,
-    TokenizerInfo,
-)
-from chatsmith.serve.served_model import ServedModel
-from chatsmith.serve.service import Service, card
-from chatsmith.serve.streaming import EventStream, unless_gone
 
 LARGE_BODY = 16 * 1024
 """Bytes; a larger request is read in a thread, so that no other waits for it. Most are handled in a millisecond."""
 
-RequestT = TypeVar("RequestT", bound=ChatRequest | CompletionRequest | TokenizeRequest | DetokenizeRequest)
-PreparedT = TypeVar("PreparedT")
+DISCARDED = 16
+"""A body that is too large is read and dropped, up to this many times the limit: a client that is still sending would
+see its connection break instead of the answer."""
+
+KEEP_ALIVE_SECONDS = 10.0
+"""A comment is sent after this long without an event: proxies close what is silent for a minute."""
+
+KEEP_ALIVE = b": keep-alive\n\n"
+
+QUIET = ("/health", "/ready", "/metrics")
+"""Requested every few seconds by programs; only what goes wrong there is logged."""
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+_PLAIN_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
+
+RequestT = TypeVar("RequestT", bound=protocol.SamplingRequest)
+T = TypeVar("T")
 
 
-def create_app(service: Service, cors_origins: Sequence[str] = ()) -> ASGIApp:
-    """The application. Web pages of other origins may use it only if they are named in `cors_origins`."""
+def create_app(service: Service, hosts: HostNames, cors_origins: Sequence[str] = ()) -> ASGIApp:
+    """The application. Web pages of other origins may use it only if they are named in `cors_origins`.
+
+    Without keys, only requests to one of the names in `hosts` are answered.
+    """
     app = FastAPI(
         title="chatsmith",
         version=chatsmith.__version__,
+        description="An OpenAI-compatible API, and what goes beyond it.",
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
         redirect_slashes=False,
     )
-    app.include_router(_public(service, app))
-    app.include_router(_guarded(service))
+    app.include_router(_public_routes(service, app))
+    app.include_router(_guarded_routes(service))
     add_page(app)
-    app.add_exception_handler(ApiError, _answer_api_error)
-    app.add_exception_handler(HTTPException, _answer_http_error)
+    for kind in (HTTPException, RequestValidationError, RecursionError):
+        app.add_exception_handler(kind, _answer_error)
     app.add_exception_handler(Exception, _answer_fault)
     if cors_origins:
         app.add_middleware(
@@ -73,208 +84,398 @@ def create_app(service: Service, cors_origins: Sequence[str] = ()) -> ASGIApp:
             allow_headers=["*"],  # OpenAI's client sends half a dozen of its own
             expose_headers=["X-Request-Id", "Retry-After"],
         )
-    return RequestScope(app, service.metrics)
+    return RequestScope(app, service, hosts)
 
 
-# ---- endpoints that anyone may ask ----
+# ---- endpoints ----
 
 
-def _public(service: Service, app: FastAPI) -> APIRouter:
-    router = APIRouter()
+def _public_routes(service: Service, app: FastAPI) -> APIRouter:
+    """Endpoints that need no key."""
+    router = APIRouter(responses=protocol.ERRORS)
 
     @router.head("/health", include_in_schema=False)
-    @router.get("/health", response_model=Health, responses=openapi.errors(503), summary="Is it alive?")
-    async def health() -> Response:
+    @router.get("/health", summary="Is it alive?")
+    async def health() -> protocol.Health:
         service.check_health()
-        return JSONResponse({"status": service.status})
+        return protocol.Health(status=service.status)
 
     @router.head("/ready", include_in_schema=False)
-    @router.get("/ready", response_model=Health, responses=openapi.errors(503), summary="Does it take work?")
-    async def ready() -> Response:
+    @router.get("/ready", summary="Does it take work?")
+    async def ready() -> protocol.Health:
         service.check_ready()
-        return JSONResponse({"status": service.status})
+        return protocol.Health(status=service.status)
 
     @router.get("/openapi.json", include_in_schema=False)
     async def document() -> Response:
-        if app.openapi_schema is None:
-            app.openapi_schema = await asyncio.to_thread(openapi.describe, app)
-        return JSONResponse(app.openapi_schema)
+        return JSONResponse(await asyncio.to_thread(app.openapi))
 
     return router
 
 
-# ---- endpoints that need a key, if there are keys ----
+def _guarded_routes(service: Service) -> APIRouter:
+    """Endpoints that need a key, if there are keys."""
 
+    class GuardedRoute(APIRoute):
+        """Checks the key before the body is read, and hands on a request whose body is read within its limits."""
 
-def _guarded(service: Service) -> APIRouter:
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handle = super().get_route_handler()
+
+            async def guarded(http: Request) -> Response:
+                http.state.record.key = service.keys.name_of(http.headers.get("authorization"))
+                return await handle(JSONRequest(http.scope, http.receive, service))
+
+            return guarded
+
+    # The dependency checks nothing: it describes the key in /openapi.json.
     bearer = HTTPBearer(auto_error=False, description="Needed if the server was given keys.")
+    router = APIRouter(route_class=GuardedRoute, dependencies=[Depends(bearer)], responses=protocol.ERRORS)
 
-    async def authorize(
-        request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
-    ) -> None:
-        request.state.record.key = service.keys.name_of(request.headers.get("authorization"))
-
-    router = APIRouter(dependencies=[Depends(authorize)])
-    _add_generation(router, service)
-    _add_tokens(router, service)
-    _add_models(router, service)
-    return router
-
-
-def _add_generation(router: APIRouter, service: Service) -> None:
     @router.post(
         "/v1/chat/completions",
-        responses=openapi.streamed(ChatCompletion) | openapi.generation_errors(),
-        openapi_extra=openapi.takes(ChatRequest),
+        responses=_streamed(protocol.ChatCompletion),
         summary="Continue a conversation",
     )
-    async def chat_completions(http: Request) -> Response:
-        record: RequestRecord = http.state.record
-        request, model, job = await _read(http, service, ChatRequest, lambda r, m: chat_job(r, m.loaded))
-        record.user = request.user or request.safety_identifier
-        generation = model.generate([job], record, chat_parameters(request), request.prompt_cache_key)
-        reply = ChatReply(request, job, model, generation, record)
-        return await _answer(http, service, model, reply, [job])
+    async def chat_completions(http: Request, request: protocol.ChatRequest) -> Response:
+        return await _generate(http, service, request, chat_reply)
 
-    @router.post(
-        "/v1/completions",
-        responses=openapi.streamed(Completion) | openapi.generation_errors(),
-        openapi_extra=openapi.takes(CompletionRequest),
-        summary="Continue a text",
-    )
-    async def completions(http: Request) -> Response:
-        record: RequestRecord = http.state.record
-        request, model, jobs = await _read(
-            http, service, CompletionRequest, lambda r, m: completion_jobs(r, m.loaded)
-        )
-        record.user = request.user
-        generation = model.generate(jobs, record, COMPLETION_PARAMETERS)
-        reply = CompletionReply(request, jobs, model, generation, record)
-        return await _answer(http, service, model, reply, jobs)
+    @router.post("/v1/completions", responses=_streamed(protocol.Completion), summary="Continue a text")
+    async def completions(http: Request, request: protocol.CompletionRequest) -> Response:
+        return await _generate(http, service, request, text_reply)
 
-
-def _add_tokens(router: APIRouter, service: Service) -> None:
     @router.post(
         "/tokenize",
-        response_model=Tokenization,
-        responses=openapi.body_errors(),
-        openapi_extra=openapi.takes(TokenizeRequest),
+        response_model=protocol.Tokenization,
         summary="The tokens of a text or a conversation",
     )
-    async def tokenize(http: Request) -> Response:
-        _, model, answer = await _read(
-            http, service, TokenizeRequest, lambda r, m: tokens.tokenize(r, m.loaded)
-        )
+    async def tokenize(http: Request, request: protocol.TokenizeRequest) -> Response:
+        model = _model_of(http, service, request)
+        answer = await _prepare(http, service, lambda: prompts.tokenize(request, model.loaded))
         return JSONResponse(answer | {"cached_tokens": await model.count_cached(answer["tokens"])})
 
-    @router.post(
-        "/detokenize",
-        response_model=Detokenization,
-        responses=openapi.body_errors(),
-        openapi_extra=openapi.takes(DetokenizeRequest),
-        summary="The text of tokens",
-    )
-    async def detokenize(http: Request) -> Response:
-        _, _, answer = await _read(
-            http, service, DetokenizeRequest, lambda r, m: tokens.detokenize(r, m.loaded)
-        )
-        return JSONResponse(answer)
+    @router.post("/detokenize", summary="The text of tokens")
+    async def detokenize(http: Request, request: protocol.DetokenizeRequest) -> protocol.Detokenization:
+        model = _model_of(http, service, request)
+        return await _prepare(http, service, lambda: prompts.detokenize(request, model.loaded))
 
-    @router.get(
-        "/tokenizer_info",
-        response_model=TokenizerInfo,
-        responses=openapi.errors(401, 404, 503),
-        summary="About the tokenizer",
-    )
-    async def tokenizer_info(model: str | None = None) -> Response:
-        return JSONResponse(tokens.tokenizer_info(service.model(model).loaded))
+    @router.get("/tokenizer_info", summary="About the tokenizer")
+    async def tokenizer_info(model: str | None = None) -> protocol.TokenizerInfo:
+        return prompts.tokenizer_info(service.model(model).loaded)
 
+    @router.get("/v1/models", summary="The models")
+    async def models() -> protocol.ModelList:
+        return protocol.ModelList(object="list", data=[card(model) for model in service.models.values()])
 
-def _add_models(router: APIRouter, service: Service) -> None:
-    @router.get(
-        "/v1/models", response_model=ModelList, responses=openapi.errors(401, 503), summary="The models"
-    )
-    async def models() -> Response:
-        return JSONResponse({"object": "list", "data": service.cards()})
-
-    @router.get(
-        "/v1/models/{model_id:path}",
-        response_model=ModelCard,
-        responses=openapi.errors(401, 404, 503),
-        summary="One model",
-    )
-    async def model(model_id: str) -> Response:
-        return JSONResponse(card(service.model(model_id)))
+    @router.get("/v1/models/{model_id:path}", summary="One model")
+    async def model(model_id: str) -> protocol.ModelCard:
+        return card(service.model(model_id))
 
     @router.get("/metrics", include_in_schema=False)
     async def show_metrics() -> Response:
-        return Response(service.metrics.render(), headers={"Content-Type": metrics.CONTENT_TYPE})
+        return Response(service.metrics_text(), headers={"Content-Type": metrics.CONTENT_TYPE})
+
+    return router
 
 
-# ---- what they share ----
+def _streamed(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """Success, as one JSON object or as server-sent events."""
+    events = {"text/event-stream": {"schema": {"type": "string"}}}
+    return {200: {"model": model, "description": "The reply.", "content": events}}
 
 
-async def _read(
+async def _generate(
     http: Request,
     service: Service,
-    kind: type[RequestT],
-    prepare: Callable[[RequestT, ServedModel], PreparedT],
-) -> tuple[RequestT, ServedModel, PreparedT]:
-    """The request, the model it names, and what `prepare` makes of both."""
-    body = await read_body(http, service.limits)
-    record: RequestRecord = http.state.record
-
-    def understand() -> tuple[RequestT, ServedModel, PreparedT]:
-        try:
-            request = kind.read(parse_object(body))
-            record.unknown_fields = request.unknown_fields
-            model = service.model(request.model)
-            record.model = model.name
-            return request, model, prepare(request, model)
-        except RecursionError as error:  # what could just be parsed may be too deep to be written again
-            raise too_deep() from error
-
-    understood = await asyncio.to_thread(understand) if len(body) > LARGE_BODY else understand()
-    service.check_open()  # a signal may have come meanwhile
-    if record.unknown_fields:
-        service.metrics.unknown_fields(understood[1].name, len(record.unknown_fields))
-    return understood
-
-
-async def _answer(
-    http: Request,
-    service: Service,
-    model: ServedModel,
-    reply: ChatReply | CompletionReply,
-    jobs: Sequence[Job],
+    request: RequestT,
+    make_reply: Callable[[RequestT, ServedModel, RequestRecord], Reply],
 ) -> Response:
     record: RequestRecord = http.state.record
+    model = _model_of(http, service, request)
+    reply = await _prepare(http, service, lambda: make_reply(request, model, record))
     record.is_stream = reply.is_stream
     if service.logs_prompts:
-        record.prompt = "\n".join(model.loaded.tokenizer.decode(job.prompt_ids) for job in jobs)
+        record.prompt = "\n".join(model.loaded.tokenizer.decode(job.prompt_ids) for job in reply.jobs)
         record.reply = reply.text
     if reply.is_stream:
-        return EventStream(reply.events(), record, model.request_seconds + service.limits.read_seconds)
-    answer = await unless_gone(http.receive, reply.plain())
-    return Response(await encoded(answer), media_type="application/json")
+        return EventStream(reply.events(), record, model.request_seconds + service.read_seconds)
+    return Response(await unless_gone(http.receive, reply.plain()), media_type="application/json")
 
 
-async def _answer_api_error(http: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
-    http.state.record.error = error.code
-    return JSONResponse(error.body(), error.status, error.headers())
+def _model_of(
+    http: Request,
+    service: Service,
+    request: protocol.SamplingRequest | protocol.TokenizeRequest | protocol.DetokenizeRequest,
+) -> ServedModel:
+    """The model that a request names."""
+    record: RequestRecord = http.state.record
+    record.unknown_fields = request.unknown_fields
+    model = service.model(request.model)
+    record.model = model.name
+    if record.unknown_fields:
+        service.metrics.unknown_fields(model.name, len(record.unknown_fields))
+    return model
 
 
-async def _answer_http_error(http: Request, error: Exception) -> Response:
-    """A path or a method that does not exist."""
+async def _prepare(http: Request, service: Service, work: Callable[[], T]) -> T:
+    """The result of `work`, which is done in a thread if the request is large."""
+    result = await asyncio.to_thread(work) if len(await http.body()) > LARGE_BODY else work()
+    service.check_open()  # a signal may have come meanwhile
+    return result
+
+
+# ---- bodies ----
+
+
+class JSONRequest(Request):
+    """A request whose body is JSON, read within limits of size and time."""
+
+    def __init__(self, scope: Scope, receive: Receive, service: Service) -> None:
+        super().__init__(scope, receive)
+        self._service = service
+
+    async def body(self) -> bytes:
+        """The body. Raises ApiError: 413 too large, 408 too slow, 415 not JSON; and ClientGone."""
+        if not hasattr(self, "_body"):
+            seconds = self._service.read_seconds
+            try:
+                async with asyncio.timeout(seconds):
+                    body = await self._read(self._service.max_body_bytes)
+            except TimeoutError:
+                raise ApiError(
+                    408, f"The request did not arrive within {seconds:g} seconds.", code="request_timeout"
+                ) from None
+            self._check_type(body)
+            self._body = body
+        return self._body
+
+    async def json(self) -> dict[str, Any]:
+        """The body as a JSON object. Raises ApiError (400)."""
+        body, parse = await self.body(), protocol.parse_object
+        return await asyncio.to_thread(parse, body) if len(body) > LARGE_BODY else parse(body)
+
+    def _check_type(self, body: bytes) -> None:
+        encoding = self.headers.get("content-encoding", "identity")
+        if encoding.lower() != "identity":
+            raise ApiError(
+                415,
+                f"Send the body as it is, without Content-Encoding: {encoding[:40]}.",
+                code="encoded_body",
+            )
+        kind = self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        # Also a guard: a web page may send other types to this server unasked, but JSON only with its consent (CORS).
+        if body and kind != "application/json":
+            raise ApiError(
+                415, "Send the body as JSON, with the header Content-Type: application/json.", code="not_json"
+            )
+        if not body:
+            protocol.parse_object(body)  # FastAPI would call it a missing field
+
+    async def _read(self, most: int) -> bytes:
+        too_large = ApiError(413, f"The body is larger than {most} bytes.", code="body_too_large")
+        declared = self.headers.get("content-length", "")
+        if declared.isdigit() and int(declared) > most * DISCARDED:
+            raise too_large
+        body = bytearray()
+        num_read = 0
+        while True:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            piece = message.get("body", b"")
+            num_read += len(piece)
+            if num_read <= most:
+                body += piece
+            elif num_read > most * DISCARDED:
+                raise too_large
+            if not message.get("more_body", False):
+                break
+        if num_read > most:
+            raise too_large
+        return bytes(body)
+
+
+# ---- errors ----
+
+
+async def _answer_error(http: Request, error: Exception) -> Response:
+    """Whatever is the client's fault or passes by itself, as OpenAI's error body."""
+    if isinstance(error, RequestValidationError):
+        error = protocol.explain(error.errors(), error.body)
+    elif isinstance(error, RecursionError):  # what could just be parsed may be too deep to be written again
+        error = protocol.too_deep()
     assert isinstance(error, HTTPException)
-    said = f"{http.method} {http.url.path[:200]}: {error.detail}"
-    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
-    answer = ApiError(error.status_code, said, code=code)
-    http.state.record.error = code
-    return JSONResponse(answer.body(), error.status_code, dict(error.headers or {}))
+    if not isinstance(error, ApiError):  # a path or a method that does not exist
+        message = f"{http.method} {http.url.path[:200]}: {error.detail}"
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
+        headers, error = error.headers, ApiError(error.status_code, message, code=code)
+        error.headers = dict(headers or {})
+    http.state.record.error = error.code
+    return JSONResponse(error.body(), error.status, error.headers)
+
+
+def wrong_host(host: str) -> ApiError:
+    """403: the request is for another server."""
+    return ApiError(
+        403,
+        f"This server has no keys, and so answers to its own names alone, which {host[:100]!r} is not. If it is to "
+        "have that name, start it with --allowed-host NAME, or with keys.",
+        code="host_not_allowed",
+    )
 
 
 async def _answer_fault(http: Request, error: Exception) -> Response:
-    # The layer outside logs it.
+    # RequestScope logs it.
     return JSONResponse(internal().body(), 500)
+
+
+# ---- streams ----
+
+
+async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled if the client goes away. Raises ClientGone.
+
+    The request's body must have been read, so that nothing but the end of the connection can arrive.
+    """
+
+    async def until_gone() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    working = asyncio.ensure_future(work)
+    watching = asyncio.ensure_future(until_gone())
+    try:
+        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGone
+        return working.result()
+    finally:
+        for task in (working, watching):
+            task.cancel()
+        await asyncio.gather(working, watching, return_exceptions=True)
+
+
+class EventStream(Response):
+    """Server-sent events: a reply while it is written, until it ends or the client leaves.
+
+    The first event decides the status: what goes wrong before is an ordinary error answer. Afterwards an error is an
+    event, `data: {"error": …}`, and the stream ends without `[DONE]`. Comments keep a silent connection open.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[bytes, None], record: RequestRecord, seconds: float) -> None:
+        """`seconds` bounds the whole, sending included: a client that reads nothing holds no reply for ever."""
+        # X-Accel-Buffering: nginx would otherwise collect events before it passes them on.
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._events = events
+        self._record = record
+        self._seconds = seconds
+        self._has_started = False
+        self._last_sent = time.monotonic()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send events until they end or the client leaves."""
+        pinging = asyncio.create_task(self._keep_alive(send))
+        try:
+            async with asyncio.timeout(self._seconds), aclosing(self._events):
+                await unless_gone(receive, self._send_all(scope, receive, send))
+        except ClientGone:
+            self._record.status = CLIENT_CLOSED
+        except TimeoutError:
+            self._record.error = "deadline_exceeded"
+        finally:
+            pinging.cancel()
+
+    async def _send_all(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async for event in self._events:
+                await self._send(send, event)
+        except Exception as failure:
+            if not isinstance(failure, ApiError):
+                log_failure("stream_failed", failure, request_id=self._record.request_id)
+            error = failure if isinstance(failure, ApiError) else internal()
+            self._record.error = error.code
+            if not self._has_started:
+                self._has_started = True
+                await JSONResponse(error.body(), error.status, error.headers)(scope, receive, send)
+                return
+            event = b"data: " + json.dumps(error.body(), separators=(",", ":")).encode() + b"\n\n"
+            await self._send(send, event)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send(self, send: Send, event: bytes) -> None:
+        if not self._has_started:
+            self._has_started = True
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        self._last_sent = time.monotonic()
+        await send({"type": "http.response.body", "body": event, "more_body": True})
+
+    async def _keep_alive(self, send: Send) -> None:
+        while True:
+            silent = time.monotonic() - self._last_sent
+            if silent >= KEEP_ALIVE_SECONDS:
+                await self._send(send, KEEP_ALIVE)
+            else:
+                await asyncio.sleep(KEEP_ALIVE_SECONDS - silent)
+
+
+# ---- around every request ----
+
+
+class RequestScope:
+    """The outermost layer of the application, outside the framework, so that nothing escapes it.
+
+    Every answer carries `X-Request-Id` (the client's, if it sent a plain one), every request leaves one line in the
+    log, and a fault of ours is a 500 with OpenAI's error body while its traceback goes to the log.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service, hosts: HostNames) -> None:
+        self._app = app
+        self._service = service
+        self._hosts = hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            return
+        headers = Headers(scope=scope)
+        wanted = headers.get("x-request-id", "")
+        id = wanted if _PLAIN_ID.fullmatch(wanted) else f"req_{uuid.uuid4().hex}"
+        client = scope.get("client")
+        record = RequestRecord(id, scope["method"], scope["path"][:256], client[0] if client else None)
+        scope.setdefault("state", {})["record"] = record
+        has_started = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal has_started
+            if message["type"] == "http.response.start":
+                has_started = True
+                record.status = record.status or message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = record.request_id
+                headers["X-Content-Type-Options"] = "nosniff"
+            await send(message)
+
+        strange = [host for host in headers.getlist("host") if not self._hosts.allow(host)]
+        try:
+            if strange and not self._service.keys.are_required:
+                error = wrong_host(strange[0])
+                record.error = error.code
+                await JSONResponse(error.body(), error.status)(scope, receive, send_with_id)
+            else:
+                await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            log_failure("request_failed", error, request_id=record.request_id, path=record.path)
+            record.error = "internal_error"
+            if not has_started:
+                await JSONResponse(internal().body(), 500)(scope, receive, send_with_id)
+        finally:
+            handler = getattr(scope.get("route"), "path", "unmatched")
+            # A client may invent methods; a metric has few labels.
+            method = record.method if record.method in METHODS else "other"
+            status = record.status or CLIENT_CLOSED
+            self._service.metrics.http_answered(handler, method, status)
+            if record.path not in QUIET or status >= 400:
+                record.write()

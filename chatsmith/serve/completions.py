@@ -1,171 +1,357 @@
-"""POST /v1/completions: text continued as text, with several prompts, token ids, echo and log-probabilities.
+"""POST /v1/chat/completions and POST /v1/completions: from a checked request to jobs, and from outputs to an answer.
 
-The log-probabilities are the model's own, whatever the sampling: this is what evaluation harnesses read. With echo,
-the prompt's come with the reply, the first as null, since nothing predicts it; a stream then waits for the whole.
+Both endpoints stream in one way: outputs come in batches from `ServedModel.generate`, a choice turns each into the
+choices of chunks, and a plain answer is what its chunks add up to. Chat choices are messages, with the calls of a
+client's tools read out of the text; text choices are text, with echo and the log-probabilities of the prompt, the first
+as null, since nothing predicts it.
+
+Log-probabilities are the model's own, whatever the sampling: this is what evaluation harnesses read.
 """
 
 import asyncio
+import json
+import math
 import time
 import uuid
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from contextlib import aclosing
+from itertools import groupby
 from typing import Any
 
-from chatsmith.engine.request import RequestError, TokenLogprob
-from chatsmith.serve.chunks import ChunkWriter
+import msgspec
+
+from chatsmith.engine.request import TokenLogprob
 from chatsmith.serve.errors import invalid
-from chatsmith.serve.generation import Generation
-from chatsmith.serve.prompt import check_fits, text_prompts
-from chatsmith.serve.protocol import Job, Output
-from chatsmith.serve.request_log import RequestRecord
-from chatsmith.serve.requests import COMPLETION_MAX_TOKENS, CompletionRequest
-from chatsmith.serve.served_model import LoadedModel, ServedModel
-from chatsmith.serve.streaming import DONE, KEEP_ALIVE, KEEP_ALIVE_SECONDS
-from chatsmith.serve.token_texts import TokenTexts, finite
-from chatsmith.serve.usage import Usage
+from chatsmith.serve.ipc import Job, Output
+from chatsmith.serve.log import RequestRecord
+from chatsmith.serve.models import LoadedModel, ServedModel
+from chatsmith.serve.prompts import chat_prompt, check_fits, text_prompts
+from chatsmith.serve.protocol import COMPLETION_MAX_TOKENS, ChatRequest, CompletionRequest
+from chatsmith.serve.tools import CallReader, reply_constraint
 from chatsmith.text.chat import StreamDecoder
 from chatsmith.text.tokenizer import Tokenizer
+
+DONE = b"data: [DONE]\n\n"
 
 LONG_PROMPT = 256
 """Scored prompt tokens; more are written out in a thread, so that no other request waits for it."""
 
-COMPLETION_PARAMETERS: Mapping[str, str] = {"stop_ids": "stop_token_ids"}
-"""What the engine's parameters are called in a completion request."""
+SLICE = 256
+"""Tokens whose log-probabilities are encoded at once: a few milliseconds."""
+
+UNLIKELY = -9999.0
+"""What JSON says for minus infinity, as OpenAI does."""
+
+_encode = json.JSONEncoder(
+    separators=(",", ":")
+).encode  # json.dumps would make a new encoder for every chunk
+
+# ---- one request ----
 
 
-def completion_jobs(request: CompletionRequest, model: LoadedModel) -> list[Job]:
-    """What the engine has to do, a job a prompt. Raises ApiError (400)."""
-    longest = COMPLETION_MAX_TOKENS if request.max_tokens is None else request.max_tokens
-    try:
-        sampling = request.sampling(model.defaults, longest, request.logprobs)
-    except RequestError as error:
-        raise invalid(str(error), error.parameter, error.code) from error
-    jobs: list[Job] = []
-    for prompt in text_prompts(request, model.tokenizer, model.info.vocab_size):
-        check_fits(prompt, model.info.context_length, "prompt", only_scored=longest == 0)
-        score_from = 0 if request.echo and request.logprobs is not None else None
-        if longest == 0 and score_from is None:
-            score_from = len(prompt) - 1  # the engine has to have something to do
-        jobs.append(Job(tuple(prompt), sampling, request.replies, score_from))
-    return jobs
-
-
-class CompletionReply:
-    """The answer to one completion request, in the making."""
+class Reply:
+    """The answer to one request, as it is made: a stream of chunks, or one object."""
 
     def __init__(
         self,
-        request: CompletionRequest,
+        request: ChatRequest | CompletionRequest,
         jobs: Sequence[Job],
+        choices: Sequence["ChatChoice | TextChoice"],
         model: ServedModel,
-        generation: Generation,
         record: RequestRecord,
+        outputs: AsyncGenerator[list[Output], None],
     ) -> None:
-        self._request = request
-        self._jobs = jobs
-        self._generation = generation
-        self._usage = Usage(jobs, record)
-        self._writer = ChunkWriter(
-            f"cmpl-{uuid.uuid4().hex}",
-            "text_completion",
-            int(time.time()),
-            model.name,
-            model.loaded.info.fingerprint,
-            request.stream_options,
-            self._usage,
-        )
-        self.choices = [
-            TextChoice(job.n * place + index, request, job, model.loaded)
-            for place, job in enumerate(jobs)
-            for index in range(job.n)
-        ]
-
-    @property
-    def is_stream(self) -> bool:
-        """Are events asked for?"""
-        return bool(self._request.stream)
+        self.is_stream = bool(request.stream)
+        self.jobs = jobs
+        self._choices = choices
+        self._is_chat = isinstance(request, ChatRequest)
+        self._outputs = outputs
+        self._record = record
+        with_ids = self._is_chat and request.return_token_ids
+        self._prompt_ids = {"prompt_token_ids": list(jobs[0].prompt_ids)} if with_ids else {}
+        kind = "chat.completion" if self._is_chat else "text_completion"
+        self._fields = {
+            "id": f"{'chatcmpl' if self._is_chat else 'cmpl'}-{uuid.uuid4().hex}",
+            "object": kind,
+            "created": int(time.time()),
+            "model": model.name,
+            "system_fingerprint": f"fp_{model.loaded.info.fingerprint[:12]}",
+        }
+        # What all chunks of a stream have in common is encoded once.
+        common = {**self._fields, "object": "chat.completion.chunk" if self._is_chat else kind}
+        self._head = b"data: " + _encode(common)[:-1].encode() + b',"choices":['
+        options = request.stream_options
+        self._with_usage = bool(options and options.include_usage)
+        self._in_every_chunk = bool(options and options.continuous_usage_stats)
+        # The first reply of a job reads the prompt; the others find it in the cache, which saved the client nothing.
+        starts = [sum(job.n for job in jobs[:index]) for index in range(len(jobs))]
+        self._cached = dict.fromkeys(starts, 0)
+        self._prompt_tokens = sum(len(job.prompt_ids) for job in jobs)
+        self._completion_tokens = 0
 
     def text(self) -> str:
         """What the replies say so far."""
-        return "\n".join(choice.text for choice in self.choices)
+        return "\n".join(choice.content for choice in self._choices)
 
-    async def plain(self) -> dict[str, Any]:
+    async def plain(self) -> bytes:
         """The whole answer."""
-        async with self._generation:
-            async for batch in self._generation.batches():
-                for number, output in batch:
-                    await self._chunks(number, output)
-        choices = [choice.to_json() for choice in self.choices]
-        return {
-            **self._writer.fields("text_completion"),
-            "choices": choices,
-            "usage": self._usage.to_json(),
-        }
+        async with aclosing(self._outputs) as batches:
+            async for batch in batches:
+                for output in batch:
+                    await self._chunks(output)
+        choices = [choice.to_json() for choice in self._choices]
+        return await encoded({**self._fields, "choices": choices, "usage": self._usage(), **self._prompt_ids})
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """The answer as server-sent events."""
-        async with self._generation:
-            async for batch in self._generation.batches(KEEP_ALIVE_SECONDS):
-                chunks: list[bytes] = [] if batch else [KEEP_ALIVE]
-                for number, output in batch:
-                    chunks += map(self._writer.chunk, await self._chunks(number, output))
-                if chunks:
-                    yield b"".join(chunks)
-        yield self._writer.end() + DONE
+        has_begun = not self._is_chat
+        async with aclosing(self._outputs) as batches:
+            async for batch in batches:
+                events: list[bytes] = []
+                for output in batch:
+                    chunks = await self._chunks(output)
+                    if not has_begun:
+                        has_begun = True
+                        events += self._opening()
+                    events += [self._event(chunk) for chunk in chunks]
+                if events:
+                    yield b"".join(events)
+        if self._with_usage:
+            yield self._head + b'],"usage":' + _encode(self._usage()).encode() + b"}\n\n" + DONE
+        else:
+            yield DONE
 
-    async def _chunks(self, number: int, output: Output) -> list[dict[str, Any]]:
-        self._usage.add(number, output)
-        choice = self.choices[number]
+    async def _chunks(self, output: Output) -> list[dict[str, Any]]:
+        # Forced ids count, too: they take time and room like others.
+        self._completion_tokens += len(output.ids)
+        if output.index in self._cached:
+            self._cached[output.index] = output.cached_tokens
+            self._record.cached_tokens = sum(self._cached.values())
+        choice = self._choices[output.index]
         # A long prompt with twenty alternatives a token takes a tenth of a second to write out.
         is_long = output.prompt_logprobs is not None and len(output.prompt_logprobs) > LONG_PROMPT
         return await asyncio.to_thread(choice.chunks, output) if is_long else choice.chunks(output)
 
+    def _opening(self) -> Iterator[bytes]:
+        """The first chunk of every choice of a chat."""
+        for number in range(len(self._choices)):
+            delta = {"role": "assistant", "content": "", "refusal": None}
+            yield self._event(_chat_chunk(number, delta), self._prompt_ids if number == 0 else {})
 
-class _Logprobs:
-    """The four parallel lists of a text completion's log-probabilities."""
+    def _event(self, choice: dict[str, Any], more: dict[str, Any] | None = None) -> bytes:
+        fields = dict(more or {})
+        if self._in_every_chunk:
+            fields["usage"] = self._usage()
+        elif self._with_usage:
+            fields["usage"] = None
+        tail = b"," + _encode(fields)[1:].encode() if fields else b"}"
+        return self._head + _encode(choice).encode() + b"]" + tail + b"\n\n"
 
-    def __init__(self, texts: TokenTexts, offset: int = 0) -> None:
-        self._texts = texts
-        self.offset = offset
-        self._tokens: list[str] = []
-        self._logprobs: list[float | None] = []
-        self._tops: list[dict[str, float] | None] = []
-        self._offsets: list[int] = []
+    def _usage(self) -> dict[str, Any]:
+        return {
+            "prompt_tokens": self._prompt_tokens,
+            "completion_tokens": self._completion_tokens,
+            "total_tokens": self._prompt_tokens + self._completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": sum(self._cached.values())},
+        }
 
-    def add(self, id: int, logprob: TokenLogprob | None, text: str) -> None:
-        """One token, and the text that it completes."""
-        self._tokens.append(self._texts.key(id))
-        self._logprobs.append(None if logprob is None else finite(logprob.logprob))
-        self._tops.append(None if logprob is None else self._texts.top_by_key(id, logprob))
-        self._offsets.append(self.offset)
-        self.offset += len(text)
+
+async def encoded(answer: dict[str, Any]) -> bytes:
+    """A plain answer as JSON, its choices last. Between two slices of log-probabilities the event loop has its turn.
+
+    The encoder of the standard library holds the interpreter until it is done, in a thread, too: 7,500 tokens with
+    twenty alternatives each took 0.2 seconds.
+    """
+    fields = {name: value for name, value in answer.items() if name != "choices"}
+    pieces = [_encode(fields)[:-1] + ',"choices":[']
+    for number, choice in enumerate(answer["choices"]):
+        pieces.append("," if number else "")
+        if not choice["logprobs"]:
+            pieces.append(_encode(choice))
+            continue
+        pieces.append(_encode({name: value for name, value in choice.items() if name != "logprobs"})[:-1])
+        lead = ',"logprobs":{'
+        for name, entries in choice["logprobs"].items():
+            pieces.append(f'{lead}"{name}":')
+            lead = ","
+            for piece in _slices(entries):
+                pieces.append(piece)
+                await asyncio.sleep(0)
+        pieces.append("}}")
+    return "".join([*pieces, "]}"]).encode()
+
+
+def _slices(entries: list[Any] | None) -> Iterator[str]:
+    if not entries:
+        yield _encode(entries)
+        return
+    for start in range(0, len(entries), SLICE):
+        yield ("," if start else "[") + _encode(entries[start : start + SLICE])[1:-1]
+    yield "]"
+
+
+# ---- chat ----
+
+
+def chat_reply(request: ChatRequest, model: ServedModel, record: RequestRecord) -> Reply:
+    """What answers a chat. Raises ApiError (400)."""
+    loaded = model.loaded
+    prompt = chat_prompt(request, loaded.tokenizer, loaded.info.vocab_size)
+    check_fits(prompt, loaded.info.context_length, "messages")
+    limits = {request.max_completion_tokens, request.max_tokens} - {None}
+    if len(limits) > 1:
+        raise invalid("max_tokens and max_completion_tokens differ; send one of them", "max_tokens")
+    constraint = reply_constraint(
+        request.response_format, request.tools, request.tool_choice, request.parallel_tool_calls
+    )
+    logprobs = (request.top_logprobs or 0) if request.logprobs else None
+    sampling = request.sampling(loaded.defaults, next(iter(limits), loaded.defaults.max_tokens), logprobs)
+    job = Job(tuple(prompt), sampling, request.n or 1, constraint=constraint)
+    form = "response_format" if request.response_format and not request.tools else "tools"
+    names = {"prompt": "messages", "stop_ids": "stop_token_ids", "constraint": form}
+    choices = [ChatChoice(number, request, loaded) for number in range(job.n)]
+    outputs = model.generate([job], record, names, request.prompt_cache_key)
+    record.user = request.user or request.safety_identifier
+    return Reply(request, [job], choices, model, record, outputs)
+
+
+class ChatChoice:
+    """One of the replies, as a message and as deltas."""
+
+    def __init__(self, number: int, request: ChatRequest, model: LoadedModel) -> None:
+        self.content = ""
+        self._number = number
+        reads_calls = bool(request.tools) and request.tool_choice != "none"
+        must_call = request.tool_choice not in (None, "none", "auto")
+        may_be_cut = bool(request.stop or request.stop_token_ids)
+        self._reader = CallReader(must_call, whole=may_be_cut) if reads_calls else None
+        self._texts = TokenTexts(model.tokenizer) if request.logprobs else None
+        self._with_ids = bool(request.return_token_ids)
+        self._parts: list[dict[str, str]] = []
+        self._entries: list[dict[str, Any]] = []
+        self._ids: list[int] = []
+        self._finish_reason: str | None = None
+
+    def chunks(self, output: Output) -> list[dict[str, Any]]:
+        """What an output adds, as the choices of chunks."""
+        made: list[dict[str, Any]] = []
+        for is_text, group in groupby(output.parts, key=lambda part: part.kind == "text"):
+            parts = list(group)
+            for part in parts:
+                self._add_part(part.kind, part.text)
+            if is_text:
+                made += self._say("".join(part.text for part in parts))
+            else:
+                # Next to the delta, not in it: OpenAI's clients merge deltas, and could not merge these.
+                shown = [{"kind": part.kind, "text": part.text} for part in parts]
+                made.append(_chat_chunk(self._number, {}) | {"chatsmith": {"parts": shown}})
+        if output.finish_reason is not None:
+            made += self._deltas(self._reader.finish()) if self._reader else []
+            has_called = self._reader is not None and bool(self._reader.calls)
+            is_call = has_called and output.finish_reason == "stop"
+            self._finish_reason = "tool_calls" if is_call else output.finish_reason
+        extras = self._extras(output)
+        if extras:
+            made = made or [_chat_chunk(self._number, {"content": ""})]
+            made[0] |= extras
+        if self._finish_reason is not None:
+            made.append(_chat_chunk(self._number, {}, self._finish_reason))
+        return made
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "tokens": self._tokens,
-            "token_logprobs": self._logprobs,
-            "top_logprobs": self._tops,
-            "text_offset": self._offsets,
+        """The choice of a plain answer."""
+        calls = self._reader.calls if self._reader else []
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": None if calls and not self.content else self.content,
+            "refusal": None,
         }
+        if calls:
+            message["tool_calls"] = [call.to_json() for call in calls]
+        if any(part["kind"] != "text" for part in self._parts):
+            message["chatsmith"] = {"parts": self._parts}
+        choice: dict[str, Any] = {
+            "index": self._number,
+            "message": message,
+            "logprobs": {"content": self._entries, "refusal": None} if self._texts else None,
+            "finish_reason": self._finish_reason,
+        }
+        return choice | ({"token_ids": self._ids} if self._with_ids else {})
+
+    def _say(self, text: str) -> list[dict[str, Any]]:
+        if self._reader is not None:
+            return self._deltas(self._reader.push(text))
+        return self._deltas([{"content": text}]) if text else []
+
+    def _deltas(self, deltas: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        self.content += "".join(delta.get("content", "") for delta in deltas)
+        return [_chat_chunk(self._number, delta) for delta in deltas]
+
+    def _add_part(self, kind: str, text: str) -> None:
+        # An empty text is the beginning of a part, which may be of the same kind as the one before.
+        if text and self._parts and self._parts[-1]["kind"] == kind:
+            self._parts[-1]["text"] += text
+        else:
+            self._parts.append({"kind": kind, "text": text})
+
+    def _extras(self, output: Output) -> dict[str, Any]:
+        extras: dict[str, Any] = {}
+        if self._texts is not None and output.logprobs is not None:
+            entries = self._texts.chat_entries(output.ids, output.logprobs)
+            self._entries += entries
+            if entries:
+                extras["logprobs"] = {"content": entries, "refusal": None}
+        if self._with_ids and output.ids:
+            self._ids += output.ids
+            extras["token_ids"] = list(output.ids)
+        return extras
+
+
+def _chat_chunk(number: int, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+    return {"index": number, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+
+
+# ---- text ----
+
+
+def text_reply(request: CompletionRequest, model: ServedModel, record: RequestRecord) -> Reply:
+    """What continues the prompts of a text completion, a job for each. Raises ApiError (400)."""
+    loaded = model.loaded
+    max_tokens = COMPLETION_MAX_TOKENS if request.max_tokens is None else request.max_tokens
+    sampling = request.sampling(loaded.defaults, max_tokens, request.logprobs)
+    jobs: list[Job] = []
+    for prompt in text_prompts(request, loaded.tokenizer, loaded.info.vocab_size):
+        check_fits(prompt, loaded.info.context_length, "prompt", only_scored=max_tokens == 0)
+        score_from = 0 if request.echo and request.logprobs is not None else None
+        if max_tokens == 0 and score_from is None:
+            score_from = len(prompt) - 1  # the engine has to have something to do
+        jobs.append(Job(tuple(prompt), sampling, request.n or 1, score_from))
+    choices = [
+        TextChoice(job.n * place + index, request, job, loaded.tokenizer)
+        for place, job in enumerate(jobs)
+        for index in range(job.n)
+    ]
+    outputs = model.generate(jobs, record, {"stop_ids": "stop_token_ids"})
+    record.user = request.user
+    return Reply(request, jobs, choices, model, record, outputs)
 
 
 class TextChoice:
     """One of the replies, as text and as chunks."""
 
-    def __init__(self, number: int, request: CompletionRequest, job: Job, model: LoadedModel) -> None:
-        self.number = number
-        self.text = ""
+    def __init__(self, number: int, request: CompletionRequest, job: Job, tokenizer: Tokenizer) -> None:
+        self.content = ""
+        self._number = number
         self._job = job
-        self._texts = model.texts
-        self._tokenizer = model.tokenizer
+        self._texts = TokenTexts(tokenizer)
+        self._tokenizer = tokenizer
         self._with_logprobs = request.logprobs is not None
         self._with_ids = bool(request.return_token_ids)
         self._echo = bool(request.echo)
-        # A mark that the server put before the text is none of what the client sent.
+        # A special token that the server put before the text is none of what the client sent.
         self._hidden = int(isinstance(request.prompts[0], str) and request.add_special_tokens is not False)
-        self._waits = self._echo and self._with_logprobs
         self._held: list[Output] = []
-        self._decoder = StreamDecoder(model.tokenizer)
-        self._offset = 0
+        self._decoder = StreamDecoder(tokenizer)
         self._logprobs = _Logprobs(self._texts)
         self._ids: list[int] = []
         self._has_begun = False
@@ -173,70 +359,84 @@ class TextChoice:
 
     def chunks(self, output: Output) -> list[dict[str, Any]]:
         """What an output adds, as the choices of chunks."""
-        if self._waits:  # the prompt's log-probabilities, which stand first, come last
+        if self._echo and self._with_logprobs:  # the prompt's log-probabilities, which stand first, come last
             self._held.append(output)
             if output.finish_reason is None:
                 return []
             output = _joined(self._held)
-        text, logprobs = "", _Logprobs(self._texts, self._offset)
-        if not self._has_begun:
-            self._has_begun = True
-            text = self._prompt(output, (logprobs, self._logprobs))
+        new = _Logprobs(self._texts, self._logprobs.offset)
+        text = ""
+        if self._echo and not self._has_begun:
+            text = self._prompt(output, new)
+        self._has_begun = True
         text += "".join(part.text for part in output.parts if part.kind == "text")
-        self._add_tokens(output, (logprobs, self._logprobs))
-        self._offset = logprobs.offset
-        self.text += text
+        for id, logprob in zip(output.ids, output.logprobs or (), strict=False):
+            new.add(id, logprob, "" if self._tokenizer.is_special(id) else self._decoder.push(id))
+        self._logprobs.extend(new)
+        self._ids += output.ids
+        self.content += text
         self._finish_reason = output.finish_reason
         if not (text or output.ids or self._finish_reason):
             return []
-        return [self._choice(text, logprobs, list(output.ids))]
+        return [self._choice(text, new, list(output.ids))]
 
     def to_json(self) -> dict[str, Any]:
         """The choice of a plain answer."""
-        return self._choice(self.text, self._logprobs, self._ids)
+        return self._choice(self.content, self._logprobs, self._ids)
 
-    def _choice(self, text: str, logprobs: _Logprobs, ids: list[int]) -> dict[str, Any]:
+    def _choice(self, text: str, logprobs: "_Logprobs", ids: list[int]) -> dict[str, Any]:
         choice: dict[str, Any] = {
-            "index": self.number,
+            "index": self._number,
             "text": text,
-            "logprobs": logprobs.to_json() if self._with_logprobs else None,
+            "logprobs": logprobs.lists if self._with_logprobs else None,
             "finish_reason": self._finish_reason,
         }
         return choice | ({"token_ids": ids} if self._with_ids else {})
 
-    def _prompt(self, output: Output, into: tuple[_Logprobs, ...]) -> str:
-        """The echo of the prompt; its log-probabilities go `into` the lists."""
-        if not self._echo:
-            return ""
+    def _prompt(self, output: Output, new: "_Logprobs") -> str:
+        """The echo of the prompt; its log-probabilities go into `new`."""
         pieces = _pieces(self._job.prompt_ids, self._tokenizer)
         pieces[: self._hidden] = [""] * self._hidden
         if self._with_logprobs and output.prompt_logprobs is not None:
             for id, logprob, piece in zip(self._job.prompt_ids, output.prompt_logprobs, pieces, strict=True):
-                for one in into:
-                    one.add(id, logprob, piece)
+                new.add(id, logprob, piece)
         return "".join(pieces)
 
-    def _add_tokens(self, output: Output, into: tuple[_Logprobs, ...]) -> None:
-        self._ids += output.ids
-        for id, logprob in zip(output.ids, output.logprobs or (), strict=False):
-            piece = "" if self._tokenizer.is_special(id) else self._decoder.push(id)
-            for one in into:
-                one.add(id, logprob, piece)
+
+class _Logprobs:
+    """The four parallel lists of a text completion's log-probabilities."""
+
+    def __init__(self, texts: "TokenTexts", offset: int = 0) -> None:
+        self._texts = texts
+        self.offset = offset
+        self.lists: dict[str, list[Any]] = {
+            name: [] for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset")
+        }
+
+    def add(self, id: int, logprob: TokenLogprob | None, text: str) -> None:
+        """One token, and the text that it completes."""
+        top = None if logprob is None else self._texts.top_by_key(id, logprob)
+        value = None if logprob is None else finite(logprob.logprob)
+        for entries, entry in zip(
+            self.lists.values(), (self._texts.key(id), value, top, self.offset), strict=True
+        ):
+            entries.append(entry)
+        self.offset += len(text)
+
+    def extend(self, new: "_Logprobs") -> None:
+        """The tokens that come next."""
+        for name, entries in new.lists.items():
+            self.lists[name] += entries
+        self.offset = new.offset
 
 
 def _joined(outputs: Sequence[Output]) -> Output:
     """Outputs of one reply as if they had come at once."""
-    last = outputs[-1]
-    return Output(
-        last.job,
-        last.index,
-        tuple(id for output in outputs for id in output.ids),
-        tuple(part for output in outputs for part in output.parts),
-        tuple(logprob for output in outputs for logprob in output.logprobs or ()),
-        last.cached_tokens,
-        last.finish_reason,
-        last.error,
-        last.prompt_logprobs,
+    return msgspec.structs.replace(
+        outputs[-1],
+        ids=tuple(id for output in outputs for id in output.ids),
+        parts=tuple(part for output in outputs for part in output.parts),
+        logprobs=tuple(logprob for output in outputs for logprob in output.logprobs or ()),
     )
 
 
@@ -250,3 +450,58 @@ def _pieces(ids: Sequence[int], tokenizer: Tokenizer) -> list[str]:
     if pieces:
         pieces[-1] += decoder.flush()
     return pieces
+
+
+# ---- single tokens ----
+
+
+class TokenTexts:
+    """Shows single tokens: their text, their bytes, and the entries of log-probabilities.
+
+    A token may be a part of a character, so its text alone may not exist: it is shown with U+FFFD, its bytes say what
+    it is, and where a text has to tell tokens apart it is `bytes:\\xe2\\x98`, as OpenAI writes it. Special tokens are
+    shown by name and have no bytes.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def key(self, id: int) -> str:
+        """A text that no other token has."""
+        raw = self._tokenizer.decode_bytes([id])
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+
+    def chat_entries(
+        self, ids: Sequence[int], logprobs: Iterable[TokenLogprob | None]
+    ) -> list[dict[str, Any]]:
+        """Entries of a chat's `logprobs.content`, with our `id`; ids that were not sampled have none."""
+        return [
+            {
+                **self._entry(id, one.logprob),
+                "top_logprobs": [self._entry(other, logprob) for other, logprob in one.top],
+            }
+            for id, one in zip(ids, logprobs, strict=True)
+            if one is not None
+        ]
+
+    def top_by_key(self, id: int, logprob: TokenLogprob) -> dict[str, float]:
+        """An entry of a text completion's `top_logprobs`: the likeliest tokens, and the chosen one."""
+        top = {self.key(other): finite(value) for other, value in logprob.top}
+        return {**top, self.key(id): finite(logprob.logprob)} if top else {}
+
+    def _entry(self, id: int, logprob: float) -> dict[str, Any]:
+        is_special = self._tokenizer.is_special(id)
+        return {
+            "token": self._tokenizer.decode([id]),
+            "bytes": None if is_special else list(self._tokenizer.decode_bytes([id])),
+            "logprob": finite(logprob),
+            "id": id,
+        }
+
+
+def finite(logprob: float) -> float:
+    """A log-probability that JSON can hold."""
+    return logprob if math.isfinite(logprob) else UNLIKELY

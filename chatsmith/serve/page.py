@@ -6,7 +6,7 @@ the page's own cleaning failed. Without a built page, / says how to build one. T
 
 from pathlib import Path
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
@@ -44,26 +44,20 @@ def add_page(app: FastAPI, static: Path = STATIC) -> None:
     """Serve the page in the folder `static`, if it was built."""
     index = static / "index.html"
 
-    async def show_page() -> Response:
+    async def show_page(_: Request) -> Response:
         headers = HEADERS | {"Cache-Control": "no-cache"}
         if not index.is_file():
             return HTMLResponse(_MISSING, headers=headers)
         return FileResponse(index, headers=headers, media_type="text/html")
 
-    app.add_api_route("/", show_page, methods=["GET", "HEAD"], include_in_schema=False, response_model=None)
+    app.add_route("/", show_page, include_in_schema=False)
     if (static / "assets").is_dir():
         app.mount("/assets", _Assets(directory=static / "assets"))
-    for file in sorted(static.glob("*")) if static.is_dir() else []:
-        if file.is_file() and file.name != "index.html":
-            _add_file(app, file)
+    # Icons, a manifest.
+    files = {file.name: file for file in static.glob("*") if file.is_file() and file != index}
 
+    async def show_file(http: Request) -> Response:
+        return FileResponse(files[http.url.path[1:]], headers=HEADERS | {"Cache-Control": "no-cache"})
 
-def _add_file(app: FastAPI, file: Path) -> None:
-    """A file beside the page: an icon, a manifest."""
-
-    async def show_file() -> Response:
-        return FileResponse(file, headers=HEADERS | {"Cache-Control": "no-cache"})
-
-    app.add_api_route(
-        f"/{file.name}", show_file, methods=["GET", "HEAD"], include_in_schema=False, response_model=None
-    )
+    for name in files:
+        app.add_route(f"/{name}", show_file, include_in_schema=False)

@@ -1,260 +1,786 @@
-"""What the front process and an engine's process say to each other, over one socket.
+"""What clients send and what they get back: OpenAI's requests and answers, and ours beyond them (docs/serving.md).
 
-A message is a JSON object with its length before it, four bytes, big end first: nothing that is read is ever run.
-Front to worker: setup (first), submit, cancel, count_cached, stop. Worker to front: ready or failed (first), then one
-`step` a step of the engine, with every output of it and the engine's figures, and refused, cached as answers.
+A field of OpenAI's schema is declared here to be honored, or refused by name: it is never ignored. Ranges are OpenAI's.
+Nothing is converted: `true`, `"5"` and `5.0` are no integers. `null` means the same as leaving a field out. Fields that
+the schema does not know are let through and counted. The checks here need nothing but the request; what depends on the
+model is checked where the prompt is made. Answers are built as plain dictionaries, for speed: their models stand in
+/openapi.json, and the tests hold every answer against them.
 """
 
-import asyncio
 import json
-import socket
-import struct
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self
 
-from chatsmith.engine.request import Constraint, FinishReason, Request, Sampling, TokenLogprob
-from chatsmith.text.chat import Part
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
 
-Message = dict[str, Any]
+from chatsmith.engine.request import MAX_TOP_LOGPROBS, Sampling
+from chatsmith.serve.errors import ApiError, invalid, unsupported
 
-_LENGTH = struct.Struct(">I")
-_READ_SIZE = 1 << 16
-_encoder = json.JSONEncoder(separators=(",", ":"))
+# ---- the body as JSON ----
 
 
-@dataclass(frozen=True)
-class Setup:
-    """What a worker needs to know to load a model and make an engine of it."""
+def parse_object(body: bytes) -> dict[str, Any]:
+    """The JSON object in `body`. Raises ApiError (400) that says what is wrong with it.
 
-    path: str
-    """A bundle, or a run."""
-    index: int = 0
-    """Which replica this is: with several GPUs each takes its own."""
-    device: str = "auto"
-    dtype: str = "auto"
-    threads: int = 0
-    """CPU threads of torch; 0 is its own choice."""
-    max_running: int = 16
-    tokens_per_step: int = 256
-    kv_tokens: int | None = None
-    prefix_caching: bool = True
-    quantize: Literal["bf16", "int8"] | None = None
-    tokens_beside_decoding: int = 0
-    """0 is CPU_TOKENS_BESIDE_DECODING on a CPU, and no limit elsewhere."""
+    Python's parser is lenient: it takes NaN and Infinity, reads 1e400 as infinity, lets half of a surrogate pair pass
+    as a character, and keeps the last of two equal keys. Each would surface later as a crash or as something the client
+    did not mean, so each is refused here.
+    """
+    if not body.strip():
+        raise _bad_json("the request has no body; send a JSON object")
+    try:
+        text = body.decode("utf-8")
+        value = json.loads(
+            text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unambiguous
+        )
+        if "\\u" in text:  # only an escape can smuggle half a character past the UTF-8 decoder
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _bad_json(f"the body is not UTF-8 (byte {error.start})") from error
+    except UnicodeEncodeError as error:
+        raise _bad_json("a text holds half of a surrogate pair, which is no character") from error
+    except RecursionError as error:
+        raise too_deep() from error
+    except ValueError as error:
+        raise _bad_json(f"the body is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise _bad_json("the body must be a JSON object")
+    return value
 
 
-@dataclass(frozen=True)
-class ModelInfo:
-    """What a loaded model turned out to be."""
+def too_deep() -> ApiError:
+    """The body is JSON, but nested more deeply than it can be handled."""
+    return _bad_json("the body is nested too deeply")
 
-    path: str
-    """Of the bundle."""
+
+def _bad_json(message: str) -> ApiError:
+    return invalid(message, code="invalid_json")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise _bad_json(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise _bad_json(f"the number {text[:40]} is too large")
+    return number
+
+
+def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise _bad_json(f"the key {twice[:40]!r} appears twice in one object")
+    return result
+
+
+# ---- what is refused by name ----
+
+REFUSED_BY_CHAT: Mapping[str, str] = {
+    "audio": "this server has no audio",
+    "function_call": "deprecated; use tool_choice",
+    "functions": "deprecated; use tools",
+    "metadata": "completions are not stored",
+    "modalities": "only text can be generated",
+    "moderation": "this server does not moderate",
+    "prediction": "predicted outputs are not supported",
+    "prompt_cache_options": "prompts are always cached, for as long as there is room",
+    "prompt_cache_retention": "prompts are always cached, for as long as there is room",
+    "reasoning_effort": "the model does not reason apart from its reply",
+    "service_tier": "there is one tier",
+    "store": "completions are not stored",
+    "verbosity": "the model has no such dial",
+    "web_search_options": "this server does not search the web",
+}
+REFUSED_BY_COMPLETIONS: Mapping[str, str] = {
+    "best_of": "only as many replies are made as are returned; use n",
+    "suffix": "the model cannot insert text between two others",
+}
+HARMLESS: Mapping[str, tuple[Any, ...]] = {
+    "functions": ([],),
+    "metadata": ({},),
+    "modalities": (["text"],),
+    "prompt_cache_retention": ("in-memory", "in_memory"),
+    "reasoning_effort": ("none",),
+    "service_tier": ("auto", "default"),
+    "store": (False,),
+    "verbosity": ("medium",),
+    "suffix": ("",),
+}
+"""Values that ask for what this server does anyway."""
+
+UNSUPPORTED_VALUES: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "messages.*.role": (("function",), "deprecated; use the role tool"),
+    "messages.*.tool_calls.*.type": (("custom",), "only calls of the type function are supported"),
+    "response_format.type": (("grammar", "python"), "text, json_object and json_schema are supported"),
+    "tool_choice.type": (("custom", "allowed_tools"), "only function is supported"),
+    "tools.*.type": (("custom",), "only tools of the type function are supported"),
+}
+"""Kinds of things that OpenAI knows: refused as such, not as mistakes."""
+
+
+# ---- validation ----
+
+MAX_REASONS = 4
+"""A field that may have several types is refused for up to this many reasons; more explain nothing."""
+
+
+class ClientModel(BaseModel):
+    """The base of everything that a client sends."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, protected_namespaces=())
+    refused: ClassVar[Mapping[str, str]] = {}
+    """Fields of OpenAI's schema that are refused, and why."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse(cls, obj: Any) -> Any:
+        for name, reason in cls.refused.items() if isinstance(obj, dict) else ():
+            if (value := obj.get(name)) is not None and not cls._is_harmless(name, value, obj):
+                raise PydanticCustomError("unsupported", "{reason}", {"field": name, "reason": reason})
+        return obj
+
+    @classmethod
+    def _is_harmless(cls, name: str, value: Any, obj: Mapping[str, Any]) -> bool:
+        return any(type(value) is type(one) and value == one for one in HARMLESS.get(name, ()))
+
+    @property
+    def unknown_fields(self) -> list[str]:
+        """Fields that the schema does not have, in inner objects too: `messages.cache_control`."""
+        found = set(self.model_extra or {})
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            # The items of a list are of one kind, so the first tells whether to look at a million numbers.
+            inner = (
+                value if isinstance(value, list) and value and isinstance(value[0], ClientModel) else [value]
+            )
+            for one in inner:
+                if isinstance(one, ClientModel):
+                    found.update(f"{name}.{field}" for field in one.unknown_fields)
+        return sorted(found)
+
+
+def explain(errors: Sequence[Any], body: Any) -> ApiError:
+    """pydantic's errors about a body (`loc` begins with "body") as one answer: the field at fault, and why."""
+    found = [(*_public_path(one, body), one) for one in errors]
+    for path, _, one in found:
+        if one["type"] == "unsupported":
+            return unsupported(".".join(filter(None, (path, one["ctx"]["field"]))), one["ctx"]["reason"])
+        values, reason = UNSUPPORTED_VALUES.get(re.sub(r"\b\d+\b", "*", path), ((), ""))
+        if one["input"] in values:
+            return unsupported(path, reason)
+    path, union, first = found[0]
+    alike = [first]
+    if union is not None:
+        # Each branch of a union has its own errors. One that is inside a named field of an object is about what was
+        # sent; otherwise the union's own field is at fault, for as many reasons as it has branches.
+        of_union = [(where, one) for where, its_union, one in found if its_union == union]
+        inner = [(where, one) for where, one in of_union if where != union and not where[-1].isdigit()]
+        path = inner[0][0] if inner else union
+        alike = [inner[0][1]] if inner else [one for _, one in of_union]
+    reasons = list(dict.fromkeys(_reason(one["msg"]) for one in alike))
+    return invalid(f"{path} {', or '.join(reasons[:MAX_REASONS])}", path)
+
+
+def _reason(message: str) -> str:
+    """pydantic's words, as the end of a sentence that begins with the parameter."""
+    message = re.sub(r" or instance of \w+| or object to extract fields from| after validation", "", message)
+    message = re.sub(r"^(Input|String|List|Dictionary) should", "should", message)
+    return "is missing" if message == "Field required" else message.replace("dictionary", "object")
+
+
+def _public_path(error: Mapping[str, Any], body: Any) -> tuple[str, str | None]:
+    """The path of an error as the client knows it, and that of the union it lies in, if any.
+
+    pydantic also names the branches of unions (`stop.constrained-str`), which no client sent.
+    """
+    path: list[str] = []
+    union: str | None = None
+    place, location = body, error["loc"][1:]
+    for depth, step in enumerate(location, start=1):
+        if isinstance(place, dict) and (
+            step in place or (depth == len(location) and error["type"] == "missing")
+        ):
+            place = place.get(step)
+        elif isinstance(place, list) and isinstance(step, int) and step < len(place):
+            place = place[step]
+        else:
+            union = ".".join(path) if union is None else union
+            continue
+        path.append(str(step))
+    return ".".join(path), union
+
+
+# ---- requests ----
+
+MAX_N = 128
+MAX_PROMPTS = 128
+MAX_STOPS = 32
+"""lm-eval sends every stop text of a task and the end token, more than the four of OpenAI's schema."""
+
+COMPLETION_MAX_TOKENS = 16
+"""OpenAI's default for /v1/completions."""
+
+MAX_BIASES = 1024
+MAX_MESSAGES = 4096
+MAX_TOOLS = 128
+
+
+def _check_number_of_biases(biases: Any) -> Any:
+    """Before the entries are checked one by one, which would take seconds."""
+    if isinstance(biases, dict) and len(biases) > MAX_BIASES:
+        raise PydanticCustomError(
+            "too_long",
+            "has {count} entries; {most} at most are allowed",
+            {"count": len(biases), "most": MAX_BIASES},
+        )
+    return biases
+
+
+StopText = Annotated[str, StringConstraints(min_length=1, max_length=512)]
+ShortText = Annotated[str, StringConstraints(max_length=512)]
+ToolName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+IdText = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")]
+Biases = Annotated[dict[IdText, Bias], Field(max_length=MAX_BIASES), BeforeValidator(_check_number_of_biases)]
+# Failing fast: a list of a million wrong items is one mistake, and listing the others would take seconds.
+Ids = Annotated[list[int], Field(fail_fast=True)]
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+TopP = Annotated[float, Field(gt=0, le=1)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+
+
+class Defaults(BaseModel):
+    """How a model samples where a request does not say: from its bundle's generation_config.json."""
+
+    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
+
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    top_p: TopP = 1.0
+    top_k: Annotated[int, Field(ge=-1)] = 0
+    min_p: Share = 0.0
+    max_tokens: Positive | None = None
+    """Longest reply of a chat; None is the rest of the context."""
+
+
+SAMPLING_FIELDS = {
+    *("temperature", "top_p", "top_k", "min_p", "seed"),
+    *("repetition_penalty", "frequency_penalty", "presence_penalty"),
+}
+"""Fields of a request that the engine's Sampling has under the same name."""
+
+
+class StreamOptions(ClientModel):
+    """What a stream carries besides the reply."""
+
+    include_usage: bool | None = None
+    """A last chunk with the token counts."""
+    continuous_usage_stats: bool | None = None
+    """Token counts in every chunk (as in vLLM)."""
+    include_obfuscation: bool | None = None
+    """Only false can be honored: chunks are never padded."""
+
+
+class SamplingRequest(ClientModel):
+    """What chat and text completions have in common."""
+
+    model: str | None = None
+    """A name from /v1/models. Without one, the first."""
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: TopP | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    logit_bias: Biases | None = None
+    stop: StopText | Annotated[list[StopText], Field(fail_fast=True, max_length=MAX_STOPS)] | None = None
+    user: ShortText | None = None
+    """Noted in the log."""
+
+    # vLLM's names for what OpenAI's schema lacks
+    top_k: Annotated[int, Field(ge=-1)] | None = None
+    min_p: Share | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
+    min_tokens: Annotated[int, Field(ge=0)] | None = None
+    stop_token_ids: Annotated[Ids, Field(max_length=1024)] | None = None
+    ignore_eos: bool | None = None
+    return_token_ids: bool | None = None
+
+    @model_validator(mode="after")
+    def _check_stream_options(self) -> Self:
+        if self.stream_options is not None:
+            if not self.stream:
+                raise invalid("stream_options is only allowed when stream is true", "stream_options")
+            if self.stream_options.include_obfuscation:
+                raise unsupported("stream_options.include_obfuscation", "chunks are not padded here")
+        return self
+
+    def sampling(self, defaults: Defaults, max_tokens: int | None, logprobs: int | None) -> Sampling:
+        """How to sample; the model's defaults fill in what the request leaves out."""
+        chosen = defaults.model_dump(exclude={"max_tokens"}) | self.model_dump(
+            include=SAMPLING_FIELDS, exclude_none=True
+        )
+        chosen["top_k"] = max(_bounded(chosen["top_k"]), 0)  # vLLM's -1 is no limit, as is our 0
+        return Sampling(
+            **chosen,
+            logit_bias={int(id): bias for id, bias in (self.logit_bias or {}).items()},
+            max_tokens=None if max_tokens is None else _bounded(max_tokens),
+            min_tokens=_bounded(self.min_tokens or 0),
+            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
+            stop_ids=tuple(map(_bounded, self.stop_token_ids or ())),
+            ignore_end=bool(self.ignore_eos),
+            logprobs=logprobs,
+        )
+
+
+def _bounded(number: int) -> int:
+    """A number beyond every context and vocabulary, as one that still is and that a message to the engine can hold."""
+    return max(-1, min(number, 2**31))
+
+
+class FunctionCall(ClientModel):
+    """The name of a tool, and the arguments as the text of a JSON object."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(ClientModel):
+    """A call of a client's own tool."""
+
+    id: str
+    type: Literal["function"]
+    function: FunctionCall
+
+
+class ReplyPart(ClientModel):
+    """A stretch of a reply: text, a call of the calculator, or its output."""
+
+    kind: Literal["text", "python", "output"]
+    text: str
+
+
+class ReplyExtension(ClientModel):
+    """Our own field of an assistant message: the whole reply, calls of the server's tools included."""
+
+    parts: Annotated[list[ReplyPart], Field(fail_fast=True)]
+
+
+class ContentPart(ClientModel):
+    """A part of a message. Only text can be read here; a refusal counts as the text it is."""
+
+    refused = {"prompt_cache_breakpoint": "prompts are always cached, in whole blocks"}
+
+    type: str
+    text: str | None = None
+    refusal: str | None = None
+
+
+class ChatMessage(ClientModel):
+    """One message of a conversation."""
+
+    refused = {
+        "audio": "this server has no audio",
+        "function_call": "deprecated; use tool_calls",
+        "name": "the model does not tell speakers of one role apart",
+    }
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | Annotated[list[ContentPart], Field(fail_fast=True)] | None = None
+    refusal: str | None = None
+    """Counts as the text it is, where there is no content."""
+    tool_calls: Annotated[list[ToolCall], Field(fail_fast=True, max_length=128)] | None = None
+    tool_call_id: str | None = None
+    chatsmith: ReplyExtension | None = None
+    """The reply exactly as the server wrote it, calls of the calculator included; instead of content."""
+
+    @classmethod
+    def _is_harmless(cls, name: str, value: Any, obj: Mapping[str, Any]) -> bool:
+        # In OpenAI's schema a tool message has no name, so there it is one more unknown field. The role function, whose
+        # messages have one, is refused itself.
+        return name == "name" and obj.get("role") in ("tool", "function")
+
+
+class Function(ClientModel):
+    """A client's tool, as described to the model."""
+
+    name: ToolName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+    """Makes no difference: arguments always follow the schema."""
+
+
+class Tool(ClientModel):
+    """A client's tool."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class FunctionName(ClientModel):
+    """The name of one tool."""
+
+    name: str
+
+
+class ToolChoice(ClientModel):
+    """This tool must be called."""
+
+    type: Literal["function"]
+    function: FunctionName
+
+
+class JSONSchemaFormat(ClientModel):
+    """A named JSON schema."""
+
+    name: ToolName
+    description: str | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    strict: bool | None = None
+    """Makes no difference: the reply always follows the schema."""
+
+
+class ResponseFormat(ClientModel):
+    """The format of the reply."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JSONSchemaFormat | None = None
+
+
+Messages = Annotated[list[ChatMessage], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
+Tools = Annotated[list[Tool], Field(fail_fast=True, max_length=MAX_TOOLS)]
+
+
+class ChatRequest(SamplingRequest):
+    """The body of POST /v1/chat/completions."""
+
+    refused = REFUSED_BY_CHAT
+
+    messages: Messages
+    max_tokens: Positive | None = None
+    max_completion_tokens: Positive | None = None
+    """The same as max_tokens."""
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    response_format: ResponseFormat | None = None
+    tools: Tools | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    prompt_cache_key: ShortText | None = None
+    """Requests with the same key go to the same engine when load allows."""
+    safety_identifier: ShortText | None = None
+    """Noted in the log."""
+
+    # ours
+    continue_final_message: bool | None = None
+    assistant_prefix_ids: Annotated[Ids, Field(max_length=1_000_000)] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise invalid("top_logprobs is only allowed when logprobs is true", "top_logprobs")
+        format = self.response_format
+        if format is not None and format.type == "json_schema":
+            if format.json_schema is None:
+                raise invalid(
+                    "response_format of the type json_schema needs a json_schema",
+                    "response_format.json_schema",
+                )
+            if format.json_schema.schema_ is None:
+                raise invalid("json_schema needs a schema", "response_format.json_schema.schema")
+        names = [tool.function.name for tool in self.tools or []]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise invalid(f"the tool {twice[0]} is defined twice", "tools")
+        choice = self.tool_choice
+        if not names and choice is not None and choice != "none":
+            raise invalid("tool_choice is only allowed when tools are given", "tool_choice")
+        if isinstance(choice, ToolChoice) and choice.function.name not in names:
+            raise invalid(f"tool_choice names {choice.function.name!r}, which is not in tools", "tool_choice")
+        return self
+
+
+class CompletionRequest(SamplingRequest):
+    """The body of POST /v1/completions."""
+
+    refused = REFUSED_BY_COMPLETIONS
+
+    prompt: (
+        str
+        | Annotated[list[str], Field(fail_fast=True, max_length=MAX_PROMPTS)]
+        | Ids
+        | Annotated[list[Ids], Field(fail_fast=True, max_length=MAX_PROMPTS)]
+    )
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    echo: bool | None = None
+    add_special_tokens: bool | None = None
+    """Begin a prompt of text with `<|bos|>` (the default), as the training documents did."""
+
+    @classmethod
+    def _is_harmless(cls, name: str, value: Any, obj: Mapping[str, Any]) -> bool:
+        if name == "best_of":
+            return type(value) is int and value == (obj.get("n") or 1)
+        return super()._is_harmless(name, value, obj)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.max_tokens == 0 and not self.echo:
+            raise invalid("max_tokens must be at least 1, unless echo is true", "max_tokens")
+        return self
+
+    @property
+    def prompts(self) -> list[str] | list[Ids]:
+        """The prompts, one or several, all of one kind. Raises ApiError (400) if one is empty."""
+        given = self.prompt
+        is_one = isinstance(given, str) or (bool(given) and isinstance(given[0], int))
+        prompts: Any = [given] if is_one else given
+        if not prompts or not all(prompts):
+            raise invalid("prompt must not be empty", "prompt")
+        return prompts
+
+
+class TokenizeRequest(ClientModel):
+    """The body of POST /tokenize: a text in which special tokens are read, or a conversation."""
+
+    model: str | None = None
+    prompt: str | None = None
+    add_special_tokens: bool | None = None
+    """Begin the text with `<|bos|>`; not by default."""
+    messages: Messages | None = None
+    tools: Tools | None = None
+    add_generation_prompt: bool | None = None
+    """End with the token after which the assistant speaks; the default."""
+    continue_final_message: bool | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.prompt is None) == (self.messages is None):
+            raise invalid("give either a prompt or messages", "prompt")
+        return self
+
+
+class DetokenizeRequest(ClientModel):
+    """The body of POST /detokenize."""
+
+    model: str | None = None
+    tokens: Annotated[Ids, Field(max_length=4_000_000)]
+
+
+# ---- answers ----
+
+
+class Answer(BaseModel):
+    """The base: no field but those named."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ErrorBody(Answer):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorResponse(Answer):
+    """Every answer other than success."""
+
+    error: ErrorBody
+
+
+class PromptTokensDetails(Answer):
+    """About the tokens of the prompt."""
+
+    cached_tokens: int
+
+
+class Usage(Answer):
+    """Token counts."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+class TopLogprob(Answer):
+    """One of the most likely tokens."""
+
+    token: str
+    bytes: list[int] | None
+    logprob: float
+    id: int
+
+
+class TokenLogprob(TopLogprob):
+    """A sampled token."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(Answer):
+    """Of each sampled token."""
+
+    content: list[TokenLogprob]
+    refusal: None
+
+
+class AssistantMessage(Answer):
+    """The reply. Fields that do not apply are left out."""
+
+    role: Literal["assistant"]
+    content: str | None
+    refusal: None
+    tool_calls: list[ToolCall] = []
+    chatsmith: ReplyExtension = ReplyExtension(parts=[])
+
+
+class ChatChoice(Answer):
+    """One reply."""
+
+    index: int
+    message: AssistantMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: Literal["stop", "length", "tool_calls"]
+    token_ids: list[int] = []
+
+
+class ChatCompletion(Answer):
+    """The answer of POST /v1/chat/completions."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChoice]
+    usage: Usage
+    prompt_token_ids: list[int] = []
+
+
+class CompletionLogprobs(Answer):
+    """Four lists of one length; the first token of an echoed prompt has no log-probability."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+
+
+class CompletionChoice(Answer):
+    """One reply."""
+
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: Literal["stop", "length"]
+    token_ids: list[int] = []
+
+
+class Completion(Answer):
+    """The answer of POST /v1/completions."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[CompletionChoice]
+    usage: Usage
+
+
+class ModelExtension(Answer):
+    """What a chat page wants to know."""
+
     context_length: int
     vocab_size: int
     num_parameters: int
-    generation: dict[str, Any]
-    """The bundle's generation_config.json."""
-    fingerprint: str
-    num_blocks: int
-    block_size: int
-    max_running: int
-    description: str
-    """One line about device and memory."""
-
-    @property
-    def kv_tokens(self) -> int:
-        """Tokens that the key-value pool holds."""
-        return self.num_blocks * self.block_size
+    defaults: Defaults
+    tools: list[str]
 
 
-@dataclass(frozen=True)
-class Job:
-    """One prompt, and how many replies to it."""
+class ModelCard(Answer):
+    """One model."""
 
-    prompt_ids: tuple[int, ...]
-    sampling: Sampling = field(default_factory=Sampling)
-    n: int = 1
-    score_from: int | None = None
-    constraint: Constraint | None = None
-
-    def requests(self) -> list[Request]:
-        """For the engine. Raises RequestError."""
-        one = Request(self.prompt_ids, self.sampling, self.score_from, self.constraint)
-        return one.replicas(self.n)
-
-    def num_logprobs(self, context: int) -> int:
-        """How many log-probabilities will be told at most, alternatives included."""
-        if self.sampling.logprobs is None:
-            return 0
-        room = max(0, context - len(self.prompt_ids))
-        reply = room if self.sampling.max_tokens is None else min(room, self.sampling.max_tokens)
-        scored = 0 if self.score_from is None else len(self.prompt_ids) - self.score_from
-        return self.n * (reply + scored) * (self.sampling.logprobs + 1)
-
-    def to_json(self) -> Message:
-        """The fields of a submit message."""
-        wanted = {name: value for name, value in vars(self.sampling).items() if value != _USUAL[name]}
-        # A list of pairs keeps the ids of a bias whole numbers, which the keys of a JSON object cannot be.
-        if "logit_bias" in wanted:
-            wanted["logit_bias"] = list(self.sampling.logit_bias.items())
-        return {
-            "prompt_ids": self.prompt_ids,
-            "sampling": wanted,
-            "n": self.n,
-            "score_from": self.score_from,
-            "constraint": asdict(self.constraint) if self.constraint else None,
-        }
-
-    @staticmethod
-    def from_json(content: Message) -> "Job":
-        """The opposite. Raises RequestError."""
-        sampling = dict(content["sampling"])
-        if "logit_bias" in sampling:
-            sampling["logit_bias"] = dict(sampling["logit_bias"])
-        for name in ("stop", "stop_ids"):
-            if name in sampling:
-                sampling[name] = tuple(sampling[name])
-        constraint = content["constraint"]
-        return Job(
-            tuple(content["prompt_ids"]),
-            Sampling(**sampling),
-            content["n"],
-            content["score_from"],
-            Constraint(**constraint) if constraint else None,
-        )
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    chatsmith: ModelExtension
 
 
-@dataclass(slots=True)
-class Output:
-    """What one step brought one reply. Not frozen: one is made twice for every token, and that takes a third so."""
+class ModelList(Answer):
+    """The answer of GET /v1/models."""
 
-    job: int
-    index: int
-    """Which of the job's replies."""
-    ids: tuple[int, ...] = ()
-    parts: tuple[Part, ...] = ()
-    logprobs: tuple[TokenLogprob | None, ...] | None = None
-    cached_tokens: int = 0
-    finish_reason: FinishReason | None = None
-    """None while the reply goes on."""
-    error: str | None = None
-    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
-
-    def to_json(self) -> Message:
-        """Its entry in a step message."""
-        content: Message = {"job": self.job, "index": self.index, "ids": self.ids}
-        if self.parts:
-            content["parts"] = [(part.kind, part.text) for part in self.parts]
-        if self.logprobs is not None:
-            content["logprobs"] = _pairs(self.logprobs)
-        if self.cached_tokens:
-            content["cached_tokens"] = self.cached_tokens
-        if self.finish_reason is not None:
-            content |= {"finish_reason": self.finish_reason, "error": self.error}
-        if self.prompt_logprobs is not None:
-            content["prompt_logprobs"] = _pairs(self.prompt_logprobs)
-        return content
-
-    @staticmethod
-    def from_json(content: Message) -> "Output":
-        """The opposite."""
-        return Output(
-            content["job"],
-            content["index"],
-            tuple(content["ids"]),
-            tuple(Part(kind, text) for kind, text in content.get("parts", ())),
-            _logprobs(content.get("logprobs")),
-            content.get("cached_tokens", 0),
-            content.get("finish_reason"),
-            content.get("error"),
-            _logprobs(content.get("prompt_logprobs")),
-        )
+    object: Literal["list"]
+    data: list[ModelCard]
 
 
-@dataclass(frozen=True)
-class Figures:
-    """The engine's own, after a step."""
+class MessageRange(Answer):
+    """Which tokens of a prompt are a message, with its special tokens: start to end - 1."""
 
-    num_running: int = 0
-    num_waiting: int = 0
-    num_free_blocks: int = 0
-    num_preemptions: int = 0
-    prefix_queries: int = 0
-    prefix_hits: int = 0
+    role: str
+    start: int
+    end: int
 
 
-class Closed(Exception):
-    """The other side is gone."""
+class Tokenization(Answer):
+    """The answer of POST /tokenize."""
+
+    tokens: list[int]
+    count: int
+    max_model_len: int
+    token_strs: list[str]
+    special: list[bool]
+    messages: list[MessageRange]
+    cached_tokens: int
 
 
-class Channel:
-    """The worker's end: blocking, for one thread."""
+class Detokenization(Answer):
+    """The answer of POST /detokenize."""
 
-    def __init__(self, connection: socket.socket) -> None:
-        connection.setblocking(True)
-        self._connection = connection
-        self._buffer = bytearray()
-
-    def send(self, message: Message) -> None:
-        """Raises Closed."""
-        try:
-            self._connection.sendall(encode(message))
-        except OSError as error:
-            raise Closed from error
-
-    def receive(self, *, wait: bool) -> list[Message]:
-        """What has arrived; with `wait`, at least one message. Raises Closed."""
-        messages = list(self._whole_messages()) if self._buffer else []
-        while True:
-            try:
-                flags = 0 if wait and not messages else socket.MSG_DONTWAIT
-                data = self._connection.recv(_READ_SIZE, flags)
-            except BlockingIOError:
-                return messages
-            except OSError as error:
-                raise Closed from error
-            if not data:
-                raise Closed
-            self._buffer += data
-            messages += self._whole_messages()
-
-    def _whole_messages(self) -> Iterator[Message]:
-        while len(self._buffer) >= _LENGTH.size:
-            end = _LENGTH.size + _LENGTH.unpack_from(self._buffer)[0]
-            if len(self._buffer) < end:
-                return
-            content = bytes(self._buffer[_LENGTH.size : end])
-            del self._buffer[:end]
-            yield json.loads(content)
+    prompt: str
 
 
-def encode(message: Message) -> bytes:
-    """A message as it goes over the socket."""
-    content = _encoder.encode(message).encode()
-    return _LENGTH.pack(len(content)) + content
+class TokenizerInfo(Answer):
+    """The answer of GET /tokenizer_info."""
+
+    tokenizer_class: str
+    bos_token: str
+    eos_token: str
+    pad_token: None
+    chat_template: str
+    vocab_size: int
+    model_max_length: int
 
 
-async def read_message(reader: asyncio.StreamReader) -> Message:
-    """The front's end: the next message. Raises Closed."""
-    try:
-        (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
-        return json.loads(await reader.readexactly(length))
-    except (asyncio.IncompleteReadError, OSError) as error:
-        raise Closed from error
+class Health(Answer):
+    """The answer of GET /health and GET /ready."""
+
+    status: Literal["ok", "loading", "degraded", "draining"]
 
 
-_USUAL = vars(Sampling())
-
-
-def _pairs(logprobs: tuple[TokenLogprob | None, ...]) -> list[Any]:
-    return [None if one is None else (one.logprob, one.top) for one in logprobs]
-
-
-def _logprobs(pairs: list[Any] | None) -> tuple[TokenLogprob | None, ...] | None:
-    if pairs is None:
-        return None
-    return tuple(
-        None if pair is None else TokenLogprob(pair[0], tuple((id, value) for id, value in pair[1]))
-        for pair in pairs
-    )
+ERRORS: dict[int | str, dict[str, Any]] = {
+    "default": {
+        "model": ErrorResponse,
+        "description": "400: the request is wrong; `param` names the field, `code` the mistake. 401: the API key is "
+        "missing or unknown. 404: there is no such model. 408, 413, 415: the body came too slowly, is too large, or is "
+        "not JSON. 429: there is no room now. 500: a fault of the server. 503: loading, draining, restarting, or too "
+        "busy to begin in time. 504: the reply was not finished within the deadline. With 429 and 503, come back after "
+        "`Retry-After` seconds.",
+    }
+}
+"""What /openapi.json says of answers other than success."""

@@ -7,22 +7,23 @@ exit code 0. A second signal does not wait.
 
 import asyncio
 import contextlib
+import functools
 import ipaddress
-import logging
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from chatsmith.runtime.errors import UserError
 from chatsmith.serve.app import create_app
+from chatsmith.serve.auth import HostNames
 from chatsmith.serve.connection import connection_class
-from chatsmith.serve.errors import ApiError, unavailable
-from chatsmith.serve.request_log import JSONHandler, LogThread, log_event
-from chatsmith.serve.served_model import ServedModel
-from chatsmith.serve.service import Service
+from chatsmith.serve.log import log_event, log_thread
+from chatsmith.serve.models import ServedModel, Service
 
 KEEP_ALIVE_SECONDS = 75
 """An idle connection is kept for so long: longer than the minute of usual proxies, so that they close first."""
@@ -57,6 +58,8 @@ def serve(
     make_service: Callable[[], Service],
     address: Address,
     *,
+    allowed_hosts: Sequence[str],
+    trusted_proxies: Sequence[str],
     cors_origins: Sequence[str],
     drain_seconds: float,
     tell: Callable[[str], None],
@@ -65,39 +68,42 @@ def serve(
 
     `make_service` is called inside the event loop; `tell` says a line to the person who started the server.
     """
-    _log_as_json()
     _allow_open_files()
     listening = _listen(address)
     with (
         contextlib.closing(listening),
-        LogThread(),
+        log_thread(),
         asyncio.Runner(loop_factory=loop_factory()) as runner,
     ):
-        runner.run(_run(make_service, listening, cors_origins, drain_seconds, tell))
+        hosts = HostNames(address.host, allowed_hosts)
+        make_app = functools.partial(create_app, hosts=hosts, cors_origins=cors_origins)
+        runner.run(_run(make_service, make_app, listening, trusted_proxies, drain_seconds, tell))
 
 
 async def _run(
     make_service: Callable[[], Service],
+    make_app: Callable[[Service], ASGIApp],
     listening: socket.socket,
-    cors_origins: Sequence[str],
+    trusted_proxies: Sequence[str],
     drain_seconds: float,
     tell: Callable[[str], None],
 ) -> None:
     service = make_service()
     config = uvicorn.Config(
-        create_app(service, cors_origins),
-        http=connection_class(service.limits.read_seconds),
+        make_app(service),
+        http=connection_class(service.read_seconds),
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
+        forwarded_allow_ips=list(trusted_proxies),
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=CLOSE_SECONDS,
     )
-    front = _Front(config)
+    http = _HttpServer(config)
     stop = _stop_event()
-    serving = asyncio.create_task(front.serve([listening]))
+    serving = asyncio.create_task(http.serve([listening]))
     engines = asyncio.create_task(_run_engines(service, _url(listening), tell))
     stopped = asyncio.create_task(stop.wait())
     try:
@@ -105,7 +111,7 @@ async def _run(
         if stopped.done():
             await _drain(service, stop, drain_seconds, tell)
     finally:
-        front.should_exit = True
+        http.should_exit = True
         await serving
         await asyncio.gather(*(model.stop() for model in service.models.values()))
         stopped.cancel()
@@ -136,7 +142,7 @@ async def _run_engines(service: Service, url: str, tell: Callable[[str], None]) 
 
 async def _drain(service: Service, stop: asyncio.Event, seconds: float, tell: Callable[[str], None]) -> None:
     """Finish what is under way, within so many seconds or until a second signal."""
-    service.drain(seconds)
+    service.drained_by = time.monotonic() + seconds
     log_event("draining", open_requests=service.num_open, seconds=seconds)
     if service.num_open:
         tell(
@@ -150,7 +156,7 @@ async def _drain(service: Service, stop: asyncio.Event, seconds: float, tell: Ca
                 await asyncio.sleep(0.05)
     if service.num_open:
         log_event("aborting", level="warning", open_requests=service.num_open)
-        service.abort(_shut_down)
+        service.abort()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 while service.num_open:
@@ -158,11 +164,7 @@ async def _drain(service: Service, stop: asyncio.Event, seconds: float, tell: Ca
     log_event("stopped")
 
 
-def _shut_down() -> ApiError:
-    return unavailable("The server was shut down before the reply was finished.", "shutdown", 1)
-
-
-class _Front(uvicorn.Server):
+class _HttpServer(uvicorn.Server):
     """uvicorn, with signals left to us: its own handling ends the process with the signal, not with 0."""
 
     @contextlib.contextmanager
@@ -185,11 +187,8 @@ def _listen(address: Address) -> socket.socket:
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
         # localhost is ::1 first on some machines, and clients then write 127.0.0.1.
-        family, kind, protocol, _, place = min(found, key=lambda one: one[0] != socket.AF_INET)
-        listening = socket.socket(family, kind, protocol)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(place)
-        listening.listen(2048)
+        family, *_, (host, port, *_) = min(found, key=lambda one: one[0] != socket.AF_INET)
+        listening = socket.create_server((str(host), int(port)), family=family, backlog=2048)
         listening.setblocking(False)
         return listening
     except (OSError, OverflowError) as error:
@@ -221,11 +220,3 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:  # not on Windows
         return None
     return uvloop.new_event_loop
-
-
-def _log_as_json() -> None:
-    for name in ("uvicorn", "asyncio"):
-        logger = logging.getLogger(name)
-        logger.handlers = [JSONHandler()]
-        logger.setLevel(logging.WARNING)
-        logger.propagate = False

@@ -30,14 +30,18 @@ KV_TOKENS = 4096
 AS_EXACT = ("--port", "0", "--device", "cpu", "--dtype", "fp32")
 """Where the processor multiplies bf16, replies would differ from those of the bare engine otherwise."""
 
+BY_NAME = ("--allowed-host", "x")
+"""The name in the Host header of requests that are written by hand."""
+
 
 class RunningServer:
     """`chatsmith serve` in a process of its own, at a free port, and its log."""
 
     def __init__(self, *flags: str) -> None:
+        names = () if "--allowed-host" in flags else BY_NAME
         environment = {name: value for name, value in os.environ.items() if not name.startswith("CHATSMITH_")}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "chatsmith", "serve", *flags, *AS_EXACT],
+            [sys.executable, "-m", "chatsmith", "serve", *flags, *AS_EXACT, *names],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

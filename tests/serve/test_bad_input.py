@@ -12,12 +12,15 @@ from openai.types.chat import completion_create_params as chat_params
 from openai.types.shared_params import FunctionDefinition, ResponseFormatJSONSchema
 from openai.types.shared_params.response_format_json_schema import JSONSchema
 
-from chatsmith.serve.refusals import REFUSED_BY_CHAT, REFUSED_BY_COMPLETIONS
-from chatsmith.serve.requests import (
+from chatsmith.serve.protocol import (
+    REFUSED_BY_CHAT,
+    REFUSED_BY_COMPLETIONS,
     ChatMessage,
     ChatRequest,
+    ClientModel,
     CompletionRequest,
     ContentPart,
+    ErrorResponse,
     Function,
     JSONSchemaFormat,
     ResponseFormat,
@@ -26,8 +29,6 @@ from chatsmith.serve.requests import (
     ToolCall,
     ToolChoice,
 )
-from chatsmith.serve.responses import ErrorResponse
-from chatsmith.serve.validation import StrictModel
 
 CONTEXT = 256
 VOCAB = 100_000  # well beyond it
@@ -357,7 +358,7 @@ RIGHT: list[tuple[str, dict[str, Any]]] = [
 
 
 # OpenAI's types, ours, and what of theirs is refused where a row above says so.
-OPENAI: list[tuple[type, type[StrictModel], set[str]]] = [
+OPENAI: list[tuple[type, type[ClientModel], set[str]]] = [
     (chat_params.CompletionCreateParamsBase, ChatRequest, {*REFUSED_BY_CHAT}),
     (text_params.CompletionCreateParamsBase, CompletionRequest, {*REFUSED_BY_COMPLETIONS}),
     (types.ChatCompletionStreamOptionsParam, StreamOptions, set()),
@@ -381,7 +382,7 @@ OPENAI: list[tuple[type, type[StrictModel], set[str]]] = [
     ("theirs", "ours", "refused"), OPENAI, ids=lambda value: getattr(value, "__name__", "")
 )
 def test_every_field_of_openai_is_honoured_or_refused(
-    theirs: type, ours: type[StrictModel], refused: set[str]
+    theirs: type, ours: type[ClientModel], refused: set[str]
 ) -> None:
     honoured = {field.alias or name for name, field in ours.model_fields.items()}
     assert get_type_hints(theirs).keys() - honoured - refused == set()

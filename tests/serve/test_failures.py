@@ -14,9 +14,8 @@ import torch
 from chatsmith.bundle import save_bundle
 from chatsmith.engine.request import TokenLogprob
 from chatsmith.model.gpt import GPT
-from chatsmith.serve.answers import SLICE, encoded
+from chatsmith.serve.completions import SLICE, UNLIKELY, TokenTexts, encoded
 from chatsmith.serve.server import _allow_open_files
-from chatsmith.serve.token_texts import UNLIKELY, TokenTexts
 from chatsmith.text.tokenizer import Tokenizer
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"

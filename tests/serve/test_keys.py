@@ -9,8 +9,8 @@ import pytest
 
 from chatsmith.cli.serve import Config, named_models
 from chatsmith.runtime.errors import UserError
+from chatsmith.serve.auth import ANONYMOUS, Keys, read_keys
 from chatsmith.serve.errors import ApiError
-from chatsmith.serve.keys import ANONYMOUS, Keys, read_keys
 
 KEY = "test-key-of-the-tests"
 CAT = {"prompt": "the cat", "max_tokens": 1}

@@ -11,7 +11,7 @@ from chatsmith.cli.main import main as command
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.recipe import Recipe, read_recipe, write_recipe
 from chatsmith.runtime.run_directory import RunDirectory
-from chatsmith.serve.served_model import choose_defaults
+from chatsmith.serve.models import choose_defaults
 
 
 @pytest.fixture

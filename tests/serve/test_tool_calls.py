@@ -2,14 +2,17 @@
 
 import itertools
 import json
+from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatsmith.serve.requests import ChatRequest
-from chatsmith.serve.tool_calls import CallReader, calls_text, describe_tools, reply_constraint
+from chatsmith.serve.protocol import ChatRequest
+from chatsmith.serve.tools import CallReader, calls_text, describe_tools, reply_constraint
+from chatsmith.text.tokenizer import Tokenizer
 
 NAMES = st.from_regex(r"[a-z_]{1,8}", fullmatch=True)
 ARGUMENTS = st.dictionaries(
@@ -84,7 +87,7 @@ def test_a_call_may_be_cut_off_anywhere(end: int) -> None:
 
 
 def request(**fields: Any) -> ChatRequest:
-    return ChatRequest.read({"messages": [{"role": "user", "content": "x"}], **fields})
+    return ChatRequest.model_validate({"messages": [{"role": "user", "content": "x"}], **fields})
 
 
 TOOLS = [
@@ -147,3 +150,117 @@ def test_tools_are_described_one_a_line() -> None:
 def test_without_tools_or_with_none_chosen_the_reply_is_free() -> None:
     asked = request(tools=TOOLS, tool_choice="none")
     assert reply_constraint(asked.response_format, asked.tools, asked.tool_choice, None) is None
+
+
+SWITCH = {
+    "type": "function",
+    "function": {
+        "name": "w",
+        "parameters": {
+            "type": "object",
+            "properties": {"a": {"type": "boolean"}, "b": {"const": "x}}"}},
+            "required": ["a", "b"],
+            "additionalProperties": False,
+        },
+    },
+}
+STOPS = [
+    "true",
+    "false",
+    "}",
+    "}}",
+    '"a"',
+    ": ",
+    "<tool_call>",
+    "</tool_call>",
+    "}}</tool_call>",
+    "{",
+    "w",
+    "\n",
+    "e",
+    "x",
+]
+
+
+def reply(client: httpx.Client, stream: bool, **more: Any) -> tuple[str, str, list[tuple[str, str]]]:
+    """Finish reason, content and calls."""
+    body = {
+        "messages": [{"role": "user", "content": "hello"}],
+        "tools": [SWITCH],
+        "max_tokens": 80,
+        "seed": 3,
+        "stream": stream,
+        **more,
+    }
+    answer = client.post("/v1/chat/completions", json=body)
+    assert answer.status_code == 200, answer.text
+    if not stream:
+        [choice] = answer.json()["choices"]
+        calls = [one["function"] for one in choice["message"].get("tool_calls", [])]
+        content = choice["message"]["content"] or ""
+        return choice["finish_reason"], content, [(call["name"], call["arguments"]) for call in calls]
+    content, reason, written = "", "", dict[int, list[str]]()
+    for line in answer.text.splitlines():
+        if line.startswith('data: {"id"'):
+            [choice] = json.loads(line.removeprefix("data: "))["choices"]
+            reason = choice["finish_reason"] or reason
+            content += choice["delta"].get("content") or ""
+            for call in choice["delta"].get("tool_calls", []):
+                mine = written.setdefault(call["index"], ["", ""])
+                mine[0] += call["function"].get("name", "")
+                mine[1] += call["function"]["arguments"]
+    return reason, content, [(name, arguments) for name, arguments in written.values()]
+
+
+@pytest.fixture(scope="module")
+def roomy(roomy_server: Any) -> Iterator[httpx.Client]:
+    with roomy_server.client() as client:
+        yield client
+
+
+def check_calls(reason: str, calls: list[tuple[str, str]]) -> None:
+    """Every call is whole, and a reply with calls says so."""
+    assert reason == ("tool_calls" if calls else "stop")
+    for name, arguments in calls:
+        read = json.loads(arguments)
+        assert name == "w" and type(read["a"]) is bool and read["b"] == "x}}"
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+@pytest.mark.parametrize("stop", STOPS)
+@pytest.mark.parametrize("parallel", [True, False])
+def test_a_stop_text_in_a_call_never_leaves_half_a_call(
+    roomy: httpx.Client, stop: str, stream: bool, parallel: bool
+) -> None:
+    asked = {"tool_choice": "required", "parallel_tool_calls": parallel, "stop": stop}
+    reason, content, calls = reply(roomy, stream, **asked)
+    if reason != "length":  # calls without end, cut between two or in one, as OpenAI does
+        check_calls(reason, calls)
+    assert content == ""
+    assert (reason, content, calls) == reply(roomy, not stream, **asked)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+def test_a_stop_id_in_a_call_never_leaves_half_a_call(
+    roomy: httpx.Client, tokenizer: Tokenizer, stream: bool
+) -> None:
+    for text in ('"', "}", "e", "a", ":"):
+        ids = tokenizer.encode(text)
+        reason, content, calls = reply(roomy, stream, tool_choice="required", stop_token_ids=ids)
+        if reason != "length":
+            check_calls(reason, calls)
+        assert content == ""
+
+
+@pytest.mark.parametrize("end", range(40, 65))
+def test_of_whole_calls_alone_a_half_one_is_dropped(end: int) -> None:
+    first = '<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>'
+    reader = CallReader(whole=True)
+    deltas = [
+        delta for character in ("Hm. " + first + "\n" + first)[:end] for delta in reader.push(character)
+    ]
+    deltas += reader.finish()
+    calls = [call["function"] for delta in deltas for call in delta.get("tool_calls", [])]
+    assert [call["arguments"] for call in calls] == ['{"a": 1}'] * len(reader.calls)
+    assert "".join(delta.get("content", "") for delta in deltas) == "Hm. "
+    assert len(reader.calls) == (end >= 50)

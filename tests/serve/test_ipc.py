@@ -1,13 +1,28 @@
-"""Messages between front and worker: what goes in comes out, whole, however the bytes are cut."""
+"""Messages between API server and engine: what goes in comes out, whole, however the bytes are cut."""
 
-import json
+import asyncio
 import socket
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatsmith.engine.request import Constraint, Sampling, TokenLogprob
-from chatsmith.serve.protocol import Channel, Job, Output, encode
+from chatsmith.serve.ipc import (
+    Cancel,
+    Channel,
+    Command,
+    CountCached,
+    EngineSettings,
+    EngineStats,
+    Job,
+    Output,
+    Report,
+    Step,
+    Stop,
+    Submit,
+    encode,
+    read_report,
+)
 from chatsmith.text.chat import Part
 
 IDS = st.tuples(st.integers(0, 2**31), st.integers(0, 9))
@@ -52,30 +67,43 @@ OUTPUTS = st.builds(
     finish_reason=st.sampled_from([None, "stop", "length"]),
     prompt_logprobs=MANY_LOGPROBS,
 )
+COMMANDS: st.SearchStrategy[Command] = st.one_of(
+    st.builds(Submit, st.integers(0, 9), JOBS),
+    st.builds(Cancel, st.integers(0, 9)),
+    st.builds(CountCached, st.integers(0, 9), IDS),
+    st.just(EngineSettings("a", kv_tokens=5, quantize="int8")),
+    st.just(Stop()),
+)
 
 
-@settings(deadline=None)
-@given(JOBS)
-def test_a_job_survives_the_journey(job: Job) -> None:
-    assert Job.from_json(json.loads(json.dumps(job.to_json()))) == job
-
-
-@settings(deadline=None)
-@given(OUTPUTS)
-def test_an_output_survives_the_journey(output: Output) -> None:
-    assert Output.from_json(json.loads(json.dumps(output.to_json()))) == output
-
-
-@settings(deadline=None, max_examples=25)
-@given(st.lists(st.dictionaries(st.text(), st.integers()), min_size=1, max_size=5), st.integers(1, 7))
-def test_messages_are_whole_however_they_are_cut(messages: list[dict[str, int]], size: int) -> None:
+@settings(deadline=None, max_examples=50)
+@given(st.lists(COMMANDS, min_size=1, max_size=4), st.integers(1, 99))
+def test_commands_are_whole_however_they_are_cut(commands: list[Command], size: int) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         channel = Channel(theirs)
-        data = b"".join(map(encode, messages))
-        received = []
+        data = b"".join(map(encode, commands))
+        received: list[Command] = []
         for start in range(0, len(data), size):
             ours.sendall(data[start : start + size])
             received += channel.receive(wait=False)
-        assert received == messages
+        assert received == commands
         assert channel.receive(wait=False) == []
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(OUTPUTS, max_size=3))
+def test_outputs_survive_the_journey(outputs: list[Output]) -> None:
+    sent = Step(outputs, EngineStats(1, 2, 3, 4, 5, 6))
+
+    async def journey() -> Report:
+        ours, theirs = socket.socketpair()
+        reader, writer = await asyncio.open_connection(sock=ours)
+        with theirs:
+            Channel(theirs).send(sent)
+        try:
+            return await read_report(reader)
+        finally:
+            writer.close()
+
+    assert asyncio.run(journey()) == sent

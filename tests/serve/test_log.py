@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from chatsmith.serve import request_log
-from chatsmith.serve.request_log import JSONHandler, LogThread, RequestRecord, log_event, log_failure
+from chatsmith.serve import log
+from chatsmith.serve.log import RequestRecord, log_event, log_failure, log_thread
 
 
 class Stuck(io.StringIO):
@@ -29,12 +29,12 @@ class Stuck(io.StringIO):
 def test_a_reader_that_does_not_read_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     stuck = Stuck()
     monkeypatch.setattr(sys, "stdout", stuck)
-    monkeypatch.setattr(request_log, "MAX_PENDING", 5)
-    with LogThread():
+    monkeypatch.setattr(log, "MAX_PENDING", 5)
+    with log_thread() as outbox:
         for number in range(100):
             log_event("test", number=number)  # would wait for ever
         stuck.go_on.set()
-        while request_log._apart and not request_log._apart._lines.empty():
+        while not outbox.queue.empty():  # type: ignore[attr-defined]
             time.sleep(0.001)
         log_event("last")
     lines = [json.loads(line) for line in stuck.getvalue().splitlines()]
@@ -54,10 +54,10 @@ def test_a_full_disk_loses_lines_but_not_the_log(monkeypatch: pytest.MonkeyPatch
 
     disk = Disk()
     monkeypatch.setattr(sys, "stdout", disk)
-    with LogThread() as thread:
+    with log_thread() as outbox:
         for number in range(3):
             log_event("test", number=number)
-        while thread._num_lost < 3:
+        while outbox.writer.num_lost < 3:
             time.sleep(0.001)
         disk.is_full = False
         log_event("last")
@@ -67,14 +67,13 @@ def test_a_full_disk_loses_lines_but_not_the_log(monkeypatch: pytest.MonkeyPatch
 
 def test_every_line_is_json_whatever_it_holds(capsys: pytest.CaptureFixture[str]) -> None:
     record = RequestRecord("id", "GET", '/"\n\u2028{', None, unknown_fields=["x" * 999] * 99)
-    record.write()
-    try:
-        raise ValueError('two\nlines "quoted"')
-    except ValueError as error:
-        log_failure("failed", error, nothing=None)
-    logger = logging.Logger("x")
-    logger.addHandler(JSONHandler())
-    logger.warning("a %s", "word")
+    with log_thread():
+        record.write()
+        try:
+            raise ValueError('two\nlines "quoted"')
+        except ValueError as error:
+            log_failure("failed", error, nothing=None)
+        logging.getLogger("uvicorn.error").warning("a %s", "word")
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["event"] for line in lines] == ["request", "failed", "library"]
     assert len(lines[0]["unknown_fields"]) == 8 and len(lines[0]["unknown_fields"][0]) == 64

@@ -1,4 +1,4 @@
-"""A client's own tools: how the model is told of them, how it calls one, and how its calls are read.
+"""A client's own tools: how they are described to the model, how it calls one, and how its calls are read.
 
 Tools are described at the end of the system message, a JSON object a line. A call is written as
 
@@ -16,11 +16,11 @@ import re
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from chatsmith.engine.request import Constraint
 from chatsmith.serve.errors import invalid
-from chatsmith.serve.requests import ResponseFormat, Tool, ToolChoice
+from chatsmith.serve.protocol import ResponseFormat, Tool, ToolChoice
 from chatsmith.text.chat import overlap
 
 MAX_SCHEMA_OBJECTS = 2000
@@ -29,6 +29,8 @@ the engine does nothing else: 0.4 seconds for 2,000 of them, 3 for 5,000 (measur
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 NEXT = "\n" + OPEN
+END = "}" + CLOSE
+"""What follows the arguments of a call."""
 
 # As the engine lays out constrained JSON.
 JSON_LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -121,9 +123,7 @@ def _grammar(tools: Sequence[Tool], schema: dict[str, Any] | None, *, must_call:
     for name, tool in zip(names, tools, strict=True):
         beginning = f'{{"name": {json.dumps(tool.function.name)}, "arguments": '
         arguments = tool.function.parameters or {"type": "object"}
-        lines.append(
-            f"{name}: {json.dumps(beginning)} %json {_laid_out(arguments)} {json.dumps('}' + CLOSE)}"
-        )
+        lines.append(f"{name}: {json.dumps(beginning)} %json {_laid_out(arguments)} {json.dumps(END)}")
     return "\n".join(lines)
 
 
@@ -152,18 +152,19 @@ class ReadCall:
 class CallReader:
     """Takes calls out of a reply's text, piece by piece, as it is written.
 
-    Outside calls, what may be the beginning of one is held back. A reply may be cut off anywhere. Where a call is
-    `required`, the beginning of one is never text.
+    What may be the beginning of a special text is held back. A reply may be cut off anywhere. Where a call is
+    `required`, the beginning of one is never text. With `whole`, a call is given out once it is complete, and dropped
+    if it never is: what a stop text has cut is no call, and could not be taken back once it was streamed.
     """
 
-    _BEGINNING = re.compile(r'\{"name": ("[^"]*"), "arguments": ')
+    _HEAD = re.compile(r'\{"name": ("[^"]*"), "arguments": ')
 
-    def __init__(self, required: bool = False) -> None:
+    def __init__(self, required: bool = False, whole: bool = False) -> None:
         self.calls: list[ReadCall] = []
         self._required = required
+        self._whole = whole
         self._text = ""
-        self._in_call = False
-        self._arguments: _JSONEnd | None = None
+        self._state: Literal["text", "head", "arguments"] = "text"
 
     def push(self, text: str) -> list[dict[str, Any]]:
         """The deltas that this piece of text makes certain: `content` or `tool_calls`."""
@@ -177,76 +178,74 @@ class CallReader:
     def finish(self) -> list[dict[str, Any]]:
         """What was held back: the reply is over."""
         rest, self._text = self._text, ""
-        is_content = not (self._required or self._in_call) and (not self.calls or rest.strip())
+        if self._state == "arguments":
+            call = self.calls[-1]
+            more = "" if _is_json(call.arguments) else rest
+            call.arguments += more
+            if not self._whole:
+                return [_continued(call, more)] if more else []
+            if _is_json(call.arguments):
+                return [_begun(call)]
+            self.calls.pop()
+            return []
+        is_content = not (self._required or self._state == "head") and (not self.calls or rest.strip())
         return [{"content": rest}] if rest and is_content else []
 
     def _next(self) -> dict[str, Any] | None:
         """One more delta, perhaps an empty one; None once nothing more is certain."""
-        if not self._in_call:
-            return self._before_call()
-        if self._arguments is None:
-            return self._beginning()
-        return self._more_arguments(self._arguments)
-
-    def _before_call(self) -> dict[str, Any] | None:
-        before, found, after = self._text.partition(OPEN)
-        if found:
-            self._in_call, self._text = True, after
-        else:
-            held = overlap(self._text, OPEN)
-            before, self._text = self._text[: len(self._text) - held], self._text[len(self._text) - held :]
-            if not before:
+        if self._state == "text":
+            before, is_found = self._take_until(self._text.find(OPEN), OPEN)
+            if is_found:
+                self._state = "head"
+            elif not before:
                 return None
-        if self.calls and not before.strip():
-            return {}  # the line break between two calls
-        return {"content": before} if before else {}
-
-    def _beginning(self) -> dict[str, Any] | None:
-        found = self._BEGINNING.match(self._text)
-        if found is None:
-            return None
-        self._text = self._text[found.end() :]
-        self._arguments = _JSONEnd()
-        self.calls.append(ReadCall(len(self.calls), json.loads(found[1])))
-        return {"tool_calls": [{"index": self.calls[-1].index, **self.calls[-1].to_json()}]}
-
-    def _more_arguments(self, end: "_JSONEnd") -> dict[str, Any] | None:
-        length = end.find(self._text)
-        piece, self._text = self._text[:length], self._text[length:]
-        call = self.calls[-1]
-        if end.is_over and self._text.startswith("}" + CLOSE):
-            self._text = self._text.removeprefix("}" + CLOSE)
-            self._in_call, self._arguments = False, None
+            # Between two calls there is a line break.
+            return {"content": before} if before and not (self.calls and not before.strip()) else {}
+        if self._state == "head":
+            found = self._HEAD.match(self._text)
+            if found is None:
+                return None
+            self._text, self._state = self._text[found.end() :], "arguments"
+            call = ReadCall(len(self.calls), json.loads(found[1]))
+            self.calls.append(call)
+            return {} if self._whole else _begun(call)
+        end = self._text.find(END)
+        while end >= 0 and not _is_json(self.calls[-1].arguments + self._text[:end]):
+            end = self._text.find(END, end + 1)  # this one stands in a string
+        piece, is_found = self._take_until(end, END)
+        if is_found:
+            self._state = "text"
         elif not piece:
             return None
+        call = self.calls[-1]
         call.arguments += piece
-        return {"tool_calls": [{"index": call.index, "function": {"arguments": piece}}]} if piece else {}
+        if self._whole:
+            return _begun(call) if is_found else {}
+        return _continued(call, piece) if piece else {}
+
+    def _take_until(self, index: int, mark: str) -> tuple[str, bool]:
+        """The text before `mark`, which stands at `index`; if that is -1, what cannot be the mark's beginning."""
+        text = self._text
+        if index >= 0:
+            self._text = text[index + len(mark) :]
+            return text[:index], True
+        certain = len(text) - overlap(text, mark)
+        self._text = text[certain:]
+        return text[:certain], False
 
 
-class _JSONEnd:
-    """Finds where a JSON object ends, though it comes in pieces."""
+def _begun(call: ReadCall) -> dict[str, Any]:
+    """The delta of a call's name and id, and its arguments so far."""
+    return {"tool_calls": [{"index": call.index, **call.to_json()}]}
 
-    def __init__(self) -> None:
-        self.is_over = False
-        self._depth = 0
-        self._in_string = False
-        self._escaped = False
 
-    def find(self, text: str) -> int:
-        """How many characters of `text` still belong to the object."""
-        if self.is_over:
-            return 0
-        for place, character in enumerate(text):
-            if self._in_string:
-                self._in_string = self._escaped or character != '"'
-                self._escaped = character == "\\" and not self._escaped
-            elif character == '"':
-                self._in_string = True
-            elif character in "{[":
-                self._depth += 1
-            elif character in "}]":
-                self._depth -= 1
-                if self._depth == 0:
-                    self.is_over = True
-                    return place + 1
-        return len(text)
+def _continued(call: ReadCall, piece: str) -> dict[str, Any]:
+    return {"tool_calls": [{"index": call.index, "function": {"arguments": piece}}]}
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""API keys: who may use the server, under which name.
+"""Who may use the server: API keys, and the host names that a server without keys answers to.
 
 A key is given as `NAME=KEY`, or alone; in a file, one a line, where `#` begins a comment. Only hashes are kept, and
 all of them are compared every time, in constant time, so that how long a refusal takes tells nothing.
@@ -6,6 +6,7 @@ all of them are compared every time, in constant time, so that how long a refusa
 
 import hashlib
 import hmac
+import ipaddress
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +18,7 @@ ANONYMOUS = "anonymous"
 """The name of everyone, where no keys are asked for."""
 
 MIN_LENGTH = 8
+_HOST = re.compile(r"(\[(?P<address>[0-9a-fA-F:.]+)\]|(?P<name>[^\s@:/\[\]]+))(:[0-9]*)?")
 _NAMED = re.compile(r"([A-Za-z0-9_.-]{1,64})=(.*[^=\s].*)")
 
 
@@ -59,6 +61,38 @@ class Keys:
         if not found:
             raise ApiError(401, "The API key is not known to this server.", code="invalid_api_key")
         return found[0]
+
+
+class HostNames:
+    """The names that a server answers to, in the Host header.
+
+    A web page can let a name of its own point to this machine (DNS rebinding), and then read a server without keys as
+    if it were the page's own. Its requests carry that name, so names that do not belong to the server are refused.
+    """
+
+    def __init__(self, bound: str, more: Iterable[str] = ()) -> None:
+        """`bound` is the address or name that the server listens at; `*` among `more` allows every name."""
+        more = {name.lower() for name in more}
+        self._names = {"localhost", "127.0.0.1", "::1", bound.lower(), *more}
+        self._allows_all = "*" in more
+        # Who listens at every address does not know them all. A name that is rebound is never an address.
+        self._allows_addresses = bound in ("", "0.0.0.0", "::")
+
+    def allow(self, host: str) -> bool:
+        """May a request with this Host header be answered?"""
+        found = _HOST.fullmatch(host)
+        if self._allows_all or found is None:
+            return self._allows_all
+        name = (found["address"] or found["name"]).lower().removesuffix(".")
+        return name in self._names or (self._allows_addresses and _is_address(name))
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def read_keys(path: Path) -> list[str]:

@@ -1,41 +1,40 @@
-"""From the messages of a request to the prompt's ids, through the one renderer of `chatsmith.text.chat`.
+"""From the messages of a request to the prompt's ids, through the one renderer of `chatsmith.text.chat`; and what
+/tokenize, /detokenize and /tokenizer_info show of it.
 
 The chat format is stricter than the API: one system message and only first, then user and assistant in turns. So
-leading system (and developer) messages become one, as do neighbouring messages of the user or of the assistant, with
-an empty line between them; anything else out of order is refused, by the number the message has in the request.
+leading system (and developer) messages become one, as do adjacent messages of the user or of the assistant, with an
+empty line between them; anything else out of order is refused, by the number the message has in the request.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
-from chatsmith.serve.errors import context_exceeded, invalid, unsupported
-from chatsmith.serve.requests import ChatMessage, ChatRequest, CompletionRequest, Tool
-from chatsmith.serve.tool_calls import calls_text, describe_tools
-from chatsmith.text.chat import ConversationError, Message, Part, Role, render
+from chatsmith.serve import protocol
+from chatsmith.serve.errors import ApiError, invalid, unsupported
+from chatsmith.serve.models import LoadedModel
+from chatsmith.serve.tools import calls_text, describe_tools
+from chatsmith.text.chat import ConversationError, Message, Part, Role, chat_template, render
 from chatsmith.text.tokenizer import Tokenizer
+
+MAX_TOKENS = 262_144
+"""An answer of /tokenize has an entry a token, in several lists; a longer one would keep other requests waiting."""
+
+UNREADABLE_PARTS = ("image_url", "input_audio", "file")
+"""Parts of messages that OpenAI knows."""
 
 SEPARATOR = "\n\n"
 
 
 @dataclass(frozen=True)
 class _Turn:
-    """Messages of the request that became one, and the place of the first among them."""
+    """Messages of the request that became one, and the index of the first among them."""
 
     message: Message
     index: int
 
 
-@dataclass(frozen=True)
-class MessageRange:
-    """Which ids of a prompt are a message, with its marks: start to end - 1."""
-
-    role: str
-    start: int
-    end: int
-
-
-def chat_prompt(request: ChatRequest, tokenizer: Tokenizer, vocab_size: int) -> list[int]:
+def chat_prompt(request: protocol.ChatRequest, tokenizer: Tokenizer, vocab_size: int) -> list[int]:
     """The ids of a chat's prompt. Raises ApiError (400) that names the message at fault."""
     prefix = request.assistant_prefix_ids or []
     _check_ids(prefix, vocab_size, "assistant_prefix_ids")
@@ -46,9 +45,9 @@ def chat_prompt(request: ChatRequest, tokenizer: Tokenizer, vocab_size: int) -> 
 
 
 def conversation_ids(
-    messages: Sequence[ChatMessage],
+    messages: Sequence[protocol.ChatMessage],
     tokenizer: Tokenizer,
-    tools: Sequence[Tool] | None = None,
+    tools: Sequence[protocol.Tool] | None = None,
     *,
     continues: bool = False,
     awaits_reply: bool = True,
@@ -80,21 +79,23 @@ def conversation_ids(
     return [*ids, tokenizer.special("<|assistant_start|>")] if awaits_reply else ids
 
 
-def message_ranges(ids: Sequence[int], tokenizer: Tokenizer) -> list[MessageRange]:
-    """Where each message stands in a rendered conversation. What people write can never spell the marks."""
-    starts = {
-        tokenizer.special(f"<|{role}_start|>"): role for role in ("system", "user", "assistant", "tool")
-    }
-    ranges: list[MessageRange] = []
+def message_ranges(ids: Sequence[int], tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """Where each message stands in a rendered conversation. What people write can never spell the special tokens."""
+    roles = ("system", "user", "assistant", "tool")
+    starts = {tokenizer.special(f"<|{role}_start|>"): role for role in roles}
+    ends = {tokenizer.special(f"<|{role}_end|>") for role in roles}
+    ranges: list[dict[str, Any]] = []
     for index, id in enumerate(ids):
         if id in starts:
-            ranges.append(MessageRange(starts[id], index, len(ids)))
-        elif ranges and id == tokenizer.special(f"<|{ranges[-1].role}_end|>"):
-            ranges[-1] = MessageRange(ranges[-1].role, ranges[-1].start, index + 1)
+            ranges.append({"role": starts[id], "start": index, "end": len(ids)})
+        elif ranges and id in ends:
+            ranges[-1]["end"] = index + 1
     return ranges
 
 
-def text_prompts(request: CompletionRequest, tokenizer: Tokenizer, vocab_size: int) -> list[list[int]]:
+def text_prompts(
+    request: protocol.CompletionRequest, tokenizer: Tokenizer, vocab_size: int
+) -> list[list[int]]:
     """The ids of each prompt of a text completion. Raises ApiError (400)."""
     prompts: list[list[int]] = []
     bos = [tokenizer.bos_id] if request.add_special_tokens is not False else []
@@ -111,7 +112,13 @@ def check_fits(prompt: Sequence[int], context: int, param: str, *, only_scored: 
     """Raise ApiError (400) unless a reply fits into the context after the prompt."""
     # The last id of a prompt that is only scored needs no place of its own.
     if len(prompt) > (context + 1 if only_scored else context - 1):
-        raise context_exceeded(len(prompt), context, param)
+        raise ApiError(
+            400,
+            f"This model's context holds {context} tokens, the reply included, but the prompt has {len(prompt)}. "
+            "Shorten it.",
+            param=param,
+            code="context_length_exceeded",
+        )
 
 
 def _check_ids(ids: Sequence[int], vocab_size: int, param: str) -> None:
@@ -120,8 +127,7 @@ def _check_ids(ids: Sequence[int], vocab_size: int, param: str) -> None:
         raise invalid(f"{param}: {wrong} is no token id (0 to {vocab_size - 1})", param)
 
 
-def _turns(messages: Sequence[ChatMessage], tools: Sequence[Tool] | None) -> list[_Turn]:
-    _check_results(messages)
+def _turns(messages: Sequence[protocol.ChatMessage], tools: Sequence[protocol.Tool] | None) -> list[_Turn]:
     turns: list[_Turn] = []
     for index in _in_order_of_calls(messages):
         message = messages[index]
@@ -147,7 +153,7 @@ def _with_tools(turns: list[_Turn], description: str) -> list[_Turn]:
     return [_Turn(Message.of("system", description), 0), *turns]
 
 
-def _parts(message: ChatMessage, place: str) -> tuple[Part, ...]:
+def _parts(message: protocol.ChatMessage, place: str) -> tuple[Part, ...]:
     if message.role != "assistant":
         for name in ("tool_calls", "chatsmith"):
             if getattr(message, name) is not None:
@@ -163,7 +169,7 @@ def _parts(message: ChatMessage, place: str) -> tuple[Part, ...]:
     return (Part("text", text),)
 
 
-def _text(message: ChatMessage, place: str) -> str:
+def _text(message: protocol.ChatMessage, place: str) -> str:
     content = message.content
     if isinstance(content, str):
         return content
@@ -173,59 +179,106 @@ def _text(message: ChatMessage, place: str) -> str:
         raise invalid(f"{place}.content must be a text or a list of parts, not null", f"{place}.content")
     texts: list[str] = []
     for index, part in enumerate(content):
-        said = part.text if part.type == "text" else part.refusal if part.type == "refusal" else None
+        where = f"{place}.content.{index}"
+        if part.type in UNREADABLE_PARTS:
+            raise unsupported(where, f"{part.type} cannot be read; send text")
         if part.type not in ("text", "refusal"):
-            raise unsupported(
-                f"{place}.content.{index}.type", f"{part.type[:40]!r} cannot be read; send text"
-            )
-        if said is None:
-            raise invalid(
-                f"{place}.content.{index} needs a {part.type}", f"{place}.content.{index}.{part.type}"
-            )
-        texts.append(said)
+            raise unsupported(f"{where}.type", f"{part.type[:40]!r} cannot be read; send text")
+        text = part.text if part.type == "text" else part.refusal
+        if text is None:
+            raise invalid(f"{where} needs a {part.type}", f"{where}.{part.type}")
+        texts.append(text)
     return "".join(texts)
 
 
-def _check_results(messages: Sequence[ChatMessage]) -> None:
-    """Every call of a tool has one result, right after it; and every result has a call."""
-    waiting: set[str] = set()
+def _in_order_of_calls(messages: Sequence[protocol.ChatMessage]) -> list[int]:
+    """The indices of the messages, results in the order of their calls: nothing else tells which is which.
+
+    Raises ApiError (400) unless every call of a tool has one result, right after it, and every result a call.
+    """
+    order: list[int] = []
+    results: dict[str, int | None] = {}
     for index, message in enumerate(messages):
         place = f"messages.{index}"
         if message.role == "tool":
             if message.tool_call_id is None:
                 raise invalid(f"{place} needs a tool_call_id", f"{place}.tool_call_id")
-            if message.tool_call_id not in waiting:
+            if results.get(message.tool_call_id, index) is not None:  # no such call, or it has its result
                 reason = "answers no call of the assistant message before it"
                 raise invalid(f"{place}.tool_call_id {reason}", f"{place}.tool_call_id")
-            waiting.remove(message.tool_call_id)
+            results[message.tool_call_id] = index
             continue
-        if waiting:
-            raise invalid(
-                f"{place}: the call {min(waiting)!r} has no result; a tool message must follow", place
-            )
-        waiting = {call.id for call in message.tool_calls or []}
-        if len(waiting) < len(message.tool_calls or []):
+        order += [*_all_there(results, f"{place}: ", place), index]
+        calls = message.tool_calls or []
+        results = {call.id: None for call in calls}
+        if len(results) < len(calls):
             raise invalid(f"{place}.tool_calls has an id twice", f"{place}.tool_calls")
-    if waiting:
-        raise invalid(
-            f"the call {min(waiting)!r} has no result; a tool message must follow",
-            f"messages.{len(messages) - 1}",
-        )
+    return [*order, *_all_there(results, "", f"messages.{len(messages) - 1}")]
 
 
-def _in_order_of_calls(messages: Sequence[ChatMessage]) -> list[int]:
-    """The places of the messages, results in the order of their calls: nothing else tells which is which."""
-    order: list[int] = []
-    while len(order) < len(messages):
-        index = len(order)
-        calls = [call.id for call in messages[index].tool_calls or []]
-        results = range(index + 1, index + 1 + len(calls))
-        order.append(index)
-        order += sorted(results, key=lambda place: calls.index(messages[place].tool_call_id or ""))
-    return order
+def _all_there(results: Mapping[str, int | None], prefix: str, param: str) -> list[int]:
+    missing = [id for id, index in results.items() if index is None]
+    if missing:
+        raise invalid(f"{prefix}the call {min(missing)!r} has no result; a tool message must follow", param)
+    return [index for index in results.values() if index is not None]
 
 
 def _without_number(text: str) -> str:
     """The renderer counts messages from 1 and after joining; the request's own number stands before it already."""
     _, _, reason = text.partition(" ")[2].partition(" ")
     return reason or text
+
+
+# ---- what the prompt looks like ----
+
+
+def tokenize(request: protocol.TokenizeRequest, model: LoadedModel) -> dict[str, Any]:
+    """The ids of a text or a conversation, and how to show them. Raises ApiError (400).
+
+    Here alone the names of special tokens are read as those tokens, since evaluation harnesses need it; everywhere else
+    what a client sends is ordinary text.
+    """
+    tokenizer = model.tokenizer
+    if request.messages is not None:
+        ids = conversation_ids(
+            request.messages,
+            tokenizer,
+            request.tools,
+            continues=bool(request.continue_final_message),
+            awaits_reply=request.add_generation_prompt is not False,
+        )
+    else:
+        bos = [tokenizer.bos_id] if request.add_special_tokens else []
+        ids = [*bos, *tokenizer.encode_with_special(request.prompt or "")]
+    if len(ids) > MAX_TOKENS:
+        param = "prompt" if request.messages is None else "messages"
+        raise invalid(f"this has {len(ids)} tokens; {MAX_TOKENS} at most can be shown", param)
+    return {
+        "tokens": ids,
+        "count": len(ids),
+        "max_model_len": model.info.context_length,
+        "token_strs": [tokenizer.decode([id]) for id in ids],
+        "special": [tokenizer.is_special(id) for id in ids],
+        "messages": [] if request.messages is None else message_ranges(ids, tokenizer),
+    }
+
+
+def detokenize(request: protocol.DetokenizeRequest, model: LoadedModel) -> protocol.Detokenization:
+    """The text of ids. Raises ApiError (400)."""
+    try:
+        return protocol.Detokenization(prompt=model.tokenizer.decode(request.tokens))
+    except ValueError as error:
+        raise invalid(f"tokens: {error}", "tokens") from error
+
+
+def tokenizer_info(model: LoadedModel) -> protocol.TokenizerInfo:
+    """What other programs need to know of the tokenizer. A reply ends with the end token."""
+    return protocol.TokenizerInfo(
+        tokenizer_class="chatsmith",
+        bos_token="<|bos|>",
+        eos_token="<|assistant_end|>",
+        pad_token=None,
+        chat_template=chat_template(),
+        vocab_size=model.info.vocab_size,
+        model_max_length=model.info.context_length,
+    )

@@ -1,0 +1,405 @@
+"""The served models: their engines, who may come in, and the replies under way.
+
+`ServedModel.generate` is the way of every request: limits, admission, an engine, outputs as they come, and in the end,
+for whatever reason, everything that the request held is given back.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from chatsmith.runtime.errors import UserError
+from chatsmith.serve.admission import Admission, Limits, Ticket
+from chatsmith.serve.auth import Keys
+from chatsmith.serve.engine_client import EngineClient, Events
+from chatsmith.serve.errors import ApiError, internal, invalid, unavailable
+from chatsmith.serve.ipc import EngineSettings, Job, ModelInfo, Output
+from chatsmith.serve.log import RequestRecord
+from chatsmith.serve.metrics import Metrics
+from chatsmith.serve.protocol import Defaults, ModelCard, ModelExtension
+from chatsmith.text.tokenizer import Tokenizer
+
+QUEUE_SHARE = 4
+"""Prompt tokens that may wait by default, as a multiple of what the key-value pool holds."""
+
+MAX_LOGPROBS = 2**20
+"""Of one request, alternatives included: about 100 bytes each in the answer, and several times that in memory."""
+
+NOT_FINITE = "not finite"
+"""What the engine says of logits that are no numbers, which is no fault of a grammar."""
+
+TOOLS = ("calculator",)
+"""Tools that the server runs itself when the model calls them."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """What is known of a model once it is loaded."""
+
+    info: ModelInfo
+    tokenizer: Tokenizer
+    defaults: Defaults
+
+
+@dataclass
+class _Reply:
+    """One reply of a request, as far as it is known."""
+
+    prompt_tokens: int
+    is_constrained: bool
+    num_tokens: int = 0
+    last_token_at: float | None = None
+    is_over: bool = False
+
+
+class ServedModel:
+    """A model and the engines that run it."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: Sequence[EngineSettings],
+        limits: Limits,
+        metrics: Metrics,
+        *,
+        queue_seconds: float,
+        request_seconds: float,
+    ) -> None:
+        self.name = name
+        self.created = int(time.time())
+        self.queue_seconds = queue_seconds
+        self.request_seconds = request_seconds
+        self.admission = Admission(limits, time.monotonic)
+        self.metrics = metrics
+        self.engines = [EngineClient(name, one, metrics) for one in settings]
+        self.open: set[Events] = set()
+        """The queues of requests under way; an ApiError put into one ends its request."""
+        self._loaded: LoadedModel | None = None
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """What is known once it was loaded. Raises ApiError (503) before."""
+        if self._loaded is None:
+            raise unavailable(
+                "The model is being loaded. Try again in a moment.", "loading", self.retry_after
+            )
+        return self._loaded
+
+    @property
+    def is_loaded(self) -> bool:
+        """Was it loaded once, so that everything about it is known?"""
+        return self._loaded is not None
+
+    @property
+    def is_healthy(self) -> bool:
+        """Is no engine dead?"""
+        return all(engine.is_healthy for engine in self.engines)
+
+    @property
+    def ready_engines(self) -> list[EngineClient]:
+        """The engines that take jobs."""
+        return [engine for engine in self.engines if engine.is_ready]
+
+    @property
+    def retry_after(self) -> int:
+        """Seconds until an engine may be ready again."""
+        return min(engine.retry_after for engine in self.engines)
+
+    def check_ready(self) -> None:
+        """Raise ApiError (503) unless an engine takes jobs."""
+        if self.loaded and not self.ready_engines:
+            raise unavailable(
+                "The engine is being restarted. Try again in a moment.", "engine_restarting", self.retry_after
+            )
+
+    async def run(self, on_loaded: Callable[["ServedModel"], None]) -> None:
+        """Load, then keep the engines running. Raises UserError if the model cannot be loaded."""
+        running = [asyncio.create_task(engine.run()) for engine in self.engines]
+        try:
+            info = (await asyncio.gather(*(engine.loaded for engine in self.engines)))[0]
+            tokenizer = await asyncio.to_thread(Tokenizer.load, Path(info.path))
+            self._loaded = LoadedModel(info, tokenizer, choose_defaults(info.generation))
+            self.metrics.model_ready(self.name, info)
+            limits = self.admission.limits
+            if not limits.queue_tokens:
+                queue_tokens = QUEUE_SHARE * info.kv_tokens * len(self.engines)
+                self.admission.limits = Limits(limits.queue_requests, queue_tokens, limits.per_key)
+            on_loaded(self)
+            await asyncio.gather(*running)
+        finally:
+            for task in running:
+                task.cancel()
+
+    async def stop(self) -> None:
+        """End the engines."""
+        await asyncio.gather(*(engine.stop() for engine in self.engines))
+
+    async def count_cached(self, prompt_ids: Sequence[int]) -> int:
+        """How many ids of a prompt the prefix cache of some engine holds now."""
+        prompt_ids = prompt_ids[: self.loaded.info.context_length]
+        counts = await asyncio.gather(*(engine.count_cached(prompt_ids) for engine in self.ready_engines))
+        return max(counts, default=0)
+
+    async def generate(
+        self,
+        jobs: Sequence[Job],
+        record: RequestRecord,
+        names: Mapping[str, str],
+        affinity: str | None = None,
+    ) -> AsyncGenerator[list[Output], None]:
+        """The outputs of a request's jobs, in batches as they come; `index` numbers the replies over all jobs.
+
+        Requests with the same `affinity` go to the same engine when load allows. Raises ApiError: 503 if no engine is
+        ready or none begins in time, 504 if the replies take too long, 429 if there is no room, and whatever ends a
+        reply other than as it should. `names` says what the engine's parameters are called in the request.
+        """
+        self.check_ready()
+        self._check_limits(jobs)
+        replies = [
+            _Reply(len(job.prompt_ids), job.constraint is not None) for job in jobs for _ in range(job.n)
+        ]
+        record.prompt_tokens = sum(len(job.prompt_ids) for job in jobs)
+        ticket = self._admit(record, len(replies), record.prompt_tokens)
+        events: Events = asyncio.Queue()
+        self.open.add(events)
+        deadline = self._set_deadline(events, record)
+        submitted: list[tuple[EngineClient, int]] = []
+        reason = "abort"  # what is not over in the end; whoever reads on no more has left
+        try:
+            first_choice = 0
+            for job in jobs:
+                engine = self._pick(affinity)
+                submitted.append((engine, engine.submit(job, events, first_choice)))
+                first_choice += job.n
+            while not all(reply.is_over for reply in replies):
+                batch: list[Output] = []
+                event = await events.get()
+                while True:
+                    if isinstance(event, ApiError):
+                        raise event.rename(names)
+                    if record.first_token_seconds is None:
+                        record.first_token_seconds = time.monotonic() - record.arrived
+                        deadline.cancel()
+                        deadline = self._set_deadline(events, record)
+                    self._count(replies[event.index], event, ticket, record)
+                    if event.finish_reason == "error":
+                        raise _failure(event, replies[event.index], names)
+                    batch.append(event)
+                    if events.empty():
+                        break
+                    event = events.get_nowait()
+                yield batch
+        except ApiError:
+            reason = "error"
+            raise
+        finally:
+            deadline.cancel()
+            for engine, number in submitted:
+                engine.cancel(number)
+            for reply in replies:
+                if not reply.is_over:
+                    self._end(reply, reason, record)
+            ticket.close()
+            self.open.discard(events)
+
+    def _check_limits(self, jobs: Sequence[Job]) -> None:
+        info = self.loaded.info
+        for job in jobs:
+            blocks = -(-(len(job.prompt_ids) + 1) // info.block_size)
+            if job.n > 1 and job.n * blocks > info.num_blocks:
+                room = info.num_blocks // blocks
+                raise invalid(
+                    f"n is {job.n}, but there is room for {room} replies to a prompt this long", "n"
+                )
+        # An answer is held in memory until it is whole, and for a client that reads slowly, so is a stream.
+        count = sum(job.num_logprobs(info.context_length) for job in jobs)
+        if count > MAX_LOGPROBS:
+            raise invalid(
+                f"this could take {count} log-probabilities, and {MAX_LOGPROBS} may be asked for at once; ask for "
+                "fewer alternatives, tokens, replies or prompts",
+                "logprobs",
+            )
+
+    def _admit(self, record: RequestRecord, num_replies: int, num_tokens: int) -> Ticket:
+        self.admission.capacity = max(1, len(self.ready_engines)) * self.loaded.info.max_running
+        try:
+            return self.admission.admit(record.key or "", num_replies, num_tokens)
+        except ApiError as error:
+            if error.status == 429:
+                self.metrics.request_refused(self.name, error.code or "")
+            raise
+
+    def _pick(self, affinity: str | None) -> EngineClient:
+        """The ready engine with the fewest open replies. Raises ApiError (503).
+
+        Among equals, the same `affinity` gives the same engine, whose prefix cache may hold the prompt.
+        """
+        self.check_ready()
+        ready = self.ready_engines
+        fewest = min(engine.num_open for engine in ready)
+        equals = [engine for engine in ready if engine.num_open == fewest]
+        return equals[hash(affinity) % len(equals) if affinity else 0]
+
+    def _set_deadline(self, events: Events, record: RequestRecord) -> asyncio.TimerHandle:
+        """End the request with an error when its first token, or after that its end, does not come in time."""
+        seconds = self.request_seconds
+        error = ApiError(
+            504,
+            f"The reply was not finished within {seconds:g} seconds. Ask for fewer tokens, or try later.",
+            type="timeout_error",
+            code="deadline_exceeded",
+        )
+        if record.first_token_seconds is None and self.queue_seconds < self.request_seconds:
+            seconds = self.queue_seconds
+            error = unavailable(
+                f"No engine was free within {seconds:g} seconds. Try again later.",
+                "queue_timeout",
+                max(1, min(60, round(seconds))),
+            )
+        left = record.arrived + seconds - time.monotonic()
+        return asyncio.get_running_loop().call_later(left, events.put_nowait, error)
+
+    def _count(self, reply: _Reply, output: Output, ticket: Ticket, record: RequestRecord) -> None:
+        """Note a reply's new tokens in metrics, log and admission."""
+        now = time.monotonic()
+        if reply.last_token_at is None:
+            ticket.begin()
+            self.metrics.reply_began(self.name, reply.prompt_tokens, now - record.arrived)
+        since = None if reply.last_token_at is None else now - reply.last_token_at
+        self.metrics.tokens_came(self.name, len(output.ids), since)
+        reply.last_token_at = now
+        reply.num_tokens += len(output.ids)
+        if output.finish_reason is not None:
+            self._end(reply, output.finish_reason, record)
+            ticket.end()
+
+    def _end(self, reply: _Reply, reason: str, record: RequestRecord) -> None:
+        reply.is_over = True
+        self.metrics.reply_ended(self.name, reason, reply.num_tokens, time.monotonic() - record.arrived)
+        record.finish.append(reason)
+        record.completion_tokens = (record.completion_tokens or 0) + reply.num_tokens
+
+
+def _failure(output: Output, reply: _Reply, names: Mapping[str, str]) -> ApiError:
+    reason = output.error or "The model failed."
+    # A grammar may prove too complex on the way, which is the client's affair: a 500 would be tried again.
+    if reply.is_constrained and NOT_FINITE not in reason:
+        param = names.get("constraint", "constraint")
+        return invalid(f"{param} asks for a form that cannot be followed further: {reason}", param)
+    return internal(reason, "generation_failed")
+
+
+def choose_defaults(generation: Mapping[str, Any]) -> Defaults:
+    """How to sample where a request does not say: as generation_config.json does. Raises UserError."""
+    try:
+        return Defaults(**{name: value for name, value in generation.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(
+            f"generation_config.json says {first['loc'][0]} = {first['input']!r}: {first['msg']}"
+        ) from error
+
+
+@dataclass
+class Service:
+    """What all requests share: the models, the keys, the metrics, and whether the server still takes work."""
+
+    models: Mapping[str, ServedModel]
+    """By name."""
+    keys: Keys
+    metrics: Metrics
+    max_body_bytes: int
+    read_seconds: float
+    """A request must have arrived whole within this time."""
+    logs_prompts: bool = False
+    drained_by: float | None = None
+    """Set once the server shuts down: no new work is taken, and what is open must end by then."""
+
+    @property
+    def status(self) -> Literal["ok", "loading", "degraded", "draining"]:
+        """Whether new work is taken; `degraded` if some engine that did take it does not now."""
+        if self.drained_by is not None:
+            return "draining"
+        if not all(model.is_loaded for model in self.models.values()):
+            return "loading"
+        return "ok" if all(model.is_healthy for model in self.models.values()) else "degraded"
+
+    @property
+    def num_open(self) -> int:
+        """Generating requests under way."""
+        return sum(len(model.open) for model in self.models.values())
+
+    def model(self, name: str | None) -> ServedModel:
+        """The model of this name; without one, the first. Raises ApiError: 404, and 503 while draining."""
+        self.check_open()
+        if name is None:
+            return next(iter(self.models.values()))
+        if name not in self.models:
+            raise ApiError(
+                404,
+                f"The model {name[:100]!r} does not exist. This server has: {', '.join(self.models)}.",
+                param="model",
+                code="model_not_found",
+            )
+        return self.models[name]
+
+    def check_open(self) -> None:
+        """Raise ApiError (503) while draining."""
+        if self.drained_by is not None:
+            left = max(1, min(60, round(self.drained_by - time.monotonic())))
+            raise unavailable("The server is shutting down and takes no new work.", "draining", left)
+
+    def check_health(self) -> None:
+        """Raise ApiError (503) if every engine is dead."""
+        engines = [engine for model in self.models.values() for engine in model.engines]
+        if not any(engine.is_healthy for engine in engines):
+            model = next(iter(self.models.values()))
+            message = f"An engine of {model.name} died and is being restarted."
+            raise unavailable(message, "engine_dead", model.retry_after)
+
+    def check_ready(self) -> None:
+        """Raise ApiError (503) until every model is loaded, and then unless some model takes work."""
+        self.check_open()
+        refusals: list[ApiError] = []
+        for model in self.models.values():
+            try:
+                model.check_ready()
+            except ApiError as error:
+                refusals.append(error)
+        if refusals and (self.status == "loading" or len(refusals) == len(self.models)):
+            raise refusals[0]
+
+    def abort(self) -> None:
+        """End all requests under way with an error, because the server stops."""
+        for model in self.models.values():
+            for events in model.open:
+                message = "The server was shut down before the reply was finished."
+                events.put_nowait(unavailable(message, "shutdown", 1))
+
+    def metrics_text(self) -> bytes:
+        """What Prometheus reads."""
+        for model in self.models.values():
+            if model.is_loaded:
+                stats = [engine.stats for engine in model.ready_engines]
+                self.metrics.set_engines(model.name, stats, model.loaded.info.num_blocks)
+        return self.metrics.render()
+
+
+def card(model: ServedModel) -> ModelCard:
+    """One model as /v1/models shows it. Raises ApiError (503) while it is being loaded."""
+    info = model.loaded.info
+    extension = ModelExtension(
+        context_length=info.context_length,
+        vocab_size=info.vocab_size,
+        num_parameters=info.num_parameters,
+        defaults=model.loaded.defaults,
+        tools=list(TOOLS),
+    )
+    return ModelCard(
+        id=model.name, object="model", created=model.created, owned_by="chatsmith", chatsmith=extension
+    )
