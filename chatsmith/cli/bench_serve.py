@@ -12,78 +12,23 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from chatsmith.cli.config import BenchServeConfig as Config
 from chatsmith.runtime.errors import UserError
 
 if TYPE_CHECKING:
-    from chatsmith.runtime.logs import Reporter
+    from chatsmith.runtime.console import Reporter
     from chatsmith.serve.load_client import Target
 
 WARM_UP_SHARE = 0.2
 """Memory and files are noted for the first time after this share of the run."""
 
 
-@dataclass(frozen=True)
-class Config:
-    """Measure a server under load."""
-
-    run: Path = Path("runs/kindergarten")
-    """A run or a bundle to start a server for, unless --url names one that runs."""
-    url: str | None = None
-    """A server that runs: http://HOST:PORT, without /v1."""
-    model: str | None = None
-    """The model's name there. Default: the first that the server has."""
-    api_key: str | None = None
-    """The key to send."""
-    clients: int = 16
-    """Closed loop: so many clients, each sends its next request when the last is answered."""
-    rate: float = 0.0
-    """Open loop instead: so many requests a second, at random times, whether or not the server keeps up."""
-    requests: int = 0
-    """How many requests; 0 means as many as --seconds allow."""
-    seconds: float = 30.0
-    """For how long requests are sent, unless --requests says how many."""
-    prompt_words: int = 32
-    """Length of the prompts, in words."""
-    reply_tokens: int = 64
-    """Length of the replies, in tokens."""
-    ignore_end: bool = True
-    """Ask for replies of full length (`ignore_eos`). OpenAI's own service refuses that."""
-    pid: int | None = None
-    """The process of the server, to watch its memory and open files; known if it is started here."""
-    compare_engine: bool = False
-    """Let the bare engine answer the same requests first, and give the share of its speed that HTTP leaves."""
-    device: str = "auto"
-    """For the server started here: auto, cpu, cuda, cuda:N or mps."""
-    dtype: Literal["auto", "fp32", "bf16"] = "auto"
-    """For the server started here: what it computes in."""
-    max_running: int = 16
-    """For the server started here: replies written at the same time."""
-    threads: int = 0
-    """For the server started here: CPU threads of its engine; 0 is its own choice."""
-    json: bool = False
-    """Print one JSON object on stdout, and everything for people on stderr."""
-
-    def __post_init__(self) -> None:
-        for name in ("clients", "prompt_words", "reply_tokens", "max_running"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1")
-        if self.threads < 0:
-            raise UserError(f"--threads is {self.threads}; it must be 0 or more")
-        if self.requests < 0 or not 0 <= self.rate < float("inf") or not 0 < self.seconds < float("inf"):
-            raise UserError("--requests and --rate must be 0 or more, --seconds above 0")
-        if self.url is not None and not self.url.startswith(("http://", "https://")):
-            raise UserError(f"--url is {self.url!r}; write http://HOST:PORT")
-        if self.compare_engine and (self.url is not None or self.rate):
-            raise UserError("--compare-engine needs the model: give a run, no --url, and no --rate")
-
-
 def main(config: Config) -> None:
     """Measure, and print a table or one JSON object."""
-    from chatsmith.runtime.logs import Reporter
+    from chatsmith.runtime.console import Reporter
 
     reporter = Reporter(json=config.json)
     load = f"{config.rate:g} requests a second" if config.rate else f"{config.clients} clients"

@@ -12,93 +12,46 @@ test items stand in the text a run learns from.
 import contextlib
 import json
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
+from chatsmith.bundle import Bundle, load_bundle, with_scores
+from chatsmith.cli.config import EvaluateConfig as Config
+from chatsmith.data.dataset import load_manifest
+from chatsmith.evals.chat import LETTER_TASKS, WRITTEN_TASKS
+from chatsmith.evals.comparison import (
+    Comparison,
+    compare_means,
+    compare_tasks,
+    compare_text,
+    on_different_files,
+)
+from chatsmith.evals.examiner import Examiner
+from chatsmith.evals.examiner import Settings as ExaminerSettings
+from chatsmith.evals.leakage import LeakageCheck
+from chatsmith.evals.report import MEANS, facts, in_words, show, show_comparison, show_leakage
+from chatsmith.evals.result_file import SuiteResult, suite_key
+from chatsmith.evals.results import read_results
+from chatsmith.evals.target import ResultPlaces, Target, find_results, find_target, transformers_target
+from chatsmith.evals.test_sets import find_test_sets
+from chatsmith.runtime.atomic import write_text
+from chatsmith.runtime.console import Reporter
+from chatsmith.runtime.device import Runtime, detect_runtime
+from chatsmith.runtime.distributed import main_number, process_group
 from chatsmith.runtime.errors import UserError
-
-if TYPE_CHECKING:
-    from chatsmith.bundle import Bundle
-    from chatsmith.evals.comparison import Comparison
-    from chatsmith.evals.examiner import Examiner
-    from chatsmith.evals.result_file import SuiteResult
-    from chatsmith.evals.target import Target
-    from chatsmith.runtime.device import Runtime
-    from chatsmith.runtime.logs import Reporter
+from chatsmith.runtime.run_directory import RunDirectory
+from chatsmith.tasks.benchmark_downloads import fetch, missing_files
+from chatsmith.tasks.benchmark_files import default_folder, has_file
+from chatsmith.tasks.core import TASKS
 
 STAGE = "evaluate"
 KINDERGARTEN = "kindergarten"
 
 
-@dataclass(frozen=True)
-class Config:
-    """Measure a model."""
-
-    run: Path = Path("runs/kindergarten")
-    """A run, whose newest stage is measured, or a bundle."""
-    text: tuple[Path, ...] = ()
-    """Measure bits per byte on these files or folders alone, instead of the run's validation text; nothing is kept."""
-    suite: Literal["auto", "base", "core", "chat", "exam", "all"] = "auto"
-    """What to measure: base (bits per byte, and CORE if its files are there), core, chat, exam, or all of these that
-    there are files for. auto: what takes little time and suits what the model was taught."""
-    split: Literal["exam", "development"] = "exam"
-    """The problems for the final score, or those to tune on."""
-    max_examples: int | None = None
-    """At most this many items of each task, and rows of validation text: a random choice, the same for every model."""
-    tries: int = 1
-    """Replies to each HumanEval problem; more than one are drawn at random, and from ten on pass@10 is told too."""
-    eval_data: Path | None = None
-    """Where the benchmarks' files are; by default the cache that --download fills."""
-    download: bool = False
-    """Fetch the benchmarks' files that are missing first, about 55 MB in all."""
-    mirror: str = ""
-    """A server with a copy of the benchmarks' folder, to fetch from instead of where their authors keep them."""
-    hf: Path | None = None
-    """Measure CORE of this local checkpoint of the transformers library instead (needs chatsmith[hf])."""
-    results: Path | None = None
-    """A folder for the results of a model outside a run."""
-    compare: tuple[Path, ...] = ()
-    """Two runs (or bundles in runs, or folders of --results) that were measured: say which differences are real."""
-    leakage: bool = False
-    """Look for test items in the text the run learns from, by 13 words in a row."""
-    batch_size: int = 64
-    """How many replies are written at once."""
-    batch_tokens: int = 8192
-    """How many tokens of validation text are scored at once."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
-    dtype: str = "auto"
-    """What to compute in: auto, fp32 or bf16."""
-    json: bool = False
-    """Print one JSON object on stdout, and everything for people on stderr."""
-
-    def __post_init__(self) -> None:
-        for name in ("max_examples", "tries", "batch_size", "batch_tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} must be at least 1, not {value}")
-        if len(self.compare) not in (0, 2):
-            raise UserError(f"compare takes two models, not {len(self.compare)}")
-        if self.text and (self.hf or self.suite not in ("auto", "base")):
-            raise UserError("text is for bits per byte alone, of one of chatsmith's models")
-        if self.hf and self.suite not in ("auto", "all", "core"):
-            raise UserError(
-                f"a transformers checkpoint is only measured by CORE, not by the suite {self.suite}"
-            )
-        if self.suite == "core" and self.split == "development":
-            raise UserError("CORE has no development items: all of its items are for the reported score")
-        if self.mirror and not self.mirror.startswith(("http://", "https://")):
-            raise UserError(
-                f"mirror must be the address of a server, http://… or https://…, not {self.mirror!r}"
-            )
-
-
 def main(config: Config) -> None:
     """Measure, show, and write down. Raises UserError for whatever a person can put right."""
-    from chatsmith.runtime.device import detect_runtime
-    from chatsmith.runtime.distributed import main_number, process_group
-    from chatsmith.runtime.logs import Reporter
 
     runtime = detect_runtime(config.device, config.dtype)
     reporter = Reporter(json=config.json, silent=not runtime.is_main)
@@ -117,11 +70,8 @@ def main(config: Config) -> None:
         sys.stdout.write(json.dumps(found) + "\n")
 
 
-def measure(config: Config, runtime: "Runtime", reporter: "Reporter") -> list["SuiteResult"]:
+def measure(config: Config, runtime: Runtime, reporter: Reporter) -> list[SuiteResult]:
     """The results of the suites that were asked for, shown and written down."""
-    from chatsmith.evals.examiner import Examiner, Settings
-    from chatsmith.evals.report import show
-    from chatsmith.evals.target import ResultPlaces, find_target, transformers_target
 
     if config.hf:
         target = transformers_target(config.hf)
@@ -132,7 +82,7 @@ def measure(config: Config, runtime: "Runtime", reporter: "Reporter") -> list["S
     reporter.stage("Evaluate", str(target.path))
     folder = None if config.text else target.run.evals if target.run else config.results
     places = ResultPlaces(folder, target.stage, config.split, config.max_examples) if folder else None
-    settings = Settings(
+    settings = ExaminerSettings(
         folder=eval_folder(config),
         split=config.split,
         max_examples=config.max_examples,
@@ -161,11 +111,11 @@ def measure(config: Config, runtime: "Runtime", reporter: "Reporter") -> list["S
                 show(result, reporter)
             results.append(result)
         if is_ours and places and config.max_examples is None and config.split == "exam":
-            _record(target, examiner, results)
+            _record(config, target, examiner, results)
     return results
 
 
-def choose_suites(config: Config, target: "Target", reporter: "Reporter") -> list[str]:
+def choose_suites(config: Config, target: Target, reporter: Reporter) -> list[str]:
     """The suites to measure. Raises UserError if one was named that the target has no data for, or if none was and
     nothing says what the target's run has taught."""
     if config.hf:
@@ -201,12 +151,8 @@ def choose_suites(config: Config, target: "Target", reporter: "Reporter") -> lis
     return [*suites, *_if_at_hand("chat", config, reporter), "exam"]
 
 
-def compare(config: Config, reporter: "Reporter") -> dict[str, Any]:
+def compare(config: Config, reporter: Reporter) -> dict[str, Any]:
     """Which differences between two measured models are real."""
-    from chatsmith.evals.comparison import compare_means, compare_tasks, compare_text, on_different_files
-    from chatsmith.evals.report import MEANS, show_comparison
-    from chatsmith.evals.results import read_results
-    from chatsmith.evals.target import find_results
 
     one, two = (
         read_results(find_results(path, config.split, config.max_examples)) for path in config.compare
@@ -232,15 +178,8 @@ def compare(config: Config, reporter: "Reporter") -> dict[str, Any]:
     return {"compare": {line.name: line.to_json() for line in lines}}
 
 
-def find_leakage(config: Config, reporter: "Reporter") -> dict[str, Any]:
+def find_leakage(config: Config, reporter: Reporter) -> dict[str, Any]:
     """Which test items share 13 words in a row with the training text of the run."""
-    from itertools import chain
-
-    from chatsmith.data.dataset import load_manifest
-    from chatsmith.evals.leakage import LeakageCheck
-    from chatsmith.evals.report import show_leakage
-    from chatsmith.evals.test_sets import find_test_sets
-    from chatsmith.runtime.run_directory import RunDirectory
 
     manifest = load_manifest(RunDirectory(config.run).data)
     reporter.stage("Leakage", str(config.run))
@@ -260,9 +199,8 @@ def find_leakage(config: Config, reporter: "Reporter") -> dict[str, Any]:
     return {"leakage": {one.name: one.to_json() for one in overlaps}}
 
 
-def download(config: Config, reporter: "Reporter") -> None:
+def download(config: Config, reporter: Reporter) -> None:
     """Fetch the benchmarks' files that are missing."""
-    from chatsmith.tasks.benchmark_downloads import fetch, missing_files
 
     folder = eval_folder(config)
     missing = missing_files(folder)
@@ -274,16 +212,12 @@ def download(config: Config, reporter: "Reporter") -> None:
 
 def eval_folder(config: Config) -> Path:
     """Where the benchmarks' files are, or will be."""
-    from chatsmith.tasks.benchmark_files import default_folder
 
     return config.eval_data.expanduser() if config.eval_data else default_folder()
 
 
-def _if_at_hand(suite: str, config: Config, reporter: "Reporter") -> list[str]:
+def _if_at_hand(suite: str, config: Config, reporter: Reporter) -> list[str]:
     """The suite, if all of its files are there."""
-    from chatsmith.evals.chat import LETTER_TASKS, WRITTEN_TASKS
-    from chatsmith.tasks.benchmark_files import has_file
-    from chatsmith.tasks.core import TASKS
 
     paths = [task.path for task in TASKS]
     if suite == "chat":
@@ -297,19 +231,14 @@ def _if_at_hand(suite: str, config: Config, reporter: "Reporter") -> list[str]:
     return [] if missing else [suite]
 
 
-def _load(target: "Target", runtime: "Runtime", reporter: "Reporter") -> "Bundle":
-    from chatsmith.bundle import load_bundle
+def _load(target: Target, runtime: Runtime, reporter: Reporter) -> Bundle:
 
     reporter.line(runtime.describe())
     return load_bundle(target.path, device=runtime.device, dtype=runtime.compute_dtype)
 
 
-def _record(target: "Target", examiner: "Examiner", results: "list[SuiteResult]") -> None:
+def _record(config: Config, target: Target, examiner: Examiner, results: list[SuiteResult]) -> None:
     """Write whole results into the model card and the run's record, unless they stand there."""
-    from chatsmith.bundle import with_scores
-    from chatsmith.evals.report import facts, in_words
-    from chatsmith.evals.result_file import suite_key
-    from chatsmith.runtime.atomic import write_text
 
     assert target.run is not None
     done_key = suite_key(keys=[examiner.key(result.suite) for result in results])
@@ -320,5 +249,6 @@ def _record(target: "Target", examiner: "Examiner", results: "list[SuiteResult]"
     write_text(
         card, with_scores(text, {name: words for result in results for name, words in in_words(result)})
     )
+    target.run.keep_settings(STAGE, done_key, config)
     outputs = [target.run.evals / f"{target.stage}-{result.suite}.json" for result in results]
     target.run.mark_done(STAGE, done_key, facts(results), outputs=outputs)

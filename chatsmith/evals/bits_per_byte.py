@@ -17,7 +17,7 @@ from chatsmith.data.packing import NOT_TRAINED_ON, Batch
 from chatsmith.evals.statistics import ratio_interval
 from chatsmith.model.gpt import GPT
 from chatsmith.model.loss import bits_per_byte
-from chatsmith.runtime.logs import Reporter
+from chatsmith.runtime.console import Reporter
 
 TextPart = tuple[float, int, int]
 """Bits, bytes and tokens of one batch."""

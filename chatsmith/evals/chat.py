@@ -18,8 +18,8 @@ from chatsmith.evals.passages import Passage, Scorer, decide
 from chatsmith.evals.ranks import collect, share
 from chatsmith.evals.statistics import pass_at_k, points_interval
 from chatsmith.evals.task_result import TaskResult, notes_on
+from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import Runtime
-from chatsmith.runtime.logs import Reporter
 from chatsmith.tasks import arc, gsm8k, humaneval, letters, mmlu, spelling
 from chatsmith.tasks.letters import LetterQuestion
 from chatsmith.tasks.splits import Splits

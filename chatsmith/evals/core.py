@@ -12,8 +12,8 @@ from pathlib import Path
 from chatsmith.evals.passages import Decision, Question, Scorer, decide, make_question
 from chatsmith.evals.ranks import collect, share
 from chatsmith.evals.task_result import TaskResult, notes_on
+from chatsmith.runtime.console import Bar, Reporter
 from chatsmith.runtime.device import Runtime
-from chatsmith.runtime.logs import Bar, Reporter
 from chatsmith.tasks.core import CoreTask, Item, core_items, prompts
 
 _ITEMS_AT_ONCE = 32

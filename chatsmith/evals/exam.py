@@ -16,7 +16,7 @@ from chatsmith.data.problems import Problem
 from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import Completion, Request, Sampling
 from chatsmith.evals.statistics import Score
-from chatsmith.runtime.logs import Reporter
+from chatsmith.runtime.console import Reporter
 from chatsmith.text.chat import Part, conversation_to_json, render_prompt
 from chatsmith.text.tokenizer import Tokenizer
 

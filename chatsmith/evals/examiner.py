@@ -29,10 +29,10 @@ from chatsmith.evals.result_file import SuiteResult, read_result, suite_key, wri
 from chatsmith.evals.target import ResultPlaces, SplitName, Target
 from chatsmith.evals.task_result import TaskResult, read_task, summary, write_task
 from chatsmith.evals.validation_text import named_text, run_text
+from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.distributed import main_number
 from chatsmith.runtime.errors import UserError
-from chatsmith.runtime.logs import Reporter
 from chatsmith.tasks.benchmark_files import find_file
 from chatsmith.tasks.core import TASKS
 from chatsmith.tools.calculator import calculator_tool

@@ -6,7 +6,7 @@ from chatsmith.evals.comparison import Comparison
 from chatsmith.evals.leakage import WORDS, Overlap
 from chatsmith.evals.result_file import SuiteResult
 from chatsmith.evals.statistics import Score
-from chatsmith.runtime.logs import Reporter, format_seconds
+from chatsmith.runtime.console import Reporter, format_seconds
 
 MEANS = {"core": "CORE", "chat": "ChatCORE"}
 """What the mean centred accuracy over a suite's tasks is called."""

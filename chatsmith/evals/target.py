@@ -8,8 +8,8 @@ from typing import Literal
 
 from chatsmith.bundle import bundle_fingerprint, resolve_bundle
 from chatsmith.data.dataset import FILE_NAME, DataManifest, file_sha256, load_manifest
+from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.errors import UserError
-from chatsmith.runtime.logs import Reporter
 from chatsmith.runtime.run_directory import BUNDLE_STAGES, RunDirectory
 
 SplitName = Literal["exam", "development"]

@@ -15,9 +15,9 @@ from chatsmith.data.problems import Problem
 from chatsmith.evals.statistics import Z_95, Score
 from chatsmith.rl.rollouts import Roller
 from chatsmith.runtime.atomic import write_text
+from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.distributed import sum_numbers
-from chatsmith.runtime.logs import Reporter
 from chatsmith.runtime.run_directory import RunDirectory
 
 

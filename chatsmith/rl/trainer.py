@@ -43,10 +43,9 @@ from chatsmith.rl.rollouts import (
     sums_of,
 )
 from chatsmith.rl.samples import failure_in_words, percents, reward_in_words, short, shown_replies
-from chatsmith.runtime.device import Runtime
+from chatsmith.runtime.console import Reporter, format_seconds
+from chatsmith.runtime.device import Runtime, free_memory
 from chatsmith.runtime.distributed import sum_numbers
-from chatsmith.runtime.logs import Reporter, format_seconds
-from chatsmith.runtime.memory import free_memory
 from chatsmith.runtime.run_directory import RunDirectory
 from chatsmith.tasks.problem_set import ProblemSet
 from chatsmith.tasks.reward import Judge

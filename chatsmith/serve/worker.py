@@ -20,9 +20,8 @@ from chatsmith.backends.guided import RequestError
 from chatsmith.bundle import bundle_fingerprint, load_bundle, resolve_bundle
 from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import Event
-from chatsmith.runtime.device import detect_runtime
+from chatsmith.runtime.device import detect_runtime, settled
 from chatsmith.runtime.errors import UserError
-from chatsmith.runtime.garbage import settled
 from chatsmith.serve.protocol import Channel, Closed, Figures, Job, Message, ModelInfo, Output, Setup
 from chatsmith.tools.calculator import calculator_tool
 

@@ -11,8 +11,7 @@ from torch import Tensor
 from chatsmith.data.packing import NOT_TRAINED_ON, Batch
 from chatsmith.model.gpt import GPT
 from chatsmith.model.loss import IGNORED, chunk_gradient, chunked_cross_entropy
-from chatsmith.runtime.device import Runtime, can_compile
-from chatsmith.runtime.measure import gemm_peak
+from chatsmith.runtime.device import Runtime, can_compile, gemm_peak
 
 assert NOT_TRAINED_ON == IGNORED
 

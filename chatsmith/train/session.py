@@ -13,11 +13,10 @@ from pathlib import Path
 from chatsmith.bundle import model_card, save_bundle
 from chatsmith.model.gpt import GPT
 from chatsmith.optim.optimizer import Optimizer
-from chatsmith.runtime.device import Runtime, peak_memory_bytes
+from chatsmith.runtime.console import Reporter, format_seconds
+from chatsmith.runtime.device import Runtime, gemm_peak, peak_memory_bytes
 from chatsmith.runtime.distributed import main_number
 from chatsmith.runtime.errors import UserError
-from chatsmith.runtime.logs import Reporter, format_seconds
-from chatsmith.runtime.measure import gemm_peak
 from chatsmith.runtime.metrics import MetricsLog
 from chatsmith.runtime.run_directory import RunDirectory
 from chatsmith.text.tokenizer import Tokenizer

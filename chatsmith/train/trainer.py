@@ -17,9 +17,9 @@ from torch import Tensor
 
 from chatsmith.model.gpt import GPT
 from chatsmith.optim.optimizer import Optimizer
+from chatsmith.runtime.console import Bar, Reporter
 from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.distributed import sum_gradients, sum_number
-from chatsmith.runtime.logs import Bar, Reporter
 from chatsmith.runtime.metrics import MetricsLog
 from chatsmith.train.interrupt import NonFiniteLossError, TrainingStoppedError, stop_request
 from chatsmith.train.plan import Plan

@@ -15,8 +15,8 @@ from chatsmith.evals.engine_scorer import EngineScorer
 from chatsmith.evals.passages import Decision
 from chatsmith.evals.task_result import TaskResult, summary
 from chatsmith.model.gpt import GPT
+from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import Runtime
-from chatsmith.runtime.logs import Reporter
 from chatsmith.tasks import core
 from chatsmith.tasks.core import CoreTask, Item, core_items, example_indices, prompts
 from chatsmith.text.tokenizer import Tokenizer

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import pytest
 
+from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.errors import UserError
-from chatsmith.runtime.logs import Reporter
 from chatsmith.runtime.run_directory import RunDirectory
 from chatsmith.train.checkpoint import saved_states
 from chatsmith.train.interrupt import TrainingStoppedError
