@@ -62,7 +62,7 @@ def test_variables_on_the_pages_exist():
     known = set(GENERAL_VARIABLES)
     for command in cli.COMMANDS.values():
         names = (field.name.removesuffix("_").upper() for field in fields(command.config))
-        known |= {f"CHATSMITH_{(command.section or command.module).upper()}_{name}" for name in names}
+        known |= {f"CHATSMITH_{command.section.upper()}_{name}" for name in names}
     for page in [*PAGES, ROOT / "chatsmith" / "cli" / "main.py"]:
         assert (
             set(re.findall(r"CHATSMITH_[A-Z_]+[A-Z]\b", page.read_text())) - {"CHATSMITH_PRETRAIN"} <= known

@@ -5,7 +5,6 @@ are bounded by the memory bandwidth, which is measured in the same run. Weights 
 them. Nothing is read from a run, except for --run, and nothing is written.
 """
 
-import itertools
 import json
 import math
 import random

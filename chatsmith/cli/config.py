@@ -216,7 +216,7 @@ class Inference(Compute, Run):
 
 @dataclass(frozen=True)
 class DataConfig(Sources, Run):
-    """Gather the data of a run and hold some of it out for validation."""
+    """Read documents and conversations, and hold some out for validation."""
 
     data: tuple[Path, ...] = (KINDERGARTEN,)
     """Text to train on: files or folders of .parquet, .jsonl[.gz|.zst], .txt, .md; or the word kindergarten for the
@@ -253,7 +253,7 @@ class InspectConfig(Run):
 
 @dataclass(frozen=True)
 class TokenizerConfig(Run):
-    """Train the tokenizer of a run."""
+    """Train the tokenizer (BPE)."""
 
     vocab_size: VocabSize = 8192
     """Vocabulary size at most: 256 bytes, 29 special tokens, and merges."""
@@ -263,7 +263,7 @@ class TokenizerConfig(Run):
 
 @dataclass(frozen=True)
 class PretrainConfig(Shape, TokenTraining):
-    """Train a model from scratch on the run's documents."""
+    """Train a language model from scratch on the documents."""
 
     NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset(
         {"track", "save_minutes", "rows_per_microbatch", "evaluations", "evaluate_tokens", "prompt"}
@@ -278,7 +278,7 @@ class PretrainConfig(Shape, TokenTraining):
 
 @dataclass(frozen=True)
 class SftConfig(TokenTraining):
-    """Fine-tune a model on conversations."""
+    """Supervised fine-tuning on conversations."""
 
     NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset(
         {"track", "save_minutes", "rows_per_microbatch", "evaluations", "evaluate_tokens"}
@@ -307,7 +307,7 @@ class SftConfig(TokenTraining):
 
 @dataclass(frozen=True)
 class RlConfig(Training):
-    """Reinforcement learning with verifiable rewards (GRPO), from a fine-tuned model."""
+    """Reinforcement learning with verifiable rewards (GRPO)."""
 
     NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset(
         {
@@ -381,7 +381,7 @@ class RlConfig(Training):
 
 @dataclass(frozen=True)
 class EvaluateConfig(Output, Run):
-    """Measure a model."""
+    """Measure a model: bits per byte, CORE, chat skills, an exam."""
 
     run: Path = DEFAULT_RUN
     """A run, whose newest stage is measured, or a bundle."""
@@ -562,7 +562,7 @@ def _folder_name(path: Path) -> str:
 
 @dataclass(frozen=True)
 class DemoConfig(Run):
-    """Train a small model on built-in data, in minutes, and chat with it."""
+    """All of it on built-in data, in minutes, ending in a chat."""
 
     run: Path = DEFAULT_RUN
     """Run directory, created if need be."""
@@ -570,7 +570,7 @@ class DemoConfig(Run):
 
 @dataclass(frozen=True)
 class RunConfig(Sources):
-    """Run the stages of a recipe in order, skipping those that are done."""
+    """The stages of a recipe in order; finished ones are skipped."""
 
     POSITIONAL: ClassVar[tuple[str, ...]] = ("recipe",)
 
@@ -604,7 +604,7 @@ class PlanConfig(Shape, Output):
 
 @dataclass(frozen=True)
 class BenchTrainConfig(Shape, Compute, Output):
-    """Measure training throughput."""
+    """Training throughput and MFU of this machine."""
 
     vocab_size: Positive = 8192
     """Vocabulary size."""
@@ -626,7 +626,7 @@ class BenchTrainConfig(Shape, Compute, Output):
 
 @dataclass(frozen=True)
 class BenchInferConfig(Shape, Compute, Output):
-    """Measure inference throughput and latency."""
+    """Inference throughput and latency, against the memory-bandwidth limit."""
 
     parts: tuple[Literal["decode", "load", "prefix"], ...] = ("decode", "load", "prefix")
     """What to measure: decode (tokens a second by batch and type of the weights), load (latency under mixed requests),
@@ -658,7 +658,7 @@ class BenchInferConfig(Shape, Compute, Output):
 
 @dataclass(frozen=True)
 class BenchServeConfig(Compute, Output):
-    """Measure a server under load."""
+    """How a server holds up under load."""
 
     POSITIONAL: ClassVar[tuple[str, ...]] = ("run",)
 

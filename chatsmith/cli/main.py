@@ -18,7 +18,6 @@ from importlib import import_module
 
 from chatsmith import __version__
 from chatsmith.cli import config
-from chatsmith.cli.config import Settings
 from chatsmith.runtime.errors import UserError, nearest
 
 
@@ -28,61 +27,37 @@ class Command:
 
     name: str
     """What is typed after `chatsmith`: one word or two."""
-    summary: str
-    """One line of help."""
-    config: type[Settings]
-    """Its settings."""
+    config: type[config.Settings]
+    """Its settings; the first line of their documentation is its line of help."""
     module: str
     """The file in chatsmith/cli whose `main` takes them."""
-    section: str = ""
-    """Its name in recipes ([pretrain]) and variables (CHATSMITH_PRETRAIN_…); by default the module's."""
+    section: str
+    """Its name in recipes ([pretrain]) and variables (CHATSMITH_PRETRAIN_…)."""
+
+    @property
+    def summary(self) -> str:
+        """One line of help."""
+        return (self.config.__doc__ or "").partition("\n")[0].rstrip(".")
 
 
 PIPELINE = (
-    Command("data prepare", "read documents and conversations, hold some out", config.DataConfig, "data"),
-    Command("tokenizer", "train the tokenizer (BPE)", config.TokenizerConfig, "tokenizer"),
-    Command("pretrain", "train a language model from scratch", config.PretrainConfig, "pretrain"),
-    Command("sft", "supervised fine-tuning on conversations", config.SftConfig, "sft"),
-    Command("rl", "reinforcement learning with verifiable rewards (GRPO)", config.RlConfig, "rl"),
-    Command(
-        "evaluate",
-        "measure it: bits per byte, CORE, chat skills, an exam",
-        config.EvaluateConfig,
-        "evaluate",
-    ),
-    Command("chat", "chat with it in the terminal", config.ChatConfig, "chat"),
-    Command("serve", "serve it behind the OpenAI API and a web page", config.ServeConfig, "serve"),
+    Command("data prepare", config.DataConfig, "data", "data"),
+    Command("tokenizer", config.TokenizerConfig, "tokenizer", "tokenizer"),
+    Command("pretrain", config.PretrainConfig, "pretrain", "pretrain"),
+    Command("sft", config.SftConfig, "sft", "sft"),
+    Command("rl", config.RlConfig, "rl", "rl"),
+    Command("evaluate", config.EvaluateConfig, "evaluate", "evaluate"),
+    Command("chat", config.ChatConfig, "chat", "chat"),
+    Command("serve", config.ServeConfig, "serve", "serve"),
 )
 AROUND = (
-    Command("demo", "all of it on built-in data, in minutes, ending in a chat", config.DemoConfig, "demo"),
-    Command("run", "the stages of a recipe in order; finished ones are skipped", config.RunConfig, "run"),
-    Command(
-        "plan",
-        "what a model of a given depth will cost and how it will be trained",
-        config.PlanConfig,
-        "plan",
-    ),
-    Command(
-        "data inspect",
-        "look at documents, and at how they tokenize and pack",
-        config.InspectConfig,
-        "inspect_data",
-        section="inspect",
-    ),
-    Command(
-        "bench infer",
-        "inference throughput and its share of the memory-bandwidth limit",
-        config.BenchInferConfig,
-        "bench_infer",
-    ),
-    Command(
-        "bench train",
-        "training throughput and MFU",
-        config.BenchTrainConfig,
-        "bench_train",
-        section="bench",
-    ),
-    Command("bench serve", "how a server holds up under load", config.BenchServeConfig, "bench_serve"),
+    Command("demo", config.DemoConfig, "demo", "demo"),
+    Command("run", config.RunConfig, "run", "run"),
+    Command("plan", config.PlanConfig, "plan", "plan"),
+    Command("data inspect", config.InspectConfig, "inspect_data", "inspect"),
+    Command("bench infer", config.BenchInferConfig, "bench_infer", "bench_infer"),
+    Command("bench train", config.BenchTrainConfig, "bench_train", "bench"),
+    Command("bench serve", config.BenchServeConfig, "bench_serve", "bench_serve"),
 )
 COMMANDS = {command.name: command for command in (*PIPELINE, *AROUND)}
 
@@ -140,8 +115,8 @@ def execute(command: Command, argv: Sequence[str], environ: Mapping[str, str]) -
     from chatsmith.cli.settings import check_environment, from_environment, from_flags, from_recipe, made
     from chatsmith.runtime.run_directory import RunDirectory, read_recipe
 
-    section, prog = command.section or command.module, f"chatsmith {command.name}"
-    check_environment(environ, {one.section or one.module for one in COMMANDS.values()})
+    section, prog = command.section, f"chatsmith {command.name}"
+    check_environment(environ, {one.section for one in COMMANDS.values()})
     variables = from_environment(command.config, section, environ)
     values = variables | from_flags(command.config, argv, prog, variables)
     if "run" in command.config.POSITIONAL:

@@ -9,9 +9,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress
 
 # rich is imported where a terminal is drawn on: it takes a tenth of a second, which plain output need not pay.
@@ -41,28 +42,20 @@ class Reporter:
         self._silent = silent
         self._stream = stream or (sys.stderr if json else sys.stdout)
         self._clock = clock
-        self._terminal: Any = None
-        if self._stream.isatty() and not silent:
-            from rich.console import Console
-
-            self._terminal = Console(file=self._stream, highlight=False)
+        self._terminal = _terminal(self._stream) if self._stream.isatty() and not silent else None
 
     def stage(self, title: str, subtitle: str = "") -> None:
         """The header of a part of the work."""
         if self._terminal is None:
             self.line(f"\n== {title}" + (f": {subtitle}" if subtitle else ""))
-            return
-        from rich.text import Text
-
-        self._terminal.print()
-        self._terminal.print(Text.assemble((title, "bold cyan"), "  ", (subtitle, "dim")))
+        else:
+            self._terminal.print(f"\n{title}", style="bold cyan", end="  ")
+            self._terminal.print(subtitle, style="dim")
 
     def line(self, text: str = "", style: str = "") -> None:
         """One plain line; `style` is one of rich's, for a terminal."""
         if self._terminal is not None:
-            from rich.text import Text
-
-            self._terminal.print(Text(text, style=style))
+            self._terminal.print(text, style=style)
         elif not self._silent:
             print(text, file=self._stream, flush=True)
 
@@ -77,20 +70,19 @@ class Reporter:
             self.line(plain_table(title, columns, rows, right))
             return
         from rich.table import Table
-        from rich.text import Text
 
         table = Table(title=title or None, title_justify="left", header_style="bold")
         for column, is_right in zip(columns, right, strict=True):
-            table.add_column(Text(column), justify="right" if is_right else "left")
+            table.add_column(column, justify="right" if is_right else "left")
         for row in rows:
-            table.add_row(*map(Text, row))
+            table.add_row(*row)
         self._terminal.print(table)
 
     @contextmanager
     def progress(self, label: str, total: float | None, unit: str) -> Iterator["Bar"]:
         """Show progress of `total` units (None: unknown) with rate and ETA while the block runs."""
         if self._terminal is None:
-            bar = _LineBar(label, total, unit, self._clock, self.line)
+            bar = Bar(label, total, unit, self._clock, self.line)
             try:
                 yield bar
             finally:
@@ -104,105 +96,86 @@ class Reporter:
             TextColumn("{task.fields[text]}", markup=False),
         )
         with Progress(*columns, console=self._terminal) as drawn:
-            bar = _DrawnBar(label, total, unit, self._clock, drawn)
+            bar = Bar(label, total, unit, self._clock, self.line, drawn)
             yield bar
-            bar.draw()
+            bar.show()
+
+
+def _terminal(stream: TextIO) -> "Console":
+    from rich.console import Console
+
+    return Console(file=stream, highlight=False, markup=False, emoji=False)
 
 
 class Bar:
-    """Progress that is under way: counts, and shows itself now and then."""
+    """Progress that is under way: it counts, and shows itself now and then, as a line or drawn on a terminal."""
 
-    def __init__(self, label: str, total: float | None, unit: str, clock: Clock) -> None:
-        self.label, self.total, self.unit = label, total, unit
-        self.rate = Rate(clock)
-        self.done = self._before = 0.0
+    def __init__(
+        self,
+        label: str,
+        total: float | None,
+        unit: str,
+        clock: Clock,
+        emit: Callable[[str], None],
+        drawn: "Progress | None" = None,
+    ) -> None:
+        self._label, self._total, self._unit = label, total, unit
+        self._emit, self._drawn = emit, drawn
+        self._task = drawn.add_task(label, total=total, text="") if drawn else None
+        self._rate = Rate(clock)
         self._metrics: dict[str, float | str] = {}
+        self._done = self._before = 0.0
+        self._shown_at = self._shown_done = 0.0
 
     def advance(self, amount: float = 1, **metrics: float | str) -> None:
         """Count `amount` units more, and show these metrics (loss=3.21) from now on."""
-        self.done += amount
+        self._done += amount
         self._metrics.update(metrics)
-        self.rate.update(self.done - self._before)
-        self._show_if_due()
+        self._rate.update(self._done - self._before)
+        waited = self._rate.elapsed - self._shown_at
+        if self._drawn:
+            is_due = waited >= REDRAW_SECONDS
+        else:
+            # Ten percent of a total that takes a second in all is not worth a line; the last line says enough.
+            share = (self._done - self._shown_done) / self._total if self._total else 0.0
+            is_due = waited >= PLAIN_SECONDS or (share >= PLAIN_SHARE and waited >= 1.0)
+        if is_due:
+            self.show()
 
     def begin_at(self, done: float) -> None:
         """`done` units were complete before: they count as done, but not towards the rate."""
-        self.done = self._before = done
+        self._done = self._before = self._shown_done = done
 
     def expect(self, total: float) -> None:
         """There are more units than was thought, or fewer: `total` in all."""
-        self.total = total
+        self._total = total
 
-    def parts(self, is_last: bool = False) -> list[str]:
-        """'40% of 2.0M tokens', '812k tokens/s', '16 min 30 s left', 'loss 3.210', …"""
-        if self.total:
-            share = min(self.done / self.total, 1.0)
-            parts = [f"{share:.0%} of {format_number(self.total)} {self.unit}"]
+    def show(self, is_last: bool = False) -> None:
+        """Show the present state: '40% of 2.0M tokens', '812k tokens/s', '16 min 30 s left', 'loss 3.210', …"""
+        self._shown_at, self._shown_done = self._rate.elapsed, self._done
+        total, speed, elapsed = self._total, self._rate.per_second, format_seconds(self._rate.elapsed)
+        if total:
+            parts = [f"{min(self._done / total, 1.0):.0%} of {format_number(total)} {self._unit}"]
         else:
-            parts = [f"{format_number(self.done)} {self.unit}"]
-        speed, elapsed = self.rate.per_second, format_seconds(self.rate.elapsed)
+            parts = [f"{format_number(self._done)} {self._unit}"]
         if speed:
-            parts.append(f"{format_number(speed)} {self.unit}/s")
-        if is_last or (self.total and self.done >= self.total):
+            parts.append(f"{format_number(speed)} {self._unit}/s")
+        if is_last or (total and self._done >= total):
             parts.append(f"took {elapsed}")
-        elif self.total and speed:
-            parts.append(f"{format_seconds((self.total - self.done) / speed)} left")
+        elif total and speed:
+            parts.append(f"{format_seconds((total - self._done) / speed)} left")
         else:
             parts.append(f"{elapsed} so far")
-        return parts + [f"{name.replace('_', ' ')} {_metric(value)}" for name, value in self._metrics.items()]
-
-    def _show_if_due(self) -> None:
-        raise NotImplementedError
-
-
-class _LineBar(Bar):
-    """Progress as lines."""
-
-    def __init__(
-        self, label: str, total: float | None, unit: str, clock: Clock, emit: Callable[[str], None]
-    ) -> None:
-        super().__init__(label, total, unit, clock)
-        self._emit = emit
-        self._emitted_at, self._emitted_done = 0.0, 0.0
-
-    def begin_at(self, done: float) -> None:
-        super().begin_at(done)
-        self._emitted_done = done
+        parts += [f"{name.replace('_', ' ')} {_metric(value)}" for name, value in self._metrics.items()]
+        if self._drawn is None or self._task is None:
+            self._emit(f"{self._label}: " + ", ".join(parts))
+        else:
+            self._drawn.update(self._task, total=total, completed=self._done, text="  ".join(parts))
 
     def finish(self) -> None:
         """The last line, with the time it all took."""
-        if self.done != self._emitted_done or self.done == 0:
-            self._emit_line(is_last=True)
-
-    def _show_if_due(self) -> None:
-        # Ten percent of a total that takes a second in all is not worth a line; the last line says enough.
-        is_long_step = bool(self.total) and self.done - self._emitted_done >= PLAIN_SHARE * (self.total or 0)
-        waited = self.rate.elapsed - self._emitted_at
-        if waited >= PLAIN_SECONDS or (is_long_step and waited >= 1.0):
-            self._emit_line()
-
-    def _emit_line(self, is_last: bool = False) -> None:
-        self._emitted_at, self._emitted_done = self.rate.elapsed, self.done
-        self._emit(f"{self.label}: " + ", ".join(self.parts(is_last)))
-
-
-class _DrawnBar(Bar):
-    """Progress as a bar on a terminal."""
-
-    def __init__(self, label: str, total: float | None, unit: str, clock: Clock, drawn: "Progress") -> None:
-        super().__init__(label, total, unit, clock)
-        self._drawn, self._task = drawn, drawn.add_task(label, total=total, text="")
-        self._drawn_at = -REDRAW_SECONDS
-
-    def draw(self) -> None:
-        """Show the present state."""
-        self._drawn_at = self.rate.elapsed
-        text = "  ".join(self.parts())
-        self._drawn.update(self._task, total=self.total, completed=self.done, text=text)
-
-    def _show_if_due(self) -> None:
-        if self.rate.elapsed - self._drawn_at >= REDRAW_SECONDS:
-            self.draw()
+        if self._done != self._shown_done or self._done == 0:
+            self.show(is_last=True)
 
 
 class Rate:

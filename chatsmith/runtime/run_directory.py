@@ -50,33 +50,15 @@ class RunDirectory:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        self.recipe = self.path / "recipe.toml"
+        self.metrics = self.path / "metrics.jsonl"
+        self.data = self.path / "data"
+        self.tokenizer = self.path / "tokenizer"
+        self.tokens = self.path / "tokens"
+        self.evals = self.path / "evals"
 
     def __repr__(self) -> str:
         return f"RunDirectory({str(self.path)!r})"
-
-    @property
-    def recipe(self) -> Path:
-        return self.path / "recipe.toml"
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def data(self) -> Path:
-        return self.path / "data"
-
-    @property
-    def tokenizer(self) -> Path:
-        return self.path / "tokenizer"
-
-    @property
-    def tokens(self) -> Path:
-        return self.path / "tokens"
-
-    @property
-    def evals(self) -> Path:
-        return self.path / "evals"
 
     def stage(self, name: str) -> Path:
         """The folder of stage `name`."""
@@ -93,9 +75,7 @@ class RunDirectory:
     def newest_bundle(self) -> Path:
         """The bundle of the furthest stage of the pipeline. Raises UserError if the run has none."""
         if not self.path.is_dir():
-            raise UserError(
-                f"there is no run at {self.path}; make one with: chatsmith run kindergarten --run {self.path}"
-            )
+            raise UserError(f"there is no run at {self.path}; `chatsmith run` makes one")
         for name in reversed(BUNDLE_STAGES):
             if self.bundle(name).is_dir():
                 return self.bundle(name)
