@@ -9,6 +9,7 @@ Ctrl-C, 141 the reader of our output went away.
 """
 
 import errno
+import io
 import os
 import sys
 import traceback
@@ -70,6 +71,10 @@ Examples:
 
 def run() -> None:
     """The entry point of the console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # What the terminal cannot encode is written as an escape: no character is worth a training run.
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(main(sys.argv[1:], os.environ))
 
 
