@@ -14,6 +14,7 @@ from typing import TypeVar
 from chatsmith.cli.config import KINDERGARTEN
 from chatsmith.cli.config import DataConfig as Config
 from chatsmith.cli.inspect_data import show_manifest
+from chatsmith.cli.settings import expanded
 from chatsmith.data.dataset import DataManifest, load_manifest, survey
 from chatsmith.data.documents import find_files
 from chatsmith.data.generated import write_conversations, write_documents
@@ -95,7 +96,7 @@ def _counted(items: Iterator[Item], bar: Bar) -> Iterator[Item]:
 
 
 def _named(paths: Sequence[Path]) -> list[Path]:
-    return [path.expanduser() for path in paths if path != KINDERGARTEN]
+    return [expanded(path) for path in paths if path != KINDERGARTEN]
 
 
 def _all_named(config: Config) -> list[Path]:

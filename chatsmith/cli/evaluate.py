@@ -19,6 +19,7 @@ from typing import Any
 
 from chatsmith.bundle import Bundle, load_bundle, with_scores
 from chatsmith.cli.config import EvaluateConfig as Config
+from chatsmith.cli.settings import expanded
 from chatsmith.data.dataset import load_manifest
 from chatsmith.evals.chat import LETTER_TASKS, WRITTEN_TASKS
 from chatsmith.evals.comparison import (
@@ -213,7 +214,7 @@ def download(config: Config, reporter: Reporter) -> None:
 def eval_folder(config: Config) -> Path:
     """Where the benchmarks' files are, or will be."""
 
-    return config.eval_data.expanduser() if config.eval_data else default_folder()
+    return expanded(config.eval_data) if config.eval_data else default_folder()
 
 
 def _if_at_hand(suite: str, config: Config, reporter: Reporter) -> list[str]:

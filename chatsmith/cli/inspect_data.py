@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from chatsmith.cli.config import InspectConfig as Config
+from chatsmith.cli.settings import expanded
 from chatsmith.data.dataset import DataManifest, Split, load_manifest, survey
 from chatsmith.data.documents import Document
 from chatsmith.data.packing import RowPacker, Rows
@@ -44,7 +45,7 @@ def main(config: Config) -> None:
     reporter = Reporter()
     run = RunDirectory(config.run)
     if config.data:
-        manifest = survey([path.expanduser() for path in config.data])
+        manifest = survey([expanded(path) for path in config.data])
         title = ", ".join(str(path) for path in config.data[:3])
     else:
         manifest = load_manifest(run.data)
@@ -105,7 +106,7 @@ def _shown(path: Path) -> str:
 def _tokenizer(config: Config, of_run: Path) -> Tokenizer | None:
 
     if config.tokenizer:
-        return Tokenizer.load(config.tokenizer.expanduser())
+        return Tokenizer.load(expanded(config.tokenizer))
     return Tokenizer.load(of_run) if of_run.is_dir() else None
 
 

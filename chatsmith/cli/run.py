@@ -16,7 +16,7 @@ from typing import Any
 from chatsmith.cli import data, evaluate, pretrain, rl, sft, tokenizer
 from chatsmith.cli.config import KINDERGARTEN, STAGES, ServeConfig, Settings
 from chatsmith.cli.config import RunConfig as Config
-from chatsmith.cli.settings import from_environment, from_recipe, made, to_recipe
+from chatsmith.cli.settings import expanded, from_environment, from_recipe, made, to_recipe
 from chatsmith.runtime.console import Reporter, format_number, format_seconds
 from chatsmith.runtime.device import peak_resident_bytes
 from chatsmith.runtime.errors import UserError, did_you_mean
@@ -102,7 +102,7 @@ def read_overrides(config: Config) -> dict[str, dict[str, Any]]:
         paths: tuple[Path, ...] = getattr(config, name)
         if paths:
             # Absolute, so that the run can be continued from another folder.
-            places = [path if path == KINDERGARTEN else path.expanduser().absolute() for path in paths]
+            places = [path if path == KINDERGARTEN else expanded(path).absolute() for path in paths]
             overrides.setdefault("data", {})[name] = [str(place) for place in places]
     return overrides
 

@@ -102,6 +102,14 @@ def made(config_class: type[SettingsT], values: Values, prog: str = "") -> Setti
     return config_class(**values)
 
 
+def expanded(path: Path) -> Path:
+    """`path` with ~ replaced by the home folder. Raises UserError where that is not known."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path}: the home folder is not known here; write the whole path") from error
+
+
 def check_environment(environ: Mapping[str, str], sections: Iterable[str]) -> None:
     """Raise UserError for a CHATSMITH_… variable that belongs to none of the sections."""
     names = [section.upper() for section in sections]

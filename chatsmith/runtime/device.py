@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from chatsmith.runtime.cache import prepare_compiling
 from chatsmith.runtime.errors import UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
@@ -71,6 +72,7 @@ def detect_runtime(device: str = "auto", dtype: str = "auto") -> Runtime:
     if dtype not in ("auto", *DTYPES):
         raise UserError(f"dtype must be one of auto, {', '.join(DTYPES)}, not {dtype!r}")
     compute_dtype = _native_dtype(chosen) if dtype == "auto" else DTYPES[dtype]
+    prepare_compiling()
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", ONEDNN_PRIMITIVES)
     return Runtime(chosen, compute_dtype, rank, world_size)
 

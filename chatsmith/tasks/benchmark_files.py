@@ -6,19 +6,18 @@ The folder is given by the caller; `default_folder` names the cache where downlo
 items mean, and downloads nothing.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from chatsmith.data.documents import JsonLines
+from chatsmith.runtime.cache import cache_folder, usual_cache
 from chatsmith.runtime.errors import UserError
 
 
 def default_folder() -> Path:
     """The cache: `chatsmith/eval` in $XDG_CACHE_HOME, or in ~/.cache."""
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "chatsmith" / "eval"
+    return (usual_cache() or cache_folder()) / "chatsmith" / "eval"
 
 
 def find_file(folder: Path, path: str) -> Path:

@@ -15,7 +15,10 @@ ENCODINGS = [
 
 def chatsmith(environment: dict[str, str], *argv: str | Path) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        [sys.executable, "-m", "chatsmith", *map(str, argv)], capture_output=True, env=environment, timeout=120
+        [sys.executable, "-m", "chatsmith", *map(str, argv)],
+        capture_output=True,
+        env=environment,
+        timeout=120,
     )
 
 
@@ -30,7 +33,10 @@ def test_output_that_the_terminal_cannot_encode_is_escaped(encoding, subprocess_
 
 def test_training_goes_on_where_the_terminal_cannot_encode_its_samples(subprocess_environment, tiny_copy):
     environment = {**subprocess_environment, "PYTHONIOENCODING": "ascii"}
-    for argv in (("tokenizer", tiny_copy, "--vocab-size", "500"), ("pretrain", tiny_copy, "--prompt", "東京")):
+    for argv in (
+        ("tokenizer", tiny_copy, "--vocab-size", "500"),
+        ("pretrain", tiny_copy, "--prompt", "東京"),
+    ):
         done = chatsmith(environment, *argv)
         assert (done.returncode, done.stderr) == (0, b""), argv
         assert rb"\u" in done.stdout
