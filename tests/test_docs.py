@@ -3,13 +3,12 @@
 import re
 import shlex
 from dataclasses import fields
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from chatsmith.cli import main as cli
-from chatsmith.runtime.settings import GENERAL_VARIABLES, flags_of
+from chatsmith.cli.settings import GENERAL_VARIABLES, flags_of
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
@@ -27,10 +26,6 @@ def code_in(text: str) -> list[str]:
     return blocks + re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
 
 
-def config_class_of(command: cli.Command) -> type:
-    return getattr(import_module(f"chatsmith.cli.{command.module}"), command.config)
-
-
 def complaint(line: str) -> str | None:
     """What is wrong with the command `line`, or None."""
     line = re.split(r"\s[#|>&→]|\s\\?$|;", line)[0]
@@ -41,8 +36,7 @@ def complaint(line: str) -> str | None:
     if name is None:
         is_group = any(command.startswith(f"{words[0]} ") for command in cli.COMMANDS) and len(words) == 1
         return None if is_group else f"no command {words[0]}"
-    flags = flags_of(config_class_of(cli.COMMANDS[name]))
-    known = {*flags, "--help", *(f"--no-{flag[2:]}" for flag, hint in flags.items() if hint is bool)}
+    known = flags_of(cli.COMMANDS[name].config)
     unknown = [word for word in words if word.startswith("--") and word.partition("=")[0] not in known]
     return f"{name} has no {unknown[0]}" if unknown else None
 
@@ -67,7 +61,7 @@ def test_commands_in_messages_and_help_exist():
 def test_variables_on_the_pages_exist():
     known = set(GENERAL_VARIABLES)
     for command in cli.COMMANDS.values():
-        names = (field.name.removesuffix("_").upper() for field in fields(config_class_of(command)))
+        names = (field.name.removesuffix("_").upper() for field in fields(command.config))
         known |= {f"CHATSMITH_{command.section.upper()}_{name}" for name in names}
     for page in [*PAGES, ROOT / "chatsmith" / "cli" / "main.py"]:
         assert (

@@ -1,335 +1,337 @@
-"""`chatsmith bench infer`: how fast this machine answers, beside what its memory allows at most.
+"""`chatsmith bench infer`: inference throughput and latency, against the limit that memory sets.
 
-Every token needs every weight of the large products once, and every key and value of its sequence: so tokens a
-second are bounded by the speed at which memory is read, which is measured in the same run. Weights are random; the
-speed does not depend on them. Nothing is read from a run, but for --run, and nothing is written.
+Every token needs every weight of the linear layers once, and every key and value of its sequence: so tokens per second
+are bounded by the memory bandwidth, which is measured in the same run. Weights are random; the speed does not depend on
+them. Nothing is read from a run, except for --run, and nothing is written.
 """
 
 import json
+import math
+import random
+import statistics
 import sys
-from dataclasses import asdict, dataclass
+import time
+from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any
 
-from chatsmith.runtime.errors import UserError
+import torch
 
-if TYPE_CHECKING:
-    from chatsmith.cli.bench_infer_tables import Row
-    from chatsmith.engine.engine import Engine
-    from chatsmith.model.gpt import GPT
-    from chatsmith.runtime.device import Runtime
-    from chatsmith.runtime.logs import Reporter
-    from chatsmith.text.tokenizer import Tokenizer
+from chatsmith.backends import choose_backend, weight_bytes
+from chatsmith.backends.native import load_library
+from chatsmith.backends.quantized import Quantization, decoding_view
+from chatsmith.bundle import load_bundle
+from chatsmith.cli.config import BenchInferConfig as Config
+from chatsmith.cli.plan import shape_of
+from chatsmith.data.dataset import load_manifest
+from chatsmith.data.packing import ValidationRows
+from chatsmith.data.tokens import open_token_cache
+from chatsmith.engine.engine import Engine
+from chatsmith.engine.request import Request, Sampling
+from chatsmith.evals.bpb import score_text
+from chatsmith.model.config import kv_bytes_per_token
+from chatsmith.model.gpt import GPT
+from chatsmith.runtime.console import Reporter
+from chatsmith.runtime.device import Runtime, detect_runtime, read_bandwidth
+from chatsmith.runtime.run_directory import RunDirectory, resolve_bundle
+from chatsmith.text.tokenizer import train_tokenizer
 
-PARTS = ("decode", "load", "prefix", "plain")
-
-
-@dataclass(frozen=True)
-class Config:
-    """Measure the speed of answering."""
-
-    POSITIONAL: ClassVar[tuple[str, ...]] = ()
-
-    parts: tuple[Literal["decode", "load", "prefix", "plain"], ...] = PARTS
-    """What to measure: decode (tokens a second by batch and type of the weights), load (waiting times under mixed
-    requests), prefix (what a shared beginning saves), plain (beside a plain decoder, for a model of depth 6)."""
-    depth: int = 12
-    """Layers of the model."""
-    width: int = 0
-    """Channels of the model; 0 means 64 times the depth."""
-    head_dim: int = 64
-    """Channels of an attention head."""
-    vocab_size: int = 32_768
-    """Ids of the vocabulary."""
-    sequence_length: int = 1024
-    """The model's context."""
-    batches: tuple[int, ...] = (1, 4, 16, 32)
-    """How many requests decode at once."""
-    prompt_tokens: int = 32
-    """Tokens of each prompt, for decode."""
-    new_tokens: int = 48
-    """Tokens of each reply, for decode."""
-    run: Path | None = None
-    """A run or bundle on whose validation text to show what bf16 and int8 weights cost in bits per byte."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
-    dtype: Literal["auto", "fp32", "bf16"] = "auto"
-    """The model's own type; auto: bf16 where the hardware multiplies it."""
-    json: bool = False
-    """Print one JSON object on stdout, and everything for people on stderr."""
-
-    def __post_init__(self) -> None:
-        for name in ("depth", "head_dim", "vocab_size", "sequence_length", "prompt_tokens", "new_tokens"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not self.batches or min(self.batches) < 1:
-            raise UserError(f"batches must be numbers of at least 1, not {self.batches}")
-        if self.prompt_tokens + self.new_tokens > self.sequence_length:
-            raise UserError(
-                f"{self.prompt_tokens} prompt and {self.new_tokens} new tokens do not fit sequence_length "
-                f"{self.sequence_length}"
-            )
+STREAMS, LONG_PROMPT = 8, 400
+"""Of the latency test: requests that decode, and the prompt that arrives beside them."""
+REQUESTS, LOAD = 24, 0.5
+"""Random requests, and the share of the engine's capacity at which they arrive."""
+SHARED, TOTAL = 400, 444
+"""Tokens of a shared prefix, and of the prompts that have it."""
 
 
 def main(config: Config) -> None:
     """Measure, and print tables or one JSON object."""
-    from chatsmith.cli.bench_infer_tables import show_bits, show_load, show_plain, show_prefix, show_rows
-    from chatsmith.runtime.device import detect_runtime
-    from chatsmith.runtime.logs import Reporter
-    from chatsmith.runtime.measure import read_bandwidth
-
     reporter = Reporter(json=config.json)
     runtime = detect_runtime(config.device, config.dtype)
-    reporter.stage("Speed of answering", runtime.describe())
-    bench = _Bench(config, runtime, reporter)
-    figures: dict[str, Any] = {"read_bytes_per_second": read_bandwidth(runtime)}
+    reporter.stage("Inference speed", runtime.describe())
+    model = random_model(config, runtime)
+    results: dict[str, Any] = {"read_bytes_per_second": read_bandwidth(runtime)}
     if "decode" in config.parts:
-        rows = bench.decode(figures)
-        figures["rows"] = [asdict(row) for row in rows]
-        show_rows(rows, figures["read_bytes_per_second"], reporter)
+        measure_decoding(config, model, runtime, results, reporter)
+        show_decoding(results, reporter)
     if "load" in config.parts:
-        figures["load"] = bench.load()
-        show_load(figures["load"], reporter)
+        engine = new_engine(model, 16, tokens_beside_decoding=16)
+        results["load"] = {
+            "steady": measure_steady_streams(engine, reporter),
+            "random": measure_random_load(new_engine(model, 16, tokens_beside_decoding=16), reporter),
+        }
+        show_load(results["load"], reporter)
     if "prefix" in config.parts:
-        figures["prefix"] = bench.prefix()
-        show_prefix(figures["prefix"], reporter)
-    if "plain" in config.parts:
-        figures["plain"] = bench.plain()
-        show_plain(figures["plain"], reporter)
+        results["prefix"] = measure_prefix_caching(new_engine(model, 1), reporter)
+        show_prefix(results["prefix"], reporter)
     if config.run is not None:
-        figures["bits_per_byte"] = _bits_per_byte(config.run, runtime, reporter)
-        show_bits(figures["bits_per_byte"], reporter)
+        results["bits_per_byte"] = measure_bits(config.run, runtime, reporter)
+        bits = results["bits_per_byte"]
+        rows = [[name, f"{value:.4f}", f"{value / bits['own'] - 1:+.2%}"] for name, value in bits.items()]
+        reporter.table("What quantization costs", ["weights", "bits per byte", "worse by"], rows)
     if config.json:
-        sys.stdout.write(json.dumps(figures) + "\n")
+        sys.stdout.write(json.dumps(results) + "\n")
 
 
-class _Bench:
-    """The measurements, on one machine."""
+def random_model(config: Config, runtime: Runtime) -> GPT:
+    """A model of random weights, none of them zero."""
+    model = GPT(shape_of(config, config.vocab_size))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.02)
+    return model.to(device=runtime.device, dtype=runtime.compute_dtype).eval()
 
-    def __init__(self, config: Config, runtime: "Runtime", reporter: "Reporter") -> None:
-        self.config, self.runtime, self.reporter = config, runtime, reporter
-        self.tokenizer = _some_tokenizer()
-        self._model: GPT | None = None
 
-    @property
-    def model(self) -> "GPT":
-        config = self.config
-        self._model = self._model or self._random_model(
-            config.depth, config.width, config.vocab_size, config.sequence_length
-        )
-        return self._model
+def new_engine(
+    model: GPT, batch: int, *, quantize: Quantization | None = None, tokens_beside_decoding: int | None = None
+) -> Engine:
+    """An engine for `batch` requests of full context. It wants a tokenizer; nobody reads what random models say."""
+    return Engine(
+        model,
+        train_tokenizer(["speed"], vocab_size=300),
+        max_running=batch,
+        kv_tokens=batch * model.config.context_length,
+        tokens_beside_decoding=tokens_beside_decoding,
+        backend=choose_backend(model, quantize=quantize),
+    )
 
-    def decode(self, figures: dict[str, Any]) -> "list[Row]":
-        """Each type of weights with each batch; the read bandwidth in `figures` is kept at its best."""
-        from chatsmith.cli.bench_infer_tables import Row
-        from chatsmith.runtime.measure import read_bandwidth
 
-        own = str(self.runtime.compute_dtype).removeprefix("torch.")
-        types = {"float32": [None, "bf16", "int8"], "bfloat16": [None, "int8"]}.get(own, [None])
-        measured: list[tuple[int, str, float, float, str]] = []
-        with self.reporter.progress("decode", len(types) * len(self.config.batches), "batches") as bar:
-            for kept in types:
-                for batch in self.config.batches:
-                    engine = self._engine(batch, quantize=kept)
-                    seconds = self._seconds_per_step(engine, batch)
-                    figures["read_bytes_per_second"] = max(
-                        figures["read_bytes_per_second"], read_bandwidth(self.runtime, seconds=0.3)
-                    )
-                    name = {None: own, "bf16": "bfloat16"}.get(kept, kept) or own
-                    measured.append(
-                        (batch, name, seconds, self._bytes_per_step(engine, batch), engine.backend.name)
-                    )
-                    bar.advance()
-        read = figures["read_bytes_per_second"]
-        return [
-            Row(batch, name, batch / seconds, batch * read / size, 1000 * seconds, decoder)
-            for batch, name, seconds, size, decoder in measured
-        ]
+def random_request(source: random.Random, num_tokens: int, **sampling: Any) -> Request:
+    """A prompt of random bytes."""
+    prompt = tuple(source.randrange(256) for _ in range(num_tokens))
+    return Request(prompt, Sampling(ignore_end=True, **sampling))
 
-    def load(self) -> dict[str, Any]:
-        """Waiting times: of steady streams beside which a long prompt arrives, and of random requests."""
-        from chatsmith.cli.bench_load import random_load, steady_streams
 
-        vocab_size = self.tokenizer.vocab_size - 40
-        return {
-            "steady": steady_streams(self._engine(16, beside=16), vocab_size, self.reporter),
-            "random": random_load(self._engine(16, beside=16), vocab_size, self.reporter),
-        }
+# ---- decoding ----
 
-    def prefix(self, shared: int = 400, total: int = 444) -> dict[str, float]:
-        """Seconds to the first token of a prompt, when nothing of it is cached and when its beginning is."""
-        import statistics
 
-        engine = self._engine(1)
-        cold: list[float] = []
-        warm: list[float] = []
-        with self.reporter.progress("prefix", 3, "rounds") as bar:
-            for seed in range(3):
-                beginning = _ids(seed, shared)
-                for number in range(3):
-                    prompt = beginning + _ids(100 + 10 * seed + number, total - shared)
-                    (cold if number == 0 else warm).append(self._first_token(engine, prompt))
-                bar.advance()
-        return {
-            "shared_tokens": shared,
-            "prompt_tokens": total,
-            "cold_seconds": statistics.median(cold),
-            "warm_seconds": statistics.median(warm),
-            "ratio": statistics.median(warm) / statistics.median(cold),
-        }
+def measure_decoding(
+    config: Config, model: GPT, runtime: Runtime, results: dict[str, Any], reporter: Reporter
+) -> None:
+    """Each type of weights with each batch, as `rows` in `results`; the bandwidth there is kept at its best.
 
-    def plain(self, prompt: int = 256, new: int = 64) -> list[dict[str, float]]:
-        """Our engine beside the plain decoder, in turns: depth 6, 384 channels, 8,192 ids, prompt included. The plain
-        decoder computes in the model's type, and in float32 as well, which is where a first implementation starts.
+    A step must read the weights of the linear layers once, and the KV cache of every sequence.
+    """
+    own = str(runtime.compute_dtype).removeprefix("torch.")
+    types: dict[str, list[Quantization | None]] = {
+        "float32": [None, "bf16", "int8"],
+        "bfloat16": [None, "int8"],
+    }
+    num_bytes: list[float] = []
+    rows: list[dict[str, Any]] = []
+    kinds: list[tuple[Quantization | None, int]] = [
+        (quantize, batch) for quantize in types.get(own, [None]) for batch in config.batches
+    ]
+    kv_bytes = kv_bytes_per_token(model.config, runtime.compute_dtype.itemsize)
+    context = config.prompt_tokens + config.new_tokens / 2
+    with reporter.progress("decode", len(kinds), "batches") as bar:
+        for quantize, batch in kinds:
+            engine = new_engine(model, batch, quantize=quantize)
+            source, new = random.Random(batch), config.new_tokens
+            requests = [
+                random_request(source, config.prompt_tokens, temperature=0.0, max_tokens=new)
+                for _ in range(batch)
+            ]
+            seconds = seconds_per_step(engine, requests, runtime)
+            bandwidth = read_bandwidth(runtime, seconds=0.3)
+            results["read_bytes_per_second"] = max(results["read_bytes_per_second"], bandwidth)
+            num_bytes.append(weight_bytes(engine.backend.model) + batch * context * kv_bytes)
+            rows.append(
+                {
+                    "batch": batch,
+                    "dtype": {None: own, "bf16": "bfloat16", "int8": "int8"}[quantize],
+                    "tokens_per_second": batch / seconds,
+                    "milliseconds_per_step": 1000 * seconds,
+                    "decoder": engine.backend.name,
+                }
+            )
+            bar.advance()
+    for row, size in zip(rows, num_bytes, strict=True):
+        row["bound_tokens_per_second"] = row["batch"] * results["read_bytes_per_second"] / size
+    results["rows"] = rows
 
-        Once each row has a prompt of its own and the most likely ids are taken, and once all are samples of one prompt,
-        which is what nanochat's figures are of."""
-        import copy
-        import statistics
 
-        import torch
-
-        self._model = model = self._random_model(6, 384, 8192, 512)
-        plain_models = {str(self.runtime.compute_dtype).removeprefix("torch."): model}
-        if self.runtime.compute_dtype != torch.float32:
-            plain_models["float32"] = copy.deepcopy(model).float()
-        shapes = [(1, 1), (8, 8), (32, 32), (8, 1), (32, 1)]
-        rows: list[dict[str, float]] = []
-        with self.reporter.progress("plain", 3 * len(shapes), "rounds") as bar:
-            for batch, num_prompts in shapes:
-                prompts = [_ids(index % num_prompts, prompt) for index in range(batch)]
-                samples = num_prompts < batch
-                seconds: dict[str, list[float]] = {name: [] for name in ("engine", *plain_models)}
-                for _ in range(3):
-                    for name, plain_model in plain_models.items():
-                        seconds[name].append(self._plain_seconds(plain_model, prompts, new, samples))
-                    engine = self._engine(batch)
-                    one_step = self._seconds_per_step(engine, batch, prompts, new, samples=samples)
-                    seconds["engine"].append(one_step * (new - 1))
-                    bar.advance()
-                speeds = {name: batch * (new - 1) / statistics.median(all) for name, all in seconds.items()}
-                row = {"batch": batch, "prompts": num_prompts, "tokens_per_second": speeds.pop("engine")}
-                for name, speed in speeds.items():
-                    row |= {f"plain_{name}": speed, f"times_{name}": row["tokens_per_second"] / speed}
-                rows.append(row)
-        return rows
-
-    @staticmethod
-    def _plain_seconds(model: "GPT", prompts: list[tuple[int, ...]], new: int, samples: bool) -> float:
-        """How long the plain decoder takes for all tokens but the first, which reads the prompt."""
-        import time
-
-        from chatsmith.cli.bench_plain_decoder import decode_plainly
-
+def seconds_per_step(engine: Engine, requests: Sequence[Request], runtime: Runtime) -> float:
+    """The median step in which all requests decode."""
+    handles = {engine.submit(request) for request in requests}
+    durations: list[float] = []
+    while not engine.is_idle:
         started = time.perf_counter()
-        decode_plainly(model, prompts, 1, samples=samples)
-        middle = time.perf_counter()
-        decode_plainly(model, prompts, new, samples=samples)
-        return time.perf_counter() - middle - (middle - started)
+        events = engine.step()
+        runtime.synchronize()
+        if {event.handle for event in events} == handles:
+            durations.append(time.perf_counter() - started)
+    return statistics.median(durations[1:] or durations)  # the first of them read the last prompt
 
-    def _engine(self, batch: int, *, quantize: Any = None, beside: int | None = None) -> "Engine":
-        from chatsmith.backends import choose_backend
-        from chatsmith.engine.engine import Engine
 
-        return Engine(
-            self.model,
-            self.tokenizer,
-            max_running=batch,
-            kv_tokens=batch * self.model.config.context_length,
-            tokens_beside_decoding=beside,
-            backend=choose_backend(self.model, quantize=quantize),
-        )
+def show_decoding(results: dict[str, Any], reporter: Reporter) -> None:
+    """Decoding by type of the weights and batch, against the bound."""
+    single = {row["dtype"]: row["tokens_per_second"] for row in results["rows"] if row["batch"] == 1}
+    reporter.line(f"Memory is read at {results['read_bytes_per_second'] / 1e9:.1f} GB/s.")
+    table = []
+    for row in results["rows"]:
+        speed, bound = row["tokens_per_second"], row["bound_tokens_per_second"]
+        times = speed / single.get(row["dtype"], math.nan)
+        cells = [row["dtype"], str(row["batch"]), f"{speed:,.0f}", f"{bound:,.0f}", f"{speed / bound:.0%}"]
+        table.append([*cells, f"{times:.1f}", row["decoder"]])
+    columns = ["weights", "batch", "tokens/s", "bound", "of it", "times batch 1", "decoded by"]
+    reporter.table("Decoding", columns, table)
 
-    def _seconds_per_step(
-        self,
-        engine: "Engine",
-        batch: int,
-        prompts: list[tuple[int, ...]] | None = None,
-        new: int = 0,
-        *,
-        samples: bool = False,
-    ) -> float:
-        """The median step in which all requests decode: their most likely ids, or sampled ones."""
-        import statistics
-        import time
 
-        from chatsmith.engine.request import Request, Sampling
+# ---- latency ----
 
-        prompts = prompts or [_ids(index, self.config.prompt_tokens) for index in range(batch)]
-        sampling = Sampling(
-            temperature=1.0 if samples else 0.0, max_tokens=new or self.config.new_tokens, ignore_end=True
-        )
-        handles = {engine.submit(Request(prompt, sampling)) for prompt in prompts}
-        durations: list[float] = []
-        while not engine.is_idle:
+
+def measure_steady_streams(engine: Engine, reporter: Reporter) -> dict[str, Any]:
+    """Seconds between tokens of streams that decode, alone and while a long prompt is read beside them.
+
+    `added_token_times` is how many undisturbed medians the long prompt adds to their 99th percentile.
+    """
+    source = random.Random(1)
+    room = engine.config.context_length - 32
+    handles = {
+        engine.submit(random_request(source, 16, max_tokens=room, seed=index)) for index in range(STREAMS)
+    }
+    while {event.handle for event in engine.step()} != handles:
+        pass  # until all prompts are read
+    alone = []
+    for _ in range(60):
+        started = time.perf_counter()
+        engine.step()
+        alone.append(time.perf_counter() - started)
+    long = engine.submit(random_request(source, LONG_PROMPT, max_tokens=1))
+    beside: list[float] = []
+    with reporter.progress("load, a long prompt", LONG_PROMPT, "tokens") as bar:
+        for _ in range(2 * LONG_PROMPT):
             started = time.perf_counter()
             events = engine.step()
-            self.runtime.synchronize()
-            if {event.handle for event in events} == handles:
-                durations.append(time.perf_counter() - started)
-        # The first of them read the last prompt.
-        return statistics.median(durations[1:] or durations)
+            beside.append(time.perf_counter() - started)
+            bar.advance(LONG_PROMPT // 16)
+            if any(event.handle == long for event in events):
+                break
+    without, disturbed = percentiles(alone), percentiles(beside)
+    return {
+        "streams": STREAMS,
+        "long_prompt": LONG_PROMPT,
+        "without": without,
+        "with": disturbed,
+        "added_token_times": (disturbed["p99"] - without["p99"]) / statistics.median(alone),
+    }
 
-    def _bytes_per_step(self, engine: "Engine", batch: int) -> float:
-        """What a step must read: the large products' weights once, and the keys and values of every sequence."""
-        from chatsmith.backends import weight_bytes
-        from chatsmith.model.config import kv_bytes_per_token
 
-        context = self.config.prompt_tokens + self.config.new_tokens / 2
-        kept = kv_bytes_per_token(self.model.config, self.runtime.compute_dtype.itemsize)
-        return weight_bytes(engine.backend.model) + batch * context * kept
-
-    def _first_token(self, engine: "Engine", prompt: tuple[int, ...]) -> float:
-        import time
-
-        from chatsmith.engine.request import Request, Sampling
-
+def measure_random_load(engine: Engine, reporter: Reporter) -> dict[str, Any]:
+    """Poisson arrivals of prompts of 16 to 512 tokens that want 16 to 256 more, at a share of the engine's capacity,
+    which is measured first, by the same requests submitted all at once."""
+    source = random.Random(2)
+    requests = [
+        random_request(source, source.randint(16, 512), max_tokens=source.randint(16, 256), seed=index)
+        for index in range(REQUESTS)
+    ]
+    with reporter.progress("load, all at once", REQUESTS, "requests") as bar:
         started = time.perf_counter()
-        engine.generate([Request(prompt, Sampling(max_tokens=1, ignore_end=True))])
-        return time.perf_counter() - started
+        engine.generate(requests, on_finish=lambda *_: bar.advance())
+        capacity = REQUESTS / (time.perf_counter() - started)
+    engine.weights_changed()  # forgets the prompts
+    moments: list[float] = []
+    for _ in requests:
+        moments.append((moments[-1] if moments else 0.0) + source.expovariate(LOAD * capacity))
+    arrivals = deque(zip(moments, requests, strict=True))
+    arrived: dict[int, float] = {}
+    latest: dict[int, float] = {}
+    first: list[float] = []
+    between: list[float] = []
+    began = time.perf_counter()
+    with reporter.progress("load, one by one", REQUESTS, "requests") as bar:
+        while arrivals or not engine.is_idle:
+            now = time.perf_counter() - began
+            while arrivals and arrivals[0][0] <= now:
+                moment, request = arrivals.popleft()
+                arrived[engine.submit(request)] = moment
+            if engine.is_idle:
+                time.sleep(max(0.0, arrivals[0][0] - now))
+                continue
+            events = engine.step()
+            now = time.perf_counter() - began
+            for event in events:
+                is_first = event.handle not in latest
+                times, since = (first, arrived) if is_first else (between, latest)
+                times.append(now - since[event.handle])
+                latest[event.handle] = now
+                bar.advance(int(event.completion is not None))
+    return {
+        "requests": REQUESTS,
+        "per_second": LOAD * capacity,
+        "capacity_per_second": capacity,
+        "first_token": percentiles(first),
+        "between_tokens": percentiles(between),
+    }
 
-    def _random_model(self, depth: int, width: int, vocab_size: int, context: int) -> "GPT":
-        import torch
 
-        from chatsmith.model.gpt import GPT
-        from chatsmith.train.plan import model_shape
-
-        shape = model_shape(
-            depth, vocab_size, sequence_length=context, width=width or None, head_dim=self.config.head_dim
-        )
-        model = GPT(shape)
-        generator = torch.Generator().manual_seed(1)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.02)
-        return model.to(device=self.runtime.device, dtype=self.runtime.compute_dtype).eval()
+def percentiles(values: Sequence[float]) -> dict[str, float]:
+    """The median and the 99th percentile, by the nearest rank."""
+    ordered = sorted(values)
+    return {
+        "p50": ordered[len(ordered) // 2],
+        "p99": ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))],
+    }
 
 
-def _some_tokenizer() -> "Tokenizer":
-    """The engine wants one; random models say nothing that would have to be read."""
-    from chatsmith.text.tokenizer import train_tokenizer
+def show_load(load: dict[str, Any], reporter: Reporter) -> None:
+    """Latencies."""
+    steady, random_load = load["steady"], load["random"]
+    rows = [
+        [name, *(f"{1000 * steady[key][p]:.0f} ms" for p in ("p50", "p99"))]
+        for name, key in (("alone", "without"), ("beside a long prompt", "with"))
+    ]
+    title = f"{steady['streams']} streams, then a prompt of {steady['long_prompt']} tokens"
+    reporter.table(title, ["between tokens", "median", "p99"], rows)
+    reporter.line(f"The long prompt adds {steady['added_token_times']:.1f} token times to the others' p99.")
+    rows = [
+        [name, *(f"{1000 * random_load[key][p]:,.0f} ms" for p in ("p50", "p99"))]
+        for name, key in (("first token", "first_token"), ("between tokens", "between_tokens"))
+    ]
+    title = f"{random_load['requests']} requests at random, {random_load['per_second']:.2f} a second"
+    reporter.table(title, ["time to", "median", "p99"], rows)
 
-    return train_tokenizer(["speed"], vocab_size=300)
+
+# ---- prefix caching, quantization ----
 
 
-def _ids(seed: int, count: int) -> tuple[int, ...]:
-    import random
+def measure_prefix_caching(engine: Engine, reporter: Reporter) -> dict[str, float]:
+    """Seconds to the first token of a prompt, when none of it is cached and when its prefix is."""
+    cold: list[float] = []
+    warm: list[float] = []
+    with reporter.progress("prefix", 3, "rounds") as bar:
+        for seed in range(3):
+            source = random.Random(seed)
+            prefix = random_request(source, SHARED).prompt_ids
+            for number in range(3):
+                prompt = prefix + random_request(source, TOTAL - SHARED).prompt_ids
+                started = time.perf_counter()
+                engine.generate([Request(prompt, Sampling(max_tokens=1, ignore_end=True))])
+                (cold if number == 0 else warm).append(time.perf_counter() - started)
+            bar.advance()
+    return {
+        "shared_tokens": SHARED,
+        "prompt_tokens": TOTAL,
+        "cold_seconds": statistics.median(cold),
+        "warm_seconds": statistics.median(warm),
+        "ratio": statistics.median(warm) / statistics.median(cold),
+    }
 
-    source = random.Random(seed)
-    return tuple(source.randrange(256) for _ in range(count))
+
+def show_prefix(found: dict[str, float], reporter: Reporter) -> None:
+    """What a cached prefix saves."""
+    reporter.line(
+        f"First token of {found['prompt_tokens']:.0f}: {1000 * found['cold_seconds']:,.0f} ms; "
+        f"with {found['shared_tokens']:.0f} of them cached {1000 * found['warm_seconds']:,.0f} ms "
+        f"({found['ratio']:.0%})."
+    )
 
 
-def _bits_per_byte(path: Path, runtime: "Runtime", reporter: "Reporter") -> dict[str, float]:
-    """What the run's validation text costs with the model's own weights, and with those that engines may keep."""
-    from chatsmith.backends.native import load_library
-    from chatsmith.backends.quantized import Quantization, decoding_view
-    from chatsmith.bundle import load_bundle
-    from chatsmith.data.dataset import load_manifest
-    from chatsmith.data.packing import ValidationRows
-    from chatsmith.data.tokens import open_token_cache
-    from chatsmith.evals.bpb import score_text
-    from chatsmith.runtime.run_directory import RunDirectory, resolve_bundle
-
+def measure_bits(path: Path, runtime: Runtime, reporter: Reporter) -> dict[str, float]:
+    """Bits per byte of the run's validation text with the model's own weights, and with quantized ones."""
     folder = resolve_bundle(path)
     run = RunDirectory(folder.parent.parent)
     bundle = load_bundle(folder, device=runtime.device, dtype=runtime.compute_dtype)

@@ -13,10 +13,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TextIO
+from dataclasses import replace
+from typing import TYPE_CHECKING, TextIO
 
+from chatsmith.cli.config import ChatConfig as Config
 from chatsmith.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,45 +43,6 @@ SAMPLING_FLAGS = ("seed", "temperature", "top_k", "top_p", "max_tokens")
 
 # What a model writes may hold characters that a terminal would obey.
 CONTROL_CHARACTERS = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "\ufffd")
-
-
-@dataclass(frozen=True)
-class Config:
-    """Talk to a model."""
-
-    run: Path = Path("runs/kindergarten")
-    """A run, whose newest stage answers, or a bundle."""
-    prompt: str | None = None
-    """Ask this, print the reply alone, and leave."""
-    system: str | None = None
-    """A system message: how the model should behave."""
-    seed: int | None = None
-    """Makes replies repeatable. Without it they differ every time."""
-    temperature: float | None = None
-    """How freely words are chosen; 0 always takes the most likely. Default: what the bundle says."""
-    top_k: int | None = None
-    """Choose among this many most likely tokens only; 0 is no limit. Default: what the bundle says."""
-    top_p: float | None = None
-    """Choose among the most likely tokens that together reach this probability. Default: what the bundle says."""
-    max_tokens: int | None = None
-    """Longest reply, in tokens. Default: what the bundle says."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
-    dtype: Literal["auto", "fp32", "bf16"] = "auto"
-    """What to compute in; auto: bf16 where the hardware multiplies it."""
-    quantize: Literal["none", "bf16", "int8"] = "none"
-    """Keep the weights of the large products smaller, and so answer faster; int8 costs a little quality."""
-
-    def __post_init__(self) -> None:
-        for name in ("prompt", "system"):
-            text = getattr(self, name)
-            if text is not None and not text.strip():
-                raise UserError(f"--{name} is empty; give a text or leave it out")
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise UserError(f"--max-tokens is {self.max_tokens}; it must be at least 1")
-        from chatsmith.engine.request import SamplingParams
-
-        SamplingParams.from_generation({}, **{name: getattr(self, name) for name in SAMPLING_FLAGS})
 
 
 def main(config: Config) -> None:

@@ -1,93 +1,45 @@
 """`chatsmith data prepare`: find and read all data once, split it, and write `<run>/data/manifest.json`.
 
 Later stages read only what the manifest names. The word `kindergarten` among the data stands for the built-in
-task, whose texts and conversations are generated into `<run>/data`. Files of the person's are read where they
-are and never copied or changed. `chatsmith data inspect` is in `inspect_data`.
+world, whose texts and conversations are generated into `<run>/data`. Other files are read where they are, and never
+copied or changed. `chatsmith data inspect` is in `inspect_data`.
 """
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
-from chatsmith.cli.inspect_data import InspectConfig, inspect, show_manifest
+from chatsmith.cli.config import KINDERGARTEN
+from chatsmith.cli.config import DataConfig as Config
+from chatsmith.cli.inspect_data import show_manifest
+from chatsmith.cli.settings import expanded
+from chatsmith.data.dataset import DataManifest, load_manifest, survey
+from chatsmith.data.documents import find_files
+from chatsmith.ingest.forms import TYPES, conversation_files, write_conversations, write_documents
+from chatsmith.runtime.atomic import new_folder
+from chatsmith.runtime.console import Bar, Reporter
 from chatsmith.runtime.errors import UserError
-
-if TYPE_CHECKING:
-    from chatsmith.data.dataset import DataManifest
-    from chatsmith.runtime.logs import Bar, Reporter
-    from chatsmith.runtime.run_directory import RunDirectory
-
-__all__ = ["Config", "InspectConfig", "inspect", "main"]
+from chatsmith.runtime.run_directory import RunDirectory, stage_key
+from chatsmith.worlds.kindergarten import GENERATOR_VERSION, Kindergarten
 
 STAGE = "data"
-KINDERGARTEN = Path("kindergarten")
 
 Item = TypeVar("Item")
-
-
-@dataclass(frozen=True)
-class Config:
-    """Gather the data of a run and keep some of it for validation."""
-
-    run: Path = Path("runs/kindergarten")
-    """Run directory, made if need be."""
-
-    data: tuple[Path, ...] = (KINDERGARTEN,)
-    """Text to train on: files or folders of .parquet, .jsonl[.gz|.zst], .txt, .md; or the word kindergarten
-    for the built-in world. Files called validation or test inside a folder are not trained on."""
-
-    validation: tuple[Path, ...] = ()
-    """Text to measure on. By default files called validation; without any, documents are held out."""
-
-    conversations: tuple[Path, ...] = ()
-    """Conversations for fine-tuning: .jsonl, .json or .parquet of messages, ShareGPT, Alpaca, prompt/completion, ..."""
-
-    validation_conversations: tuple[Path, ...] = ()
-    """Conversations to measure on. By default as with `validation`."""
-
-    held_out: float = 0.01
-    """Share of the documents, and of the conversations, held out where no validation files are found."""
-
-    seed: int = 1
-    """Which kindergarten is generated."""
-
-    kindergarten_documents: int = 40_000
-    """How many documents of the kindergarten are generated to train on."""
-
-    kindergarten_conversations: int = 40_000
-    """How many conversations of the kindergarten are generated to fine-tune on."""
-
-    kindergarten_validation: int = 500
-    """How many more of each are generated to measure on."""
-
-    def __post_init__(self) -> None:
-        if not self.data:
-            raise UserError("there is no text to train on; name files or folders with --data")
-        if not 0 < self.held_out <= 0.5:
-            raise UserError(f"held_out is {self.held_out}; it must be a share above 0, at most 0.5")
-        for name in ("kindergarten_documents", "kindergarten_conversations", "kindergarten_validation"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.seed < 0:
-            raise UserError(f"seed is {self.seed}; it must be 0 or more")
 
 
 def main(config: Config) -> None:
     """Write the manifest of `config.run`, unless it is already what this would write. Raises UserError for
     data that cannot be read, naming the file."""
-    from chatsmith.data.dataset import load_manifest
-    from chatsmith.runtime.atomic import new_folder
-    from chatsmith.runtime.logs import Reporter
-    from chatsmith.runtime.run_directory import RunDirectory, stage_key
 
     reporter = Reporter()
     run = RunDirectory(config.run)
     with run.lock():
         _check_outside(config, run)
-        key = stage_key(config, files=_listing(config), generator=_generator(config))
+        # Another generator's texts are other data.
+        generator = GENERATOR_VERSION if KINDERGARTEN in config.data else ""
+        key = stage_key(config, files=_listing(config), generator=generator)
         if run.is_done(STAGE, key) and _is_intact(run):
             reporter.line(f"The data in {run.data} is up to date.")
             return
@@ -95,15 +47,14 @@ def main(config: Config) -> None:
         started = time.monotonic()
         with new_folder(run.data) as folder:
             _gather(config, folder, reporter).save(folder)
+        run.keep_settings(STAGE, key, config)
         manifest = load_manifest(run.data)
         show_manifest(manifest, reporter)
         facts = {"seconds": round(time.monotonic() - started, 2), **_figures(manifest)}
         run.mark_done(STAGE, key, facts, outputs=[run.data / "manifest.json"])
 
 
-def _gather(config: Config, folder: Path, reporter: "Reporter") -> "DataManifest":
-    from chatsmith.data.dataset import survey
-    from chatsmith.ingest.forms import conversation_files
+def _gather(config: Config, folder: Path, reporter: Reporter) -> DataManifest:
 
     data, validation = _named(config.data), _named(config.validation)
     conversations = _named(config.conversations)
@@ -126,9 +77,7 @@ def _gather(config: Config, folder: Path, reporter: "Reporter") -> "DataManifest
     )
 
 
-def _generate_kindergarten(config: Config, folder: Path, reporter: "Reporter") -> None:
-    from chatsmith.ingest.forms import write_conversations, write_documents
-    from chatsmith.worlds.kindergarten import Kindergarten
+def _generate_kindergarten(config: Config, folder: Path, reporter: Reporter) -> None:
 
     documents, conversations = config.kindergarten_documents, config.kindergarten_conversations
     held_out = config.kindergarten_validation
@@ -141,31 +90,31 @@ def _generate_kindergarten(config: Config, folder: Path, reporter: "Reporter") -
             )
 
 
-def _counted(items: Iterator[Item], bar: "Bar") -> Iterator[Item]:
+def _counted(items: Iterator[Item], bar: Bar) -> Iterator[Item]:
     for item in items:
         yield item
         bar.advance()
 
 
 def _named(paths: Sequence[Path]) -> list[Path]:
-    return [path.expanduser() for path in paths if path != KINDERGARTEN]
+    return [expanded(path) for path in paths if path != KINDERGARTEN]
 
 
 def _all_named(config: Config) -> list[Path]:
     return _named((*config.data, *config.validation, *config.conversations, *config.validation_conversations))
 
 
-def _check_outside(config: Config, run: "RunDirectory") -> None:
+def _check_outside(config: Config, run: RunDirectory) -> None:
     """Refuse data inside the folder that this stage replaces."""
     for path in _all_named(config):
         if path.resolve().is_relative_to(run.data.resolve()):
-            raise UserError(f"{path} lies in {run.data}, which is made anew here; move it and name it again")
+            raise UserError(
+                f"{path} lies in {run.data}, which this command rebuilds; move it and name it again"
+            )
 
 
 def _listing(config: Config) -> str:
     """A hash of the names, sizes and times of the files named: what tells a changed folder quickly."""
-    from chatsmith.data.documents import find_files
-    from chatsmith.ingest.forms import TYPES
 
     texts = find_files(_named((*config.data, *config.validation)))
     chats = find_files(_named((*config.conversations, *config.validation_conversations)), TYPES)
@@ -174,17 +123,7 @@ def _listing(config: Config) -> str:
     return sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _generator(config: Config) -> str:
-    """The version of what generates: another kindergarten's texts are other data."""
-    if KINDERGARTEN not in config.data:
-        return ""
-    from chatsmith.worlds.kindergarten import GENERATOR_VERSION
-
-    return GENERATOR_VERSION
-
-
-def _is_intact(run: "RunDirectory") -> bool:
-    from chatsmith.data.dataset import load_manifest
+def _is_intact(run: RunDirectory) -> bool:
 
     try:
         load_manifest(run.data)
@@ -193,7 +132,7 @@ def _is_intact(run: "RunDirectory") -> bool:
     return True
 
 
-def _figures(manifest: "DataManifest") -> dict[str, int]:
+def _figures(manifest: DataManifest) -> dict[str, int]:
     chat = manifest.conversations
     return {
         "documents": manifest.documents.train_items,

@@ -14,12 +14,13 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from chatsmith.bundle import bundle_fingerprint, with_scores
+from chatsmith.cli.config import EvaluateConfig as Config
 from chatsmith.data.dataset import FILE_NAME, file_sha256, load_manifest
 from chatsmith.evals import report
 from chatsmith.evals.comparison import compare_means, compare_tasks, compare_text, on_different_files
@@ -28,77 +29,14 @@ from chatsmith.evals.leakage import LeakageCheck, find_test_sets
 from chatsmith.evals.results import KINDERGARTEN, ResultFiles, SuiteResult, files_in, read_results, result_key
 from chatsmith.evals.suites import measure, suite_key, tasks_of
 from chatsmith.runtime.atomic import write_text
+from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import Runtime, detect_runtime
 from chatsmith.runtime.distributed import main_number, process_group
 from chatsmith.runtime.errors import UserError
-from chatsmith.runtime.logs import Reporter
 from chatsmith.runtime.run_directory import BUNDLE_STAGES, RunDirectory, resolve_bundle
 from chatsmith.tasks.benchmark_files import MissingFileError, default_folder, fetch, has_file, origins
 
 STAGE = "evaluate"
-
-
-@dataclass(frozen=True)
-class Config:
-    """Measure a model."""
-
-    run: Path = Path("runs/kindergarten")
-    """A run, whose newest stage is measured, or a bundle."""
-    text: tuple[Path, ...] = ()
-    """Measure bits per byte on these files or folders alone, instead of the run's validation text; nothing is kept."""
-    suite: Literal["auto", "base", "core", "chat", "exam", "all"] = "auto"
-    """What to measure: base (bits per byte, and CORE if its files are there), core, chat, exam, or all of these that
-    there are files for. auto: what takes little time and suits what the model was taught."""
-    split: Literal["exam", "development"] = "exam"
-    """The problems for the final score, or those to tune on."""
-    max_examples: int | None = None
-    """At most this many items of each task, and rows of validation text: a random choice, the same for every model."""
-    tries: int = 1
-    """Replies to each HumanEval problem; more than one are drawn at random, and from ten on pass@10 is told too."""
-    eval_data: Path | None = None
-    """Where the benchmarks' files are; by default the cache that --download fills."""
-    download: bool = False
-    """Fetch the benchmarks' files that are missing first, about 55 MB in all."""
-    mirror: str = ""
-    """A server with a copy of the benchmarks' folder, to fetch from instead of where their authors keep them."""
-    hf: Path | None = None
-    """Measure CORE of this local checkpoint of the transformers library instead (needs chatsmith[hf])."""
-    results: Path | None = None
-    """A folder for the results of a model outside a run."""
-    compare: tuple[Path, ...] = ()
-    """Two runs (or bundles in runs, or folders of --results) that were measured: say which differences are real."""
-    leakage: bool = False
-    """Look for test items in the text the run learns from, by 13 words in a row."""
-    batch_size: int = 64
-    """How many replies are written at once."""
-    batch_tokens: int = 8192
-    """How many tokens of validation text are scored at once."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
-    dtype: str = "auto"
-    """What to compute in: auto, fp32 or bf16."""
-    json: bool = False
-    """Print one JSON object on stdout, and everything for people on stderr."""
-
-    def __post_init__(self) -> None:
-        for name in ("max_examples", "tries", "batch_size", "batch_tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} must be at least 1, not {value}")
-        if len(self.compare) not in (0, 2):
-            raise UserError(f"compare takes two models, not {len(self.compare)}")
-        if self.text and (self.hf or self.suite not in ("auto", "base")):
-            raise UserError("text is for bits per byte alone, of one of chatsmith's models")
-        if self.hf and self.suite not in ("auto", "all", "core"):
-            raise UserError(
-                f"a transformers checkpoint is only measured by CORE, not by the suite {self.suite}"
-            )
-        if self.suite == "core" and self.split == "development":
-            raise UserError("CORE has no development items: all of its items are for the reported score")
-        if self.mirror and not self.mirror.startswith(("http://", "https://")):
-            raise UserError(
-                f"mirror must be the address of a server, http://… or https://…, not {self.mirror!r}"
-            )
 
 
 def main(config: Config) -> None:

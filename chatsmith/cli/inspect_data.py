@@ -5,74 +5,47 @@ conversation with the tokens the model learns to say. It changes nothing and nee
 tokenizer it shows what there is before one.
 """
 
+import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from chatsmith.runtime.errors import UserError
+import numpy as np
+from rich.console import Console
+from rich.text import Text
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from chatsmith.data.dataset import DataManifest, Split
-    from chatsmith.data.documents import Document
-    from chatsmith.data.packing import Rows
-    from chatsmith.runtime.logs import Reporter
-    from chatsmith.text.tokenizer import Tokenizer
+from chatsmith.cli.config import InspectConfig as Config
+from chatsmith.cli.settings import expanded
+from chatsmith.data.dataset import DataManifest, Split, load_manifest, survey
+from chatsmith.data.documents import Document
+from chatsmith.data.packing import RowPacker, Rows
+from chatsmith.runtime.console import Reporter
+from chatsmith.runtime.run_directory import RunDirectory
+from chatsmith.text.chat import render
+from chatsmith.text.tokenizer import Tokenizer
 
 FILES_SHOWN = 20
 CHARACTERS_SHOWN = 600
 TOKENS_SHOWN = 160
 PACKED_DOCUMENTS = 2_048
-PACKED_CHARACTERS = 4_000_000  # enough for fair figures, in about a second
+PACKED_CHARACTERS = 4_000_000  # enough for fair statistics, in about a second
 ROWS_SHOWN = 8
 ROW_WIDTH = 64
 
-# Neighbouring tokens differ, and each colour reads well on light and dark terminals.
+# Neighboring tokens differ, and each color reads well on light and dark terminals.
 TOKEN_STYLES = ("black on cyan", "black on green", "black on yellow", "black on magenta")
-# Text from anywhere may hold escape sequences that a terminal would obey: control characters become pictures.
+# Text from anywhere may hold escape sequences that a terminal would run: control characters become pictures.
 CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
 LEARNED_STYLE, GIVEN_STYLE = "black on green", "dim"
 
 
-@dataclass(frozen=True)
-class InspectConfig:
-    """Look at documents and conversations, and at how they tokenize and pack."""
-
-    run: Path = Path("runs/kindergarten")
-    """The run directory whose data and tokenizer to look at."""
-
-    data: tuple[Path, ...] = ()
-    """Look at these files or folders instead of the run's data; no run is needed."""
-
-    tokenizer: Path | None = None
-    """A tokenizer.json, or its folder, to use instead of the run's."""
-
-    documents: int = 3
-    """How many documents to show."""
-
-    sequence_length: int = 512
-    """Tokens in a row, for the view of how documents pack."""
-
-    def __post_init__(self) -> None:
-        if self.documents < 0:
-            raise UserError(f"documents is {self.documents}; it must be 0 or more")
-        if self.sequence_length < 2:
-            raise UserError(f"sequence_length is {self.sequence_length}; it must be at least 2")
-
-
-def inspect(config: InspectConfig) -> None:
+def main(config: Config) -> None:
     """Print all views. Raises UserError where data or tokenizer cannot be read."""
-    from chatsmith.data.dataset import load_manifest, survey
-    from chatsmith.runtime.logs import Reporter
-    from chatsmith.runtime.run_directory import RunDirectory
 
     reporter = Reporter()
     run = RunDirectory(config.run)
     if config.data:
-        manifest = survey([path.expanduser() for path in config.data])
+        manifest = survey([expanded(path) for path in config.data])
         title = ", ".join(str(path) for path in config.data[:3])
     else:
         manifest = load_manifest(run.data)
@@ -89,7 +62,7 @@ def inspect(config: InspectConfig) -> None:
     _show_conversation(manifest, tokenizer, reporter)
 
 
-def show_manifest(manifest: "DataManifest", reporter: "Reporter") -> None:
+def show_manifest(manifest: DataManifest, reporter: Reporter) -> None:
     """Print what was found: the files, the splits, and what a person should know about them."""
     splits = [("documents", manifest.documents), ("conversations", manifest.conversations)]
     rows = [row for name, split in splits if split for row in _file_rows(name, split)]
@@ -119,7 +92,7 @@ _METHODS = {
 }
 
 
-def _file_rows(name: str, split: "Split") -> list[list[str]]:
+def _file_rows(name: str, split: Split) -> list[list[str]]:
     train_use = "training" if split.method in ("files", "none") else "both"
     used = [(file, train_use) for file in split.train] + [(file, "validation") for file in split.validation]
     return [[_shown(file.path), name, use, f"{file.items:,}", f"{file.characters:,}"] for file, use in used]
@@ -130,15 +103,14 @@ def _shown(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-def _tokenizer(config: InspectConfig, of_run: Path) -> "Tokenizer | None":
-    from chatsmith.text.tokenizer import Tokenizer
+def _tokenizer(config: Config, of_run: Path) -> Tokenizer | None:
 
     if config.tokenizer:
-        return Tokenizer.load(config.tokenizer.expanduser())
+        return Tokenizer.load(expanded(config.tokenizer))
     return Tokenizer.load(of_run) if of_run.is_dir() else None
 
 
-def _show_documents(manifest: "DataManifest", count: int, reporter: "Reporter") -> None:
+def _show_documents(manifest: DataManifest, count: int, reporter: Reporter) -> None:
     """Documents from all over the training data, a fixed distance apart."""
     if not count:
         return
@@ -150,31 +122,26 @@ def _show_documents(manifest: "DataManifest", count: int, reporter: "Reporter") 
         reporter.line(shown + (f" … and {rest:,} characters more" if rest else ""))
 
 
-def _show_tokens_of_a_document(
-    manifest: "DataManifest", tokenizer: "Tokenizer", reporter: "Reporter"
-) -> None:
+def _show_tokens_of_a_document(manifest: DataManifest, tokenizer: Tokenizer, reporter: Reporter) -> None:
     text = next(manifest.read_documents("train")).text
     ids = tokenizer.encode(text)
     size = len(text.encode("utf-8"))
     reporter.stage("Tokens", f"the first document: {len(ids):,} tokens, {size / len(ids):.2f} bytes a token")
-    styles = [TOKEN_STYLES[place % len(TOKEN_STYLES)] for place in range(TOKENS_SHOWN)]
+    styles = [TOKEN_STYLES[index % len(TOKEN_STYLES)] for index in range(TOKENS_SHOWN)]
     _print_tokens([_visible(tokenizer, token) for token in ids[:TOKENS_SHOWN]], styles, reporter)
 
 
 def _show_packing(
-    manifest: "DataManifest", tokenizer: "Tokenizer", sequence_length: int, reporter: "Reporter"
+    manifest: DataManifest, tokenizer: Tokenizer, sequence_length: int, reporter: Reporter
 ) -> None:
-    """How the first documents fill rows: figures, and a picture of some rows."""
-    import numpy as np
-
-    from chatsmith.data.packing import RowPacker
+    """How the first documents fill rows: statistics, and a picture of some rows."""
 
     texts = _first_texts(manifest.read_documents("train"))
     counts = [len(ids) for ids in tokenizer.encode_batch(texts)]
     offsets = np.cumsum([0, *counts], dtype=np.int64)
     packer = RowPacker(sequence_length + 1)
     full, last = packer.add(offsets), packer.finish(offsets)
-    places = (len(full) + len(last)) * (sequence_length + 1)
+    positions = (len(full) + len(last)) * (sequence_length + 1)
     pieces = len(full.piece_counts) + len(last.piece_counts)
     placed = int(full.piece_counts.sum() + last.piece_counts.sum())
     repeated = max(0, placed - sum(counts))
@@ -184,9 +151,9 @@ def _show_packing(
         [
             ["tokens", f"{sum(counts):,}"],
             ["rows", f"{len(full) + len(last):,}"],
-            ["places that hold new text", f"{(placed - repeated) / places:.2%}"],
-            ["places that hold <|bos|>", f"{pieces / places:.2%}"],
-            ["places that repeat text, to fill the last row", f"{repeated / places:.2%}"],
+            ["positions with new text", f"{(placed - repeated) / positions:.2%}"],
+            ["positions with <|bos|>", f"{pieces / positions:.2%}"],
+            ["positions with repeated text, to fill the last row", f"{repeated / positions:.2%}"],
             ["tokens dropped", f"{max(0, sum(counts) - placed) / sum(counts):.2%}"],
         ],
     )
@@ -196,7 +163,7 @@ def _show_packing(
         reporter.line("  " + _picture(rows, int(row), offsets, sequence_length + 1))
 
 
-def _first_texts(documents: "Iterable[Document]") -> list[str]:
+def _first_texts(documents: Iterable[Document]) -> list[str]:
     texts: list[str] = []
     characters = 0
     for document in islice(documents, PACKED_DOCUMENTS):
@@ -207,20 +174,19 @@ def _first_texts(documents: "Iterable[Document]") -> list[str]:
     return texts
 
 
-def _picture(rows: "Rows", row: int, offsets: "np.ndarray", row_length: int) -> str:
+def _picture(rows: Rows, row: int, offsets: np.ndarray, row_length: int) -> str:
     """One row, drawn ROW_WIDTH characters wide: where its pieces begin and whether each begins a document."""
     drawn = ["-"] * ROW_WIDTH
-    first_places = set(offsets.tolist())
+    first_offsets = set(offsets.tolist())
     place = 0
     for piece in range(rows.row_starts[row], rows.row_starts[row + 1]):
-        begins = int(rows.piece_starts[piece]) in first_places
+        begins = int(rows.piece_starts[piece]) in first_offsets
         drawn[place * ROW_WIDTH // row_length] = "[" if begins else "("
         place += int(rows.piece_counts[piece]) + 1
     return "".join(drawn)
 
 
-def _show_conversation(manifest: "DataManifest", tokenizer: "Tokenizer", reporter: "Reporter") -> None:
-    from chatsmith.text.chat import render
+def _show_conversation(manifest: DataManifest, tokenizer: Tokenizer, reporter: Reporter) -> None:
 
     conversation = next(manifest.read_conversations("train"), None)
     if conversation is None:
@@ -234,7 +200,7 @@ def _show_conversation(manifest: "DataManifest", tokenizer: "Tokenizer", reporte
     _print_tokens(tokens, [LEARNED_STYLE if learned else GIVEN_STYLE for learned in rendered.mask], reporter)
 
 
-def _visible(tokenizer: "Tokenizer", token: int) -> str:
+def _visible(tokenizer: Tokenizer, token: int) -> str:
     """A token's text; a part of a character as its bytes in hexadecimal."""
     content = tokenizer.decode_bytes([token])
     try:
@@ -243,14 +209,9 @@ def _visible(tokenizer: "Tokenizer", token: int) -> str:
         return f"<{content.hex(' ')}>"
 
 
-def _print_tokens(tokens: Sequence[str], styles: Sequence[str], reporter: "Reporter") -> None:
-    """Tokens in colour on a terminal; elsewhere with bars between them, in [brackets] if learned."""
-    import sys
-
+def _print_tokens(tokens: Sequence[str], styles: Sequence[str], reporter: Reporter) -> None:
+    """Tokens in color on a terminal; elsewhere with bars between them, in [brackets] if learned."""
     if sys.stdout.isatty():
-        from rich.console import Console
-        from rich.text import Text
-
         Console().print(Text.assemble(*zip(tokens, styles, strict=False)))
     else:
         marked = (

@@ -1,83 +1,63 @@
-"""The `chatsmith` command: a table of commands, each a stage with a Config and a function that runs it.
+"""The `chatsmith` command: the table of commands, and how one is run.
 
-It imports the one stage that was asked for, so that help answers at once. Whatever a person can cause ends as
-one line on stderr that starts with `chatsmith:`; CHATSMITH_DEBUG=1 shows the traceback instead.
+Settings are read from `chatsmith.cli.config` alone, so that help and mistakes are answered at once; then the command's
+module is imported and its `main` called. Whatever a person can cause ends as one line on stderr that starts with
+`chatsmith:`; CHATSMITH_DEBUG=1 shows the traceback instead.
 
 Exit codes: 0 done, 1 a defect in chatsmith (with its traceback), 2 wrong input or environment, 130 stopped by
 Ctrl-C, 141 the reader of our output went away.
 """
 
-import difflib
 import errno
+import io
 import os
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import import_module
 
 from chatsmith import __version__
-from chatsmith.runtime.errors import UserError
+from chatsmith.cli import config
+from chatsmith.runtime.errors import UserError, nearest
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command and where its stage is."""
+    """A command, and where it is."""
 
     name: str
     """What is typed after `chatsmith`: one word or two."""
-    summary: str
-    """One line of help."""
+    config: type[config.Settings]
+    """Its settings; the first line of their documentation is its line of help."""
     module: str
-    """The file in chatsmith/stages."""
+    """The file in chatsmith/cli whose `main` takes them."""
     section: str
-    """Its name in recipes ([pretrain]) and environment variables (CHATSMITH_PRETRAIN_…)."""
-    config: str = "Config"
-    """The configuration class in the module."""
-    main: str = "main"
-    """The function in the module that takes the configuration."""
+    """Its name in recipes ([pretrain]) and variables (CHATSMITH_PRETRAIN_…)."""
+
+    @property
+    def summary(self) -> str:
+        """One line of help."""
+        return (self.config.__doc__ or "").partition("\n")[0].rstrip(".")
 
 
 PIPELINE = (
-    Command("data prepare", "gather documents and conversations, and hold some out", "data", "data"),
-    Command("tokenizer", "learn a vocabulary from the text", "tokenizer", "tokenizer"),
-    Command("pretrain", "train a model from nothing to continue text", "pretrain", "pretrain"),
-    Command("sft", "teach it to hold a conversation (supervised fine-tuning)", "sft", "sft"),
-    Command("rl", "let it practise what can be checked (reinforcement learning)", "rl", "rl"),
-    Command("evaluate", "measure it: bits per byte, CORE, chat skills, an exam", "evaluate", "evaluate"),
-    Command("chat", "talk to it in the terminal", "chat", "chat"),
-    Command("serve", "put it behind the OpenAI API and a web page", "serve", "serve"),
+    Command("data prepare", config.DataConfig, "data", "data"),
+    Command("tokenizer", config.TokenizerConfig, "tokenizer", "tokenizer"),
+    Command("pretrain", config.PretrainConfig, "pretrain", "pretrain"),
+    Command("sft", config.SftConfig, "sft", "sft"),
+    Command("rl", config.RlConfig, "rl", "rl"),
+    Command("evaluate", config.EvaluateConfig, "evaluate", "evaluate"),
+    Command("chat", config.ChatConfig, "chat", "chat"),
+    Command("serve", config.ServeConfig, "serve", "serve"),
 )
 AROUND = (
-    Command("demo", "all of it on built-in data, in minutes, ending in a chat", "demo", "demo"),
-    Command("run", "the stages of a recipe in order, skipping what is done", "run", "run"),
-    Command("plan", "what a model of a given depth will cost and how it will be trained", "plan", "plan"),
-    Command(
-        "data inspect",
-        "look at documents, and at how they tokenize and pack",
-        "data",
-        "inspect",
-        config="InspectConfig",
-        main="inspect",
-    ),
-    Command(
-        "bench infer",
-        "how fast this machine answers, and its share of the possible",
-        "bench_infer",
-        "bench_infer",
-    ),
-    Command("bench train", "how fast this machine trains, and its share of the possible", "bench", "bench"),
-    Command(
-        "bench evaluate",
-        "how much faster CORE is scored than one example at a time",
-        "bench_evaluate",
-        "bench_evaluate",
-    ),
-    Command(
-        "bench rl",
-        "how fast rollouts are in one batch, beside one question at a time",
-        "bench_rl",
-        "bench_rl",
-    ),
+    Command("demo", config.DemoConfig, "demo", "demo"),
+    Command("run", config.RunConfig, "run", "run"),
+    Command("plan", config.PlanConfig, "plan", "plan"),
+    Command("data inspect", config.InspectConfig, "inspect_data", "inspect"),
+    Command("bench infer", config.BenchInferConfig, "bench_infer", "bench_infer"),
+    Command("bench train", config.BenchTrainConfig, "bench_train", "bench"),
 )
 COMMANDS = {command.name: command for command in (*PIPELINE, *AROUND)}
 
@@ -90,6 +70,10 @@ Examples:
 
 def run() -> None:
     """The entry point of the console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # What the terminal cannot encode is written as an escape: no character is worth a training run.
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(main(sys.argv[1:], os.environ))
 
 
@@ -99,7 +83,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         _dispatch(list(argv), environ)
         sys.stdout.flush()
         return 0
-    except SystemExit as stop:  # tyro leaves this way once it has printed help
+    except SystemExit as stop:  # argparse leaves this way once it has printed help
         return stop.code if isinstance(stop.code, int) else 0
     except BrokenPipeError:
         # Python would complain once more when it flushes stdout on the way out.
@@ -130,22 +114,29 @@ def _dispatch(argv: list[str], environ: Mapping[str, str]) -> None:
 
 
 def execute(command: Command, argv: Sequence[str], environ: Mapping[str, str]) -> None:
-    """Load the stage of `command`, fill its configuration, and run it."""
-    from chatsmith.runtime.settings import check_environment, load_config
+    """Fill the settings of `command`, from flags, variables, and the recipe inside the run it works on; run it."""
+    # Not above: what only lists commands needs no argparse.
+    from chatsmith.cli.settings import check_environment, from_environment, from_flags, from_recipe, made
+    from chatsmith.runtime.run_directory import RunDirectory, read_recipe
 
-    module = import_module(f"chatsmith.cli.{command.module}")
-    config_class = getattr(module, command.config)
-    check_environment(environ, {command.section for command in COMMANDS.values()})
-    config = load_config(
-        config_class,
-        command.section,
-        _recipe_of_run(config_class, command, argv, environ),
-        environ,
-        argv,
-        prog=f"chatsmith {command.name}",
-        description=_description(command, config_class),
-    )
-    getattr(module, command.main)(config)
+    section, prog = command.section, f"chatsmith {command.name}"
+    check_environment(environ, {one.section for one in COMMANDS.values()})
+    variables = from_environment(command.config, section, environ)
+    values = variables | from_flags(command.config, argv, prog, variables)
+    if "run" in command.config.POSITIONAL:
+        recipe = RunDirectory(values.get("run", config.DEFAULT_RUN)).recipe
+        if recipe.is_file():
+            kept = read_recipe(recipe).sections.get(section, {})
+            values = from_recipe(command.config, section, kept, is_old=True) | values
+    try:
+        settings = made(command.config, values, prog)
+        import_module(f"chatsmith.cli.{command.module}").main(settings)
+    except UserError as error:
+        own = {field.name for field in fields(command.config)}.intersection(error.settings)
+        if not own:
+            raise
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in error.settings if name in own)
+        raise UserError(f"{error} ({flags})") from error
 
 
 def help_text() -> str:
@@ -181,40 +172,14 @@ def _find_name(argv: list[str]) -> str | None:
         if word in COMMANDS:
             return word
     by_any_word = {part: name for name in COMMANDS for part in (name.split()[-1], name)}
-    near = difflib.get_close_matches(word, by_any_word, n=1)
-    guess = f" (did you mean {by_any_word[near[0]]}?)" if near else ""
+    near = nearest(word, by_any_word)
+    guess = f" (did you mean {by_any_word[near]}?)" if near else ""
     raise UserError(f"there is no command {word!r}{guess}; see chatsmith --help")
 
 
 def _group_help(word: str) -> str:
     commands = [command for command in COMMANDS.values() if command.name.split()[0] == word]
     return "\n".join(f"chatsmith {command.name}: {command.summary}" for command in commands)
-
-
-def _recipe_of_run(
-    config_class: type, command: Command, argv: Sequence[str], environ: Mapping[str, str]
-) -> dict[str, dict[str, object]]:
-    """The sections of the recipe that the run directory was made with, if the command takes one."""
-    from dataclasses import fields
-
-    from chatsmith.runtime.recipe import read_recipe
-    from chatsmith.runtime.run_directory import RunDirectory
-    from chatsmith.runtime.settings import resolve
-
-    takes_run = fields(config_class)[0].name == "run"
-    if not takes_run or command.section == "demo" or {"--help", "-h"} & set(argv):
-        return {}
-    values = resolve(config_class, command.section, None, environ, argv, prog=f"chatsmith {command.name}")
-    recipe = RunDirectory(values["run"]).recipe
-    return read_recipe(recipe).sections if recipe.is_file() else {}
-
-
-def _description(command: Command, config_class: type) -> str:
-    written = config_class.__doc__ or ""
-    is_generated = written.startswith(
-        f"{config_class.__name__}("
-    )  # what dataclass puts where nothing is written
-    return command.summary.capitalize() + "." if is_generated or not written else written
 
 
 def _explained(error: OSError) -> str:
@@ -226,8 +191,6 @@ def _explained(error: OSError) -> str:
 
 def _failed(message: str, environ: Mapping[str, str], code: int) -> int:
     if environ.get("CHATSMITH_DEBUG"):
-        import traceback
-
         traceback.print_exc()
     # One line, whatever the message holds: a program may read it.
     print(f"chatsmith: {' '.join(message.split())}", file=sys.stderr)

@@ -6,14 +6,11 @@ each reply is worth; and an update makes likelier what earned more than the othe
 """
 
 import json
-import math
 import time
-from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar, Literal
 
 from chatsmith.backends import choose_backend
 from chatsmith.bundle import Bundle, bundle_fingerprint, load_bundle
+from chatsmith.cli.config import RlConfig as Config
 from chatsmith.cli.training import (
     exclusive,
     facts_of,
@@ -28,8 +25,7 @@ from chatsmith.evals.before_after import BeforeAfter
 from chatsmith.rl.rollouts import ReplayTexts, fits
 from chatsmith.rl.trainer import Problems, RLSettings, reinforce
 from chatsmith.runtime.atomic import write_text
-from chatsmith.runtime.errors import UserError
-from chatsmith.runtime.garbage import settled
+from chatsmith.runtime.device import settled
 from chatsmith.runtime.run_directory import RunDirectory, resolve_bundle, stage_key
 from chatsmith.tasks.benchmark_files import default_folder
 from chatsmith.tasks.problem_set import ProblemSet, file_set, gsm8k_set
@@ -38,117 +34,6 @@ from chatsmith.tools.calculator import calculator_tool
 from chatsmith.worlds.kindergarten.rl_problems import rl_problem_set
 
 STAGE = "rl"
-
-
-@dataclass(frozen=True)
-class Config:
-    """Improve a fine-tuned model on problems whose answers a program can check."""
-
-    NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset(
-        {
-            "track",
-            "save_minutes",
-            "rows_per_microbatch",
-            "eval_data",
-            "show_every",
-            "give_up_after",
-            "problems",
-            "test_problems",
-        }
-    )
-
-    run: Path = Path("runs/kindergarten")
-    """The run directory."""
-    from_: Path | None = None
-    """The bundle to start from; by default the run's fine-tuned model."""
-    task: Literal["kindergarten", "gsm8k"] = "kindergarten"
-    """Where the problems come from."""
-    problems: Path | None = None
-    """Problems of your own instead, as JSON lines with "prompt" and "answer"; a part of them is held out."""
-    test_problems: Path | None = None
-    """Problems for the test at the end; by default another part of --problems."""
-    eval_data: Path | None = None
-    """The folder of the benchmarks, for gsm8k; by default the cache of downloads."""
-    reward: str = ""
-    """A reward of your own, path.py:function, called with (problem, reply); by default 1 for a right answer."""
-    form_weight: float = 0.0
-    """Added to the reward, times 1 for good form: an end, calls of the calculator that work, `####` in gsm8k."""
-    steps: int = 0
-    """Batches of rollouts, at most; 0 means as many as `minutes` hold, or 100 where they are not given either."""
-    minutes: float = 0.0
-    """The horizon in minutes of this machine, without evaluations; 0 means not by time."""
-    prompts: int = 32
-    """Problems a step, over all processes."""
-    samples: int = 8
-    """Replies to each problem."""
-    max_tokens: int = 256
-    """Longest reply, results of the calculator included."""
-    updates: int = 1
-    """Updates of the weights from one batch of rollouts."""
-    rate_scale: float = 0.05
-    """Multiplies all learning rates of the plan; where `minutes` hold fewer than `steps`, up to twice as much."""
-    kl: float = 0.0
-    """How strongly the model is held near the one it began as."""
-    clip_low: float = 0.2
-    """How far below 1 the ratio of a token's new to its old probability counts, with several updates."""
-    clip_high: float = 0.28
-    """How far above 1 it counts."""
-    scale_advantage: bool = False
-    """Divide advantages by the standard deviation of their group."""
-    blend: float = 1.0
-    """How far the kept weights go from where practising began (0) to the best ones (1): below 1, a little less is
-    learned and much less of everything else forgotten (Wortsman et al. 2022, arXiv:2109.01903)."""
-    replay: int = 0
-    """Texts of the run's data a step, half conversations and half documents, over all processes, that the model shall
-    not find less likely than before, so that the rest is not forgotten (Li & Hoiem 2016, arXiv:1606.09282)."""
-    replay_weight: float = 2.0
-    """How strongly: what is forgotten, in nats a token, weighs so many times what is gained, in reward a token."""
-    evaluations: int = 4
-    """How often the development problems are asked along the way."""
-    development: int = 200
-    """At most how many of them."""
-    test: int = 0
-    """At most how many test problems are asked at the end; 0 means all."""
-    give_up_after: int = 10
-    """Stop after so many steps in which no reply earned anything."""
-    show_every: int = 10
-    """Show a few replies with their rewards every so many steps; 0 never."""
-    rows_per_microbatch: int = 0
-    """Replies that go through the network at once; 0 means as many as memory holds."""
-    seed: int = 1
-    """Decides the problems, their order, and what is sampled."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
-    dtype: Literal["auto", "fp32", "bf16"] = "auto"
-    """What activations are computed in; auto: bf16 where the hardware multiplies it."""
-    save_minutes: float = 5.0
-    """Save the training state this often."""
-    track: Literal["none", "wandb", "tensorboard", "trackio"] = "none"
-    """Send the metrics somewhere besides metrics.jsonl."""
-
-    def __post_init__(self) -> None:
-        for name in ("prompts", "max_tokens", "updates", "development", "give_up_after"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.samples < 2:
-            raise UserError(f"samples is {self.samples}; replies are compared, so it must be at least 2")
-        for name in ("steps", "test", "replay", "evaluations", "show_every", "rows_per_microbatch", "seed"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} is {getattr(self, name)}; it cannot be negative")
-        for name in ("minutes", "kl", "form_weight", "clip_high"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be a number, and not negative")
-        if not 0 <= self.clip_low < 1:
-            raise UserError(f"clip_low is {self.clip_low}; it must be at least 0 and below 1")
-        if not 0 < self.blend <= 1:
-            raise UserError(f"blend is {self.blend}; it must be above 0 and at most 1")
-        for name in ("rate_scale", "replay_weight"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be a number above 0")
-        if not self.save_minutes > 0:
-            raise UserError(f"save_minutes is {self.save_minutes}; it must be above 0")
-        if self.test_problems and not self.problems:
-            raise UserError("--test-problems goes with --problems; give both")
 
 
 def main(config: Config) -> None:

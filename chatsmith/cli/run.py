@@ -1,62 +1,41 @@
 """`chatsmith run`: the stages of a recipe, in order, in one run directory.
 
-It fills every stage's configuration before the first one starts, so that a typo costs seconds and not a
-training run; keeps the resolved recipe in the run as recipe.toml; calls each stage's `main`; and shows what
-came out. A stage that finds its outputs made by the same settings skips itself. No stage's work is done here.
+It fills every stage's settings before the first one starts, so that a typo costs seconds and not a training run;
+keeps the resolved recipe in the run as recipe.toml; calls each stage's `main`; and shows what came out. A stage whose
+outputs were made by the same settings skips itself. No stage's work is done here.
 """
 
 import os
-import resource
-import sys
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from chatsmith.cli.data import KINDERGARTEN
-from chatsmith.runtime.errors import UserError
-from chatsmith.runtime.logs import Reporter, format_number, format_seconds
-from chatsmith.runtime.recipe import Recipe, did_you_mean, read_recipe, write_recipe
-from chatsmith.runtime.run_directory import RunDirectory
-from chatsmith.runtime.settings import resolve, to_section
+from chatsmith.cli import data, evaluate, pretrain, rl, sft, tokenizer
+from chatsmith.cli.config import KINDERGARTEN, STAGES, ServeConfig, Settings
+from chatsmith.cli.config import RunConfig as Config
+from chatsmith.cli.settings import expanded, from_environment, from_recipe, made, to_recipe
+from chatsmith.runtime.console import Reporter, format_number, format_seconds
+from chatsmith.runtime.device import peak_resident_bytes
+from chatsmith.runtime.errors import UserError, did_you_mean
+from chatsmith.runtime.run_directory import Recipe, RunDirectory, read_recipe, write_recipe
 
 BUILT_IN = Path(__file__).parent.parent / "recipes"
-# The stages a recipe may name, each a module here with Config and main.
-STAGES = ("data", "tokenizer", "pretrain", "sft", "rl", "evaluate")
+MAINS = {
+    "data": data.main,
+    "tokenizer": tokenizer.main,
+    "pretrain": pretrain.main,
+    "sft": sft.main,
+    "rl": rl.main,
+    "evaluate": evaluate.main,
+}
 OTHER_SECTIONS = ("serve",)  # kept for commands that are no part of a pipeline
-FIGURES_SHOWN = 5  # of a stage in the table of results
+FACTS_SHOWN = 5  # of a stage in the table of results
 LONGEST_TEXT_SHOWN = 24  # longer ones are hashes and paths
 
-
-@dataclass(frozen=True)
-class Config:
-    """Run the stages of a recipe in order, skipping those that are done."""
-
-    POSITIONAL: ClassVar[tuple[str, ...]] = ("recipe",)
-
-    recipe: str = "kindergarten"
-    """A built-in recipe (kindergarten, textbook), a .toml file, or a run directory to continue."""
-
-    run: Path | None = None
-    """Run directory, made if need be. By default runs/ and the recipe's name."""
-
-    data: tuple[Path, ...] = ()
-    """Text to train on: files or folders of .parquet, .jsonl[.gz|.zst], .txt, .md."""
-
-    validation: tuple[Path, ...] = ()
-    """Text to measure on. By default a share of the documents is held out."""
-
-    conversations: tuple[Path, ...] = ()
-    """Conversations for fine-tuning: .jsonl[.gz|.zst] whose lines have `messages`."""
-
-    validation_conversations: tuple[Path, ...] = ()
-    """Conversations to measure on. By default a share is held out."""
-
-    set: tuple[str, ...] = ()
-    """Change settings of the recipe, each as stage.name=value: --set pretrain.depth=6."""
+Sections = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -67,7 +46,7 @@ class StageResult:
     seconds: float
     """How long its outputs took to make, now or when they were made."""
     was_done: bool
-    figures: Mapping[str, Any]
+    facts: Mapping[str, Any]
 
 
 def main(config: Config) -> None:
@@ -87,8 +66,8 @@ def run_recipe(config: Config, reporter: Reporter) -> tuple[RunDirectory, list[S
             "torchrun ... -m chatsmith pretrain RUN, then sft, then rl"
         )
     recipe, run = find_recipe(config)
-    overrides = read_overrides(config)
-    configs, recipe = configure(recipe, run, overrides, os.environ)
+    is_old = Path(config.recipe).is_dir()
+    configs, recipe = configure(recipe, run, read_overrides(config), os.environ, is_old=is_old)
     with run.lock():
         _keep_recipe(run, recipe)
     reporter.stage(f"Recipe {recipe.name}", f"{' → '.join(recipe.stages)}, in {run.path}")
@@ -102,13 +81,11 @@ def find_recipe(config: Config) -> tuple[Recipe, RunDirectory]:
         continued = RunDirectory(path)
         if not continued.recipe.is_file():
             raise UserError(
-                f"{path} is a folder without a recipe.toml; name a recipe, and the folder with --run"
+                f"{path} is a folder without a recipe.toml; name a recipe, and the folder as the run",
+                setting="run",
             )
         return read_recipe(continued.recipe), RunDirectory(config.run or path)
-    if path.suffix == ".toml":
-        recipe = read_recipe(path)
-    else:
-        recipe = read_recipe(_built_in(config.recipe))
+    recipe = read_recipe(path if path.suffix == ".toml" else _built_in(config.recipe))
     return recipe, RunDirectory(config.run or Path("runs") / recipe.name)
 
 
@@ -125,16 +102,22 @@ def read_overrides(config: Config) -> dict[str, dict[str, Any]]:
         paths: tuple[Path, ...] = getattr(config, name)
         if paths:
             # Absolute, so that the run can be continued from another folder.
-            places = [path if path == KINDERGARTEN else path.expanduser().absolute() for path in paths]
+            places = [path if path == KINDERGARTEN else expanded(path).absolute() for path in paths]
             overrides.setdefault("data", {})[name] = [str(place) for place in places]
     return overrides
 
 
 def configure(
-    recipe: Recipe, run: RunDirectory, overrides: Mapping[str, Mapping[str, Any]], environ: Mapping[str, str]
-) -> tuple[dict[str, Any], Recipe]:
-    """Each stage's configuration, and the recipe with all of their settings written out.
+    recipe: Recipe,
+    run: RunDirectory,
+    overrides: Sections,
+    environ: Mapping[str, str],
+    *,
+    is_old: bool = False,
+) -> tuple[dict[str, Settings], Recipe]:
+    """Each stage's settings, and the recipe with all of them written out.
 
+    `overrides` are stronger than `environ`; `is_old`: the recipe is that of a run, which may have former names.
     Raises UserError for an unknown stage, section or setting, or a value that a stage refuses.
     """
     if not recipe.stages:
@@ -145,22 +128,23 @@ def configure(
             raise UserError(
                 f"the recipe {recipe.name} names an unknown stage {name!r}{did_you_mean(name, STAGES)}"
             )
-    sections = {
+    sections: dict[str, dict[str, Any]] = {
         name: {**recipe.sections.get(name, {}), **overrides.get(name, {})}
         for name in dict.fromkeys((*recipe.stages, *recipe.sections, *overrides))
     }
-    # A flag beats the environment, so variables that say the same as an override are set aside.
-    beaten = {f"CHATSMITH_{stage}_{name}".upper() for stage, names in overrides.items() for name in names}
-    environ = {name: value for name, value in environ.items() if name not in beaten}
-    configs: dict[str, Any] = {}
+    configs: dict[str, Settings] = {}
     for name in recipe.stages:
-        config_class = import_module(f"chatsmith.cli.{name}").Config
-        values = resolve(config_class, name, sections, environ) | {"run": run.path}
+        config_class = STAGES[name]
+        values = (
+            from_recipe(config_class, name, recipe.sections.get(name, {}), is_old=is_old)
+            | from_environment(config_class, name, environ)
+            | from_recipe(config_class, name, overrides.get(name, {}))
+        )
         try:
-            configs[name] = config_class(**values)
+            configs[name] = made(config_class, values | {"run": run.path})
         except UserError as error:
             raise UserError(f"stage {name}: {error}") from error
-        sections[name] = to_section(configs[name])
+        sections[name] = to_recipe(configs[name])
     return configs, replace(recipe, sections=sections)
 
 
@@ -168,32 +152,25 @@ def show_results(
     run: RunDirectory, results: Sequence[StageResult], seconds: float, reporter: Reporter
 ) -> None:
     """The table of results, the time it took, and the most memory it needed."""
-    rows = [
-        [
-            result.name,
-            format_seconds(result.seconds) + (" (earlier)" if result.was_done else ""),
-            _figures(result),
-        ]
-        for result in results
-    ]
+    rows = []
+    for result in results:
+        duration = format_seconds(result.seconds) + (" (earlier)" if result.was_done else "")
+        rows.append([result.name, duration, _in_words(result.facts)])
     reporter.line()
     reporter.table(f"Results in {run.path}", ["stage", "time", "result"], rows)
-    memory = (
-        f", at most {peak_memory() / 1e9:.1f} GB of memory" if not all(r.was_done for r in results) else ""
-    )
+    is_new = not all(result.was_done for result in results)
+    memory = f", at most {peak_resident_bytes() / 1e9:.1f} GB of memory" if is_new else ""
     reporter.line(f"Finished in {format_seconds(seconds)}{memory}.")
 
 
 def show_next_steps(run: RunDirectory, reporter: Reporter) -> None:
     """What a person may want to type now."""
-    from chatsmith.cli import serve
-
-    address = f"http://{serve.Config.host}:{serve.Config.port}"
+    address = f"http://{ServeConfig.host}:{ServeConfig.port}"
     steps = (
-        (f"chatsmith chat {run.path}", "talk to your model"),
+        (f"chatsmith chat {run.path}", "chat with your model"),
         (f"chatsmith serve {run.path}", f"the same on a web page, at {address}, and behind an API"),
-        (f"chatsmith evaluate {run.path}", "measure it again, with other settings"),
-        (f"chatsmith data inspect {run.path}", "see what it has read, and in which pieces"),
+        (f"chatsmith evaluate {run.path}", "measure it again, with different settings"),
+        (f"chatsmith data inspect {run.path}", "see what it was trained on, and in which pieces"),
         ("chatsmith run textbook --data FILES --conversations FILES", "the same with text of your own"),
     )
     width = max(len(command) for command, _ in steps)
@@ -202,16 +179,16 @@ def show_next_steps(run: RunDirectory, reporter: Reporter) -> None:
         reporter.line(f"  {command:<{width}}  {purpose}")
 
 
-def peak_memory() -> int:
-    """The most memory this process has held so far, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts kilobytes
-
-
 def _run_stage(name: str, config: Any, run: RunDirectory) -> StageResult:
     done_before = run.finished_at(name)
     started = time.monotonic()
-    import_module(f"chatsmith.cli.{name}").main(config)
+    try:
+        MAINS[name](config)
+    except UserError as error:
+        if not error.settings:
+            raise
+        changes = ", ".join(f"--set {name}.{setting}=…" for setting in error.settings)
+        raise UserError(f"{error} ({changes})") from error
     seconds = time.monotonic() - started
     facts = run.done_facts(name) or {}
     was_done = done_before is not None and done_before == run.finished_at(name)
@@ -241,9 +218,10 @@ def _built_in(name: str) -> Path:
     path = BUILT_IN / f"{name}.toml"
     names = sorted(file.stem for file in BUILT_IN.glob("*.toml"))
     if name not in names:
-        hint = did_you_mean(name, names)
         known = ", ".join(names)
-        raise UserError(f"no recipe {name!r}{hint}; name one of {known}, a .toml file or a run directory")
+        raise UserError(
+            f"no recipe {name!r}{did_you_mean(name, names)}; name one of {known}, a .toml file or a run directory"
+        )
     return path
 
 
@@ -255,16 +233,17 @@ def _toml_value(text: str) -> Any:
         return text
 
 
-def _figures(result: StageResult) -> str:
+def _in_words(facts: Mapping[str, Any]) -> str:
+    """'loss 1.235, tokens 1.2M': the first facts of a stage."""
     shown = [
-        f"{name.replace('_', ' ')} {_figure(value)}"
-        for name, value in result.figures.items()
+        f"{name.replace('_', ' ')} {_fact(value)}"
+        for name, value in facts.items()
         if isinstance(value, int | float) or (isinstance(value, str) and len(value) <= LONGEST_TEXT_SHOWN)
     ]
-    return ", ".join(shown[:FIGURES_SHOWN])
+    return ", ".join(shown[:FACTS_SHOWN])
 
 
-def _figure(value: float | str) -> str:
+def _fact(value: float | str) -> str:
     if isinstance(value, str | bool):
         return str(value)
     is_large = isinstance(value, int) or abs(value) >= 1000

@@ -4,14 +4,13 @@ Each model's engines run in processes of their own; this process speaks HTTP and
 do is told in `chatsmith/serve/` and docs/serving.md. It trains nothing and changes no file.
 """
 
-import ipaddress
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from chatsmith.runtime.errors import UserError
+from chatsmith.cli.config import ServeConfig as Config
+from chatsmith.cli.config import named_models
 
 if TYPE_CHECKING:
     from chatsmith.serve.auth import Keys
@@ -23,113 +22,9 @@ ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@A-Z]+")
 """As browsers send it: a scheme and a host in small letters, perhaps a port, no path."""
 
 
-@dataclass(frozen=True)
-class Config:
-    """Put a model behind the OpenAI API and a web page.
-
-    Listens on this machine only, unless --host says otherwise.
-    """
-
-    run: Path = DEFAULT_RUN
-    """A run, whose newest stage answers, or a bundle."""
-    model: tuple[str, ...] = ()
-    """More models, each NAME=PATH of a run or bundle. Given alone, they replace the default run."""
-    name: str | None = None
-    """What the model is called in the API. Default: the name of its folder."""
-    host: str = "127.0.0.1"
-    """The address to listen at; 0.0.0.0 lets other machines in."""
-    port: int = 8000
-    """The port to listen at; 0 takes a free one."""
-    api_key: tuple[str, ...] = ()
-    """Keys that clients must send, each KEY or NAME=KEY. Others can read flags: a file is better."""
-    api_key_file: Path | None = None
-    """A file with keys, one a line."""
-    allowed_host: tuple[str, ...] = ()
-    """More names (Host header) that a server without keys answers to, besides its address and localhost; * is all."""
-    trusted_proxy: tuple[str, ...] = ("127.0.0.1", "::1")
-    """Addresses or networks of proxies, whose X-Forwarded-For says which client a request is from (for the log)."""
-    cors_origins: tuple[str, ...] = ()
-    """Origins (https://example.org) whose web pages may use the API; * is all."""
-    replicas: int = 1
-    """Engines a model, one a GPU where there are several."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
-    dtype: Literal["auto", "fp32", "bf16"] = "auto"
-    """What to compute in; auto: bf16 where the hardware multiplies it."""
-    quantize: Literal["none", "bf16", "int8"] = "none"
-    """Keep the weights of the large products smaller, and so answer faster; int8 costs a little quality."""
-    threads: int = 0
-    """CPU threads of each engine; 0 leaves a core to the front and divides the others among the engines."""
-    max_running: int = 16
-    """Replies that an engine writes at the same time."""
-    tokens_per_step: int = 256
-    """Tokens that an engine computes at once; more reads prompts faster, and lets the others wait longer."""
-    tokens_beside_decoding: int = 0
-    """Of these, how many may belong to prompts while other replies are written; 0 means 16 on a CPU, all elsewhere."""
-    kv_tokens: int = 0
-    """Tokens in an engine's key-value pool; 0 means as many as are useful and fit half of the free memory."""
-    prefix_caching: bool = True
-    """Keep what was computed for prompts that begin alike. Turn it off if clients must not learn, from how fast a
-    reply begins, what others sent."""
-    max_queue: int = 256
-    """Replies that may wait for an engine; over it, clients are told when to come back (429)."""
-    max_queue_tokens: int = 0
-    """Prompt tokens that may wait; 0 means four times the key-value pool."""
-    max_per_key: int = 0
-    """Requests that one key may have open; 0 is no limit."""
-    queue_seconds: float = 60.0
-    """A reply that has not begun after so long is given up (503)."""
-    request_seconds: float = 600.0
-    """A reply that has not ended after so long is given up."""
-    read_seconds: float = 30.0
-    """How long a client may take to send its request."""
-    max_body_mib: float = 4.0
-    """Largest request, in MiB."""
-    drain_seconds: float = 30.0
-    """When told to stop, finish replies under way for so long at most."""
-    log_prompts: bool = False
-    """Write prompts and replies into the log."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65535:
-            raise UserError(f"--port is {self.port}; it must be from 0 to 65535")
-        for name in ("replicas", "max_running", "tokens_per_step"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1")
-        for name in (
-            "threads",
-            "tokens_beside_decoding",
-            "kv_tokens",
-            "max_queue",
-            "max_queue_tokens",
-            "max_per_key",
-        ):
-            if getattr(self, name) < 0:
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be 0 or more")
-        for name in ("queue_seconds", "request_seconds", "read_seconds", "max_body_mib"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be above 0")
-        if not 0 <= self.drain_seconds < float("inf"):
-            raise UserError(f"--drain-seconds is {self.drain_seconds}; it must be 0 or more")
-        for proxy in self.trusted_proxy:
-            try:
-                ipaddress.ip_network(proxy, strict=False)
-            except ValueError:
-                raise UserError(
-                    f"--trusted-proxy {proxy!r} is no address and no network; write 10.0.0.7 or 10.0.0.0/8"
-                ) from None
-        for origin in self.cors_origins:
-            if origin != "*" and not ORIGIN.fullmatch(origin):
-                raise UserError(
-                    f"--cors-origins {origin} is no origin: write https://example.org, with its port if it has one "
-                    "and nothing after it, or * for all"
-                )
-        named_models(self)
-
-
 def main(config: Config) -> None:
     """Serve until a signal. Raises UserError for a model that cannot be loaded, or an address already taken."""
-    from chatsmith.runtime.logs import Reporter
+    from chatsmith.runtime.console import Reporter
     from chatsmith.serve.auth import Keys, read_keys
     from chatsmith.serve.server import Address, serve
 
@@ -154,24 +49,6 @@ def main(config: Config) -> None:
         drain_seconds=config.drain_seconds,
         tell=reporter.line,
     )
-
-
-def named_models(config: Config) -> dict[str, Path]:
-    """Path by name. Raises UserError."""
-    models: dict[str, Path] = {}
-    if not config.model or config.run != DEFAULT_RUN or config.name:
-        models[config.name or _folder_name(config.run)] = config.run
-    for entry in config.model:
-        name, equals, path = entry.partition("=")
-        if not equals or not path:
-            raise UserError(f"--model is {entry!r}; write NAME=PATH")
-        if name in models:
-            raise UserError(f"two models are called {name}; give each its own name")
-        models[name] = Path(path)
-    for name in models:
-        if not MODEL_NAME.fullmatch(name):
-            raise UserError(f"{name!r} cannot be the name of a model; use letters, digits and . _ - /")
-    return models
 
 
 def engine_threads(num_engines: int) -> int:
@@ -220,10 +97,3 @@ def make_service(config: Config, keys: "Keys") -> "Service":
     }
     max_body_bytes = round(config.max_body_mib * 2**20)
     return Service(models, keys, metrics, max_body_bytes, config.read_seconds, config.log_prompts)
-
-
-def _folder_name(path: Path) -> str:
-    """The folder's name; for runs/NAME/sft/bundle, NAME-sft."""
-    parts = [part for part in path.absolute().parts if part != "bundle"]
-    stages = ("pretrain", "sft", "rl")
-    return "-".join(parts[-2:]) if parts[-1] in stages and len(parts) > 2 else parts[-1]

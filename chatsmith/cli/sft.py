@@ -4,14 +4,12 @@ Starts from the run's pretrained model, or from any bundle with `--from`; learns
 any files with `--conversations`.
 """
 
-import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
 
 from chatsmith.bundle import bundle_fingerprint, load_bundle
+from chatsmith.cli.config import SftConfig as Config
 from chatsmith.cli.training import (
     exclusive,
     facts_of,
@@ -25,78 +23,14 @@ from chatsmith.data.dataset import SplitName, file_sha256, load_manifest
 from chatsmith.data.documents import find_files
 from chatsmith.data.packing import NothingToLearnError
 from chatsmith.ingest.forms import TYPES, read_files
+from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.errors import UserError
-from chatsmith.runtime.logs import Reporter
 from chatsmith.runtime.run_directory import RunDirectory, resolve_bundle, stage_key
 from chatsmith.text.chat import Conversation
 from chatsmith.train.sft import fine_tune
 from chatsmith.train.trainer import TrainingSettings
 
 STAGE = "sft"
-
-
-@dataclass(frozen=True)
-class Config:
-    """Fine-tune a model on conversations."""
-
-    NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset(
-        {"track", "save_minutes", "rows_per_microbatch", "evaluations", "evaluate_tokens"}
-    )
-
-    run: Path = Path("runs/kindergarten")
-    """The run directory."""
-    from_: Path | None = None
-    """The bundle to start from; by default the run's pretrained model."""
-    conversations: tuple[Path, ...] = ()
-    """Files of conversations to learn from; by default those that `data prepare` found."""
-    validation_conversations: tuple[Path, ...] = ()
-    """Files of conversations held out; where --conversations is given without them, nothing is held out."""
-    epochs: float = 1.0
-    """How often every conversation is seen, unless `tokens` or `minutes` are given."""
-    tokens: int = 0
-    """The horizon in tokens (padding and prompts included); 0 means not given."""
-    minutes: float = 0.0
-    """The horizon in minutes of this machine, from the start of this command; 0 means not by time."""
-    batch_tokens: int = 0
-    """Tokens of one optimizer step; 0 means by the plan's rule."""
-    rows_per_microbatch: int = 0
-    """Rows that go through the network at once; 0 means about 8,192 tokens."""
-    rate_scale: float = 0.5
-    """Multiplies all learning rates of the plan."""
-    evaluations: int = 4
-    """How often the held-out conversations are looked at along the way."""
-    evaluate_tokens: int = 65_536
-    """How much of them that is, in tokens."""
-    seed: int = 1
-    """Decides the order of the conversations."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
-    dtype: Literal["auto", "fp32", "bf16"] = "auto"
-    """What activations are computed in; auto: bf16 where the hardware multiplies it."""
-    compile: bool = True
-    """Compile the model where that is possible."""
-    save_minutes: float = 5.0
-    """Save the training state this often."""
-    track: Literal["none", "wandb", "tensorboard", "trackio"] = "none"
-    """Send the metrics somewhere besides metrics.jsonl."""
-
-    def __post_init__(self) -> None:
-        for name in ("tokens", "minutes", "batch_tokens", "rows_per_microbatch", "evaluations", "seed"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} is {getattr(self, name)}; it cannot be negative")
-        if self.tokens and self.minutes:
-            raise UserError("give the horizon as tokens or as minutes, not both; 0 takes one back")
-        if not self.minutes < math.inf:
-            raise UserError(f"minutes is {self.minutes}; it must be a number")
-        for name in ("epochs", "rate_scale"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be a number above 0")
-        if not self.save_minutes > 0:
-            raise UserError(f"save_minutes is {self.save_minutes}; it must be above 0")
-        if self.evaluate_tokens < 1:
-            raise UserError(f"evaluate_tokens is {self.evaluate_tokens}; it must be at least 1")
-        if self.validation_conversations and not self.conversations:
-            raise UserError("--validation-conversations goes with --conversations; give both")
 
 
 def main(config: Config) -> None:

@@ -1,24 +1,20 @@
 """`chatsmith tokenizer`: train the run's tokenizer and write `<run>/tokenizer/tokenizer.json`.
 
 Reads what `chatsmith data prepare` described; learns from an even sample of the training documents and
-conversations, and reports how many bytes a token stands for on held-out text. Never reads validation text to
+conversations, and reports bytes per token on held-out text. Never reads validation text to
 train, and never touches the network.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
+from chatsmith.cli.config import TokenizerConfig as Config
+from chatsmith.data.dataset import DataManifest, Split, SplitName, load_manifest
+from chatsmith.report.reference_vocabularies import REFERENCE_VOCABULARIES, load_offline
+from chatsmith.runtime.console import Reporter, format_seconds
 from chatsmith.runtime.errors import UserError
-from chatsmith.text.tokenizer import check_vocab_size
-
-if TYPE_CHECKING:
-    from chatsmith.data.dataset import DataManifest, Split, SplitName
-    from chatsmith.runtime.logs import Reporter
-    from chatsmith.runtime.run_directory import RunDirectory
-    from chatsmith.text.tokenizer import Tokenizer
+from chatsmith.runtime.run_directory import RunDirectory, stage_key
+from chatsmith.text.tokenizer import Tokenizer, sample_evenly, train_tokenizer
 
 STAGE = "tokenizer"
 
@@ -33,28 +29,8 @@ EXAMPLES = (
 )
 
 
-@dataclass(frozen=True)
-class Config:
-    """Train the tokenizer of a run."""
-
-    run: Path = Path("runs/kindergarten")
-    """The run directory."""
-    vocab_size: int = 8192
-    """How many ids the tokenizer may have: 256 bytes, 29 special tokens, and merges for the rest."""
-    sample_megabytes: float = 16.0
-    """How much training text to learn from, taken evenly from all of it; a million characters each."""
-
-    def __post_init__(self) -> None:
-        check_vocab_size(self.vocab_size)
-        if not self.sample_megabytes > 0:
-            raise UserError(f"sample_megabytes is {self.sample_megabytes}; it must be more than 0")
-
-
 def main(config: Config) -> None:
     """Train and save the tokenizer of `config.run`, unless it is already what this would make."""
-    from chatsmith.data.dataset import load_manifest
-    from chatsmith.runtime.logs import Reporter
-    from chatsmith.runtime.run_directory import RunDirectory, stage_key
 
     reporter = Reporter()
     run = RunDirectory(config.run)
@@ -65,6 +41,7 @@ def main(config: Config) -> None:
             reporter.line(f"The tokenizer in {run.tokenizer} is up to date.")
             return
         reporter.stage("Tokenizer", f"learning up to {config.vocab_size:,} tokens from the training text")
+        run.keep_settings(STAGE, key, config)
         started = time.monotonic()
         tokenizer = _train(config, manifest, reporter)
         seconds = time.monotonic() - started
@@ -74,9 +51,8 @@ def main(config: Config) -> None:
         run.mark_done(STAGE, key, {**facts, "fingerprint": tokenizer.fingerprint}, outputs=[file])
 
 
-def _is_current(run: "RunDirectory", key: str) -> bool:
+def _is_current(run: RunDirectory, key: str) -> bool:
     """Whether the stage is done and the file is still the one it wrote (a damaged one is made again)."""
-    from chatsmith.text.tokenizer import Tokenizer
 
     if not run.is_done(STAGE, key):
         return False
@@ -87,8 +63,7 @@ def _is_current(run: "RunDirectory", key: str) -> bool:
     return fingerprint == (run.done_facts(STAGE) or {}).get("fingerprint")
 
 
-def _train(config: Config, manifest: "DataManifest", reporter: "Reporter") -> "Tokenizer":
-    from chatsmith.text.tokenizer import sample_evenly, train_tokenizer
+def _train(config: Config, manifest: DataManifest, reporter: Reporter) -> Tokenizer:
 
     available = _characters(manifest.documents) + _characters(manifest.conversations)
     share = config.sample_megabytes * 1e6 / max(available, 1)
@@ -108,38 +83,34 @@ def _train(config: Config, manifest: "DataManifest", reporter: "Reporter") -> "T
     if tokenizer.vocab_size < config.vocab_size:
         reporter.notice(
             f"the text is too small for {config.vocab_size:,} tokens: no more than {tokenizer.vocab_size:,} "
-            "repay their place, and the vocabulary has that size"
+            "occur often enough, and the vocabulary has that size"
         )
     return tokenizer
 
 
-def _characters(split: "Split | None") -> int:
+def _characters(split: Split | None) -> int:
     return sum(file.characters for file in split.train) if split else 0
 
 
-def _all_texts(manifest: "DataManifest", split: "SplitName") -> Iterator[str]:
+def _all_texts(manifest: DataManifest, split: SplitName) -> Iterator[str]:
     yield from _document_texts(manifest, split)
     yield from _conversation_texts(manifest, split)
 
 
-def _document_texts(manifest: "DataManifest", split: "SplitName") -> Iterator[str]:
+def _document_texts(manifest: DataManifest, split: SplitName) -> Iterator[str]:
     for document in manifest.read_documents(split):
         yield document.text
 
 
-def _conversation_texts(manifest: "DataManifest", split: "SplitName") -> Iterator[str]:
+def _conversation_texts(manifest: DataManifest, split: SplitName) -> Iterator[str]:
     for conversation in manifest.read_conversations(split):
         for message in conversation:
             for part in message.parts:
                 yield part.text
 
 
-def _report(
-    tokenizer: "Tokenizer", seconds: float, manifest: "DataManifest", reporter: "Reporter"
-) -> float | None:
+def _report(tokenizer: Tokenizer, seconds: float, manifest: DataManifest, reporter: Reporter) -> float | None:
     """Print size, compression and examples; returns bytes per token on held-out documents (None: no such)."""
-    from chatsmith.report.reference_vocabularies import REFERENCE_VOCABULARIES, load_offline
-    from chatsmith.runtime.logs import format_seconds
 
     held_out = [_first(texts(manifest, "validation")) for texts in (_document_texts, _conversation_texts)]
     figures = [_bytes_per_token(texts, tokenizer.encode_batch) for texts in held_out]
@@ -152,7 +123,7 @@ def _report(
             others = [_bytes_per_token(texts, encoding.encode_ordinary_batch) for texts in held_out]
             rows.append([vocabulary.name, f"{encoding.n_vocab:,}", *map(_shown, others)])
     reporter.table(
-        "Bytes a token stands for, on held-out text",
+        "Bytes per token, on held-out text",
         ["vocabulary", "ids", "documents", "conversations"],
         rows,
     )
@@ -163,7 +134,6 @@ def _report(
 
 def _first(texts: Iterator[str]) -> list[str]:
     """The first chunks of `texts`, up to HELD_OUT_CHARACTERS in all."""
-    from chatsmith.text.tokenizer import sample_evenly
 
     chosen, characters = [], 0
     for text in sample_evenly(texts, share=1.0):
@@ -186,7 +156,7 @@ def _shown(bytes_per_token: float | None) -> str:
     return "none held out" if bytes_per_token is None else f"{bytes_per_token:.2f}"
 
 
-def _example_rows(tokenizer: "Tokenizer") -> list[list[str]]:
+def _example_rows(tokenizer: Tokenizer) -> list[list[str]]:
     rows = []
     for text in EXAMPLES:
         ids = tokenizer.encode(text)

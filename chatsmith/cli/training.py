@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 from chatsmith.bundle import GENERATION_DEFAULTS, model_card, save_bundle
 from chatsmith.model.gpt import GPT
+from chatsmith.runtime.console import Reporter, format_seconds
 from chatsmith.runtime.device import Runtime, detect_runtime, peak_memory_bytes
 from chatsmith.runtime.distributed import process_group
-from chatsmith.runtime.logs import Reporter, format_seconds
 from chatsmith.runtime.run_directory import RunDirectory
 from chatsmith.text.tokenizer import Tokenizer
 from chatsmith.train.plan import Plan

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from chatsmith.model.config import GPTConfig, kv_bytes_per_token
-from chatsmith.runtime.memory import free_memory
+from chatsmith.runtime.device import free_memory
 
 SHARE_OF_FREE_MEMORY = 0.5
 """The most of the free memory that the pool takes when it is not told its size."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from chatsmith.data.problems import Problem
 from chatsmith.evals.statistics import Z_95, Score
-from chatsmith.runtime.logs import Reporter
+from chatsmith.runtime.console import Reporter
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from chatsmith.evals.results import SuiteResult
 from chatsmith.evals.statistics import ratio_interval
 from chatsmith.model.gpt import GPT
 from chatsmith.model.loss import bits_per_byte
+from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.errors import UserError
-from chatsmith.runtime.logs import Reporter
 
 TextPart = tuple[float, int, int]
 """Bits, bytes and tokens of one batch."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from chatsmith.evals.evaluation import Evaluation
 from chatsmith.evals.results import TaskResult
 from chatsmith.evals.scoring import Decision, Question, Scorer, decide_all, make_question
-from chatsmith.runtime.logs import Bar
+from chatsmith.runtime.console import Bar
 from chatsmith.tasks.benchmark_files import find_file, note_about
 from chatsmith.tasks.core import CoreTask, Item, core_items, prompts
 

@@ -22,8 +22,8 @@ from chatsmith.evals.results import ResultFiles, SplitName
 from chatsmith.evals.scoring import EngineScorer, Scorer
 from chatsmith.evals.transformers_scorer import TransformersScorer
 from chatsmith.llm import LLM
+from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import Runtime
-from chatsmith.runtime.logs import Reporter
 
 Item = TypeVar("Item")
 

@@ -18,7 +18,7 @@ from chatsmith.engine.request import Request, SamplingParams
 from chatsmith.evals.evaluation import Evaluation
 from chatsmith.evals.results import KINDERGARTEN, SuiteResult
 from chatsmith.evals.statistics import Score
-from chatsmith.runtime.logs import Reporter
+from chatsmith.runtime.console import Reporter
 from chatsmith.text.chat import Part, conversation_to_json, render_prompt
 from chatsmith.text.tokenizer import Tokenizer
 from chatsmith.worlds.kindergarten import Kindergarten

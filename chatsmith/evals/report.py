@@ -6,7 +6,7 @@ from typing import Any
 from chatsmith.evals.comparison import Comparison
 from chatsmith.evals.leakage import WORDS, Overlap
 from chatsmith.evals.results import SuiteResult
-from chatsmith.runtime.logs import Reporter, format_seconds
+from chatsmith.runtime.console import Reporter, format_seconds
 
 MEANS = {"core": "CORE", "chat": "ChatCORE"}
 """What the mean centered accuracy over a suite's tasks is called."""

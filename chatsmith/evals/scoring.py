@@ -15,8 +15,8 @@ from typing import Protocol
 from chatsmith.bundle import Bundle
 from chatsmith.engine.request import Completion, Request, SamplingParams
 from chatsmith.llm import LLM
+from chatsmith.runtime.console import Bar
 from chatsmith.runtime.errors import UserError
-from chatsmith.runtime.logs import Bar
 from chatsmith.tasks.core import Kind
 
 

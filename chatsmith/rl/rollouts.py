@@ -19,9 +19,9 @@ from chatsmith.engine.engine import Engine, Tool
 from chatsmith.engine.request import Completion, Request, Sampling
 from chatsmith.model.gpt import GPT
 from chatsmith.rl.objective import ScoredReply, advantages, merged
+from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.distributed import sum_numbers
-from chatsmith.runtime.logs import Reporter
 from chatsmith.text.chat import Conversation, render, render_prompt
 from chatsmith.text.tokenizer import Tokenizer
 

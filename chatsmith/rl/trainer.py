@@ -41,11 +41,10 @@ from chatsmith.rl.rollouts import (
     shown_reply,
     sums_of,
 )
-from chatsmith.runtime.device import Runtime
+from chatsmith.runtime.console import Reporter, format_seconds
+from chatsmith.runtime.device import Runtime, free_memory
 from chatsmith.runtime.distributed import sum_numbers
 from chatsmith.runtime.errors import UserError
-from chatsmith.runtime.logs import Reporter, format_seconds
-from chatsmith.runtime.memory import free_memory
 from chatsmith.train.memory import affordable_tokens
 from chatsmith.train.plan import Plan, make_rollout_plan
 from chatsmith.train.step import train_step

@@ -108,7 +108,7 @@ def open_tracker(name: str, run: Path) -> Tracker:
             return _TensorBoard(importlib.import_module("torch.utils.tensorboard"), run)
         return _WandbLike(importlib.import_module(name), run)
     except ImportError as error:
-        raise UserError(f"--track {name} needs a package: pip install 'chatsmith[{name}]'") from error
+        raise UserError(f"tracking with {name} needs a package: pip install 'chatsmith[{name}]'") from error
 
 
 class _WandbLike:

@@ -1,13 +1,23 @@
-"""The run directory: one folder with everything that one recipe made.
+"""The run directory: one folder with everything that one recipe made, and the recipe itself.
 
     runs/kindergarten/
       recipe.toml  metrics.jsonl
       data/  tokenizer/  tokens/
       pretrain/ sft/ rl/      each with bundle/ and state/
-      evals/
+      evals/                  each stage's folder also has settings.toml and done.json
 
-It answers where things are, whether a stage's outputs are still those of today's configuration (`done.json`),
-and who may write here (one process at a time). It makes folders, but never reads or writes a stage's outputs.
+It answers where things are, with which settings a stage ran (`settings.toml`), whether its outputs are still those of
+today's settings (`done.json`), and who may write here (one process at a time). It makes folders, but never reads or
+writes a stage's outputs. A recipe says which stages run, in which order, with which settings:
+
+    name = "kindergarten"
+    description = "…"
+    stages = ["data", "tokenizer", "pretrain"]
+    [pretrain]
+    depth = 4
+    [frozen.pretrain.tokens]        # measured once in this run, then kept; see RunDirectory.freeze
+    value = 3276800
+    given = "…"
 """
 
 import errno
@@ -16,15 +26,17 @@ import hashlib
 import json
 import os
 import time
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TextIO
 
+import tomli_w
+
 from chatsmith.runtime import atomic
-from chatsmith.runtime.errors import UserError
-from chatsmith.runtime.recipe import Recipe, read_recipe, write_recipe
+from chatsmith.runtime.errors import UserError, did_you_mean
 
 KEY_FORMAT = 1  # raised when the meaning of a key changes, so that old outputs are made anew
 STAGE_FOLDERS = {"evaluate": "evals"}  # every other stage's folder has the stage's name
@@ -39,33 +51,15 @@ class RunDirectory:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        self.recipe = self.path / "recipe.toml"
+        self.metrics = self.path / "metrics.jsonl"
+        self.data = self.path / "data"
+        self.tokenizer = self.path / "tokenizer"
+        self.tokens = self.path / "tokens"
+        self.evals = self.path / "evals"
 
     def __repr__(self) -> str:
         return f"RunDirectory({str(self.path)!r})"
-
-    @property
-    def recipe(self) -> Path:
-        return self.path / "recipe.toml"
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def data(self) -> Path:
-        return self.path / "data"
-
-    @property
-    def tokenizer(self) -> Path:
-        return self.path / "tokenizer"
-
-    @property
-    def tokens(self) -> Path:
-        return self.path / "tokens"
-
-    @property
-    def evals(self) -> Path:
-        return self.path / "evals"
 
     def stage(self, name: str) -> Path:
         """The folder of stage `name`."""
@@ -82,9 +76,7 @@ class RunDirectory:
     def newest_bundle(self) -> Path:
         """The bundle of the furthest stage of the pipeline. Raises UserError if the run has none."""
         if not self.path.is_dir():
-            raise UserError(
-                f"there is no run at {self.path}; make one with: chatsmith run kindergarten --run {self.path}"
-            )
+            raise UserError(f"there is no run at {self.path}; `chatsmith run` makes one")
         for name in reversed(BUNDLE_STAGES):
             if self.bundle(name).is_dir():
                 return self.bundle(name)
@@ -136,6 +128,15 @@ class RunDirectory:
         if done is None or done["key"] != key:
             return False
         return all((self.path / output).exists() for output in done.get("outputs", []))
+
+    def keep_settings(self, stage: str, key: str, config: Any) -> None:
+        """Write the settings that `stage` runs with into `settings.toml` in its folder, as a section of a recipe.
+
+        Called when a stage begins, however it was started. `done.json` with the same key says that they are those
+        of its outputs.
+        """
+        content = {"key": key, "started_at": round(time.time(), 3), stage: settings_of(config)}
+        atomic.write_text(self.stage(stage) / "settings.toml", tomli_w.dumps(content))
 
     def mark_done(self, stage: str, key: str, facts: Mapping[str, Any], outputs: Sequence[Path] = ()) -> None:
         """Record that `stage` finished: `facts` are figures for the results table (seconds, scores, counts).
@@ -214,18 +215,91 @@ def resolve_bundle(path: Path) -> Path:
         ) from error
 
 
-def stage_key(config: Any, **inputs: str) -> str:
-    """The identity of a stage's outputs: sha256 over its configuration and the keys of what it is made from.
+# ---- settings and recipes ----
 
-    Fields in NEVER_IN_KEY, and those that the class names in a `NOT_IN_KEY` class variable, do not count.
+
+def stage_key(config: Any, **inputs: str) -> str:
+    """The identity of a stage's outputs: sha256 over its settings and the keys of what it is made from.
+
+    Fields in NEVER_IN_KEY, and those that the class names in a `NOT_IN_KEY` class variable, do not count. A field that
+    was renamed counts under its first name (`metadata={"former": (…)}`), so that what is done stays done.
     """
-    assert is_dataclass(config) and not isinstance(config, type)
     skipped = NEVER_IN_KEY | frozenset(getattr(config, "NOT_IN_KEY", ()))
     values = {
-        field.name: getattr(config, field.name) for field in fields(config) if field.name not in skipped
+        one.metadata.get("former", (one.name,))[0]: getattr(config, one.name)
+        for one in fields(config)
+        if one.name not in skipped
     }
     content = {"format": KEY_FORMAT, "config": values, "inputs": inputs}
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode("utf-8")).hexdigest()
+
+
+def settings_of(config: Any) -> dict[str, Any]:
+    """All settings of a dataclass that are not None, as people write them, in the types TOML has."""
+    values = ((public_name(one.name), getattr(config, one.name)) for one in fields(config))
+    return {name: _as_toml(value) for name, value in values if value is not None}
+
+
+def public_name(name: str) -> str:
+    """What people write for the field `name`: `from_` is only Python's spelling of `from`."""
+    return name.removesuffix("_")
+
+
+def _as_toml(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_as_toml(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The content of a recipe file."""
+
+    name: str = ""
+    description: str = ""
+    stages: tuple[str, ...] = ()
+    sections: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Settings by section; a section has the name of its stage."""
+    frozen: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    """Measured values by section and name: {"value": …, "given": the key it was measured for}."""
+
+    def to_toml(self) -> str:
+        """The text of the recipe file."""
+        content: dict[str, Any] = {
+            "name": self.name,
+            "description": self.description,
+            "stages": list(self.stages),
+        }
+        content |= {name: section for name, section in self.sections.items() if section}
+        if self.frozen:
+            content["frozen"] = self.frozen
+        return tomli_w.dumps(content)
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe in the file at `path`. Raises UserError if it is missing, no TOML or of another shape."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"the recipe {path} cannot be read ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"the recipe {path} is not valid TOML: {error}") from error
+    name, description = content.pop("name", path.stem), content.pop("description", "")
+    stages, frozen = content.pop("stages", []), content.pop("frozen", {})
+    if not (isinstance(name, str) and isinstance(description, str)):
+        raise UserError(f"the recipe {path}: name and description must be texts in quotes")
+    if not isinstance(stages, list) or not all(isinstance(stage, str) for stage in stages):
+        raise UserError(f'the recipe {path}: stages must be a list of names, like ["tokenizer", "pretrain"]')
+    for key, section in content.items():
+        if not isinstance(section, dict):
+            hint = did_you_mean(key, ("name", "description", "stages"))
+            raise UserError(f"the recipe {path}: unknown key {key!r}{hint}; settings belong in a [section]")
+    return Recipe(name, description, tuple(stages), content, frozen)
+
+
+def write_recipe(path: Path, recipe: Recipe) -> None:
+    """Write `recipe` to `path`, atomically."""
+    atomic.write_text(path, recipe.to_toml())
 
 
 def _acquire(file: TextIO, path: Path) -> None:

@@ -21,9 +21,8 @@ from chatsmith.backends import choose_backend
 from chatsmith.bundle import bundle_fingerprint, load_bundle
 from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import Event, RequestError
-from chatsmith.runtime.device import detect_runtime
+from chatsmith.runtime.device import detect_runtime, settled
 from chatsmith.runtime.errors import UserError
-from chatsmith.runtime.garbage import settled
 from chatsmith.runtime.run_directory import resolve_bundle
 from chatsmith.serve import ipc
 from chatsmith.tools.calculator import calculator_tool

@@ -12,7 +12,6 @@ import gzip
 import hashlib
 import io
 import json
-import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from chatsmith.data.dataset import file_sha256
 from chatsmith.data.documents import JsonLines
 from chatsmith.ingest import hub
 from chatsmith.runtime.atomic import write_bytes
+from chatsmith.runtime.cache import cache_folder, usual_cache
 from chatsmith.runtime.errors import UserError
 
 Split = Literal["train", "development", "test"]
@@ -41,8 +41,7 @@ class MissingFileError(UserError):
 
 def default_folder() -> Path:
     """The cache: `chatsmith/eval` in $XDG_CACHE_HOME, or in ~/.cache."""
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "chatsmith" / "eval"
+    return (usual_cache() or cache_folder()) / "chatsmith" / "eval"
 
 
 def find_file(folder: Path, path: str) -> Path:

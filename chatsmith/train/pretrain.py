@@ -16,8 +16,8 @@ from chatsmith.data.tokens import TokenCache
 from chatsmith.model.config import GPTConfig, model_cost
 from chatsmith.model.gpt import GPT
 from chatsmith.model.loss import bits_per_byte
+from chatsmith.runtime.device import gemm_peak
 from chatsmith.runtime.distributed import main_number
-from chatsmith.runtime.measure import gemm_peak
 from chatsmith.text.tokenizer import Tokenizer
 from chatsmith.train.plan import Plan
 from chatsmith.train.step import expected_seconds, prepare, uncompiled

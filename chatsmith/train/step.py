@@ -16,10 +16,9 @@ from chatsmith.data.packing import NOT_TRAINED_ON, Batch
 from chatsmith.model.gpt import GPT
 from chatsmith.model.loss import IGNORED, chunk_gradient, chunked_cross_entropy
 from chatsmith.optim.optimizer import Optimizer
-from chatsmith.runtime.device import Runtime, can_compile
+from chatsmith.runtime.device import Runtime, can_compile, gemm_peak
 from chatsmith.runtime.distributed import sum_gradients, sum_number
 from chatsmith.runtime.errors import UserError
-from chatsmith.runtime.measure import gemm_peak
 from chatsmith.train.plan import Plan
 
 assert NOT_TRAINED_ON == IGNORED

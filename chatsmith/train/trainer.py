@@ -31,10 +31,9 @@ from typing import Any, Generic
 from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
 from chatsmith.optim.optimizer import Optimizer
-from chatsmith.runtime.device import Runtime, peak_memory_bytes
+from chatsmith.runtime.console import Reporter, format_seconds
+from chatsmith.runtime.device import Runtime, gemm_peak, peak_memory_bytes
 from chatsmith.runtime.distributed import sum_number
-from chatsmith.runtime.logs import Reporter, format_seconds
-from chatsmith.runtime.measure import gemm_peak
 from chatsmith.runtime.metrics import MetricsLog
 from chatsmith.train.checkpoint import (
     Carried,

@@ -98,7 +98,7 @@ def test_nothing_to_answer_is_a_user_error(bundle: Path, monkeypatch: pytest.Mon
         (["--temperature", "-1"], "temperature"),
         (["--top-k", "-1"], "top_k"),
         (["--top-p", "0"], "top_p"),
-        (["--max-tokens", "0"], "--max-tokens is 0"),
+        (["--max-tokens", "0"], "max_tokens is 0"),
         (["--seed", str(2**64)], "seed"),
         (["--prompt", " "], "prompt is empty"),
         (["--prompt", "a" * 1000], "the model's context holds 256"),

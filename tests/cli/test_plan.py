@@ -26,8 +26,8 @@ def plan(capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (("--vocab-size", "10"), "a vocabulary of 10 is too small"),
-        (("--batch-tokens", "-1"), "batch_tokens cannot be negative"),
+        (("--vocab-size", "10"), "vocab_size is 10; it must be at least 285"),
+        (("--batch-tokens", "-1"), "batch_tokens is -1; it must be at least 0"),
         (("--batch-tokens", "100"), "batch_tokens is 100, less than one row of 512 tokens"),
         (("--world-size", "0"), "world_size is 0"),
     ],

@@ -10,8 +10,7 @@ import pytest
 
 from chatsmith.bundle import load_bundle
 from chatsmith.cli import main as cli
-from chatsmith.runtime.recipe import read_recipe
-from chatsmith.runtime.run_directory import RunDirectory
+from chatsmith.runtime.run_directory import RunDirectory, read_recipe
 
 
 @pytest.fixture
@@ -38,14 +37,14 @@ def refused(result: tuple[int, str, str], message: str) -> None:
     [
         (["--depth", 0], "depth is 0; it must be at least 1"),
         (["--sequence-length", 0], "sequence_length is 0"),
-        (["--width", -64], "width is -64; it cannot be negative"),
+        (["--width", -64], "width is -64; it must be at least 0"),
         (["--width", 100], "width 100 is not a multiple of head_dim 32"),
         (["--head-dim", 7, "--width", 70], "head_dim must be even"),
         (["--head-dim", 8, "--width", 8], "width must be at least 16 channels, not 8"),
-        (["--tokens", 1000, "--minutes", 5], "tokens or as minutes, not both"),
+        (["--tokens", 1000, "--minutes", 5], "given twice, as tokens and as minutes"),
         (["--tokens", 0, "--minutes", "nan"], "minutes is nan"),
         (["--tokens", 0, "--minutes", "inf"], "minutes is inf"),
-        (["--tokens", 0, "--ratio", 0], "ratio is 0.0; it must be a number above 0"),
+        (["--tokens", 0, "--ratio", 0], "ratio is 0.0; it must be above 0"),
         (["--rate-scale", "inf"], "rate_scale is inf"),
         (["--batch-tokens", 100], "batch_tokens is 100, less than one row of 128 tokens"),
         (["--evaluate-tokens", 0], "evaluate_tokens is 0"),

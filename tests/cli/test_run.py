@@ -1,35 +1,27 @@
 """`chatsmith run` around stages that do nothing; the real stages run in tests/test_pipeline.py."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from chatsmith.cli import main as cli
 from chatsmith.cli import run as run_stage
+from chatsmith.cli.config import Positive, Run
 from chatsmith.runtime.errors import UserError
-from chatsmith.runtime.recipe import read_recipe
-from chatsmith.runtime.run_directory import RunDirectory, stage_key
+from chatsmith.runtime.run_directory import RunDirectory, read_recipe, stage_key
 
 
 @dataclass(frozen=True)
-class FakeConfig:
+class FakeConfig(Run):
     """A stage."""
 
-    run: Path = Path("runs/kindergarten")
-    """The run."""
-    depth: int = 4
+    depth: Positive = 4
     """Layers."""
     rate: float | None = None
     """Rate."""
     data: tuple[Path, ...] = ()
     """Files."""
-
-    def __post_init__(self) -> None:
-        if self.depth < 1:
-            raise UserError(f"depth is {self.depth}; it must be at least 1")
 
 
 @pytest.fixture
@@ -37,7 +29,7 @@ def worked(monkeypatch, tmp_path):
     """Replaces the stages by ones that only keep their record; returns the list of those that worked."""
     names: list[str] = []
 
-    def stage_module(name):
+    def stage_main(name):
         def main(config):
             run = RunDirectory(config.run)
             with run.lock():
@@ -46,12 +38,11 @@ def worked(monkeypatch, tmp_path):
                     names.append(name)
                     run.mark_done(name, key, {"seconds": 61.0, "loss": 1.23456, "tokens": 1_200_000})
 
-        module = ModuleType(name)
-        module.Config, module.main, module.KINDERGARTEN = FakeConfig, main, Path("kindergarten")
-        return module
+        return main
 
     for name in run_stage.STAGES:
-        monkeypatch.setitem(sys.modules, f"chatsmith.cli.{name}", stage_module(name))
+        monkeypatch.setitem(run_stage.MAINS, name, stage_main(name))
+        monkeypatch.setitem(run_stage.STAGES, name, FakeConfig)
     monkeypatch.chdir(tmp_path)
     return names
 
@@ -170,3 +161,12 @@ def test_built_in_recipes_fit_the_stages(path, tmp_path):
     overrides = {"data": {"data": [str(file)]}} if recipe.sections["data"].get("data") == [] else {}
     configs, resolved = run_stage.configure(recipe, RunDirectory(tmp_path), overrides, {})
     assert set(configs) == set(recipe.stages) == set(resolved.sections)
+
+
+def test_advice_of_a_stage_is_spelled_as_a_change_of_the_recipe(worked, recipe, monkeypatch, capsys):
+    def fail(config):
+        raise UserError("the loss is not finite", setting="depth")
+
+    monkeypatch.setitem(run_stage.MAINS, "pretrain", fail)
+    assert run(recipe) == 2
+    assert capsys.readouterr().err == "chatsmith: the loss is not finite (--set pretrain.depth=…)\n"

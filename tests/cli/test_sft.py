@@ -45,8 +45,8 @@ def talks(tmp_path) -> Path:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--tokens", 1000, "--minutes", 5], "tokens or as minutes, not both"),
-        (["--tokens", -1], "tokens is -1; it cannot be negative"),
+        (["--tokens", 1000, "--minutes", 5], "given twice, as tokens and as minutes"),
+        (["--tokens", -1], "tokens is -1; it must be at least 0"),
         (["--tokens", 0, "--epochs", "inf"], "epochs is inf"),
         (["--tokens", 0, "--epochs", 0], "epochs is 0.0"),
         (["--tokens", 0, "--minutes", "nan"], "minutes is nan"),

@@ -87,10 +87,10 @@ def test_a_small_sample_still_trains_and_stays_within_its_size(config: Config, c
 
 
 def test_impossible_settings_and_missing_data_are_one_line_errors(tmp_path: Path):
-    with pytest.raises(UserError, match="284 is too small"):
+    with pytest.raises(UserError, match="vocab_size is 284; it must be at least 285"):
         Config(tmp_path, vocab_size=284)
     for megabytes in (0.0, -1.0, float("nan")):
-        with pytest.raises(UserError, match="must be more than 0"):
+        with pytest.raises(UserError, match=r"must be .*above 0"):
             Config(tmp_path, sample_megabytes=megabytes)
     with pytest.raises(UserError, match="chatsmith data prepare"):
         main(Config(tmp_path / "empty"))

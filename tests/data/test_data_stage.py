@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from chatsmith.cli.data import Config, main
-from chatsmith.cli.inspect_data import InspectConfig, inspect
+from chatsmith.cli.inspect_data import Config as InspectConfig
+from chatsmith.cli.inspect_data import main as inspect
 from chatsmith.data.dataset import load_manifest
 from chatsmith.ingest.forms import write_documents
 from chatsmith.runtime.errors import UserError
@@ -85,7 +86,7 @@ def test_data_inside_the_folder_that_is_replaced_is_refused_and_left_alone(tmp_p
     inside = tmp_path / "run" / "data" / "mine.txt"
     inside.parent.mkdir(parents=True)
     inside.write_text("Precious text. " * 100)
-    with pytest.raises(UserError, match="made anew"):
+    with pytest.raises(UserError, match="which this command rebuilds"):
         main(Config(tmp_path / "run", data=(inside,)))
     assert inside.exists()
 

@@ -10,7 +10,7 @@ import torch
 
 from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
-from chatsmith.runtime.logs import Reporter
+from chatsmith.runtime.console import Reporter
 from chatsmith.tasks.core import TASKS
 from chatsmith.text.tokenizer import Tokenizer, train_tokenizer
 

@@ -23,9 +23,9 @@ from chatsmith.evals.chat import WrittenTask
 from chatsmith.evals.evaluation import Evaluation
 from chatsmith.evals.statistics import wilson_interval
 from chatsmith.model.gpt import GPT
+from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.errors import UserError
-from chatsmith.runtime.logs import Reporter
 from chatsmith.tasks.core import TASKS, CoreTask
 from chatsmith.text.tokenizer import Tokenizer
 

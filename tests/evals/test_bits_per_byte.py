@@ -8,7 +8,7 @@ import torch
 from chatsmith.data.packing import Batch
 from chatsmith.evals.bpb import score_text
 from chatsmith.model.gpt import GPT
-from chatsmith.runtime.logs import Reporter
+from chatsmith.runtime.console import Reporter
 from chatsmith.text.tokenizer import Tokenizer
 
 

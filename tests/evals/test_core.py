@@ -15,8 +15,8 @@ from chatsmith.evals.evaluation import Evaluation
 from chatsmith.evals.results import TaskResult, summary
 from chatsmith.evals.scoring import Decision, EngineScorer
 from chatsmith.model.gpt import GPT
+from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import Runtime
-from chatsmith.runtime.logs import Reporter
 from chatsmith.tasks import core
 from chatsmith.tasks.core import CoreTask, Item, core_items, example_indices, prompts
 from chatsmith.text.tokenizer import Tokenizer

@@ -12,7 +12,7 @@ from chatsmith.engine.request import Completion, Request
 from chatsmith.evals.exam import DOES_NOT_FIT, choose_problems, exam_score, grade, run_exam
 from chatsmith.evals.statistics import wilson_interval
 from chatsmith.model.gpt import GPT
-from chatsmith.runtime.logs import Reporter
+from chatsmith.runtime.console import Reporter
 from chatsmith.tasks.rules import Names, Number
 from chatsmith.text.chat import Message, Part, render_prompt
 from chatsmith.text.tokenizer import Tokenizer

@@ -125,8 +125,8 @@ def weights_of(run: Path) -> bytes:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--steps", -1], "steps is -1; it cannot be negative"),
-        (["--samples", 1], "samples is 1; replies are compared"),
+        (["--steps", -1], "steps is -1; it must be at least 0"),
+        (["--samples", 1], "samples is 1; it must be at least 2"),
         (["--prompts", 0], "prompts is 0"),
         (["--max-tokens", 0], "max_tokens is 0"),
         (["--updates", 0], "updates is 0"),

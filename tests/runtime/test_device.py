@@ -80,7 +80,7 @@ def test_unknown_devices_are_refused(name):
 
 def test_absent_devices_are_refused(monkeypatch, gpus):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(UserError, match="--device cpu"):
+    with pytest.raises(UserError, match="use cpu"):
         detect_runtime("mps")
     gpus((9, 0))
     with pytest.raises(UserError, match="cuda:4 is not there: torch sees 4"):

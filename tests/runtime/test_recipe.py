@@ -1,7 +1,7 @@
 import pytest
 
 from chatsmith.runtime.errors import UserError
-from chatsmith.runtime.recipe import Recipe, read_recipe, write_recipe
+from chatsmith.runtime.run_directory import Recipe, read_recipe, write_recipe
 
 
 def test_recipe_survives_writing_and_reading(tmp_path):

@@ -9,8 +9,7 @@ from chatsmith.cli import run as run_stage
 from chatsmith.cli import serve
 from chatsmith.cli.main import main as command
 from chatsmith.runtime.errors import UserError
-from chatsmith.runtime.recipe import Recipe, read_recipe, write_recipe
-from chatsmith.runtime.run_directory import RunDirectory
+from chatsmith.runtime.run_directory import Recipe, RunDirectory, read_recipe, write_recipe
 from chatsmith.serve.models import choose_defaults
 
 

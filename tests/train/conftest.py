@@ -10,8 +10,8 @@ import torch
 from chatsmith.data.packing import NOT_TRAINED_ON, Batch
 from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
+from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import Runtime
-from chatsmith.runtime.logs import Reporter
 from chatsmith.train.plan import Plan, make_plan
 from chatsmith.train.trainer import TrainingRun
 from tests.threads import one_thread

@@ -13,8 +13,8 @@ from itertools import islice
 import pytest
 
 from chatsmith.cli.training import facts_of, finish
+from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.errors import UserError
-from chatsmith.runtime.logs import Reporter
 from chatsmith.runtime.run_directory import RunDirectory
 from chatsmith.train.checkpoint import saved_states
 from chatsmith.train.step import prepare

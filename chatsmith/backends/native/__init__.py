@@ -19,6 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from chatsmith.runtime.cache import cache_folder
+
 SOURCES = ("linear.c", "tiles.c", "network.c")
 HEADERS = ("vector.h", "linear.h")
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
@@ -137,7 +139,7 @@ def _built(compiler: str) -> Path:
     made_of = [compiler, _output([compiler, "--version"]), *FLAGS, _processor()]
     made_of += [(folder / name).read_text(encoding="utf-8") for name in (*SOURCES, *HEADERS)]
     name = hashlib.sha256("\0".join(made_of).encode()).hexdigest()[:32]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chatsmith" / "native"
+    cache = cache_folder() / "chatsmith" / "native"
     library = cache / f"{name}.so"
     if not library.is_file():
         cache.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from chatsmith.runtime.logs import Reporter, format_number, format_seconds
+from chatsmith.runtime.console import Reporter, format_number, format_seconds
 
 
 class Clock:

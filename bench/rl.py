@@ -1,69 +1,55 @@
-"""`chatsmith bench rl`: how fast rollouts are written, all together and one question at a time, side by side.
+"""How fast rollouts are generated, all together and one question at a time, side by side.
+
+    python bench/rl.py RUN [--samples 8] [--json]
 
 Three ways take turns, so that a busy machine slows them all: our engine with everything in one batch; our engine with
-one question at a time, which gives the very same replies; and a plain decoder with one question at a time, as a first
+one question at a time, which gives the very same replies; and a naive decoder with one question at a time, as a first
 implementation has it (nanochat's is of this kind), which writes as many tokens for each reply of a question as the
 longest one has, taking the most likely and calling no tool: less than a real rollout asks of it. Nothing is written.
 """
 
+import copy
 import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from chatsmith.runtime.errors import UserError
+from naive_decoder import decode_naively
 
-if TYPE_CHECKING:
-    from chatsmith.bundle import Bundle
-    from chatsmith.data.problems import Problem
-    from chatsmith.rl.rollouts import Group, RolloutWorker
+from chatsmith.backends import choose_backend
+from chatsmith.bundle import Bundle, load_bundle
+from chatsmith.cli.config import Compute, Natural, Output, Positive, Run
+from chatsmith.cli.settings import from_flags, made
+from chatsmith.data.problems import Problem
+from chatsmith.rl.rollouts import Group, RolloutWorker, seeds_of
+from chatsmith.runtime.console import Reporter
+from chatsmith.runtime.device import detect_runtime, settled
+from chatsmith.runtime.run_directory import resolve_bundle
+from chatsmith.tasks.reward import Judge
+from chatsmith.tools.calculator import calculator_tool
+from chatsmith.worlds.kindergarten.rl_problems import rl_problem_set
 
 
 @dataclass(frozen=True)
-class Config:
-    """Measure the speed of rollouts."""
+class Config(Compute, Output, Run):
+    """Measure the speed of rollouts of a run's fine-tuned model, or of a bundle."""
 
-    run: Path = Path("runs/kindergarten")
-    """A run, whose fine-tuned model is measured, or a bundle."""
-    prompts: int = 32
+    prompts: Positive = 32
     """Problems; as many as a step of `rl` takes."""
-    samples: int = 8
+    samples: Positive = 8
     """Replies to each."""
-    max_tokens: int = 64
+    max_tokens: Positive = 64
     """Longest reply."""
-    rounds: int = 3
+    rounds: Positive = 3
     """How often each way is timed; the median counts."""
-    seed: int = 1
+    seed: Natural = 1
     """Decides problems and replies."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
-    dtype: str = "auto"
-    """What to compute in: auto, fp32 or bf16."""
-    json: bool = False
-    """Print one JSON object on stdout, and everything for people on stderr."""
-
-    def __post_init__(self) -> None:
-        for name in ("prompts", "samples", "max_tokens", "rounds"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
 
 def main(config: Config) -> None:
     """Measure, and print a table or one JSON object."""
-    from chatsmith.backends import choose_backend
-    from chatsmith.bundle import load_bundle
-    from chatsmith.rl.rollouts import RolloutWorker
-    from chatsmith.runtime.device import detect_runtime
-    from chatsmith.runtime.garbage import settled
-    from chatsmith.runtime.logs import Reporter
-    from chatsmith.runtime.run_directory import resolve_bundle
-    from chatsmith.tasks.reward import Judge
-    from chatsmith.tools.calculator import calculator_tool
-    from chatsmith.worlds.kindergarten.rl_problems import rl_problem_set
 
     reporter = Reporter(json=config.json)
     runtime = detect_runtime(config.device, config.dtype)
@@ -105,18 +91,17 @@ def main(config: Config) -> None:
         sys.stdout.write(json.dumps(figures) + "\n")
 
 
-LABELS = {"one_by_one": "one question at a time", "plain": "one question at a time, plain decoder"}
+LABELS = {"one_by_one": "one question at a time", "plain": "one question at a time, naive decoder"}
 
 
 def measure(
-    config: Config, bundle: "Bundle", roller: "RolloutWorker", problems: "list[Problem]"
+    config: Config, bundle: Bundle, roller: RolloutWorker, problems: list[Problem]
 ) -> dict[str, float]:
     """Figures of `config.rounds` turns of all ways, after one of each that warms up."""
-    from chatsmith.rl.rollouts import seeds_of
 
     seeds = seeds_of(config.seed, 0, range(len(problems)))
 
-    def together() -> "list[Group]":
+    def together() -> list[Group]:
         return roller.write(problems, config.samples, seeds)
 
     def one_by_one() -> None:
@@ -145,11 +130,8 @@ def measure(
     }
 
 
-def _plain(bundle: "Bundle", groups: "list[Group]") -> Callable[[], None]:
+def _plain(bundle: Bundle, groups: list[Group]) -> Callable[[], None]:
     """Decode as many tokens as the groups' replies have, one question after the other, without the engine."""
-    import copy
-
-    from chatsmith.cli.bench_plain_decoder import decode_plainly
 
     # Weights in the type that is computed in, as the engine keeps them: a cast at every product would not be fair.
     model = copy.deepcopy(bundle.model).to(dtype=bundle.model.compute_dtype)
@@ -160,6 +142,10 @@ def _plain(bundle: "Bundle", groups: "list[Group]") -> Callable[[], None]:
 
     def decode() -> None:
         for prompts, num_new in work:
-            decode_plainly(model, prompts, num_new, samples=True)
+            decode_naively(model, prompts, num_new, samples=True)
 
     return decode
+
+
+if __name__ == "__main__":
+    main(made(Config, from_flags(Config, sys.argv[1:], "python bench/rl.py")))

@@ -1,7 +1,9 @@
-"""`chatsmith bench evaluate`: how much faster CORE is scored through the engine than one example at a time.
+"""How much faster CORE is scored through the engine than one example at a time.
+
+    python bench/evaluate.py [--max-examples 50] [--json]
 
 Both ways score the same items with the same model of random weights: ours, length-sorted and packed, with common
-beginnings computed once and logits made only where they are scored; and the plain way, one example after another, its
+prefixes computed once and logits made only where they are scored; and the naive way, one example after another, its
 choices in a padded batch, all logits, nothing shared (what nanochat does). The decisions must be the same wherever the
 margin between the two best choices exceeds what rounding can move.
 """
@@ -9,66 +11,56 @@ margin between the two best choices exceeds what rounding can move.
 import json
 import math
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, Literal
 
-from chatsmith.runtime.errors import UserError
+import torch
+import torch.nn.functional as F
 
-if TYPE_CHECKING:
-    from chatsmith.bundle import Bundle
-    from chatsmith.evals.scoring import Decision, Question
-    from chatsmith.runtime.device import Runtime
-    from chatsmith.runtime.logs import Reporter
-    from chatsmith.tasks.core import CoreTask, Item, Kind
-    from chatsmith.text.tokenizer import Tokenizer
+from chatsmith.bundle import Bundle
+from chatsmith.cli.config import Compute, Natural, Output, Positive, VocabSize
+from chatsmith.cli.settings import from_flags, made
+from chatsmith.evals.core import decide_items, questions_of
+from chatsmith.evals.engine_scorer import EngineScorer
+from chatsmith.evals.passages import Decision, PassageScore, Question, decide
+from chatsmith.model.gpt import GPT
+from chatsmith.runtime.console import Reporter
+from chatsmith.runtime.device import Runtime, detect_runtime
+from chatsmith.tasks.benchmark_files import default_folder
+from chatsmith.tasks.core import TASKS, CoreTask, Item, Kind, core_items, prompts
+from chatsmith.text.tokenizer import Tokenizer, train_tokenizer
+from chatsmith.train.plan import model_shape
 
 MARGIN = 1e-4
 """Nats a token between the two best choices, below which rounding may decide."""
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Compute, Output):
     """Measure the speed of scoring CORE."""
 
-    POSITIONAL: ClassVar[tuple[str, ...]] = ()
-
-    depth: int = 4
+    depth: Positive = 4
     """Layers of the model."""
-    width: int = 0
+    width: Natural = 0
     """Channels of the model; 0 means 64 times the depth."""
-    head_dim: int = 64
+    head_dim: Positive = 64
     """Channels of an attention head."""
-    vocab_size: int = 32_768
-    """Ids of the vocabulary, which is learned from the benchmarks' text."""
-    context_length: int = 2048
+    vocab_size: VocabSize = 32_768
+    """Vocabulary size; it is learned from the benchmarks' text."""
+    context_length: Positive = 2048
     """The most tokens of a prompt."""
-    max_examples: int = 50
+    max_examples: Positive = 50
     """Items of each task."""
     eval_data: Path | None = None
-    """Where the benchmarks' files are; by default the cache that `chatsmith evaluate --download` fills."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
+    """The folder of the benchmarks; by default the cache that `chatsmith evaluate --download` fills."""
     dtype: Literal["auto", "fp32", "bf16"] = "fp32"
     """What to compute in, both ways. In bf16 rounding moves losses by up to 0.02, and close decisions with them."""
-    json: bool = False
-    """Print one JSON object on stdout, and everything for people on stderr."""
-
-    def __post_init__(self) -> None:
-        for name in ("depth", "head_dim", "context_length", "max_examples"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.vocab_size < 300:
-            raise UserError(f"vocab_size is {self.vocab_size}; it must be at least 300")
 
 
 def main(config: Config) -> None:
     """Measure, and print a table or one JSON object."""
-    from chatsmith.evals.scoring import EngineScorer
-    from chatsmith.runtime.device import detect_runtime
-    from chatsmith.runtime.logs import Reporter
-    from chatsmith.tasks.benchmark_files import default_folder
-    from chatsmith.tasks.core import TASKS, core_items
 
     reporter = Reporter(json=config.json)
     runtime = detect_runtime(config.device, config.dtype)
@@ -84,21 +76,16 @@ def main(config: Config) -> None:
         _measure_task(task, items[task], config.max_examples, scorer, bundle, runtime, reporter)
         for task in TASKS
     ]
-    figures = summarise(rows)
+    figures = summarize(rows)
     _show(figures, reporter)
     if config.json:
         sys.stdout.write(json.dumps(figures) + "\n")
 
 
 def random_bundle(
-    config: Config, items: "dict[CoreTask, list[Item]]", runtime: "Runtime", reporter: "Reporter"
-) -> "Bundle":
+    config: Config, items: dict[CoreTask, list[Item]], runtime: Runtime, reporter: Reporter
+) -> Bundle:
     """A model of random weights (none of them zero), with a vocabulary learned from the items."""
-    import torch
-
-    from chatsmith.bundle import Bundle
-    from chatsmith.model.gpt import GPT
-    from chatsmith.train.plan import model_shape
 
     reporter.line("Learning a vocabulary from the items …")
     tokenizer = _tokenizer(items, config.vocab_size)
@@ -119,17 +106,13 @@ def random_bundle(
 
 
 def plain_decision(
-    bundle: "Bundle", kind: "Kind", question: "Question", gold: int | None
-) -> tuple["Decision", float]:
-    """One item the plain way: its passages padded into a batch, all logits, the losses and guesses of all places.
+    bundle: Bundle, kind: Kind, question: Question, gold: int | None
+) -> tuple[Decision, float]:
+    """One item the naive way: its passages padded into a batch, all logits, the losses and guesses of all places.
 
     Also returns by how much the decision is clear of another one: nats between the two best choices, or, in language
     modeling, between the two best ids where they are closest.
     """
-    import torch
-    import torch.nn.functional as F
-
-    from chatsmith.evals.scoring import PassageScore, decide
 
     device = bundle.model.embedding.weight.device
     longest = max(len(passage.ids) for passage in question)
@@ -154,7 +137,7 @@ def plain_decision(
     return decision, decision.margin
 
 
-def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """All tasks together."""
     ours, plain = (sum(row[name] for row in rows) for name in ("seconds", "plain_seconds"))
     return {
@@ -168,17 +151,14 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _measure_task(
-    task: "CoreTask",
-    items: "list[Item]",
+    task: CoreTask,
+    items: list[Item],
     max_examples: int,
     scorer: Any,
-    bundle: "Bundle",
-    runtime: "Runtime",
-    reporter: "Reporter",
+    bundle: Bundle,
+    runtime: Runtime,
+    reporter: Reporter,
 ) -> dict[str, Any]:
-    import time
-
-    from chatsmith.evals.core import decide_items, questions_of
 
     indices = range(len(items))[:max_examples]
 
@@ -221,9 +201,7 @@ def _measure_task(
     }
 
 
-def _tokenizer(items: "dict[CoreTask, list[Item]]", vocab_size: int) -> "Tokenizer":
-    from chatsmith.tasks.core import prompts
-    from chatsmith.text.tokenizer import train_tokenizer
+def _tokenizer(items: dict[CoreTask, list[Item]], vocab_size: int) -> Tokenizer:
 
     # Every fifth item or so of each file is plenty of text, and quick to learn from.
     texts = [
@@ -234,7 +212,7 @@ def _tokenizer(items: "dict[CoreTask, list[Item]]", vocab_size: int) -> "Tokeniz
     return train_tokenizer(texts, vocab_size=vocab_size)
 
 
-def _show(figures: dict[str, Any], reporter: "Reporter") -> None:
+def _show(figures: dict[str, Any], reporter: Reporter) -> None:
     rows = [
         [
             row["task"],
@@ -262,3 +240,7 @@ def _show(figures: dict[str, Any], reporter: "Reporter") -> None:
         f"{figures['speedup']:.1f} times as fast; "
         f"{figures['different_decisions']} of {figures['items']:,} items decided differently"
     )
+
+
+if __name__ == "__main__":
+    main(made(Config, from_flags(Config, sys.argv[1:], "python bench/evaluate.py")))

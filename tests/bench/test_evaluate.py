@@ -5,14 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from chatsmith.cli import bench_evaluate
-from chatsmith.cli.bench_evaluate import Config
 from chatsmith.runtime.errors import UserError
 from chatsmith.tasks import core
 
 
 def test_both_ways_decide_alike(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     choice = core.CoreTask("choice", "a/choice", "multiple choice", 2, 0.5)
     word = core.CoreTask("word", "a/word", "language modeling", 2, 0)
@@ -25,9 +23,10 @@ def test_both_ways_decide_alike(
     (tmp_path / choice.path).write_text("".join(json.dumps(item) + "\n" for item in items))
     items = [{"context": f"The {a} and the", "continuation": a} for a in nouns]
     (tmp_path / word.path).write_text("".join(json.dumps(item) + "\n" for item in items))
-    monkeypatch.setattr(core, "TASKS", (choice, word))
-    bench_evaluate.main(
-        Config(
+    bench = script("evaluate")
+    monkeypatch.setattr(bench, "TASKS", (choice, word))
+    bench.main(
+        bench.Config(
             depth=1,
             width=16,
             head_dim=8,
@@ -48,7 +47,7 @@ def test_both_ways_decide_alike(
         assert row["seconds"] > 0 and row["plain_seconds"] > 0
 
 
-def test_impossible_numbers_are_refused():
+def test_impossible_numbers_are_refused(script):
     for field in ("depth", "head_dim", "context_length", "max_examples", "vocab_size"):
         with pytest.raises(UserError, match=field):
-            Config(**{field: 0})
+            script("evaluate").Config(**{field: 0})

@@ -1,0 +1,680 @@
+"""Every command's settings: frozen dataclasses, with documented fields and declared bounds.
+
+`--help` shows the docstring under each field; a field is also a key of recipes and an environment variable (see
+`chatsmith.cli.settings`). What several commands share stands once, in a class that they inherit from: it is a group of
+its own in their help. Importing this module loads nothing heavy, so help and mistakes are answered at once.
+"""
+
+import dataclasses
+import ipaddress
+import math
+import re
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+
+from chatsmith.runtime.errors import UserError
+
+KINDERGARTEN = Path("kindergarten")
+"""The word that stands for the built-in world where paths of data are named."""
+DEFAULT_RUN = Path("runs/kindergarten")
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@A-Z]+")
+"""As browsers send it: a scheme and a host in lower case, perhaps a port, no path."""
+
+
+# ---- bounds ----
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What a number must satisfy: at least `ge`, above `gt`, at most `le`, below `lt`. None is no bound."""
+
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+    finite: bool = True
+    """Refuse infinity (NaN is always refused)."""
+
+    def holds(self, value: float) -> bool:
+        """Whether `value` is within the bound."""
+        return (
+            not math.isnan(value)
+            and (not self.finite or math.isfinite(value))
+            and (self.ge is None or value >= self.ge)
+            and (self.gt is None or value > self.gt)
+            and (self.le is None or value <= self.le)
+            and (self.lt is None or value < self.lt)
+        )
+
+    def __str__(self) -> str:
+        limits = {"at least": self.ge, "above": self.gt, "at most": self.le, "below": self.lt}
+        return " and ".join(f"{word} {limit}" for word, limit in limits.items() if limit is not None)
+
+
+Positive = Annotated[int, Bound(ge=1)]
+Natural = Annotated[int, Bound(ge=0)]
+PositiveNumber = Annotated[float, Bound(gt=0)]
+NaturalNumber = Annotated[float, Bound(ge=0)]
+VocabSize = Annotated[int, Bound(ge=285)]  # 256 bytes and 29 special tokens (text/tokenizer.py)
+Dtype = Literal["auto", "fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of a command. Making one checks it, and raises UserError."""
+
+    POSITIONAL: ClassVar[tuple[str, ...]] = ()
+    """Fields that are written without a flag."""
+    NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset()
+    """Fields that do not change what a stage makes (see `stage_key`)."""
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self), include_extras=True)
+        for field in dataclasses.fields(self):
+            for value, bound in _bounded(getattr(self, field.name), hints[field.name]):
+                if not bound.holds(value):
+                    kind = "" if math.isfinite(value) else "a finite number, "
+                    raise UserError(f"{field.name} is {value}; it must be {kind}{bound}", setting=field.name)
+        self.check()
+
+    def check(self) -> None:
+        """What single bounds cannot say: raises UserError where settings do not fit together."""
+
+
+def _bounded(value: Any, hint: Any) -> Iterator[tuple[Any, Bound]]:
+    """Each number in `value` with each bound that its type declares."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if value is None:
+        return
+    if origin is Annotated:
+        yield from ((value, bound) for bound in arguments[1:] if isinstance(bound, Bound))
+    elif origin in (Union, types.UnionType):
+        yield from (found for option in arguments for found in _bounded(value, option))
+    elif origin is tuple:
+        yield from (found for item in value for found in _bounded(item, arguments[0]))
+
+
+# ---- groups that commands share ----
+
+
+@dataclass(frozen=True)
+class Run(Settings):
+    """Where"""
+
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("run",)
+
+    run: Path = DEFAULT_RUN
+    """The run directory."""
+
+
+@dataclass(frozen=True)
+class Compute(Settings):
+    """Hardware"""
+
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    dtype: Dtype = "auto"
+    """What to compute in; auto: bf16 where the hardware supports it."""
+
+
+@dataclass(frozen=True)
+class Output(Settings):
+    """Output"""
+
+    json: bool = False
+    """Print one JSON object on stdout, and everything for people on stderr."""
+
+
+@dataclass(frozen=True)
+class Shape(Settings):
+    """The model"""
+
+    depth: Positive = 6
+    """Layers of the model: the one dial from which everything else follows."""
+    width: Natural = 0
+    """Channels of the model; 0 means 64 times the depth."""
+    head_dim: Positive = 64
+    """Channels of an attention head."""
+    sequence_length: Positive = 512
+    """Tokens in a training row, and the model's context."""
+    bigram_buckets: Natural = 0
+    """Rows of the hashed table of token pairs; 0 leaves it out."""
+    window_pattern: str = "L"
+    """Attention windows, repeated over the layers: L the whole context, S a quarter of it; the last layer is always
+    L."""
+
+
+@dataclass(frozen=True)
+class Sources(Settings):
+    """Data"""
+
+    data: tuple[Path, ...] = ()
+    """Text to train on: files or folders of .parquet, .jsonl[.gz|.zst], .txt, .md; or the word kindergarten for the
+    built-in world. Files called validation or test inside a folder are not trained on."""
+    validation: tuple[Path, ...] = ()
+    """Validation text. By default files called validation; without any, a share of the documents is held out."""
+    conversations: tuple[Path, ...] = ()
+    """Conversations for fine-tuning: .jsonl[.gz|.zst] whose lines have `messages`."""
+    validation_conversations: tuple[Path, ...] = ()
+    """Validation conversations. By default as with `validation`."""
+
+
+@dataclass(frozen=True)
+class Training(Compute, Run):
+    """Training"""
+
+    minutes: NaturalNumber = 0.0
+    """Token budget in minutes on this machine, from the start of the command; 0 means not by time."""
+    rows_per_microbatch: Natural = 0
+    """Rows in one forward pass; 0 means about 8,192 tokens."""
+    rate_scale: PositiveNumber = 1.0
+    """Multiplies all learning rates of the plan."""
+    evaluations: Natural = 8
+    """How many evaluations there are along the way."""
+    seed: Natural = 1
+    """Seed of the initial weights and of the order of the data."""
+    save_minutes: Annotated[float, Bound(gt=0, finite=False)] = 5.0
+    """Minutes between two checkpoints."""
+    track: Literal["none", "wandb", "tensorboard", "trackio"] = "none"
+    """Send the metrics to an experiment tracker as well as to metrics.jsonl."""
+
+
+@dataclass(frozen=True)
+class TokenTraining(Training):
+    """Training on tokens"""
+
+    tokens: Natural = 0
+    """Token budget (padding and prompts included); 0 means that others decide."""
+    batch_tokens: Natural = 0
+    """Tokens of one optimizer step; 0 means by the plan's rule."""
+    evaluate_tokens: Positive = 65_536
+    """Validation tokens in one evaluation."""
+    compile: bool = True
+    """Compile the model where that is possible."""
+
+    def check(self) -> None:
+        if self.tokens and self.minutes:
+            raise UserError(
+                "the token budget is given twice, as tokens and as minutes; 0 takes one back",
+                setting="tokens",
+            )
+
+
+@dataclass(frozen=True)
+class Inference(Compute, Run):
+    """Inference"""
+
+    quantize: Literal["none", "bf16", "int8"] = "none"
+    """Quantize the linear layers: faster replies; int8 costs a little quality."""
+
+
+# ---- the pipeline ----
+
+
+@dataclass(frozen=True)
+class DataConfig(Sources, Run):
+    """Read documents and conversations, and hold some out for validation."""
+
+    data: tuple[Path, ...] = (KINDERGARTEN,)
+    """Text to train on: files or folders of .parquet, .jsonl[.gz|.zst], .txt, .md; or the word kindergarten for the
+    built-in world. Files called validation or test inside a folder are not trained on."""
+    held_out: Annotated[float, Bound(gt=0, le=0.5)] = 0.01
+    """Share of the documents, and of the conversations, held out where no validation files are found."""
+    seed: Natural = 1
+    """Which kindergarten is generated."""
+    kindergarten_documents: Positive = 40_000
+    """Training documents generated for the kindergarten."""
+    kindergarten_conversations: Positive = 40_000
+    """Training conversations generated for the kindergarten."""
+    kindergarten_validation: Positive = 500
+    """Validation documents, and conversations, generated for the kindergarten."""
+
+    def check(self) -> None:
+        if not self.data:
+            raise UserError("there is no text to train on; name files or folders", setting="data")
+
+
+@dataclass(frozen=True)
+class InspectConfig(Run):
+    """Look at documents and conversations, and at how they tokenize and pack."""
+
+    data: tuple[Path, ...] = ()
+    """Look at these files or folders instead of the run's data; no run is needed."""
+    tokenizer: Path | None = None
+    """A tokenizer.json, or its folder, to use instead of the run's."""
+    documents: Natural = 3
+    """How many documents to show."""
+    sequence_length: Annotated[int, Bound(ge=2)] = 512
+    """Tokens in a row, for the view of how documents pack."""
+
+
+@dataclass(frozen=True)
+class TokenizerConfig(Run):
+    """Train the tokenizer (BPE)."""
+
+    vocab_size: VocabSize = 8192
+    """Vocabulary size at most: 256 bytes, 29 special tokens, and merges."""
+    sample_megabytes: Annotated[float, Bound(gt=0, finite=False)] = 16.0
+    """Training text to learn from, sampled evenly from all of it, in millions of characters."""
+
+
+@dataclass(frozen=True)
+class PretrainConfig(Shape, TokenTraining):
+    """Train a language model from scratch on the documents."""
+
+    NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset(
+        {"track", "save_minutes", "rows_per_microbatch", "evaluations", "evaluate_tokens", "prompt"}
+    )
+
+    ratio: PositiveNumber = 10.0
+    """Token budget in tokens per non-embedding parameter (Chinchilla ratio), where neither tokens nor minutes are
+    given."""
+    prompt: str = ""
+    """Text for the model to continue at every evaluation; empty: none."""
+
+
+@dataclass(frozen=True)
+class SftConfig(TokenTraining):
+    """Supervised fine-tuning on conversations."""
+
+    NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset(
+        {"track", "save_minutes", "rows_per_microbatch", "evaluations", "evaluate_tokens"}
+    )
+
+    from_: Path | None = None
+    """The bundle to start from; by default the run's pretrained model."""
+    conversations: tuple[Path, ...] = ()
+    """Files of conversations to train on; by default those that `data prepare` found."""
+    validation_conversations: tuple[Path, ...] = ()
+    """Files of validation conversations; without them, none of `conversations` is held out."""
+    epochs: PositiveNumber = 1.0
+    """Passes over the conversations, unless `tokens` or `minutes` are given."""
+    rate_scale: PositiveNumber = 0.5
+    """Multiplies all learning rates of the plan."""
+    evaluations: Natural = 4
+    """How many evaluations there are along the way."""
+
+    def check(self) -> None:
+        super().check()
+        if self.validation_conversations and not self.conversations:
+            raise UserError(
+                "validation_conversations goes with conversations; give both", setting="conversations"
+            )
+
+
+@dataclass(frozen=True)
+class RlConfig(Training):
+    """Reinforcement learning with verifiable rewards (GRPO)."""
+
+    NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("track", "save_minutes", "rows_per_microbatch", "eval_data", "show_every", "give_up_after"),
+            *("problems", "test_problems"),  # their content is in the key
+        }
+    )
+
+    from_: Path | None = None
+    """The bundle to start from; by default the run's fine-tuned model."""
+    task: Literal["kindergarten", "gsm8k"] = "kindergarten"
+    """Where the problems come from."""
+    problems: Path | None = None
+    """Problems of your own instead, as JSON lines with "prompt" and "answer"; a part of them is held out."""
+    test_problems: Path | None = None
+    """Problems for the test at the end; by default another part of `problems`."""
+    eval_data: Path | None = None
+    """The folder of the benchmarks, for gsm8k; by default the cache of downloads."""
+    reward: str = ""
+    """A reward function of your own, path.py:function, called with (problem, reply); by default 1 for a right
+    answer."""
+    form_weight: NaturalNumber = 0.0
+    """Weight of the format reward: finished, valid tool calls, `####` (GSM8K)."""
+    steps: Natural = 0
+    """Rollout batches at most; 0 means as many as `minutes` hold, or 100 without `minutes`."""
+    minutes: NaturalNumber = 0.0
+    """Training budget in minutes on this machine, without evaluations; 0 means not by time."""
+    prompts: Positive = 32
+    """Problems per step, over all processes."""
+    samples: Annotated[int, Bound(ge=2)] = 8
+    """Replies to each problem, which are compared with each other."""
+    max_tokens: Positive = 256
+    """Longest reply in tokens, tool results included."""
+    updates: Positive = 1
+    """Weight updates per rollout batch."""
+    rate_scale: PositiveNumber = 0.05
+    """Multiplies all learning rates of the plan; where `minutes` hold fewer than `steps`, up to twice as much."""
+    kl: NaturalNumber = 0.0
+    """Weight of the KL penalty towards the initial model."""
+    clip_low: Annotated[float, Bound(ge=0, lt=1)] = 0.2
+    """Lower clip of the probability ratio (PPO), with several updates."""
+    clip_high: NaturalNumber = 0.28
+    """Upper clip of the probability ratio."""
+    scale_advantage: bool = False
+    """Divide advantages by the standard deviation of their group."""
+    blend: Annotated[float, Bound(gt=0, le=1)] = 1.0
+    """Weight interpolation between the initial (0) and the best weights (1): below 1, a little less is learned and much
+    less forgotten (WiSE-FT; Wortsman et al. 2022, arXiv:2109.01903)."""
+    replay: Natural = 0
+    """Replay texts per step for the forgetting penalty, half conversations and half documents of the run, over all
+    processes (Li & Hoiem 2016, arXiv:1606.09282)."""
+    replay_weight: PositiveNumber = 2.0
+    """Weight of the forgetting penalty: nats per token forgotten, against reward per token gained."""
+    evaluations: Natural = 4
+    """How many times the development problems are asked along the way."""
+    development: Positive = 200
+    """Development problems at most."""
+    test: Natural = 0
+    """Test problems at the end, at most; 0 means all."""
+    give_up_after: Positive = 10
+    """Stop after this many steps without any reward."""
+    show_every: Natural = 10
+    """Show some replies with their rewards every this many steps; 0 never."""
+    rows_per_microbatch: Natural = 0
+    """Replies in one forward pass; 0 means as many as memory holds."""
+
+    def check(self) -> None:
+        if self.test_problems and not self.problems:
+            raise UserError("test_problems goes with problems; give both", setting="problems")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(Output, Run):
+    """Measure a model: bits per byte, CORE, chat skills, an exam."""
+
+    run: Path = DEFAULT_RUN
+    """A run, whose newest stage is measured, or a bundle."""
+    text: tuple[Path, ...] = ()
+    """Measure bits per byte on these files or folders alone, instead of the run's validation text; nothing is kept."""
+    suite: Literal["auto", "base", "core", "chat", "exam", "all"] = "auto"
+    """What to measure: base (bits per byte, and CORE if its files are there), core, chat, exam, or all of these that
+    there are files for. auto: what takes little time and suits what the model was trained for."""
+    split: Literal["exam", "development"] = "exam"
+    """The problems for the final score, or those to tune on."""
+    max_examples: Positive | None = None
+    """Items of each task, and rows of validation text, at most: a random choice, the same for every model."""
+    tries: Positive = 1
+    """Samples per HumanEval problem; pass@10 is reported from ten on."""
+    eval_data: Path | None = None
+    """The folder of the benchmarks; by default the cache that --download fills."""
+    download: bool = False
+    """Download the benchmarks' files that are missing first, about 55 MB in all."""
+    mirror: str = ""
+    """A server with a copy of the benchmarks' folder, to download from instead of the original places."""
+    hf: Path | None = None
+    """Measure CORE of this local checkpoint of the transformers library instead (needs chatsmith[hf])."""
+    results: Path | None = None
+    """A folder for the results of a model outside a run."""
+    compare: tuple[Path, ...] = ()
+    """Two runs (or bundles in runs, or folders of --results) that were measured: which differences are significant."""
+    leakage: bool = False
+    """Look for test items in the run's training text (13-gram overlap)."""
+    batch_size: Positive = 64
+    """Replies generated at once."""
+    batch_tokens: Positive = 8192
+    """Tokens of validation text scored at once."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    dtype: Literal["auto", "fp32", "bf16", "fp64"] = "auto"
+    """What to compute in; auto: bf16 where the hardware supports it."""
+
+    def check(self) -> None:
+        if len(self.compare) not in (0, 2):
+            raise UserError(f"compare takes two models, not {len(self.compare)}", setting="compare")
+        if self.text and (self.hf or self.suite not in ("auto", "base")):
+            raise UserError("text is for bits per byte alone, of one of chatsmith's models", setting="text")
+        if self.hf and self.suite not in ("auto", "all", "core"):
+            raise UserError(
+                f"a transformers checkpoint is only measured by CORE, not by the suite {self.suite}"
+            )
+        if self.suite == "core" and self.split == "development":
+            raise UserError("CORE has no development items: all of its items are for the reported score")
+        if self.mirror and not self.mirror.startswith(("http://", "https://")):
+            raise UserError(
+                f"mirror must be the address of a server, http://… or https://…, not {self.mirror!r}",
+                setting="mirror",
+            )
+
+
+@dataclass(frozen=True)
+class ChatConfig(Inference):
+    """Chat with a model in the terminal."""
+
+    run: Path = DEFAULT_RUN
+    """A run, whose newest stage answers, or a bundle."""
+    prompt: str | None = None
+    """Ask this, print only the reply, and exit."""
+    system: str | None = None
+    """The system message."""
+    seed: Annotated[int, Bound(ge=-(2**63), lt=2**63)] | None = None
+    """Makes replies reproducible. Without it they differ every time."""
+    temperature: NaturalNumber | None = None
+    """Sampling temperature; 0 always takes the most likely token. Default: the bundle's."""
+    top_k: Natural | None = None
+    """Sample from this many most likely tokens; 0 is no limit. Default: the bundle's."""
+    top_p: Annotated[float, Bound(gt=0, le=1)] | None = None
+    """Sample from the most likely tokens that together reach this probability. Default: the bundle's."""
+    max_tokens: Positive | None = None
+    """Longest reply in tokens. Default: the bundle's."""
+
+    def check(self) -> None:
+        for name, text in (("prompt", self.prompt), ("system", self.system)):
+            if text is not None and not text.strip():
+                raise UserError(f"{name} is empty; give a text or leave it out", setting=name)
+
+
+@dataclass(frozen=True)
+class ServeConfig(Inference):
+    """Serve a model behind the OpenAI API and a web page.
+
+    Listens on this machine only, unless --host says otherwise.
+    """
+
+    run: Path = DEFAULT_RUN
+    """A run, whose newest stage answers, or a bundle."""
+    model: tuple[str, ...] = ()
+    """More models, each NAME=PATH of a run or bundle. Given alone, they replace the default run."""
+    name: str | None = None
+    """The model's name in the API. Default: the name of its folder."""
+    host: str = "127.0.0.1"
+    """The address to listen at; 0.0.0.0 lets other machines in."""
+    port: Annotated[int, Bound(ge=0, le=65535)] = 8000
+    """The port to listen at; 0 takes a free one."""
+    api_key: tuple[str, ...] = ()
+    """Keys that clients must send, each KEY or NAME=KEY. Others can read flags: a file is better."""
+    api_key_file: Path | None = None
+    """A file with keys, one a line."""
+    allowed_host: tuple[str, ...] = ()
+    """More names (Host header) that a server without keys answers to, besides its address and localhost; * is all."""
+    trusted_proxy: tuple[str, ...] = ("127.0.0.1", "::1")
+    """Addresses or networks of proxies, whose X-Forwarded-For says which client a request is from (for the log)."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins (https://example.org) whose web pages may use the API; * is all."""
+    replicas: Positive = 1
+    """Engines per model, one per GPU where there are several."""
+    threads: Natural = 0
+    """CPU threads per engine; 0 leaves a core to the API server and divides the others among the engines."""
+    max_running: Positive = 16
+    """Replies that an engine generates at the same time."""
+    tokens_per_step: Positive = 256
+    """Tokens that an engine computes at once; more reads prompts faster, and delays the other replies longer."""
+    tokens_beside_decoding: Natural = 0
+    """Prompt tokens among these while other replies are generated; 0 means 16 on a CPU, all elsewhere."""
+    kv_tokens: Natural = 0
+    """Tokens in an engine's KV cache; 0 means as many as are useful and fit half of the free memory."""
+    prefix_caching: bool = True
+    """Reuse the KV cache of shared prompt prefixes. Turn it off if clients must not learn, from how fast a reply
+    begins, what others sent."""
+    max_queue: Natural = 256
+    """Requests that may wait for an engine; beyond it, clients get 429 with a time to retry."""
+    max_queue_tokens: Natural = 0
+    """Prompt tokens that may wait; 0 means four times the KV cache."""
+    max_per_key: Natural = 0
+    """Open requests per key; 0 is no limit."""
+    queue_seconds: PositiveNumber = 60.0
+    """Longest wait for the first token (503 after it)."""
+    request_seconds: PositiveNumber = 600.0
+    """Longest time for a whole reply."""
+    read_seconds: PositiveNumber = 30.0
+    """Longest time for a client to send its request."""
+    max_body_mib: PositiveNumber = 4.0
+    """Largest request body, in MiB."""
+    drain_seconds: NaturalNumber = 30.0
+    """Longest time to finish open replies after a signal to stop."""
+    log_prompts: bool = False
+    """Write prompts and replies into the log."""
+
+    def check(self) -> None:
+        for origin in self.cors_origins:
+            if origin != "*" and not ORIGIN.fullmatch(origin):
+                raise UserError(
+                    f"{origin} is no origin: write https://example.org, with its port if it has one "
+                    "and nothing after it, or * for all",
+                    setting="cors_origins",
+                )
+        for proxy in self.trusted_proxy:
+            try:
+                ipaddress.ip_network(proxy, strict=False)
+            except ValueError:
+                raise UserError(
+                    f"{proxy!r} is no address and no network; write 10.0.0.7 or 10.0.0.0/8",
+                    setting="trusted_proxy",
+                ) from None
+        named_models(self)
+
+
+def named_models(config: ServeConfig) -> dict[str, Path]:
+    """The served models: path by name. Raises UserError."""
+    models: dict[str, Path] = {}
+    if not config.model or config.run != DEFAULT_RUN or config.name:
+        models[config.name or _folder_name(config.run)] = config.run
+    for entry in config.model:
+        name, equals, path = entry.partition("=")
+        if not equals or not path:
+            raise UserError(f"a model is written NAME=PATH, not {entry!r}", setting="model")
+        if name in models:
+            raise UserError(f"two models are called {name}; give each its own name", setting="model")
+        models[name] = Path(path)
+    for name in models:
+        if not MODEL_NAME.fullmatch(name):
+            raise UserError(f"{name!r} cannot be the name of a model; use letters, digits and . _ - /")
+    return models
+
+
+def _folder_name(path: Path) -> str:
+    """The folder's name; for runs/NAME/sft/bundle, NAME-sft."""
+    parts = [part for part in path.absolute().parts if part != "bundle"]
+    stages = ("pretrain", "sft", "rl")
+    return "-".join(parts[-2:]) if parts[-1] in stages and len(parts) > 2 else parts[-1]
+
+
+# ---- around the pipeline ----
+
+
+@dataclass(frozen=True)
+class DemoConfig(Run):
+    """All of it on built-in data, in minutes, ending in a chat."""
+
+    run: Path = DEFAULT_RUN
+    """Run directory, created if need be."""
+
+
+@dataclass(frozen=True)
+class RunConfig(Sources):
+    """The stages of a recipe in order; finished ones are skipped."""
+
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("recipe",)
+
+    recipe: str = "kindergarten"
+    """A built-in recipe (kindergarten, textbook), a .toml file, or a run directory to continue."""
+    run: Path | None = None
+    """Run directory, created if need be. By default runs/ and the recipe's name."""
+    set: tuple[str, ...] = ()
+    """Change settings of the recipe, each as stage.name=value: --set pretrain.depth=6."""
+
+
+@dataclass(frozen=True)
+class PlanConfig(Shape, Output):
+    """What a model of a given depth will cost, and how it will be trained."""
+
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("depth",)
+
+    vocab_size: VocabSize = 8192
+    """Vocabulary size."""
+    tokens: Natural = 0
+    """Token budget; 0 means by `ratio`."""
+    ratio: PositiveNumber = 10.0
+    """Token budget in tokens per non-embedding parameter (Chinchilla ratio)."""
+    batch_tokens: Natural = 0
+    """Tokens of one optimizer step; 0 means by the plan's rule."""
+    world_size: Positive = 1
+    """Processes that train together."""
+    device: str = "auto"
+    """The device whose speed is measured: auto, cpu, cuda, cuda:N or mps."""
+
+
+@dataclass(frozen=True)
+class BenchTrainConfig(Shape, Compute, Output):
+    """Training throughput and MFU of this machine."""
+
+    vocab_size: Positive = 8192
+    """Vocabulary size."""
+    batch_tokens: Positive = 8192
+    """Tokens of one optimizer step."""
+    rows_per_microbatch: Natural = 0
+    """Rows in one forward pass; 0 means about 8,192 tokens."""
+    steps: Positive = 4
+    """Steps that are timed, after two for compiling and warm-up; the median counts."""
+    compile: bool = True
+    """Compile the model where that is possible."""
+
+    def check(self) -> None:
+        if self.batch_tokens < self.sequence_length:
+            raise UserError(
+                f"batch_tokens {self.batch_tokens} is less than one row of {self.sequence_length}"
+            )
+
+
+@dataclass(frozen=True)
+class BenchInferConfig(Shape, Compute, Output):
+    """Inference throughput and latency, against the memory-bandwidth limit."""
+
+    parts: tuple[Literal["decode", "load", "prefix"], ...] = ("decode", "load", "prefix")
+    """What to measure: decode (tokens a second by batch and type of the weights), load (latency under mixed requests),
+    prefix (what prefix caching saves)."""
+    depth: Positive = 12
+    """Layers of the model."""
+    vocab_size: Positive = 32_768
+    """Vocabulary size."""
+    sequence_length: Positive = 1024
+    """The model's context."""
+    batches: tuple[Positive, ...] = (1, 4, 16, 32)
+    """Batch sizes for decode."""
+    prompt_tokens: Positive = 32
+    """Tokens of each prompt, for decode."""
+    new_tokens: Positive = 48
+    """Tokens of each reply, for decode."""
+    run: Path | None = None
+    """A run or bundle: what bf16 and int8 weights cost in bits per byte on its validation text."""
+
+    def check(self) -> None:
+        if not self.batches:
+            raise UserError("batches is empty; give at least one", setting="batches")
+        if self.prompt_tokens + self.new_tokens > self.sequence_length:
+            raise UserError(
+                f"{self.prompt_tokens} prompt and {self.new_tokens} new tokens do not fit sequence_length "
+                f"{self.sequence_length}"
+            )
+
+
+STAGES: dict[str, type[Run]] = {
+    "data": DataConfig,
+    "tokenizer": TokenizerConfig,
+    "pretrain": PretrainConfig,
+    "sft": SftConfig,
+    "rl": RlConfig,
+    "evaluate": EvaluateConfig,
+}
+"""What a recipe may name, in pipeline order."""
