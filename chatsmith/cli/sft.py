@@ -21,10 +21,10 @@ from chatsmith.cli.training import (
     time_budget,
     training_run,
 )
-from chatsmith.data.conversations import read_conversations
 from chatsmith.data.dataset import SplitName, file_sha256, load_manifest
 from chatsmith.data.documents import find_files
 from chatsmith.data.packing import NothingToLearnError
+from chatsmith.ingest.forms import TYPES, read_files
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.logs import Reporter
 from chatsmith.runtime.run_directory import RunDirectory, resolve_bundle, stage_key
@@ -149,8 +149,8 @@ class _Conversations:
         self.origin = str(run.data)
         if config.conversations:
             self.files = {
-                "train": find_files(config.conversations),
-                "validation": find_files(config.validation_conversations),
+                "train": find_files(config.conversations, TYPES),
+                "validation": find_files(config.validation_conversations, TYPES),
             }
             self.origin = ", ".join(map(str, self.files["train"]))
             self.fingerprint = " ".join(file_sha256(file) for files in self.files.values() for file in files)
@@ -168,6 +168,6 @@ class _Conversations:
             yield from self.manifest.read_conversations(split)
             return
         notices: list[str] = []
-        yield from read_conversations(self.files[split], notices)
+        yield from read_files(self.files[split], notices)
         for notice in notices:
             reporter.notice(notice)
