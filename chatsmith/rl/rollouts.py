@@ -132,23 +132,15 @@ class RolloutWorker:
     ) -> dict[str, float]:
         """Greedy pass@1 on all problems and pass@k on the first of them, over all processes."""
         started = time.perf_counter()
-        mine = range(runtime.rank, len(problems), runtime.world_size)
-        some = [index for index in mine if index < PASS_AT_K_PROBLEMS]
-        greedy = self.answer([problems[index] for index in mine])
+        solved = self.solved(problems, runtime)
+        some = range(runtime.rank, min(len(problems), PASS_AT_K_PROBLEMS), runtime.world_size)
         # No round of training has the number -1, so the seeds are different.
-        sampled = self.write([problems[index] for index in some], samples, seeds_of(seed, -1, some))
-        sums = sum_numbers(
-            {
-                "right": sum(group.num_right for group in greedy),
-                "asked": len(greedy),
-                "solved": sum(group.num_right > 0 for group in sampled),
-                "sampled": len(sampled),
-            },
-            runtime,
-        )
+        groups = self.write([problems[index] for index in some], samples, seeds_of(seed, -1, some))
+        counts = {"solved": sum(group.num_right > 0 for group in groups), "asked": len(groups)}
+        sums = sum_numbers(counts, runtime)
         return {
-            "dev_pass_at_1": sums["right"] / max(sums["asked"], 1),
-            f"dev_pass_at_{samples}": sums["solved"] / max(sums["sampled"], 1),
+            "dev_pass_at_1": sum(solved) / max(len(solved), 1),
+            f"dev_pass_at_{samples}": sums["solved"] / max(sums["asked"], 1),
             "evaluation_seconds": time.perf_counter() - started,
         }
 

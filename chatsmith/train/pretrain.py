@@ -4,9 +4,8 @@ The rows of the tokenized documents come in a seeded order; the score is bits pe
 validation text.
 """
 
-import math
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
@@ -21,8 +20,8 @@ from chatsmith.runtime.distributed import main_number
 from chatsmith.text.tokenizer import Tokenizer
 from chatsmith.train.plan import Plan
 from chatsmith.train.step import expected_seconds, prepare, uncompiled
-from chatsmith.train.timing import TimeBudget, measure_tokens
-from chatsmith.train.trainer import Job, TrainingRun, TrainingSettings, TrainResult, fit
+from chatsmith.train.timing import TimeBudget
+from chatsmith.train.trainer import Job, TrainingRun, TrainingSettings, TrainResult, fit, measure_tokens
 
 
 class Trained(NamedTuple):
@@ -59,9 +58,6 @@ def pretrain(
     seconds = 60 * budget.minutes if budget else expected_seconds(tokens * flops_per_token, runtime)
     compute_loss = prepare(model, runtime, settings.compile, reporter.notice, seconds)
 
-    def batches(plan: Plan, start_row: int) -> Iterator[Batch]:
-        return rows.batches(plan.rows_per_microbatch, start_row, runtime.rank, runtime.world_size)
-
     @cache
     def validation_rows() -> (
         ValidationRows
@@ -77,6 +73,15 @@ def pretrain(
                 "bpb": bits_per_byte(model, (batch.to(runtime.device) for batch in sampled), byte_lengths)
             }
 
+    def job(plan: Plan) -> Job[Batch]:
+        return Job(
+            lambda row: rows.batches(plan.rows_per_microbatch, row, runtime.rank, runtime.world_size),
+            compute_loss,
+            evaluate=partial(evaluate, plan),
+            evaluate_every=settings.evaluate_every(plan),
+            sample=partial(sample, model) if sample else None,
+        )
+
     if budget:
         tokens = budget.get("tokens") or 0
         if not tokens:
@@ -85,26 +90,11 @@ def pretrain(
             peak = gemm_peak(runtime, runtime.compute_dtype, seconds=0.3)
             guess = main_number(max(1, int(seconds * peak / 2 / flops_per_token)), runtime)
             first = settings.plan(shape, int(guess), runtime.world_size)
-            tokens = measure_tokens(
-                budget,
-                model,
-                first,
-                batches(first, 0),
-                compute_loss,
-                lambda: evaluate(first),
-                settings.evaluations,
-            )
+            tokens = measure_tokens(budget, model, first, job(first), settings.evaluations)
     plan = settings.plan(shape, tokens, runtime.world_size)
     reporter.line(
         f"{plan.cost.parameters:,} parameters, {plan.tokens:,} tokens in {plan.steps:,} steps "
         f"of {plan.tokens_per_step:,}"
     )
-    job = Job(
-        batches_from=lambda start_row: batches(plan, start_row),
-        compute_loss=compute_loss,
-        evaluate=lambda: evaluate(plan),
-        evaluate_every=math.ceil(plan.steps / settings.evaluations) if settings.evaluations else 0,
-        sample=(lambda: sample(model)) if sample else None,
-    )
-    result = fit(run, model, plan, job, budget)
+    result = fit(run, model, plan, job(plan), budget)
     return Trained(model, plan.with_steps(result.steps), result)

@@ -2,8 +2,8 @@
 assistant says and nothing else. The score is the loss on validation conversations.
 """
 
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -16,8 +16,8 @@ from chatsmith.model.loss import token_losses
 from chatsmith.text.chat import Conversation, render
 from chatsmith.train.plan import Plan
 from chatsmith.train.step import expected_seconds, prepare, uncompiled
-from chatsmith.train.timing import TimeBudget, measure_tokens
-from chatsmith.train.trainer import Job, TrainingRun, TrainingSettings, TrainResult, fit
+from chatsmith.train.timing import TimeBudget
+from chatsmith.train.trainer import Job, TrainingRun, TrainingSettings, TrainResult, fit, measure_tokens
 
 
 class FineTuned(NamedTuple):
@@ -83,9 +83,6 @@ def fine_tune(
     seconds = 60 * budget.minutes if budget else expected_seconds(flops, runtime)
     compute_loss = prepare(model, runtime, settings.compile, reporter.notice, seconds)
 
-    def batches(plan: Plan, start_row: int) -> Iterator[Batch]:
-        return rows.batches(plan.rows_per_microbatch, start_row, runtime.rank, runtime.world_size)
-
     def evaluate(rows: ConversationRows, plan: Plan) -> dict[str, float]:
         """Mean loss, in nats a token, of the assistant's words in a sample of the rows."""
         count = max(1, settings.evaluate_tokens // (plan.rows_per_microbatch * plan.sequence_length))
@@ -99,25 +96,19 @@ def fine_tune(
             targets += batch.num_targets
         return {"validation": total / max(targets, 1)}
 
+    def job(plan: Plan) -> Job[Batch]:
+        return Job(
+            lambda row: rows.batches(plan.rows_per_microbatch, row, runtime.rank, runtime.world_size),
+            compute_loss,
+            evaluate=partial(evaluate, validation, plan) if validation else None,
+            evaluate_every=settings.evaluate_every(plan),
+        )
+
     if budget:
         tokens = budget.get("tokens") or 0
         if not tokens:
             first = settings.plan(shape, epoch_tokens, runtime.world_size)
-            tokens = measure_tokens(
-                budget,
-                model,
-                first,
-                batches(first, 0),
-                compute_loss,
-                (lambda: evaluate(validation, first)) if validation else None,
-                settings.evaluations,
-            )
+            tokens = measure_tokens(budget, model, first, job(first), settings.evaluations)
     plan = settings.plan(shape, tokens, runtime.world_size)
-    job = Job(
-        batches_from=lambda start_row: batches(plan, start_row),
-        compute_loss=compute_loss,
-        evaluate=(lambda: evaluate(validation, plan)) if validation else None,
-        evaluate_every=math.ceil(plan.steps / settings.evaluations) if settings.evaluations else 0,
-    )
-    result = fit(run, model, plan, job, budget)
+    result = fit(run, model, plan, job(plan), budget)
     return FineTuned(plan.with_steps(result.steps), result, rows)

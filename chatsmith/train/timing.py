@@ -147,26 +147,6 @@ def seconds_per_step(
     return sorted(durations[1:])[1]
 
 
-def measure_tokens(
-    budget: TimeBudget,
-    model: GPT,
-    plan: Plan,
-    batches: Iterator[B],
-    compute_loss: ComputeLoss[B],
-    evaluate: Callable[[], object] | None,
-    evaluations: int,
-) -> int:
-    """The tokens that fit into the minutes of `budget` beside so many evaluations, measured on this model and these
-    batches; kept as "tokens". The batch size is that of `plan`, a guess."""
-    step_seconds = seconds_per_step(model, plan, batches, compute_loss, budget.runtime)
-    if evaluate:
-        evaluate()  # the first one may compile
-        started = time.perf_counter()
-        evaluate()
-        budget.evaluation_seconds = (time.perf_counter() - started) * (evaluations + 1)
-    return budget.keep("tokens", max(1, budget.fitting(0, step_seconds)) * plan.tokens_per_step)
-
-
 MOST_TIMES = 4
 ENOUGH_SECONDS = 2.0
 """Rows and update are timed this often, or until it took this long."""

@@ -46,7 +46,7 @@ from chatsmith.train.checkpoint import (
 )
 from chatsmith.train.plan import Plan, make_plan
 from chatsmith.train.step import B, ComputeLoss, train_step
-from chatsmith.train.timing import TimeBudget
+from chatsmith.train.timing import TimeBudget, seconds_per_step
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,10 @@ class TrainingSettings:
     """How many tokens of them."""
     seed: int = 1
     compile: bool = False
+
+    def evaluate_every(self, plan: Plan) -> int:
+        """The steps from one evaluation to the next; 0 where none is asked for along the way."""
+        return math.ceil(plan.steps / self.evaluations) if self.evaluations else 0
 
     def plan(self, shape: GPTConfig, tokens: int, world_size: int) -> Plan:
         """The plan of a model of this shape on about so many tokens."""
@@ -171,6 +175,18 @@ def fit(
         f"machine's measured matrix peak), {peak_memory_bytes(runtime) / 1e9:.1f} GB at most"
     )
     return result
+
+
+def measure_tokens(budget: TimeBudget, model: GPT, plan: Plan, job: Job[B], evaluations: int) -> int:
+    """The tokens that fit into the minutes of `budget` together with so many evaluations, measured on this model and
+    job; kept as "tokens". The batch size is that of `plan`, a guess. Leaves the model as it was."""
+    step_seconds = seconds_per_step(model, plan, job.batches_from(0), job.compute_loss, budget.runtime)
+    if job.evaluate:
+        job.evaluate()  # the first one may compile
+        started = time.perf_counter()
+        job.evaluate()
+        budget.evaluation_seconds = (time.perf_counter() - started) * (evaluations + 1)
+    return budget.keep("tokens", max(1, budget.fitting(0, step_seconds)) * plan.tokens_per_step)
 
 
 class Trainer:

@@ -12,9 +12,9 @@ from chatsmith.train.timing import (
     MARGIN,
     TimeBudget,
     foreseen_step_seconds,
-    measure_tokens,
     seconds_per_step,
 )
+from chatsmith.train.trainer import Job, measure_tokens
 from tests.train.conftest import Kept
 
 PLENTY = 1e18
@@ -51,9 +51,8 @@ def test_the_first_evaluation_which_may_compile_is_not_timed_and_what_is_measure
     def evaluate() -> None:
         calls.append(time.sleep(0.5 if not calls else 0.01))
 
-    tokens = measure_tokens(
-        budget, model, plan, batches_from(2), prepare(model, runtime, False, print), evaluate, evaluations=1
-    )
+    job = Job(lambda _: batches_from(2), prepare(model, runtime, False, print), evaluate)
+    tokens = measure_tokens(budget, model, plan, job, evaluations=1)
     assert len(calls) == 2 and 0.02 <= budget.evaluation_seconds < 0.5
     assert tokens % plan.tokens_per_step == 0 and budget.get("tokens") == tokens and budget.is_new
 
