@@ -43,7 +43,7 @@ def test_every_stage_leaves_its_outputs(tiny_run):
     for stage in ("data", "tokenizer", "pretrain", "sft", "rl"):
         assert json.loads((tiny_run / stage / "done.json").read_text())["facts"]
     config = json.loads((tiny_run / "sft" / "bundle" / "config.json").read_text())
-    assert config["format_version"] == 1
+    assert config["format_version"] == 2
 
 
 def test_metrics_have_a_line_a_step_and_a_score_at_every_evaluation(tiny_run):
