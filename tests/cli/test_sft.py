@@ -138,7 +138,7 @@ def test_training_goes_on_where_no_held_out_conversation_fits_and_claims_no_vali
     code, out, error = sft(run, *argv, "--no-compile", "--tokens", 512, "--batch-tokens", 256)
     assert code == 0, error
     assert (
-        out.count("none of the 2 held-out conversations fits into 128 tokens, so nothing is validated") == 1
+        out.count("none of the 2 validation conversations fits into 128 tokens, so nothing is validated") == 1
     )
     facts = RunDirectory(run).done_facts("sft")
     assert facts is not None and facts["conversations"] == 20 and "validation" not in facts
