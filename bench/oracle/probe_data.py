@@ -108,7 +108,7 @@ def rows_of_text(documents: list[str], tokenizer: Any) -> Result:
                 batches = rows.batches(rows_per_batch, 0, rank, size)
                 result[f"training rows T={length} seed={seed} rank={rank}/{size}"] = in_batches(batches)
             result[f"training rows T={length} seed={seed} from row 77"] = in_batches(rows.batches(2, 77))
-            result[f"training rows T={length} seed={seed} figures"] = [rows.rows_per_epoch, rows.utilisation]
+            result[f"training rows T={length} seed={seed} figures"] = [rows.rows_per_epoch]
         whole = locations.validation_rows(cache, length)
         for rank, size in SHARES:
             batches = whole.batches(rows_per_batch, rank=rank, world_size=size)

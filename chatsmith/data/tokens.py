@@ -266,13 +266,11 @@ def open_token_cache(
     split: SplitName,
     *,
     build: bool = True,
-    threads: int | None = None,
 ) -> TokenCache:
     """The cache of one split in `folder`/<split>, at once; a worker continues to fill it if need be.
 
-    With several processes, only one may `build`; the others read what it publishes. `threads` is how many the
-    worker tokenizes with: by default one on a small machine; a quarter of the processors, at most 8, on a larger
-    one.
+    With several processes, only one may `build`; the others read what it publishes. The worker tokenizes with one
+    thread on a small machine; with a quarter of the processors, at most 8, on a larger one.
     """
     folder = folder / split
     key = cache_key(tokenizer.fingerprint, manifest.documents.fingerprint, split)
@@ -286,7 +284,7 @@ def open_token_cache(
         "folder": str(folder.absolute()),
         "key": key,
         "split": split,
-        "threads": threads or max(1, min(8, (os.cpu_count() or 1) // 4)),
+        "threads": max(1, min(8, (os.cpu_count() or 1) // 4)),
         "manifest": manifest.to_json(),
         "tokenizer": tokenizer.to_json(),
     }

@@ -267,7 +267,7 @@ def describe_tools(tools: Iterable[dict[str, Any]]) -> str:
     """What the system message says about tools, OpenAI's or bare functions: the text that the server writes."""
     lines = ["You can call these tools:"]
     for tool in tools:
-        function = tool.get("function", tool)
+        function = tool.get("function") or tool
         shown = {key: function.get(key) for key in ("name", "description", "parameters")}
         lines.append(json.dumps({k: v for k, v in shown.items() if v is not None}, ensure_ascii=False))
     return "\n".join([*lines, 'To call one, write <tool_call>{"name": ..., "arguments": {...}}</tool_call>'])

@@ -279,6 +279,9 @@ class TokenizerFile:
     """The bytes of every ordinary token by id: 256 single bytes, then one token a merge, in their order."""
 
 
+_REFUSED = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges")
+
+
 def parse_tokenizer_file(content: str) -> TokenizerFile:
     """Read the text of a `tokenizer.json`.
 
@@ -294,13 +297,7 @@ def parse_tokenizer_file(content: str) -> TokenizerFile:
         model = data["model"]
         _require(model["type"] == "BPE", "its model is not BPE")
         _require(not data["normalizer"], "it normalizes text, so decoding would not give the text back")
-        for option in (
-            "dropout",
-            "continuing_subword_prefix",
-            "end_of_word_suffix",
-            "byte_fallback",
-            "ignore_merges",
-        ):
+        for option in _REFUSED:
             _require(not model.get(option), f"it uses the option {option}")
         pattern = _split_pattern(data["pre_tokenizer"])
         tokens = _token_bytes(model["vocab"], model["merges"])

@@ -263,3 +263,16 @@ def test_the_shared_books_are_read_whole(shared_data):
     manifest = survey([shard])
     (file,) = manifest.documents.train
     assert (file.items, file.characters) == (1_041, 5_589_399)
+
+
+def test_a_manifest_of_format_1_loads_with_the_fingerprint_it_had(tmp_path):
+    data = write(tmp_path / "a.parquet", "one", "two")
+    manifest = survey([data], conversations=[chat(tmp_path / "c.jsonl", "a", "b")])
+    value = manifest.to_json(tmp_path)
+    for split in (value["documents"], value["conversations"]):
+        for file in (*split["train"], *split["validation"]):
+            del file["form"], file["origin"]
+    (tmp_path / "manifest.json").write_text(json.dumps({**value, "format_version": 1}))
+    loaded = load_manifest(tmp_path)
+    assert loaded.fingerprint == manifest.fingerprint
+    assert both(loaded) == both(manifest)
