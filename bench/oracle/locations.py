@@ -4,17 +4,13 @@ After a move, add the new module to the thing's row. After a rename or a changed
 below that makes the thing: the probes call nothing of chatsmith but what is found here.
 """
 
+import inspect
 import os
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any
-
-_PRACTICE = (
-    "chatsmith.tasks.kindergarten.practice",
-    "chatsmith.worlds.kindergarten.practice",
-    "chatsmith.worlds.kindergarten.problems",
-    "chatsmith.worlds.kindergarten",
-)
+from unittest.mock import patch
 
 # name -> candidates, tried in order: "module" (the name is looked up in it) or "module:other_name".
 LOCATIONS: dict[str, tuple[str, ...]] = {
@@ -37,8 +33,16 @@ LOCATIONS: dict[str, tuple[str, ...]] = {
         "chatsmith.worlds.kindergarten.exam:exam_fingerprint",
     ),
     "problem_to_json": ("chatsmith.tasks.task", "chatsmith.data.problems", "chatsmith.tasks.problems"),
-    "practice_problem": _PRACTICE,
-    "practice_problems": _PRACTICE,
+    "practice_problem": (
+        "chatsmith.tasks.kindergarten.practice",
+        "chatsmith.worlds.kindergarten.practice",
+        "chatsmith.worlds.kindergarten.rl_problems:rl_problem",
+    ),
+    "practice_problems": (
+        "chatsmith.tasks.kindergarten.practice",
+        "chatsmith.worlds.kindergarten.practice",
+        "chatsmith.worlds.kindergarten.rl_problems:rl_problems",
+    ),
     # data
     "TrainingRows": ("chatsmith.data.packing",),
     "ValidationRows": ("chatsmith.data.packing",),
@@ -50,7 +54,12 @@ LOCATIONS: dict[str, tuple[str, ...]] = {
     # engine
     "Engine": ("chatsmith.engine.engine", "chatsmith.engine"),
     "Request": ("chatsmith.engine.request", "chatsmith.engine"),
-    "Sampling": ("chatsmith.engine.request", "chatsmith.engine", "chatsmith.engine.sampler"),
+    "Sampling": (
+        "chatsmith.engine.request",
+        "chatsmith.engine.request:SamplingParams",
+        "chatsmith.engine.sampler:SamplingParams",
+    ),
+    "choose_backend": ("chatsmith.backends",),
     "Constraint": (
         "chatsmith.engine.constraints",
         "chatsmith.engine.request",
@@ -115,22 +124,31 @@ def save_model(folder: Path, model: Any, tokenizer: Any) -> None:
     )
 
 
-def make_engine(model: Any, tokenizer: Any, **options: Any) -> Any:
-    """An engine with these settings."""
-    return find("Engine")(model, tokenizer, **options)
+def make_engine(
+    model: Any, tokenizer: Any, *, native: bool = True, quantize: str | None = None, **options: Any
+) -> Any:
+    """An engine with these settings; without `native`, torch's operations alone."""
+    engine = find("Engine")
+    if "backend" in inspect.signature(engine).parameters:
+        # Since engine and backends are apart, what computes is made first. What was `native=False` is what a machine
+        # without a C compiler gets: the bare Backend rounds otherwise, and follows no constraints.
+        library = nullcontext() if native else patch("chatsmith.backends.load_library", lambda: None)
+        with library:
+            backend = find("choose_backend")(model, quantize=quantize)
+        return engine(model, tokenizer, backend=backend, **options)
+    return engine(model, tokenizer, native=native, quantize=quantize, **options)
 
 
 def engine_figures(engine: Any) -> dict[str, Any]:
     """What an engine counts, and what it decodes with."""
-    names = (
-        "num_preemptions",
-        "num_free_blocks",
-        "prefix_queries",
-        "prefix_hits",
-        "num_computed",
-        "decodes_with",
-    )
-    return {name: getattr(engine, name) for name in names}
+    names = ("num_preemptions", "num_free_blocks", "prefix_queries", "prefix_hits")
+    counts = engine.stats() if hasattr(engine, "stats") else engine
+    decodes_with = engine.backend.name if hasattr(engine, "backend") else engine.decodes_with
+    return {
+        **{name: getattr(counts, name) for name in names},
+        "num_computed": engine.num_computed,
+        "decodes_with": decodes_with,
+    }
 
 
 def make_request(prompt_ids: list[int], sampling: dict[str, Any], **more: Any) -> Any:

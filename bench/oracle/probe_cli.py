@@ -157,10 +157,10 @@ def said(argv: list[str], variables: dict[str, str] | None = None) -> dict[str, 
     environment = {**os.environ, **(variables or {})}
     try:
         done = subprocess.run(
-            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600
         )
     except subprocess.TimeoutExpired:
-        return {"exit code": "it did not end within two minutes"}
+        return {"exit code": "it did not end within ten minutes"}
     return {"exit code": done.returncode, "stdout": masked(done.stdout), "stderr": masked(done.stderr)}
 
 

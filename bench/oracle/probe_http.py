@@ -78,7 +78,7 @@ def server(*flags: str) -> Iterator[int]:
 
 def wait_until_ready(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
     """Return once it takes work."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while True:
         assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
         with contextlib.suppress(OSError):
@@ -91,7 +91,7 @@ def ask(
     port: int, method: str, path: str, body: bytes | None, headers: dict[str, str]
 ) -> tuple[int, Any, bytes]:
     """Status, headers and body."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
     try:
         connection.request(method, path, body, headers)
         response = connection.getresponse()
