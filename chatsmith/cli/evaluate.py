@@ -255,9 +255,9 @@ def find_leakage(config: Config, reporter: Reporter) -> dict[str, Any]:
         for read in check.read(chain(documents, rendered)):
             characters += read
             bar.advance(read)
-    overlaps = check.report()
-    report.show_leakage(overlaps, characters, reporter)
-    return {"leakage": {one.name: one.to_json() for one in overlaps}}
+    found = check.report()
+    report.show_leakage(found, characters, reporter)
+    return {"leakage": found}
 
 
 def download(config: Config, reporter: Reporter) -> None:

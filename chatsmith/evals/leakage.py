@@ -11,7 +11,6 @@ reports; it removes nothing.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,49 +33,20 @@ _BATCH_CHARACTERS = 4 << 20
 _BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplication loses nothing
 
 
-@dataclass
-class Overlap:
-    """What was found for one test set."""
-
-    name: str
-    items: int
-    too_short: int
-    """Items of fewer than 13 words, which cannot be checked."""
-    overlapping: int = 0
-    """Items that share 13 words in a row with the training text."""
-    examples: list[str] = field(default_factory=list)
-    """Some of the shared words."""
-
-    @property
-    def share(self) -> float:
-        """Overlapping items among those that can be checked."""
-        return self.overlapping / max(1, self.items - self.too_short)
-
-    def to_json(self) -> dict[str, Any]:
-        """What `evaluate --leakage --json` prints of it."""
-        return {
-            "items": self.items,
-            "too_short": self.too_short,
-            "overlapping": self.overlapping,
-            "share": self.share,
-            "examples": self.examples,
-        }
-
-
 class LeakageCheck:
     """Knows the word sequences of the test sets; training text goes through `read`; `report` says what was found."""
 
     def __init__(self, test_sets: Mapping[str, Sequence[str]]) -> None:
         """`test_sets` are the texts of every set's items, by its name."""
-        self._words = {name: [_words(text) for text in texts] for name, texts in test_sets.items()}
-        known = dict.fromkeys(word for items in self._words.values() for words in items for word in words)
+        self._test_sets = test_sets
+        every_text = [text for texts in test_sets.values() for text in texts]
+        known = dict.fromkeys(word for text in every_text for word in _words(text))
         self._index_of = {word: index for index, word in enumerate(known, start=_UNKNOWN + 1)}
         # A random number stands for each word; a sequence is hashed by a polynomial in them.
         generator = np.random.default_rng(0)
         self._values = generator.integers(1, 2**64, size=len(known) + 1, dtype=np.uint64)
-        self._of_items = {name: list(map(self._sequences, items)) for name, items in self._words.items()}
-        everything = [sequences for items in self._of_items.values() for sequences in items]
-        self._known = np.unique(np.concatenate([*everything, np.zeros(0, dtype=np.uint64)]))
+        self._sequences_of = {text: self._sequences(_words(text)) for text in every_text}
+        self._known = np.unique(np.concatenate([*self._sequences_of.values(), np.zeros(0, dtype=np.uint64)]))
         self._seen = np.zeros(len(self._known), dtype=bool)
 
     def read(self, texts: Iterable[str]) -> Iterator[int]:
@@ -89,20 +59,27 @@ class LeakageCheck:
                 self._seen[indices[self._known[indices] == found]] = True
             yield sum(map(len, batch))
 
-    def report(self) -> list[Overlap]:
-        """What was found in all that was read."""
-        overlaps = []
-        for name, items in self._of_items.items():
-            overlap = Overlap(name, len(items), 0)
-            for words, sequences in zip(self._words[name], items, strict=True):
-                overlap.too_short += not len(sequences)
+    def report(self) -> dict[str, dict[str, Any]]:
+        """What was found in all that was read, by test set, as `evaluate --leakage --json` prints it: how many `items`,
+        how many of them are `too_short` to be checked, how many are `overlapping`, their `share` of those that can be
+        checked, and some of the shared words as `examples`."""
+        found = {}
+        for name, texts in self._test_sets.items():
+            too_short, examples = 0, []
+            for text in texts:
+                sequences = self._sequences_of[text]
+                too_short += not len(sequences)
                 hits = np.flatnonzero(self._seen[np.searchsorted(self._known, sequences)])
                 if len(hits):
-                    overlap.overlapping += 1
-                    overlap.examples.append(" ".join(words[hits[0] : hits[0] + WORDS]))
-            del overlap.examples[EXAMPLES:]
-            overlaps.append(overlap)
-        return overlaps
+                    examples.append(" ".join(_words(text)[hits[0] : hits[0] + WORDS]))
+            found[name] = {
+                "items": len(texts),
+                "too_short": too_short,
+                "overlapping": len(examples),
+                "share": len(examples) / max(1, len(texts) - too_short),
+                "examples": examples[:EXAMPLES],
+            }
+        return found
 
     def _sequences(self, words: Sequence[str]) -> np.ndarray:
         """(n - 12,) hashes of the sequences of 13 words; those with a word unknown to all test sets are left out."""

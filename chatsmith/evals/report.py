@@ -1,10 +1,10 @@
 """Results in words: tables for a person, lines for a model card, figures for a run's record."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chatsmith.evals.comparison import Comparison
-from chatsmith.evals.leakage import WORDS, Overlap
+from chatsmith.evals.leakage import WORDS
 from chatsmith.evals.results import SuiteResult
 from chatsmith.runtime.console import Reporter, format_seconds
 
@@ -44,20 +44,19 @@ def show_comparison(a: str, b: str, lines: Sequence[Comparison], reporter: Repor
     )
 
 
-def show_leakage(overlaps: Sequence[Overlap], characters: int, reporter: Reporter) -> None:
-    """Test items that are found in the training text."""
+def show_leakage(found: Mapping[str, dict[str, Any]], characters: int, reporter: Reporter) -> None:
+    """Test items that are found in the training text, by test set."""
     rows = []
-    for one in overlaps:
-        checked = one.items - one.too_short
-        rows.append(
-            [one.name, f"{one.overlapping:,}", f"{checked:,}", _percent(one.share), f"{one.too_short:,}"]
-        )
+    for name, one in found.items():
+        numbers = (one["overlapping"], one["items"] - one["too_short"], one["too_short"])
+        overlapping, checked, too_short = (f"{number:,}" for number in numbers)
+        rows.append([name, overlapping, checked, _percent(one["share"]), too_short])
     columns = ["test set", "overlapping", "of items", "share", "too short to check"]
     title = f"Items that share {WORDS} words in a row with {characters:,} characters of training text"
     reporter.table(title, columns, rows)
-    for one in overlaps:
-        for example in one.examples:
-            reporter.line(f"{one.name}: … {example} …")
+    for name, one in found.items():
+        for example in one["examples"]:
+            reporter.line(f"{name}: … {example} …")
 
 
 def in_words(result: SuiteResult) -> dict[str, str]:

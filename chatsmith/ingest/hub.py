@@ -95,7 +95,7 @@ def list_repository(
         files = (
             HubFile(entry.path, entry.size, entry.lfs.sha256 if entry.lfs else "", entry.blob_id)
             for entry in tree
-            if isinstance(entry, huggingface_hub.RepoFile)
+            if isinstance(entry, huggingface_hub.hf_api.RepoFile)
         )
         return Repository(name, kind, commit, tuple(sorted(files, key=lambda file: file.path)))
 

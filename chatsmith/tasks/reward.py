@@ -2,7 +2,7 @@
 
 `right_answer` asks the problem's own rule, so it serves every task that has rules: the last number of a sum, a word
 spelled, `#### 72`. `honest_answer` looks at the way there, too; the others judge form. A user's own function stands in
-a Python file, `--reward mine.py:score`, takes the same two arguments and gives a number; 1 or more counts as solved.
+a Python file, named as `mine.py:score`, takes the same two arguments and gives a number; 1 or more counts as solved.
 That file is the user's program and is run as such; what a model writes is never run here.
 """
 
