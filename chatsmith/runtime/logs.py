@@ -118,7 +118,8 @@ class Reporter:
 
     def _print(self, text: str) -> None:
         if not self._silent:
-            print(text, file=self._stream, flush=True)
+            self._stream.write(text + "\n")  # at once, or another stream's line could come between
+            self._stream.flush()
 
 
 class Rate:
