@@ -154,8 +154,9 @@ class ClientModel(BaseModel):
     def unknown_fields(self) -> list[str]:
         """Fields that the schema does not have, in inner objects too: `messages.cache_control`."""
         found = set(self.model_extra or {})
-        for name in type(self).model_fields:
-            value = getattr(self, name)
+        for name, value in vars(self).items():
+            if value is None:
+                continue
             # The items of a list are of one kind, so the first tells whether to look at a million numbers.
             inner = (
                 value if isinstance(value, list) and value and isinstance(value[0], ClientModel) else [value]
@@ -270,10 +271,10 @@ class Defaults(BaseModel):
     """Longest reply of a chat; None is the rest of the context."""
 
 
-SAMPLING_FIELDS = {
+SAMPLING_FIELDS = (
     *("temperature", "top_p", "top_k", "min_p", "seed"),
     *("repetition_penalty", "frequency_penalty", "presence_penalty"),
-}
+)
 """Fields of a request that the engine's Sampling has under the same name."""
 
 
@@ -326,9 +327,9 @@ class SamplingRequest(ClientModel):
 
     def sampling(self, defaults: Defaults, max_tokens: int | None, logprobs: int | None) -> Sampling:
         """How to sample; the model's defaults fill in what the request leaves out."""
-        chosen = defaults.model_dump(exclude={"max_tokens"}) | self.model_dump(
-            include=SAMPLING_FIELDS, exclude_none=True
-        )
+        given = {name: getattr(self, name) for name in SAMPLING_FIELDS}
+        chosen = vars(defaults) | {name: value for name, value in given.items() if value is not None}
+        del chosen["max_tokens"]
         chosen["top_k"] = max(_bounded(chosen["top_k"]), 0)  # vLLM's -1 is no limit, as is our 0
         return Sampling(
             **chosen,

@@ -125,12 +125,19 @@ def _format_schema(format: ResponseFormat | None) -> dict[str, Any] | None:
 
 def _without_unknown_formats(schema: Any) -> Any:
     """The schema as it is, but for formats that cannot be enforced: to JSON Schema these are annotations."""
+    try:
+        return _without_formats(schema)
+    except RecursionError:
+        return schema  # deeper than the engine can follow; it says so
+
+
+def _without_formats(schema: Any) -> Any:
     if isinstance(schema, list):
-        return [_without_unknown_formats(one) for one in schema]
+        return [_without_formats(one) for one in schema]
     if not isinstance(schema, dict):
         return schema
     return {
-        key: value if key in VALUES else _without_unknown_formats(value)
+        key: value if key in VALUES else _without_formats(value)
         for key, value in schema.items()
         if not (key == "format" and isinstance(value, str) and value not in FORMATS)
     }
