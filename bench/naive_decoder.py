@@ -26,7 +26,7 @@ from torch import Tensor
 from chatsmith.cli.bench_infer import new_engine, random_model, seconds_per_step
 from chatsmith.cli.config import BenchInferConfig, Compute, Output, Positive
 from chatsmith.cli.settings import from_flags, made
-from chatsmith.engine.request import Request, Sampling
+from chatsmith.engine.request import Request, SamplingParams
 from chatsmith.model.attention import attention_scale
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.console import Reporter
@@ -87,7 +87,7 @@ def measure(config: Config, model: GPT, runtime: Runtime, reporter: Reporter) ->
         for batch, num_prompts in shapes:
             prompts = [random_ids(index % num_prompts, config.prompt_tokens) for index in range(batch)]
             samples = num_prompts < batch
-            sampling = Sampling(temperature=float(samples), max_tokens=new, ignore_end=True)
+            sampling = SamplingParams(temperature=float(samples), max_tokens=new, ignore_end=True)
             seconds: dict[str, list[float]] = {name: [] for name in ("engine", *naive_models)}
             for _ in range(ROUNDS):
                 for name, naive_model in naive_models.items():

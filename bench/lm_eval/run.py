@@ -26,7 +26,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from chatsmith.backends import choose_backend
 from chatsmith.bundle import Bundle, load_bundle
 from chatsmith.engine.engine import Engine
-from chatsmith.engine.request import Completion, Request, Sampling
+from chatsmith.engine.request import Completion, Request, SamplingParams
 from chatsmith.runtime.device import detect_runtime
 from chatsmith.runtime.run_directory import resolve_bundle
 
@@ -59,7 +59,7 @@ class Reference:
         """Log-likelihood of the continuation, and whether each of its ids is the likeliest."""
         ids = (context + continuation)[-self.context :]
         start = len(ids) - len(continuation)
-        request = Request(tuple(ids), Sampling(max_tokens=0, logprobs=1), score_from=start)
+        request = Request(tuple(ids), SamplingParams(max_tokens=0, logprobs=1), score_from=start)
         scored = self._answer(request).prompt_logprobs
         assert scored is not None and all(one is not None for one in scored)
         values = [one for one in scored if one is not None]
@@ -77,7 +77,7 @@ class Reference:
 
     def generate(self, prompt: str, stop: list[str], max_tokens: int) -> str:
         """The greedy reply."""
-        sampling = Sampling(temperature=0, max_tokens=max_tokens, stop=tuple(stop))
+        sampling = SamplingParams(temperature=0, max_tokens=max_tokens, stop=tuple(stop))
         return self._answer(Request(tuple(self.encode(prompt)), sampling)).text
 
     def _answer(self, request: Request) -> Completion:

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -29,6 +30,10 @@ JSON_LAYOUT: "JsonCompileOptions" = {
     "key_separator": ": ",
 }
 """As json.dumps writes. A small model that may add white space where it likes soon adds nothing else."""
+
+
+MAX_REASON = 500
+"""Characters of the reason why a constraint is refused; a pattern may be long."""
 
 
 class Matcher:
@@ -93,10 +98,17 @@ class Grammars:
                 f"the {constraint.kind} cannot be used: {error}", parameter="constraint"
             ) from error
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
-        reason = matcher.get_error().splitlines()[0] if matcher.is_error() else _flaw(constraint)
+        reason = _in_one_line(matcher.get_error()) if matcher.is_error() else _flaw(constraint)
         if reason:
             raise RequestError(f"the {constraint.kind} cannot be used: {reason}", parameter="constraint")
         return Matcher(matcher, self._vocab_size)
+
+
+def _in_one_line(error: str) -> str:
+    """llguidance's words without the excerpt of the grammar and the marks under a pattern."""
+    lines = [line.strip() for line in error.splitlines()]
+    told = takewhile(lambda line: not re.match(r"\d+ \|", line), lines)
+    return " ".join(line for line in told if line.strip("^ "))[:MAX_REASON]
 
 
 def _grammar(constraint: Constraint) -> str:
@@ -112,7 +124,7 @@ def _grammar(constraint: Constraint) -> str:
 
 def _flaw(constraint: Constraint) -> str | None:
     """Why a constraint that llguidance accepts cannot be followed to its end, or not so that the end is valid."""
-    for root in _schemas(constraint):
+    for where, root in _schemas(constraint):
         targets: dict[str, Any] = {}
         left = [root]
         while left:
@@ -121,7 +133,8 @@ def _flaw(constraint: Constraint) -> str | None:
                 num_named, least = len(set(one.get("required", ()))), one.get("minProperties", 0)
                 is_open = "patternProperties" in one or one.get("additionalProperties") is not False
                 if is_open and least > num_named + 1:
-                    return f"minProperties is {least}, but required names {num_named}, and others could repeat a key"
+                    named = f"required names {num_named}, and others could repeat a key"
+                    return f"{where}minProperties is {least}, but {named}"
                 if (ref := one.get("$ref")) is not None and ref not in targets:
                     targets[ref] = _target(root, ref)
                     left.append(targets[ref])
@@ -133,18 +146,19 @@ def _flaw(constraint: Constraint) -> str | None:
                 if _can_end(target, ending):
                     ending.add(ref)
         if not _can_end(root, ending):
-            return "it requires itself within itself, so no value of it can ever end"
+            return f"{where}it requires itself within itself, so no value of it can ever end"
     return None
 
 
-def _schemas(constraint: Constraint) -> Iterator[Any]:
-    """The JSON schemas of a constraint: its own, or those that a Lark grammar embeds."""
+def _schemas(constraint: Constraint) -> Iterator[tuple[str, Any]]:
+    """The JSON schemas of a constraint: its own, or those that a Lark grammar embeds, and their line ("at 3(1): ")."""
     if constraint.kind == "json_schema":
-        yield json.loads(constraint.value)
+        yield "", json.loads(constraint.value)
     if constraint.kind == "lark":
         for found in re.finditer(r"%json\s*", constraint.value):
             with suppress(ValueError):  # within a text, say
-                yield json.JSONDecoder().raw_decode(constraint.value, found.end())[0]
+                line = constraint.value.count("\n", 0, found.start()) + 1
+                yield f"at {line}(1): ", json.JSONDecoder().raw_decode(constraint.value, found.end())[0]
 
 
 def _subschemas(schema: Any) -> Iterator[dict[str, Any]]:

@@ -28,7 +28,7 @@ from chatsmith.data.dataset import load_manifest
 from chatsmith.data.packing import ValidationRows
 from chatsmith.data.tokens import open_token_cache
 from chatsmith.engine.engine import Engine
-from chatsmith.engine.request import Request, Sampling
+from chatsmith.engine.request import Request, SamplingParams
 from chatsmith.evals.bpb import score_text
 from chatsmith.model.config import kv_bytes_per_token
 from chatsmith.model.gpt import GPT
@@ -101,7 +101,7 @@ def new_engine(
 def random_request(source: random.Random, num_tokens: int, **sampling: Any) -> Request:
     """A prompt of random bytes."""
     prompt = tuple(source.randrange(256) for _ in range(num_tokens))
-    return Request(prompt, Sampling(ignore_end=True, **sampling))
+    return Request(prompt, SamplingParams(ignore_end=True, **sampling))
 
 
 # ---- decoding ----
@@ -309,7 +309,7 @@ def measure_prefix_caching(engine: Engine, reporter: Reporter) -> dict[str, floa
             for number in range(3):
                 prompt = prefix + random_request(source, TOTAL - SHARED).prompt_ids
                 started = time.perf_counter()
-                engine.generate([Request(prompt, Sampling(max_tokens=1, ignore_end=True))])
+                engine.generate([Request(prompt, SamplingParams(max_tokens=1, ignore_end=True))])
                 (cold if number == 0 else warm).append(time.perf_counter() - started)
             bar.advance()
     return {

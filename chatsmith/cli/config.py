@@ -451,7 +451,7 @@ class ChatConfig(Inference):
     seed: Annotated[int, Bound(ge=-(2**63), lt=2**63)] | None = None
     """Makes replies reproducible. Without it they differ every time."""
     temperature: NaturalNumber | None = None
-    """Sampling temperature; 0 always takes the most likely token. Default: the bundle's."""
+    """SamplingParams temperature; 0 always takes the most likely token. Default: the bundle's."""
     top_k: Natural | None = None
     """Sample from this many most likely tokens; 0 is no limit. Default: the bundle's."""
     top_p: Annotated[float, Bound(gt=0, le=1)] | None = None

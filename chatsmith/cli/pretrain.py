@@ -22,7 +22,7 @@ from chatsmith.cli.training import (
 from chatsmith.data.dataset import load_manifest
 from chatsmith.data.tokens import open_token_cache
 from chatsmith.engine.engine import Engine
-from chatsmith.engine.request import Request, Sampling
+from chatsmith.engine.request import Request, SamplingParams
 from chatsmith.model.config import model_cost
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.run_directory import RunDirectory, stage_key
@@ -89,6 +89,6 @@ def main(config: Config) -> None:
 def _continuation(model: GPT, tokenizer: Tokenizer, prompt: str) -> str:
     backend = choose_backend(model)
     engine = Engine(model, tokenizer, backend=backend, kv_tokens=model.config.context_length)
-    request = Request((tokenizer.bos_id, *tokenizer.encode(prompt)), Sampling(max_tokens=40))
+    request = Request((tokenizer.bos_id, *tokenizer.encode(prompt)), SamplingParams(max_tokens=40))
     (completion,) = engine.generate([request])
     return f"{prompt}{completion.text}"

@@ -123,9 +123,6 @@ _GENERATION_TYPES = {
 }
 
 
-Sampling = SamplingParams  # the former name, for those that import it still
-
-
 @dataclass(frozen=True)
 class Constraint:
     """What a completion must match: a JSON schema, a regular expression, or a grammar.

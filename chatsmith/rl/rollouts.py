@@ -16,7 +16,7 @@ from typing import TypeVar
 from chatsmith.data.problems import Problem, Reply, RewardFunction, Verdict
 from chatsmith.engine.backend import Backend
 from chatsmith.engine.engine import Engine, Tool
-from chatsmith.engine.request import Completion, Request, Sampling
+from chatsmith.engine.request import Completion, Request, SamplingParams
 from chatsmith.model.gpt import GPT
 from chatsmith.rl.objective import ScoredReply, advantages, merged
 from chatsmith.runtime.console import Reporter
@@ -148,7 +148,7 @@ class RolloutWorker:
         self, problem: Problem, temperature: float, seed: int, logprobs: int | None = None
     ) -> Request:
         prompt = tuple(render_prompt(problem.messages, self._tokenizer))
-        sampling = Sampling(temperature, seed=seed, logprobs=logprobs, max_tokens=self._max_tokens)
+        sampling = SamplingParams(temperature, seed=seed, logprobs=logprobs, max_tokens=self._max_tokens)
         return Request(prompt, sampling)
 
     def _complete(self, requests: list[Request]) -> list[Completion]:

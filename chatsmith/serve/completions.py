@@ -28,7 +28,7 @@ from chatsmith.serve.models import LoadedModel, ServedModel
 from chatsmith.serve.prompts import chat_prompt, check_fits, text_prompts
 from chatsmith.serve.protocol import COMPLETION_MAX_TOKENS, ChatRequest, CompletionRequest
 from chatsmith.serve.tools import CallReader, reply_constraint
-from chatsmith.text.chat import StreamDecoder
+from chatsmith.text.chat import ReplyText, StreamDecoder
 from chatsmith.text.tokenizer import Tokenizer
 
 DONE = b"data: [DONE]\n\n"
@@ -351,7 +351,7 @@ class TextChoice:
         # A special token that the server put before the text is none of what the client sent.
         self._hidden = int(isinstance(request.prompts[0], str) and request.add_special_tokens is not False)
         self._held: list[Output] = []
-        self._decoder = StreamDecoder(tokenizer)
+        self._reply = ReplyText(tokenizer, ())
         self._logprobs = _Logprobs(self._texts)
         self._ids: list[int] = []
         self._has_begun = False
@@ -371,7 +371,8 @@ class TextChoice:
         self._has_begun = True
         text += "".join(part.text for part in output.parts if part.kind == "text")
         for id, logprob in zip(output.ids, output.logprobs or (), strict=False):
-            new.add(id, logprob, "" if self._tokenizer.is_special(id) else self._decoder.push(id))
+            # Calls of the calculator and their outputs are no part of the text.
+            new.add(id, logprob, "".join(part.text for part in self._reply.push(id) if part.kind == "text"))
         self._logprobs.extend(new)
         self._ids += output.ids
         self.content += text

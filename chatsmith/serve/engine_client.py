@@ -18,6 +18,7 @@ from chatsmith.serve import ipc
 from chatsmith.serve.errors import ApiError, internal, invalid, unavailable
 from chatsmith.serve.log import log_event
 from chatsmith.serve.metrics import Metrics
+from chatsmith.serve.tools import explain_refusal
 
 State = Literal["loading", "ready", "down", "stopped"]
 Events = asyncio.Queue[ipc.Output | ApiError]
@@ -38,6 +39,7 @@ FIRST_GUESS = 5
 class _OpenJob:
     events: Events
     first_choice: int
+    job: ipc.Job
     num_open: int
     """Replies that are not over."""
 
@@ -93,7 +95,7 @@ class EngineClient:
         """Queue a job, its replies numbered from `first_choice`. The result names it for `cancel`. Must be ready."""
         assert self.is_ready
         self._last_number += 1
-        self._jobs[self._last_number] = _OpenJob(events, first_choice, job.n)
+        self._jobs[self._last_number] = _OpenJob(events, first_choice, job, job.n)
         self._ask(ipc.Submit(self._last_number, job))
         return self._last_number
 
@@ -206,9 +208,10 @@ class EngineClient:
             for output in report.outputs:
                 self._deliver(output)
         elif isinstance(report, ipc.Refused):
-            if (job := self._jobs.pop(report.number, None)) is not None:
-                error = invalid(report.message, report.parameter, report.code) if report.code else internal()
-                job.events.put_nowait(error)
+            if (refused := self._jobs.pop(report.number, None)) is not None:
+                message = explain_refusal(report.message, refused.job.constraint)
+                error = invalid(message, report.parameter, report.code) if report.code else internal()
+                refused.events.put_nowait(error)
         elif isinstance(report, ipc.Cached):
             if (question := self._questions.pop(report.number, None)) and not question.done():
                 question.set_result(report.count)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from chatsmith.engine.request import Constraint, FinishReason, Request, Sampling, TokenLogprob
+from chatsmith.engine.request import Constraint, FinishReason, Request, SamplingParams, TokenLogprob
 from chatsmith.text.chat import Part
 
 _LENGTH = struct.Struct(">I")
@@ -47,7 +47,7 @@ class Job(msgspec.Struct, frozen=True):
     """One prompt, and how many replies to it."""
 
     prompt_ids: tuple[int, ...]
-    sampling: Sampling = msgspec.field(default_factory=Sampling)
+    sampling: SamplingParams = msgspec.field(default_factory=SamplingParams)
     n: int = 1
     score_from: int | None = None
     constraint: Constraint | None = None

@@ -72,6 +72,10 @@ def conversation_ids(
     try:
         ids = render([turn.message for turn in turns], tokenizer, may_be_empty=True).ids
     except ConversationError as error:
+        if (
+            tools
+        ):  # their description is no message of the client's, so the error without it is the one to report
+            conversation_ids(messages, tokenizer, continues=continues, awaits_reply=awaits_reply)
         place = turns[error.index].index
         raise invalid(f"messages.{place}: {_without_number(str(error))}", f"messages.{place}") from error
     if continues:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
-from chatsmith.engine.request import MAX_TOP_LOGPROBS, Sampling
+from chatsmith.engine.request import MAX_TOP_LOGPROBS, SamplingParams
 from chatsmith.serve.errors import ApiError, invalid, unsupported
 
 # ---- the body as JSON ----
@@ -154,8 +154,9 @@ class ClientModel(BaseModel):
     def unknown_fields(self) -> list[str]:
         """Fields that the schema does not have, in inner objects too: `messages.cache_control`."""
         found = set(self.model_extra or {})
-        for name in type(self).model_fields:
-            value = getattr(self, name)
+        for name, value in vars(self).items():
+            if value is None:
+                continue
             # The items of a list are of one kind, so the first tells whether to look at a million numbers.
             inner = (
                 value if isinstance(value, list) and value and isinstance(value[0], ClientModel) else [value]
@@ -270,11 +271,11 @@ class Defaults(BaseModel):
     """Longest reply of a chat; None is the rest of the context."""
 
 
-SAMPLING_FIELDS = {
+SAMPLING_FIELDS = (
     *("temperature", "top_p", "top_k", "min_p", "seed"),
     *("repetition_penalty", "frequency_penalty", "presence_penalty"),
-}
-"""Fields of a request that the engine's Sampling has under the same name."""
+)
+"""Fields of a request that the engine's SamplingParams has under the same name."""
 
 
 class StreamOptions(ClientModel):
@@ -324,13 +325,13 @@ class SamplingRequest(ClientModel):
                 raise unsupported("stream_options.include_obfuscation", "chunks are not padded here")
         return self
 
-    def sampling(self, defaults: Defaults, max_tokens: int | None, logprobs: int | None) -> Sampling:
+    def sampling(self, defaults: Defaults, max_tokens: int | None, logprobs: int | None) -> SamplingParams:
         """How to sample; the model's defaults fill in what the request leaves out."""
-        chosen = defaults.model_dump(exclude={"max_tokens"}) | self.model_dump(
-            include=SAMPLING_FIELDS, exclude_none=True
-        )
+        given = {name: getattr(self, name) for name in SAMPLING_FIELDS}
+        chosen = vars(defaults) | {name: value for name, value in given.items() if value is not None}
+        del chosen["max_tokens"]
         chosen["top_k"] = max(_bounded(chosen["top_k"]), 0)  # vLLM's -1 is no limit, as is our 0
-        return Sampling(
+        return SamplingParams(
             **chosen,
             logit_bias={int(id): bias for id, bias in (self.logit_bias or {}).items()},
             max_tokens=None if max_tokens is None else _bounded(max_tokens),

@@ -32,6 +32,12 @@ NEXT = "\n" + OPEN
 END = "}" + CLOSE
 """What follows the arguments of a call."""
 
+FORMATS = ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid")
+"""What `format` can demand of a text (llguidance 1.9)."""
+
+VALUES = ("const", "enum", "default", "examples")
+"""Keys of a schema whose content is no schema."""
+
 # As the engine lays out constrained JSON.
 JSON_LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
@@ -79,6 +85,19 @@ def reply_constraint(
     )
 
 
+def explain_refusal(message: str, constraint: Constraint | None) -> str:
+    """What the engine says of a grammar that was made here, in words about what the client sent."""
+    found = re.fullmatch(
+        r"the lark cannot be used: at (\d+)\(\d+\): (?:failed to compile JSON schema: )?(.*)", message
+    )
+    if found is None or constraint is None:
+        return message.replace("the lark", "the form of the reply")
+    rule = constraint.value.split("\n")[int(found[1]) - 1]
+    called = re.match(r'call_\d+: "\{\\"name\\": \\"([^"\\]*)', rule)
+    what = f"the parameters of the tool {called[1]}" if called else "the json_schema"
+    return f"{what} cannot be used: {found[2]}"
+
+
 def _check_size(schemas: Iterable[Any], param: str) -> None:
     left: list[Any] = list(schemas)
     count = 0
@@ -101,7 +120,27 @@ def _format_schema(format: ResponseFormat | None) -> dict[str, Any] | None:
         return None
     if format.type == "json_object" or format.json_schema is None:
         return {"type": "object"}
-    return format.json_schema.schema_
+    return _without_unknown_formats(format.json_schema.schema_)
+
+
+def _without_unknown_formats(schema: Any) -> Any:
+    """The schema as it is, but for formats that cannot be enforced: to JSON Schema these are annotations."""
+    try:
+        return _without_formats(schema)
+    except RecursionError:
+        return schema  # deeper than the engine can follow; it says so
+
+
+def _without_formats(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_without_formats(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: value if key in VALUES else _without_formats(value)
+        for key, value in schema.items()
+        if not (key == "format" and isinstance(value, str) and value not in FORMATS)
+    }
 
 
 def _grammar(tools: Sequence[Tool], schema: dict[str, Any] | None, *, must_call: bool, many: bool) -> str:
@@ -122,7 +161,7 @@ def _grammar(tools: Sequence[Tool], schema: dict[str, Any] | None, *, must_call:
     lines.append("call: " + " | ".join(names))
     for name, tool in zip(names, tools, strict=True):
         beginning = f'{{"name": {json.dumps(tool.function.name)}, "arguments": '
-        arguments = tool.function.parameters or {"type": "object"}
+        arguments = _without_unknown_formats(tool.function.parameters or {"type": "object"})
         lines.append(f"{name}: {json.dumps(beginning)} %json {_laid_out(arguments)} {json.dumps(END)}")
     return "\n".join(lines)
 

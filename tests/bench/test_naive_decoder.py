@@ -6,7 +6,7 @@ import random
 import pytest
 
 from chatsmith.engine.engine import Engine
-from chatsmith.engine.request import Request, Sampling
+from chatsmith.engine.request import Request, SamplingParams
 from chatsmith.text.tokenizer import Tokenizer
 from tests.engine.conftest import random_model, tokenizer
 
@@ -17,7 +17,7 @@ def test_the_naive_decoder_and_the_engine_agree(script, tokenizer: Tokenizer) ->
     model = random_model(tokenizer.vocab_size, windows=(0, 0))
     source = random.Random(1)
     prompts = [[source.randrange(250) for _ in range(9)] for _ in range(4)]
-    sampling = Sampling(temperature=0, max_tokens=12, ignore_end=True)
+    sampling = SamplingParams(temperature=0, max_tokens=12, ignore_end=True)
     completions = Engine(model, tokenizer).generate([Request(tuple(one), sampling) for one in prompts])
     assert script("naive_decoder").decode_naively(model, prompts, 12) == [
         list(one.ids) for one in completions

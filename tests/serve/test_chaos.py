@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from chatsmith.engine.engine import Engine
-from chatsmith.engine.request import Request, Sampling
+from chatsmith.engine.request import Request, SamplingParams
 
 NUM_REQUESTS = int(os.environ.get("CHATSMITH_TEST_CHAOS", "60"))
 
@@ -68,6 +68,8 @@ def test_chaos_leaves_nothing_behind(server: Any, engine: Engine) -> None:
             "return_token_ids": True,
         }
         fresh = client.post("/v1/completions", json=body).json()
-        [expected] = engine.generate([Request((9, 8, 7), Sampling(max_tokens=20, seed=5, ignore_end=True))])
+        [expected] = engine.generate(
+            [Request((9, 8, 7), SamplingParams(max_tokens=20, seed=5, ignore_end=True))]
+        )
         assert fresh["choices"][0]["token_ids"] == list(expected.ids)
         assert client.get("/health").status_code == 200

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from chatsmith.engine.request import Constraint, RequestError, Sampling
+from chatsmith.engine.request import Constraint, RequestError, SamplingParams
 from chatsmith.serve import engine_client as engine_client_module
 from chatsmith.serve.engine_client import STALL_SECONDS, EngineClient, Events
 from chatsmith.serve.engine_process import refusal
@@ -137,13 +137,13 @@ def test_an_engine_that_hangs_is_killed_and_started_again(
                 first, events = engine.pid, Events()
                 assert first is not None
                 os.kill(first, signal.SIGSTOP)
-                engine.submit(Job((1, 2, 3), Sampling(max_tokens=3)), events)
+                engine.submit(Job((1, 2, 3), SamplingParams(max_tokens=3)), events)
                 error = await events.get()
                 assert isinstance(error, ApiError) and error.code == "engine_crashed"
                 while not engine.is_ready:
                     await asyncio.sleep(0.02)
                 assert engine.pid != first and engine.num_crashes == 1
-                engine.submit(Job((1, 2, 3), Sampling(max_tokens=3, ignore_end=True)), events)
+                engine.submit(Job((1, 2, 3), SamplingParams(max_tokens=3, ignore_end=True)), events)
                 while True:
                     output = await events.get()
                     assert isinstance(output, Output)

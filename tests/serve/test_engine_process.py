@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from chatsmith.engine.engine import Engine
-from chatsmith.engine.request import Sampling
+from chatsmith.engine.request import SamplingParams
 from chatsmith.runtime.errors import UserError
 from chatsmith.serve import engine_process
 from chatsmith.serve.engine_process import EngineLoop
@@ -39,7 +39,7 @@ class ApiServer:
 
 def job(tokenizer: Tokenizer, max_tokens: int, n: int = 1) -> Job:
     ids = (tokenizer.bos_id, *tokenizer.encode("the cat"))
-    return Job(ids, Sampling(seed=1, max_tokens=max_tokens, ignore_end=True), n)
+    return Job(ids, SamplingParams(seed=1, max_tokens=max_tokens, ignore_end=True), n)
 
 
 def test_a_pool_smaller_than_a_context_is_refused(bundle: Path) -> None:

@@ -6,7 +6,7 @@ import socket
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatsmith.engine.request import Constraint, Sampling, TokenLogprob
+from chatsmith.engine.request import Constraint, SamplingParams, TokenLogprob
 from chatsmith.serve.ipc import (
     Cancel,
     Channel,
@@ -27,7 +27,7 @@ from chatsmith.text.chat import Part
 
 IDS = st.tuples(st.integers(0, 2**31), st.integers(0, 9))
 SAMPLINGS = st.builds(
-    Sampling,
+    SamplingParams,
     temperature=st.floats(0, 2),
     top_k=st.integers(0, 5),
     logit_bias=st.dictionaries(st.integers(0, 99), st.floats(-100, 100)),

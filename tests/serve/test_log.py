@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from chatsmith.runtime.console import Reporter
 from chatsmith.serve import log
 from chatsmith.serve.log import RequestRecord, log_event, log_failure, log_thread
 
@@ -79,3 +80,16 @@ def test_every_line_is_json_whatever_it_holds(capsys: pytest.CaptureFixture[str]
     assert len(lines[0]["unknown_fields"]) == 8 and len(lines[0]["unknown_fields"][0]) == 64
     assert "ValueError" in lines[1]["traceback"] and "nothing" not in lines[1]
     assert lines[2]["message"] == "a word"
+
+
+def test_a_line_for_people_is_written_at_once() -> None:
+    """Where both streams go into one file, a line of the log must not begin in the middle of another."""
+    written: list[str] = []
+
+    class Stream(io.StringIO):
+        def write(self, text: str) -> int:
+            written.append(text)
+            return len(text)
+
+    Reporter(json=True, stream=Stream()).line("Listening; loading tiny.")
+    assert written == ["Listening; loading tiny.\n"]

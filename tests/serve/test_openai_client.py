@@ -10,7 +10,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 
 from chatsmith.engine.engine import Engine
-from chatsmith.engine.request import Request, Sampling
+from chatsmith.engine.request import Request, SamplingParams
 from chatsmith.text.chat import Message, render_prompt
 from chatsmith.text.tokenizer import Tokenizer
 
@@ -84,7 +84,7 @@ def test_models(ai: OpenAI) -> None:
 
 def test_a_chat_is_what_the_bare_engine_says(ai: OpenAI, engine: Engine, tokenizer: Tokenizer) -> None:
     prompt = render_prompt([Message.of("user", "hello cat")], tokenizer)
-    sampling = Sampling(temperature=0.8, top_k=20, seed=7, max_tokens=20, ignore_end=True)
+    sampling = SamplingParams(temperature=0.8, top_k=20, seed=7, max_tokens=20, ignore_end=True)
     [expected] = engine.generate([Request(tuple(prompt), sampling)])
     answer = chat(
         ai,
@@ -104,7 +104,7 @@ def test_a_chat_is_what_the_bare_engine_says(ai: OpenAI, engine: Engine, tokeniz
 
 def test_a_text_is_what_the_bare_engine_says(ai: OpenAI, engine: Engine, tokenizer: Tokenizer) -> None:
     prompt = [tokenizer.bos_id, *tokenizer.encode("the cat")]
-    [expected] = engine.generate([Request(tuple(prompt), Sampling(temperature=0, max_tokens=12))])
+    [expected] = engine.generate([Request(tuple(prompt), SamplingParams(temperature=0, max_tokens=12))])
     answer = text(ai, temperature=0, max_tokens=12)
     assert answer.choices[0].text == expected.text
     assert answer.choices[0].finish_reason == expected.finish_reason
@@ -201,7 +201,9 @@ def test_echo_scores_the_prompt_as_the_bare_engine_does(
     lenient: OpenAI, engine: Engine, tokenizer: Tokenizer
 ) -> None:
     ids = tokenizer.encode("the dog sat on the cat")
-    [expected] = engine.generate([Request(tuple(ids), Sampling(logprobs=1, max_tokens=0), score_from=0)])
+    [expected] = engine.generate(
+        [Request(tuple(ids), SamplingParams(logprobs=1, max_tokens=0), score_from=0)]
+    )
     for max_tokens in (0, 1):
         [choice] = text(
             lenient, prompt=ids, echo=True, logprobs=1, max_tokens=max_tokens, temperature=0
