@@ -61,7 +61,7 @@ def main(config: Config) -> None:
     from chatsmith.runtime.garbage import settled
     from chatsmith.runtime.logs import Reporter
     from chatsmith.runtime.run_directory import resolve_bundle
-    from chatsmith.tasks.reward import Judge
+    from chatsmith.tasks.rewards import Judge
     from chatsmith.tools.calculator import calculator_tool
     from chatsmith.worlds.kindergarten.rl_problems import rl_problem_set
 
