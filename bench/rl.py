@@ -27,7 +27,7 @@ from chatsmith.rl.rollouts import Group, RolloutWorker, seeds_of
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import detect_runtime, settled
 from chatsmith.runtime.run_directory import resolve_bundle
-from chatsmith.tasks.reward import Judge
+from chatsmith.tasks.rewards import Judge
 from chatsmith.tools.calculator import calculator_tool
 from chatsmith.worlds.kindergarten.rl_problems import rl_problem_set
 

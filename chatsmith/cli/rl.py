@@ -29,7 +29,7 @@ from chatsmith.runtime.device import settled
 from chatsmith.runtime.run_directory import RunDirectory, resolve_bundle, stage_key
 from chatsmith.tasks.benchmark_files import default_folder
 from chatsmith.tasks.problem_set import ProblemSet, file_set, gsm8k_set
-from chatsmith.tasks.reward import Judge, honest_answer, load_reward, marked_answer, right_answer, sound_form
+from chatsmith.tasks.rewards import Judge, honest_answer, load_reward, marked_answer, right_answer, sound_form
 from chatsmith.tools.calculator import calculator_tool
 from chatsmith.worlds.kindergarten.rl_problems import rl_problem_set
 

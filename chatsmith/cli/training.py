@@ -41,7 +41,9 @@ def settings_from(config: Any, kind: type[T]) -> T:
 def training_run(
     run: RunDirectory, stage: str, key: str, config: Any, runtime: Runtime, reporter: Reporter, started: float
 ) -> TrainingRun:
-    """`stage` of a run directory as the trainer sees it."""
+    """`stage` of a run directory as the trainer sees it. The settings are written into the run."""
+    if runtime.is_main:
+        run.keep_settings(stage, key, config)
     return TrainingRun(
         stage,
         key,

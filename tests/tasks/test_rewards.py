@@ -13,7 +13,7 @@ import torch
 
 from chatsmith.data.problems import Problem, Reply
 from chatsmith.runtime.errors import UserError
-from chatsmith.tasks.reward import Judge, honest_answer, load_reward, marked_answer, right_answer, sound_form
+from chatsmith.tasks.rewards import Judge, honest_answer, load_reward, marked_answer, right_answer, sound_form
 from chatsmith.tasks.rules import Number
 from chatsmith.text.chat import Message, Part
 
