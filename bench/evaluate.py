@@ -23,8 +23,7 @@ from chatsmith.bundle import Bundle
 from chatsmith.cli.config import Compute, Natural, Output, Positive, VocabSize
 from chatsmith.cli.settings import from_flags, made
 from chatsmith.evals.core import decide_items, questions_of
-from chatsmith.evals.engine_scorer import EngineScorer
-from chatsmith.evals.passages import Decision, PassageScore, Question, decide
+from chatsmith.evals.scoring import Decision, EngineScorer, PassageScore, Question, decide
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import Runtime, detect_runtime
@@ -111,7 +110,7 @@ def plain_decision(
     """One item the naive way: its passages padded into a batch, all logits, the losses and guesses of all places.
 
     Also returns by how much the decision is clear of another one: nats between the two best choices, or, in language
-    modelling, between the two best ids where they are closest.
+    modeling, between the two best ids where they are closest.
     """
 
     device = bundle.model.embedding.weight.device
@@ -131,7 +130,7 @@ def plain_decision(
             is_likeliest = bool((guesses[row, places] == targets[row, places]).all())
             scores.append(PassageScore(tuple((-losses[row, places]).tolist()), is_likeliest))
         decision = decide(kind, scores, gold)
-        if kind == "language modelling":
+        if kind == "language modeling":
             best = logits[0, question[0].start - 1 : len(question[0].ids) - 1].topk(2, dim=-1).values
             return decision, float((best[:, 0] - best[:, 1]).amin())
     return decision, decision.margin

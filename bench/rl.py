@@ -18,15 +18,18 @@ from dataclasses import dataclass
 
 from naive_decoder import decode_naively
 
-from chatsmith.bundle import Bundle, load_bundle, resolve_bundle
+from chatsmith.backends import choose_backend
+from chatsmith.bundle import Bundle, load_bundle
 from chatsmith.cli.config import Compute, Natural, Output, Positive, Run
 from chatsmith.cli.settings import from_flags, made
 from chatsmith.data.problems import Problem
-from chatsmith.rl.rollouts import Group, Roller, seeds_of
+from chatsmith.rl.rollouts import Group, RolloutWorker, seeds_of
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import detect_runtime, settled
-from chatsmith.tasks.problem_set import kindergarten_set
+from chatsmith.runtime.run_directory import resolve_bundle
 from chatsmith.tasks.reward import Judge
+from chatsmith.tools.calculator import calculator_tool
+from chatsmith.worlds.kindergarten.rl_problems import rl_problem_set
 
 
 @dataclass(frozen=True)
@@ -54,15 +57,17 @@ def main(config: Config) -> None:
     bundle = load_bundle(resolve_bundle(sft if sft.is_dir() else config.run), device=runtime.device)
     bundle.model.compute_dtype = runtime.compute_dtype
     reporter.stage("Rollout speed", f"{bundle.path}, {runtime.describe()}")
-    problem_set = kindergarten_set(config.seed)
+    problem_set = rl_problem_set(config.seed)
     problems = [problem_set.train(place) for place in range(config.prompts)]
-    roller = Roller(
+    roller = RolloutWorker(
         bundle.model,
         bundle.tokenizer,
         Judge(),
+        calculator_tool,
+        reporter,
         max_tokens=config.max_tokens,
         max_running=min(512, config.prompts * config.samples),
-        on_failure=lambda *_: None,
+        backend=choose_backend(bundle.model),
     )
     with settled():
         figures = measure(config, bundle, roller, problems)
@@ -89,7 +94,9 @@ def main(config: Config) -> None:
 LABELS = {"one_by_one": "one question at a time", "plain": "one question at a time, naive decoder"}
 
 
-def measure(config: Config, bundle: Bundle, roller: Roller, problems: list[Problem]) -> dict[str, float]:
+def measure(
+    config: Config, bundle: Bundle, roller: RolloutWorker, problems: list[Problem]
+) -> dict[str, float]:
     """Figures of `config.rounds` turns of all ways, after one of each that warms up."""
 
     seeds = seeds_of(config.seed, 0, range(len(problems)))

@@ -1,15 +1,18 @@
 """The bundle: one folder that holds a model whole, the only model format chatsmith has.
 
-    config.json             format version, architecture, provenance, and the size and SHA-256 of the next two
+    config.json             format version, architecture, provenance, size and SHA-256 of the files below but the
+                            last, and a SHA-256 of all this
     model.safetensors       weights by parameter name, fp32
     tokenizer.json          what turns text into this model's ids
     chat_template.jinja     the chat format for other programs; chatsmith itself never executes it
-    generation_config.json  how to sample from it unless told otherwise
+    generation_config.json  how to sample from it by default
     README.md               the model card
 
 A bundle is written atomically and checked whole when loaded: weights and tokenizer cannot come from two
-places. A newer chatsmith loads every older format version, through `MIGRATIONS`. The training state is not
-part of it (see `checkpoint.state`).
+places, and no damage passes unnoticed. A newer chatsmith loads every older format version, through `MIGRATIONS`.
+The training state is not part of it (see `train.checkpoint`).
+
+The file goes from one sealed file to the whole folder, and ends with the model card.
 """
 
 import errno
@@ -32,15 +35,24 @@ from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.atomic import new_folder
 from chatsmith.runtime.errors import UserError
-from chatsmith.runtime.run_directory import BUNDLE_STAGES, RunDirectory
 from chatsmith.text.chat import chat_template
 from chatsmith.text.tokenizer import Tokenizer
 
-# -------------------- checkpoint.tensor_file
-# One safetensors file with its size and SHA-256, written and read back with every byte checked.
-#
-# Does not know what the tensors mean, and does not write atomically by itself: callers write inside
-# `runtime.atomic.new_folder`.
+FORMAT_VERSION = 2  # 1 sealed the weights and the tokenizer alone
+ARCHITECTURE = "chatsmith-gpt"
+
+Migration = Callable[[dict[str, Any], dict[str, Tensor]], tuple[dict[str, Any], dict[str, Tensor]]]
+# Format version -> what turns config.json's content and the weights of that version into those of the next.
+MIGRATIONS: dict[int, Migration] = {1: lambda config, weights: (config, weights)}
+
+_CONFIG = "config.json"
+_WEIGHTS = "model.safetensors"
+_TOKENIZER = "tokenizer.json"
+_TEMPLATE = "chat_template.jinja"
+_GENERATION = "generation_config.json"
+_CARD = "README.md"
+_SEALED = {1: (_WEIGHTS, _TOKENIZER), 2: (_WEIGHTS, _TOKENIZER, _GENERATION, _TEMPLATE)}  # by format version
+_WHAT_TO_DO = "copy the bundle again or create it again"
 
 
 class DamagedFileError(ValueError):
@@ -84,7 +96,7 @@ def check_seal(path: Path, seal: Seal) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> Seal:
-    """Write tensors of any device to a new safetensors file at `path`. Returns its seal.
+    """Write tensors of any device to a new safetensors file at `path`, not atomically. Returns its seal.
 
     Raises OSError on a full disk, above a limit on file sizes and the like, as an ordinary file would.
     """
@@ -95,7 +107,11 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> Seal:
         if number := _errno_of(error):
             raise OSError(number, os.strerror(number), str(path)) from error
         raise
-    _share(path)
+    # safetensors creates the file for its owner alone; this gives it the permissions of an ordinary new file.
+    ordinary = path.with_name(f".{path.name}.rights")
+    ordinary.touch()
+    path.chmod(ordinary.stat().st_mode)
+    ordinary.unlink()
     return seal_of(path)
 
 
@@ -107,14 +123,6 @@ def _errno_of(error: SafetensorError) -> int | None:
     return errno.ENOSPC if "No space left" in str(error) or "quota exceeded" in str(error) else None
 
 
-def _share(path: Path) -> None:
-    """Give `path` the access rights that an ordinary new file gets: safetensors makes it for its owner alone."""
-    ordinary = path.with_name(f".{path.name}.rights")
-    ordinary.touch()
-    path.chmod(ordinary.stat().st_mode)
-    ordinary.unlink()
-
-
 def read_tensors(path: Path, seal: Seal) -> dict[str, torch.Tensor]:
     """Read a file written by `write_tensors` to CPU tensors. Raises DamagedFileError unless as sealed."""
     check_seal(path, seal)
@@ -124,102 +132,8 @@ def read_tensors(path: Path, seal: Seal) -> dict[str, torch.Tensor]:
         raise DamagedFileError(f"{path} is not a safetensors file ({error})") from error
 
 
-# -------------------- checkpoint.model_card
-# The model card: a bundle's README.md, as text.
-#
-# It says what a stranger who finds the folder needs: what this is, what it was made from and how, how good it
-# is, what it cost, and how to use it. Writing it into a bundle is `checkpoint.bundle`'s business.
-
-_FRONT_MATTER = """---
-library_name: chatsmith
-pipeline_tag: text-generation
----
-"""
-_SCORES = "## Scores"
-_NO_SCORES = "Not evaluated yet: `chatsmith evaluate` adds the scores here."
-
-_USE = """## Use
-
-    chatsmith chat PATH
-
-`config.json` describes the architecture, `model.safetensors` holds the weights, `tokenizer.json` belongs to
-these weights and to no others. `chat_template.jinja` shows other programs how a conversation becomes text;
-user text must be encoded so that it cannot produce special tokens.
-"""
-
-
-def model_card(
-    title: str,
-    summary: str,
-    *,
-    data: Mapping[str, str],
-    recipe: Mapping[str, str],
-    scores: Mapping[str, str],
-    cost: Mapping[str, str],
-) -> str:
-    """The card in Markdown. Each section is a table: a label, and beside it a text ready to be read."""
-    sections = [
-        _FRONT_MATTER,
-        f"# {title}",
-        "",
-        summary,
-        "",
-        "## Data",
-        "",
-        _table(data, "Not recorded."),
-        "",
-        "## Recipe",
-        "",
-        _table(recipe, "Not recorded."),
-        "",
-        _SCORES,
-        "",
-        _table(scores, _NO_SCORES),
-        "",
-        "## Cost",
-        "",
-        _table(cost, "Not recorded."),
-        "",
-        _USE,
-    ]
-    return "\n".join(sections)
-
-
-def with_scores(card: str, scores: Mapping[str, str]) -> str:
-    """The card with its section of scores replaced by `scores`, or added at its end if it has none."""
-    section = f"{_SCORES}\n\n{_table(scores, _NO_SCORES)}\n"
-    before, found, after = card.partition(f"{_SCORES}\n")
-    if not found:
-        return f"{card.rstrip()}\n\n{section}"
-    _, next_heading, rest = after.partition("\n## ")
-    return before + section + next_heading + rest
-
-
-def _table(rows: Mapping[str, str], if_empty: str) -> str:
-    """A Markdown table of two columns."""
-    if not rows:
-        return if_empty
-    lines = [f"| {_cell(label)} | {_cell(value)} |" for label, value in rows.items()]
-    return "\n".join(["| | |", "|-|-|", *lines])
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
-
-
-FORMAT_VERSION = 1
-ARCHITECTURE = "chatsmith-gpt"
-
-Migration = Callable[[dict[str, Any], dict[str, Tensor]], tuple[dict[str, Any], dict[str, Tensor]]]
-# Format version -> what turns config.json's content and the weights of that version into those of the next.
-MIGRATIONS: dict[int, Migration] = {}
-
-_CONFIG = "config.json"
-_WEIGHTS = "model.safetensors"
-_TOKENIZER = "tokenizer.json"
-_TEMPLATE = "chat_template.jinja"
-_GENERATION = "generation_config.json"
-_CARD = "README.md"
+GENERATION_DEFAULTS = {"temperature": 0.6, "top_k": 50, "max_tokens": 256}
+"""How a model samples unless told otherwise: a little below its own spread, rare tokens cut off."""
 
 
 @dataclass(frozen=True)
@@ -253,22 +167,27 @@ def save_bundle(
     """
     assert model.config.vocab_size == tokenizer.vocab_size, "a model is saved with its own tokenizer"
     weights = {name: tensor.detach().to("cpu", dtype) for name, tensor in model.state_dict().items()}
+    reply_ids = {  # where a text begins, and after which ids a reply is over, under the names other programs read
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": [tokenizer.special("<|assistant_end|>"), tokenizer.bos_id],
+    }
     with new_folder(path) as folder:
+        weights_seal = write_tensors(folder / _WEIGHTS, weights)
         tokenizer.save(folder)
+        _write(folder / _GENERATION, _json_text({**generation, **reply_ids}))
+        _write(folder / _TEMPLATE, chat_template())
+        _write(folder / _CARD, card)
+        seals = {name: seal_of(folder / name) for name in _SEALED[FORMAT_VERSION] if name != _WEIGHTS}
         config = {
             "format_version": FORMAT_VERSION,
             "architecture": ARCHITECTURE,
+            "architectures": ["ChatsmithForCausalLM"],
+            "model_type": "chatsmith",
             "model": model.config.to_json(),
             "provenance": {"chatsmith_version": chatsmith.__version__, **(provenance or {})},
-            "files": {
-                _WEIGHTS: write_tensors(folder / _WEIGHTS, weights).to_json(),
-                _TOKENIZER: seal_of(folder / _TOKENIZER).to_json(),
-            },
+            "files": {name: seal.to_json() for name, seal in {_WEIGHTS: weights_seal, **seals}.items()},
         }
-        _write(folder / _CONFIG, _json_text(config))
-        _write(folder / _GENERATION, _json_text({**generation, **_reply_ids(tokenizer)}))
-        _write(folder / _TEMPLATE, chat_template())
-        _write(folder / _CARD, card)
+        _write(folder / _CONFIG, _json_text({**config, "sha256": _content_hash(config)}))
 
 
 def load_bundle(
@@ -281,16 +200,22 @@ def load_bundle(
     tokenizer do not belong together.
     """
     config = _read_config(path)
-    tokenizer_seal, weights_seal = _seals(path, config)
+    seals = _seals(path, config)
     try:
-        check_seal(path / _TOKENIZER, tokenizer_seal)
-        weights = read_tensors(path / _WEIGHTS, weights_seal)
+        for name, seal in seals.items():
+            if name != _WEIGHTS:
+                check_seal(path / name, seal)
+        weights = read_tensors(path / _WEIGHTS, seals[_WEIGHTS])
     except DamagedFileError as error:
         raise UserError(f"{error}; {_WHAT_TO_DO}") from error
     except OSError as error:
         raise _unreadable(path, error) from error
-    config, weights = _migrated(config, weights)
-    model_config = _model_config(path, config)
+    for version in range(config["format_version"], FORMAT_VERSION):
+        config, weights = MIGRATIONS[version](config, weights)
+    try:
+        model_config = GPTConfig.from_json(config["model"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path / _CONFIG} does not describe a model ({error}); {_WHAT_TO_DO}") from error
     tokenizer = Tokenizer.load(path / _TOKENIZER)
     if tokenizer.vocab_size != model_config.vocab_size:
         raise UserError(
@@ -313,53 +238,19 @@ def load_bundle(
 def bundle_fingerprint(path: Path) -> str:
     """SHA-256 that changes with the weights, tokenizer or architecture of a bundle, not with its card.
 
-    It is the hash of config.json, which holds the hashes of weights and tokenizer, so that it costs nothing.
-    Raises UserError if `path` is no bundle.
+    It is a hash of what config.json said in format 1, the hashes of weights and tokenizer included, so that it costs
+    nothing and a new format does not change it: keys of stages depend on it. Raises UserError if `path` is no bundle.
     """
-    return hashlib.sha256(_json_text(_read_config(path)).encode("utf-8")).hexdigest()
-
-
-def is_bundle(path: Path) -> bool:
-    """Whether the folder `path` has the two files that make it a bundle; it may still be damaged."""
-    return (path / _CONFIG).is_file() and (path / _WEIGHTS).is_file()
-
-
-def resolve_bundle(path: Path) -> Path:
-    """The bundle meant by `path`: a bundle itself, the one in a stage's folder, or a run's newest.
-
-    Raises UserError that lists what was looked for.
-    """
-    if (path / _CONFIG).is_file():
-        return path
-    if (path / "bundle" / _CONFIG).is_file():
-        return path / "bundle"
-    if not path.exists():
-        raise UserError(f"{path} does not exist; give the folder of a run (runs/NAME) or of a bundle")
-    if not path.is_dir():
-        raise UserError(f"{path} is a file; give the folder of a run (runs/NAME) or of a bundle")
-    try:
-        return RunDirectory(path).newest_bundle()
-    except UserError as error:
-        stages = ", ".join(f"{stage}/bundle" for stage in reversed(BUNDLE_STAGES))
-        raise UserError(
-            f"{path} holds no model: neither {_CONFIG} nor one of bundle, {stages} is there; "
-            f"give another folder, or train a model with `chatsmith pretrain {path}`"
-        ) from error
-
-
-_WHAT_TO_DO = "copy the bundle again or make it anew"
-
-
-def _reply_ids(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Where a text begins, and the ids after which a reply is over, under the names other programs read."""
-    return {
-        "bos_token_id": tokenizer.bos_id,
-        "eos_token_id": [tokenizer.special("<|assistant_end|>"), tokenizer.bos_id],
-    }
+    config = _read_config(path)
+    if config["format_version"] > 1:
+        files = {name: config["files"][name] for name in _SEALED[1]}
+        kept = {name: config[name] for name in ("architecture", "model", "provenance")}
+        config = {"format_version": 1, **kept, "files": files}
+    return hashlib.sha256(_json_text(config).encode("utf-8")).hexdigest()
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """config.json as an object of a format version that can be read here."""
+    """config.json as an object of a format version that can be read here, undamaged as far as its format can tell."""
     if not path.is_dir():
         raise UserError(f"{path} is not a folder; a bundle is a folder with {_CONFIG} and {_WEIGHTS}")
     if not (path / _CONFIG).is_file():
@@ -376,30 +267,18 @@ def _read_config(path: Path) -> dict[str, Any]:
             f"{path} was made by a newer chatsmith (bundle format {version}, this one reads up to "
             f"{FORMAT_VERSION}): upgrade chatsmith"
         )
+    if version > 1 and config.pop("sha256", None) != _content_hash(config):
+        raise UserError(f"{path / _CONFIG} is not what was saved: its content has changed; {_WHAT_TO_DO}")
     return config
 
 
-def _seals(path: Path, config: Mapping[str, Any]) -> tuple[Seal, Seal]:
-    """Seals of tokenizer and weights, as config.json records them."""
+def _seals(path: Path, config: Mapping[str, Any]) -> dict[str, Seal]:
+    """What config.json says about the other files."""
     files = config.get("files", {})
     try:
-        return Seal.from_json(files[_TOKENIZER]), Seal.from_json(files[_WEIGHTS])
+        return {name: Seal.from_json(files[name]) for name in _SEALED[config["format_version"]]}
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path / _CONFIG} does not say what its files should be; {_WHAT_TO_DO}") from error
-
-
-def _migrated(config: dict[str, Any], weights: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Config and weights in the present format, taken there one version at a time."""
-    for version in range(config["format_version"], FORMAT_VERSION):
-        config, weights = MIGRATIONS[version](config, weights)
-    return config, weights
-
-
-def _model_config(path: Path, config: Mapping[str, Any]) -> GPTConfig:
-    try:
-        return GPTConfig.from_json(config["model"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path / _CONFIG} does not describe a model ({error}); {_WHAT_TO_DO}") from error
 
 
 def _check_weights(path: Path, *, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
@@ -450,3 +329,67 @@ def _json_text(content: Mapping[str, Any]) -> str:
 
 def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
+
+
+def _content_hash(config: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode("utf-8")).hexdigest()
+
+
+_FRONT_MATTER = """---
+library_name: chatsmith
+pipeline_tag: text-generation
+---
+"""
+_SCORES = "## Scores"
+_NO_SCORES = "Not evaluated yet: `chatsmith evaluate` adds the scores here."
+
+_USE = """## Use
+
+    chatsmith chat PATH
+
+`config.json` describes the architecture, `model.safetensors` holds the weights, `tokenizer.json` belongs to
+these weights and to no others. `chat_template.jinja` shows other programs how a conversation becomes text;
+user text must be encoded so that it cannot produce special tokens.
+"""
+
+
+def model_card(
+    title: str,
+    summary: str,
+    *,
+    data: Mapping[str, str],
+    recipe: Mapping[str, str],
+    scores: Mapping[str, str],
+    cost: Mapping[str, str],
+) -> str:
+    """README.md: what this is, what it was made from and how, how good it is, what it cost, and how to use it.
+
+    Each section is a table of labels and texts ready to be read.
+    """
+    sections = {"## Data": data, "## Recipe": recipe, _SCORES: scores, "## Cost": cost}
+    lines = [_FRONT_MATTER, f"# {title}", "", summary, ""]
+    for heading, rows in sections.items():
+        lines += [heading, "", _table(rows, _NO_SCORES if heading == _SCORES else "Not recorded."), ""]
+    return "\n".join([*lines, _USE])
+
+
+def with_scores(card: str, scores: Mapping[str, str]) -> str:
+    """The card with its section of scores replaced by `scores`, or added at its end if it has none."""
+    section = f"{_SCORES}\n\n{_table(scores, _NO_SCORES)}\n"
+    before, found, after = card.partition(f"{_SCORES}\n")
+    if not found:
+        return f"{card.rstrip()}\n\n{section}"
+    _, next_heading, rest = after.partition("\n## ")
+    return before + section + next_heading + rest
+
+
+def _table(rows: Mapping[str, str], if_empty: str) -> str:
+    """A Markdown table of two columns."""
+    if not rows:
+        return if_empty
+    lines = [f"| {_cell(label)} | {_cell(value)} |" for label, value in rows.items()]
+    return "\n".join(["| | |", "|-|-|", *lines])
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")

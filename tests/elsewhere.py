@@ -122,8 +122,8 @@ def pretending(kind: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.dev
         monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: kind == "mps")
     monkeypatch.setattr(torch.mps, "synchronize", lambda: None)
-    # A recording repeats the work; tests/engine/test_graph_decoder.py has one that is no mere repetition.
-    monkeypatch.setattr("chatsmith.engine.engine.CudaRecorder", lambda device: lambda work: work)
+    # A recording repeats the work; tests/backends/test_graph_decoder.py has one that is no mere repetition.
+    monkeypatch.setattr("chatsmith.backends.CudaRecorder", lambda device: lambda work: work)
     replaces = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     device = torch.device(kind)

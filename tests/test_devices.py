@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from chatsmith.backends.guided import Constraint
+from chatsmith.backends import choose_backend
 from chatsmith.cli import main as cli
 from chatsmith.engine.engine import Engine
-from chatsmith.engine.request import Completion, Request, Sampling
+from chatsmith.engine.request import Completion, Constraint, Request, SamplingParams
 from chatsmith.model.gpt import GPT
 from chatsmith.text.tokenizer import Tokenizer
 from tests.conftest import TINY_RECIPE
@@ -42,34 +42,41 @@ def test_the_pretence_notices_what_a_device_would(device):
 def requests() -> list[Request]:
     """Something of all that a request may ask for."""
     prompts = [tuple((7 * index + 3 * place) % 250 for place in range(5 + 4 * index)) for index in range(4)]
-    shared = Request((5, 6, 7, 8), Sampling(seed=4, max_tokens=30, ignore_end=True))
+    shared = Request((5, 6, 7, 8), SamplingParams(seed=4, max_tokens=30, ignore_end=True))
     return [
-        Request(prompts[0], Sampling(temperature=0, max_tokens=20, min_tokens=3, logit_bias={3: 2.0})),
-        Request(prompts[1], Sampling(seed=1, top_k=5, top_p=0.9, max_tokens=20, logprobs=0)),
-        Request(prompts[2], Sampling(seed=2, min_p=0.1, max_tokens=20, repetition_penalty=1.2, logprobs=3)),
-        Request(prompts[3], Sampling(seed=3, max_tokens=20, frequency_penalty=0.5, presence_penalty=0.1)),
-        *shared.replicas(4),
-        Request(tuple(range(5, 60)), Sampling(max_tokens=0, logprobs=2), score_from=10),
-        Request(tuple(range(5, 40)), Sampling(max_tokens=3, temperature=0), score_from=0),
+        Request(prompts[0], SamplingParams(temperature=0, max_tokens=20, min_tokens=3, logit_bias={3: 2.0})),
+        Request(prompts[1], SamplingParams(seed=1, top_k=5, top_p=0.9, max_tokens=20, logprobs=0)),
         Request(
-            (9, 10), Sampling(max_tokens=20, seed=5), constraint=Constraint.choice(["the cat", "the dog"])
+            prompts[2], SamplingParams(seed=2, min_p=0.1, max_tokens=20, repetition_penalty=1.2, logprobs=3)
+        ),
+        Request(
+            prompts[3], SamplingParams(seed=3, max_tokens=20, frequency_penalty=0.5, presence_penalty=0.1)
+        ),
+        *shared.replicas(4),
+        Request(tuple(range(5, 60)), SamplingParams(max_tokens=0, logprobs=2), score_from=10),
+        Request(tuple(range(5, 40)), SamplingParams(max_tokens=3, temperature=0), score_from=0),
+        Request(
+            (9, 10),
+            SamplingParams(max_tokens=20, seed=5),
+            constraint=Constraint.choice(["the cat", "the dog"]),
         ),
     ]
 
 
-def answers(model: GPT, tokenizer: Tokenizer, quantize, **options) -> tuple[list[Completion], int]:
-    engine = Engine(
-        model, tokenizer, max_running=6, block_size=4, kv_tokens=120, seed=0, quantize=quantize, **options
-    )
+def answers(model: GPT, tokenizer: Tokenizer, quantize) -> tuple[list[Completion], int]:
+    backend = choose_backend(model, quantize=quantize)
+    engine = Engine(model, tokenizer, backend=backend, max_running=6, block_size=4, kv_tokens=120, seed=0)
     replies = engine.generate(requests())
     engine.weights_changed()
-    return replies + engine.generate(requests()[:2]), engine.num_preemptions
+    return replies + engine.generate(requests()[:2]), engine.stats().num_preemptions
 
 
 @pytest.mark.parametrize("quantize", [None, "bf16", "int8"])
-def test_an_engine_answers_on_a_device_as_on_the_cpu(model, tokenizer, device, quantize):
+def test_an_engine_answers_on_a_device_as_on_the_cpu(model, tokenizer, device, quantize, monkeypatch):
     model = copy.deepcopy(model).float()
-    expected, preemptions = answers(model, tokenizer, quantize, native=False)
+    with monkeypatch.context() as without_c:
+        without_c.setattr("chatsmith.backends.load_library", lambda: None)
+        expected, preemptions = answers(model, tokenizer, quantize)
     assert preemptions, "every kind of step is to be seen"
     found, _ = answers(copy.deepcopy(model).to(device), tokenizer, quantize)
     assert [one.ids for one in found] == [one.ids for one in expected]

@@ -20,11 +20,13 @@ from urllib.request import urlopen
 
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from chatsmith.bundle import Bundle, load_bundle, resolve_bundle
+from chatsmith.backends import choose_backend
+from chatsmith.bundle import Bundle, load_bundle
 from chatsmith.cli.bench_serve import Config, started_server
 from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import Completion, Request, Sampling
 from chatsmith.runtime.device import detect_runtime
+from chatsmith.runtime.run_directory import resolve_bundle
 
 ROOT = Path(__file__).parent.parent.parent
 TASKS = ("chatsmith_choice", "chatsmith_rolling", "chatsmith_generate")
@@ -38,7 +40,9 @@ class Reference:
         self.bundle: Bundle = load_bundle(
             resolve_bundle(run), device=runtime.device, dtype=runtime.compute_dtype
         )
-        self._engine = Engine(self.bundle.model, self.bundle.tokenizer)
+        self._engine = Engine(
+            self.bundle.model, self.bundle.tokenizer, backend=choose_backend(self.bundle.model)
+        )
 
     @property
     def context(self) -> int:

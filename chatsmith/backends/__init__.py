@@ -1,1 +1,73 @@
-"""How engine and loss are computed faster: C for CPUs, CUDA graphs, quantized weights, guided decoding."""
+"""How the engine computes faster: C on CPUs, CUDA graphs on GPUs, quantized weights; and guided decoding.
+
+`choose_backend` is the only function that others need: what it gives is handed to an Engine.
+"""
+
+import torch
+from torch import Tensor
+
+from chatsmith.backends.cpu_decoder import MOST_ROWS, CPUDecoder
+from chatsmith.backends.cuda_graph import CudaRecorder, GraphDecoder
+from chatsmith.backends.guided import Grammars
+from chatsmith.backends.native import load_library
+from chatsmith.backends.quantized import Quantization, decoding_view, refresh, weight_bytes
+from chatsmith.engine.backend import Backend, Guide
+from chatsmith.engine.request import Constraint
+from chatsmith.engine.scheduler import Chunk
+from chatsmith.model.gpt import GPT
+from chatsmith.text.tokenizer import Tokenizer
+
+__all__ = ["Quantization", "choose_backend", "weight_bytes"]
+
+
+def choose_backend(model: GPT, *, quantize: Quantization | None = None) -> Backend:
+    """The fastest way to decode with `model`, on the device where it is.
+
+    Single tokens and short chunks run in C on a CPU, as recorded CUDA graphs on a GPU, through torch elsewhere.
+    `quantize` keeps the weights of the large products in "bf16" or "int8"; master weights in fp32 that every product
+    would cast to bf16 are kept in bf16 without being asked.
+    """
+    return _FastBackend(model, quantize)
+
+
+class _FastBackend(Backend):
+    """Few tokens go through a decoder of their own, if there is one; all others through the model."""
+
+    def __init__(self, model: GPT, quantize: Quantization | None) -> None:
+        super().__init__(model)
+        self._source = model
+        self._library = load_library() if self.device.type == "cpu" else None
+        casts = self.dtype == torch.bfloat16 and model.embedding.weight.dtype == torch.float32
+        self.model = decoding_view(model, self._library, quantize or ("bf16" if casts else None))
+        self._decoder: CPUDecoder | GraphDecoder | None = None
+        self._grammars: Grammars | None = None
+
+    def allocate(self, num_blocks: int, block_size: int, max_running: int, tokens_per_step: int) -> None:
+        super().allocate(num_blocks, block_size, max_running, tokens_per_step)
+        longest = -(-self.config.context_length // block_size)
+        if self.device.type == "cuda":
+            recorder = CudaRecorder(self.device)
+            self._decoder = GraphDecoder(self.model, self.cache, max_running, longest, recorder)
+        elif self._library is not None and CPUDecoder.is_possible(self.model, self.cache):
+            rows = max(max_running, min(MOST_ROWS, tokens_per_step))
+            self._decoder = CPUDecoder(self._library, self.model, self.cache, rows, longest)
+        if self._decoder is not None:
+            self.name = self._decoder.name
+
+    def forward(self, chunks: list[Chunk]) -> Tensor:
+        count = 0 if self._decoder is None else self._decoder.num_taken(chunks)
+        if self._decoder is None or not count:
+            return super().forward(chunks)
+        hidden = self._decoder.hidden(chunks[:count])
+        if count == len(chunks):
+            return hidden
+        return torch.cat((hidden, super().forward(chunks[count:]).to(hidden.dtype)))
+
+    def weights_changed(self) -> None:
+        refresh(self.model, self._source)
+        if isinstance(self._decoder, CPUDecoder):
+            self._decoder.refresh()
+
+    def guide(self, constraint: Constraint, tokenizer: Tokenizer) -> Guide:
+        self._grammars = self._grammars or Grammars(tokenizer)
+        return self._grammars.start(constraint)

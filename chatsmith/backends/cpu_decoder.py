@@ -1,9 +1,9 @@
-"""Few tokens through the network in C: what a step of decoding takes on a CPU, without the head.
+"""C forward pass for small decode batches on a CPU; excludes the LM head.
 
-It is given a view of the model (see `weights`) and the key-value pool, and reads both where they lie. Every token is a
-row of its own, which looks up the keys and values of those before it in the pool, also of those in the same chunk. So
-a short chunk is welcome: a short prompt, the rest of one behind a cached prefix, a tool's result. Long ones are not its
-business: they go through the model itself, whose products are made for many rows.
+It is given a view of the model (see `quantized`) and the key-value pool, and reads both where they are. Every token is
+a row of its own, which looks up the keys and values of those before it in the pool, also of those in the same chunk.
+So it takes short chunks, too: a short prompt, the rest of one behind a cached prefix, a tool's output. Long ones go
+through the model itself, whose products are made for many rows.
 """
 
 import math
@@ -25,11 +25,11 @@ bf16 (docs/lab-log.md): C takes 0.50 of torch's time for 128 tokens at the kinde
 depth 12, and less of it for fewer; in fp32, at depth 6, 0.56."""
 
 MOST_ROWS = 512
-"""Room for tokens of short chunks beside those of decoding."""
+"""Room for the tokens of short chunks."""
 
 
-class Decoder:
-    """The network in C, laid over one model and one pool. New weights in place are seen; new tensors are not."""
+class CPUDecoder:
+    """The network in C over one model and one pool. It sees weights that change in place, not new tensors."""
 
     name = "C"
 
@@ -39,6 +39,7 @@ class Decoder:
         self._max_rows = max_rows
         # Everything that C points into is held here: memory that Python forgot would be given to others.
         self._held: list[object] = [view, cache]
+        self._copies: list[tuple[Tensor, Tensor]] = []
         self._network = self._lay_out(view, cache)
         rounded_up = math.ceil(max_rows / LANES) * LANES
         width, heads = view.config.model_dim, view.config.num_heads
@@ -49,7 +50,7 @@ class Decoder:
 
     @staticmethod
     def is_possible(view: GPT, cache: KVCache) -> bool:
-        """Is every size and type one that the C can take?"""
+        """Does the C support every size and type?"""
         return (
             cache.dtype in (torch.float32, torch.bfloat16)
             and view.embedding.weight.dtype in (torch.float32, torch.bfloat16)
@@ -58,7 +59,7 @@ class Decoder:
         )
 
     def num_taken(self, chunks: list[Chunk]) -> int:
-        """How many of a step's chunks, the first, are its business. They are packed by length, the shortest first."""
+        """How many of a step's chunks, the first, it takes. They are packed by length, the shortest first."""
         room = self._max_rows
         for index, chunk in enumerate(chunks):
             room -= chunk.length
@@ -79,6 +80,11 @@ class Decoder:
             setattr(step, name, workspace.data_ptr())
         self._library.step(self._network, step)
         return self._workspace["normed"][:rows].clone()
+
+    def refresh(self) -> None:
+        """Copy the small parameters that C reads as float32 copies; all others it reads where they are."""
+        for copy, parameter in self._copies:
+            copy.copy_(parameter)
 
     def _lay_out(self, view: GPT, cache: KVCache) -> Network:
         config = view.config
@@ -124,9 +130,11 @@ class Decoder:
         )
 
     def _floats(self, tensor: Tensor) -> int:
-        """The address of a small parameter as float32: its own where it is stored so, else a copy's."""
+        """The address of a small parameter in float32: its own where it is stored so, else that of a copy."""
         floats = tensor.detach().float().contiguous()
         self._held.append(floats)
+        if floats.data_ptr() != tensor.data_ptr():
+            self._copies.append((floats, tensor.detach()))
         return floats.data_ptr()
 
 

@@ -39,7 +39,7 @@ Recorder = Callable[[Work], Work]
 
 
 class GraphDecoder:
-    """Steps of single tokens through one model and one pool. New weights in place are seen; new tensors are not."""
+    """Steps of single tokens through one model and one pool. It sees weights that change in place, not new tensors."""
 
     name = "CUDA graphs"
 
@@ -52,7 +52,7 @@ class GraphDecoder:
         self._sizes: dict[tuple[int, int], _Size] = {}
 
     def num_taken(self, chunks: list[Chunk]) -> int:
-        """How many of a step's chunks, the first, are its business. They are packed by length, the shortest first."""
+        """How many of a step's chunks, the first, it takes. They are packed by length, the shortest first."""
         return min(sum(chunk.length == 1 for chunk in chunks), self._max_rows)
 
     def hidden(self, chunks: list[Chunk]) -> Tensor:

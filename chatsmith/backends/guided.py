@@ -1,81 +1,27 @@
-"""Following a constrained reply token by token, through llguidance (https://github.com/guidance-ai/llguidance).
+"""Guided decoding: following a constrained completion token by token, through llguidance
+(https://github.com/guidance-ai/llguidance).
 
 It says which ids may come next, and the sampler chooses among those alone. The end of the turn is among them only
-where the form is complete. No other special token is, unless a Lark grammar names it, so a constrained reply calls no
-tool.
+where the completion is whole. No other special token is, unless a Lark grammar names it, so a constrained completion
+calls no tool.
 """
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import torch
 from torch import Tensor
 
-from chatsmith.runtime.errors import UserError
+from chatsmith.engine.request import Constraint, RequestError
 from chatsmith.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
     from llguidance._lib import JsonCompileOptions
-
-
-# -------------------- engine.errors
-# What the engine answers to a request that it cannot serve.
-
-
-class RequestError(UserError):
-    """A request that cannot be served. `parameter` names the field at fault, `code` the kind of mistake."""
-
-    def __init__(self, message: str, *, parameter: str, code: str = "invalid_value") -> None:
-        super().__init__(message)
-        self.parameter = parameter
-        self.code = code
-
-
-# -------------------- engine.constraints
-# What a reply may be constrained to: a JSON schema, a regular expression, a choice of texts, or a grammar.
-#
-# Plain values; `chatsmith.backends.guided` enforces them. A constraint says nothing about length: max_tokens may still
-# cut a reply before it is complete.
-
-
-@dataclass(frozen=True)
-class Constraint:
-    """A form that a reply must have. Whether it makes sense is found out when it is submitted."""
-
-    kind: Literal["json_schema", "regex", "lark"]
-    value: str
-
-    @staticmethod
-    def json_schema(schema: dict[str, Any]) -> "Constraint":
-        """JSON that is valid under a JSON schema."""
-        return Constraint("json_schema", json.dumps(schema))
-
-    @staticmethod
-    def json_object() -> "Constraint":
-        """Any JSON object."""
-        return Constraint.json_schema({"type": "object"})
-
-    @staticmethod
-    def regex(pattern: str) -> "Constraint":
-        """Text that a regular expression (Rust's syntax, without look-around) matches as a whole."""
-        return Constraint("regex", pattern)
-
-    @staticmethod
-    def choice(texts: Sequence[str]) -> "Constraint":
-        """One of these texts."""
-        if not texts:
-            raise RequestError("constraint must offer at least one text", parameter="constraint")
-        return Constraint.regex("|".join(map(re.escape, texts)))
-
-    @staticmethod
-    def lark(grammar: str) -> "Constraint":
-        """Text of a context-free grammar, in llguidance's dialect of Lark."""
-        return Constraint("lark", grammar)
-
 
 JSON_LAYOUT: "JsonCompileOptions" = {
     "whitespace_flexible": False,
@@ -85,8 +31,8 @@ JSON_LAYOUT: "JsonCompileOptions" = {
 """As json.dumps writes. A small model that may add white space where it likes soon adds nothing else."""
 
 
-class Form:
-    """Where one reply stands in its form."""
+class Matcher:
+    """Where one completion stands in its grammar: a Guide of the engine."""
 
     def __init__(self, matcher: "LLMatcher", vocab_size: int) -> None:
         self._matcher = matcher
@@ -110,18 +56,34 @@ class Form:
         self._matcher.consume_token(id)
 
 
-class Forms:
-    """Makes a Form of a Constraint, for one tokenizer."""
+class _Vocabulary:
+    """The tokenizer as llguidance asks for one. Given the file, llguidance would read the names of special tokens in
+    what a constraint demands as those tokens; our own `encode` never does."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        from llguidance import LLTokenizer  # only who asks for a form waits for the library to load
+        ids = range(tokenizer.vocab_size)
+        self.eos_token_id = tokenizer.special("<|assistant_end|>")
+        self.bos_token_id = tokenizer.bos_id
+        self.tokens = [tokenizer.decode_bytes([id]) for id in ids]
+        self.special_token_ids = [id for id in ids if tokenizer.is_special(id)]
+        self._tokenizer = tokenizer
+
+    def __call__(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text)
+
+
+class Grammars:
+    """Compiles constraints, for one tokenizer."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        # Only who constrains a completion waits for the library to load.
+        from llguidance import LLTokenizer, TokenizerWrapper
 
         self._vocab_size = tokenizer.vocab_size
-        end = tokenizer.special("<|assistant_end|>")
-        self._tokenizer = LLTokenizer(tokenizer.to_json(), n_vocab=tokenizer.vocab_size, eos_token=end)
+        self._tokenizer = LLTokenizer(TokenizerWrapper(_Vocabulary(tokenizer)), n_vocab=tokenizer.vocab_size)
 
-    def start(self, constraint: Constraint) -> Form:
-        """The beginning of a reply of this form. Raises RequestError if the form makes no sense."""
+    def start(self, constraint: Constraint) -> Matcher:
+        """The beginning of a completion under `constraint`. Raises RequestError if that makes no sense."""
         from llguidance import LLMatcher
 
         try:
@@ -131,10 +93,10 @@ class Forms:
                 f"the {constraint.kind} cannot be used: {error}", parameter="constraint"
             ) from error
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
-        if matcher.is_error():
-            reason = matcher.get_error().splitlines()[0]
+        reason = matcher.get_error().splitlines()[0] if matcher.is_error() else _flaw(constraint)
+        if reason:
             raise RequestError(f"the {constraint.kind} cannot be used: {reason}", parameter="constraint")
-        return Form(matcher, self._vocab_size)
+        return Matcher(matcher, self._vocab_size)
 
 
 def _grammar(constraint: Constraint) -> str:
@@ -146,3 +108,114 @@ def _grammar(constraint: Constraint) -> str:
     if constraint.kind == "regex":
         return LLMatcher.grammar_from_regex(constraint.value)
     return LLMatcher.grammar_from_lark(constraint.value)
+
+
+def _flaw(constraint: Constraint) -> str | None:
+    """Why a constraint that llguidance accepts cannot be followed to its end, or not so that the end is valid."""
+    for root in _schemas(constraint):
+        targets: dict[str, Any] = {}
+        left = [root]
+        while left:
+            for one in _subschemas(left.pop()):
+                # The grammar counts keys, but cannot tell which it has had: of those not named, only one is certain.
+                num_named, least = len(set(one.get("required", ()))), one.get("minProperties", 0)
+                is_open = "patternProperties" in one or one.get("additionalProperties") is not False
+                if is_open and least > num_named + 1:
+                    return f"minProperties is {least}, but required names {num_named}, and others could repeat a key"
+                if (ref := one.get("$ref")) is not None and ref not in targets:
+                    targets[ref] = _target(root, ref)
+                    left.append(targets[ref])
+        ending: set[str] = set()
+        num_before = -1
+        while len(ending) > num_before:
+            num_before = len(ending)
+            for ref, target in reversed(targets.items()):  # most refer to later ones
+                if _can_end(target, ending):
+                    ending.add(ref)
+        if not _can_end(root, ending):
+            return "it requires itself within itself, so no value of it can ever end"
+    return None
+
+
+def _schemas(constraint: Constraint) -> Iterator[Any]:
+    """The JSON schemas of a constraint: its own, or those that a Lark grammar embeds."""
+    if constraint.kind == "json_schema":
+        yield json.loads(constraint.value)
+    if constraint.kind == "lark":
+        for found in re.finditer(r"%json\s*", constraint.value):
+            with suppress(ValueError):  # within a text, say
+                yield json.JSONDecoder().raw_decode(constraint.value, found.end())[0]
+
+
+def _subschemas(schema: Any) -> Iterator[dict[str, Any]]:
+    """The schema and all within it."""
+    if isinstance(schema, dict):
+        yield schema
+        nested = [schema.get("items"), schema.get("additionalProperties")]
+        for name in ("allOf", "anyOf", "oneOf", "prefixItems"):
+            nested += schema.get(name, ())
+        for name in ("properties", "patternProperties"):
+            nested += schema.get(name, {}).values()
+        for one in nested:
+            yield from _subschemas(one)
+
+
+def _target(schema: Any, ref: str) -> Any:
+    """The schema that a JSON pointer (#/$defs/name) leads to; True, which allows everything, where it is none."""
+    path = ref.removeprefix(schema.get("$id", ""))
+    if path != "#" and not path.startswith("#/"):
+        return True
+    for step in path.split("/")[1:]:
+        step = unquote(step).replace("~1", "/").replace("~0", "~")
+        try:
+            schema = schema[int(step)] if isinstance(schema, list) else schema[step]
+        except (KeyError, IndexError, TypeError, ValueError):
+            return True
+    return schema
+
+
+def _matches(pattern: str, key: str) -> bool:
+    with suppress(re.error):  # the grammar's expressions are Rust's
+        return re.search(pattern, key) is not None
+    return False
+
+
+def _can_end(schema: Any, ending: set[str]) -> bool:
+    """Has the schema a finite value, where those that `ending` refers to have one?"""
+    if not isinstance(schema, dict) or "const" in schema or "enum" in schema:
+        return True
+
+    def all_end(schemas: Iterable[Any]) -> bool:
+        return all(_can_end(one, ending) for one in schemas)
+
+    if "$ref" in schema and schema["$ref"] not in ending:
+        return False
+    if not all_end(schema.get("allOf", ())):
+        return False
+    for choice in ("anyOf", "oneOf"):
+        if choice in schema and not any(_can_end(one, ending) for one in schema[choice]):
+            return False
+    others, patterns = schema.get("additionalProperties", True), schema.get("patternProperties", {})
+    values: list[Any] = []
+    for key in schema.get("required", ()):
+        matching = [value for pattern, value in patterns.items() if _matches(pattern, key)]
+        values.append(schema.get("properties", {}).get(key, matching[0] if matching else others))
+    if len(values) < schema.get("minProperties", 0):
+        values.append({"anyOf": [others, *patterns.values()]})
+    items = [*schema.get("prefixItems", ()), schema.get("items", True)][: schema.get("minItems", 0)]
+    ends = {"object": all_end(values), "array": all_end(items)}
+    kinds = schema.get("type", "any")
+    return any(ends.get(kind, True) for kind in ([kinds] if isinstance(kinds, str) else kinds))
+
+
+def object_schema(schema: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The JSON schema of a tool's arguments, which are an object: a type that is missing means so.
+
+    Raises RequestError if its type is another. What else rules objects out is found when it is compiled.
+    """
+    schema = schema or {}
+    kinds = schema.get("type", "object")
+    if "object" not in ([kinds] if isinstance(kinds, str) else kinds):
+        message = f"a tool's parameters must describe an object, not {kinds!r}"
+        raise RequestError(message, parameter="tools")
+    return {**schema, "type": "object"}

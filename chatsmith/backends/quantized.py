@@ -1,10 +1,9 @@
 """The engine's own view of a model: the same network and parameters, with products made for decoding.
 
-A view shares the parameters of the model it is made from, so that what a trainer changes in place shows at once;
-only other weights that were asked for are a copy. Nothing that was compiled for training is in it.
+A view shares the parameters of the model it is made from, so that what a trainer changes in place shows at once.
+Only quantized weights are a copy, which `refresh` brings up to date, in place as well.
 """
 
-import copy
 from typing import Literal
 
 import torch
@@ -12,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chatsmith.backends.native import LANES, Library, Weights
+from chatsmith.engine.backend import shared_copy
 from chatsmith.model.gpt import GPT, Block, Linear
 
 Quantization = Literal["bf16", "int8"]
@@ -26,18 +26,29 @@ FEWEST_OUTPUTS = 64
 def decoding_view(model: GPT, library: Library | None, quantize: Quantization | None = None) -> GPT:
     """A view of `model` whose large products, of few rows, run through `library`, where there is one.
 
-    `quantize` keeps other weights for those products, of which a token needs fewer bytes: "bf16", or "int8" with a
-    scale a row (symmetric, by the largest). What is computed with them is computed in the model's own type.
+    `quantize` keeps the weights of those products in fewer bytes: "bf16", or "int8" with a scale a row (symmetric, by
+    the largest). What is computed with them is computed in the model's own type.
     """
     rounds = (model.compute_dtype or model.embedding.weight.dtype) == torch.bfloat16
-    shared = [*model.parameters(), *model.buffers()]
-    view = copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
+    view = shared_copy(model)
     on_cpu = model.embedding.weight.device.type == "cpu"
     for module in list(view.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, Linear) and child.weight[..., 0].numel() >= FEWEST_OUTPUTS:
                 setattr(module, name, _for_decoding(child, library if on_cpu else None, quantize, rounds))
     return view
+
+
+@torch.no_grad()
+def refresh(view: GPT, model: GPT) -> None:
+    """Quantize the model's present weights into the view's own tensors, where recorded graphs and C look for them."""
+    for name, module in view.named_modules():
+        if isinstance(module, Int8Linear):
+            module.load(model.get_parameter(f"{name}.weight"))
+        elif isinstance(module, StreamedLinear | Linear):
+            source = model.get_parameter(f"{name}.weight")
+            if module.weight is not source:
+                module.weight.copy_(source)
 
 
 def products(block: nn.Module) -> tuple[nn.Module, ...]:
@@ -58,7 +69,7 @@ def _for_decoding(
     weight = linear.weight
     usable = library if weight.shape[-1] % LANES == 0 else None
     if quantize == "int8":
-        return Int8Linear(weight.detach().flatten(0, -2), usable, rounds)
+        return Int8Linear(weight, usable, rounds)
     if quantize == "bf16":
         weight = nn.Parameter(weight.detach().to(torch.bfloat16), requires_grad=False)
     if usable is not None and weight.dtype in (torch.float32, torch.bfloat16):
@@ -90,12 +101,18 @@ class Int8Linear(nn.Module):
 
     def __init__(self, weight: Tensor, library: Library | None, rounds: bool) -> None:
         super().__init__()
-        wide = weight.float()
-        scale = (wide.abs().amax(dim=1) / 127).clamp(min=1e-12)
-        self.register_buffer("scale", scale)
-        self.register_buffer("weight", (wide / scale[:, None]).round().to(torch.int8))
+        rows = weight[..., 0].numel()
+        self.register_buffer("scale", torch.empty(rows, device=weight.device))
+        self.register_buffer("weight", torch.empty_like(weight.detach().view(rows, -1), dtype=torch.int8))
+        self.load(weight)
         self.weights = Weights.of(self.weight, self.scale, rounds=rounds) if library is not None else None
         self._library = library
+
+    def load(self, weight: Tensor) -> None:
+        """Round `weight` (..., columns) into the tensors of this module."""
+        wide = weight.detach().flatten(0, -2).float()
+        self.scale.copy_((wide.abs().amax(dim=1) / 127).clamp(min=1e-12))
+        self.weight.copy_((wide / self.scale[:, None]).round())
 
     def forward(self, x: Tensor) -> Tensor:
         if self._library is None or self.weights is None or x.numel() > MOST_ROWS * x.shape[-1]:

@@ -18,21 +18,23 @@ from typing import Any
 
 import torch
 
+from chatsmith.backends import choose_backend, weight_bytes
 from chatsmith.backends.native import load_library
 from chatsmith.backends.quantized import Quantization, decoding_view
-from chatsmith.bundle import load_bundle, resolve_bundle
+from chatsmith.bundle import load_bundle
 from chatsmith.cli.config import BenchInferConfig as Config
 from chatsmith.cli.plan import shape_of
+from chatsmith.data.dataset import load_manifest
 from chatsmith.data.packing import ValidationRows
 from chatsmith.data.tokens import open_token_cache
 from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import Request, Sampling
-from chatsmith.evals.bits_per_byte import score_text
+from chatsmith.evals.bpb import score_text
 from chatsmith.model.config import kv_bytes_per_token
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import Runtime, detect_runtime, read_bandwidth
-from chatsmith.runtime.run_directory import RunDirectory
+from chatsmith.runtime.run_directory import RunDirectory, resolve_bundle
 from chatsmith.text.tokenizer import train_tokenizer
 
 STREAMS, LONG_PROMPT = 8, 400
@@ -92,7 +94,7 @@ def new_engine(
         max_running=batch,
         kv_tokens=batch * model.config.context_length,
         tokens_beside_decoding=tokens_beside_decoding,
-        quantize=quantize,
+        backend=choose_backend(model, quantize=quantize),
     )
 
 
@@ -135,14 +137,14 @@ def measure_decoding(
             seconds = seconds_per_step(engine, requests, runtime)
             bandwidth = read_bandwidth(runtime, seconds=0.3)
             results["read_bytes_per_second"] = max(results["read_bytes_per_second"], bandwidth)
-            num_bytes.append(engine.weight_bytes + batch * context * kv_bytes)
+            num_bytes.append(weight_bytes(engine.backend.model) + batch * context * kv_bytes)
             rows.append(
                 {
                     "batch": batch,
                     "dtype": {None: own, "bf16": "bfloat16", "int8": "int8"}[quantize],
                     "tokens_per_second": batch / seconds,
                     "milliseconds_per_step": 1000 * seconds,
-                    "decoder": engine.decodes_with,
+                    "decoder": engine.backend.name,
                 }
             )
             bar.advance()
@@ -335,9 +337,7 @@ def measure_bits(path: Path, runtime: Runtime, reporter: Reporter) -> dict[str, 
     bundle = load_bundle(folder, device=runtime.device, dtype=runtime.compute_dtype)
     kinds: dict[str, Quantization | None] = {"own": None, "bfloat16": "bf16", "int8": "int8"}
     found: dict[str, float] = {}
-    with open_token_cache(
-        run.tokens, data_folder=run.data, tokenizer_folder=folder, split="validation"
-    ) as cache:
+    with open_token_cache(run.tokens, load_manifest(run.data), bundle.tokenizer, "validation") as cache:
         rows = ValidationRows(cache, bundle.config.context_length)
         for name, kept in kinds.items():
             model = bundle.model if kept is None else decoding_view(bundle.model, load_library(), kept)

@@ -10,6 +10,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import torch
@@ -21,9 +22,8 @@ from chatsmith.model.gpt import GPT
 from chatsmith.optim.optimizer import Optimizer
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import Runtime, detect_runtime, gemm_peak, peak_memory_bytes
-from chatsmith.train.objective import prepare
 from chatsmith.train.plan import Plan, make_plan
-from chatsmith.train.trainer import train_step
+from chatsmith.train.step import prepare, train_step
 
 WARM_UP_STEPS = 2
 
@@ -72,7 +72,9 @@ def measure(config: Config, plan: Plan, runtime: Runtime, reporter: Reporter) ->
         for step in range(num_steps):
             runtime.synchronize()
             started = time.perf_counter()
-            train_step(model, optimizer, batches, plan, compute_loss, runtime, step + 1)
+            train_step(
+                model, optimizer, islice(batches, plan.accumulation), plan, compute_loss, runtime, step + 1
+            )
             runtime.synchronize()
             durations.append(time.perf_counter() - started)
             bar.advance()

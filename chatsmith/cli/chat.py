@@ -13,17 +13,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from typing import TYPE_CHECKING, Any, TextIO
+from dataclasses import replace
+from typing import TextIO
 
 from chatsmith.cli.config import ChatConfig as Config
+from chatsmith.engine.request import Completion, Request, SamplingParams
+from chatsmith.llm import LLM
 from chatsmith.runtime.errors import UserError
-
-if TYPE_CHECKING:
-    from chatsmith.bundle import Bundle
-    from chatsmith.engine.engine import Engine
-    from chatsmith.engine.request import Completion, Sampling
-    from chatsmith.text.chat import Message, Part
-    from chatsmith.text.tokenizer import Tokenizer
+from chatsmith.text.chat import Message, Part, render_prompt
 
 HELP = """\
 /help            this list
@@ -40,8 +37,7 @@ SAMPLE_QUESTIONS = (
     "What is the opposite of hot?",
 )
 
-# Without them a small model rambles; a bundle's generation_config.json comes first, flags before both.
-DEFAULTS = {"temperature": 0.7, "top_k": 50, "top_p": 1.0, "max_tokens": 256}
+SAMPLING_FLAGS = ("seed", "temperature", "top_k", "top_p", "max_tokens")
 
 # What a model writes may hold characters that a terminal would obey.
 CONTROL_CHARACTERS = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "\ufffd")
@@ -53,18 +49,17 @@ def main(config: Config) -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="replace")  # a stray byte is no reason to stop talking
+    talk = open_talk(config)
     if config.prompt is not None:
-        sys.stdout.write(open_talk(config)[0].ask(config.prompt).text + "\n")
+        sys.stdout.write(talk.ask(config.prompt).text + "\n")
     elif sys.stdin.isatty() and sys.stdout.isatty():
-        talk, bundle = open_talk(config)
         screen = Screen(sys.stdout, is_terminal=True)
-        screen.notice(f"{bundle.path}. /help lists what you can type; Ctrl-D leaves.")
+        screen.notice(f"{talk.llm.bundle.path}. /help lists what you can type; Ctrl-D leaves.")
         screen.notice(talk.engine.describe())
-        if bundle.provenance.get("stage") == "pretrain":
+        if talk.llm.bundle.provenance.get("stage") == "pretrain":
             screen.notice("This model was not taught to converse yet: `chatsmith sft` does that.")
         converse(talk, typed_lines(screen), screen)
     else:
-        talk, _ = open_talk(config)
         screen = Screen(sys.stdout, shows_calls=False)  # the replies alone, for programs
         if not converse(talk, (line.rstrip("\r\n") for line in sys.stdin), screen):
             raise UserError(
@@ -74,97 +69,69 @@ def main(config: Config) -> None:
 
 def show_sample(config: Config, questions: Iterable[str] = SAMPLE_QUESTIONS) -> None:
     """Print a short conversation: each question and the model's reply. The same every time."""
-    from dataclasses import replace
-
-    talk, _ = open_talk(replace(config, seed=config.seed or 0, temperature=0.0))
+    talk = open_talk(replace(config, seed=config.seed or 0, temperature=0.0))
     screen = Screen(sys.stdout)
     for question in questions:
         screen.write(f"You:   {question}\nModel: ")
-        talk.ask(question, hear=screen.hear)
+        talk.ask(question, on_part=screen.show)
         screen.end()
 
 
-def open_talk(config: Config) -> "tuple[Talk, Bundle]":
-    """Load the bundle and begin a conversation with it. Raises UserError if there is none, or it is damaged."""
-    from chatsmith.bundle import load_bundle, resolve_bundle
-    from chatsmith.engine.engine import Engine
-    from chatsmith.runtime.device import detect_runtime
-    from chatsmith.tools.calculator import calculator_tool
+def open_talk(config: Config) -> "Talk":
+    """Load the model and begin a conversation with it. Raises UserError if there is none, or it is damaged."""
 
-    path = resolve_bundle(config.run)
-    runtime = detect_runtime(config.device, config.dtype)
-    bundle = load_bundle(path, device=runtime.device, dtype=runtime.compute_dtype)
-    sampling = choose_sampling(config, bundle.generation)
-    # A conversation decodes one sequence; beside it, the pool keeps one more context's worth of earlier turns.
-    engine = Engine(
-        bundle.model,
-        bundle.tokenizer,
-        tool=calculator_tool,
-        max_running=1,
-        kv_tokens=2 * bundle.config.context_length,
+    llm = LLM(
+        config.run,
+        device=config.device,
+        dtype=config.dtype,
         quantize=None if config.quantize == "none" else config.quantize,
+        # Room for two contexts: one conversation is decoded, and what it was before turns were dropped stays cached.
+        max_running=2,
     )
-    return Talk(engine, bundle.tokenizer, sampling, config.system), bundle
-
-
-def choose_sampling(config: Config, generation: dict[str, Any]) -> "Sampling":
-    """How to sample: flags, else the bundle's generation_config.json, else DEFAULTS. Raises UserError."""
-    from chatsmith.engine.request import Sampling
-
-    values: dict[str, Any] = {"seed": config.seed}
-    for name in ("temperature", "top_k", "top_p", "max_tokens"):
-        flag = getattr(config, name)
-        chosen = generation.get(name, DEFAULTS[name]) if flag is None else flag
-        kinds = (int,) if type(DEFAULTS[name]) is int else (int, float)
-        if type(chosen) not in kinds:
-            kind = "a whole number" if float not in kinds else "a number"
-            raise UserError(f"generation_config.json says {name} = {chosen!r}; it must be {kind}")
-        values[name] = chosen
-    return Sampling(**values)
+    sampling = llm.sampling(**{name: getattr(config, name) for name in SAMPLING_FLAGS})
+    return Talk(llm, sampling, config.system)
 
 
 class Talk:
     """A conversation with a model: what was said, and the making of the next reply."""
 
-    def __init__(
-        self, engine: "Engine", tokenizer: "Tokenizer", sampling: "Sampling", system: str | None = None
-    ) -> None:
-        self.engine = engine
+    def __init__(self, llm: LLM, sampling: SamplingParams, system: str | None = None) -> None:
+        self.llm = llm
+        self.engine = llm.engine
         self.system = system
         self.history: list[Message] = []
         """The turns the model still sees: user and assistant, in pairs."""
         self.num_dropped = 0
         """Turns that the last question pushed out of the context."""
-        self._tokenizer = tokenizer
+        self.begins_to_drop = False
+        """Did the last question push turns out, and the one before it none?"""
         self._sampling = sampling
 
     def reset(self) -> None:
         """Forget what was said, not the system message."""
         self.history = []
+        self.num_dropped = 0
 
     def ask(
         self,
         text: str,
-        hear: "Callable[[Part], object]" = lambda part: None,
+        on_part: Callable[[Part], object] = lambda part: None,
         is_stopped: Callable[[], bool] = lambda: False,
-    ) -> "Completion":
+    ) -> Completion:
         """The reply to `text`, which joins the conversation together with it.
 
-        `hear` is given the parts of the reply as they are written; the reply ends early once `is_stopped` says
+        `on_part` is called with the parts of the reply as they are written; the reply ends early once `is_stopped` says
         so. Raises UserError, and forgets the question, if it does not fit the context or the model fails.
         """
-        from chatsmith.engine.request import Request
-        from chatsmith.text.chat import Message
 
         question = Message.of("user", text)
-        prompt = self._fitting_prompt(question)
-        handle = self.engine.submit(Request(tuple(prompt), self._sampling))
+        handle = self.engine.submit(Request(tuple(self._fitting_prompt(question)), self._sampling))
         completion: Completion | None = None
         try:
             while completion is None and not is_stopped():
                 for event in self.engine.step():
                     for part in event.parts:
-                        hear(part)
+                        on_part(part)
                     completion = event.completion
         finally:
             completion = completion or self.engine.cancel(handle)
@@ -176,16 +143,15 @@ class Talk:
             self.history += [question, Message("assistant", completion.parts)]
         return completion
 
-    def _fitting_prompt(self, question: "Message") -> list[int]:
+    def _fitting_prompt(self, question: Message) -> list[int]:
         """The conversation up to and with the question as ids; drops the oldest turns until a reply fits too."""
-        from chatsmith.text.chat import Message, render_prompt
 
         context = self.engine.config.context_length
         room = min(self._sampling.max_tokens or context, context // 4)
         beginning = [Message.of("system", self.system)] if self.system else []
         kept = list(self.history)
         while True:
-            prompt = render_prompt([*beginning, *kept, question], self._tokenizer)
+            prompt = render_prompt([*beginning, *kept, question], self.llm.tokenizer)
             if len(prompt) + room <= context or not kept:
                 break
             del kept[:2]
@@ -194,7 +160,9 @@ class Talk:
                 f"the message takes {len(prompt)} tokens, but the model's context holds {context}, "
                 "the reply included: shorten it"
             )
+        dropped_before = self.num_dropped
         self.num_dropped = (len(self.history) - len(kept)) // 2
+        self.begins_to_drop = self.num_dropped > 0 and dropped_before == 0
         self.history = kept
         return prompt
 
@@ -222,7 +190,7 @@ class Screen:
         if self.is_terminal:
             self._dim_line(text)
 
-    def hear(self, part: "Part") -> None:
+    def show(self, part: Part) -> None:
         """A piece of the reply. A call of the calculator becomes a line once its result is there."""
         if part.kind == "text":
             self._show_call()
@@ -269,7 +237,7 @@ def converse(talk: Talk, lines: Iterable[str], screen: Screen) -> bool:
             continue
         try:
             with ctrl_c_noted() if screen.is_terminal else nullcontext(lambda: False) as is_stopped:
-                completion = talk.ask(text, screen.hear, is_stopped)
+                completion = talk.ask(text, screen.show, is_stopped)
         except UserError as error:
             screen.end()
             screen.notice(str(error))
@@ -281,16 +249,18 @@ def converse(talk: Talk, lines: Iterable[str], screen: Screen) -> bool:
     return had_lines
 
 
-def _after_reply(talk: Talk, completion: "Completion", screen: Screen) -> None:
+def _after_reply(talk: Talk, completion: Completion, screen: Screen) -> None:
     if completion.finish_reason == "cancelled":
         screen.notice("(stopped)")
     elif completion.finish_reason == "length":
         screen.notice("(cut off here: the reply reached its longest)")
     elif not completion.parts:
         screen.notice("(the model had nothing to say)")
-    if talk.num_dropped:
-        turns = "turn was" if talk.num_dropped == 1 else f"{talk.num_dropped} turns were"
-        screen.notice(f"(the oldest {turns} dropped: the conversation has outgrown the model's context)")
+    if talk.begins_to_drop:
+        forgets = "the conversation has outgrown the model's context: it no longer sees the oldest turns"
+        screen.notice(f"({forgets})")
+        if not screen.is_terminal:
+            sys.stderr.write(f"Note: {forgets}.\n")
 
 
 def _command(talk: Talk, text: str, screen: Screen) -> None:

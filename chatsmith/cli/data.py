@@ -17,7 +17,7 @@ from chatsmith.cli.inspect_data import show_manifest
 from chatsmith.cli.settings import expanded
 from chatsmith.data.dataset import DataManifest, load_manifest, survey
 from chatsmith.data.documents import find_files
-from chatsmith.data.generated import write_conversations, write_documents
+from chatsmith.ingest.forms import TYPES, conversation_files, write_conversations, write_documents
 from chatsmith.runtime.atomic import new_folder
 from chatsmith.runtime.console import Bar, Reporter
 from chatsmith.runtime.errors import UserError
@@ -47,11 +47,10 @@ def main(config: Config) -> None:
         started = time.monotonic()
         with new_folder(run.data) as folder:
             _gather(config, folder, reporter).save(folder)
-        run.keep_settings(STAGE, key, config)
         manifest = load_manifest(run.data)
         show_manifest(manifest, reporter)
         facts = {"seconds": round(time.monotonic() - started, 2), **_figures(manifest)}
-        run.mark_done(STAGE, key, facts, outputs=[run.data / "manifest.json"])
+        run.mark_done(STAGE, key, facts, [run.data / "manifest.json"], config)
 
 
 def _gather(config: Config, folder: Path, reporter: Reporter) -> DataManifest:
@@ -68,6 +67,7 @@ def _gather(config: Config, folder: Path, reporter: Reporter) -> DataManifest:
         validation_conversations.insert(0, folder / "conversations_validation.jsonl")
     return survey(
         data,
+        chats=conversation_files(folder / "conversations"),
         validation=validation,
         conversations=conversations,
         validation_conversations=validation_conversations,
@@ -115,7 +115,9 @@ def _check_outside(config: Config, run: RunDirectory) -> None:
 def _listing(config: Config) -> str:
     """A hash of the names, sizes and times of the files named: what tells a changed folder quickly."""
 
-    files = ((file, file.stat()) for file in find_files(_all_named(config)))
+    texts = find_files(_named((*config.data, *config.validation)))
+    chats = find_files(_named((*config.conversations, *config.validation_conversations)), TYPES)
+    files = ((file, file.stat()) for file in dict.fromkeys((*texts, *chats)))
     lines = (f"{file} {status.st_size} {status.st_mtime_ns}" for file, status in files)
     return sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 

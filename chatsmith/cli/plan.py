@@ -15,9 +15,9 @@ from chatsmith.model.config import GPTConfig, model_cost
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import Runtime, can_compile, detect_runtime, gemm_peak
 from chatsmith.train.memory import activation_bytes, state_bytes
-from chatsmith.train.objective import COMPILING_PAYS_SECONDS
 from chatsmith.train.plan import Plan, make_plan, model_shape
-from chatsmith.train.step_time import step_seconds
+from chatsmith.train.step import COMPILING_PAYS_SECONDS
+from chatsmith.train.timing import foreseen_step_seconds
 
 EXPECTED_SHARE_OF_PEAK = 0.55
 """What `chatsmith bench train` reaches at depth 6 (docs/lab-log.md, "Throughput"); small models on CPU, which are timed
@@ -70,7 +70,7 @@ def expected_time(plan: Plan, runtime: Runtime) -> ExpectedTime:
 
     peak = gemm_peak(runtime, runtime.compute_dtype, seconds=0.5)
     at_peak = plan.tokens * plan.cost.training_flops_per_token / (peak * plan.world_size)
-    of_step = step_seconds(plan, runtime, peak)
+    of_step = foreseen_step_seconds(plan, runtime, peak)
     if of_step is None:
         return ExpectedTime(at_peak / EXPECTED_SHARE_OF_PEAK, False, EXPECTED_SHARE_OF_PEAK)
     return ExpectedTime(plan.steps * of_step, True, at_peak / (plan.steps * of_step))

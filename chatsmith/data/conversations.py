@@ -1,152 +1,75 @@
-"""Rendered conversations as rows to fine-tune on: whole ones, several to a row by best fit, then padding.
+"""Files to conversations: JSON lines of objects with `messages`, the one form that the core reads.
 
-A conversation longer than a row is cut after the last turn of the assistant that fits; one whose first
-answer does not fit is left out. Both are counted. So every row holds something to learn, no batch is all
-padding, and an epoch always ends. Which conversations share a row depends on the seed; each epoch then has
-its own order of the rows. How a conversation becomes ids and a mask is decided in `text.chat`.
+`ingest.forms` writes other forms as such files.
 """
 
-from array import array
-from collections.abc import Iterable, Iterator
-from itertools import count, islice
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from chatsmith.data.packing import NOT_TRAINED_ON, Batch, Shelves, make_batch
+from chatsmith.data.documents import JSON_LINES, JsonLines, file_type, is_encodable, key_names, named_errors
 from chatsmith.runtime.errors import UserError
-from chatsmith.text.chat import Rendered
+from chatsmith.text.chat import Conversation, parse_conversation, unknown_keys
 
 
-class NothingToLearnError(UserError):
-    """No conversation was given, or of the `skipped` ones none has anything to learn that fits into a row."""
-
-    def __init__(self, skipped: int, sequence_length: int) -> None:
-        reason = f"{skipped:,} do not fit into {sequence_length} tokens" if skipped else "none given"
-        super().__init__(f"no conversation to learn from: {reason}; give others (`--conversations`)")
-        self.skipped = skipped
-
-
-class ConversationRows:
-    """Rows of T + 1 places, held in memory as compact arrays (5 bytes a token)."""
-
-    def __init__(
-        self,
-        rendered: Iterable[Rendered],
-        sequence_length: int,
-        seed: int,
-        *,
-        turn_end_id: int,
-        padding_id: int,
-    ):
-        """`sequence_length` is T; `turn_end_id` is the id of <|assistant_end|>; `padding_id` any id, usually
-        <|bos|>, as its places are never targets.
-
-        Raises NothingToLearnError if no conversation is left.
-        """
-        self._length = sequence_length
-        self._seed = seed
-        self._padding_id = padding_id
-        self._ids, self._masks = array("I"), array("b")
-        self._starts = [0]
-        self.cut = 0
-        """Conversations of which only the first turns fitted."""
-        self.skipped = 0
-        """Conversations of which nothing to learn fitted."""
-        for conversation in rendered:
-            self._take(conversation, turn_end_id)
-        if not self.num_conversations:
-            raise NothingToLearnError(self.skipped, sequence_length)
-        self._rows = self._pack()
-
-    @property
-    def num_conversations(self) -> int:
-        """Conversations in the rows, whole or cut."""
-        return len(self._starts) - 1
-
-    @property
-    def rows_per_epoch(self) -> int:
-        """Rows that hold every conversation once."""
-        return len(self._rows)
-
-    @property
-    def utilisation(self) -> float:
-        """The share of the rows' places that are not padding."""
-        return len(self._ids) / (self.rows_per_epoch * (self._length + 1))
-
-    def batches(
-        self,
-        rows_per_batch: int,
-        start_row: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        *,
-        pin_memory: bool = False,
-    ) -> Iterator[Batch]:
-        """Yield (rows_per_batch, T) batches for ever, epoch after epoch; arguments as in
-        `TrainingRows.batches`. Targets are -1 wherever the mask is 0 and in padding."""
-        order = self._order(start_row)
-        while True:
-            turn = list(islice(order, rows_per_batch * world_size))
-            mine = turn[rank * rows_per_batch : (rank + 1) * rows_per_batch]
-            yield self._batch(mine, rows_per_batch, pin_memory)
-
-    def validation_batches(
-        self, rows_per_batch: int, *, rank: int = 0, world_size: int = 1, pin_memory: bool = False
-    ) -> Iterator[Batch]:
-        """Yield every row once, as (rows_per_batch, T) batches, filled up with rows of padding; every rank
-        gets the same number of them."""
-        turn = rows_per_batch * world_size
-        numbers = list(range(self.rows_per_epoch))
-        for first in range(rank * rows_per_batch, -(-len(numbers) // turn) * turn, turn):
-            yield self._batch(numbers[first : first + rows_per_batch], rows_per_batch, pin_memory)
-
-    def _take(self, conversation: Rendered, turn_end_id: int) -> None:
-        fitting = whole_turns(conversation, self._length + 1, turn_end_id)
-        ids, mask = fitting.ids, fitting.mask
-        if not any(mask):
-            self.skipped += 1
-            return
-        self.cut += len(ids) < len(conversation.ids)
-        assert not mask[0], "nothing predicts the first id"
-        self._ids.extend(ids)
-        self._masks.extend(mask)
-        self._starts.append(len(self._ids))
-
-    def _pack(self) -> list[list[int]]:
-        """Rows of conversation numbers. Of conversations of one length, the seed decides which goes where."""
-        shelves: Shelves[int] = Shelves()
-        for number in np.random.default_rng([self._seed, 0]).permutation(self.num_conversations):
-            shelves.add(self._starts[number + 1] - self._starts[number], int(number))
-        rows: list[list[int]] = []
-        while shelves.total_length:
-            rows.append(shelves.take_row(self._length + 1))
-        return rows
-
-    def _order(self, start_row: int) -> Iterator[int]:
-        first_epoch, skip = divmod(start_row, self.rows_per_epoch)
-        for epoch in count(first_epoch):
-            mixed = np.random.default_rng([self._seed, 1, epoch]).permutation(self.rows_per_epoch)
-            yield from (int(row) for row in mixed[skip:])
-            skip = 0
-
-    def _batch(self, numbers: list[int], rows_per_batch: int, pin_memory: bool) -> Batch:
-        ids = np.full((rows_per_batch, self._length + 1), self._padding_id, dtype=np.int64)
-        learned = np.zeros((rows_per_batch, self._length + 1), dtype=bool)
-        for row, number in enumerate(numbers):
-            place = 0
-            for conversation in self._rows[number]:
-                first, end = self._starts[conversation : conversation + 2]
-                ids[row, place : place + end - first] = self._ids[first:end]
-                learned[row, place : place + end - first] = self._masks[first:end]
-                place += end - first
-        targets = np.where(learned, ids, NOT_TRAINED_ON)
-        return make_batch(ids[:, :-1], targets[:, 1:], pin_memory=pin_memory)
+def holds_conversations(path: Path) -> bool:
+    """Whether the first usable line of a JSON lines file has `messages`. False for every other type."""
+    if not file_type(path, JSON_LINES):
+        return False
+    with named_errors(path):
+        return next(("messages" in value for _, value in JsonLines(path)), False)
 
 
-def whole_turns(conversation: Rendered, places: int, turn_end_id: int) -> Rendered:
-    """The conversation, or as much of it as fits into `places` ids and ends with the assistant's `turn_end_id`:
-    nothing, where not even the first answer does."""
-    if len(conversation.ids) <= places:
-        return conversation
-    kept = next((end for end in range(places, 0, -1) if conversation.ids[end - 1] == turn_end_id), 0)
-    return Rendered(conversation.ids[:kept], conversation.mask[:kept])
+def read_conversations(files: Iterable[Path], notices: list[str] | None = None) -> Iterator[Conversation]:
+    """The conversations of JSON lines `files`, in order: objects with `messages`.
+
+    A conversation with wrong roles or parts counts as a broken line. `notices` and errors as in `read_documents`;
+    one notice a file names the keys of messages that are ignored.
+    """
+    for path in files:
+        if not file_type(path, JSON_LINES):
+            raise UserError(f"{path} cannot hold conversations; give .jsonl, .jsonl.gz or .jsonl.zst")
+        with named_errors(path):
+            lines = JsonLines(path, one_in=10)
+            ignored: Counter[str] = Counter()
+            for number, value in lines:
+                try:
+                    conversation = checked_conversation(value)
+                except ValueError as error:
+                    lines.broken(number, str(error))
+                else:
+                    ignored.update(unknown_keys(value))
+                    yield conversation
+        lines.add_notice(notices)
+        if notices is not None and ignored:
+            keys = ", ".join(f"`{name}` in {count:,}" for name, count in ignored.most_common(8))
+            more = f" and {len(ignored) - 8:,} more" if len(ignored) > 8 else ""
+            notices.append(f"{path}: passed over what messages have besides role and content: {keys}{more}")
+
+
+def checked_conversation(value: dict[str, Any]) -> Conversation:
+    """A conversation that something can be learned from. Raises ValueError with the reason."""
+    if "messages" not in value:
+        raise ValueError(f"it has no `messages` (but {key_names(value)})")
+    conversation = parse_conversation(value)
+    if not all(is_encodable(part.text) for message in conversation for part in message.parts):
+        raise ValueError("it holds half a character (a lone surrogate)")
+    if not any(message.role == "assistant" and message.weight for message in conversation):
+        raise ValueError("the assistant says nothing in it that is to be learned")
+    return conversation
+
+
+class ConversationFiles(NamedTuple):
+    """How files of conversations are found and, if they have another form, converted: MESSAGES, or `ingest.forms`."""
+
+    types: tuple[str, ...]
+    """The endings of their names."""
+    holds_conversations: Callable[[Path], bool]
+    """Whether a file among the documents is one of them."""
+    as_messages: Callable[[Path, list[str]], tuple[Path, str]]
+    """The file that `read_conversations` reads in place of this one, and the name of this one's form. A line for
+    people about anything passed over is added to the list. Raises UserError for what is no conversation."""
+
+
+MESSAGES = ConversationFiles(JSON_LINES, holds_conversations, lambda path, notices: (path, "messages"))

@@ -1,19 +1,21 @@
-"""Look through the files a person names, once, and decide what is training and what is validation data.
+"""The data of a run: which files, what of them is for training and what for validation, and how it is recognized.
 
-The rules, in order:
-1. Files named for validation (`--validation`) are validation data, wherever they lie.
+`survey` looks through the files a person names, once: the only full pass over the data before training, so that
+unreadable files are found at its start. It decides, in this order:
+
+1. Files named for validation are validation data, wherever they are.
 2. When none are named, files and folders called `validation`, `valid` or `val` (or so named at the
    beginning or end of a longer name: `chat_val.jsonl`, `validation-00000-of-00009.parquet`) are.
-3. Inside a folder, files called `validation` or `test` never train: what is measured on must not be
+3. Inside a folder, files called `validation` or `test` are never trained on: what is measured on must not be
    learned. To train on such a file, name the file itself.
 4. When there are still no validation files, a share of the items is held out, chosen by a hash of each
-   item's content; a single document is cut in two. Documents that are all the same text are refused: no part of
-   them could tell whether anything was learned.
+   item's content, never by its position; a single document is cut in two. Documents that are all the same text are
+   refused: no part of them could tell whether anything was learned.
 
 Whatever is in the validation split is left out of training, also where the same text stands in a training
-file. JSON lines files with `messages` among the documents are taken as conversations.
+file. Files of conversations among the documents are taken as conversations.
 
-This is the only full pass over the data before training, so that unreadable files are found at its start.
+The result is a manifest, which `chatsmith data prepare` writes as `manifest.json` and later stages read alone.
 """
 
 import json
@@ -24,32 +26,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b, file_digest, sha256
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Generic, Literal, TypeVar, get_args
 
 import numpy as np
 
-from chatsmith.data.documents import (
-    Document,
-    cut_position,
-    file_type,
-    find_files,
-    holds_conversations,
-    read_conversations,
-    read_documents,
-)
+from chatsmith.data.conversations import MESSAGES, ConversationFiles, read_conversations
+from chatsmith.data.documents import SUPPORTED, Document, cut_position, file_type, find_files, read_documents
 from chatsmith.runtime.atomic import write_text
 from chatsmith.runtime.errors import UserError
 from chatsmith.text.chat import Conversation, conversation_to_json
 
-# -------------------- data.manifest
-# The manifest: which files a run learns from, and which text is kept for validation. Later stages read
-# only it.
-#
-# `chatsmith data prepare` writes `<run>/data/manifest.json` (built in `survey`); `load_manifest` reads it and
-# checks that the files are still what they were. A split is named by files, or made by the content of each
-# document, never by its position, and a text that is in the validation split is in no other.
-
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 did not say which form the conversations of a file have
+FINGERPRINT_FORMAT = 1  # raised when equal files no longer give equal items
 FILE_NAME = "manifest.json"
 
 Item = TypeVar("Item")
@@ -72,12 +60,17 @@ class SourceFile:
     items: int
     """Documents or conversations."""
     characters: int
+    form: str = ""
+    """The form that its conversations had, e.g. `sharegpt`; empty for documents and in manifests of format 1."""
+    origin: str = ""
+    """The file it was converted from, if that had another form than `messages`."""
 
-    @staticmethod
-    def of(path: Path, items: int, characters: int) -> "SourceFile":
-        """Describe the file at `path` as it is now. Reads it once, for its hash."""
-        status = path.stat()
-        return SourceFile(path, status.st_size, status.st_mtime_ns, file_sha256(path), items, characters)
+    def is_unchanged(self) -> bool:
+        """Whether the file is what it was. One of the same size with another time of change is hashed again."""
+        status = self.path.stat()
+        if status.st_size != self.bytes:
+            return False
+        return status.st_mtime_ns == self.modified_ns or file_sha256(self.path) == self.sha256
 
 
 @dataclass(frozen=True)
@@ -98,7 +91,7 @@ class Split:
     def fingerprint(self) -> str:
         """A hash of contents and method: equal for two splits that read the same items in the same order."""
         train, validation = ([file.sha256 for file in files] for files in (self.train, self.validation))
-        return _hash_of([FORMAT_VERSION, self.method, self.largest_held_out, train, validation])
+        return _hash_of([FINGERPRINT_FORMAT, self.method, self.largest_held_out, train, validation])
 
 
 @dataclass(frozen=True)
@@ -106,7 +99,7 @@ class DataManifest:
     """What a run learns from."""
 
     source: str
-    """`files`, or the name of the task whose generator wrote them, e.g. `kindergarten`."""
+    """`files`, or the name of the world whose generator wrote them, e.g. `kindergarten`."""
     documents: Split
     conversations: Split | None = None
     """None: no conversations were given, and there is nothing to fine-tune on."""
@@ -121,59 +114,79 @@ class DataManifest:
         return _hash_of([self.documents.fingerprint, conversations])
 
     def read_documents(self, split: SplitName) -> Iterator[Document]:
-        """The documents of one split, in a fixed order. Raises UserError if a file cannot be read any
-        more."""
-        chosen = self.documents
-        if chosen.method == "tail":
-            for document in read_documents(_paths(chosen.train)):
-                yield Document(_head_or_tail(document.text, split), document.source)
+        """The documents of one split, in a fixed order. Raises UserError if a file cannot be read any more."""
+        if self.documents.method != "tail":
+            yield from _chosen(self.documents, split, _DOCUMENTS)
             return
-        yield from _chosen(chosen, split, read_documents, lambda document: document.text)
+        for document in read_documents(file.path for file in self.documents.train):
+            cut = tail_cut(document.text)
+            text = document.text[:cut] if split == "train" else document.text[cut:]
+            yield Document(text, document.source)
 
     def read_conversations(self, split: SplitName) -> Iterator[Conversation]:
         """The conversations of one split, in a fixed order; none if the manifest has none."""
         if self.conversations:
-            yield from _chosen(self.conversations, split, read_conversations, conversation_text)
+            yield from _chosen(self.conversations, split, _CONVERSATIONS)
+
+    def to_json(self, folder: Path | None = None) -> dict[str, Any]:
+        """Plain lists and dicts. Files inside `folder` are named relative to it, others absolutely."""
+        value = {"format_version": FORMAT_VERSION, **asdict(self)}
+        for split in filter(None, (value["documents"], value["conversations"])):
+            for file in (*split["train"], *split["validation"]):
+                path = Path(os.path.abspath(file["path"]))
+                inside = folder is not None and path.is_relative_to(os.path.abspath(folder))
+                file["path"] = os.path.relpath(path, folder) if inside else str(path)
+        return value
+
+    @staticmethod
+    def from_json(value: dict[str, Any], folder: Path = Path()) -> "DataManifest":
+        """The inverse of `to_json`. Raises one of ValueError, KeyError, TypeError and AttributeError if damaged."""
+
+        def files(entries: list[dict[str, Any]]) -> tuple[SourceFile, ...]:
+            return tuple(SourceFile(**{**entry, "path": folder / entry["path"]}) for entry in entries)
+
+        def split(entry: dict[str, Any]) -> Split:
+            if entry["method"] not in get_args(Method):
+                raise ValueError(f"unknown split method {entry['method']!r}")
+            return Split(
+                **{**entry, "train": files(entry["train"]), "validation": files(entry["validation"])}
+            )
+
+        return DataManifest(
+            source=value["source"],
+            documents=split(value["documents"]),
+            conversations=split(value["conversations"]) if value["conversations"] else None,
+            notices=tuple(value["notices"]),
+        )
 
     def save(self, folder: Path) -> None:
-        """Write `manifest.json` into `folder`, atomically. Files inside `folder` are named relative to it, so
-        that a run that brings its data along can be moved."""
-        value = {"format_version": FORMAT_VERSION, **asdict(self)}
-
-        place = Path(os.path.abspath(folder))
-
-        def name(path: Path) -> str:
-            absolute = Path(os.path.abspath(path))
-            return str(absolute.relative_to(place) if absolute.is_relative_to(place) else path)
-
-        write_text(folder / FILE_NAME, json.dumps(value, indent=2, default=name) + "\n")
+        """Write `manifest.json` into `folder`, atomically. A run that brings its data along can be moved."""
+        write_text(folder / FILE_NAME, json.dumps(self.to_json(folder), indent=2) + "\n")
 
 
 def load_manifest(folder: Path) -> DataManifest:
     """Read the manifest in a run's data folder and check that its files are unchanged.
 
-    A file of the same size whose time of change differs is hashed again. Raises UserError if there is no
-    manifest, if it is damaged or from a newer chatsmith, or if a file is missing or changed.
+    Raises UserError if there is no manifest, if it is damaged or from a newer chatsmith, or if a file is missing or
+    changed.
     """
     path = folder / FILE_NAME
     again = "run `chatsmith data prepare` again"
     try:
         value = json.loads(path.read_bytes())
-        version = value.pop("format_version")
+        version = value["format_version"]
         if version > FORMAT_VERSION:
             raise UserError(f"{path} was written by a newer chatsmith (format {version}); update chatsmith")
-        manifest = _from_json(value, folder)
+        manifest = DataManifest.from_json(value, folder)
     except FileNotFoundError:
         raise UserError(f"there is no {path}; run `chatsmith data prepare` first") from None
-    except UserError:
-        raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}); {again}") from None
-    for split in (manifest.documents, manifest.conversations):
-        for file in (*split.train, *split.validation) if split else ():
+    for split in filter(None, (manifest.documents, manifest.conversations)):
+        for file in (*split.train, *split.validation):
             if not file.path.is_file():
                 raise UserError(f"{file.path} is gone since the data was prepared; bring it back, or {again}")
-            if not _unchanged(file):
+            if not file.is_unchanged():
                 raise UserError(f"{file.path} has changed since the data was prepared; {again}")
     return manifest
 
@@ -181,11 +194,6 @@ def load_manifest(folder: Path) -> DataManifest:
 def content_digest(text: str) -> int:
     """64 bits that depend on the text alone: how items are recognized and, without named files, split."""
     return int.from_bytes(blake2b(text.encode("utf-8"), digest_size=8).digest(), "big")
-
-
-def conversation_text(conversation: Conversation) -> str:
-    """One canonical text for a conversation, to take its digest of."""
-    return json.dumps(conversation_to_json(conversation), sort_keys=True)
 
 
 def file_sha256(path: Path) -> str:
@@ -199,68 +207,41 @@ def tail_cut(text: str) -> int:
     return cut_position(text, len(text) * 9 // 10)
 
 
-def _head_or_tail(text: str, split: SplitName) -> str:
-    cut = tail_cut(text)
-    return text[:cut] if split == "train" else text[cut:]
-
-
-def _chosen(
-    chosen: Split,
-    split: SplitName,
-    read: Callable[[Iterable[Path]], Iterator[Item]],
-    text_of: Callable[[Item], str],
-) -> Iterator[Item]:
-    if chosen.method == "files" and split == "validation":
-        yield from read(_paths(chosen.validation))
-    elif chosen.method == "files":
-        held_out = {content_digest(text_of(item)) for item in read(_paths(chosen.validation))}
-        for item in read(_paths(chosen.train)):
-            if content_digest(text_of(item)) not in held_out:
-                yield item
-    else:
-        for item in read(_paths(chosen.train)):
-            is_held_out = content_digest(text_of(item)) <= chosen.largest_held_out
-            if is_held_out == (split == "validation"):
-                yield item
-
-
-def _paths(files: tuple[SourceFile, ...]) -> list[Path]:
-    return [file.path for file in files]
-
-
-def _unchanged(file: SourceFile) -> bool:
-    status = file.path.stat()
-    if status.st_size != file.bytes:
-        return False
-    return status.st_mtime_ns == file.modified_ns or file_sha256(file.path) == file.sha256
-
-
-def _from_json(value: dict[str, Any], folder: Path) -> DataManifest:
-    def files(entries: list[dict[str, Any]]) -> tuple[SourceFile, ...]:
-        return tuple(SourceFile(**{**entry, "path": folder / entry["path"]}) for entry in entries)
-
-    def split(entry: dict[str, Any]) -> Split:
-        if entry["method"] not in get_args(Method):
-            raise ValueError(f"unknown split method {entry['method']!r}")
-        return Split(**{**entry, "train": files(entry["train"]), "validation": files(entry["validation"])})
-
-    conversations = value["conversations"]
-    return DataManifest(
-        source=value["source"],
-        documents=split(value["documents"]),
-        conversations=split(conversations) if conversations else None,
-        notices=tuple(value["notices"]),
-    )
-
-
 def _hash_of(value: Any) -> str:
     return sha256(json.dumps(value).encode("utf-8")).hexdigest()
 
 
-Role = Literal["train", "validation", "test"]
+@dataclass(frozen=True)
+class _Kind(Generic[Item]):
+    """How to read one kind of data, and what to call it."""
 
-_VALIDATION_NAMES = {"validation", "valid", "val"}
-_TEST_NAMES = {"test"}
+    plural: str
+    read: Callable[[Iterable[Path], list[str] | None], Iterator[Item]]
+    text_of: Callable[[Item], str]
+    """What an item is recognized by."""
+
+
+_DOCUMENTS = _Kind[Document]("documents", read_documents, lambda document: document.text)
+_CONVERSATIONS = _Kind[Conversation](
+    "conversations", read_conversations, lambda talk: json.dumps(conversation_to_json(talk), sort_keys=True)
+)
+
+
+def _chosen(split: Split, wanted: SplitName, kind: _Kind[Item]) -> Iterator[Item]:
+    """The items of one part of a split, told apart by their content."""
+
+    def items(files: tuple[SourceFile, ...]) -> Iterator[tuple[Item, int]]:
+        for item in kind.read((file.path for file in files), None):
+            yield item, content_digest(kind.text_of(item))
+
+    if split.method == "files" and wanted == "validation":
+        yield from kind.read((file.path for file in split.validation), None)
+        return
+    kept_out = {digest for _, digest in items(split.validation)}
+    for item, digest in items(split.train):
+        is_held_out = digest in kept_out or digest <= split.largest_held_out
+        if is_held_out == (wanted == "validation"):
+            yield item
 
 
 def survey(
@@ -271,55 +252,53 @@ def survey(
     validation_conversations: Sequence[Path] = (),
     held_out: float = 0.01,
     source: str = "files",
+    chats: ConversationFiles = MESSAGES,
 ) -> DataManifest:
     """Read all that is named and describe it as a manifest.
 
     `held_out` is the share of items to hold out (0 to 1, at least one item) where no validation files are
-    found. Raises UserError, naming the file, for whatever cannot be read or holds nothing.
+    found; `chats` recognizes files of conversations and converts other forms. Raises UserError, naming the file,
+    for whatever cannot be read or holds nothing.
     """
     notices: list[str] = []
-    chat_named = _Named(conversations, validation_conversations).roles(notices)
-    text_named = _Named(data, validation).roles(notices)
-    for role, files in text_named.items():
-        chats = [file for file in files if holds_conversations(file)]
-        text_named[role] = [file for file in files if file not in chats]
-        chat_named[role] += [file for file in chats if file not in chat_named[role]]
-    if not text_named["train"]:
-        raise UserError(f"no documents to train on in {_list(data)}; give files with text (`--data`)")
-    documents = _split(_DOCUMENTS, text_named, held_out, notices)
-    chat = _split(_CONVERSATIONS, chat_named, held_out, notices) if chat_named["train"] else None
-    return DataManifest(source, documents, chat, tuple(notices))
+    talk_roles = _roles(conversations, validation_conversations, chats.types, notices)
+    text_roles = _roles(data, validation, SUPPORTED, notices)
+    for file in list(text_roles):
+        if chats.holds_conversations(file):
+            talk_roles.setdefault(file, text_roles.pop(file))
+    if "train" not in text_roles.values():
+        raise UserError(f"no documents to train on in {_list(data)}; give files with text")
+    documents = _split(_DOCUMENTS, text_roles, lambda path, _: (path, ""), held_out, notices)
+    if "train" not in talk_roles.values():
+        return DataManifest(source, documents, None, tuple(notices))
+    talks = _split(_CONVERSATIONS, talk_roles, chats.as_messages, held_out, notices)
+    return DataManifest(source, documents, talks, tuple(notices))
 
 
-@dataclass(frozen=True)
-class _Named:
-    """The paths a person gave for one kind of data."""
+Role = Literal["train", "validation", "test"]
 
-    train: Sequence[Path]
-    validation: Sequence[Path]
-
-    def roles(self, notices: list[str]) -> dict[Role, list[Path]]:
-        """Every file under the named paths, by role (rules 1 to 3)."""
-        named = find_files(self.validation)
-        files: dict[Role, list[Path]] = {"train": [], "validation": list(named), "test": []}
-        for path in self.train:
-            for file in find_files([path]):
-                role = _role(file, Path(os.path.abspath(path)))
-                if file in named or any(file in listed for listed in files.values()):
-                    continue
-                if role == "validation" and named:
-                    role = "test"  # other files were named: this one is neither trained nor measured on
-                files[role].append(file)
-        if files["test"]:
-            notices.append(
-                f"set aside, for their names: {_list(files['test'])}; to train on them, name the files"
-            )
-        return files
+_VALIDATION_NAMES = {"validation", "valid", "val"}
+_TEST_NAMES = {"test"}
 
 
-def _role(file: Path, named: Path) -> Role:
+def _roles(
+    train: Sequence[Path], validation: Sequence[Path], types: tuple[str, ...], notices: list[str]
+) -> dict[Path, Role]:
+    """Every file under the named paths, and what it is for (rules 1 to 3)."""
+    roles: dict[Path, Role] = dict.fromkeys(find_files(validation, types), "validation")
+    for path in train:
+        for file in find_files([path], types):
+            role = _role(file, Path(os.path.abspath(path)), types)
+            # Where validation files were named, another one is neither trained nor measured on.
+            roles.setdefault(file, "test" if role == "validation" and validation else role)
+    if set_aside := [file for file, role in roles.items() if role == "test"]:
+        notices.append(f"set aside, for their names: {_list(set_aside)}; to train on them, name the files")
+    return roles
+
+
+def _role(file: Path, named: Path, types: tuple[str, ...]) -> Role:
     """What `file` is for, by its names. `named` is the path it was found under: itself or a folder."""
-    words = re.findall(r"[a-z]+", file.name.lower().removesuffix(file_type(file) or ""))
+    words = re.findall(r"[a-z]+", file.name.lower().removesuffix(file_type(file, types) or ""))
     names = {*words[:1], *words[-1:]}
     if file == named:
         return "validation" if names & _VALIDATION_NAMES else "train"
@@ -329,90 +308,79 @@ def _role(file: Path, named: Path) -> Role:
     return "validation" if (names | {named.name.lower()}) & _VALIDATION_NAMES else "train"
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """How to read one kind of data, and what to call it."""
-
-    plural: str
-    read: Callable[[Iterable[Path], list[str]], Iterator[Any]]
-    text_of: Callable[[Any], str]
+Conversion = Callable[[Path, list[str]], tuple[Path, str]]
 
 
-_DOCUMENTS = _Kind("documents", read_documents, lambda document: document.text)
-_CONVERSATIONS = _Kind("conversations", read_conversations, conversation_text)
-
-
-def _split(kind: _Kind, named: dict[Role, list[Path]], held_out: float, notices: list[str]) -> Split:
-    train, train_digests = _look_through(kind, named["train"], notices)
-    validation, validation_digests = _look_through(kind, named["validation"], notices)
-    if not len(train_digests):
-        raise UserError(f"{_list(named['train'])}: no {kind.plural} in there; give files that hold some")
+def _split(
+    kind: _Kind[Item], roles: dict[Path, Role], convert: Conversion, held_out: float, notices: list[str]
+) -> Split:
+    """What is trained on and what is measured on, from the files' roles (rule 4)."""
+    train_files, validation_files = (
+        [file for file, role in roles.items() if role == wanted] for wanted in ("train", "validation")
+    )
+    train, digests = _look_through(kind, train_files, convert, notices)
+    validation, validation_digests = _look_through(kind, validation_files, convert, notices)
+    if not len(digests):
+        raise UserError(f"{_list(train_files)}: no {kind.plural} in there; give files that hold some")
     if validation:
         if not len(validation_digests):
-            raise UserError(f"{_list(named['validation'])}: no {kind.plural} to validate on in there")
-        shared = np.isin(train_digests, validation_digests)
+            raise UserError(f"{_list(validation_files)}: no {kind.plural} to validate on in there")
+        shared = np.isin(digests, validation_digests)
         if shared.any():
             notices.append(f"{shared.sum():,} training {kind.plural} are also in validation: not trained on")
         if shared.all():
             raise UserError(f"all training {kind.plural} are also in the validation files; name other files")
-        return Split(
-            "files",
-            train,
-            validation,
-            train_items=int((~shared).sum()),
-            validation_items=len(validation_digests),
-        )
-    unique = np.unique(train_digests)
-    if len(unique) == 1:
-        return _split_single(kind, train, len(train_digests), notices)
-    largest = _largest_held_out(unique, held_out)
-    count = int((train_digests <= np.uint64(largest)).sum())
+        counts = int((~shared).sum()), len(validation_digests)
+        return Split("files", train, validation, train_items=counts[0], validation_items=counts[1])
+    different = np.unique(digests)
+    if len(different) == 1:
+        return _split_single(kind, train, len(digests), notices)
+    largest = _largest_held_out(different, held_out)
+    count = int((digests <= np.uint64(largest)).sum())
     notices.append(
-        f"no validation {kind.plural} were named: {count:,} of {len(train_digests):,} are held out by content"
+        f"no validation {kind.plural} were named: {count:,} of {len(digests):,} are held out by content"
     )
-    if 2 * count > len(train_digests):
+    if 2 * count > len(digests):
         notices.append(
-            f"of {len(train_digests):,} {kind.plural} only {len(unique):,} are different, so more is held out than "
+            f"of {len(digests):,} {kind.plural} only {len(different):,} are different, so more is held out than "
             "trained on; give others, or name some for validation"
         )
-    return Split(
-        "content",
-        train,
-        largest_held_out=largest,
-        train_items=len(train_digests) - count,
-        validation_items=count,
-    )
+    return Split("content", train, (), largest, train_items=len(digests) - count, validation_items=count)
 
 
 def _look_through(
-    kind: _Kind, files: Sequence[Path], notices: list[str]
+    kind: _Kind[Item], files: Sequence[Path], convert: Conversion, notices: list[str]
 ) -> tuple[tuple[SourceFile, ...], np.ndarray]:
     """Read every file; return their descriptions and the digests of all items, in order."""
     described, digests = [], array("Q")
-    for path in files:
+    for named in files:
+        path, form = convert(named, notices)
         before, characters = len(digests), 0
         for item in kind.read([path], notices):
             text = kind.text_of(item)
             digests.append(content_digest(text))
             characters += len(text)
         if len(digests) == before:
-            notices.append(f"{path} holds no {kind.plural}")
-        described.append(SourceFile.of(path, len(digests) - before, characters))
+            notices.append(f"{named} holds no {kind.plural}")
+        status, origin = path.stat(), "" if path == named else str(named)
+        facts = (status.st_size, status.st_mtime_ns, file_sha256(path), len(digests) - before, characters)
+        described.append(SourceFile(path, *facts, form, origin))
     return tuple(described), np.array(digests, dtype=np.uint64)
 
 
-def _largest_held_out(unique_digests: np.ndarray, share: float) -> int:
+def _largest_held_out(different: np.ndarray, share: float) -> int:
     """The threshold below which about `share` of the digests lie: at least one, and not all of them."""
     threshold = min(int(share * 2**64), 2**64 - 1)
-    below = int(np.searchsorted(unique_digests, np.uint64(threshold), side="right"))
-    if 1 <= below < len(unique_digests):
+    below = int(np.searchsorted(different, np.uint64(threshold), side="right"))
+    if 1 <= below < len(different):
         return threshold
-    return int(unique_digests[max(1, min(below, len(unique_digests) - 1)) - 1])
+    return int(different[max(1, min(below, len(different) - 1)) - 1])
 
 
-def _split_single(kind: _Kind, train: tuple[SourceFile, ...], count: int, notices: list[str]) -> Split:
+def _split_single(kind: _Kind[Item], train: tuple[SourceFile, ...], count: int, notices: list[str]) -> Split:
     """The split of `count` items that all have one content."""
-    if kind is _CONVERSATIONS:
+    paths = [file.path for file in train]
+    if kind is not _DOCUMENTS:
         which = (
             "there is only one conversation" if count == 1 else f"all {count:,} conversations are the same"
         )
@@ -420,13 +388,13 @@ def _split_single(kind: _Kind, train: tuple[SourceFile, ...], count: int, notice
         return Split("none", train, train_items=count)
     if count > 1:
         raise UserError(
-            f"{_list([file.path for file in train])}: all {count:,} documents in there are the same text, so that none "
-            "can be held out; give more text, or name some to measure on with `--validation`"
+            f"{_list(paths)}: all {count:,} documents in there are the same text, so that none can be held out; give "
+            "more text, or name some to validate on"
         )
-    text = next(read_documents([file.path for file in train])).text
+    text = next(read_documents(paths)).text
     cut = tail_cut(text) if len(text) > 1 else 0
     if not text[:cut].strip() or not text[cut:].strip():
-        raise UserError(f"{_list([file.path for file in train])}: too little text to learn from; give more")
+        raise UserError(f"{_list(paths)}: too little text to learn from; give more")
     notices.append(f"there is only one document: its last {len(text) - cut:,} characters are for validation")
     return Split("tail", train, train_items=1, validation_items=1)
 

@@ -1,12 +1,18 @@
-"""Rows of a token cache as batches: full ones in a seeded order to train on, padded ones to validate on.
+"""Rows of T + 1 ids, so that T inputs have T targets, and batches of them: of text to pretrain on or to measure,
+and of conversations to fine-tune on.
 
-The order of training rows is a function of the cache, T and the seed: not of time, of how far the cache has
-grown, of the batch size or of how many processes share the work. In the first epoch, rows are formed and
-mixed in parts of 1, 2, 4, 8, ... windows, so that training starts as soon as the first window is there; later
-epochs mix everything. Rows are packed as the windows come and kept as an index in memory (about 12 bytes a
-piece of a document; packing a window takes a few hundredths of a second, so the index is not stored).
+Text to train on fills its rows. A row is made of pieces; a piece is <|bos|> followed by a stretch of one
+document, so every row begins with <|bos|> and so does every document in it. Best-fit packing as in Ding et al.
+2024, "Fewer Truncations Improve Language Modeling" (arXiv:2404.10830), with one difference: where nothing that
+waits fits into the rest of a row, the longest waiting piece is cut to fill it and its other part waits on, so that
+rows are full and nothing is dropped. There is at most one such cut a row. Text to measure on and conversations
+are not cut where they fit into a row, and padding fills the rest.
+
+The order of rows is a function of the content, T and the seed: not of time, of how far the token cache has
+grown, of the batch size or of how many processes share the work.
 """
 
+from array import array
 from bisect import bisect_right, insort
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,13 +24,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from chatsmith.data.tokens import TokenCache
-
-# -------------------- data.batch
-# The value that crosses from the data room to the training loop: one batch of rows.
-#
-# It holds tensors and nothing else: where its rows came from, and in which order, is decided in `packing` and
-# `conversations`.
+from chatsmith.data.tokens import TokenCache, part_end
+from chatsmith.runtime.errors import UserError
+from chatsmith.text.chat import Rendered
 
 NOT_TRAINED_ON = -1
 """The target that means "no loss here": padding, the user's words in a chat, the results of tools."""
@@ -44,31 +46,22 @@ class Batch(NamedTuple):
         return int((self.targets != NOT_TRAINED_ON).sum())
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on `device`; from page-locked memory without waiting for the copy."""
-        return Batch(*(ids.to(device, non_blocking=True) for ids in self))
+        """The same batch on `device`; a GPU copies it while it computes, which takes page-locked memory."""
+        pins = device.type == "cuda" and self.inputs.device.type == "cpu"
+        return Batch(*((ids.pin_memory() if pins else ids).to(device, non_blocking=True) for ids in self))
 
 
-def make_batch(inputs: np.ndarray, targets: np.ndarray, *, pin_memory: bool = False) -> Batch:
-    """Two (B, T) integer arrays as a Batch of their own memory.
-
-    `pin_memory` puts both into page-locked memory, from which a GPU copies while it computes; it needs CUDA.
-    """
+def make_batch(inputs: np.ndarray, targets: np.ndarray) -> Batch:
+    """Two (B, T) integer arrays as a Batch of their own memory."""
     assert inputs.shape == targets.shape and inputs.ndim == 2
-    batch = Batch(*(torch.from_numpy(ids.astype(np.int64)) for ids in (inputs, targets)))
-    if pin_memory:
-        return Batch(batch.inputs.pin_memory(), batch.targets.pin_memory())
-    return batch
+    return Batch(*(torch.from_numpy(ids.astype(np.int64)) for ids in (inputs, targets)))
 
-
-# -------------------- data.best_fit
-# Best fit: of the pieces that are waiting, take the longest one that still fits into the room left in a
-# row.
 
 Item = TypeVar("Item")
 
 
 class Shelves(Generic[Item]):
-    """Items by length; of one length, the first to come is the first to go.
+    """Best fit: items by length, of which the longest that fits is taken; of one length, the first added.
 
     Adding and taking cost the logarithm of the number of different lengths, which a row's length bounds.
     """
@@ -80,7 +73,7 @@ class Shelves(Generic[Item]):
         """The lengths of all waiting items, added up."""
 
     def add(self, length: int, item: Item) -> None:
-        """Put an item on the shelf."""
+        """Add an item."""
         if length not in self._items:
             insort(self._lengths, length)
             self._items[length] = deque()
@@ -88,53 +81,41 @@ class Shelves(Generic[Item]):
         self.total_length += length
 
     def take_longest(self, at_most: int) -> tuple[int, Item] | None:
-        """Take away the longest item of a length up to `at_most`, with its length; None if there is none."""
-        place = bisect_right(self._lengths, at_most) - 1
-        if place < 0:
+        """Remove the longest item of a length up to `at_most`, with its length; None if there is none."""
+        index = bisect_right(self._lengths, at_most) - 1
+        if index < 0:
             return None
-        length = self._lengths[place]
+        length = self._lengths[index]
         item = self._items[length].popleft()
         if not self._items[length]:
-            del self._items[length], self._lengths[place]
+            del self._items[length], self._lengths[index]
         self.total_length -= length
         return length, item
 
-    def take_rows(self, room: int) -> list[list[Item]]:
-        """Take all items away, as rows of `room` each. None may be longer."""
-        rows: list[list[Item]] = []
-        while self.total_length:
-            rows.append(self.take_row(room))
-        return rows
-
-    def take_row(self, room: int) -> list[Item]:
-        """Take away items that fit into `room` together, longest first."""
+    def take_row(self, space: int) -> list[Item]:
+        """Remove items that fit into `space` together, longest first."""
         row: list[Item] = []
-        while fitting := self.take_longest(room):
+        while fitting := self.take_longest(space):
             length, item = fitting
             row.append(item)
-            room -= length
+            space -= length
         return row
 
+    def take_rows(self, space: int) -> list[list[Item]]:
+        """Remove all items, as rows of `space` each. None may be longer."""
+        rows: list[list[Item]] = []
+        while self.total_length:
+            rows.append(self.take_row(space))
+        return rows
 
-# -------------------- data.row_packer
-# Documents to rows: which stretch of which document stands where in a row, as an index of numbers.
-#
-# A row has T + 1 ids, so that T inputs have T targets. It is made of pieces; a piece is <|bos|> followed by a
-# stretch of one document, so every row begins with <|bos|> and so does every document in it. Best-fit packing
-# as in Ding et al. 2024, "Fewer Truncations Improve Language Modeling" (arXiv:2404.10830), with one
-# difference: where nothing that waits fits into the rest of a row, the longest waiting piece is cut to fill
-# it and its other part waits on, so that rows are full and nothing is dropped. There is at most one such cut
-# a row.
-#
-# Nothing here reads ids or knows about time: the same documents in the same windows give the same rows.
 
 Piece = tuple[int, int]
-"""(where its ids start in the cache, how many ids): it takes one place more in a row, for <|bos|>."""
+"""(where its ids start in the cache, how many ids): it takes one id more in a row, for <|bos|>."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """An index of rows: row r is made of the pieces from row_starts[r] up to row_starts[r + 1]."""
+    """An index of rows, about 12 bytes a piece: row r has the pieces row_starts[r] to row_starts[r + 1] - 1."""
 
     piece_starts: np.ndarray
     """(pieces,) int64: where the ids of a piece start in the cache."""
@@ -158,17 +139,28 @@ class Rows:
 
     def write(self, row: int, ids: np.ndarray, bos_id: int, out: np.ndarray) -> int:
         """Write a row's ids into the front of `out` (T + 1,); return how many it has."""
-        place = 0
+        position = 0
         for piece in range(self.row_starts[row], self.row_starts[row + 1]):
             start, count = self.piece_starts[piece], self.piece_counts[piece]
-            out[place] = bos_id
-            out[place + 1 : place + 1 + count] = ids[start : start + count]
-            place += 1 + int(count)
-        return place
+            out[position] = bos_id
+            out[position + 1 : position + 1 + count] = ids[start : start + count]
+            position += 1 + int(count)
+        return position
+
+
+def split_documents(offsets: np.ndarray, longest: int) -> list[Piece]:
+    """Documents i = ids[offsets[i] : offsets[i + 1]] as pieces of `longest` ids and a shorter last one each."""
+    pieces: list[Piece] = []
+    for first, end in pairwise(offsets.tolist()):
+        pieces.extend((start, min(longest, end - start)) for start in range(first, end, longest))
+    return pieces
 
 
 class RowPacker:
-    """Makes full rows of a stream of documents. What does not fill a row waits for the next documents."""
+    """Makes full rows of a stream of documents. What does not fill a row waits for the next documents.
+
+    It reads no ids and knows nothing of time: the same documents in the same windows give the same rows.
+    """
 
     def __init__(self, row_length: int):
         assert row_length >= 2, "a row needs at least <|bos|> and one id"
@@ -176,7 +168,7 @@ class RowPacker:
         self._waiting: Shelves[Piece] = Shelves()
 
     def add(self, offsets: np.ndarray) -> Rows:
-        """The rows that documents i = ids[offsets[i] : offsets[i + 1]] fill, with what waited before them."""
+        """The rows that these documents fill, with what waited before them."""
         rows: list[list[Piece]] = []
         for piece in split_documents(offsets, self.row_length - 1):
             if piece[1] == self.row_length - 1:
@@ -193,51 +185,47 @@ class RowPacker:
         if not self._waiting.total_length:
             return Rows.of([])
         row = self._waiting.take_row(self.row_length)
-        room = self.row_length - sum(count + 1 for _, count in row)
+        space = self.row_length - sum(count + 1 for _, count in row)
         repeats = split_documents(first_offsets, self.row_length - 1)
         assert repeats, "nothing to repeat"
         number = 0
-        while room:
+        while space:
             start, count = repeats[number % len(repeats)]
-            count = min(count, room - 1)
+            count = min(count, space - 1)
             row.append((start, count))
-            room -= count + 1
+            space -= count + 1
             number += 1
         return Rows.of([row])
 
     def _full_row(self) -> list[Piece]:
         row: list[Piece] = []
-        room = self.row_length
-        while room:
-            fitting = self._waiting.take_longest(room)
+        space = self.row_length
+        while space:
+            fitting = self._waiting.take_longest(space)
             if fitting:
                 length, piece = fitting
                 row.append(piece)
-                room -= length
-            elif room == 1:
+                space -= length
+            elif space == 1:
                 row.append((0, 0))  # a last <|bos|>, to be predicted as the end of what stands before it
-                room = 0
+                space = 0
             else:
                 longer = self._waiting.take_longest(self.row_length)
-                assert longer, "there is more waiting than the row has room"
+                assert longer, "there is more waiting than the row has space"
                 start, count = longer[1]
-                row.append((start, room - 1))
-                self._waiting.add(count - room + 2, (start + room - 1, count - room + 1))
-                room = 0
+                row.append((start, space - 1))
+                self._waiting.add(count - space + 2, (start + space - 1, count - space + 1))
+                space = 0
         return row
 
 
-def split_documents(offsets: np.ndarray, longest: int) -> list[Piece]:
-    """Every document as pieces of `longest` ids and a shorter last one. Documents without ids have none."""
-    pieces: list[Piece] = []
-    bounds = offsets.tolist()
-    for first, end in pairwise(bounds):
-        pieces.extend((start, min(longest, end - start)) for start in range(first, end, longest))
-    return pieces
-
-
 class TrainingRows:
-    """Endless, exactly resumable batches of full rows, each of which begins with <|bos|>."""
+    """Endless, exactly resumable batches of full rows of text, each of which begins with <|bos|>.
+
+    In the first epoch, rows are formed and shuffled within parts of 1, 2, 4, 8, ... windows (`tokens.part_end`),
+    so that training starts as soon as the first window is there; later epochs shuffle everything. Packing a window
+    takes a few hundredths of a second, so the index of rows is not stored.
+    """
 
     def __init__(self, cache: TokenCache, sequence_length: int, seed: int):
         """`sequence_length` is T. Returns at once; rows are packed when they are needed."""
@@ -250,52 +238,22 @@ class TrainingRows:
         self._finished = False
 
     def batches(
-        self,
-        rows_per_batch: int,
-        start_row: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        *,
-        pin_memory: bool = False,
+        self, rows_per_batch: int, start_row: int = 0, rank: int = 0, world_size: int = 1
     ) -> Iterator[Batch]:
-        """Yield (rows_per_batch, T) batches for ever, epoch after epoch.
+        """Yield (rows_per_batch, T) batches forever, epoch after epoch.
 
         `start_row` counts the rows that all processes have used so far; each turn uses up rows_per_batch *
         world_size of them, of which this process gets those of its `rank`. Waits for windows as it needs them
         and raises as `TokenCache.wait_for_window` does.
         """
-        order = self._order(start_row)
-        while True:
-            turn = list(islice(order, rows_per_batch * world_size))
-            yield self._batch(turn[rank * rows_per_batch : (rank + 1) * rows_per_batch], pin_memory)
+        for numbers in _endless_share(self._order(start_row), rows_per_batch, rank, world_size):
+            yield self._batch(numbers)
 
     @property
     def rows_per_epoch(self) -> int:
         """Rows until every token was seen once. Waits for the whole cache."""
-        self._pack_through(None)
+        self._pack(None)
         return self._first_rows[-1]
-
-    @property
-    def dropped_share(self) -> float:
-        """The share of the documents' ids that no row holds. Waits for the whole cache."""
-        return 1 - (self._placed_ids() - self.repeated_ids) / self._cache.num_ids
-
-    @property
-    def repeated_ids(self) -> int:
-        """Ids that fill up the epoch's last row a second time. Waits for the whole cache."""
-        self._pack_through(None)
-        return max(0, self._placed_ids() - self._cache.num_ids)
-
-    @property
-    def utilisation(self) -> float:
-        """The share of the rows' places that hold new text, not <|bos|> or repeats. Waits for the whole
-        cache."""
-        places = self.rows_per_epoch * (self._length + 1)
-        return (self._placed_ids() - self.repeated_ids) / places
-
-    def _placed_ids(self) -> int:
-        self._pack_through(None)
-        return sum(int(rows.piece_counts.sum()) for rows in self._packed)
 
     def _order(self, start_row: int) -> Iterator[int]:
         """The rows' numbers, in the order of training, from `start_row` on."""
@@ -305,56 +263,52 @@ class TrainingRows:
                 if skip >= end - first:
                     skip -= end - first
                     continue
-                mixed = np.random.default_rng([self._seed, epoch, part]).permutation(end - first)
-                yield from (first + int(row) for row in mixed[skip:])
+                shuffled = np.random.default_rng([self._seed, epoch, part]).permutation(end - first)
+                yield from (first + int(row) for row in shuffled[skip:])
                 skip = 0
 
     def _parts(self, epoch: int) -> Iterator[tuple[int, int]]:
-        """The (first, end) rows that are mixed among themselves."""
+        """The (first, end) rows that are shuffled among themselves."""
         if epoch:
             yield 0, self.rows_per_epoch
             return
         first = 0
         for part in count():
-            last_window = 2 ** (part + 1) - 2  # windows 0 | 1-2 | 3-6 | 7-14 | ...
-            self._pack_through(last_window)
+            self._pack(part_end(part))
             # More may be packed already, but that must not show in the order.
-            end = self._first_rows[min(last_window + 1, len(self._packed))]
+            end = self._first_rows[min(part_end(part), len(self._packed))]
             yield first, end
-            if self._finished and last_window + 1 >= len(self._packed):
+            if self._finished and part_end(part) >= len(self._packed):
                 return
             first = end
 
-    def _pack_through(self, last_window: int | None) -> None:
-        """Pack all windows up to the one given (None: all), and the rest of the epoch if that was the
-        last."""
-        while not self._finished and (last_window is None or len(self._packed) <= last_window):
+    def _pack(self, windows: int | None) -> None:
+        """Pack this many windows (None: all), and the rest of the epoch if there are no more."""
+        while not self._finished and (windows is None or len(self._packed) < windows):
             window = len(self._packed)
             if self._cache.wait_for_window(window):
-                self._append(self._packer.add(self._cache.window_offsets(window)))
+                rows = self._packer.add(self._cache.window_offsets(window))
             else:
                 assert window, "a token cache has at least one window"
-                self._append(self._packer.finish(self._cache.window_offsets(0)))
+                rows = self._packer.finish(self._cache.window_offsets(0))
                 self._finished = True
+            self._packed.append(rows)
+            self._first_rows.append(self._first_rows[-1] + len(rows))
 
-    def _append(self, rows: Rows) -> None:
-        self._packed.append(rows)
-        self._first_rows.append(self._first_rows[-1] + len(rows))
-
-    def _batch(self, numbers: list[int], pin_memory: bool) -> Batch:
+    def _batch(self, numbers: list[int]) -> Batch:
         rows = np.empty((len(numbers), self._length + 1), dtype=np.int64)
         for out, number in zip(rows, numbers, strict=True):
             entry = bisect_right(self._first_rows, number) - 1
             row = number - self._first_rows[entry]
             written = self._packed[entry].write(row, self._cache.ids, self._cache.bos_id, out)
             assert written == len(out), "a training row is full"
-        return make_batch(rows[:, :-1], rows[:, 1:], pin_memory=pin_memory)
+        return make_batch(rows[:, :-1], rows[:, 1:])
 
 
 class ValidationRows:
     """All of a cache, each non-<|bos|> id predicted exactly once, in rows padded at their ends.
 
-    A document longer than a row goes on in another row, after a <|bos|>, so the context of a prediction is
+    A document longer than a row continues in another row, after a <|bos|>, so the context of a prediction is
     at most T ids. Several short documents share a row, as in training. The rows come in a fixed shuffled
     order, so the first of them are a fair sample.
     """
@@ -364,12 +318,11 @@ class ValidationRows:
         cache.wait_until_complete()
         self._cache = cache
         self._length = sequence_length
-        pieces = (
-            piece
-            for window in range(cache.num_windows)
-            for piece in split_documents(cache.window_offsets(window), sequence_length)
-        )
-        self._rows = Rows.of(_whole_pieces(pieces, sequence_length + 1))
+        bins: Shelves[Piece] = Shelves()
+        for window in range(cache.num_windows):
+            for piece in split_documents(cache.window_offsets(window), sequence_length):
+                bins.add(piece[1] + 1, piece)
+        self._rows = Rows.of(bins.take_rows(sequence_length + 1))
         self._order = np.random.default_rng(0).permutation(len(self._rows))
 
     @property
@@ -383,37 +336,158 @@ class ValidationRows:
         return self._cache.num_ids
 
     def batches(
-        self,
-        rows_per_batch: int,
-        *,
-        rank: int = 0,
-        world_size: int = 1,
-        max_rows: int | None = None,
-        pin_memory: bool = False,
+        self, rows_per_batch: int, *, rank: int = 0, world_size: int = 1, max_rows: int | None = None
     ) -> Iterator[Batch]:
         """Yield every row once, as (rows_per_batch, T) batches; the last is filled up with rows of padding.
 
         Every rank gets the same number of batches (the last may be padding alone) of different rows. With
         `max_rows`, only about that many rows: the same sample at every call.
         """
-        chosen = self._order[:max_rows]
-        turn = rows_per_batch * world_size
-        for first in range(rank * rows_per_batch, -(-len(chosen) // turn) * turn, turn):
-            yield self._batch(chosen[first : first + rows_per_batch], rows_per_batch, pin_memory)
+        chosen = self._order[:max_rows].tolist()
+        for numbers in _share(chosen, rows_per_batch, rank, world_size):
+            yield self._batch(numbers, rows_per_batch)
 
-    def _batch(self, numbers: np.ndarray, rows_per_batch: int, pin_memory: bool) -> Batch:
+    def _batch(self, numbers: Sequence[int], rows_per_batch: int) -> Batch:
         bos_id = self._cache.bos_id
         rows = np.full((rows_per_batch, self._length + 1), bos_id, dtype=np.int64)
         for out, number in zip(rows, numbers, strict=False):
-            self._rows.write(int(number), self._cache.ids, bos_id, out)
+            self._rows.write(number, self._cache.ids, bos_id, out)
         # Documents hold no <|bos|>: a target that is one stands between documents, or is padding.
         targets = np.where(rows[:, 1:] == bos_id, NOT_TRAINED_ON, rows[:, 1:])
-        return make_batch(rows[:, :-1], targets, pin_memory=pin_memory)
+        return make_batch(rows[:, :-1], targets)
 
 
-def _whole_pieces(pieces: Iterable[Piece], row_length: int) -> list[list[Piece]]:
-    """Put pieces into rows by best fit, longest first, cutting none."""
-    shelves: Shelves[Piece] = Shelves()
-    for piece in pieces:
-        shelves.add(piece[1] + 1, piece)
-    return shelves.take_rows(row_length)
+class NothingToLearnError(UserError):
+    """No conversation was given, or of the `skipped` ones none has anything to learn that fits into a row."""
+
+    def __init__(self, skipped: int, sequence_length: int) -> None:
+        reason = f"{skipped:,} do not fit into {sequence_length} tokens" if skipped else "none given"
+        super().__init__(f"no conversation to learn from: {reason}; give others")
+        self.skipped = skipped
+
+
+class ConversationRows:
+    """Rows of whole conversations, several to a row by best fit, held in memory as compact arrays (5 bytes a token).
+
+    A conversation longer than a row is cut after the last turn of the assistant that fits; one whose first answer
+    does not fit is left out. Both are counted. So every row holds something to learn, no batch is all padding, and
+    an epoch always ends. Which conversations share a row depends on the seed; each epoch has its own order of rows.
+    """
+
+    def __init__(
+        self,
+        rendered: Iterable[Rendered],
+        sequence_length: int,
+        seed: int,
+        *,
+        turn_end_id: int,
+        padding_id: int,
+    ):
+        """`sequence_length` is T; `turn_end_id` is the id of <|assistant_end|>; `padding_id` any id, usually
+        <|bos|>, as it is never a target.
+
+        Raises NothingToLearnError if no conversation is left.
+        """
+        self._length = sequence_length
+        self._seed = seed
+        self._padding_id = padding_id
+        self._ids, self._masks = array("I"), array("b")
+        self._starts = [0]
+        self.cut = 0
+        """Conversations of which only the first turns fitted."""
+        self.skipped = 0
+        """Conversations of which nothing to learn fitted."""
+        for conversation in rendered:
+            self._take(whole_turns(conversation, sequence_length + 1, turn_end_id), len(conversation.ids))
+        if not self.num_conversations:
+            raise NothingToLearnError(self.skipped, sequence_length)
+        bins: Shelves[int] = Shelves()  # of conversations of one length, the seed decides which goes where
+        for number in np.random.default_rng([seed, 0]).permutation(self.num_conversations):
+            bins.add(self._starts[number + 1] - self._starts[number], int(number))
+        self._rows = bins.take_rows(sequence_length + 1)
+
+    @property
+    def num_conversations(self) -> int:
+        """Conversations in the rows, whole or cut."""
+        return len(self._starts) - 1
+
+    @property
+    def rows_per_epoch(self) -> int:
+        """Rows that hold every conversation once."""
+        return len(self._rows)
+
+    @property
+    def utilisation(self) -> float:
+        """The share of the rows that is not padding."""
+        return len(self._ids) / (self.rows_per_epoch * (self._length + 1))
+
+    def batches(
+        self, rows_per_batch: int, start_row: int = 0, rank: int = 0, world_size: int = 1
+    ) -> Iterator[Batch]:
+        """Yield (rows_per_batch, T) batches forever, epoch after epoch; arguments as in
+        `TrainingRows.batches`. Targets are -1 wherever the mask is 0 and in padding."""
+        for numbers in _endless_share(self._order(start_row), rows_per_batch, rank, world_size):
+            yield self._batch(numbers, rows_per_batch)
+
+    def validation_batches(
+        self, rows_per_batch: int, *, rank: int = 0, world_size: int = 1
+    ) -> Iterator[Batch]:
+        """Yield every row once, as (rows_per_batch, T) batches, filled up with rows of padding; every rank
+        gets the same number of them."""
+        for numbers in _share(range(self.rows_per_epoch), rows_per_batch, rank, world_size):
+            yield self._batch(numbers, rows_per_batch)
+
+    def _take(self, fitting: Rendered, whole_length: int) -> None:
+        if not any(fitting.mask):
+            self.skipped += 1
+            return
+        self.cut += len(fitting.ids) < whole_length
+        assert not fitting.mask[0], "nothing predicts the first id"
+        self._ids.extend(fitting.ids)
+        self._masks.extend(fitting.mask)
+        self._starts.append(len(self._ids))
+
+    def _order(self, start_row: int) -> Iterator[int]:
+        first_epoch, skip = divmod(start_row, self.rows_per_epoch)
+        for epoch in count(first_epoch):
+            shuffled = np.random.default_rng([self._seed, 1, epoch]).permutation(self.rows_per_epoch)
+            yield from (int(row) for row in shuffled[skip:])
+            skip = 0
+
+    def _batch(self, numbers: Sequence[int], rows_per_batch: int) -> Batch:
+        ids = np.full((rows_per_batch, self._length + 1), self._padding_id, dtype=np.int64)
+        learned = np.zeros((rows_per_batch, self._length + 1), dtype=bool)
+        for row, number in enumerate(numbers):
+            position = 0
+            for conversation in self._rows[number]:
+                first, end = self._starts[conversation : conversation + 2]
+                ids[row, position : position + end - first] = self._ids[first:end]
+                learned[row, position : position + end - first] = self._masks[first:end]
+                position += end - first
+        targets = np.where(learned, ids, NOT_TRAINED_ON)
+        return make_batch(ids[:, :-1], targets[:, 1:])
+
+
+def whole_turns(conversation: Rendered, length: int, turn_end_id: int) -> Rendered:
+    """The conversation, or as much of it as fits into `length` ids and ends with the assistant's `turn_end_id`:
+    nothing, if not even the first answer does."""
+    if len(conversation.ids) <= length:
+        return conversation
+    kept = next((end for end in range(length, 0, -1) if conversation.ids[end - 1] == turn_end_id), 0)
+    return Rendered(conversation.ids[:kept], conversation.mask[:kept])
+
+
+def _endless_share(
+    order: Iterator[int], rows_per_batch: int, rank: int, world_size: int
+) -> Iterator[list[int]]:
+    """Of each turn of rows_per_batch * world_size rows, those of this rank; the turns never end."""
+    while True:
+        turn = list(islice(order, rows_per_batch * world_size))
+        yield turn[rank * rows_per_batch : (rank + 1) * rows_per_batch]
+
+
+def _share(rows: Sequence[int], rows_per_batch: int, rank: int, world_size: int) -> Iterator[Sequence[int]]:
+    """As many batches for every rank, which hold all rows once; the last may have fewer rows, or none."""
+    turn = rows_per_batch * world_size
+    for first in range(rank * rows_per_batch, -(-len(rows) // turn) * turn, turn):
+        yield rows[first : first + rows_per_batch]

@@ -1,15 +1,17 @@
-"""What is asked of the engine and what it answers: Sampling, Request, Completion. Plain values, no torch.
+"""What is asked of the engine and what it answers: SamplingParams, Constraint, Request, Completion.
 
-Every field is checked when it is made; a wrong one raises a RequestError that names it, so that a server can
-turn it into a 400 and a command line into one line.
+Plain values, no torch. Every field is checked when the value is made; a wrong one raises a RequestError that names it,
+so that a server can turn it into a 400 and a command line into one line.
 """
 
+import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from chatsmith.backends.guided import Constraint, RequestError
+from chatsmith.runtime.errors import UserError
 from chatsmith.text.chat import Part
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
@@ -17,8 +19,17 @@ FinishReason = Literal["stop", "length", "cancelled", "error"]
 MAX_TOP_LOGPROBS = 20
 
 
+class RequestError(UserError):
+    """A request that cannot be served. `parameter` names the field at fault, `code` the kind of mistake."""
+
+    def __init__(self, message: str, *, parameter: str, code: str = "invalid_value") -> None:
+        super().__init__(message)
+        self.parameter = parameter
+        self.code = code
+
+
 @dataclass(frozen=True)
-class Sampling:
+class SamplingParams:
     """How to choose each next token, and when to stop."""
 
     temperature: float = 1.0
@@ -39,32 +50,32 @@ class Sampling:
     2019)."""
 
     frequency_penalty: float = 0.0
-    """Subtracted from a token's logit once for each time the reply has sampled it."""
+    """Subtracted from a token's logit once for each time the completion has sampled it."""
 
     presence_penalty: float = 0.0
-    """Subtracted from a token's logit if the reply has sampled it at all."""
+    """Subtracted from a token's logit if the completion has sampled it at all."""
 
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     """Added to the logits of these ids."""
 
     seed: int | None = None
-    """The same request and seed give the same reply, whatever else the engine is doing. None draws one."""
+    """The same request and seed give the same completion, whatever else the engine is doing. None draws one."""
 
     max_tokens: int | None = None
-    """Most tokens in the reply, results of tools included. None: as many as the context holds. 0 only scores the
-    prompt (see Request.score_from)."""
+    """Most tokens in the completion, results of the tool included. None: as many as the context holds. 0 only scores
+    the prompt (see Request.score_from)."""
 
     min_tokens: int = 0
-    """No end-of-turn token, stop id or stop string ends the reply before it has this many tokens."""
+    """No end-of-turn token, stop id or stop string ends the completion before it has this many tokens."""
 
     stop: tuple[str, ...] = ()
-    """Texts that end the reply; the reply's text ends before them."""
+    """Texts that end the completion; its text ends before them."""
 
     stop_ids: tuple[int, ...] = ()
-    """Token ids that end the reply, besides the end of the turn."""
+    """Token ids that end the completion, besides the end of the turn."""
 
     ignore_end: bool = False
-    """Go on after `<|assistant_end|>` or `<|bos|>`, which otherwise end every reply."""
+    """Go on after `<|assistant_end|>` or `<|bos|>`, which otherwise end every completion."""
 
     logprobs: int | None = None
     """Report the log-probability of each sampled or scored token, and of this many most likely ones (0 to 20)."""
@@ -85,20 +96,88 @@ class Sampling:
         allowed = self.logprobs is None or 0 <= self.logprobs <= MAX_TOP_LOGPROBS
         _check("logprobs", allowed, f"must be from 0 to {MAX_TOP_LOGPROBS}")
 
+    @staticmethod
+    def from_generation(generation: Mapping[str, Any], **given: Any) -> "SamplingParams":
+        """What a bundle's generation_config.json says, below what is `given` (None: not given).
+
+        Raises UserError for a value of the wrong type, RequestError for one out of range.
+        """
+        values = {name: value for name, value in given.items() if value is not None}
+        for name, kinds in _GENERATION_TYPES.items():
+            value = generation.get(name)
+            if name in values or value is None:
+                continue
+            if type(value) not in kinds:
+                kind = "a number" if float in kinds else "a whole number"
+                raise UserError(f"generation_config.json says {name} = {value!r}; it must be {kind}")
+            values[name] = value
+        return SamplingParams(**values)
+
+
+_GENERATION_TYPES = {
+    "temperature": (int, float),
+    "top_k": (int,),
+    "top_p": (int, float),
+    "min_p": (int, float),
+    "max_tokens": (int,),
+}
+
+
+Sampling = SamplingParams  # the former name, for those that import it still
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What a completion must match: a JSON schema, a regular expression, or a grammar.
+
+    A plain value; a backend compiles it when the request is submitted. It says nothing about length: max_tokens may
+    still cut a completion before it is whole.
+    """
+
+    kind: Literal["json_schema", "regex", "lark"]
+    value: str
+
+    @staticmethod
+    def json_schema(schema: dict[str, Any]) -> "Constraint":
+        """JSON that is valid under a JSON schema."""
+        return Constraint("json_schema", json.dumps(schema))
+
+    @staticmethod
+    def json_object() -> "Constraint":
+        """Any JSON object."""
+        return Constraint.json_schema({"type": "object"})
+
+    @staticmethod
+    def regex(pattern: str) -> "Constraint":
+        """Text that a regular expression (Rust's syntax, without look-around) matches as a whole."""
+        return Constraint("regex", pattern)
+
+    @staticmethod
+    def choice(texts: Sequence[str]) -> "Constraint":
+        """One of these texts."""
+        if not texts:
+            raise RequestError("constraint must offer at least one text", parameter="constraint")
+        return Constraint.regex("|".join(map(re.escape, texts)))
+
+    @staticmethod
+    def lark(grammar: str) -> "Constraint":
+        """Text of a context-free grammar, in llguidance's dialect of Lark."""
+        return Constraint("lark", grammar)
+
 
 @dataclass(frozen=True)
 class Request:
     """A prompt, as token ids, to be continued or scored."""
 
     prompt_ids: tuple[int, ...]
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: SamplingParams = field(default_factory=SamplingParams)
 
     score_from: int | None = None
     """Report the log-probability of every prompt id from this index on. What stands before it is only read, so it
     may come from the prefix cache; what is scored is always computed."""
 
     constraint: Constraint | None = None
-    """A form that the reply must have."""
+    """What the completion must match."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt_ids", tuple(self.prompt_ids))
@@ -117,9 +196,9 @@ class Request:
         return self.sampling.max_tokens == 0
 
     def replicas(self, n: int) -> list["Request"]:
-        """`n` requests for independent replies to the same prompt: a seed, if given, is spread over them.
+        """`n` requests for independent completions of the same prompt: a seed, if given, is spread over them.
 
-        Submitted one after the other, they share all work until their replies differ.
+        Submitted one after the other, they share all work until their completions differ.
         """
         seed = self.sampling.seed
         if seed is None:
@@ -143,17 +222,17 @@ class TokenLogprob(NamedTuple):
 
 @dataclass(frozen=True)
 class Completion:
-    """The engine's whole answer to one request."""
+    """The engine's answer to one request."""
 
     prompt_ids: tuple[int, ...]
     ids: tuple[int, ...]
     """Every id after the prompt: the end of the turn and the ids of a stop string are among them."""
 
     sampled: tuple[bool, ...]
-    """For each id: did the model choose it? False where a tool's result was forced in."""
+    """For each id: did the model choose it? False where the tool's result was forced in."""
 
     parts: tuple[Part, ...]
-    """The reply as text, calls of the tool, and the tool's outputs, in order; ready for a chat Message."""
+    """Text, calls of the tool, and the tool's outputs, in order; ready for a chat Message."""
 
     finish_reason: FinishReason
     logprobs: tuple[TokenLogprob | None, ...] | None = None
@@ -163,19 +242,24 @@ class Completion:
     """For each prompt id from `score_from` on, if asked for; None for the very first id, which nothing predicts."""
 
     cached_tokens: int = 0
-    """How many prompt tokens the prefix cache spared."""
+    """How many prompt tokens the prefix cache held."""
 
     error: str | None = None
     """Why, where finish_reason is `error`."""
 
     @staticmethod
     def refused(request: Request, error: RequestError) -> "Completion":
-        """The answer to a request that could not be served."""
+        """The answer to a request that cannot be served."""
         return Completion(request.prompt_ids, (), (), (), "error", error=str(error))
 
     @property
+    def token_ids(self) -> tuple[int, ...]:
+        """`ids`, under the name that other engines give them."""
+        return self.ids
+
+    @property
     def text(self) -> str:
-        """What the model said, without tool calls and their outputs."""
+        """What the model said, without calls of the tool and their outputs."""
         return "".join(part.text for part in self.parts if part.kind == "text")
 
 
@@ -188,11 +272,11 @@ class Event(NamedTuple):
     parts: tuple[Part, ...]
     """New text, in order, by kind; it may lag behind the ids."""
     completion: Completion | None
-    """The whole answer, once the reply is over."""
+    """The answer, once it is finished."""
     logprobs: tuple[TokenLogprob | None, ...] | None = None
     """For each of the new ids, if asked for; None for forced ids."""
     cached_tokens: int = 0
-    """How many prompt tokens the prefix cache spared."""
+    """How many prompt tokens the prefix cache held."""
 
 
 def _check(parameter: str, holds: bool, rule: str) -> None:

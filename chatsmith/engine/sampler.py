@@ -1,9 +1,9 @@
 """From logits to the next token, for all rows of a step at once.
 
-Each row has its own Sampling. The order: logit bias, penalties, bans and constraint; temperature; top-k, top-p, min-p;
-then one uniform number picks from the cumulative distribution. That number is a function of seed and position alone,
-so neither the rest of the batch nor a pre-emption can change a reply. A row that stands for several replies has a seed
-for each, and chooses for each.
+Each row has its own SamplingParams. The order: logit bias, penalties, bans and constraint; temperature; top-k, top-p,
+min-p; then one uniform number picks from the cumulative distribution. That number is a function of seed and position
+alone, so neither the rest of the batch nor a pre-emption can change a completion. A row that stands for several
+completions has a seed for each, and chooses for each.
 """
 
 from collections import Counter
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from chatsmith.engine.request import Sampling, TokenLogprob
+from chatsmith.engine.request import SamplingParams, TokenLogprob
 
 MASK_64 = 2**64 - 1
 
@@ -21,9 +21,9 @@ MASK_64 = 2**64 - 1
 class Row(NamedTuple):
     """What one row of logits is sampled with."""
 
-    sampling: Sampling
+    sampling: SamplingParams
     seeds: tuple[int, ...]
-    """Of the replies that the row stands for, one at least."""
+    """Of the completions that the row stands for, one at least."""
     position: int
     """Index, in its sequence, of the token to choose."""
     prompt_ids: Sequence[int] = ()
@@ -83,7 +83,7 @@ def _sound(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def probabilities(logits: Tensor, rows: Sequence[Row]) -> Tensor:
-    """What each row is drawn from (R, V): softmax at its temperature, truncated, not renormalised."""
+    """What each row is drawn from (R, V): softmax at its temperature, truncated, not renormalized."""
     temperatures = [row.sampling.temperature for row in rows]
     if any(temperature != 1 for temperature in temperatures):
         # Outside, the best token wins anyway or all are alike, and float32 would make the temperature 0 or infinite.
@@ -128,11 +128,11 @@ def _mix(state: int) -> int:
     return state ^ (state >> 31)
 
 
-def _truncates(sampling: Sampling) -> bool:
+def _truncates(sampling: SamplingParams) -> bool:
     return sampling.top_k > 0 or sampling.top_p < 1 or sampling.min_p > 0
 
 
-def _smallest_allowed(probs: Tensor, samplings: Sequence[Sampling]) -> Tensor:
+def _smallest_allowed(probs: Tensor, samplings: Sequence[SamplingParams]) -> Tensor:
     """The smallest probability (R, 1) each row may still choose.
 
     Only values are compared, never ranks: tokens of equal probability stay or go together, so the outcome
@@ -166,20 +166,31 @@ def _adjust(logits: Tensor, rows: Sequence[Row]) -> Tensor:
     if not unusual:
         return logits
     adjusted = logits.clone()
+    # Whatever a request asks for, logits stay finite: overflow would leave nothing to choose from.
+    limits = torch.finfo(logits.dtype)
+
+    def bounded(number: float, least: float = limits.min) -> float:
+        return min(max(number, least), limits.max)
+
     for index, row in unusual:
         sampling, one = row.sampling, adjusted[index]
-        for id, bias in sampling.logit_bias.items():
-            one[id] += bias
+        if sampling.logit_bias:
+            for id, bias in sampling.logit_bias.items():
+                one[id] += bounded(bias)
+            one.clamp_(limits.min, limits.max)
         if sampling.repetition_penalty != 1:
             seen = _ids({*row.prompt_ids, *row.sampled_ids}, one.device)
             values = one[seen]
-            penalty = sampling.repetition_penalty
+            penalty = bounded(sampling.repetition_penalty, limits.tiny)
             one[seen] = torch.where(values > 0, values / penalty, values * penalty)
+            one.clamp_(limits.min, limits.max)
         if (sampling.frequency_penalty or sampling.presence_penalty) and row.sampled_ids:
             counts = Counter(row.sampled_ids)
             times = one.new_tensor(list(counts.values()))
-            penalties = sampling.frequency_penalty * times + sampling.presence_penalty
-            one[_ids(counts, one.device)] -= penalties
+            penalties = (bounded(sampling.frequency_penalty) * times).clamp_(limits.min, limits.max)
+            penalties += bounded(sampling.presence_penalty)
+            one[_ids(counts, one.device)] -= penalties.clamp_(limits.min, limits.max)
+            one.clamp_(limits.min, limits.max)
         if row.banned_ids:
             one[_ids(row.banned_ids, one.device)] = float("-inf")
         if row.allowed is not None:
@@ -224,8 +235,8 @@ def _logprobs(
         return {}
     theirs = [owners[index] for index in asking]
     if len(asking) < len(owners):
-        place = {owner: index for index, owner in enumerate(sorted(set(theirs)))}
-        logits, chosen = logits[list(place)], chosen[asking]
-        theirs = [place[owner] for owner in theirs]
+        new_index = {owner: index for index, owner in enumerate(sorted(set(theirs)))}
+        logits, chosen = logits[list(new_index)], chosen[asking]
+        theirs = [new_index[owner] for owner in theirs]
     found = token_logprobs(logits, chosen, theirs, [num_top[index] or 0 for index in asking])
     return dict(zip(asking, found, strict=True))

@@ -2,32 +2,27 @@
 
 Two kinds of tasks. Questions with lettered choices are decided by which letter is likeliest after the prompt. Problems
 are answered by writing, with the calculator at hand, and decided by their own rules (a number, tests of a program in
-the sandbox, letters). It reads the benchmarks' folder and writes nothing.
+the sandbox, letters).
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from chatsmith.data.problems import Problem
-from chatsmith.engine.engine import Engine
+from chatsmith.evals.core import notes_on_file, points_and_notes
+from chatsmith.evals.evaluation import Evaluation
 from chatsmith.evals.exam import choose_problems, run_exam
-from chatsmith.evals.passages import Passage, Scorer, decide
-from chatsmith.evals.ranks import collect, share
+from chatsmith.evals.results import TaskResult
+from chatsmith.evals.scoring import Passage, decide_all
 from chatsmith.evals.statistics import pass_at_k, points_interval
-from chatsmith.evals.task_result import TaskResult, notes_on
-from chatsmith.runtime.console import Reporter
-from chatsmith.runtime.device import Runtime
-from chatsmith.tasks import arc, gsm8k, humaneval, letters, mmlu, spelling
-from chatsmith.tasks.letters import LetterQuestion
-from chatsmith.tasks.splits import Splits
+from chatsmith.tasks import gsm8k, humaneval, multiple_choice, spelling
+from chatsmith.tasks.multiple_choice import LetterQuestion
 from chatsmith.text.chat import render_prompt
 from chatsmith.text.tokenizer import Tokenizer
-
-KINDERGARTEN = "kindergarten"
-"""What its exam is called as a task of the suite."""
+from chatsmith.worlds.kindergarten.world import spelling_words
 
 TRIES_TEMPERATURE = 0.8
 """At which several tries a problem are drawn, as in the HumanEval paper."""
@@ -38,10 +33,10 @@ class LetterTask:
     """A task of questions with lettered choices."""
 
     name: str
-    splits: Splits
-    path: Callable[[str], str]
-    """The file of a split in the benchmarks' folder."""
+    files: Mapping[str, str]
+    """The splits it has, and their files in the benchmarks' folder."""
     load: Callable[[str, Path], list[LetterQuestion]]
+    """Its questions, from a split and the benchmarks' folder."""
 
 
 @dataclass(frozen=True)
@@ -49,158 +44,109 @@ class WrittenTask:
     """A task of problems that are answered by writing."""
 
     name: str
-    splits: Splits
-    path: Callable[[str], str]
+    files: Mapping[str, str]
     load: Callable[[str, Path], list[Problem]]
     max_tokens: int
     """Longer replies are cut."""
     needs_sandbox: bool = False
     may_try_again: bool = False
     """Whether several tries a problem make sense: pass@k."""
+    method: int = 1
+    """Raised when the task's scores come to mean something else, so that it is measured again."""
 
 
-LETTER_TASKS = (
-    LetterTask(
-        "arc_easy",
-        arc.SPLITS,
-        lambda split: arc.arc_path("easy", split),
-        lambda split, folder: arc.arc_questions("easy", split, folder),
+ChatTask = LetterTask | WrittenTask
+
+TASKS: tuple[ChatTask, ...] = (
+    *(
+        LetterTask(f"arc_{level}", files, partial(multiple_choice.arc_questions, level))
+        for level, files in multiple_choice.ARC_FILES.items()
     ),
-    LetterTask(
-        "arc_challenge",
-        arc.SPLITS,
-        lambda split: arc.arc_path("challenge", split),
-        lambda split, folder: arc.arc_questions("challenge", split, folder),
-    ),
-    LetterTask("mmlu", mmlu.SPLITS, mmlu.mmlu_path, mmlu.mmlu_questions),
-)
-
-WRITTEN_TASKS = (
-    WrittenTask("gsm8k", gsm8k.SPLITS, gsm8k.gsm8k_path, gsm8k.gsm8k_problems, max_tokens=320),
+    LetterTask("mmlu", multiple_choice.MMLU_FILES, multiple_choice.mmlu_questions),
+    WrittenTask("gsm8k", gsm8k.FILES, gsm8k.gsm8k_problems, max_tokens=320, method=2),
     WrittenTask(
         "humaneval",
-        humaneval.SPLITS,
-        lambda _: humaneval.PATH,
+        humaneval.FILES,
         lambda _, folder: humaneval.humaneval_problems(folder),
         max_tokens=512,
         needs_sandbox=True,
         may_try_again=True,
     ),
     WrittenTask(
-        "spelling", spelling.SPLITS, lambda _: spelling.PATH, spelling.spelling_problems, max_tokens=160
+        "spelling",
+        spelling.FILES,
+        lambda split, folder: spelling.spelling_problems(split, folder, spelling_words()),
+        max_tokens=160,
     ),
 )
 
 
-def measure_letters(
-    scorer: Scorer,
-    tokenizer: Tokenizer,
-    task: LetterTask,
-    split: str,
-    folder: Path,
-    *,
-    max_examples: int | None,
-    runtime: Runtime,
-    reporter: Reporter,
-) -> TaskResult:
+def measure_letters(evaluation: Evaluation, task: LetterTask) -> TaskResult:
     """The score of a task of lettered questions. Raises UserError if its file is not there."""
-    questions = choose_problems(task.load(split, folder), max_examples)
+    tokenizer, scorer = evaluation.bundle.tokenizer, evaluation.scorer
+    questions = choose_problems(task.load(evaluation.part, evaluation.benchmarks), evaluation.max_examples)
     started = time.perf_counter()
-    mine = share(questions, runtime)
-    with reporter.progress(task.name, len(mine), "questions") as bar:
-        passages = (letter_passages(question, tokenizer, scorer.context_length) for question in mine)
-        scores = scorer.score(passages, lambda _: bar.advance(1))
-    points = [
-        float(decide("multiple choice", found, question.gold).is_right)
-        for question, found in zip(mine, scores, strict=True)
-    ]
-    cropped = [
-        len(render_prompt(question.messages, tokenizer)) >= scorer.context_length for question in questions
-    ]
-    return TaskResult(
-        task=task.name,
-        ids=tuple(question.id for question in questions),
-        points=tuple(collect(points, len(questions), runtime)),
-        chance=letters.chance(questions),
-        seconds=time.perf_counter() - started,
-        notes=notes_on(folder, task.path(split), sum(cropped), len(cropped)),
-    )
+    mine = evaluation.share(questions)
+    passages = (letter_passages(question, tokenizer, scorer.context_length) for question in mine)
+    golds = [question.gold for question in mine]
+    with evaluation.reporter.progress(task.name, len(mine), "questions") as bar:
+        decisions = decide_all(scorer, "multiple choice", passages, golds, bar)
+    points, notes = points_and_notes(evaluation, task.files[evaluation.part], decisions, len(questions))
+    seconds = time.perf_counter() - started
+    ids = tuple(question.id for question in questions)
+    return TaskResult(task.name, ids, points, multiple_choice.chance(questions), seconds, notes)
 
 
 def letter_passages(
     question: LetterQuestion, tokenizer: Tokenizer, context_length: int
 ) -> tuple[Passage, ...]:
     """The prompt with each of the letters as the reply's first token. A long prompt loses its beginning."""
-    prompt = render_prompt(question.messages, tokenizer)[-(context_length - 1) :]
-    passages = []
-    for letter in question.letters:
-        # A reply has no space before its first word, and a single byte is always a token.
-        (id,) = tokenizer.encode(letter)
-        passages.append(Passage((*prompt, id), len(prompt)))
-    return tuple(passages)
+    whole = render_prompt(question.messages, tokenizer)
+    prompt = whole[-(context_length - 1) :]
+    # A reply has no space before its first word, and a single byte is always a token.
+    ids = [tokenizer.encode(letter)[0] for letter in question.letters]
+    return tuple(Passage((*prompt, id), len(prompt), len(prompt) < len(whole)) for id in ids)
 
 
-def measure_written(
-    engine: Engine,
-    tokenizer: Tokenizer,
-    task: WrittenTask,
-    split: str,
-    folder: Path,
-    *,
-    max_examples: int | None,
-    tries: int,
-    runtime: Runtime,
-    reporter: Reporter,
-) -> TaskResult:
+def measure_written(evaluation: Evaluation, task: WrittenTask) -> TaskResult:
     """The score of a task of problems: pass@1, and pass@k if there are several tries. Raises UserError if its file is
     not there."""
-    problems = choose_problems(task.load(split, folder), max_examples)
-    tries = tries if task.may_try_again else 1
-    mine = share(problems, runtime)
-    result = run_exam(
-        engine,
-        mine,
-        tokenizer,
-        reporter=reporter,
+    problems = choose_problems(task.load(evaluation.part, evaluation.benchmarks), evaluation.max_examples)
+    tries = evaluation.tries if task.may_try_again else 1
+    started = time.perf_counter()
+    replies = run_exam(
+        evaluation.engine,
+        evaluation.share(problems),
+        evaluation.bundle.tokenizer,
+        reporter=evaluation.reporter,
         max_tokens=task.max_tokens,
         label=task.name,
         tries=tries,
         temperature=TRIES_TEMPERATURE if tries > 1 else 0.0,
     )
-    replies = result.transcript()
+    seconds = time.perf_counter() - started
     grouped = [replies[start : start + tries] for start in range(0, len(replies), tries)]
-    transcript = collect(grouped, len(problems), runtime)
-    numbers = [sum(reply["correct"] for reply in group) for group in transcript]
+    transcript = evaluation.collect(grouped, len(problems))
+    num_right = [sum(reply["correct"] for reply in group) for group in transcript]
     return TaskResult(
         task=task.name,
         ids=tuple(problem.id for problem in problems),
-        points=tuple(pass_at_k(tries, number, 1) for number in numbers),
+        points=tuple(pass_at_k(tries, number, 1) for number in num_right),
         chance=0.0,
-        seconds=result.seconds,
-        notes=notes_on(folder, task.path(split), 0, 0),
+        seconds=seconds,
+        notes=notes_on_file(evaluation, task.files[evaluation.part]),
         transcript=tuple(reply for group in transcript for reply in group),
-        figures=_figures(tries, numbers),
+        figures=_pass_at_more(tries, num_right),
     )
 
 
-def _figures(tries: int, numbers: Sequence[int]) -> dict[str, float]:
-    """pass@10 and pass@100, as far as there are so many tries, with 95 % intervals, from how many tries at each problem
-    were right."""
+def _pass_at_more(tries: int, num_right: Sequence[int]) -> dict[str, float]:
+    """pass@10 and pass@100, as far as there are so many tries, with 95 % intervals; `num_right` has one number a
+    problem."""
     figures = {}
     for k in (10, 100):
-        if k <= tries and numbers:
-            points = [pass_at_k(tries, number, k) for number in numbers]
+        if k <= tries and num_right:
+            points = [pass_at_k(tries, number, k) for number in num_right]
             low, high = points_interval(points)
             figures |= {f"pass@{k}": sum(points) / len(points), f"pass@{k} low": low, f"pass@{k} high": high}
     return figures
-
-
-def exam_as_task(name: str, replies: Sequence[dict[str, Any]], seconds: float) -> TaskResult:
-    """A finished exam, from its transcript, as one task of the suite."""
-    return TaskResult(
-        task=name,
-        ids=tuple(reply["id"] for reply in replies),
-        points=tuple(float(reply["correct"]) for reply in replies),
-        chance=0.0,
-        seconds=seconds,
-    )

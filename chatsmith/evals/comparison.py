@@ -11,14 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from chatsmith.evals.statistics import (
-    Difference,
-    holm,
-    mcnemar,
-    paired_bootstrap,
-    ratio_difference,
-)
-from chatsmith.evals.task_result import TaskResult
+from chatsmith.evals.results import TaskResult
+from chatsmith.evals.statistics import Difference, holm, mcnemar, paired_bootstrap, ratio_difference
 
 LEVEL = 0.05
 """A difference is called real if chance would bring it about less often than this."""
@@ -58,7 +52,7 @@ def compare_tasks(a: Sequence[TaskResult], b: Sequence[TaskResult]) -> list[Comp
     """A line for each task that both have, with p-values corrected together."""
     lines = []
     for one, two in _common(a, b):
-        paired = paired_bootstrap([_uncentred(one)], [_uncentred(two)])
+        paired = paired_bootstrap([_uncentered(one)], [_uncentered(two)])
         is_exact = all(point in (0, 1) for point in (*one.points, *two.points))
         p = mcnemar(one.points, two.points) if is_exact else paired.p
         lines.append(Comparison(one.task, one.accuracy, two.accuracy, replace(paired, p=p)))
@@ -70,12 +64,12 @@ def compare_tasks(a: Sequence[TaskResult], b: Sequence[TaskResult]) -> list[Comp
 
 
 def compare_means(name: str, a: Sequence[TaskResult], b: Sequence[TaskResult]) -> Comparison | None:
-    """The mean centred accuracies (CORE, ChatCORE) over the tasks both have; None if there is none."""
+    """The mean centered accuracies (CORE, ChatCORE) over the tasks both have; None if there is none."""
     common = _common(a, b)
     if not common:
         return None
     difference = paired_bootstrap([one.answers() for one, _ in common], [two.answers() for _, two in common])
-    means = [float(np.mean([task.centred for task in side])) for side in zip(*common, strict=True)]
+    means = [float(np.mean([task.centered for task in side])) for side in zip(*common, strict=True)]
     return Comparison(name, means[0], means[1], difference)
 
 
@@ -116,5 +110,5 @@ def _only(task: TaskResult, ids: Sequence[str]) -> TaskResult:
     return replace(task, ids=tuple(ids), points=tuple(point_of[id] for id in ids), transcript=())
 
 
-def _uncentred(task: TaskResult) -> Any:
+def _uncentered(task: TaskResult) -> Any:
     return replace(task.answers(), chance=0.0)

@@ -2,36 +2,36 @@
 
 Two texts overlap if they have 13 words in a row in common (Brown et al. 2020, GPT-3's appendix C), after letter case
 and punctuation are dropped. Items of fewer words cannot be checked and are counted apart. An overlap is not yet a
-solved item: a question may quote a well-known sentence. So examples are shown.
+solved item: a question may quote a well-known sentence. So examples are shown. The test sets are those of the
+benchmarks, and the kindergarten's exam.
 
 Word sequences are compared by 64-bit hashes, which for these numbers never collide in practice. It reads texts and
 reports; it removes nothing.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from chatsmith.evals import chat
+from chatsmith.tasks import gsm8k, humaneval
+from chatsmith.tasks.benchmark_files import has_file
+from chatsmith.tasks.core import TASKS, core_items
+from chatsmith.worlds.kindergarten import Kindergarten
 
 WORDS = 13
 EXAMPLES = 3
 """Shown for each test set."""
 
-_WORD = re.compile(r"[^\W_]+")
+# Between two training texts stands a NUL, which counts as a word that no test set has.
+_WORD = re.compile(r"[^\W_]+|\0")
 _UNKNOWN = 0
 _BATCH_CHARACTERS = 4 << 20
-
-
-@dataclass(frozen=True)
-class TestSet:
-    """The items of one benchmark that scores are reported on, as texts."""
-
-    __test__ = False  # not a test, whatever pytest makes of the name
-
-    name: str
-    texts: tuple[str, ...]
+_BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplication loses nothing
 
 
 @dataclass
@@ -64,81 +64,61 @@ class Overlap:
 
 
 class LeakageCheck:
-    """Knows the word sequences of the test sets; training text is passed through `read`, then `report` tells."""
+    """Knows the word sequences of the test sets; training text goes through `read`; `report` says what was found."""
 
-    def __init__(self, test_sets: Sequence[TestSet]) -> None:
-        self._test_sets = test_sets
-        self._numbers: dict[str, int] = {}
+    def __init__(self, test_sets: Mapping[str, Sequence[str]]) -> None:
+        """`test_sets` are the texts of every set's items, by its name."""
+        self._words = {name: [_words(text) for text in texts] for name, texts in test_sets.items()}
+        known = dict.fromkeys(word for items in self._words.values() for words in items for word in words)
+        self._index_of = {word: index for index, word in enumerate(known, start=_UNKNOWN + 1)}
         # A random number stands for each word; a sequence is hashed by a polynomial in them.
-        self._values = np.zeros(1, dtype=np.uint64)
-        self._of_items = [[self._sequences(text, learn=True) for text in one.texts] for one in test_sets]
-        all_sequences = [sequences for items in self._of_items for sequences in items]
-        self._known = np.unique(np.concatenate([*all_sequences, np.zeros(0, dtype=np.uint64)]))
+        generator = np.random.default_rng(0)
+        self._values = generator.integers(1, 2**64, size=len(known) + 1, dtype=np.uint64)
+        self._of_items = {name: list(map(self._sequences, items)) for name, items in self._words.items()}
+        everything = [sequences for items in self._of_items.values() for sequences in items]
+        self._known = np.unique(np.concatenate([*everything, np.zeros(0, dtype=np.uint64)]))
         self._seen = np.zeros(len(self._known), dtype=bool)
 
     def read(self, texts: Iterable[str]) -> Iterator[int]:
         """Look for the test sets' word sequences in training texts. Yields, now and then, how many characters more
         were read."""
         for batch in _batches(texts):
-            # The mark between texts is no word, so no sequence reaches across it.
-            found = self._sequences(" \0 ".join(batch), learn=False)
-            places = np.searchsorted(self._known, found)
-            places[places == len(self._known)] = 0
+            found = self._sequences(_words("\0".join(batch)))
             if len(self._known):
-                self._seen[places[self._known[places] == found]] = True
+                indices = np.searchsorted(self._known, found).clip(max=len(self._known) - 1)
+                self._seen[indices[self._known[indices] == found]] = True
             yield sum(map(len, batch))
 
     def report(self) -> list[Overlap]:
         """What was found in all that was read."""
         overlaps = []
-        for one, items in zip(self._test_sets, self._of_items, strict=True):
-            overlap = Overlap(one.name, len(one.texts), 0)
-            for text, sequences in zip(one.texts, items, strict=True):
-                if not len(sequences):
-                    overlap.too_short += 1
-                    continue
+        for name, items in self._of_items.items():
+            overlap = Overlap(name, len(items), 0)
+            for words, sequences in zip(self._words[name], items, strict=True):
+                overlap.too_short += not len(sequences)
                 hits = np.flatnonzero(self._seen[np.searchsorted(self._known, sequences)])
                 if len(hits):
                     overlap.overlapping += 1
-                    if len(overlap.examples) < EXAMPLES:
-                        words = _WORD.findall(text.casefold())
-                        overlap.examples.append(" ".join(words[hits[0] : hits[0] + WORDS]))
+                    overlap.examples.append(" ".join(words[hits[0] : hits[0] + WORDS]))
+            del overlap.examples[EXAMPLES:]
             overlaps.append(overlap)
         return overlaps
 
-    def _sequences(self, text: str, *, learn: bool) -> np.ndarray:
-        """(n - 12,) hashes of the sequences of 13 words of a text; those with a word unknown to all test sets are left
-        out, unless `learn` makes every word known."""
-        words = (_WORD if learn else _WORD_OR_MARK).findall(text.casefold())
-        numbers = self._numbers
-        if learn:
-            indices = [numbers.setdefault(word, len(numbers) + 1) for word in words]
-            self._grow()
-        else:
-            indices = [numbers.get(word, _UNKNOWN) for word in words]
-        if len(indices) < WORDS:
-            return np.zeros(0, dtype=np.uint64)
-        known = np.array(indices)
-        values = self._values[known]
-        count = len(known) - WORDS + 1
+    def _sequences(self, words: Sequence[str]) -> np.ndarray:
+        """(n - 12,) hashes of the sequences of 13 words; those with a word unknown to all test sets are left out."""
+        indices = np.array([self._index_of.get(word, _UNKNOWN) for word in words], dtype=np.int64)
+        count = max(0, len(indices) - WORDS + 1)
         hashes = np.zeros(count, dtype=np.uint64)
         is_whole = np.ones(count, dtype=bool)
-        for offset in range(WORDS):
-            hashes = hashes * _BASE + values[offset : offset + count]
-            is_whole &= known[offset : offset + count] != _UNKNOWN
+        for offset in range(WORDS if count else 0):
+            part = indices[offset : offset + count]
+            hashes = hashes * _BASE + self._values[part]
+            is_whole &= part != _UNKNOWN
         return hashes[is_whole]
 
-    def _grow(self) -> None:
-        """Numbers for words that have come since; the same ones for the same words in the same order."""
-        missing = len(self._numbers) + 1 - len(self._values)
-        if missing > 0:
-            size = max(missing, len(self._values))  # doubling, or growing would take quadratic time
-            more = np.random.default_rng(len(self._values)).integers(1, 2**64, size=size, dtype=np.uint64)
-            self._values = np.concatenate([self._values, more])
 
-
-_WORD_OR_MARK = re.compile(r"[^\W_]+|\0")
-_BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplication loses nothing
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.casefold())
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
@@ -152,3 +132,36 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
             batch, size = [], 0
     if batch:
         yield batch
+
+
+def find_test_sets(folder: Path) -> dict[str, list[str]]:
+    """Every set of items that scores are reported on, as texts by its name: the benchmarks whose files are in
+    `folder`, and the kindergarten's exam."""
+    found: dict[str, list[str]] = {}
+    for task in {task.file: task for task in TASKS}.values():
+        if has_file(folder, task.path):
+            texts = found[f"core/{task.file.rpartition('/')[2]}"] = []
+            for item in core_items(task, folder):
+                match task.kind:
+                    case "multiple choice":
+                        texts.append(f"{item['query']} {item['choices'][item['gold']]}")
+                    case "schema":
+                        texts.append(f"{item['context_options'][item['gold']]} {item['continuation']}")
+                    case "language modeling":
+                        texts.append(f"{item['context']} {item['continuation']}")
+    for task in chat.TASKS:
+        if "test" not in task.files or not has_file(folder, task.files["test"]):
+            continue
+        if isinstance(task, chat.LetterTask):
+            asked = task.load("test", folder)
+            found[task.name] = [" ".join([one.question, *one.choices]) for one in asked]
+        elif task.name == gsm8k.NAME:
+            found[task.name] = [problem.messages[0].text for problem in task.load("test", folder)]
+        elif task.name == humaneval.NAME:
+            problems = task.load("test", folder)
+            found[task.name] = [f"{problem.messages[0].text}\n{problem.answer}" for problem in problems]
+    exam = Kindergarten().problems("exam")
+    found["kindergarten exam"] = [
+        " ".join([*(message.text for message in one.messages), one.answer]) for one in exam
+    ]
+    return found

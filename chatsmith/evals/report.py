@@ -1,15 +1,15 @@
 """Results in words: tables for a person, lines for a model card, figures for a run's record."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from chatsmith.evals.comparison import Comparison
 from chatsmith.evals.leakage import WORDS, Overlap
-from chatsmith.evals.result_file import SuiteResult
-from chatsmith.evals.statistics import Score
+from chatsmith.evals.results import SuiteResult
 from chatsmith.runtime.console import Reporter, format_seconds
 
 MEANS = {"core": "CORE", "chat": "ChatCORE"}
-"""What the mean centred accuracy over a suite's tasks is called."""
+"""What the mean centered accuracy over a suite's tasks is called."""
 
 
 def show(result: SuiteResult, reporter: Reporter) -> None:
@@ -23,21 +23,20 @@ def show(result: SuiteResult, reporter: Reporter) -> None:
         _show_tasks(result, took, reporter)
 
 
-def show_comparison(a: str, b: str, lines: list[Comparison], reporter: Reporter) -> None:
+def show_comparison(a: str, b: str, lines: Sequence[Comparison], reporter: Reporter) -> None:
     """Two models side by side."""
-    rows = [
-        [
-            line.name,
-            _figure(line, line.a),
-            _figure(line, line.b),
-            _signed(line, line.difference.difference),
-            f"{_signed(line, line.difference.low)} to {_signed(line, line.difference.high)}",
-            f"{line.difference.n:,}",
-            f"{line.difference.p:.3g}",
-            line.verdict,
-        ]
-        for line in lines
-    ]
+    rows = []
+    for line in lines:
+        # The accuracy of a task is shown in percent, means and bits per byte as they are.
+        scale, form = (100, ".1f") if line.is_corrected else (1, ".4f")
+        unit = " %" if line.is_corrected else ""
+        difference, low, high = (
+            f"{scale * value:+{form}}"
+            for value in (line.difference.difference, line.difference.low, line.difference.high)
+        )
+        figures = (f"{scale * value:{form}}{unit}" for value in (line.a, line.b))
+        items, p = f"{line.difference.n:,}", f"{line.difference.p:.3g}"
+        rows.append([line.name, *figures, difference, f"{low} to {high}", items, p, line.verdict])
     columns = ["", "A", "B", "B - A", "95 % interval", "items", "p", "verdict"]
     reporter.table(f"A: {a}, B: {b}", columns, rows)
     reporter.line(
@@ -45,18 +44,14 @@ def show_comparison(a: str, b: str, lines: list[Comparison], reporter: Reporter)
     )
 
 
-def show_leakage(overlaps: list[Overlap], characters: int, reporter: Reporter) -> None:
-    """Test items that stand in the training text."""
-    rows = [
-        [
-            one.name,
-            f"{one.overlapping:,}",
-            f"{one.items - one.too_short:,}",
-            _percent(one.share),
-            f"{one.too_short:,}",
-        ]
-        for one in overlaps
-    ]
+def show_leakage(overlaps: Sequence[Overlap], characters: int, reporter: Reporter) -> None:
+    """Test items that are found in the training text."""
+    rows = []
+    for one in overlaps:
+        checked = one.items - one.too_short
+        rows.append(
+            [one.name, f"{one.overlapping:,}", f"{checked:,}", _percent(one.share), f"{one.too_short:,}"]
+        )
     columns = ["test set", "overlapping", "of items", "share", "too short to check"]
     title = f"Items that share {WORDS} words in a row with {characters:,} characters of training text"
     reporter.table(title, columns, rows)
@@ -65,23 +60,28 @@ def show_leakage(overlaps: list[Overlap], characters: int, reporter: Reporter) -
             reporter.line(f"{one.name}: … {example} …")
 
 
-def in_words(result: SuiteResult) -> list[tuple[str, str]]:
+def in_words(result: SuiteResult) -> dict[str, str]:
     """Lines of a model card: label and figure."""
     found = result.result
     if result.suite == "base":
-        return [("bits per byte", _base_in_words(found))]
+        return {"bits per byte": _base_in_words(found)}
+    lines = {}
     if result.suite in MEANS:
-        return [(MEANS[result.suite], _mean_in_words(found)), *_tasks_in_words(result)]
-    lines = []
+        mean = MEANS[result.suite]
+        lines[mean] = _mean_in_words(found)
+        for task, score in found["tasks"].items():
+            words = f"{_percent(score['accuracy'])} ({_interval(score)}; chance {_percent(score['chance'])})"
+            lines[f"{mean}, {task}"] = "; ".join([words, *score.get("notes", ())])
+        return lines
     for name, score in _scores(found):
         words = f"{_percent(score['accuracy'])} ({_interval(score)}; {score['n']:,} problems)"
-        lines.append((f"kindergarten exam, {name}", words))
+        lines[f"kindergarten exam, {name}"] = words
     if result.baseline:
-        lines.append(("the same exam by the nearest training question", _percent(result.baseline["overall"])))
+        lines["the same exam by the nearest training question"] = _percent(result.baseline["overall"])
     return lines
 
 
-def facts(results: list[SuiteResult]) -> dict[str, Any]:
+def facts(results: Sequence[SuiteResult]) -> dict[str, Any]:
     """Figures for the run's table of results."""
     found: dict[str, Any] = {}
     for result in results:
@@ -99,50 +99,43 @@ def facts(results: list[SuiteResult]) -> dict[str, Any]:
 
 
 def _show_exam(result: SuiteResult, took: str, reporter: Reporter) -> None:
+    columns = ["section", "right", "95 % interval", "problems"]
     rows = [
         [name, _percent(score["accuracy"]), _interval(score), f"{score['n']:,}"]
         for name, score in _scores(result.result)
     ]
-    baseline = _scores(result.baseline) if result.baseline else []
-    for row, (_, score) in zip(rows, baseline, strict=False):
-        row.append(_percent(score["accuracy"]))
-    columns = ["section", "right", "95 % interval", "problems", "nearest question"]
-    reporter.table(f"Exam, in {took}", columns if baseline else columns[:-1], rows)
+    if result.baseline:
+        columns.append("nearest question")
+        for row, (_, score) in zip(rows, _scores(result.baseline), strict=False):
+            row.append(_percent(score["accuracy"]))
+    reporter.table(f"Exam, in {took}", columns, rows)
 
 
 def _show_tasks(result: SuiteResult, took: str, reporter: Reporter) -> None:
     found, name = result.result, MEANS[result.suite]
-    rows = [
-        [
-            task,
-            _percent(score["accuracy"]),
-            _interval(score),
-            _percent(score["chance"]),
-            f"{score['centered']:+.3f}",
-            f"{score['n']:,}",
-            format_seconds(score["seconds"]),
-            _beyond_chance(score),
-        ]
-        for task, score in found["tasks"].items()
-    ]
-    columns = ["task", "right", "95 % interval", "chance", "centred", "items", "time", ""]
-    reporter.table(f"{name}, in {took}", columns, rows)
-    reporter.line(f"{name}: {_mean_in_words(found)}")
-    notes: dict[str, list[str]] = {}
+    rows = []
+    tasks_of_note: dict[str, list[str]] = {}
+    lines = []
     for task, score in found["tasks"].items():
+        right, chance, centered = score["accuracy"], score["chance"], score["centered"]
+        verdict = "as chance"
+        if score["low"] > chance or score["high"] < chance:
+            verdict = "above chance" if score["low"] > chance else "below chance"
+        shares = _percent(right), _interval(score), _percent(chance)
+        n, seconds = f"{score['n']:,}", format_seconds(score["seconds"])
+        rows.append([task, *shares, f"{centered:+.3f}", n, seconds, verdict])
         for label in (f"pass@{k}" for k in (10, 100) if f"pass@{k}" in score):
             interval = _interval({"low": score[f"{label} low"], "high": score[f"{label} high"]})
-            reporter.line(f"{task}, {label}: {_percent(score[label])} (95 % interval {interval})")
+            lines.append(f"{task}, {label}: {_percent(score[label])} (95 % interval {interval})")
         for note in score.get("notes", ()):
-            notes.setdefault(note, []).append(task)
-    for note, tasks in notes.items():
+            tasks_of_note.setdefault(note, []).append(task)
+    columns = ["task", "right", "95 % interval", "chance", "centered", "items", "time", ""]
+    reporter.table(f"{name}, in {took}", columns, rows)
+    reporter.line(f"{name}: {_mean_in_words(found)}")
+    for line in lines:
+        reporter.line(line)
+    for note, tasks in tasks_of_note.items():
         reporter.notice(f"{', '.join(tasks)}: {note}")
-
-
-def _beyond_chance(score: dict[str, Any]) -> str:
-    if score["low"] > score["chance"]:
-        return "above chance"
-    return "below chance" if score["high"] < score["chance"] else "as chance"
 
 
 def _mean_in_words(found: dict[str, Any]) -> str:
@@ -152,37 +145,15 @@ def _mean_in_words(found: dict[str, Any]) -> str:
     )
 
 
-def _tasks_in_words(result: SuiteResult) -> list[tuple[str, str]]:
-    lines = []
-    for task, score in result.result["tasks"].items():
-        words = f"{_percent(score['accuracy'])} ({_interval(score)}; chance {_percent(score['chance'])})"
-        notes = "".join(f"; {note}" for note in score.get("notes", ()))
-        lines.append((f"{MEANS[result.suite]}, {task}", words + notes))
-    return lines
-
-
 def _scores(exam: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Each section and its score, and last the score overall."""
-    overall = Score(round(exam["overall"] * exam["n"]), exam["n"])
-    low, high = overall.interval
-    return [
-        *exam["sections"].items(),
-        ("overall", {"accuracy": overall.accuracy, "n": overall.n, "low": low, "high": high}),
-    ]
+    return [*exam["sections"].items(), ("overall", {**exam, "accuracy": exam["overall"]})]
 
 
 def _base_in_words(base: dict[str, Any]) -> str:
     text = f"{base['bytes']:,} bytes of validation text ({base['tokens']:,} tokens)"
     interval = f", 95 % interval {base['low']:.4f} to {base['high']:.4f}," if base.get("low") else ""
     return f"{base['bits_per_byte']:.4f}{interval} on {text}"
-
-
-def _figure(line: Comparison, value: float) -> str:
-    return _percent(value) if line.is_corrected else f"{value:.4f}"
-
-
-def _signed(line: Comparison, value: float) -> str:
-    return f"{100 * value:+.1f}" if line.is_corrected else f"{value:+.4f}"
 
 
 def _percent(share: float) -> str:

@@ -1,4 +1,4 @@
-"""How sure a score is, and whether two scores differ: intervals, centring, paired tests.
+"""How sure a score is, and whether two scores differ: intervals, centering, paired tests.
 
 Pure functions of counts and of right answers; knows nothing of models, exams or files. Whatever draws random numbers
 draws the same ones every time.
@@ -50,15 +50,15 @@ def wilson_interval(correct: int, n: int, z: float = Z_95) -> tuple[float, float
         return 0.0, 1.0
     share = correct / n
     shrink = 1 + z * z / n
-    centre = (share + z * z / (2 * n)) / shrink
+    center = (share + z * z / (2 * n)) / shrink
     half_width = z / shrink * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     # At 0 and n right answers the bound is exactly 0 and 1; rounding would leave it a hair outside.
-    low = 0.0 if correct == 0 else centre - half_width
-    high = 1.0 if correct == n else centre + half_width
+    low = 0.0 if correct == 0 else center - half_width
+    high = 1.0 if correct == n else center + half_width
     return low, high
 
 
-def centred(accuracy: float, chance: float) -> float:
+def centered(accuracy: float, chance: float) -> float:
     """`accuracy` on a scale where `chance` is 0 and all right is 1; below chance it is negative."""
     return (accuracy - chance) / (1 - chance)
 
@@ -82,7 +82,7 @@ class Answers:
 
 
 def bootstrap_interval(tasks: Sequence[Answers], seed: int = 0) -> tuple[float, float]:
-    """The 95 % interval of the mean centred accuracy over `tasks`, by resampling items within each task.
+    """The 95 % interval of the mean centered accuracy over `tasks`, by resampling items within each task.
 
     It says how much another draw of items could change the score; not how much another training run could. Source:
     percentile bootstrap, Efron 1979.
@@ -144,12 +144,12 @@ def mcnemar(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def paired_bootstrap(a: Sequence[Answers], b: Sequence[Answers], seed: int = 0) -> Difference:
-    """The difference of mean centred accuracies, B minus A, of two models asked the same items of the same tasks.
+    """The difference of mean centered accuracies, B minus A, of two models asked the same items of the same tasks.
 
     Each resample draws the same items for both, so what is hard for both does not blur the difference.
     """
     assert [one.points.shape for one in a] == [one.points.shape for one in b], "paired means the same items"
-    # Centring is linear, so the difference of centred means is the centred difference, with chance 0 and a scale.
+    # Centering is linear, so the difference of centered means is the centered difference, with chance 0 and a scale.
     pairs = [
         Answers((two.points - one.points) / (1 - one.chance), 0.0, one.group)
         for one, two in zip(a, b, strict=True)
@@ -182,7 +182,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _resampled_means(tasks: Sequence[Answers], seed: int) -> np.ndarray:
-    """(RESAMPLES,) mean centred accuracies over items drawn with replacement within each task."""
+    """(RESAMPLES,) mean centered accuracies over items drawn with replacement within each task."""
     total = np.zeros(RESAMPLES)
     groups: dict[tuple[str, int], list[Answers]] = {}
     for task in tasks:

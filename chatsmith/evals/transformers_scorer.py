@@ -5,14 +5,14 @@ not fast. It reads local folders only: nothing is downloaded, no code of a check
 safetensors. It needs the extra `hf`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from chatsmith.evals.passages import Passage, PassageScore, Question
+from chatsmith.evals.scoring import Passage, PassageScore, Question, Scored
 from chatsmith.runtime.errors import UserError
 
 WINDOW = 64
@@ -43,41 +43,24 @@ class TransformersScorer:
             raise UserError(f"{path} cannot be loaded as a transformers checkpoint: {reason}") from None
         self._model: Any = model.to(device).eval()
         self._device = device
-        self._bos_id = _beginning(self._tokenizer, path)
-        length = getattr(self._model.config, "max_position_embeddings", None)
-        if not isinstance(length, int):
+        self.bos_id = _first_id(self._tokenizer, path)
+        self.context_length = getattr(self._model.config, "max_position_embeddings", 0)
+        if not isinstance(self.context_length, int) or not self.context_length:
             raise UserError(f"{path}: its config.json does not say how long its context is")
-        self._context_length = length
-
-    @property
-    def context_length(self) -> int:
-        """The model's context: `max_position_embeddings`."""
-        return self._context_length
-
-    @property
-    def bos_id(self) -> int:
-        """The checkpoint's own beginning of a text; GPT-2's is `<|endoftext|>`."""
-        return self._bos_id
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of ordinary texts."""
         return self._tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
 
-    def score(
-        self, questions: Iterable[Question], on_scored: Callable[[int], None] = lambda _: None
-    ) -> list[list[PassageScore]]:
-        """The scores of every passage, in order."""
-        scores: list[list[PassageScore]] = []
-        remaining = iter(questions)
-        while window := list(islice(remaining, WINDOW)):
-            flat = [passage for question in window for passage in question]
-            found = self._score_all(flat)
-            for question in window:
-                on_scored(len(scores))
-                scores.append([next(found) for _ in question])
-        return scores
+    def score(self, questions: Iterable[Question]) -> Iterator[Scored]:
+        """Every question with its scores, in order."""
+        numbered = iter(enumerate(questions))
+        while window := list(islice(numbered, WINDOW)):
+            scores = iter(self._score_all([passage for _, question in window for passage in question]))
+            for index, question in window:
+                yield index, question, [next(scores) for _ in question]
 
-    def _score_all(self, passages: Sequence[Passage]) -> Any:
+    def _score_all(self, passages: Sequence[Passage]) -> list[PassageScore]:
         """The scores of all passages, in order, computed from the longest to the shortest."""
         order = sorted(range(len(passages)), key=lambda index: -len(passages[index].ids))
         scores: dict[int, PassageScore] = {}
@@ -88,11 +71,11 @@ class TransformersScorer:
             batch, order = order[:size], order[size:]
             found = self._score_batch([passages[index] for index in batch])
             scores.update(zip(batch, found, strict=True))
-        return iter([scores[index] for index in range(len(passages))])
+        return [scores[index] for index in range(len(passages))]
 
     def _score_batch(self, passages: Sequence[Passage]) -> list[PassageScore]:
         longest = max(len(passage.ids) for passage in passages)
-        rows = [[*passage.ids, *[self._bos_id] * (longest - len(passage.ids))] for passage in passages]
+        rows = [[*passage.ids, *[self.bos_id] * (longest - len(passage.ids))] for passage in passages]
         inputs = torch.tensor(rows, device=self._device)
         with torch.inference_mode():
             logits = self._model(input_ids=inputs, use_cache=False).logits  # (B, T, V)
@@ -106,8 +89,8 @@ class TransformersScorer:
         return found
 
 
-def _beginning(tokenizer: Any, path: Path) -> int:
-    """The id that stands before every text: libraries agree on little here, so the usual names are tried."""
+def _first_id(tokenizer: Any, path: Path) -> int:
+    """The id that every text begins with: libraries agree on little here, so the usual names are tried."""
     known = tokenizer.get_vocab()
     for name in ("<|bos|>", "<|endoftext|>"):
         if name in known:

@@ -41,6 +41,7 @@ from chatsmith.runtime.errors import UserError, did_you_mean
 KEY_FORMAT = 1  # raised when the meaning of a key changes, so that old outputs are made anew
 STAGE_FOLDERS = {"evaluate": "evals"}  # every other stage's folder has the stage's name
 BUNDLE_STAGES = ("pretrain", "sft", "rl")  # in pipeline order: the last one there is the newest
+BUNDLE_FILE = "config.json"  # every bundle has it
 # Fields that say where or how loudly a stage works, never what comes out of it.
 NEVER_IN_KEY = frozenset({"run", "json", "track", "device"})
 
@@ -128,20 +129,23 @@ class RunDirectory:
             return False
         return all((self.path / output).exists() for output in done.get("outputs", []))
 
-    def keep_settings(self, stage: str, key: str, config: Any) -> None:
-        """Write the settings that `stage` runs with into `settings.toml` in its folder, as a section of a recipe.
+    def mark_done(
+        self,
+        stage: str,
+        key: str,
+        facts: Mapping[str, Any],
+        outputs: Sequence[Path] = (),
+        config: Any = None,
+    ) -> None:
+        """Record that `stage` finished: `facts` are numbers for the results table (seconds, scores, counts).
 
-        Called when a stage begins, however it was started. `done.json` with the same key says that they are those
-        of its outputs.
+        `outputs` are files or folders inside the run without which the stage counts as not done. `config` holds the
+        settings it ran with, however it was started: they are written to `settings.toml`, as a section of a recipe.
         """
-        content = {"key": key, "started_at": round(time.time(), 3), stage: settings_of(config)}
-        atomic.write_text(self.stage(stage) / "settings.toml", tomli_w.dumps(content))
-
-    def mark_done(self, stage: str, key: str, facts: Mapping[str, Any], outputs: Sequence[Path] = ()) -> None:
-        """Record that `stage` finished: `facts` are figures for the results table (seconds, scores, counts).
-
-        `outputs` are files or folders inside the run without which the stage counts as not done.
-        """
+        if config is not None:
+            kept = tomli_w.dumps({"key": key, stage: settings_of(config)})
+            # Paths may hold bytes that are no text.
+            atomic.write_bytes(self.stage(stage) / "settings.toml", kept.encode("utf-8", "replace"))
         record = {
             "key": key,
             "finished_at": time.time(),
@@ -189,6 +193,29 @@ class RunDirectory:
             return None  # absent, or damaged by something else than us: the stage simply runs again
         complete = isinstance(done, dict) and {"key", "finished_at", "facts"} <= done.keys()
         return done if complete else None
+
+
+def resolve_bundle(path: Path) -> Path:
+    """The bundle meant by `path`: a bundle itself, the one in a stage's folder, or a run's newest.
+
+    Raises UserError that lists what was looked for.
+    """
+    if (path / BUNDLE_FILE).is_file():
+        return path
+    if (path / "bundle" / BUNDLE_FILE).is_file():
+        return path / "bundle"
+    if not path.exists():
+        raise UserError(f"{path} does not exist; give the folder of a run (runs/NAME) or of a bundle")
+    if not path.is_dir():
+        raise UserError(f"{path} is a file; give the folder of a run (runs/NAME) or of a bundle")
+    try:
+        return RunDirectory(path).newest_bundle()
+    except UserError as error:
+        stages = ", ".join(f"{stage}/bundle" for stage in reversed(BUNDLE_STAGES))
+        raise UserError(
+            f"{path} holds no model: neither {BUNDLE_FILE} nor one of bundle, {stages} is there; "
+            f"give another folder, or train a model with `chatsmith pretrain {path}`"
+        ) from error
 
 
 # ---- settings and recipes ----

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from chatsmith.backends.guided import RequestError
+from chatsmith.engine.request import RequestError
 from chatsmith.serve.chunks import ChunkWriter
 from chatsmith.serve.errors import invalid
 from chatsmith.serve.generation import Generation

@@ -10,8 +10,7 @@ import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
-from chatsmith.backends.guided import RequestError
-from chatsmith.engine.request import TokenLogprob
+from chatsmith.engine.request import RequestError, TokenLogprob
 from chatsmith.serve.chunks import ChunkWriter
 from chatsmith.serve.errors import invalid
 from chatsmith.serve.generation import Generation

@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from chatsmith.backends.guided import Constraint
-from chatsmith.engine.request import FinishReason, Request, Sampling, TokenLogprob
+from chatsmith.engine.request import Constraint, FinishReason, Request, Sampling, TokenLogprob
 from chatsmith.text.chat import Part
 
 Message = dict[str, Any]

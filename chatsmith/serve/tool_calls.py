@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from chatsmith.backends.guided import Constraint
+from chatsmith.engine.request import Constraint
 from chatsmith.serve.errors import invalid
 from chatsmith.serve.requests import ResponseFormat, Tool, ToolChoice
 from chatsmith.text.chat import overlap

@@ -16,12 +16,13 @@ from pathlib import Path
 
 import torch
 
-from chatsmith.backends.guided import RequestError
-from chatsmith.bundle import bundle_fingerprint, load_bundle, resolve_bundle
+from chatsmith.backends import choose_backend
+from chatsmith.bundle import bundle_fingerprint, load_bundle
 from chatsmith.engine.engine import Engine
-from chatsmith.engine.request import Event
+from chatsmith.engine.request import Event, RequestError
 from chatsmith.runtime.device import detect_runtime, settled
 from chatsmith.runtime.errors import UserError
+from chatsmith.runtime.run_directory import resolve_bundle
 from chatsmith.serve.protocol import Channel, Closed, Figures, Job, Message, ModelInfo, Output, Setup
 from chatsmith.tools.calculator import calculator_tool
 
@@ -70,11 +71,11 @@ def load(setup: Setup) -> tuple[Engine, ModelInfo]:
     engine = Engine(
         bundle.model,
         bundle.tokenizer,
+        backend=choose_backend(bundle.model, quantize=setup.quantize),
         tool=calculator_tool,
         max_running=setup.max_running,
         tokens_per_step=setup.tokens_per_step,
         tokens_beside_decoding=setup.tokens_beside_decoding or beside,
-        quantize=setup.quantize,
         kv_tokens=setup.kv_tokens,
         block_size=BLOCK_SIZE,
         prefix_caching=setup.prefix_caching,
@@ -213,15 +214,7 @@ class EngineLoop:
         return place, output.to_json()
 
     def _figures(self) -> Figures:
-        engine = self._engine
-        return Figures(
-            engine.num_running,
-            engine.num_waiting,
-            engine.num_free_blocks,
-            engine.num_preemptions,
-            engine.prefix_queries,
-            engine.prefix_hits,
-        )
+        return Figures(*self._engine.stats())
 
 
 def _reason(error: Exception, command: Message) -> Message:

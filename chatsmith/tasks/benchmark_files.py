@@ -1,18 +1,42 @@
-"""Where the benchmarks' files are, and reading them: JSON lines in a folder with one layout.
+"""The benchmarks' files: where they are, how they are read, where they come from, and fetching them.
 
     core/core.yaml  core/eval_meta_data.csv  core/eval_data/…  arc/  mmlu/  gsm8k/  humaneval/  words/
 
-The folder is given by the caller; `default_folder` names the cache where downloads go. It knows nothing of what the
-items mean, and downloads nothing.
+The folder with this layout is given by the caller; `default_folder` names the cache where downloads go. Where each
+file comes from, and how to know it, is in `benchmarks.toml` beside this file. Every task names its splits the same
+way: `train`; `development`, to tune on; `test`, for the reported score and for nothing else. Development items are held
+out of a benchmark's training or validation part, never out of its test part.
 """
 
-from collections.abc import Sequence
+import gzip
+import hashlib
+import io
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import pyarrow.parquet
+
+from chatsmith.data.dataset import file_sha256
 from chatsmith.data.documents import JsonLines
+from chatsmith.ingest import hub
+from chatsmith.runtime.atomic import write_bytes
 from chatsmith.runtime.cache import cache_folder, usual_cache
 from chatsmith.runtime.errors import UserError
+
+Split = Literal["train", "development", "test"]
+
+GITHUB = "https://raw.githubusercontent.com"
+
+_LETTERS = "ABCDEFGHIJ"
+
+
+class MissingFileError(UserError):
+    """A file of the benchmarks is not there."""
 
 
 def default_folder() -> Path:
@@ -21,15 +45,14 @@ def default_folder() -> Path:
 
 
 def find_file(folder: Path, path: str) -> Path:
-    """The file `path` of the layout. Raises UserError, saying how to get it, if it is not there."""
+    """The file `path` of the layout. Raises MissingFileError if it is not there."""
     # A word list is no benchmark, so collections of data keep it beside the benchmarks' folder.
     places = (folder / path, folder.parent / path) if path.startswith("words/") else (folder / path,)
     for place in places:
         if place.is_file():
             return place
-    raise UserError(
-        f"{folder / path} is not there: `chatsmith evaluate --download` fetches the benchmarks, "
-        "or --eval-data names the folder that has them"
+    raise MissingFileError(
+        f"{folder / path} is not there: download the benchmarks, or name the folder that has them"
     )
 
 
@@ -37,9 +60,23 @@ def has_file(folder: Path, path: str) -> bool:
     """Whether the file `path` of the layout is there."""
     try:
         find_file(folder, path)
-    except UserError:
+    except MissingFileError:
         return False
     return True
+
+
+def file_of_split(task: str, files: Mapping[str, str], split: str) -> str:
+    """The path of a split's file; `files` are those of the task by split. Raises UserError if it has no such split."""
+    if split not in files:
+        raise UserError(f'{task} has no part "{split}"; it has {", ".join(files)}')
+    return files[split]
+
+
+def is_held_out(text: str, one_in: int) -> bool:
+    """Whether an item with this text belongs to the one in `one_in` that is kept from training, by a hash of the
+    text: the answer is the same whatever file the item stands in, and wherever."""
+    digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % one_in == 0
 
 
 def read_items(folder: Path, path: str, fields: Sequence[str]) -> list[dict[str, Any]]:
@@ -58,3 +95,116 @@ def read_items(folder: Path, path: str, fields: Sequence[str]) -> list[dict[str,
     if lines.broken_count:
         raise UserError(f"{place}: {lines.broken_count} of its lines cannot be read; fetch it again")
     return items
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where one file of the layout comes from."""
+
+    path: str
+    """Its place in the benchmarks' folder."""
+    source: str
+    """`github:OWNER/REPOSITORY/REFERENCE/PATH` or `hub:OWNER/DATASET/PATH`."""
+    sha256: str | None = None
+    """Of the published file in our layout; None where it is not known."""
+    remade_sha256: str | None = None
+    """Of a remake, made where the published file was not at hand …"""
+    remade_note: str = ""
+    """… and what scores on it must be labelled with."""
+
+
+@cache
+def origins() -> dict[str, Origin]:
+    """All files, by their paths."""
+    table = tomllib.loads(Path(__file__).with_name("benchmarks.toml").read_text(encoding="utf-8"))
+    found = {}
+    for path, entry in table.items():
+        remade = entry.get("remade", {})
+        found[path] = Origin(
+            path, entry["source"], entry.get("sha256"), remade.get("sha256"), remade.get("note", "")
+        )
+    return found
+
+
+def note_about(file: Path, path: str) -> str:
+    """What to label scores with that were measured on `file`, which stands for `path` of the layout; often nothing."""
+    origin = origins().get(path)
+    if origin is None:
+        return ""
+    digest = file_sha256(file)
+    if digest == origin.remade_sha256:
+        return origin.remade_note
+    if origin.sha256 and digest != origin.sha256:
+        return "the file is not the published one; not comparable with published scores"
+    return ""
+
+
+def fetch(origin: Origin, folder: Path, *, mirror: str = "", github: str = GITHUB) -> str:
+    """Put a file into `folder`. Returns what a person should know of it, e.g. that it is not the expected one.
+
+    `mirror` is a server (or a folder of one) with our own layout, to be asked instead of the authors' places. Raises
+    UserError for what cannot be had or is not what it should be.
+    """
+    host, _, place = origin.source.partition(":")
+    if mirror:
+        address = f"{mirror.rstrip('/')}/{origin.path}"
+    else:
+        address = f"{github.rstrip('/')}/{place}" if host == "github" else origin.source
+    if mirror or host == "github":
+        raw = folder / ".fetched" / origin.path
+        hub.fetch_address(address, raw)
+        content = raw.read_bytes()
+        raw.unlink()
+    else:
+        owner, name, path = place.split("/", 2)
+        (file,) = hub.download(_repository(f"{owner}/{name}"), [path])
+        content = file.read_bytes()
+    if not mirror:
+        content = _in_our_layout(origin, content)
+    digest = hashlib.sha256(content).hexdigest()
+    notice = ""
+    if origin.sha256 and digest != origin.sha256:
+        # What we convert ourselves may differ in a detail that nobody could foresee; it is used, and labelled.
+        if mirror or not origin.source.endswith(".parquet"):
+            raise UserError(f"{address} is not the file it was (SHA-256 {digest}); it was not kept")
+        notice = f"{origin.path} is not the file that is known; its scores will say so"
+    write_bytes(folder / origin.path, content)
+    return notice
+
+
+@cache
+def _repository(name: str) -> hub.Repository:
+    return hub.list_repository(name)
+
+
+def _in_our_layout(origin: Origin, content: bytes) -> bytes:
+    """Compressed files are unpacked, line ends made plain, the hub's tables become JSON lines."""
+    try:
+        if origin.source.endswith(".gz"):
+            return gzip.decompress(content)
+        if origin.source.endswith(".txt"):
+            return content.replace(b"\r\n", b"\n")
+        if origin.source.endswith(".parquet"):
+            rows = pyarrow.parquet.read_table(io.BytesIO(content)).to_pylist()
+            make = _arc_item if origin.path.startswith("arc/") else _mmlu_item
+            lines = [json.dumps(make(row), ensure_ascii=False) for row in rows]
+            return "".join(f"{line}\n" for line in lines).encode("utf-8")
+    except (OSError, EOFError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"what came for {origin.path} cannot be read: {error}") from None
+    return content
+
+
+def _arc_item(row: dict[str, Any]) -> dict[str, Any]:
+    labels = list(row["choices"]["label"])
+    # Some exams number their choices; letters everywhere, as in most.
+    letters = list(_LETTERS[: len(labels)])
+    return {
+        "id": row["id"],
+        "question": row["question"],
+        "choices": {"text": list(row["choices"]["text"]), "label": letters},
+        "answerKey": letters[labels.index(row["answerKey"])],
+    }
+
+
+def _mmlu_item(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in ("subject", "question", "choices", "answer")}

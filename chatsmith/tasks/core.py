@@ -1,11 +1,12 @@
 """CORE: 22 tasks for models that continue text (DCLM, Li et al. 2024, 2406.11794), as prompts in plain text.
 
 Three kinds. *Multiple choice*: one query, several continuations. *Schema*: several contexts, one continuation.
-*Language modelling*: one context, and one continuation that has to be the likeliest, token for token. Before the item
+*Language modeling*: one context, and one continuation that has to be the likeliest, token for token. Before the item
 stand examples of the same task with their answers. Which examples, in which order the items are, and every space and
 line break are part of the definition; they follow nanochat (MIT), whose results for GPT-2 are the reference.
 
-It reads a folder with `core/eval_data/…`, and knows nothing of tokens, models or scores.
+It reads a folder with `core/eval_data/…`; every item of the 22 files is for the reported score, none to tune or train
+on. It knows nothing of tokens, models or scores.
 """
 
 import random
@@ -16,24 +17,22 @@ from typing import Any, Literal
 
 from chatsmith.runtime.errors import UserError
 from chatsmith.tasks.benchmark_files import read_items
-from chatsmith.tasks.splits import Splits
 
-Kind = Literal["multiple choice", "schema", "language modelling"]
+Kind = Literal["multiple choice", "schema", "language modeling"]
 Item = dict[str, Any]
 
-NAME = "core"
-SPLITS = Splits(
-    test="every item of the 22 files, as published; they are test and validation items of their sources"
-)
+CHOICE: Kind = "multiple choice"
+SCHEMA: Kind = "schema"
+CONTINUATION: Kind = "language modeling"
 
 _ORDER_SEED = 1337
 _EXAMPLES_SEED = 1234
 _ANSWER = "\nAnswer: "
 
 _FIELDS: dict[Kind, tuple[str, ...]] = {
-    "multiple choice": ("query", "choices", "gold"),
-    "schema": ("context_options", "continuation", "gold"),
-    "language modelling": ("context", "continuation"),
+    CHOICE: ("query", "choices", "gold"),
+    SCHEMA: ("context_options", "continuation", "gold"),
+    CONTINUATION: ("context", "continuation"),
 }
 
 
@@ -57,53 +56,48 @@ class CoreTask:
         """The file in the benchmarks' folder."""
         return f"core/eval_data/{self.file}.jsonl"
 
+    @property
+    def files(self) -> dict[str, str]:
+        """The files by split: all items are for the reported score."""
+        return {"test": self.path}
+
 
 TASKS = (
-    CoreTask("hellaswag_zeroshot", "language_understanding/hellaswag", "multiple choice", 0, 0.25),
-    CoreTask("jeopardy", "world_knowledge/jeopardy_all", "language modelling", 10, 0, _ANSWER),
-    CoreTask("bigbench_qa_wikidata", "world_knowledge/bigbench_qa_wikidata", "language modelling", 10, 0),
-    CoreTask("arc_easy", "world_knowledge/arc_easy", "multiple choice", 10, 0.25, _ANSWER),
-    CoreTask("arc_challenge", "world_knowledge/arc_challenge", "multiple choice", 10, 0.25, _ANSWER),
-    CoreTask("copa", "commonsense_reasoning/copa", "multiple choice", 0, 0.5),
-    CoreTask("commonsense_qa", "commonsense_reasoning/commonsense_qa", "multiple choice", 10, 0.2),
-    CoreTask("piqa", "commonsense_reasoning/piqa", "multiple choice", 10, 0.5, _ANSWER),
-    CoreTask("openbook_qa", "commonsense_reasoning/openbook_qa", "multiple choice", 0, 0.25),
-    CoreTask("lambada_openai", "language_understanding/lambada_openai", "language modelling", 0, 0),
-    CoreTask("hellaswag", "language_understanding/hellaswag", "multiple choice", 10, 0.25),
-    CoreTask("winograd", "language_understanding/winograd_wsc", "schema", 0, 0.5),
-    CoreTask("winogrande", "language_understanding/winogrande", "schema", 0, 0.5),
+    CoreTask("hellaswag_zeroshot", "language_understanding/hellaswag", CHOICE, 0, 0.25),
+    CoreTask("jeopardy", "world_knowledge/jeopardy_all", CONTINUATION, 10, 0, _ANSWER),
+    CoreTask("bigbench_qa_wikidata", "world_knowledge/bigbench_qa_wikidata", CONTINUATION, 10, 0),
+    CoreTask("arc_easy", "world_knowledge/arc_easy", CHOICE, 10, 0.25, _ANSWER),
+    CoreTask("arc_challenge", "world_knowledge/arc_challenge", CHOICE, 10, 0.25, _ANSWER),
+    CoreTask("copa", "commonsense_reasoning/copa", CHOICE, 0, 0.5),
+    CoreTask("commonsense_qa", "commonsense_reasoning/commonsense_qa", CHOICE, 10, 0.2),
+    CoreTask("piqa", "commonsense_reasoning/piqa", CHOICE, 10, 0.5, _ANSWER),
+    CoreTask("openbook_qa", "commonsense_reasoning/openbook_qa", CHOICE, 0, 0.25),
+    CoreTask("lambada_openai", "language_understanding/lambada_openai", CONTINUATION, 0, 0),
+    CoreTask("hellaswag", "language_understanding/hellaswag", CHOICE, 10, 0.25),
+    CoreTask("winograd", "language_understanding/winograd_wsc", SCHEMA, 0, 0.5),
+    CoreTask("winogrande", "language_understanding/winogrande", SCHEMA, 0, 0.5),
     CoreTask(
-        "bigbench_dyck_languages",
-        "symbolic_problem_solving/bigbench_dyck_languages",
-        "language modelling",
-        10,
-        0,
+        "bigbench_dyck_languages", "symbolic_problem_solving/bigbench_dyck_languages", CONTINUATION, 10, 0
     ),
-    CoreTask("agi_eval_lsat_ar", "symbolic_problem_solving/agi_eval_lsat_ar", "multiple choice", 3, 0.2),
+    CoreTask("agi_eval_lsat_ar", "symbolic_problem_solving/agi_eval_lsat_ar", CHOICE, 3, 0.2),
     CoreTask(
-        "bigbench_cs_algorithms",
-        "symbolic_problem_solving/bigbench_cs_algorithms",
-        "language modelling",
-        10,
-        0,
+        "bigbench_cs_algorithms", "symbolic_problem_solving/bigbench_cs_algorithms", CONTINUATION, 10, 0
     ),
-    CoreTask(
-        "bigbench_operators", "symbolic_problem_solving/bigbench_operators", "language modelling", 10, 0
-    ),
+    CoreTask("bigbench_operators", "symbolic_problem_solving/bigbench_operators", CONTINUATION, 10, 0),
     CoreTask(
         "bigbench_repeat_copy_logic",
         "symbolic_problem_solving/bigbench_repeat_copy_logic",
-        "language modelling",
+        CONTINUATION,
         10,
         0,
     ),
-    CoreTask("squad", "reading_comprehension/squad", "language modelling", 10, 0),
-    CoreTask("coqa", "reading_comprehension/coqa", "language modelling", 0, 0),
-    CoreTask("boolq", "reading_comprehension/boolq", "multiple choice", 10, 0.62, _ANSWER),
+    CoreTask("squad", "reading_comprehension/squad", CONTINUATION, 10, 0),
+    CoreTask("coqa", "reading_comprehension/coqa", CONTINUATION, 0, 0),
+    CoreTask("boolq", "reading_comprehension/boolq", CHOICE, 10, 0.62, _ANSWER),
     CoreTask(
         "bigbench_language_identification",
         "language_understanding/bigbench_language_identification",
-        "multiple choice",
+        CHOICE,
         10,
         0.091,
     ),
@@ -133,30 +127,26 @@ def prompts(task: CoreTask, items: Sequence[Item], index: int) -> list[str]:
     """The texts by which item `index` is decided.
 
     Multiple choice and schema: the whole text with each choice, of which the likeliest is taken. Language
-    modelling: two texts, the prompt without and with its continuation.
+    modeling: two texts, the prompt without and with its continuation.
     """
     item = items[index]
-    examples = [items[other] for other in example_indices(index, len(items), task.shots)]
-    shown = "".join(f"{_solved(task, example)}\n\n" for example in examples)
-    match task.kind:
-        case "multiple choice":
-            return [f"{shown}{item['query']}{task.delimiter}{choice}" for choice in item["choices"]]
-        case "schema":
-            return [
-                f"{shown}{context}{task.delimiter}{item['continuation']}"
-                for context in item["context_options"]
-            ]
-        case "language modelling":
-            asked = f"{shown}{item['context'].strip()}{task.delimiter}"
-            # A space at the end of a prompt would be a token of its own; it belongs to the first word of what follows.
-            return [asked.strip(), f"{asked}{item['continuation']}"]
+    shown = ""
+    for other in example_indices(index, len(items), task.shots):
+        gold = 0 if task.kind == CONTINUATION else items[other]["gold"]
+        shown += f"{_texts(task, items[other])[gold]}\n\n"
+    texts = [f"{shown}{text}" for text in _texts(task, item)]
+    if task.kind == CONTINUATION:
+        # A space at the end of a prompt would be a token of its own; it belongs to the first word of what follows.
+        return [f"{shown}{item['context'].strip()}{task.delimiter}".strip(), *texts]
+    return texts
 
 
-def _solved(task: CoreTask, item: Item) -> str:
+def _texts(task: CoreTask, item: Item) -> list[str]:
+    """The item with each of its choices."""
     match task.kind:
         case "multiple choice":
-            return f"{item['query']}{task.delimiter}{item['choices'][item['gold']]}"
+            return [f"{item['query']}{task.delimiter}{choice}" for choice in item["choices"]]
         case "schema":
-            return f"{item['context_options'][item['gold']]}{task.delimiter}{item['continuation']}"
-        case "language modelling":
-            return f"{item['context'].strip()}{task.delimiter}{item['continuation']}"
+            return [f"{context}{task.delimiter}{item['continuation']}" for context in item["context_options"]]
+        case "language modeling":
+            return [f"{item['context'].strip()}{task.delimiter}{item['continuation']}"]

@@ -10,14 +10,12 @@ from pathlib import Path
 
 from chatsmith.data.problems import Problem
 from chatsmith.tasks.benchmark_files import read_items
-from chatsmith.tasks.splits import Splits
 from chatsmith.text.chat import Message
 from chatsmith.tools.sandbox import Limits, run_python
 
 NAME = "humaneval"
 PATH = f"{NAME}/HumanEval.jsonl"
-SPLITS = Splits(test="HumanEval.jsonl, 164 problems: all there are, so there is nothing to tune or train on")
-CHANCE = 0.0
+FILES = {"test": PATH}  # 164 problems: all there are, so there is nothing to tune or train on
 
 LIMITS = Limits(seconds=10.0, cpu_seconds=3)
 """Three seconds of work, as the paper's own harness gives; the wall clock allows for a busy machine."""
@@ -64,18 +62,10 @@ def reply_code(reply: str) -> str:
 
 def humaneval_problems(folder: Path) -> list[Problem]:
     """All problems. `folder` is that of the benchmarks."""
-    items = read_items(folder, PATH, ("task_id", "prompt", "entry_point", "test", "canonical_solution"))
-    return [
-        Problem(
-            id=item["task_id"],
-            section=NAME,
-            messages=(
-                Message.of(
-                    "user", f"Write this Python function, all of it.\n\n```python\n{item['prompt']}```"
-                ),
-            ),
-            answer=item["canonical_solution"],
-            rule=PassesTests(item["prompt"], item["entry_point"], item["test"]),
-        )
-        for item in items
-    ]
+    problems = []
+    for item in read_items(folder, PATH, ("task_id", "prompt", "entry_point", "test", "canonical_solution")):
+        asked = f"Write this Python function, all of it.\n\n```python\n{item['prompt']}```"
+        rule = PassesTests(item["prompt"], item["entry_point"], item["test"])
+        messages = (Message.of("user", asked),)
+        problems.append(Problem(item["task_id"], NAME, messages, item["canonical_solution"], rule))
+    return problems

@@ -8,25 +8,23 @@ and which questions there are, so both stay the same when the list grows. Counti
 import hashlib
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from chatsmith.data.problems import Number, Problem
+from chatsmith.data.problems import Problem
 from chatsmith.runtime.errors import UserError
-from chatsmith.tasks.benchmark_files import find_file
-from chatsmith.tasks.splits import Splits
+from chatsmith.tasks.benchmark_files import file_of_split, find_file
+from chatsmith.tasks.rules import Number
 from chatsmith.text.chat import Conversation, Message, Part
-from chatsmith.worlds.kindergarten.words import spelling_words
 
 NAME = "spelling"
 PATH = "words/words_alpha.txt"
-SPLITS = Splits(
-    train="18 of 20 words, chosen by a hash of the word",
-    development="1 of 20 words: 200 to spell and 200 to count in",
-    test="1 of 20 words: 200 to spell and 200 to count in",
-)
-CHANCE = 0.0
+FILES = {
+    "train": PATH,  # 18 of 20 words, chosen by a hash of the word
+    "development": PATH,  # 1 of 20 words: 200 to spell and 200 to count in
+    "test": PATH,  # the same
+}
 
 SECTIONS = ("spelling", "counting")
 PROBLEMS_PER_SECTION = 200
@@ -60,11 +58,14 @@ class SpelledOut:
         return "".join(letters) == self.word and len(words) - len(letters) <= self.other_words
 
 
-def spelling_problems(split: str, folder: Path) -> list[Problem]:
-    """The problems of "development" or "test". `folder` is that of the benchmarks; 400 with the whole list."""
+def spelling_problems(split: str, folder: Path, excluded: Collection[str]) -> list[Problem]:
+    """The problems of "development" or "test"; 400 with the whole list.
+
+    `folder` is that of the benchmarks; `excluded` are words that another exam asks for, which may not be taught here.
+    """
     if split == "train":
         raise UserError("spelling has conversations to train on, not problems")
-    words = _words(split, folder)
+    words = _words(split, folder, excluded)
     problems = []
     for section, chosen in zip(SECTIONS, (words[::2], words[1::2]), strict=True):
         for word in chosen[:PROBLEMS_PER_SECTION]:
@@ -74,9 +75,11 @@ def spelling_problems(split: str, folder: Path) -> list[Problem]:
     return problems
 
 
-def spelling_conversations(folder: Path, count: int, seed: int = 1) -> Iterator[Conversation]:
-    """`count` conversations with words of "train", to learn from."""
-    words = _words("train", folder)
+def spelling_conversations(
+    folder: Path, count: int, excluded: Collection[str], seed: int = 1
+) -> Iterator[Conversation]:
+    """`count` conversations with words of "train", to learn from, without those that are `excluded`."""
+    words = _words("train", folder, excluded)
     rng = random.Random(seed)
     for _ in range(count):
         word = rng.choice(words)
@@ -113,17 +116,15 @@ def _times(count: int) -> str:
     return "1 time" if count == 1 else f"{count} times"
 
 
-def _words(split: str, folder: Path) -> list[str]:
+def _words(split: str, folder: Path, excluded: Collection[str]) -> list[str]:
     """The words of a split, in the order of their hashes."""
-    SPLITS.check("spelling", split)
-    place = find_file(folder, PATH)
+    place = find_file(folder, file_of_split(NAME, FILES, split))
     try:
         listed = place.read_text(encoding="ascii").split()
     except UnicodeDecodeError:
         raise UserError(f"{place} is not a list of English words, one a line") from None
     hashed = []
-    # What the kindergarten's exam asks for may not be taught here.
-    for word in set(listed).difference(spelling_words()):
+    for word in set(listed).difference(excluded):
         if len(word) in _LENGTHS and word.isalpha() and word.islower():
             number = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "big")
             part = {0: "test", 1: "development"}.get(number % _PARTS, "train")

@@ -15,6 +15,7 @@ import re
 import time
 from collections.abc import Callable
 from decimal import Decimal
+from typing import Any
 
 MAX_LENGTH = 256
 """Longest expression, in characters."""
@@ -98,25 +99,25 @@ def _value(node: ast.expr, depth: int, deadline: float) -> Value:
     if time.monotonic() > deadline:
         raise CalculatorError("took too long")
 
-    def inner(child: ast.expr) -> Value:
-        return _value(child, depth - 1, deadline)
+    def values(*children: ast.expr) -> list[Value]:
+        return [_value(child, depth - 1, deadline) for child in children]
 
     match node:
         case ast.Constant(value=value) if type(value) in (int, float, str):
             return _within_limits(value)
-        case ast.UnaryOp(op=sign, operand=operand) if type(sign) in _SIGNS:
-            return _within_limits(_SIGNS[type(sign)](_number(inner(operand))))
-        case ast.BinOp(left=left, op=operation, right=right) if type(operation) in _OPERATIONS:
-            work = _OPERATIONS[type(operation)]
-            return _within_limits(work(_number(inner(left)), _number(inner(right))))
+        case ast.UnaryOp(op=sign, operand=operand) if type(sign) in _ARITHMETIC:
+            return _within_limits(_ARITHMETIC[type(sign)](*map(_number, values(operand))))
+        case ast.BinOp(left=left, op=operation, right=right) if type(operation) in _ARITHMETIC:
+            numbers = [_number(value) for child in (left, right) for value in values(child)]
+            return _within_limits(_ARITHMETIC[type(operation)](*numbers))
         case ast.Compare(left=left, ops=comparisons, comparators=others):
-            return _compare(inner(left), comparisons, [inner(other) for other in others])
+            return _compare(values(left, *others), comparisons)
         case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]):
-            return _within_limits(_call_function(name, [inner(argument) for argument in arguments]))
+            return _within_limits(_call("function", _FUNCTIONS, name, values(*arguments)))
         case ast.Call(func=ast.Attribute(value=owner, attr=name), args=arguments, keywords=[]):
-            return _within_limits(
-                _call_method(inner(owner), name, [inner(argument) for argument in arguments])
-            )
+            found = values(owner, *arguments)
+            _text(found[0])
+            return _within_limits(_call("method", _METHODS, name, found))
     raise CalculatorError(f"{type(node).__name__} is not something the calculator knows")
 
 
@@ -153,12 +154,15 @@ def _power(base: int | float, exponent: int | float) -> object:
     return base**exponent
 
 
-_SIGNS: dict[type[ast.unaryop], Callable[[int | float], int | float]] = {
+def _round(value: Value, decimals: Value | None = None) -> int | float:
+    if decimals is not None and (type(decimals) is not int or abs(decimals) > MAX_DECIMALS):
+        raise CalculatorError(f"round takes a whole number of decimals up to {MAX_DECIMALS}")
+    return round(_number(value), decimals)
+
+
+_ARITHMETIC: dict[type[ast.AST], Callable[..., object]] = {
     ast.UAdd: operator.pos,
     ast.USub: operator.neg,
-}
-
-_OPERATIONS: dict[type[ast.operator], Callable[[int | float, int | float], object]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
@@ -168,7 +172,7 @@ _OPERATIONS: dict[type[ast.operator], Callable[[int | float, int | float], objec
     ast.Pow: _power,
 }
 
-_ORDERINGS: dict[type[ast.cmpop], Callable[[Value, Value], bool]] = {
+_COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
     ast.Lt: operator.lt,
@@ -179,54 +183,43 @@ _ORDERINGS: dict[type[ast.cmpop], Callable[[Value, Value], bool]] = {
     ast.NotIn: lambda part, whole: _text(part) not in _text(whole),
 }
 
+# By name: the fewest and the most arguments (of a method, its text included), and what takes them.
+_FUNCTIONS: dict[str, tuple[int, int, Callable[..., object]]] = {
+    "abs": (1, 1, lambda value: abs(_number(value))),
+    "round": (1, 2, _round),
+    "min": (2, MAX_LENGTH, lambda *values: min(map(_number, values))),
+    "max": (2, MAX_LENGTH, lambda *values: max(map(_number, values))),
+    "len": (1, 1, lambda value: len(_text(value))),
+}
+_METHODS: dict[str, tuple[int, int, Callable[..., object]]] = {
+    "count": (2, 2, lambda text, part: text.count(_text(part))),
+    "upper": (1, 1, str.upper),
+    "lower": (1, 1, str.lower),
+    "replace": (3, 3, lambda text, old, new: text.replace(_text(old), _text(new))),
+}
 
-def _compare(left: Value, comparisons: list[ast.cmpop], others: list[Value]) -> bool:
-    for comparison, right in zip(comparisons, others, strict=True):
-        if type(comparison) not in _ORDERINGS:
+
+def _compare(values: list[Value], comparisons: list[ast.cmpop]) -> bool:
+    for left, comparison, right in zip(values, comparisons, values[1:], strict=False):
+        if type(comparison) not in _COMPARISONS:
             raise CalculatorError(f"{type(comparison).__name__} is not something the calculator knows")
         try:
-            if not _ORDERINGS[type(comparison)](left, right):
+            if not _COMPARISONS[type(comparison)](left, right):
                 return False
         except TypeError as error:
             raise CalculatorError("text and numbers cannot be ordered") from error
-        left = right
     return True
 
 
-def _call_function(name: str, arguments: list[Value]) -> object:
-    match name, arguments:
-        case "abs", [value]:
-            return abs(_number(value))
-        case "round", [value]:
-            return round(_number(value))
-        case "round", [value, decimals]:
-            if type(decimals) is not int or abs(decimals) > MAX_DECIMALS:
-                raise CalculatorError(f"round takes a whole number of decimals up to {MAX_DECIMALS}")
-            return round(_number(value), decimals)
-        case "min" | "max", [_, _, *_]:
-            smallest_or_largest = min if name == "min" else max
-            return smallest_or_largest([_number(value) for value in arguments])
-        case "len", [value]:
-            return len(_text(value))
-        case "abs" | "round" | "min" | "max" | "len", _:
-            raise CalculatorError(f"wrong number of arguments for {name}")
-    raise CalculatorError(f"the function {name[:20]} is not known")
-
-
-def _call_method(owner: Value, name: str, arguments: list[Value]) -> object:
-    text = _text(owner)
-    match name, arguments:
-        case "count", [part]:
-            return text.count(_text(part))
-        case "upper", []:
-            return text.upper()
-        case "lower", []:
-            return text.lower()
-        case "replace", [old, new]:
-            return text.replace(_text(old), _text(new))
-        case "count" | "upper" | "lower" | "replace", _:
-            raise CalculatorError(f"wrong number of arguments for {name}")
-    raise CalculatorError(f"the method {name[:20]} is not known")
+def _call(
+    kind: str, known: dict[str, tuple[int, int, Callable[..., object]]], name: str, arguments: list[Value]
+) -> object:
+    if name not in known:
+        raise CalculatorError(f"the {kind} {name[:20]} is not known")
+    fewest, most, work = known[name]
+    if not fewest <= len(arguments) <= most:
+        raise CalculatorError(f"wrong number of arguments for {name}")
+    return work(*arguments)
 
 
 def _plain(value: Value) -> str:

@@ -16,6 +16,7 @@ import platform
 import secrets
 import selectors
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -36,6 +37,10 @@ OLDEST_BUBBLEWRAP = (0, 8, 0)
 
 _UNPROTECTED = 97  # UNPROTECTED in sandbox_guest, which cannot be imported
 _READ_BYTES = 1 << 16
+_CLOSED = """
+    --unshare-user --disable-userns --unshare-ipc --unshare-pid --unshare-net --unshare-uts --unshare-cgroup-try
+    --hostname sandbox --uid 65534 --gid 65534 --die-with-parent --new-session --clearenv --cap-drop ALL
+"""
 _SYSTEM_LIBRARIES = ("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64")
 
 
@@ -131,13 +136,14 @@ def _problem() -> str:
 def _run(source: str, limits: Limits) -> Outcome:
     mark = secrets.token_hex(16).encode("ascii")
     header = f"{mark.decode('ascii')} {limits.cpu_seconds} {limits.memory_bytes} {limits.folder_bytes}\n"
+    stdout, stderr = bytearray(), bytearray()
     with tempfile.TemporaryFile() as program, tempfile.TemporaryFile() as filter_file:
         program.write(header.encode("ascii") + source.encode("utf-8", "surrogatepass"))
         program.seek(0)
         filter_file.write(seccomp_filter(platform.machine()))
         filter_file.seek(0)
         started = time.monotonic()
-        process = subprocess.Popen(
+        with subprocess.Popen(
             _command(limits, filter_file.fileno()),
             stdin=program,
             stdout=subprocess.PIPE,
@@ -146,69 +152,63 @@ def _run(source: str, limits: Limits) -> Outcome:
             env={},
             cwd="/",
             start_new_session=True,  # Ctrl-C is for us: we end the program ourselves
-        )
-        try:
-            most = limits.output_bytes + 2 * len(mark)
-            written, ending = _watch(process, started + limits.seconds, most)
-        finally:
-            _end(process)
+        ) as process:
+            try:
+                most = limits.output_bytes + 2 * len(mark)
+                ending = _watch(process, stdout, stderr, started + limits.seconds, most)
+            finally:
+                process.kill()  # bubblewrap's death ends everything inside: the kernel sees to that
     seconds = time.monotonic() - started
-    stdout, stderr = written
     if ending is None and not stdout.startswith(mark):
         raise _NotStartedError(_reason(process.returncode, stderr))
-    stdout = stdout.removeprefix(mark)
+    written = stdout.removeprefix(mark)
     if ending is None:
-        ending = _ending(process.returncode, stdout.endswith(mark))
-    stdout = stdout.removesuffix(mark)
-    return Outcome(ending, stdout.decode("utf-8", "replace"), stderr.decode("utf-8", "replace"), seconds)
+        is_late = seconds >= limits.cpu_seconds
+        ending = _ending(process.returncode, written.endswith(mark), is_late)
+    written = written.removesuffix(mark)
+    return Outcome(ending, written.decode("utf-8", "replace"), stderr.decode("utf-8", "replace"), seconds)
 
 
 def _watch(
-    process: subprocess.Popen[bytes], deadline: float, most: int
-) -> tuple[tuple[bytes, bytes], Ending | None]:
-    """Collect stdout and stderr until both end. Returns them, and how the program has to end if it went too far."""
-    written = (bytearray(), bytearray())
+    process: subprocess.Popen[bytes], stdout: bytearray, stderr: bytearray, deadline: float, most: int
+) -> Ending | None:
+    """Collect stdout and stderr until both end. Returns how the program has to end, if it went too far."""
     with selectors.DefaultSelector() as selector:
-        for stream, buffer in zip((process.stdout, process.stderr), written, strict=True):
+        for stream, buffer in ((process.stdout, stdout), (process.stderr, stderr)):
             assert stream is not None
             selector.register(stream, selectors.EVENT_READ, buffer)
         while selector.get_map():
             left = deadline - time.monotonic()
             if left <= 0:
-                return (bytes(written[0]), bytes(written[1])), "timeout"
+                return "timeout"
             for key, _ in selector.select(left):
                 chunk = os.read(key.fd, _READ_BYTES)
                 if not chunk:
                     selector.unregister(key.fileobj)
                 key.data.extend(chunk)
-            if sum(map(len, written)) > most:
-                return (bytes(written[0][:most]), bytes(written[1][:most])), "output"
-    with contextlib.suppress(subprocess.TimeoutExpired):  # it closed its output and goes on
+            if len(stdout) + len(stderr) > most:
+                del stdout[most:], stderr[most:]
+                return "output"
+    try:
         process.wait(max(0.0, deadline - time.monotonic()))
-        return (bytes(written[0]), bytes(written[1])), None
-    return (bytes(written[0]), bytes(written[1])), "timeout"
+    except subprocess.TimeoutExpired:  # it closed its output and goes on
+        return "timeout"
+    return None
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill what is left. bubblewrap's death ends everything inside: the kernel sees to that."""
-    process.kill()
-    process.wait()
-    for stream in (process.stdout, process.stderr):
-        assert stream is not None
-        stream.close()
-
-
-def _ending(code: int, has_mark: bool) -> Ending:
+def _ending(code: int, has_mark: bool, is_late: bool) -> Ending:
     if code == 0:
         return "finished" if has_mark else "failed"
-    # bubblewrap tells of a signal as shells do; 24 is the processor's time limit.
+    # bubblewrap reports a signal as shells do.
     number = code - 128 if code > 128 else -code if code < 0 else 0
-    if number == 24:
+    # Who ignores the first limit on the processor's time is killed at the second, by a signal that a program of that
+    # age has nobody else to get from but itself.
+    if number == signal.SIGXCPU or (number == signal.SIGKILL and is_late):
         return "timeout"
     return "killed" if number else "failed"
 
 
-def _reason(code: int, stderr: bytes) -> str:
+def _reason(code: int, stderr: bytearray) -> str:
     """Why the program was not even begun."""
     if code == _UNPROTECTED:
         return "the program was not shut in"
@@ -219,26 +219,10 @@ def _command(limits: Limits, filter_descriptor: int) -> list[str]:
     bubblewrap = _bubblewrap()
     assert bubblewrap is not None
     guest = Path(__file__).with_name("sandbox_guest.py").read_text(encoding="utf-8")
-    return [
-        bubblewrap,
-        *("--unshare-user", "--disable-userns", "--unshare-ipc", "--unshare-pid", "--unshare-net"),
-        *(
-            "--unshare-uts",
-            "--unshare-cgroup-try",
-            "--hostname",
-            "sandbox",
-            "--uid",
-            "65534",
-            "--gid",
-            "65534",
-        ),
-        *("--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL"),
-        *("--seccomp", str(filter_descriptor)),
-        *_file_system(),
-        *("--dir", "/tmp", "--size", str(limits.folder_bytes), "--tmpfs", "/tmp", "--chdir", "/tmp"),
-        *("--remount-ro", "/"),
-        *("--", _interpreter(), "-I", "-B", "-X", "utf8", "-c", guest),
-    ]
+    folder = f"--dir /tmp --size {limits.folder_bytes} --tmpfs /tmp --chdir /tmp --remount-ro /"
+    seccomp = ("--seccomp", str(filter_descriptor))
+    program = ("--", _interpreter(), "-I", "-B", "-X", "utf8", "-c", guest)
+    return [bubblewrap, *_CLOSED.split(), *seccomp, *_file_system(), *folder.split(), *program]
 
 
 @cache

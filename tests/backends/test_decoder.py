@@ -6,19 +6,20 @@ from dataclasses import replace
 import pytest
 import torch
 
+from chatsmith.backends import Quantization
 from chatsmith.backends import cpu_decoder as decoder
 from chatsmith.backends.native import Weights, load_library
 from chatsmith.backends.quantized import Int8Linear, decoding_view
-from chatsmith.engine.engine import Engine
-from chatsmith.engine.request import Request, Sampling
+from chatsmith.engine.request import Request, SamplingParams
 from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
 from chatsmith.text.tokenizer import Tokenizer
+from tests.backends.conftest import fast_engine
 
 library = load_library()
 pytestmark = pytest.mark.skipif(library is None, reason="needs Linux and a C compiler")
 
-FOLLOWED = Sampling(temperature=0, max_tokens=24, ignore_end=True, logprobs=0)
+FOLLOWED = SamplingParams(temperature=0, max_tokens=24, ignore_end=True, logprobs=0)
 
 
 def random_model(
@@ -45,7 +46,7 @@ def random_model(
     return model.eval()
 
 
-def requests(count: int, sampling: Sampling = FOLLOWED) -> list[Request]:
+def requests(count: int, sampling: SamplingParams = FOLLOWED) -> list[Request]:
     source = random.Random(1)
     lengths = [1, 2, *(source.randrange(1, 60) for _ in range(count - 2))]
     return [Request(tuple(source.randrange(250) for _ in range(n)), sampling) for n in lengths[:count]]
@@ -73,8 +74,8 @@ def test_the_c_network_computes_the_model(
     monkeypatch.setattr(decoder, "MOST_TOKENS", longest_chunk)
     model = random_model(tokenizer.vocab_size, stored, bigram_buckets)
     model.compute_dtype = torch.float32
-    engine = Engine(model, tokenizer, max_running=5, block_size=4)
-    assert engine.decodes_with == "C"
+    engine = fast_engine(model, tokenizer, max_running=5, block_size=4)
+    assert engine.backend.name == "C"
     for completion in engine.generate(requests(7)):
         assert completion.logprobs is not None and len(completion.ids) == 24
         found = torch.tensor([one.logprob for one in completion.logprobs if one], dtype=torch.float64)
@@ -84,8 +85,8 @@ def test_the_c_network_computes_the_model(
 
 def test_a_pool_in_bfloat16_is_rounded_and_nothing_else(tokenizer: Tokenizer) -> None:
     model = random_model(tokenizer.vocab_size, torch.bfloat16)
-    engine = Engine(model, tokenizer, max_running=5, block_size=4)
-    assert engine.decodes_with == "C"
+    engine = fast_engine(model, tokenizer, max_running=5, block_size=4)
+    assert engine.backend.name == "C"
     for completion in engine.generate(requests(4)):
         found = torch.tensor([one.logprob for one in completion.logprobs or () if one], dtype=torch.float64)
         ids = completion.prompt_ids + completion.ids
@@ -98,27 +99,32 @@ def test_alone_and_in_a_batch_every_number_is_the_same(tokenizer: Tokenizer) -> 
     sampling = replace(FOLLOWED, temperature=1.0, seed=5)
     # Longer prompts are read by torch, whose sums do depend on what they are packed with.
     short = requests(16, sampling)
-    together = Engine(model, tokenizer, max_running=16).generate(short)
+    together = fast_engine(model, tokenizer, max_running=16).generate(short)
     for request, expected in zip(short, together, strict=True):
-        assert Engine(model, tokenizer).generate([request]) == [expected]
+        assert fast_engine(model, tokenizer).generate([request]) == [expected]
 
 
-def test_weights_that_change_in_place_are_seen(tokenizer: Tokenizer) -> None:
-    model = random_model(tokenizer.vocab_size)
-    engines = [Engine(model, tokenizer), Engine(model, tokenizer, quantize="int8")]
-    before = [engine.generate(requests(3)) for engine in engines]
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("quantize", [None, "bf16", "int8"])
+def test_weights_that_change_in_place_are_seen(
+    tokenizer: Tokenizer, stored: torch.dtype, quantize: Quantization | None
+) -> None:
+    model = random_model(tokenizer.vocab_size, stored)
+    engine = fast_engine(model, tokenizer, quantize)
+    before = engine.generate(requests(3))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(-1.1)
-    for engine, old in zip(engines, before, strict=True):
-        engine.weights_changed()
-        new = engine.generate(requests(3))
-        assert new != old
-    assert engines[0].generate(requests(3)) == Engine(model, tokenizer).generate(requests(3))
+    engine.weights_changed()
+    after = engine.generate(requests(3))
+    assert after != before
+    assert after == fast_engine(model, tokenizer, quantize).generate(requests(3))
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_int8_weights_are_off_by_their_rounding_only(tokenizer: Tokenizer, native: bool) -> None:
+def test_int8_weights_are_off_by_their_rounding_only(
+    tokenizer: Tokenizer, native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = random_model(tokenizer.vocab_size)
     rounded = decoding_view(model, None, "int8")
     exact = GPT(model.config)
@@ -130,15 +136,19 @@ def test_int8_weights_are_off_by_their_rounding_only(tokenizer: Tokenizer, nativ
                 rounded_weight = (module.weight * module.scale[:, None]).view(weight.shape)
                 assert (rounded_weight - weight).abs().max() <= weight.abs().max() / 254 * 1.001
                 weight.copy_(rounded_weight)
-    engine = Engine(model, tokenizer, quantize="int8", native=native)
-    assert engine.decodes_with == ("C" if native else "torch")
+    if not native:
+        monkeypatch.setattr("chatsmith.backends.load_library", lambda: None)
+    engine = fast_engine(model, tokenizer, quantize="int8")
+    assert engine.backend.name == ("C" if native else "torch")
     for completion in engine.generate(requests(4)):
         found = torch.tensor([one.logprob for one in completion.logprobs or () if one], dtype=torch.float64)
         ids = completion.prompt_ids + completion.ids
         torch.testing.assert_close(found, likely(exact, ids, len(completion.prompt_ids)), atol=2e-4, rtol=0)
 
 
-def test_weights_kept_in_bfloat16_are_off_by_their_rounding_only(tokenizer: Tokenizer) -> None:
+def test_weights_kept_in_bfloat16_are_off_by_their_rounding_only(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = random_model(tokenizer.vocab_size)
     rounded = GPT(model.config)
     rounded.load_state_dict(model.state_dict())
@@ -158,7 +168,9 @@ def test_weights_kept_in_bfloat16_are_off_by_their_rounding_only(tokenizer: Toke
         ):
             linear.weight.copy_(linear.weight.bfloat16())
     for native in (True, False):
-        engine = Engine(model, tokenizer, quantize="bf16", native=native)
+        if not native:
+            monkeypatch.setattr("chatsmith.backends.load_library", lambda: None)
+        engine = fast_engine(model, tokenizer, quantize="bf16")
         for completion in engine.generate(requests(4)):
             found = torch.tensor([one.logprob for one in completion.logprobs or () if one]).double()
             ids = completion.prompt_ids + completion.ids
@@ -201,10 +213,10 @@ def test_a_request_of_nan_leaves_its_neighbours_alone(tokenizer: Tokenizer) -> N
     model = random_model(tokenizer.vocab_size)
     sampling = replace(FOLLOWED, logit_bias={251: -1e9})
     good = [Request((id,), sampling) for id in range(4)]
-    expected = Engine(model, tokenizer).generate(good)
+    expected = fast_engine(model, tokenizer).generate(good)
     with torch.no_grad():
         model.embedding.weight[251] = float("nan")
-    found = Engine(model, tokenizer).generate([good[0], Request((1, 251), FOLLOWED), *good[1:]])
+    found = fast_engine(model, tokenizer).generate([good[0], Request((1, 251), FOLLOWED), *good[1:]])
     assert found.pop(1).finish_reason == "error"
     assert found == expected
 
@@ -215,6 +227,6 @@ def test_more_threads_than_heads_share_out_nothing_that_is_not_there(
     tokenizer: Tokenizer, heads: int, threads: int
 ) -> None:
     model = random_model(tokenizer.vocab_size, heads=heads)
-    alone = [Engine(model, tokenizer).generate([one])[0].ids for one in requests(3)]
+    alone = [fast_engine(model, tokenizer).generate([one])[0].ids for one in requests(3)]
     torch.set_num_threads(threads)
-    assert [Engine(model, tokenizer).generate([one])[0].ids for one in requests(3)] == alone
+    assert [fast_engine(model, tokenizer).generate([one])[0].ids for one in requests(3)] == alone

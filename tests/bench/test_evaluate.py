@@ -13,7 +13,7 @@ def test_both_ways_decide_alike(
     script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     choice = core.CoreTask("choice", "a/choice", "multiple choice", 2, 0.5)
-    word = core.CoreTask("word", "a/word", "language modelling", 2, 0)
+    word = core.CoreTask("word", "a/word", "language modeling", 2, 0)
     (tmp_path / "core/eval_data/a").mkdir(parents=True)
     nouns = ("cat", "mat", "hat", "dog", "cow", "pig")
     items = [

@@ -1,5 +1,6 @@
 """The bundle: it gives back the very model that was saved, or says in one line what is wrong with it."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -14,9 +15,10 @@ from torch import Tensor
 
 import chatsmith
 from chatsmith import bundle as bundle_module
-from chatsmith.bundle import bundle_fingerprint, is_bundle, load_bundle, resolve_bundle, save_bundle, seal_of
+from chatsmith.bundle import bundle_fingerprint, load_bundle, save_bundle, seal_of
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.errors import UserError
+from chatsmith.runtime.run_directory import resolve_bundle
 from chatsmith.text.chat import chat_template
 from chatsmith.text.tokenizer import Tokenizer, train_tokenizer
 
@@ -32,9 +34,25 @@ FILES = {
 
 
 def edit_config(path: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+    """Change config.json and its hash, as a careless conversion script would."""
     config = json.loads((path / "config.json").read_text())
-    edit(config)
+    if config.pop("sha256", None):
+        edit(config)
+        config["sha256"] = bundle_module._content_hash(config)
+    else:
+        edit(config)
     (path / "config.json").write_text(json.dumps(config))
+
+
+def as_format_1(path: Path) -> None:
+    """Make the bundle what earlier versions wrote."""
+    config = json.loads((path / "config.json").read_text())
+    for name in ("architectures", "model_type", "sha256"):
+        del config[name]
+    for name in ("generation_config.json", "chat_template.jinja"):
+        del config["files"][name]
+    text = json.dumps({**config, "format_version": 1}, indent=2, ensure_ascii=False) + "\n"
+    (path / "config.json").write_text(text, encoding="utf-8")
 
 
 def rewrite_weights(path: Path, edit: Callable[[dict[str, Tensor]], None]) -> None:
@@ -74,8 +92,10 @@ def test_a_bundle_holds_all_that_others_need(saved: Saved, tokenizer: Tokenizer)
     path = saved("bundle")
     assert {file.name for file in path.iterdir()} == FILES
     config = json.loads((path / "config.json").read_text())
-    assert config["format_version"] == 1
+    assert config["format_version"] == 2
     assert config["architecture"] == "chatsmith-gpt"
+    assert (config["architectures"], config["model_type"]) == (["ChatsmithForCausalLM"], "chatsmith")
+    assert set(config["files"]) == FILES - {"config.json", "README.md"}
     assert config["provenance"] == {"chatsmith_version": chatsmith.__version__, "stage": "pretrain"}
     assert (path / "chat_template.jinja").read_text(encoding="utf-8") == chat_template()
     assert (path / "README.md").read_text() == "# Tiny\n"
@@ -129,26 +149,56 @@ def test_a_truncated_file_is_named(saved: Saved, name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
-def test_a_single_changed_bit_is_noticed(saved: Saved, name: str) -> None:
+@pytest.mark.parametrize("name", sorted(FILES - {"README.md"}))
+def test_a_single_changed_bit_is_one_clear_line_wherever_it_is(saved: Saved, name: str) -> None:
     path = saved("bundle")
-    content = bytearray((path / name).read_bytes())
-    content[-3] ^= 4
-    (path / name).write_bytes(bytes(content))
-    assert f"{name} is not the file that was saved" in refusal(path)
+    good = (path / name).read_bytes()
+    for place in torch.randint(8 * len(good), (40,), generator=torch.Generator().manual_seed(0)).tolist():
+        content = bytearray(good)
+        content[place // 8] ^= 1 << (place % 8)
+        (path / name).write_bytes(bytes(content))
+        message = refusal(path)
+        if name != "config.json":
+            assert f"{name} is not the file that was saved" in message
+
+
+@pytest.mark.parametrize("edited", ["rope_base", "softcap"])
+def test_a_changed_number_in_the_architecture_is_noticed(saved: Saved, edited: str) -> None:
+    path = saved("bundle")
+    text = (path / "config.json").read_text()
+    (path / "config.json").write_text(re.sub(rf'("{edited}[a-z_]*": )(\d)', r"\g<1>9\2", text))
+    assert (path / "config.json").read_text() != text
+    assert "config.json is not what was saved" in refusal(path)
+    with pytest.raises(UserError, match=r"config\.json is not what was saved"):
+        bundle_fingerprint(path)
+
+
+def test_a_card_may_be_edited(saved: Saved) -> None:
+    (saved("bundle") / "README.md").write_text("# Mine\n")
+    load_bundle(saved("bundle"))
+
+
+def test_a_bundle_of_format_1_loads_and_has_the_fingerprint_it_always_had(saved: Saved, model: GPT) -> None:
+    new, old = saved("new"), saved("old")
+    as_format_1(old)
+    loaded = load_bundle(old)
+    assert all(torch.equal(loaded.model.state_dict()[name], w) for name, w in model.state_dict().items())
+    assert bundle_fingerprint(old) == hashlib.sha256((old / "config.json").read_bytes()).hexdigest()
+    assert bundle_fingerprint(new) == bundle_fingerprint(old)
 
 
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
 @pytest.mark.parametrize("content", [b"", b'{"format_version": 1', b"[1]", b"\xff\xfe"])
 def test_json_that_is_none_is_named(saved: Saved, name: str, content: bytes) -> None:
     path = saved("bundle")
+    as_format_1(path)  # which does not seal them
     (path / name).write_bytes(content)
     assert f"{name} is damaged" in refusal(path)
 
 
 def test_a_newer_format_asks_for_an_upgrade(saved: Saved) -> None:
     path = saved("bundle")
-    edit_config(path, lambda config: config.update(format_version=2))
+    edit_config(path, lambda config: config.update(format_version=3))
     assert "made by a newer chatsmith" in refusal(path)
     assert "upgrade chatsmith" in refusal(path)
 
@@ -203,7 +253,6 @@ def test_what_is_no_bundle_is_refused(tmp_path: Path, kind: str) -> None:
     if kind == "other folder":
         (path / "notes.txt").write_text("nothing here")
     assert "bundle" in refusal(path)
-    assert not is_bundle(path)
 
 
 def test_a_tokenizer_of_another_model_is_refused(saved: Saved) -> None:
@@ -242,6 +291,7 @@ def test_older_formats_are_migrated_one_version_at_a_time(
     saved: Saved, model: GPT, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = saved("bundle")
+    as_format_1(path)
 
     def undo(config: dict[str, Any]) -> None:
         config["model"]["depth"] = config["model"].pop("num_layers")

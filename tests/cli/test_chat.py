@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from chatsmith.bundle import save_bundle
+from chatsmith.bundle import Bundle, save_bundle
 from chatsmith.cli import chat
 from chatsmith.cli.chat import Config, Screen, Talk, converse
 from chatsmith.cli.main import main as command
-from chatsmith.engine.engine import Engine
-from chatsmith.engine.request import Sampling
+from chatsmith.engine.request import SamplingParams
+from chatsmith.llm import LLM
 from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.errors import UserError
@@ -55,8 +55,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, model: GPT, tokenizer: Toke
 @pytest.fixture
 def make_talk(model: GPT, tokenizer: Tokenizer) -> Callable[..., Talk]:
     def make(max_tokens: int = 10, system: str | None = None) -> Talk:
-        sampling = Sampling(max_tokens=max_tokens, seed=5, ignore_end=True)
-        return Talk(Engine(model, tokenizer, max_running=1), tokenizer, sampling, system)
+        sampling = SamplingParams(max_tokens=max_tokens, seed=5, ignore_end=True)
+        bundle = Bundle(model, tokenizer, model.config, {}, {}, Path("bundle"))
+        return Talk(LLM(bundle, max_running=2), sampling, system)
 
     return make
 
@@ -121,10 +122,10 @@ def test_a_missing_bundle_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixtu
 
 def test_a_generation_config_of_nonsense_is_a_user_error() -> None:
     with pytest.raises(UserError, match=r"generation_config.json says top_k = 0.5"):
-        chat.choose_sampling(Config(), {"top_k": 0.5})
+        SamplingParams.from_generation({"top_k": 0.5})
     with pytest.raises(UserError, match="temperature"):
-        chat.choose_sampling(Config(), {"temperature": "hot"})
-    assert chat.choose_sampling(Config(top_k=3), {"top_k": 7, "eos_token_id": [1]}).top_k == 3
+        SamplingParams.from_generation({"temperature": "hot"})
+    assert SamplingParams.from_generation({"top_k": 7, "eos_token_id": [1]}, top_k=3, seed=None).top_k == 3
 
 
 def test_the_conversation_before_stays_cached(make_talk: Callable[..., Talk], tokenizer: Tokenizer) -> None:
@@ -153,6 +154,21 @@ def test_the_oldest_turns_drop_and_the_system_message_stays(
     assert talk.history[-2].text.startswith("question 11")
 
 
+def test_that_early_turns_fall_out_is_said_each_time_it_begins(
+    make_talk: Callable[..., Talk], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a terminal among the replies, else on stderr; not again as long as every question pushes turns out."""
+    questions = [f"question {number} about the dog and the mat" for number in range(9)]
+    lines = [*questions, "/reset", *questions]
+    out = io.StringIO()
+    converse(make_talk(), lines, Screen(out, is_terminal=True))
+    before_reset, _, after_reset = out.getvalue().partition("(a new conversation)")
+    for shown in (before_reset, after_reset):
+        assert shown.count("no longer sees the oldest turns") == 1
+    converse(make_talk(), questions, Screen(out, shows_calls=False))
+    assert capsys.readouterr().err.count("no longer sees the oldest turns") == 1
+
+
 def test_a_message_that_cannot_fit_is_refused_and_forgotten(make_talk: Callable[..., Talk]) -> None:
     talk = make_talk()
     with pytest.raises(UserError, match="shorten it"):
@@ -162,15 +178,15 @@ def test_a_message_that_cannot_fit_is_refused_and_forgotten(make_talk: Callable[
 
 
 def test_what_a_reply_streams_is_its_text(make_talk: Callable[..., Talk]) -> None:
-    heard: list[Part] = []
-    completion = make_talk(max_tokens=60).ask("hello", heard.append)
-    assert "".join(part.text for part in heard if part.kind == "text") == completion.text
+    shown: list[Part] = []
+    completion = make_talk(max_tokens=60).ask("hello", shown.append)
+    assert "".join(part.text for part in shown if part.kind == "text") == completion.text
 
 
 def test_ctrl_c_stops_the_reply_and_not_the_program(make_talk: Callable[..., Talk]) -> None:
     class Impatient(Screen):
-        def hear(self, part: Part) -> None:
-            super().hear(part)
+        def show(self, part: Part) -> None:
+            super().show(part)
             os.kill(os.getpid(), signal.SIGINT)
 
     talk = make_talk(max_tokens=200)
@@ -212,7 +228,7 @@ def test_a_call_of_the_calculator_is_a_line_of_its_own() -> None:
         ("python", ""),
         ("python", "1+1"),
     ):
-        screen.hear(Part(kind, text))  # type: ignore[arg-type]
+        screen.show(Part(kind, text))  # type: ignore[arg-type]
     screen.end()
     assert out.getvalue() == "So \n37+58 = 95\nIt is 95.\n1+1\n"
 
@@ -228,7 +244,7 @@ def test_for_programs_there_are_replies_alone(make_talk: Callable[..., Talk]) ->
         ("output", "2"),
         ("text", "it is 2."),
     ):
-        screen.hear(Part(kind, text))  # type: ignore[arg-type]
+        screen.show(Part(kind, text))  # type: ignore[arg-type]
     screen.end()
     assert out.getvalue() == "So it is 2.\n"
     talk = make_talk()

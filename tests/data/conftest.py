@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chatsmith.data.token_worker import CacheWriter
-from chatsmith.data.tokens import TokenCache
+from chatsmith.data.tokens import CacheWriter, TokenCache
 from chatsmith.text.tokenizer import Tokenizer, train_tokenizer
 
 BOS = 0

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatsmith.data.conversations import ConversationRows
+from chatsmith.data.packing import ConversationRows
 from chatsmith.runtime.errors import UserError
 from chatsmith.text.chat import Message, Part, Rendered, render
 from chatsmith.text.tokenizer import Tokenizer

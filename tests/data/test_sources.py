@@ -12,15 +12,14 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chatsmith.data.conversations import holds_conversations, read_conversations
 from chatsmith.data.documents import (
     DOCUMENT_CHARACTERS,
     find_files,
-    holds_conversations,
-    read_conversations,
     read_documents,
     split_text,
 )
-from chatsmith.data.generated import write_conversations, write_documents
+from chatsmith.ingest.forms import write_conversations, write_documents
 from chatsmith.runtime.errors import UserError
 from chatsmith.text.chat import Message, parse_conversation
 
@@ -131,7 +130,7 @@ def test_a_parquet_without_text_is_told_its_columns(tmp_path):
 
 def test_a_parquet_whose_text_is_no_text_is_an_error(tmp_path):
     pq.write_table(pa.table({"text": [1, 2]}), tmp_path / "a.parquet")
-    assert "int64" in error_of(tmp_path / "a.parquet")
+    assert "row 1: the column `text` holds int, not strings" in error_of(tmp_path / "a.parquet")
 
 
 def test_a_damaged_parquet_is_an_error(tmp_path):
@@ -194,6 +193,22 @@ def test_a_few_broken_lines_are_passed_over_counted_and_the_first_is_named(tmp_p
     assert re.search(reason, notice)
 
 
+def test_byte_order_marks_of_files_that_were_joined_are_dropped(tmp_path):
+    line = b"\xef\xbb\xbf" + json_lines({"text": "one"})
+    (tmp_path / "a.jsonl").write_bytes(line * 3)
+    assert texts(tmp_path / "a.jsonl") == ["one"] * 3
+
+
+def test_one_broken_conversation_in_ten_is_passed_over(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(json_lines({"messages": []}, *[TALK] * 9))
+    notices: list[str] = []
+    assert len(list(read_conversations([tmp_path / "a.jsonl"], notices))) == 9
+    assert "1 of 10 lines" in notices[0]
+    (tmp_path / "a.jsonl").write_bytes(json_lines({"messages": []}, *[TALK] * 8))
+    with pytest.raises(UserError, match="1 of 9 lines"):
+        list(read_conversations([tmp_path / "a.jsonl"]))
+
+
 def test_more_than_one_broken_line_in_a_hundred_is_an_error(tmp_path):
     good = json_lines(*({"text": str(number)} for number in range(90)))
     (tmp_path / "a.jsonl").write_bytes(good + b"{\n")
@@ -227,16 +242,16 @@ def test_conversations_in_a_wrong_order_are_counted_as_broken(tmp_path):
 
 
 def test_keys_of_messages_that_are_not_known_are_told_once_a_file(tmp_path):
-    """Silence would let someone believe that OpenAI's `weight: 0` keeps a reply from being learnt."""
+    """Silence would let someone believe that a key counts which does not. OpenAI's `weight` does."""
     ask, answer = TALK["messages"][:2]
-    odd = {"messages": [{**ask, "name": "Ann"}, {**answer, "weight": 0}]}
-    (tmp_path / "a.jsonl").write_bytes(json_lines(odd, TALK, {"messages": [ask, {**answer, "weight": 1}]}))
+    odd = {"messages": [{**ask, "name": "Ann"}, {**answer, "refusal": None, "weight": 1}]}
+    (tmp_path / "a.jsonl").write_bytes(json_lines(odd, TALK, {"messages": [ask, {**answer, "refusal": 1}]}))
     (tmp_path / "b.jsonl").write_bytes(json_lines(TALK))
     notices: list[str] = []
     assert len(list(read_conversations([tmp_path / "a.jsonl", tmp_path / "b.jsonl"], notices))) == 4
     (notice,) = notices
     assert notice.endswith(
-        "a.jsonl: passed over what messages have besides role and content: `weight` in 2, `name` in 1"
+        "a.jsonl: passed over what messages have besides role and content: `refusal` in 2, `name` in 1"
     )
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatsmith.data.dataset import DataManifest, content_digest, load_manifest, survey
-from chatsmith.data.generated import write_documents
+from chatsmith.ingest.forms import write_documents
 from chatsmith.runtime.errors import UserError
 
 

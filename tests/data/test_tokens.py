@@ -12,13 +12,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chatsmith.data import token_worker
 from chatsmith.data import tokens as token_cache
 from chatsmith.data.dataset import load_manifest, survey
 from chatsmith.data.documents import Document
-from chatsmith.data.generated import write_documents
-from chatsmith.data.token_worker import CacheWriter, build
-from chatsmith.data.tokens import IDS, LOG, PROGRESS, TokenCache, open_token_cache
+from chatsmith.data.tokens import (
+    IDS,
+    JOB,
+    LOG,
+    OFFSETS,
+    PROGRESS,
+    CacheWriter,
+    TokenCache,
+    build,
+    open_token_cache,
+    part_end,
+)
+from chatsmith.ingest.forms import write_documents
 from chatsmith.runtime.errors import UserError
 from chatsmith.text.tokenizer import Tokenizer
 
@@ -38,9 +47,8 @@ def run(tmp_path: Path, tokenizer: Tokenizer) -> Path:
 
 
 def opened(run: Path, split="train", **options) -> TokenCache:
-    return open_token_cache(
-        run / "tokens", data_folder=run / "data", tokenizer_folder=run / "tokenizer", split=split, **options
-    )
+    tokenizer = Tokenizer.load(run / "tokenizer")
+    return open_token_cache(run / "tokens", load_manifest(run / "data"), tokenizer, split, **options)
 
 
 def documents_in(cache: TokenCache) -> list[list[int]]:
@@ -61,7 +69,6 @@ def test_a_worker_fills_the_cache_with_every_document_s_ids(run, tokenizer):
         assert documents_in(cache) == [tokenizer.encode(text) for text in TEXTS]
         assert cache.bos_id == tokenizer.bos_id
         assert not np.isin(cache.ids, [tokenizer.bos_id]).any(), "packing adds <|bos|>, and text cannot"
-        assert cache.num_documents == len(TEXTS)
     with opened(run, "validation") as cache:
         assert documents_in(cache) == [tokenizer.encode("A held-out text.")]
 
@@ -116,18 +123,18 @@ def test_the_worker_s_user_errors_reach_the_reader(run):
 
 def test_a_worker_that_dies_is_an_error_and_not_a_hang(run, monkeypatch):
     monkeypatch.setattr(token_cache.sys, "executable", "/bin/false")
-    with opened(run) as cache, pytest.raises(RuntimeError, match="ended with code 1"):
+    with opened(run) as cache, pytest.raises(UserError, match=r"ended with code 1.*Repeat the command"):
         cache.wait_for_window(0)
 
 
 def test_a_reader_without_a_worker_does_not_wait_for_ever(tmp_path, monkeypatch):
     monkeypatch.setattr(token_cache, "_STALLED_SECONDS", 0.1)
-    with pytest.raises(RuntimeError, match="no new tokens"):
+    with pytest.raises(UserError, match="no new tokens"):
         TokenCache(tmp_path, "key").wait_for_window(0)
 
 
 def test_an_interrupted_build_goes_on_where_it_stopped(tmp_path, tokenizer, monkeypatch):
-    monkeypatch.setattr(token_worker, "WINDOW_DOCUMENTS", 3)
+    monkeypatch.setattr(token_cache, "WINDOW_DOCUMENTS", 3)
     encoded: list[str] = []
 
     def encode(text: str) -> list[int]:
@@ -148,7 +155,7 @@ def test_an_interrupted_build_goes_on_where_it_stopped(tmp_path, tokenizer, monk
 
     encoded_before = len(encoded) - 1  # the tenth was in the window that was lost
     build(writer(), documents(TEXTS), tokenizer.encode)
-    assert encoded_before == cache.num_documents
+    assert encoded_before == cache._progress.documents[-1]
     assert documents_in(TokenCache(tmp_path, "key")) == [tokenizer.encode(text) for text in TEXTS]
 
 
@@ -166,10 +173,10 @@ def test_windows_are_published_before_the_cache_is_complete(tmp_path, tokenizer)
 
 
 def test_windows_end_after_a_number_of_documents_or_characters(monkeypatch):
-    monkeypatch.setattr(token_worker, "WINDOW_DOCUMENTS", 3)
-    monkeypatch.setattr(token_worker, "WINDOW_CHARACTERS", 10)
+    monkeypatch.setattr(token_cache, "WINDOW_DOCUMENTS", 3)
+    monkeypatch.setattr(token_cache, "WINDOW_CHARACTERS", 10)
     texts = ["a", "b", "c", "d", "x" * 20, "e", "f" * 9, "g"]
-    grouped = [[d.text[0] for d in window] for window in token_worker.windows(documents(texts))]
+    grouped = [[d.text[0] for d in window] for window in token_cache.windows(documents(texts))]
     assert grouped == [["a", "b", "c"], ["d", "x"], ["e", "f"], ["g"]]
 
 
@@ -187,34 +194,55 @@ def test_threads_do_not_change_the_order(tmp_path, tokenizer):
     assert (tmp_path / "one" / IDS).read_bytes() == (tmp_path / "four" / IDS).read_bytes()
 
 
-def test_a_full_disk_is_told_to_the_reader(tmp_path, tokenizer, monkeypatch):
-    writer = CacheWriter(tmp_path, "key", bos_id=0, vocab_size=400)
+def worker_with(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the worker run `code` before it begins."""
+    start = subprocess.Popen
+    program = f"import sys; from pathlib import Path; from chatsmith.data import tokens\n{code}\n"
+    program += "tokens.main(Path(sys.argv[1]))"
 
-    def full(*_):
-        raise OSError(28, "No space left on device")
+    def changed(command, **options):
+        assert command[1:4] == ["-P", "-m", "chatsmith.data.tokens"]
+        return start([sys.executable, "-c", program, command[4]], **options)
 
-    monkeypatch.setattr(writer, "add_window", full)
-    with pytest.raises(OSError):
-        build(writer, documents(TEXTS), tokenizer.encode)
-    with pytest.raises(UserError, match="the disk is full"):
-        TokenCache(tmp_path, "key").wait_for_window(0)
+    monkeypatch.setattr(token_cache.subprocess, "Popen", changed)
+
+
+def test_a_full_disk_is_one_line_for_the_reader(run, monkeypatch):
+    full = "def full(*_): raise OSError(28, 'No space left on device')\nimport os\nos.fsync = full"
+    worker_with(full, monkeypatch)
+    with (
+        opened(run) as cache,
+        pytest.raises(UserError, match=r"disk is full|cannot grow \(No space") as caught,
+    ):
+        cache.wait_for_window(0)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_killed_worker_is_one_line_for_the_reader(run, monkeypatch):
+    worker_with("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", monkeypatch)
+    with opened(run) as cache, pytest.raises(UserError, match=r"killed by signal 9 .*Repeat the command"):
+        cache.wait_for_window(0)
+
+
+def test_an_error_in_the_worker_ends_it_quietly(run, monkeypatch):
+    """The interpreter's shutdown must not find its stdin locked by the thread that follows the demand."""
+    worker_with("def fail(*_): raise ZeroDivisionError\ntokens.build = fail", monkeypatch)
+    with opened(run) as cache, pytest.raises(UserError, match="ended with code 1"):
+        cache.wait_for_window(0)
+    log = (run / "tokens" / "train" / LOG).read_text()
+    assert "ZeroDivisionError" in log and "Fatal" not in log
 
 
 def test_the_worker_ends_with_the_process_that_started_it(run):
-    job = {
-        "folder": str(run / "tokens" / "train"),
-        "data_folder": str(run / "data"),
-        "tokenizer_folder": str(run / "tokenizer"),
-        "split": "train",
-        "key": "key",
-        "threads": 1,
-    }
-    # Stops where it would read the manifest, so that only its parent's end can end it.
+    with opened(run) as cache:
+        cache.wait_until_complete()
+    # Stops where it would read the text, so that only its parent's end can end it.
     stopped = (
-        "import json, sys, time; from chatsmith.data import token_worker as w;"
-        "w.load_manifest = lambda folder: time.sleep(60); w.main(json.loads(sys.argv[1]))"
+        "import sys, time; from pathlib import Path; from chatsmith.data import tokens as t;"
+        "t.build = lambda *_: time.sleep(60); t.main(Path(sys.argv[1]))"
     )
-    worker = subprocess.Popen([sys.executable, "-c", stopped, json.dumps(job)], stdin=subprocess.PIPE)
+    job = str(run / "tokens" / "train" / JOB)
+    worker = subprocess.Popen([sys.executable, "-c", stopped, job], stdin=subprocess.PIPE)
     assert worker.stdin
     try:
         with pytest.raises(subprocess.TimeoutExpired):
@@ -238,7 +266,7 @@ def test_closing_stops_a_worker_at_once(run):
 
 
 def test_the_worker_imports_no_torch():
-    code = "import sys, chatsmith.data.token_worker; sys.exit('torch' in sys.modules)"
+    code = "import sys, chatsmith.data.tokens; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -255,3 +283,75 @@ def test_asking_a_worker_that_has_ended_for_more_is_no_error_nor_is_closing_afte
     worker.wait()
     cache = TokenCache(tmp_path, "key", worker)
     cache.close()
+
+
+def bit_flips(path: Path) -> list[bytes]:
+    """The file with one bit flipped, at a dozen places."""
+    content = path.read_bytes()
+    places = np.random.default_rng(0).integers(0, 8 * len(content), 12)
+    flipped = []
+    for place in places:
+        changed = bytearray(content)
+        changed[place // 8] ^= 1 << (place % 8)
+        flipped.append(bytes(changed))
+    return flipped
+
+
+@pytest.mark.parametrize("name", [IDS, OFFSETS, PROGRESS])
+def test_one_flipped_bit_is_one_clear_line_or_the_text_is_tokenized_again(run, name):
+    with opened(run) as cache:
+        expected = documents_in(cache)
+    path = run / "tokens" / "train" / name
+    good = path.read_bytes()
+    for flipped in bit_flips(path):
+        path.write_bytes(flipped)
+        with opened(run) as cache:
+            if name == PROGRESS:
+                assert documents_in(cache) == expected
+                continue
+            with pytest.raises(UserError, match=r"tokens in .* are damaged .* delete that folder") as caught:
+                documents_in(cache)
+            assert "\n" not in str(caught.value)
+        path.write_bytes(good)
+
+
+def as_format_1(folder: Path, **changes: object) -> None:
+    """Make the cache what earlier versions wrote, which had no hashes."""
+    progress = json.loads((folder / PROGRESS).read_text())
+    del progress["hashes"], progress["hash"]
+    progress |= {"format_version": 1, "user_error": None, **changes}
+    (folder / PROGRESS).write_text(json.dumps(progress))
+
+
+def test_a_cache_of_format_1_is_read_without_a_worker_and_its_offsets_are_checked(run, monkeypatch):
+    with opened(run) as cache:
+        expected = documents_in(cache)
+    folder = run / "tokens" / "train"
+    as_format_1(folder)
+    monkeypatch.setattr(token_cache, "_start_worker", None)
+    with opened(run) as cache:
+        assert documents_in(cache) == expected
+    offsets = np.fromfile(folder / OFFSETS, np.int64)
+    offsets[3] = 1 << 62
+    offsets.tofile(folder / OFFSETS)
+    with opened(run) as cache, pytest.raises(UserError, match="damaged"):
+        documents_in(cache)
+
+
+def test_an_unfinished_cache_of_format_1_is_continued(tmp_path, tokenizer):
+    texts = [tokenizer.encode(text) for text in TEXTS]
+    writer = CacheWriter(tmp_path, "key", bos_id=0, vocab_size=400)
+    writer.add_window(texts[:7])
+    as_format_1(tmp_path)
+    writer = CacheWriter(tmp_path, "key", bos_id=0, vocab_size=400)
+    writer.add_window(texts[7:])
+    writer.finish()
+    assert documents_in(TokenCache(tmp_path, "key")) == texts
+    assert writer.progress.hashes[0] == "" and writer.progress.hashes[1]
+
+
+def test_the_worker_is_always_asked_for_the_part_after_the_one_that_is_read():
+    assert [part_end(part) for part in range(4)] == [1, 3, 7, 15]
+    for part in range(1, 5):
+        for window in range(part_end(part - 1), part_end(part)):
+            assert part_end((window + 1).bit_length()) == part_end(part + 1)

@@ -14,13 +14,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatsmith.backends.guided import RequestError
+from chatsmith.engine.backend import Backend
 from chatsmith.engine.engine import Engine
-from chatsmith.engine.request import Completion, Event, Request, Sampling
+from chatsmith.engine.request import Completion, Event, Request, RequestError, SamplingParams
 from chatsmith.engine.sampler import Choice, Row, choose
 from chatsmith.engine.scheduler import Chunk
 from chatsmith.model.gpt import GPT
-from chatsmith.text.chat import Part
+from chatsmith.text.chat import Message, Part, render_prompt, render_unfinished
 from chatsmith.text.tokenizer import Tokenizer
 from tests.engine.conftest import random_model
 
@@ -45,10 +45,10 @@ def prompts(seed: int, count: int, longest: int = 40) -> list[tuple[int, ...]]:
 def a_request(ids: tuple[int, ...], index: int, more: int = 12) -> Request:
     """Requests of all kinds, none of which an end-of-turn token ends early."""
     kinds = [
-        Sampling(temperature=0),
-        Sampling(temperature=1.0),
-        Sampling(temperature=0.8, top_k=20, top_p=0.9),
-        Sampling(temperature=1.0, frequency_penalty=0.7, repetition_penalty=1.2),
+        SamplingParams(temperature=0),
+        SamplingParams(temperature=1.0),
+        SamplingParams(temperature=0.8, top_k=20, top_p=0.9),
+        SamplingParams(temperature=1.0, frequency_penalty=0.7, repetition_penalty=1.2),
     ]
     return Request(ids, replace(kinds[index % len(kinds)], seed=index, max_tokens=more, ignore_end=True))
 
@@ -90,14 +90,14 @@ def test_cached_and_chunked_decoding_equals_full_recomputation(
 def test_rows_that_outgrow_the_workspace_take_turns(
     model: GPT, tokenizer: Tokenizer, naive: Naive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chatsmith.engine.engine.WORKSPACE_TOKENS", 1)  # then it holds one whole context
+    monkeypatch.setattr("chatsmith.engine.backend.WORKSPACE_TOKENS", 1)  # then it holds one whole context
     requests = [a_request(ids, index) for index, ids in enumerate(prompts(7, 6))]
     engine = Engine(model, tokenizer, max_running=6)
     assert ids_of(engine.generate(requests)) == [naive(request) for request in requests]
 
 
 def test_a_reply_may_fill_the_whole_context(model: GPT, tokenizer: Tokenizer, naive: Naive) -> None:
-    request = Request(prompts(2, 1)[0], Sampling(temperature=0, max_tokens=500, ignore_end=True))
+    request = Request(prompts(2, 1)[0], SamplingParams(temperature=0, max_tokens=500, ignore_end=True))
     completion = Engine(model, tokenizer, kv_tokens=CONTEXT).generate([request])[0]
     assert completion.finish_reason == "length"
     assert len(request.prompt_ids) + len(completion.ids) == CONTEXT
@@ -132,7 +132,7 @@ def test_a_reply_is_the_same_alone_and_among_others(
         max_running=4,
         prefix_caching=prefix_caching,
     )
-    free_at_first = engine.num_free_blocks
+    free_at_first = engine.stats().num_free_blocks
     requests = [
         a_request(ids, index, more)
         for index, (ids, (_, more)) in enumerate(zip(prompts(seed, len(arrivals)), arrivals, strict=True))
@@ -153,14 +153,14 @@ def test_a_reply_is_the_same_alone_and_among_others(
         assert streamed == list(completion.ids)
         text = "".join(part.text for event in events if event.handle == handle for part in event.parts)
         assert text == "".join(part.text for part in completion.parts)
-    assert engine.num_free_blocks == free_at_first
+    assert engine.stats().num_free_blocks == free_at_first
 
 
 def test_preempted_replies_are_the_same(model: GPT, tokenizer: Tokenizer, naive: Naive) -> None:
     requests = [a_request(ids, index, more=30) for index, ids in enumerate(prompts(3, 5))]
     engine = Engine(model, tokenizer, kv_tokens=80, block_size=4, max_running=5)
     assert ids_of(engine.generate(requests)) == [naive(request) for request in requests]
-    assert engine.num_preemptions > 0, "the pool was too large for this test"
+    assert engine.stats().num_preemptions > 0, "the pool was too large for this test"
 
 
 def test_a_prefix_hit_changes_nothing_but_the_work(model: GPT, tokenizer: Tokenizer, naive: Naive) -> None:
@@ -186,7 +186,7 @@ def test_replicas_share_the_prompt_and_differ(model: GPT, tokenizer: Tokenizer, 
     requests = a_request(tuple(range(33)), 1).replicas(4)
     engine = Engine(model, tokenizer, block_size=4)
     completions = engine.generate(requests)
-    assert engine.prefix_queries == 33, "the prompt was looked up, and so computed, more than once"
+    assert engine.stats().prefix_queries == 33, "the prompt was looked up, and so computed, more than once"
     assert ids_of(completions) == [naive(request) for request in requests]
     assert len({completion.ids for completion in completions}) > 1
 
@@ -195,13 +195,13 @@ def test_replicas_share_the_prompt_and_differ(model: GPT, tokenizer: Tokenizer, 
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of tokens of each step that any engine takes."""
     counts: list[int] = []
-    forward = Engine._forward
+    forward = Backend.forward
 
-    def counting(engine: Engine, chunks: list[Chunk]) -> torch.Tensor:
+    def counting(backend: Backend, chunks: list[Chunk]) -> torch.Tensor:
         counts.append(sum(chunk.length for chunk in chunks))
-        return forward(engine, chunks)
+        return forward(backend, chunks)
 
-    monkeypatch.setattr(Engine, "_forward", counting)
+    monkeypatch.setattr(Backend, "forward", counting)
     return counts
 
 
@@ -209,7 +209,7 @@ def test_replies_are_computed_once_until_they_differ(
     model: GPT, tokenizer: Tokenizer, naive: Naive, computed: list[int]
 ) -> None:
     """Of eight replies, each different beginning is computed once: no row more, no row less."""
-    sampling = Sampling(temperature=0.03, seed=4, max_tokens=12, ignore_end=True)
+    sampling = SamplingParams(temperature=0.03, seed=4, max_tokens=12, ignore_end=True)
     requests = Request(tuple(range(9)), sampling).replicas(8)
     completions = Engine(model, tokenizer, block_size=4).generate(requests)
     expected = [naive(request) for request in requests]
@@ -262,12 +262,12 @@ def test_shared_replies_are_those_of_each_request_alone(
         max_running=max_running,
         prefix_caching=prefix_caching,
     )
-    free_at_first = engine.num_free_blocks
+    free_at_first = engine.stats().num_free_blocks
     requests = [
         request
         for ids, count in zip(prompts(seed, len(counts)), counts, strict=True)
         for request in Request(
-            ids, Sampling(temperature, seed=seed, max_tokens=10, logprobs=1, ignore_end=True)
+            ids, SamplingParams(temperature, seed=seed, max_tokens=10, logprobs=1, ignore_end=True)
         ).replicas(count)
     ]
     handles = [engine.submit(request) for request in requests]
@@ -278,7 +278,7 @@ def test_shared_replies_are_those_of_each_request_alone(
             if step == number and which < len(handles) and (over := engine.cancel(handles[which])):
                 assert over.finish_reason == "cancelled" and list(over.ids) == streamed[handles[which]]
                 replies[handles[which]] = over
-        assert engine.num_running + engine.num_waiting == len(handles) - len(replies)
+        assert engine.stats().num_running + engine.num_waiting == len(handles) - len(replies)
         if engine.is_idle:
             break
         for event in engine.step():
@@ -289,14 +289,14 @@ def test_shared_replies_are_those_of_each_request_alone(
         ids, expected = list(replies[handle].ids), naive(request)
         assert ids == (expected[: len(ids)] if replies[handle].finish_reason == "cancelled" else expected)
         assert len(replies[handle].logprobs or ()) == len(ids)
-    assert engine.num_free_blocks == free_at_first
+    assert engine.stats().num_free_blocks == free_at_first
 
 
 def test_branches_have_texts_of_their_own(model: GPT, tokenizer: Tokenizer) -> None:
     """Half a character, a held-back stop string, a part of a call: each branch goes on from its own copy."""
     bias = dict.fromkeys((*tokenizer.encode("é"), *tokenizer.encode("a")), 12.0)
     bias |= {tokenizer.special(name): 10.0 for name in ("<|python_start|>", "<|python_end|>")}
-    sampling = Sampling(seed=3, max_tokens=14, logit_bias=bias, stop=("aaa", "éé"))
+    sampling = SamplingParams(seed=3, max_tokens=14, logit_bias=bias, stop=("aaa", "éé"))
     requests = Request(tuple(range(9)), sampling).replicas(24)
     together = Engine(model, tokenizer).generate(requests)
     alone = [Engine(model, tokenizer).generate([request])[0] for request in requests]
@@ -310,7 +310,7 @@ def test_branches_have_texts_of_their_own(model: GPT, tokenizer: Tokenizer) -> N
 def test_without_a_seed_replies_differ_and_the_engines_seed_repeats_them(
     model: GPT, tokenizer: Tokenizer
 ) -> None:
-    requests = [Request((1, 2, 3), Sampling(max_tokens=10, ignore_end=True))] * 3
+    requests = [Request((1, 2, 3), SamplingParams(max_tokens=10, ignore_end=True))] * 3
     first, again, other = (Engine(model, tokenizer, seed=seed).generate(requests) for seed in (1, 1, 2))
     assert first == again
     assert first != other
@@ -323,7 +323,7 @@ def test_without_a_seed_replies_differ_and_the_engines_seed_repeats_them(
 
 def test_many_random_cancels_return_every_block(model: GPT, tokenizer: Tokenizer) -> None:
     engine = Engine(model, tokenizer, kv_tokens=120, block_size=4, max_running=4, tokens_per_step=24)
-    free_at_first = engine.num_free_blocks
+    free_at_first = engine.stats().num_free_blocks
     source = random.Random(5)
     handles: list[int] = []
     num_cancelled = 0
@@ -338,8 +338,8 @@ def test_many_random_cancels_return_every_block(model: GPT, tokenizer: Tokenizer
                 assert completion.finish_reason == "cancelled"
     drain(engine)
     assert num_cancelled > 50
-    assert engine.num_free_blocks == free_at_first
-    assert engine.num_running == engine.num_waiting == 0
+    assert engine.stats().num_free_blocks == free_at_first
+    assert engine.stats().num_running == engine.num_waiting == 0
     assert engine.cancel(handles[0]) is None
 
 
@@ -367,14 +367,14 @@ def test_a_request_whose_logits_are_nan_fails_alone(model: GPT, tokenizer: Token
     expected = [naive(request) for request in biased]
     bad = a_request((*range(10), poison, *range(10)), 1)
     engine = Engine(model, tokenizer, kv_tokens=160, block_size=4, max_running=4)
-    free_at_first = engine.num_free_blocks
+    free_at_first = engine.stats().num_free_blocks
     with _BreaksOn(model, poison, model.embedding.weight):
         completions = engine.generate([biased[0], bad, *biased[1:3], bad, *biased[3:]])
     failed = [completions.pop(4), completions.pop(1)]
     assert [one.finish_reason for one in failed] == ["error", "error"]
     assert "finite" in (failed[0].error or "")
     assert ids_of(completions) == expected
-    assert engine.num_free_blocks == free_at_first
+    assert engine.stats().num_free_blocks == free_at_first
     # The same prompt works once the numbers do, and nothing broken was kept in the cache.
     completion = engine.generate([bad])[0]
     assert completion.cached_tokens == 0
@@ -389,7 +389,7 @@ def test_what_a_broken_request_computed_is_found_by_nobody(
     model, poison = random_model(tokenizer.vocab_size, windows), 251
     with torch.no_grad():
         model.embedding.weight[poison] = float("nan")
-    sampling = Sampling(temperature=0, max_tokens=4, ignore_end=True, logit_bias={poison: -1e9})
+    sampling = SamplingParams(temperature=0, max_tokens=4, ignore_end=True, logit_bias={poison: -1e9})
     clean = tuple(range(12))
     good, bad = Request((*clean, 99), sampling), Request((*clean, poison, *range(60)), sampling)
     scored = Request(bad.prompt_ids, sampling, score_from=1)
@@ -406,7 +406,7 @@ def test_what_a_broken_request_computed_is_found_by_nobody(
         left.step()
         left.cancel(handle)
         assert left.generate([good])[0].ids == alone.ids
-        assert left.num_free_blocks == left.num_blocks
+        assert left.stats().num_free_blocks == left.num_blocks
 
 
 def test_what_a_cancelled_request_left_behind_harms_nobody(
@@ -430,8 +430,8 @@ def test_impossible_requests_are_refused_at_submit(model: GPT, tokenizer: Tokeni
         (Request((1,) * CONTEXT), "prompt", "context_length_exceeded"),
         (Request((1,) * 33), "prompt", "context_length_exceeded"),
         (Request((tokenizer.vocab_size,)), "prompt", "invalid_value"),
-        (Request((1,), Sampling(logit_bias={-1: 1.0})), "logit_bias", "invalid_value"),
-        (Request((1,), Sampling(stop_ids=(10**6,))), "stop_ids", "invalid_value"),
+        (Request((1,), SamplingParams(logit_bias={-1: 1.0})), "logit_bias", "invalid_value"),
+        (Request((1,), SamplingParams(stop_ids=(10**6,))), "stop_ids", "invalid_value"),
     ):
         with pytest.raises(RequestError) as refusal:
             engine.submit(request)
@@ -505,7 +505,7 @@ def test_a_tools_result_is_forced_in_and_the_reply_goes_on_from_it(
         heard.append(expression)
         return "it is 2"
 
-    request = Request(prompt, Sampling(temperature=0, max_tokens=40, ignore_end=True, logprobs=0))
+    request = Request(prompt, SamplingParams(temperature=0, max_tokens=40, ignore_end=True, logprobs=0))
     engine = Engine(model, tokenizer, tool=tool, tokens_per_step=tokens_per_step, max_running=2)
     completion = engine.generate([request])[0]
     begun = [*tokenizer.encode("a"), *called, *forced]
@@ -526,7 +526,7 @@ def test_a_tools_result_never_outgrows_the_reply(
 ) -> None:
     called = call_ids(tokenizer, "1")
     scripted(3, called)
-    request = Request((1, 2, 3), Sampling(max_tokens=len(called) + 4))
+    request = Request((1, 2, 3), SamplingParams(max_tokens=len(called) + 4))
     completion = Engine(model, tokenizer, tool=lambda _: "x" * 500).generate([request])[0]
     assert len(completion.ids) == len(called) + 4
     assert completion.finish_reason == "length"
@@ -541,7 +541,7 @@ def test_a_tool_that_raises_fails_its_request_alone(
         raise RuntimeError("out of order")
 
     bystander = a_request(tuple(range(20)), 0)
-    calling = Request((1, 2, 3), Sampling(max_tokens=30))
+    calling = Request((1, 2, 3), SamplingParams(max_tokens=30))
     failed, other = Engine(model, tokenizer, tool=tool).generate([calling, bystander])
     assert (failed.finish_reason, failed.error) == ("error", "the tool failed: out of order")
     assert list(other.ids) == naive(bystander)
@@ -551,7 +551,7 @@ def test_without_a_tool_a_call_is_just_text(
     model: GPT, tokenizer: Tokenizer, scripted: Callable[[int, list[int]], None]
 ) -> None:
     scripted(3, call_ids(tokenizer, "1"))
-    completion = Engine(model, tokenizer).generate([Request((1, 2, 3), Sampling(max_tokens=6))])[0]
+    completion = Engine(model, tokenizer).generate([Request((1, 2, 3), SamplingParams(max_tokens=6))])[0]
     assert all(completion.sampled)
 
 
@@ -561,7 +561,7 @@ def test_a_stop_string_ends_the_stream_and_the_text_alike(
     words = "the cat sat on the mat"
     scripted(3, [byte for char in words for byte in tokenizer.encode(char)])
     engine = Engine(model, tokenizer)
-    engine.submit(Request((1, 2, 3), Sampling(stop=("n the", "zzz"))))
+    engine.submit(Request((1, 2, 3), SamplingParams(stop=("n the", "zzz"))))
     events = drain(engine)
     assert "".join(part.text for event in events for part in event.parts) == "the cat sat o"
     completion = events[-1].completion
@@ -571,7 +571,7 @@ def test_a_stop_string_ends_the_stream_and_the_text_alike(
 
 
 def test_logprobs_are_those_of_the_reply_scored_afterwards(model: GPT, tokenizer: Tokenizer) -> None:
-    request = Request((1, 2, 3), Sampling(seed=1, max_tokens=8, ignore_end=True, logprobs=2))
+    request = Request((1, 2, 3), SamplingParams(seed=1, max_tokens=8, ignore_end=True, logprobs=2))
     completion = Engine(model, tokenizer).generate([request])[0]
     assert completion.logprobs is not None
     tokens = torch.tensor([[*request.prompt_ids, *completion.ids]])
@@ -601,3 +601,97 @@ def test_a_model_compiled_for_training_decodes_eagerly(tokenizer: Tokenizer, mod
 def test_describe_is_one_line_with_the_size_of_the_pool(model: GPT, tokenizer: Tokenizer) -> None:
     line = Engine(model, tokenizer, kv_tokens=192).describe()
     assert "192 tokens" in line and "2.0 full contexts" in line and "\n" not in line
+
+
+def joined(*completions: list[Part]) -> list[Part]:
+    """Parts of a completion that came in pieces: those of one kind at a border are one, as a page joins them."""
+    whole: list[Part] = []
+    for parts in completions:
+        for index, part in enumerate(parts):
+            if index == 0 and whole and whole[-1].kind == part.kind:
+                whole[-1] = Part(part.kind, whole[-1].text + part.text)
+            else:
+                whole.append(part)
+    return whole
+
+
+def swept_ids(tokenizer: Tokenizer) -> list[int]:
+    """Text, a call and its output, text, a call and its output, which is empty, text."""
+    first = [*call_ids(tokenizer, "1+1"), *output_ids(tokenizer, "it is 2")]
+    second = [*call_ids(tokenizer, "37-1"), *output_ids(tokenizer, "")]
+    encode = tokenizer.encode
+    return [*encode("say"), *first, *encode(" the cat"), *second, *encode(" sat on the mat")]
+
+
+def swept_tool(expression: str) -> str:
+    return {"1+1": "it is 2", "37-1": ""}[expression]
+
+
+def test_every_cut_of_a_completion_continues_to_the_same_by_its_ids(
+    model: GPT, tokenizer: Tokenizer, scripted: Callable[[int, list[int]], None]
+) -> None:
+    """Within a call, between it and its output, within that: what is missing is forced in, and the rest is sampled."""
+    prompt, script = tuple(range(9)), swept_ids(tokenizer)
+    scripted(len(prompt), script)
+    engine = Engine(model, tokenizer, tool=swept_tool, tokens_per_step=3, max_running=2)
+    sampling = SamplingParams(temperature=0, max_tokens=len(script) + 2, ignore_end=True)
+    [whole] = engine.generate([Request(prompt, sampling)])
+    assert list(whole.ids[: len(script)]) == script
+    for cut in range(1, len(whole.ids)):
+        [before] = engine.generate([Request(prompt, replace(sampling, max_tokens=cut))])
+        rest = Request((*prompt, *before.ids), replace(sampling, max_tokens=len(whole.ids) - cut))
+        handles = [engine.submit(rest), engine.submit(rest)]  # which share their work
+        events = drain(engine)
+        for handle in handles:
+            own = [event for event in events if event.handle == handle]
+            [completion] = [event.completion for event in own if event.completion]
+            assert before.ids + completion.ids == whole.ids, cut
+            assert before.sampled + completion.sampled == whole.sampled, cut
+            assert joined(before.parts, completion.parts) == list(whole.parts), cut
+            streamed = [part for event in own for part in event.parts]
+            assert "".join(part.text for part in streamed) == "".join(part.text for part in completion.parts)
+
+
+def test_every_cut_of_a_completion_continues_to_the_same_by_its_message(
+    model: GPT, tokenizer: Tokenizer, scripted: Callable[[int, list[int]], None]
+) -> None:
+    """A message does not say whether its last call was closed, or its output whole: the same comes of it either way."""
+    opening = [Message.of("user", "go on")]
+    prompt, script = render_prompt(opening, tokenizer), swept_ids(tokenizer)
+    scripted(len(prompt), script)
+    engine = Engine(model, tokenizer, tool=swept_tool)
+    sampling = SamplingParams(temperature=0, max_tokens=len(script), ignore_end=True)
+    [whole] = engine.generate([Request(tuple(prompt), sampling)])
+    for cut in range(1, len(script)):
+        [before] = engine.generate([Request(tuple(prompt), replace(sampling, max_tokens=cut))])
+        unfinished = [*opening, Message("assistant", before.parts)]
+        ids = render_unfinished(unfinished, tokenizer)
+        room = len(prompt) + len(script) - len(ids)
+        [completion] = engine.generate([Request(tuple(ids), replace(sampling, max_tokens=room))])
+        assert joined(before.parts, completion.parts) == list(whole.parts), cut
+        assert completion.sampled == whole.sampled[-len(completion.ids) :], cut
+
+
+def test_an_output_that_is_not_the_tools_own_is_only_closed(
+    model: GPT, tokenizer: Tokenizer, scripted: Callable[[int, list[int]], None]
+) -> None:
+    special = tokenizer.special
+    prompt = (*call_ids(tokenizer, "1+1"), special("<|output_start|>"), *tokenizer.encode("was"))
+    sampling = SamplingParams(temperature=0, max_tokens=3, ignore_end=True)
+    [completion] = Engine(model, tokenizer, tool=swept_tool).generate([Request(prompt, sampling)])
+    assert completion.ids[0] == special("<|output_end|>")
+    assert completion.sampled == (False, True, True)
+    # Cut into other tokens than the output itself is: the rest of the text.
+    bytewise = tuple(id for char in "it i" for id in tokenizer.encode(char))
+    [completion] = Engine(model, tokenizer, tool=swept_tool).generate(
+        [Request((*prompt[: -len(tokenizer.encode("was"))], *bytewise), replace(sampling, max_tokens=9))]
+    )
+    assert completion.parts[0] == Part("output", "s 2")
+
+
+def test_a_prompt_that_ends_in_a_call_is_only_scored_if_that_is_asked(
+    model: GPT, tokenizer: Tokenizer
+) -> None:
+    request = Request((*range(5), *call_ids(tokenizer, "1+1")), SamplingParams(max_tokens=0), score_from=1)
+    [completion] = Engine(model, tokenizer, tool=swept_tool).generate([request])
+    assert (completion.ids, completion.finish_reason) == ((), "length")

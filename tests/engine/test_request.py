@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from chatsmith.backends.guided import RequestError
-from chatsmith.engine.request import Request, Sampling
+from chatsmith.engine.request import Request, RequestError, SamplingParams
 
 
 @pytest.mark.parametrize(
@@ -33,7 +32,7 @@ from chatsmith.engine.request import Request, Sampling
 )
 def test_an_impossible_value_is_refused_by_name(field: str, value: Any) -> None:
     with pytest.raises(RequestError) as refusal:
-        Sampling(**{field: value})
+        SamplingParams(**{field: value})
     assert refusal.value.parameter == field
     assert str(refusal.value).startswith(field)
 
@@ -44,7 +43,7 @@ def test_an_empty_prompt_is_refused() -> None:
 
 
 def test_no_tokens_may_be_asked_for_only_of_a_prompt_that_is_scored() -> None:
-    nothing = Sampling(max_tokens=0)
+    nothing = SamplingParams(max_tokens=0)
     assert Request((1, 2), nothing, score_from=1).only_scores
     with pytest.raises(RequestError, match="max_tokens"):
         Request((1, 2), nothing)
@@ -53,7 +52,7 @@ def test_no_tokens_may_be_asked_for_only_of_a_prompt_that_is_scored() -> None:
 
 
 def test_replicas_never_share_a_seed_unless_each_draws_its_own() -> None:
-    seeds = {one.sampling.seed for one in Request((1,), Sampling(seed=2**63 - 1)).replicas(50)}
+    seeds = {one.sampling.seed for one in Request((1,), SamplingParams(seed=2**63 - 1)).replicas(50)}
     assert len(seeds) == 50
     assert 2**63 - 1 in seeds
     assert {one.sampling.seed for one in Request((1,)).replicas(3)} == {None}

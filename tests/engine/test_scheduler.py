@@ -124,12 +124,12 @@ def test_everything_ends_within_budget_and_gives_its_blocks_back(
     assert blocks.num_free == num_blocks
 
 
-def test_a_branch_shares_full_blocks_and_copies_the_last() -> None:
+def test_a_fork_shares_full_blocks_and_copies_the_last() -> None:
     scheduler = make_scheduler(num_blocks=4, size=4)
     one = Sequence(list(range(6)), max_length=12)
     scheduler.add(one)
     scheduler.computed(scheduler.schedule().chunks)
-    twin, copies = scheduler.branch(one)
+    twin, copies = scheduler.fork(one)
     assert twin.blocks[0] == one.blocks[0] and copies == [(one.blocks[1], twin.blocks[1])]
     assert twin.tokens == one.tokens and twin.tokens is not one.tokens
     for sequence, token in ((one, 7), (twin, 8)):
@@ -148,7 +148,7 @@ def test_a_branch_without_a_place_or_a_block_waits_in_front() -> None:
         scheduler.add(one)
         scheduler.computed(scheduler.schedule().chunks)
         scheduler.add(other)
-        twin, copies = scheduler.branch(one)
+        twin, copies = scheduler.fork(one)
         assert copies == [] and twin.num_computed == 0 and list(scheduler.waiting) == [twin, other]
         scheduler.remove(one)
         # What is left of it to compute stands behind the block they shared.

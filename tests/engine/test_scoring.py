@@ -5,14 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatsmith.backends.guided import RequestError
 from chatsmith.engine.engine import Engine
-from chatsmith.engine.request import Completion, Request, Sampling
+from chatsmith.engine.request import Completion, Request, RequestError, SamplingParams
 from chatsmith.model.gpt import GPT
 from chatsmith.text.tokenizer import Tokenizer
 
 CONTEXT = 96
-ONLY_SCORE = Sampling(max_tokens=0, logprobs=2)
+ONLY_SCORE = SamplingParams(max_tokens=0, logprobs=2)
 
 
 def expected_scores(model: GPT, ids: tuple[int, ...]) -> torch.Tensor:
@@ -55,7 +54,7 @@ def test_scores_do_not_depend_on_chunks_cache_or_preemption(
     engine = Engine(
         model, tokenizer, kv_tokens=kv_tokens, block_size=4, tokens_per_step=tokens_per_step, max_running=3
     )
-    free_at_first = engine.num_free_blocks
+    free_at_first = engine.stats().num_free_blocks
     beginning = tuple(range(50, 50 + shared))
     requests = [
         Request(ids, ONLY_SCORE, score_from=int(share * len(ids)))
@@ -66,11 +65,11 @@ def test_scores_do_not_depend_on_chunks_cache_or_preemption(
         assert (completion.finish_reason, completion.ids) == ("length", ())
         assert request.score_from is not None
         check(model, completion, request.score_from)
-    assert engine.num_free_blocks == free_at_first
+    assert engine.stats().num_free_blocks == free_at_first
 
 
 def test_a_scored_prompt_is_also_continued(model: GPT, tokenizer: Tokenizer) -> None:
-    plain = Request(tuple(range(30)), Sampling(seed=3, max_tokens=6, ignore_end=True, logprobs=2))
+    plain = Request(tuple(range(30)), SamplingParams(seed=3, max_tokens=6, ignore_end=True, logprobs=2))
     scored = Request(plain.prompt_ids, plain.sampling, score_from=4)
     engine = Engine(model, tokenizer, block_size=4)
     expected, found = engine.generate([plain, scored])
@@ -116,9 +115,9 @@ def test_scores_that_are_no_numbers_are_an_error(model: GPT, tokenizer: Tokenize
 
 def test_changed_weights_leave_nothing_in_the_prefix_cache(model: GPT, tokenizer: Tokenizer) -> None:
     engine = Engine(model, tokenizer, block_size=4)
-    request = Request(tuple(range(30)), Sampling(temperature=0, max_tokens=5, ignore_end=True))
+    request = Request(tuple(range(30)), SamplingParams(temperature=0, max_tokens=5, ignore_end=True))
     engine.generate([request])
     assert engine.generate([request])[0].cached_tokens == 28
     engine.weights_changed()
     assert engine.generate([request])[0].cached_tokens == 0
-    assert engine.prefix_hits < engine.prefix_queries
+    assert engine.stats().prefix_hits < engine.stats().prefix_queries

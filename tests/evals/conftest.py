@@ -83,7 +83,7 @@ def small_benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 case "schema":
                     options = [f"A {noun}", f"A {other}"]
                     items.append({"context_options": options, "continuation": "is one", "gold": index % 2})
-                case "language modelling":
+                case "language modeling":
                     items.append({"context": f"A {noun} and a", "continuation": noun})
         write(task.path, items)
     choices = {"text": ["yes", "no", "hat"], "label": ["A", "B", "C"]}

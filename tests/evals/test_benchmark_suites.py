@@ -18,18 +18,19 @@ from chatsmith.cli import evaluate
 from chatsmith.cli import main as cli
 from chatsmith.cli.evaluate import Config
 from chatsmith.data.dataset import survey
-from chatsmith.evals import chat
-from chatsmith.evals.examiner import Examiner
+from chatsmith.evals import chat, suites
+from chatsmith.evals.chat import WrittenTask
+from chatsmith.evals.evaluation import Evaluation
 from chatsmith.evals.statistics import wilson_interval
 from chatsmith.model.gpt import GPT
-from chatsmith.runtime import device, distributed
+from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.errors import UserError
-from chatsmith.tasks.core import TASKS
+from chatsmith.tasks.core import TASKS, CoreTask
 from chatsmith.text.tokenizer import Tokenizer
 
 SCORE_KEYS = {"accuracy", "centered", "n", "low", "high", "chance", "seconds", "notes"}
-LONG_TASKS = chat.WRITTEN_TASKS
+LONG_TASKS = chat.TASKS
 CHAT_TASKS = ["arc_easy", "arc_challenge", "mmlu", "gsm8k", "humaneval", "spelling", "kindergarten"]
 
 
@@ -37,8 +38,10 @@ CHAT_TASKS = ["arc_easy", "arc_challenge", "mmlu", "gsm8k", "humaneval", "spelli
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Short replies, and nothing from this machine's cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    short = tuple(replace(task, max_tokens=8) for task in chat.WRITTEN_TASKS)
-    monkeypatch.setattr(chat, "WRITTEN_TASKS", short)
+    short = tuple(
+        replace(task, max_tokens=8) if isinstance(task, WrittenTask) else task for task in chat.TASKS
+    )
+    monkeypatch.setattr(chat, "TASKS", short)
 
 
 @pytest.fixture
@@ -114,7 +117,7 @@ def test_what_was_measured_is_kept_for_the_card_and_not_measured_again(
     def load(*_: object) -> None:
         raise AssertionError("the model was loaded for a result that is known")
 
-    monkeypatch.setattr(evaluate, "_load", load)
+    monkeypatch.setattr(Evaluation, "bundle", property(load))
     assert measured(capsys, config) == first
     with pytest.raises(AssertionError, match="known"):
         evaluate.main(Config(run, suite="core", eval_data=small_benchmarks, max_examples=3))
@@ -124,18 +127,18 @@ def test_an_interrupted_suite_goes_on_with_the_next_task(
     run: Path, small_benchmarks: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     config = Config(run, suite="core", eval_data=small_benchmarks, max_examples=3, json=True)
-    real, asked = Examiner._task, []
+    real, asked = suites.measure_core_task, []
 
-    def interrupted(examiner: Examiner, suite: str, name: str, *rest):
-        asked.append(name)
+    def interrupted(evaluation: Evaluation, task: CoreTask):
+        asked.append(task.name)
         if len(asked) == 4:
             raise KeyboardInterrupt
-        return real(examiner, suite, name, *rest)
+        return real(evaluation, task)
 
-    monkeypatch.setattr(Examiner, "_task", interrupted)
+    monkeypatch.setattr(suites, "measure_core_task", interrupted)
     with pytest.raises(KeyboardInterrupt):
         evaluate.main(config)
-    monkeypatch.setattr(Examiner, "_task", real)
+    monkeypatch.setattr(suites, "measure_core_task", real)
     folder = run / "evals" / "pretrain-core-3"
     before = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
     assert before.keys() == {f"{name}.json" for name in asked[:3]}
@@ -174,7 +177,8 @@ def test_development_never_touches_test_items(
 def test_several_tries_tell_pass_at_k(
     run: Path, small_benchmarks: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(chat, "WRITTEN_TASKS", [task for task in chat.WRITTEN_TASKS if task.may_try_again])
+    again = [task for task in chat.TASKS if isinstance(task, WrittenTask) and task.may_try_again]
+    monkeypatch.setattr(chat, "TASKS", again)
     config = Config(run, suite="chat", eval_data=small_benchmarks, max_examples=1, tries=12, json=True)
     score = measured(capsys, config)["chat"]["tasks"]["humaneval"]
     assert score["n"] == 1
@@ -193,15 +197,34 @@ def test_missing_files_are_named_with_what_to_do(run: Path, tmp_path: Path):
             evaluate.main(Config(run, suite=suite, eval_data=tmp_path / "nowhere"))
 
 
+def test_only_missing_files_are_downloaded_and_a_refusal_says_what_else_there_is(
+    small_benchmarks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reporter: Reporter
+):
+    folder = shutil.copytree(small_benchmarks, tmp_path / "part")
+    for path in ("gsm8k/test.jsonl", "humaneval/HumanEval.jsonl"):
+        (folder / path).unlink()
+    asked = []
+    monkeypatch.setattr(evaluate, "fetch", lambda origin, *_, **__: asked.append(origin.path))
+    evaluate.download(Config(eval_data=folder), reporter)
+    assert sorted(asked) == ["gsm8k/test.jsonl", "humaneval/HumanEval.jsonl"]
+
+    def fails(*_: object, **__: object) -> str:
+        raise UserError("the server says 404 Not Found")
+
+    monkeypatch.setattr(evaluate, "fetch", fails)
+    with pytest.raises(UserError, match=r"404.*--mirror.*docs/evaluation\.md"):
+        evaluate.download(Config(eval_data=folder), reporter)
+
+
 def test_only_the_main_process_downloads_and_the_others_wait(run: Path, monkeypatch: pytest.MonkeyPatch):
     done: list[str] = []
     monkeypatch.setattr(evaluate, "download", lambda *_: done.append("download"))
-    monkeypatch.setattr(evaluate, "measure", lambda *_: done.append("measure") or [])
-    monkeypatch.setattr(distributed, "main_number", lambda *_: done.append("wait"))
-    monkeypatch.setattr(distributed, "process_group", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_: done.append("measure") or [])
+    monkeypatch.setattr(evaluate, "main_number", lambda *_: done.append("wait"))
+    monkeypatch.setattr(evaluate, "process_group", lambda _: contextlib.nullcontext())
     for rank, expected in ((0, ["download", "wait", "measure"]), (1, ["wait", "measure"])):
         runtime = Runtime(torch.device("cpu"), torch.float32, rank=rank, world_size=2)
-        monkeypatch.setattr(device, "detect_runtime", lambda *_, runtime=runtime: runtime)
+        monkeypatch.setattr(evaluate, "detect_runtime", lambda *_, runtime=runtime: runtime)
         done.clear()
         evaluate.main(Config(run, suite="core", download=True))
         assert done == expected
@@ -395,7 +418,7 @@ def test_two_processes_find_what_one_finds(
         )
         for rank in range(2)
     ]
-    monkeypatch.setattr(chat, "WRITTEN_TASKS", LONG_TASKS)  # as the processes have them
+    monkeypatch.setattr(chat, "TASKS", LONG_TASKS)  # as the processes have them
     config = Config(run, suite="all", eval_data=small_benchmarks, max_examples=3, device="cpu", json=True)
     alone = measured(capsys, config)
     outputs = [process.communicate(timeout=200) for process in ranks]

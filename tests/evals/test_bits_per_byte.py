@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from chatsmith.data.packing import Batch
-from chatsmith.evals.bits_per_byte import score_text
+from chatsmith.evals.bpb import score_text
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.console import Reporter
 from chatsmith.text.tokenizer import Tokenizer

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 
 from chatsmith.bundle import Bundle
 from chatsmith.evals.core import decide_items, measure_core_task
-from chatsmith.evals.engine_scorer import EngineScorer
-from chatsmith.evals.passages import Decision
-from chatsmith.evals.task_result import TaskResult, summary
+from chatsmith.evals.evaluation import Evaluation
+from chatsmith.evals.results import TaskResult, summary
+from chatsmith.evals.scoring import Decision, EngineScorer
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import Runtime
@@ -25,7 +25,7 @@ RUNTIME = Runtime(torch.device("cpu"), torch.float32)
 
 CHOICES = CoreTask("choices", "choices", "multiple choice", 2, 0.25, "\nAnswer: ")
 SCHEMA = CoreTask("schema", "schema", "schema", 1, 0.5)
-WORDS = CoreTask("words", "words", "language modelling", 2, 0)
+WORDS = CoreTask("words", "words", "language modeling", 2, 0)
 NOUNS = ("cat", "mat", "hat", "one", "two")
 
 
@@ -54,7 +54,7 @@ def made_items(task: CoreTask, count: int = 12) -> list[Item]:
                 }
                 for _ in range(count)
             ]
-        case "language modelling":
+        case "language modeling":
             return [{"context": f" {words(4)}\n", "continuation": words(1)} for _ in range(count)]
 
 
@@ -105,7 +105,7 @@ def plain_decision(
         logits = model.logits(model(inputs))
     losses = F.cross_entropy(logits[:, :-1].transpose(1, 2), inputs[:, 1:], reduction="none")
     means = [losses[n, start - 1 : len(row) - 1].mean().item() for n, (row, start) in enumerate(spans)]
-    if task.kind == "language modelling":
+    if task.kind == "language modeling":
         row, start = spans[0]
         guesses = logits[0].argmax(dim=-1)[start - 1 : len(row) - 1].tolist()
         return Decision(guesses == row[start:], tuple(means))
@@ -147,7 +147,7 @@ def test_a_word_that_is_right_token_for_token_counts(
             break
     items = [{"context": context, "continuation": word[1:] + more} for more in ("", "q")]
     with reporter.progress("", None, "") as bar:
-        task = CoreTask("w", "w", "language modelling", 0, 0)
+        task = CoreTask("w", "w", "language modeling", 0, 0)
         found = decide_items(scorer, task, items, range(2), bar)
     assert [decision.is_right for decision in found] == [True, False]
 
@@ -174,9 +174,9 @@ def test_prompts_have_every_space_and_line_break_of_the_definition():
     task = CoreTask("t", "t", "schema", 1, 0.5)
     assert prompts(task, items, 0) == ["He ran.\n\nThe cat barked.", "He ran.\n\nThe dog barked."]
     items = [{"context": " One and \n", "continuation": "two"}, {"context": "3 and", "continuation": "4"}]
-    task = CoreTask("t", "t", "language modelling", 1, 0)
+    task = CoreTask("t", "t", "language modeling", 1, 0)
     assert prompts(task, items, 0) == ["3 and 4\n\nOne and", "3 and 4\n\nOne and two"]
-    task = CoreTask("t", "t", "language modelling", 0, 0, "\nAnswer: ")
+    task = CoreTask("t", "t", "language modeling", 0, 0, "\nAnswer: ")
     assert prompts(task, items, 0) == ["One and\nAnswer:", "One and\nAnswer: two"]
 
 
@@ -189,9 +189,9 @@ def test_a_part_of_a_task_is_a_part_of_the_whole(
     path.write_text("".join(json.dumps(item) + "\n" for item in made_items(CHOICES)))
 
     def measured(max_examples: int | None) -> TaskResult:
-        return measure_core_task(
-            scorer, CHOICES, tmp_path, max_examples=max_examples, runtime=RUNTIME, reporter=reporter
-        )
+        monkeypatch.setattr(Evaluation, "scorer", scorer)
+        evaluation = Evaluation(Path(), "", RUNTIME, reporter, tmp_path, max_examples=max_examples)
+        return measure_core_task(evaluation, CHOICES)
 
     whole, part = measured(None), measured(5)
     assert (whole.n, part.n) == (12, 5)
@@ -199,7 +199,7 @@ def test_a_part_of_a_task_is_a_part_of_the_whole(
     assert part.ids == whole.ids[:5]
 
 
-def test_the_score_is_the_mean_of_centred_accuracies_and_knows_its_uncertainty():
+def test_the_score_is_the_mean_of_centered_accuracies_and_knows_its_uncertainty():
     sure = TaskResult("a", ("0", "1"), (1.0, 1.0), chance=0.5, seconds=1)
     unsure = TaskResult("b", tuple("0123"), (1.0, 0.0, 0.0, 0.0), chance=0.0, seconds=2)
     found = summary([sure, unsure])
@@ -218,16 +218,16 @@ def test_the_score_is_the_mean_of_centred_accuracies_and_knows_its_uncertainty()
 def test_aggregation_gives_the_published_scores_of_gpt2(
     benchmarks: Path, model_name: str, score: float | None
 ):
-    """From the accuracies of nanochat's own run of GPT-2, by our baselines: each task centred, and CORE."""
+    """From the accuracies of nanochat's own run of GPT-2, by our baselines: each task centered, and CORE."""
     rows = list(csv.reader((benchmarks / f"core/reference/openai-community-{model_name}.csv").open()))
-    published = {name.strip(): (accuracy.strip(), float(centred)) for name, accuracy, centred in rows[1:]}
+    published = {name.strip(): (accuracy.strip(), float(centered)) for name, accuracy, centered in rows[1:]}
     _, core_score = published.pop("CORE")
     assert list(published) == [task.name for task in core.TASKS]
     results = []
     for task in core.TASKS:
-        accuracy, centred = published[task.name]
+        accuracy, centered = published[task.name]
         result = TaskResult(task.name, ("all",), (float(accuracy),), task.chance, 0.0)
-        assert result.centred == pytest.approx(centred, abs=3e-6)
+        assert result.centered == pytest.approx(centered, abs=3e-6)
         results.append(result)
     assert summary(results)["centered"] == pytest.approx(core_score, abs=2e-6)
     assert score is None or core_score == pytest.approx(score)
@@ -241,7 +241,7 @@ def test_the_22_tasks_are_those_of_the_bundle(benchmarks: Path):
     described = []
     for block in text.split("\n-\n")[1:]:
         entry = dict(line.strip().split(": ", 1) for line in block.strip().splitlines())
-        kind = entry["icl_task_type"].replace("_", " ").replace("modeling", "modelling")
+        kind = entry["icl_task_type"].replace("_", " ")
         delimiter = entry.get("continuation_delimiter", '" "').strip('"').replace("\\n", "\n")
         shots = int(entry["num_fewshot"].strip("[]"))
         chance = float(baselines[entry["label"]]) / 100

@@ -11,11 +11,13 @@ from chatsmith.bundle import save_bundle
 from chatsmith.cli import evaluate
 from chatsmith.cli.evaluate import Config
 from chatsmith.data.dataset import survey
-from chatsmith.data.problems import Number, Problem
-from chatsmith.evals.examiner import Examiner
+from chatsmith.data.problems import Problem
+from chatsmith.evals import exam, suites
+from chatsmith.evals.evaluation import Evaluation
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import RunDirectory
+from chatsmith.tasks.rules import Number
 from chatsmith.text.chat import Message
 from chatsmith.text.tokenizer import Tokenizer
 
@@ -23,22 +25,23 @@ SCORE_KEYS = {"accuracy", "n", "low", "high"}
 TEXT = "a cat and a mat.\n"
 
 
-REAL_PROBLEMS = Examiner.exam_problems
+REAL_PROBLEMS = exam.exam_problems
 
 
 @pytest.fixture(autouse=True)
 def few_problems(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real exam has hundreds of problems, which is too long for tests of what is done with its result."""
 
-    def problems(examiner: Examiner) -> list[Problem]:
-        split, most = examiner._settings.split, examiner._settings.max_examples
+    def problems(evaluation: Evaluation) -> list[Problem]:
+        split, most = evaluation.split, evaluation.max_examples
         made = [
             Problem(f"{split}/{n}", f"section {n % 2}", (Message.of("user", f"{n}?"),), f"{n}", Number(n))
             for n in range(6)
         ]
         return made[:most]
 
-    monkeypatch.setattr(Examiner, "exam_problems", problems)
+    for module in (exam, suites):
+        monkeypatch.setattr(module, "exam_problems", problems)
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +52,8 @@ def no_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def real_problems(few_problems: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Examiner, "exam_problems", REAL_PROBLEMS)
+    for module in (exam, suites):
+        monkeypatch.setattr(module, "exam_problems", REAL_PROBLEMS)
 
 
 @pytest.fixture
@@ -147,7 +151,7 @@ def test_what_is_known_is_not_measured_again(
     def load(*_: object) -> None:
         raise AssertionError("the model was loaded for a result that is known")
 
-    monkeypatch.setattr(evaluate, "_load", load)
+    monkeypatch.setattr(Evaluation, "bundle", property(load))
     assert measured(capsys, Config(run, suite="exam", json=True)) == first
     assert RunDirectory(run).finished_at("evaluate") == finished
     with pytest.raises(AssertionError, match="known"):

@@ -1,6 +1,6 @@
 """Finding test items in training text: 13 words in a row, no fewer, within one text, whatever case and punctuation."""
 
-from chatsmith.evals.leakage import LeakageCheck, Overlap, TestSet
+from chatsmith.evals.leakage import LeakageCheck, Overlap
 
 SENTENCE = "a very old owl in the north mill counted all of its mice twice"
 WORDS = SENTENCE.split()
@@ -8,7 +8,7 @@ assert len(WORDS) == 14
 
 
 def found(items: list[str], texts: list[str]) -> Overlap:
-    check = LeakageCheck([TestSet("set", tuple(items))])
+    check = LeakageCheck({"set": items})
     read = sum(check.read(texts))
     assert read == sum(map(len, texts))
     (overlap,) = check.report()

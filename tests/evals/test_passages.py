@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from chatsmith.evals.passages import (
+from chatsmith.evals.scoring import (
     Passage,
     PassageScore,
     common_prefix,
@@ -74,10 +74,10 @@ def test_in_a_schema_the_common_end_is_scored(words: Tokenizer):
 
 
 def test_the_continuation_begins_where_the_prompt_ends_as_ids(words: Tokenizer):
-    (passage,) = make_question("language modelling", ids(words, "The answer is", "The answer is no."), LONG)
+    (passage,) = make_question("language modeling", ids(words, "The answer is", "The answer is no."), LONG)
     assert scored(words, passage) == " no."
     # A prompt whose last id changes with what follows: from there on.
-    (passage,) = make_question("language modelling", [[1, 5, 6], [1, 5, 7, 8]], LONG)
+    (passage,) = make_question("language modeling", [[1, 5, 6], [1, 5, 7, 8]], LONG)
     assert passage.start == 2
 
 
@@ -85,7 +85,7 @@ def test_a_passage_longer_than_the_context_loses_its_beginning():
     question = make_question("multiple choice", [[1, 2, 3, 4, 5], [1, 2, 3, 6]], 3)
     assert question == (Passage((3, 4, 5), 1), Passage((2, 3, 6), 2))
     # What is scored does not fit either: the first id left has nothing before it that could predict it.
-    (passage,) = make_question("language modelling", [[1], [1, 2, 3, 4, 5]], 3)
+    (passage,) = make_question("language modeling", [[1], [1, 2, 3, 4, 5]], 3)
     assert passage == Passage((3, 4, 5), 1)
 
 
@@ -103,7 +103,7 @@ def test_of_equal_losses_the_first_is_taken():
     assert not decide("schema", [same, same], 1).is_right
 
 
-def test_language_modelling_needs_every_id_to_be_the_likeliest():
-    assert decide("language modelling", [PassageScore((-0.1, -0.2), True)], None).is_right
-    assert not decide("language modelling", [PassageScore((-0.1, -0.2), False)], None).is_right
-    assert not decide("language modelling", [PassageScore((), True)], None).is_right, "nothing was continued"
+def test_language_modeling_needs_every_id_to_be_the_likeliest():
+    assert decide("language modeling", [PassageScore((-0.1, -0.2), True)], None).is_right
+    assert not decide("language modeling", [PassageScore((-0.1, -0.2), False)], None).is_right
+    assert not decide("language modeling", [PassageScore((), True)], None).is_right, "nothing was continued"

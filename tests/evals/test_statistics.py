@@ -13,7 +13,7 @@ from chatsmith.evals.statistics import (
     Answers,
     Score,
     bootstrap_interval,
-    centred,
+    centered,
     holm,
     mcnemar,
     paired_bootstrap,
@@ -69,9 +69,9 @@ def points(*values: float, chance: float = 0.0, group: str = "") -> Answers:
 
 
 def test_centring_puts_chance_at_nought_and_everything_right_at_one():
-    assert centred(0.25, 0.25) == 0
-    assert centred(1.0, 0.62) == 1
-    assert centred(0.552294, 0.62) == pytest.approx(-0.178175, abs=2e-6)
+    assert centered(0.25, 0.25) == 0
+    assert centered(1.0, 0.62) == 1
+    assert centered(0.552294, 0.62) == pytest.approx(-0.178175, abs=2e-6)
 
 
 def test_pass_at_k_is_the_share_of_draws_with_a_right_one():

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from chatsmith.evals.passages import make_question
+from chatsmith.evals.scoring import make_question
 from chatsmith.evals.transformers_scorer import TransformersScorer
 from chatsmith.runtime.errors import UserError
 from chatsmith.text.tokenizer import Tokenizer
@@ -34,12 +34,11 @@ def test_scores_are_those_of_each_text_by_itself(
         ids = [[scorer.bos_id, *one] for one in scorer.encode([text, f"{text} and two", f"{text}?"])]
         questions.append(make_question("multiple choice", ids[1:], 48))
         if index % 2:
-            questions.append(make_question("language modelling", ids[:2], 48))
+            questions.append(make_question("language modeling", ids[:2], 48))
     model = transformers.AutoModelForCausalLM.from_pretrained(gpt2).eval()
-    done: list[int] = []
-    scores = scorer.score(questions, done.append)
-    assert sorted(done) == list(range(len(questions)))
-    for question, found in zip(questions, scores, strict=True):
+    scored = list(scorer.score(questions))
+    assert [(index, question) for index, question, _ in scored] == list(enumerate(questions))
+    for _, question, found in scored:
         for passage, score in zip(question, found, strict=True):
             with torch.no_grad():
                 logits = model(torch.tensor([passage.ids])).logits[0]

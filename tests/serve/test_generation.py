@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from chatsmith.backends.guided import Constraint
+from chatsmith.engine.request import Constraint
 from chatsmith.serve.admission import Admission, Limits
 from chatsmith.serve.errors import ApiError, invalid
 from chatsmith.serve.generation import Batch, Generation, Watch

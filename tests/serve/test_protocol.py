@@ -6,8 +6,7 @@ import socket
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatsmith.backends.guided import Constraint
-from chatsmith.engine.request import Sampling, TokenLogprob
+from chatsmith.engine.request import Constraint, Sampling, TokenLogprob
 from chatsmith.serve.protocol import Channel, Job, Output, encode
 from chatsmith.text.chat import Part
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from chatsmith.backends.guided import RequestError
-from chatsmith.engine.request import Sampling
+from chatsmith.engine.request import RequestError, Sampling
 from chatsmith.serve import replica as replica_module
 from chatsmith.serve.errors import ApiError
 from chatsmith.serve.protocol import Figures, Job, Output, Setup

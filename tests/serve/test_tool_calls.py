@@ -115,7 +115,7 @@ AN_OBJECT = {"type": "json_object"}
 def test_the_form_of_a_reply_is_what_was_asked_for(
     fields: dict[str, Any], fits: list[str], fails: list[str]
 ) -> None:
-    from chatsmith.backends.guided import Forms
+    from chatsmith.backends.guided import Grammars
     from chatsmith.text.tokenizer import train_tokenizer
 
     asked = request(**fields)
@@ -124,7 +124,7 @@ def test_the_form_of_a_reply_is_what_was_asked_for(
     )
     assert constraint is not None
     tokenizer = train_tokenizer(["the cat sat on the mat"], vocab_size=290)
-    forms = Forms(tokenizer)
+    forms = Grammars(tokenizer)
     end = tokenizer.special("<|assistant_end|>")
     for text in (*fits, *fails):
         form = forms.start(constraint)

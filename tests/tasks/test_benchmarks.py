@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from chatsmith.runtime.errors import UserError
-from chatsmith.tasks import arc, mmlu, spelling
+from chatsmith.tasks import spelling
+from chatsmith.tasks.benchmark_files import file_of_split, is_held_out
 from chatsmith.tasks.humaneval import PassesTests, humaneval_problems, reply_code
-from chatsmith.tasks.letters import LetterQuestion, chance
-from chatsmith.tasks.splits import Splits, is_held_out
+from chatsmith.tasks.multiple_choice import LetterQuestion, arc_questions, chance, mmlu_questions
 from chatsmith.text.chat import check_conversation
 from chatsmith.tools.calculator import calculate
 from chatsmith.tools.sandbox import require_sandbox
-from chatsmith.worlds.kindergarten.words import spelling_words
+from chatsmith.worlds.kindergarten.world import spelling_words
 
 PROMPT = "import math\n\ndef half(n):\n    return n / 2\n\ndef root(n):\n    '''The root of n.'''\n"
 TEST = "def check(f):\n    assert f(16) == 4 and half(2) == 1\n"
@@ -30,23 +30,16 @@ def test_a_question_is_put_with_its_letters():
 
 
 def test_splits_name_what_they_have_and_refuse_what_they_have_not():
-    splits = Splits(test="all of it")
-    splits.check("X", "test")
-    with pytest.raises(UserError, match='X has no part "train"; it has test'):
-        splits.check("X", "train")
+    files = {"development": "x/dev.jsonl", "test": "x/test.jsonl"}
+    assert file_of_split("X", files, "test") == "x/test.jsonl"
+    with pytest.raises(UserError, match='X has no part "train"; it has development, test'):
+        file_of_split("X", files, "train")
 
 
 def test_holding_out_depends_on_the_text_alone():
     held = [is_held_out(f"question {n}", 16) for n in range(4000)]
     assert 180 < sum(held) < 320
     assert held == [is_held_out(f"question {n}", 16) for n in range(4000)]
-
-
-@pytest.mark.parametrize("make", [arc.arc_conversations, mmlu.mmlu_conversations])
-def test_test_questions_are_never_conversations_to_learn_from(make, tmp_path: Path):
-    arguments = ("easy", "test", tmp_path) if make is arc.arc_conversations else ("test", tmp_path)
-    with pytest.raises(UserError, match="not for training"):
-        make(*arguments)
 
 
 def test_an_item_without_its_answer_is_an_error_that_names_it(tmp_path: Path):
@@ -59,13 +52,13 @@ def test_an_item_without_its_answer_is_an_error_that_names_it(tmp_path: Path):
     }
     (tmp_path / "arc" / "easy-test.jsonl").write_text(json.dumps(item))
     with pytest.raises(UserError, match="q7"):
-        arc.arc_questions("easy", "test", tmp_path)
+        arc_questions("easy", "test", tmp_path)
     (tmp_path / "mmlu").mkdir()
     (tmp_path / "mmlu" / "test.jsonl").write_text(
         '{"subject": "x", "question": "?", "choices": ["a", "b"], "answer": 2}'
     )
     with pytest.raises(UserError, match="line 1"):
-        mmlu.mmlu_questions("test", tmp_path)
+        mmlu_questions("test", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -106,29 +99,29 @@ def words(tmp_path: Path) -> Path:
 def test_no_split_of_the_words_shares_one_with_another(words: Path):
     asked = {}
     for split in ("development", "test"):
-        problems = spelling.spelling_problems(split, words)
+        problems = spelling.spelling_problems(split, words, spelling_words())
         asked[split] = {problem.id.rpartition("/")[2] for problem in problems}
         assert {problem.section for problem in problems} == {"spelling", "counting"}
-    talks = spelling.spelling_conversations(words, 3000)
+    talks = spelling.spelling_conversations(words, 3000, spelling_words())
     taught = {re.findall(r"(?:[a-z]-)+[a-z]", talk[1].text)[0].replace("-", "") for talk in talks}
     assert len(taught) > 500 and len(asked["test"]) > 50
     assert not asked["development"] & asked["test"]
     assert not taught & (asked["development"] | asked["test"])
     assert not taught & set(spelling_words()), "the kindergarten's exam asks these"
     with pytest.raises(UserError, match="conversations"):
-        spelling.spelling_problems("train", words)
+        spelling.spelling_problems("train", words, spelling_words())
 
 
 def test_spelling_problems_are_the_same_for_a_longer_list(words: Path):
-    before = spelling.spelling_problems("test", words)
+    before = spelling.spelling_problems("test", words, spelling_words())
     file = words / "words" / "words_alpha.txt"
     file.write_text("\n".join(["zzzz", *reversed(file.read_text().split())]))
-    after = {problem.id: problem for problem in spelling.spelling_problems("test", words)}
+    after = {problem.id: problem for problem in spelling.spelling_problems("test", words, spelling_words())}
     assert all(after[problem.id] == problem for problem in before)
 
 
 def test_what_is_taught_would_pass(words: Path):
-    for talk in spelling.spelling_conversations(words, 40):
+    for talk in spelling.spelling_conversations(words, 40, spelling_words()):
         check_conversation(talk)
         if len(talk[1].parts) == 1:
             word = talk[1].text.split()[2]
@@ -158,7 +151,7 @@ def test_letters_one_by_one_are_a_spelling(reply: str, right: bool):
 @pytest.mark.shared_data
 def test_the_real_files_are_read_whole(benchmarks: Path):
     sizes = {
-        (level, split): len(arc.arc_questions(level, split, benchmarks))
+        (level, split): len(arc_questions(level, split, benchmarks))
         for level in ("easy", "challenge")
         for split in ("train", "development", "test")
     }
@@ -170,12 +163,12 @@ def test_the_real_files_are_read_whole(benchmarks: Path):
         ("challenge", "development"): 299,
         ("challenge", "test"): 1172,
     }
-    assert [len(mmlu.mmlu_questions(split, benchmarks)) for split in ("train", "development", "test")] == [
+    assert [len(mmlu_questions(split, benchmarks)) for split in ("train", "development", "test")] == [
         285,
         1531,
         14042,
     ]
-    assert len(spelling.spelling_problems("test", benchmarks)) == 400
+    assert len(spelling.spelling_problems("test", benchmarks, spelling_words())) == 400
 
 
 @pytest.mark.shared_data

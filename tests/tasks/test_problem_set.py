@@ -7,10 +7,8 @@ from pathlib import Path
 import pytest
 
 from chatsmith.runtime.errors import UserError
-from chatsmith.tasks.problem_file import read_problems
-from chatsmith.tasks.problem_set import file_set, gsm8k_set, kindergarten_set
-from chatsmith.worlds.kindergarten.exam import exam_questions
-from chatsmith.worlds.kindergarten.practice import WEIGHTS, practice_question
+from chatsmith.tasks.problem_set import file_set, gsm8k_set, read_problems
+from chatsmith.worlds.kindergarten.rl_problems import rl_problem_set
 
 
 def write_lines(path: Path, *lines: object) -> Path:
@@ -24,33 +22,6 @@ def sums(count: int) -> list[dict]:
 
 def first_prompts(problems, count: int) -> list[str]:
     return [problems.train(place).messages[-1].text for place in range(count)]
-
-
-def test_the_kindergarten_s_practice_is_the_same_for_a_seed_and_covers_every_skill():
-    problems = kindergarten_set(1)
-    assert first_prompts(problems, 50) == first_prompts(kindergarten_set(1), 50)
-    assert first_prompts(problems, 50) != first_prompts(kindergarten_set(2), 50)
-    assert kindergarten_set(1).fingerprint == problems.fingerprint != kindergarten_set(2).fingerprint
-    assert {problem.section for problem in problems.test} == set(WEIGHTS)
-    assert len(problems.test) >= 500
-    assert all(problem.check(problem.answer) for problem in (*problems.development, *problems.test))
-
-
-def test_what_practice_asks_is_asked_neither_for_choosing_nor_in_the_test_nor_in_the_exam():
-    """By what a question is about, not by its wording."""
-    asked = {practice_question(1, place).key[:3] for place in range(3000)}
-    problems = kindergarten_set(1)
-    held_out = [{problem.messages for problem in part} for part in (problems.development, problems.test)]
-    assert not held_out[0] & held_out[1]
-    trained = {problems.train(place).messages for place in range(3000)}
-    assert not trained & (held_out[0] | held_out[1])
-    for split in ("exam", "development"):
-        assert not asked & {question.key[:3] for _, question in exam_questions(split)}
-
-
-def test_development_of_practice_never_meets_the_exam():
-    exam = {question.messages for _, question in exam_questions("exam")}
-    assert not exam & {problem.messages for problem in kindergarten_set(1).development}
 
 
 def test_own_problems_are_parted_by_a_hash_and_every_epoch_has_its_order(tmp_path):
@@ -143,7 +114,7 @@ def test_problems_too_long_for_a_model_are_replaced_in_training_and_count_in_the
     def fits(problem) -> bool:
         return len(problem.messages[0].text) <= 40
 
-    whole = kindergarten_set(1)
+    whole = rl_problem_set(1)
     some = whole.fitting(fits)
     assert all(fits(some.train(place)) for place in range(200))
     assert [some.train(n).id == whole.train(n).id for n in range(200)] == [

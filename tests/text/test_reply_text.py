@@ -1,10 +1,11 @@
 """Ids become text as they stream: whole characters, whole parts, and never a piece of a stop string."""
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from chatsmith.text.chat import Part, ReplyText, parse_reply
-from chatsmith.text.tokenizer import Tokenizer
+from chatsmith.text.chat import Message, Part, PartKind, ReplyText, StreamDecoder, render, render_prompt
+from chatsmith.text.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 MARKS = ("<|python_start|>", "<|python_end|>", "<|output_start|>", "<|output_end|>", "<|user_start|>")
 
@@ -20,6 +21,40 @@ def joined(parts: list[Part]) -> list[Part]:
     return result
 
 
+def parts_at_once(ids: list[int], tokenizer: Tokenizer) -> list[Part]:
+    """The plain reference: the parts of a whole reply, read without holding anything back."""
+    parts: list[Part] = []
+    kind: PartKind = "text"
+    decoder = StreamDecoder(tokenizer)
+    written: list[str] = []
+
+    def finish_part() -> None:
+        text = "".join(written) + decoder.flush()
+        written.clear()
+        asked_for = kind != "output" or (bool(parts) and parts[-1].kind == "python")
+        if not asked_for or (kind == "text" and not text):
+            return
+        if kind == "text" and parts and parts[-1].kind == "text":
+            parts[-1] = Part("text", parts[-1].text + text)
+        else:
+            parts.append(Part(kind, text))
+
+    marks: dict[int, PartKind] = {
+        tokenizer.special("<|python_start|>"): "python",
+        tokenizer.special("<|python_end|>"): "text",
+        tokenizer.special("<|output_start|>"): "output",
+        tokenizer.special("<|output_end|>"): "text",
+    }
+    for id in ids:
+        if id in marks:
+            finish_part()
+            kind = marks[id]
+        else:
+            written.append(decoder.push(id))
+    finish_part()
+    return parts
+
+
 def stream(tokenizer: Tokenizer, ids: list[int], stop: tuple[str, ...] = ()) -> tuple[list[Part], ReplyText]:
     text = ReplyText(tokenizer, stop)
     given_out = [part for id in ids for part in text.push(id)]
@@ -29,9 +64,7 @@ def stream(tokenizer: Tokenizer, ids: list[int], stop: tuple[str, ...] = ()) -> 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.one_of(st.text(max_size=4), st.sampled_from(MARKS), st.integers(0, 255)), max_size=12))
 @example([126, "<|user_start|>", 94])  # half a character, a mark, the other half
-def test_streamed_parts_are_those_the_chat_format_reads(
-    tokenizer: Tokenizer, pieces: list[str | int]
-) -> None:
+def test_streamed_parts_are_those_of_the_whole_reply(tokenizer: Tokenizer, pieces: list[str | int]) -> None:
     """Including lone bytes, which are no character, and marks in places where they mean nothing."""
     ids: list[int] = []
     for piece in pieces:
@@ -40,7 +73,7 @@ def test_streamed_parts_are_those_the_chat_format_reads(
         else:
             ids += [tokenizer.special(piece)] if piece in MARKS else tokenizer.encode(piece)
     given_out, text = stream(tokenizer, ids)
-    assert tuple(text.parts) == parse_reply(ids, tokenizer).parts
+    assert text.parts == parts_at_once(ids, tokenizer)
     assert joined(given_out) == text.parts
 
 
@@ -99,3 +132,29 @@ def test_a_character_of_several_tokens_comes_out_whole(tokenizer: Tokenizer) -> 
     assert len(ids) > 2
     given_out, _ = stream(tokenizer, ids)
     assert [part.text for part in given_out] == ["🦉", "é"]
+
+
+CALCULATION = (
+    Part("text", "Let me see: "),
+    Part("python", "6*7"),
+    Part("output", "42"),
+    Part("text", "It is 42."),
+)
+
+
+@pytest.mark.parametrize("parts", [CALCULATION, (Part("text", "Hi 🙂"),)])
+def test_a_reply_is_read_back_as_it_was_written(tokenizer: Tokenizer, parts: tuple[Part, ...]) -> None:
+    question = (Message.of("user", "?"),)
+    written = render((*question, Message("assistant", parts)), tokenizer).ids
+    _, text = stream(tokenizer, written[len(render_prompt(question, tokenizer)) : -1])
+    assert tuple(text.parts) == parts
+
+
+@given(data=st.data())
+@settings(max_examples=50, deadline=None)
+def test_any_reply_can_be_read_and_rendered_again(tokenizer: Tokenizer, data: st.DataObject) -> None:
+    some_special = st.sampled_from([tokenizer.special(name) for name in SPECIAL_TOKENS])
+    ids = data.draw(st.lists(st.one_of(some_special, st.integers(0, tokenizer.vocab_size - 1))))
+    _, text = stream(tokenizer, ids)
+    if any(part.text for part in text.parts):
+        render((Message.of("user", "?"), Message("assistant", tuple(text.parts))), tokenizer)

@@ -1,6 +1,6 @@
-"""The embedded default task: a small world in plain English, with its exam."""
+"""The built-in data set: a small world in plain English, with its exam."""
 
-from chatsmith.worlds.kindergarten.kindergarten import Kindergarten
+from chatsmith.worlds.kindergarten.texts import Kindergarten
 
 __all__ = ["GENERATOR_VERSION", "Kindergarten"]
 

@@ -1,4 +1,4 @@
-"""The kindergarten exam and the development set: questions that training never asks.
+"""The kindergarten exam and the development set: questions that training never asks; and what look-up scores in them.
 
 The exam of a version never changes: it does not depend on the seed, the mixture or any tuning, and a test holds
 it to its fingerprint. Tune on the development set, which is made alike and shares no key with the exam.
@@ -6,34 +6,64 @@ it to its fingerprint. Tune on the development set, which is made alike and shar
 
 import hashlib
 import json
+import math
 import random
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 
+import numpy as np
+
 from chatsmith.data.problems import Problem, problem_to_json
-from chatsmith.worlds.kindergarten.arithmetic import draw_arithmetic_question
-from chatsmith.worlds.kindergarten.counting import draw_counting_question
-from chatsmith.worlds.kindergarten.facts import draw_fact_question
-from chatsmith.worlds.kindergarten.instructions import draw_instruction
-from chatsmith.worlds.kindergarten.keys import Split
-from chatsmith.worlds.kindergarten.memory import draw_memory_question
-from chatsmith.worlds.kindergarten.plots import draw_story
-from chatsmith.worlds.kindergarten.question import Question, QuestionMaker
-from chatsmith.worlds.kindergarten.small_talk import draw_small_talk
-from chatsmith.worlds.kindergarten.spelling import draw_spelling_question
-from chatsmith.worlds.kindergarten.stories import story_question
+from chatsmith.tasks.rules import normalise
+from chatsmith.text.chat import Conversation, Message
+from chatsmith.worlds.kindergarten.questions import (
+    Question,
+    QuestionMaker,
+    draw_arithmetic_question,
+    draw_counting_question,
+    draw_fact_question,
+    draw_instruction,
+    draw_spelling_question,
+)
+from chatsmith.worlds.kindergarten.small_talk import draw_memory_question, draw_small_talk
+from chatsmith.worlds.kindergarten.stories import draw_story, story_question
+from chatsmith.worlds.kindergarten.world import Split
 
 EXAM_VERSION = 1
 EXAM_FINGERPRINT = "1c29911719e08065dd66255b9b6862a206c1fe69e1e164d5cb6cf38faba52b01"
 """The sha256 of the exam of this version: see `fingerprint`."""
-SECTIONS = ("facts", "stories", "arithmetic", "counting", "spelling", "instructions", "conversation")
 ITEMS_PER_SECTION = 120
 
+SECTIONS: dict[str, QuestionMaker] = {
+    "facts": draw_fact_question,
+    "stories": lambda rng, split: story_question(draw_story(rng, split), rng),
+    "arithmetic": draw_arithmetic_question,
+    "counting": draw_counting_question,
+    "spelling": draw_spelling_question,
+    "instructions": draw_instruction,
+    "conversation": lambda rng, split: (draw_memory_question if rng.random() < 0.75 else draw_small_talk)(
+        rng, split
+    ),
+}
+"""The sections of the exam, each with what draws its questions."""
 
+
+@cache
 def exam_questions(split: Split) -> tuple[tuple[str, Question], ...]:
     """The questions of the exam or of development with their ids, section by section; no prompt comes twice."""
     assert split != "train", "training has conversations, not an exam"
-    return _exam_questions(split)
+    questions = []
+    for section, draw_question in SECTIONS.items():
+        rng = random.Random(f"kindergarten {split} {EXAM_VERSION} {section}")
+        asked: set[Conversation] = set()
+        while len(asked) < ITEMS_PER_SECTION:
+            question = draw_question(rng, split)
+            assert question.key.section == section, f"{question.key} is not of the section {section}"
+            if question.messages not in asked:
+                asked.add(question.messages)
+                questions.append((f"{split}/{section}/{len(asked)}", question))
+    return tuple(questions)
 
 
 def exam_problems(split: Split) -> Iterator[Problem]:
@@ -49,36 +79,53 @@ def fingerprint(split: Split = "exam") -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-@cache
-def _exam_questions(split: Split) -> tuple[tuple[str, Question], ...]:
-    questions = []
-    for section, maker in _MAKERS.items():
-        rng = random.Random(f"kindergarten {split} {EXAM_VERSION} {section}")
-        asked: set = set()
-        while len(asked) < ITEMS_PER_SECTION:
-            question = maker(rng, split)
-            assert question.key.section == section, f"{question.key} is not of the section {section}"
-            if question.messages not in asked:
-                asked.add(question.messages)
-                questions.append((f"{split}/{section}/{len(asked)}", question))
-    return tuple(questions)
+# ---- The baseline
 
 
-def _draw_story_question(rng: random.Random, split: Split) -> Question:
-    return story_question(draw_story(rng, split), rng)
+class NearestQuestion:
+    """Answers with the reply that the nearest training question got: what looking up a similar question scores.
+
+    Nearness is the cosine of TF-IDF vectors over the words of all that was said.
+    """
+
+    def __init__(self, conversations: Iterable[Conversation]) -> None:
+        """Every assistant turn counts as an answer, twice over: to the question alone, and to all said so far."""
+        self._replies: list[str] = []
+        documents: list[Counter[str]] = []
+        for conversation in conversations:
+            for number, message in enumerate(conversation):
+                if message.role == "assistant":
+                    for text in {_said(conversation[number - 1 : number]), _said(conversation[:number])}:
+                        documents.append(Counter(normalise(text).split()))
+                        self._replies.append(message.text)
+        frequency = Counter(word for words in documents for word in words)
+        self._rarity = {word: math.log(len(documents) / count) + 1.0 for word, count in frequency.items()}
+        postings: dict[str, tuple[list[int], list[float]]] = defaultdict(lambda: ([], []))
+        for number, words in enumerate(documents):
+            for word, weight in self._weights(words).items():
+                postings[word][0].append(number)
+                postings[word][1].append(weight)
+        self._postings = {
+            word: (np.array(numbers, dtype=np.int32), np.array(weights, dtype=np.float32))
+            for word, (numbers, weights) in postings.items()
+        }
+
+    def answer(self, prompt: Conversation) -> str:
+        """The reply to the question nearest to `prompt`; the first of several equally near."""
+        similarity = np.zeros(len(self._replies), dtype=np.float32)
+        for word, weight in self._weights(Counter(normalise(_said(prompt)).split())).items():
+            if word in self._postings:
+                numbers, weights = self._postings[word]
+                similarity[numbers] += weight * weights
+        return self._replies[int(similarity.argmax())]
+
+    def _weights(self, words: Counter[str]) -> dict[str, float]:
+        """The TF-IDF vector of a text, of length 1. Unknown words count as the rarest ones."""
+        weights = {word: count * self._rarity.get(word, 12.0) for word, count in words.items()}
+        length = math.sqrt(sum(weight * weight for weight in weights.values()))
+        return {word: weight / length for word, weight in weights.items()}
 
 
-def _draw_conversation_question(rng: random.Random, split: Split) -> Question:
-    return (draw_memory_question if rng.random() < 0.75 else draw_small_talk)(rng, split)
-
-
-_MAKERS: dict[str, QuestionMaker] = {
-    "facts": draw_fact_question,
-    "stories": _draw_story_question,
-    "arithmetic": draw_arithmetic_question,
-    "counting": draw_counting_question,
-    "spelling": draw_spelling_question,
-    "instructions": draw_instruction,
-    "conversation": _draw_conversation_question,
-}
-assert tuple(_MAKERS) == SECTIONS
+def _said(messages: Sequence[Message]) -> str:
+    """What was said by system and user, and by the assistant where it tells a story that is asked about."""
+    return " ".join(message.text for message in messages)

@@ -1,209 +1,141 @@
-"""Who the assistant is, and the small courtesies.
-
-Every question is a greeting or none, then a wording. The exam combines them as training never does.
+"""The exam's section "conversation": what the user said about themselves, and whether the assistant remembers it some
+turns later; who the assistant is; and the small courtesies. The words stand in `small_talk.toml`.
 """
 
 import random
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
-from chatsmith.data.problems import Exactly, Names, Rule
-from chatsmith.worlds.kindergarten.keys import Key, Split, split_of
-from chatsmith.worlds.kindergarten.question import Question, text_reply
-from chatsmith.worlds.kindergarten.table import lines, table
-from chatsmith.worlds.kindergarten.vocabulary import NAMES
-
-ASSISTANT_NAME = "Chatsmith"
-SYSTEM_MESSAGES = lines("""
-    You are Chatsmith, a small and friendly assistant.
-    You are Chatsmith.
-    You are a helpful assistant called Chatsmith.
-    Answer in short and simple sentences.
-    Be friendly and brief.
-    You help children with their questions.
-""")
+from chatsmith.tasks.rules import Exactly, Names
+from chatsmith.text.chat import Conversation, Message
+from chatsmith.worlds.kindergarten.questions import Key, Question, QuestionFamily, exchange, text_reply
+from chatsmith.worlds.kindergarten.world import Split, a, data, draw, plural, split_of, words
 
 
-class Talk(NamedTuple):
-    """Something that may be said to the assistant in several wordings, its reply, and what a reply must name."""
+class _Remembered(NamedTuple):
+    """One thing to remember: how it is told, acknowledged and asked for."""
 
-    relation: str
-    wordings: tuple[str, ...]
-    reply: str
-    named: tuple[str, ...]
+    told: tuple[str, ...]
+    acknowledged: str
+    candidates: tuple[str, ...]
+    family: QuestionFamily
 
 
-_TALKS = (
-    Talk(
-        "name",
-        (
-            "What is your name?",
-            "What are you called?",
-            "Who are you?",
-            "Tell me your name.",
-            "Do you have a name?",
-        ),
-        "My name is Chatsmith.",
-        ("Chatsmith",),
-    ),
-    Talk(
-        "nature",
-        (
-            "What are you?",
-            "What kind of thing are you?",
-            "What exactly are you?",
-            "Please tell me what you are.",
-        ),
-        "I am a small language model.",
-        ("language model",),
-    ),
-    Talk(
-        "origin",
-        (
-            "Where do you come from?",
-            "Who made you?",
-            "How were you made?",
-            "Who trained you?",
-            "How did you learn?",
-        ),
-        "I was trained from nothing on this computer.",
-        ("trained from nothing",),
-    ),
-    Talk(
-        "home",
-        ("Where do you live?", "Where are you?", "Where is your home?", "In what place do you live?"),
-        "I live on this computer.",
-        ("live on this computer",),
-    ),
-    Talk(
-        "person",
-        ("Are you a person?", "Are you human?", "Are you a real person?", "Am I talking to a person?"),
-        "No, I am a computer program.",
-        ("computer program",),
-    ),
-    Talk(
-        "abilities",
-        ("What can you do?", "How can you help me?", "What are you good at?", "Tell me what you can do."),
-        "I can answer questions, count, spell and tell stories.",
-        ("answer questions",),
-    ),
-    Talk(
-        "food",
-        ("Do you eat?", "Are you hungry?", "What do you like to eat?", "Do you like cake?"),
-        "I do not eat, for I have no mouth.",
-        ("not eat",),
-    ),
-    Talk(
-        "sleep",
-        ("Do you sleep?", "Are you tired?", "When do you go to bed?", "Do you dream?"),
-        "I do not sleep, but I can wait.",
-        ("not sleep",),
-    ),
-    Talk(
-        "sums",
-        ("How do you do sums?", "How do you add numbers?", "Can you do sums?", "Do you use a calculator?"),
-        "I use a calculator for sums.",
-        ("calculator",),
-    ),
-    Talk(
-        "well-being",
-        ("How are you?", "How are you today?", "How do you feel?", "Are you well?"),
-        "I am well, thank you.",
-        ("well thank you",),
-    ),
-    Talk(
-        "thanks",
-        ("Thank you.", "Thank you very much.", "Thanks.", "Thanks a lot.", "That was very kind. Thank you."),
-        "You are welcome.",
-        ("welcome",),
-    ),
-    Talk(
-        "goodbye",
-        ("Goodbye.", "Bye.", "I have to go now.", "See you tomorrow.", "That is all for today."),
-        "Goodbye. It was nice to talk with you.",
-        ("nice to talk",),
-    ),
-    Talk(
-        "sadness",
-        ("I am sad today.", "I feel sad.", "I had a bad day.", "I am not happy."),
-        "I am sorry to hear that.",
-        ("sorry to hear that",),
-    ),
-    Talk(
-        "joy",
-        ("I am happy today.", "I feel happy.", "I had a good day.", "I am full of joy."),
-        "I am glad to hear that.",
-        ("glad to hear that",),
-    ),
-    Talk(
-        "joke",
-        ("Tell me a joke.", "Do you know a joke?", "Make me laugh.", "Say something funny."),
-        "Why did the book go to bed? It had so many words to sleep on.",
-        ("book",),
-    ),
-)
-_ALL_NAMED = tuple(name for talk in _TALKS for name in talk.named)
-_OPENINGS = (
-    "",
-    *lines("""
-        Hello.
-        Hi.
-        Hey.
-        Hello, Chatsmith.
-        Hi, Chatsmith.
-        Good day.
-        Good morning.
-        Good evening.
-        Excuse me.
-        I have a question.
-        One more thing.
-    """),
-)
-_GREETINGS = table("""
-    Hello.: Hello.
-    Hi.: Hello.
-    Hey.: Hello.
-    Good day.: Good day.
-    Good morning.: Good morning.
-    Good evening.: Good evening.
-""")
+@cache
+def _memory() -> dict[str, _Remembered]:
+    found = {}
+    for thing, entry in data("small_talk")["memory"].items():
+        candidates = words(entry["candidates"])
+        if thing == "food":
+            candidates = tuple(map(plural, candidates))
+        asked = QuestionFamily.of("conversation", f"remembered {thing}", {**entry, "wording": "remembered"})
+        found[thing] = _Remembered(tuple(entry["told"]), entry["acknowledged"], candidates, asked)
+    return found
+
+
+def draw_memory_question(rng: random.Random, split: Split) -> Question:
+    """The user tells one to three things about themselves, perhaps says something else, and asks for one.
+
+    The key's subject is what is asked for and one other thing that was told: mostly the user's name.
+    """
+    memory, turns = _memory(), data("small_talk")["turns"]
+    asked = rng.choice(("name", "name", "friend", *memory))
+    companion = rng.choice(("friend", "friend", *list(memory)[1:])) if asked == "name" else "name"
+
+    def value(thing: str, person: dict[str, str]) -> str:
+        return memory[thing].family.answer.format_map(person)
+
+    person = draw(rng, split, asked, _person, lambda p: (value(asked, p), companion, value(companion, p)))
+    others = [thing for thing in memory if thing not in (asked, companion)]
+    told = [asked, companion, *rng.sample(others, rng.choice((0, 0, 1, 2)))]
+    rng.shuffle(told)
+    asking, rule = memory[asked].family, partial(Names, (value(asked, person),), memory[asked].candidates)
+    number = rng.randrange(len(asking.prompts))
+    if (asked, companion) == ("name", "place"):
+        greeting = rng.choice(turns["greetings"])
+        system = Message.of("system", rng.choice(turns["system"]).format_map(person))
+        before = (system, *exchange(greeting, turns["welcome"].format_map(person)))
+    else:
+        before = _told_by_user([memory[thing] for thing in told], person, rng)
+    if rng.random() < 0.4:
+        before = (*before, *exchange(*rng.choice(turns["interludes"])))
+    entities = (value(asked, person), companion, value(companion, person))
+    return asking.ask(rng, entities, person, rule, before, number)
+
+
+def _person(rng: random.Random) -> dict[str, str]:
+    """What a user may tell about themselves."""
+    name, friend = rng.sample(words("names"), 2)
+    person = {"name": name, "friend": friend, "color": rng.choice(words("colors"))}
+    person["food"] = plural(rng.choice(words("treats")))
+    person["pet"] = rng.choice(words("pets"))
+    person["a_pet"] = a(person["pet"])
+    person["pet_name"] = rng.choice(words("pet_names"))
+    person["place"] = rng.choice(words("landmarks"))
+    return person
+
+
+def _told_by_user(told: list[_Remembered], person: dict[str, str], rng: random.Random) -> Conversation:
+    """All in one turn, or a turn each."""
+    if rng.random() < 0.6:
+        text = " ".join(rng.choice(thing.told).format_map(person) for thing in told)
+        text = rng.choice(data("small_talk")["turns"]["openings"]) + text
+        return exchange(text, rng.choice(told).acknowledged.format_map(person))
+    turns = (
+        exchange(rng.choice(thing.told).format_map(person), thing.acknowledged.format_map(person))
+        for thing in told
+    )
+    return tuple(message for turn in turns for message in turn)
+
+
+# ---- Small talk: who the assistant is, and the small courtesies; an opening or none, then a wording
 
 
 def draw_small_talk(rng: random.Random, split: Split) -> Question:
     """Something about the assistant, or a courtesy, after an opening or none."""
-    opening, talk, number = rng.choice(_combinations(split))
-    return Question(
-        key=Key("conversation", talk.relation, (opening, talk.wordings[number]), f"talk {talk.relation}"),
-        prompt=f"{opening} {talk.wordings[number]}".lstrip(),
-        reply=text_reply(talk.reply),
-        answer=talk.reply,
-        rule=Names(talk.named, NAMES if talk.relation == "name" else _ALL_NAMED, talk.wordings[number]),
-    )
+    opening, relation, prompt = rng.choice(_openings_and_talks(split))
+    candidates = words("names") if relation == "name" else _all_named()
+    return _talk(opening, relation, prompt, candidates, prompt)
 
 
 def draw_greeting(rng: random.Random) -> Question:
     """A bare greeting and its reply; too simple to be examined."""
-    said, greeting = rng.choice(tuple(_GREETINGS.items()))
-    reply = f"{greeting} How can I help you?"
-    rule: Rule = Exactly((reply,))
-    return Question(Key("greeting", "greeting", (said,), "greeting"), said, text_reply(reply), reply, rule)
+    said, reply = rng.choice(data("small_talk")["greetings"])
+    key = Key("greeting", "greeting", (said,), "greeting")
+    return Question(key, said, text_reply(reply), reply, Exactly((reply,)))
 
 
 def draw_parting(rng: random.Random) -> Question:
     """A word of thanks or farewell, with no opening before it."""
-    talk = rng.choice([talk for talk in _TALKS if talk.relation in ("thanks", "goodbye")])
-    allowed = [opening for opening in _combinations("train") if opening[0] == "" and opening[1] is talk]
-    _, talk, number = rng.choice(allowed)
-    key = Key("conversation", talk.relation, ("", talk.wordings[number]), f"talk {talk.relation}")
-    return Question(key, talk.wordings[number], text_reply(talk.reply), talk.reply, Names(talk.named))
+    return _talk(*rng.choice(_partings(rng.choice(("thanks", "goodbye")))))
 
 
 @cache
-def _combinations(split: Split) -> tuple[tuple[str, Talk, int], ...]:
+def _partings(relation: str) -> list[tuple[str, str, str]]:
+    return [each for each in _openings_and_talks("train") if each[:2] == ("", relation)]
+
+
+def _talk(
+    opening: str, relation: str, prompt: str, candidates: tuple[str, ...] = (), question: str = ""
+) -> Question:
+    entry = data("small_talk")["talks"][relation]
+    key = Key("conversation", relation, (opening, prompt), f"talk {relation}")
+    rule = Names((entry["named"],), candidates, question)
+    return Question(key, f"{opening} {prompt}".lstrip(), text_reply(entry["reply"]), entry["reply"], rule)
+
+
+@cache
+def _all_named() -> tuple[str, ...]:
+    return tuple(entry["named"] for entry in data("small_talk")["talks"].values())
+
+
+@cache
+def _openings_and_talks(split: Split) -> tuple[tuple[str, str, str], ...]:
+    """All of `split`: the opening, what the talk is about, and the prompt."""
     return tuple(
-        (opening, talk, number)
-        for talk in _TALKS
-        for opening in _OPENINGS
-        for number, wording in enumerate(talk.wordings)
-        if split_of("talk", opening, wording) == split
+        (opening, relation, prompt)
+        for relation, entry in data("small_talk")["talks"].items()
+        for opening in data("small_talk")["openings"]
+        for prompt in entry["prompts"]
+        if split_of("talk", opening, prompt) == split
     )

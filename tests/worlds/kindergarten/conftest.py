@@ -3,8 +3,7 @@
 import pytest
 
 from chatsmith.worlds.kindergarten import Kindergarten
-from chatsmith.worlds.kindergarten.conversations import KeyedConversation
-from chatsmith.worlds.kindergarten.documents import Document
+from chatsmith.worlds.kindergarten.texts import Document, KeyedConversation
 
 
 @pytest.fixture(scope="session")

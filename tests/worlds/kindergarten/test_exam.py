@@ -1,16 +1,16 @@
 """The exam: frozen, right, strict, and disjoint from training."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 
 import pytest
 
-from chatsmith.data.problems import Names, normalise
+from chatsmith.tasks.rules import Names, normalise
 from chatsmith.text.chat import check_conversation
-from chatsmith.worlds.kindergarten.baseline import NearestQuestion, baseline_scores
 from chatsmith.worlds.kindergarten.exam import (
     EXAM_FINGERPRINT,
     EXAM_VERSION,
     SECTIONS,
+    NearestQuestion,
     exam_problems,
     exam_questions,
     fingerprint,
@@ -76,7 +76,7 @@ def test_no_prompt_of_the_exams_is_said_in_training(conversations, documents):
 def test_the_nearest_training_question_answers_at_most_a_third(conversations):
     messages = [conversation.messages for conversation in conversations]
     for split in SPLITS:
-        scores = baseline_scores(messages, list(exam_problems(split)))
+        scores = _baseline_scores(messages, list(exam_problems(split)))
         assert scores["overall"] <= 0.35, scores
         assert max(scores.values()) <= 0.45, scores
 
@@ -91,3 +91,13 @@ def test_the_baseline_finds_a_question_it_has_seen(conversations):
 
 def _of_relation(split, relation):
     return [(question.answer,) for _, question in exam_questions(split) if question.key.relation == relation]
+
+
+def _baseline_scores(conversations, problems):
+    """The share of `problems` that the nearest question answers, by section and "overall"."""
+    nearest = NearestQuestion(conversations)
+    passed = defaultdict(list)
+    for problem in problems:
+        passed[problem.section].append(problem.check(nearest.answer(problem.messages)))
+    passed["overall"] = [result for results in passed.values() for result in results]
+    return {section: sum(results) / len(results) for section, results in passed.items()}

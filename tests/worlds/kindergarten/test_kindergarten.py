@@ -9,7 +9,7 @@ from chatsmith.runtime.errors import UserError
 from chatsmith.text.chat import check_conversation, conversation_to_json
 from chatsmith.tools.calculator import calculate
 from chatsmith.worlds.kindergarten import Kindergarten
-from chatsmith.worlds.kindergarten.mixture import CONVERSATION_WEIGHTS, DOCUMENT_WEIGHTS
+from chatsmith.worlds.kindergarten.world import data
 
 
 def test_a_text_depends_on_its_number_and_not_on_how_many_are_made():
@@ -32,8 +32,8 @@ def test_no_validation_text_is_a_training_text(conversations, documents):
 
 
 def test_all_kinds_are_drawn(conversations, documents):
-    assert {document.kind for document in documents} == set(DOCUMENT_WEIGHTS)
-    assert {conversation.kind for conversation in conversations} == set(CONVERSATION_WEIGHTS)
+    assert {document.kind for document in documents} == set(data("texts")["documents"])
+    assert {conversation.kind for conversation in conversations} == set(data("texts")["conversations"])
 
 
 def test_documents_are_sentences_without_gaps_or_stray_marks(documents):
@@ -68,11 +68,6 @@ def test_some_conversations_have_a_system_message_and_some_several_turns(convers
     with_system = sum(each.messages[0].role == "system" for each in conversations) / len(conversations)
     several = sum(len(each.messages) > 3 for each in conversations) / len(conversations)
     assert 0.1 < with_system < 0.5 and 0.2 < several < 0.8
-
-
-def test_the_mixture_counts_every_text():
-    mixture = Kindergarten(documents=60, conversations=70).mixture()
-    assert sum(mixture["documents"].values()) == 60 and sum(mixture["conversations"].values()) == 70
 
 
 @pytest.mark.parametrize("wrong", [{"documents": 0}, {"conversations": -1}, {"validation": 0}])

@@ -5,42 +5,51 @@ import re
 
 import pytest
 
-from chatsmith.worlds.kindergarten import facts, vocabulary
-from chatsmith.worlds.kindergarten.english import a, listed, plural, sentence
-from chatsmith.worlds.kindergarten.keys import deal, split_of
-from chatsmith.worlds.kindergarten.plots import draw_story
-from chatsmith.worlds.kindergarten.table import table
-from chatsmith.worlds.kindergarten.words import spelled, spelling_words, words_of
+from chatsmith.worlds.kindergarten.questions import spelled
+from chatsmith.worlds.kindergarten.stories import ask_about, draw_story
+from chatsmith.worlds.kindergarten.world import (
+    a,
+    all_facts,
+    deal,
+    listed,
+    noun_of,
+    plural,
+    relations,
+    sentence,
+    spelling_words,
+    split_of,
+    table,
+    words,
+    words_of,
+)
 
 
 def test_every_fact_is_stated_in_the_documents_in_the_words_of_its_reply(documents):
     """The exam's facts are learned from statements alone, so each must be there, and often."""
     text = " ".join(document.text for document in documents).casefold()
-    for fact in facts.all_facts():
+    for fact in all_facts():
         assert text.count(fact.reply.casefold().rstrip(".")) >= 3, fact.reply
 
 
 def test_every_word_is_spelled_in_the_documents(documents):
     text = " ".join(document.text for document in documents)
     for word in spelling_words():
-        assert f"The word {word} is spelled {spelled(word)}." in text
+        assert f"The word {word} is spelled {spelled(word)['spelled']}." in text
 
 
 def test_every_relation_has_facts_for_training_development_and_exam():
-    for relation in facts.RELATIONS:
-        assert all(facts.facts_in(relation, split) for split in ("train", "development", "exam")), (
-            relation.name
-        )
+    for relation in relations():
+        assert {fact.split for fact in relation.facts} == {"train", "development", "exam"}, relation.name
 
 
 def test_opposites_are_held_out_as_pairs():
-    opposite = next(relation for relation in facts.RELATIONS if relation.mutual)
-    splits = opposite.splits()
-    assert all(splits[entity] == splits[value] for entity, value in opposite.facts.items())
+    opposite = next(relation for relation in relations() if relation.mutual)
+    splits = {fact.entity: fact.split for fact in opposite.facts}
+    assert all(splits[entity] == splits[value] for entity, value in opposite.known.items())
 
 
 def test_some_facts_hold():
-    known = {(fact.relation.name, fact.entity): fact.value for fact in facts.all_facts()}
+    known = {(fact.relation.name, fact.entity): fact.value for fact in all_facts()}
     assert known["animal sound", "cow"] == "moo"
     assert known["capital", "France"] == "Paris"
     assert known["day after", "Sunday"] == "Monday" and known["day before", "Monday"] == "Sunday"
@@ -55,8 +64,11 @@ def test_the_answer_to_every_question_on_a_story_is_told_in_it(split):
         story = draw_story(rng, split)
         assert story.asks
         for ask in story.asks:
-            assert re.search(rf"\b{ask.answer}\b", story.text), (story.text, ask)
-            assert split_of("story", *ask.subject) == split, (story.text, ask)
+            question = ask_about(story, ask, rng, layout="told")
+            assert re.search(rf"\b{question.answer}\b", story.text), (story.text, question)
+            *subject, answer = question.key.entities
+            assert answer == question.answer
+            assert split_of("story", *subject) == split, (story.text, question)
 
 
 def test_the_last_place_and_the_last_owner_are_the_answers():
@@ -64,20 +76,18 @@ def test_the_last_place_and_the_last_owner_are_the_answers():
     moved = 0
     for _ in range(1500):
         story = draw_story(rng, "train")
-        for ask in story.asks:
-            if ask.relation == "where is a thing":
-                told = [told for told in story.told if f"the {ask.subject[1]}" in told]
-                assert ask.answer in told[-1], story.text
-                moved += len(told) > 1
-            if ask.relation == "who has":
-                handed = [told for told in story.told if f"the {ask.subject[1]}" in told]
-                assert ask.answer in handed[-1], story.text
+        for question in (ask_about(story, ask, rng, layout="told") for ask in story.asks):
+            if question.key.relation in ("where is a thing", "who has"):
+                sentences = re.split(r"(?<=\.) ", story.text)
+                told = [told for told in sentences if f"the {question.key.entities[1]}" in told]
+                assert question.answer in told[-1], story.text
+                moved += question.key.relation == "where is a thing" and len(told) > 1
     assert moved > 50
 
 
 def test_places_things_and_names_do_not_overlap():
-    assert not set(vocabulary.WHERE) & set(vocabulary.OBJECTS)
-    assert len(set(vocabulary.NAMES)) == len(vocabulary.NAMES) == 40
+    assert not {noun_of(where) for where in words("where")} & set(words("objects"))
+    assert len(set(words("names"))) == len(words("names")) == 40
 
 
 def test_splits_of_words_are_disjoint_and_cover_all():

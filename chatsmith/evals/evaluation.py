@@ -1,0 +1,110 @@
+"""One model that is measured: which, on what, how, by which processes, and where its results go.
+
+The model is loaded when the first task needs it, so that what is known costs nothing. With several processes each takes
+every n-th item; the main one writes. What they found travels as JSON in a tensor of bytes, so that nothing needs
+pickle.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from chatsmith.bundle import Bundle, load_bundle
+from chatsmith.data.dataset import DataManifest
+from chatsmith.engine.engine import Engine
+from chatsmith.evals.results import ResultFiles, SplitName
+from chatsmith.evals.scoring import EngineScorer, Scorer
+from chatsmith.evals.transformers_scorer import TransformersScorer
+from chatsmith.llm import LLM
+from chatsmith.runtime.console import Reporter
+from chatsmith.runtime.device import Runtime
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model, and everything that its scores depend on."""
+
+    model: Path
+    """The bundle, or the folder of a transformers checkpoint."""
+    fingerprint: str
+    """What is in it, as a hash."""
+    runtime: Runtime
+    reporter: Reporter
+    benchmarks: Path
+    """The folder of the benchmarks' files."""
+    files: ResultFiles | None = None
+    """Where results are kept; None: nowhere."""
+    manifest: DataManifest | None = None
+    """What the model's run learns from; None where it has no data of its own, or they cannot be used."""
+    data: Path | None = None
+    """The folder of that manifest, and …"""
+    tokens: Path | None = None
+    """… the folder of its token cache."""
+    text: tuple[Path, ...] = ()
+    """Measure bits per byte on this text, and not on that of the run."""
+    is_transformers: bool = False
+    split: SplitName = "exam"
+    max_examples: int | None = None
+    tries: int = 1
+    """For each HumanEval problem."""
+    dtype: str = "auto"
+    batch_size: int = 64
+    """Replies written at once."""
+    batch_tokens: int = 8192
+    """Tokens of validation text scored at once."""
+
+    @property
+    def part(self) -> str:
+        """The benchmarks' own name of the split."""
+        return "test" if self.split == "exam" else "development"
+
+    @cached_property
+    def bundle(self) -> Bundle:
+        """The model, loaded."""
+        self.reporter.line(self.runtime.describe())
+        return load_bundle(self.model, device=self.runtime.device, dtype=self.runtime.compute_dtype)
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """What says how likely the model finds a text."""
+        if self.is_transformers:
+            runtime = self.runtime
+            return TransformersScorer(self.model, device=runtime.device, dtype=runtime.compute_dtype)
+        return EngineScorer(self.bundle)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What writes the model's replies, with the calculator at hand."""
+        size = self.batch_size
+        return LLM(self.bundle, max_running=size, tokens_per_step=max(1024, size)).engine
+
+    def share(self, items: Sequence[Item]) -> Sequence[Item]:
+        """The items that this process works on."""
+        return items[self.runtime.rank :: self.runtime.world_size]
+
+    def collect(self, mine: Sequence[Any], total: int) -> list[Any]:
+        """Everybody's values in the order of the items, on every process; `mine` belong to `share(items)`, and are of
+        what JSON can say. All processes must call it."""
+        if self.runtime.world_size == 1:
+            return list(mine)
+        content = torch.frombuffer(bytearray(json.dumps(list(mine)).encode("utf-8")), dtype=torch.uint8)
+        rank, size, device = self.runtime.rank, self.runtime.world_size, self.runtime.device
+        lengths = torch.zeros(size, dtype=torch.int64, device=device)
+        lengths[rank] = len(content)
+        dist.all_reduce(lengths)
+        # Rows of equal length; a sum in which all but one term are zero.
+        rows = torch.zeros(size, int(lengths.max()), dtype=torch.uint8, device=device)
+        rows[rank, : len(content)] = content.to(device)
+        dist.all_reduce(rows)
+        everything: list[Any] = [None] * total
+        for other, (row, length) in enumerate(zip(rows.cpu(), lengths.tolist(), strict=True)):
+            everything[other::size] = json.loads(bytes(row[:length].tolist()))
+        return everything

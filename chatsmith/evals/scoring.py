@@ -1,0 +1,235 @@
+"""How likely a model finds texts: which tokens of a question are scored, what the scores decide, and the engine's way.
+
+A passage is a text as ids and the index from which on it is scored. Where a question's texts begin alike, only what
+differs is scored; where they end alike (schema), only the common end. The comparison is made between ids, not
+characters: a word belongs to its leading space. So it is defined by DCLM's and nanochat's CORE, token boundaries
+included. `EngineScorer` asks chatsmith's engine; `transformers_scorer` has the same for other people's models.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Protocol
+
+from chatsmith.bundle import Bundle
+from chatsmith.engine.request import Completion, Request, SamplingParams
+from chatsmith.llm import LLM
+from chatsmith.runtime.console import Bar
+from chatsmith.runtime.errors import UserError
+from chatsmith.tasks.core import Kind
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Ids, of which those from `start` on are scored."""
+
+    ids: tuple[int, ...]
+    start: int
+    """At least 1: nothing predicts the first id. It may be the length: nothing is scored then."""
+    is_cropped: bool = field(default=False, compare=False)
+    """Whether it lost its beginning, because it did not fit the context."""
+
+    def __post_init__(self) -> None:
+        assert 1 <= self.start <= len(self.ids), f"scored from {self.start} of {len(self.ids)} ids"
+
+
+@dataclass(frozen=True)
+class PassageScore:
+    """What a model thinks of the scored ids of a passage."""
+
+    logprobs: tuple[float, ...]
+    """Natural log-probability of each scored id, given all ids before it."""
+    is_likeliest: bool
+    """Whether each scored id is the one the model would have chosen there."""
+
+    @property
+    def loss(self) -> float:
+        """Mean nats a scored id; NaN if there is none."""
+        return -sum(self.logprobs) / len(self.logprobs) if self.logprobs else math.nan
+
+
+Question = tuple[Passage, ...]
+"""Passages that are decided together."""
+
+Scored = tuple[int, Question, list[PassageScore]]
+"""A question's index, the question, and the score of each of its passages."""
+
+
+class Scorer(Protocol):
+    """Says how likely a model finds passages."""
+
+    context_length: int
+    """The most ids a passage may have."""
+    bos_id: int
+    """The id that every text begins with."""
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of ordinary texts, without that one."""
+        ...
+
+    def score(self, questions: Iterable[Question]) -> Iterator[Scored]:
+        """Every question with its scores, as each is done; `questions` is read as it goes."""
+        ...
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What became of one item."""
+
+    is_right: bool
+    losses: tuple[float, ...]
+    """The loss of each passage."""
+    was_cropped: bool = False
+    """Whether a passage lost its beginning."""
+
+    @property
+    def margin(self) -> float:
+        """How far the best choice is ahead of the next, in nats a token; infinite without a choice."""
+        ordered = sorted(loss for loss in self.losses if not math.isnan(loss))
+        return ordered[1] - ordered[0] if len(ordered) > 1 else math.inf
+
+
+def make_question(kind: Kind, texts: Sequence[Sequence[int]], context_length: int) -> Question:
+    """The passages that decide an item of this kind, from the ids of its prompts (`tasks.core.prompts`).
+
+    Each text begins with the bos id. A passage longer than the context loses its beginning.
+    """
+    match kind:
+        case "multiple choice":
+            start = common_prefix(texts)
+            passages = [(text, start) for text in texts]
+        case "schema":
+            length = common_suffix(texts)
+            passages = [(text, len(text) - length) for text in texts]
+        case "language modeling":
+            # Of the two, the one without the continuation is normally a prefix of the other.
+            passages = [(texts[1], common_prefix(texts))]
+    return tuple(_cropped(text, start, context_length) for text, start in passages)
+
+
+def decide(kind: Kind, scores: Sequence[PassageScore], gold: int | None) -> Decision:
+    """Whether the model is right: the choice of the lowest mean loss a token is the gold one, or, in language
+    modeling, every id of the continuation was the likeliest."""
+    losses = tuple(score.loss for score in scores)
+    if kind == "language modeling":
+        return Decision(bool(scores[0].logprobs) and scores[0].is_likeliest, losses)
+    # A choice that is the beginning of another has no token of its own, and the loss NaN; the definition takes
+    # Python's minimum over such losses, which is the first one then.
+    return Decision(losses.index(min(losses)) == gold, losses)
+
+
+def decide_all(
+    scorer: Scorer, kind: Kind, questions: Iterable[Question], golds: Sequence[int | None], bar: Bar
+) -> list[Decision]:
+    """What becomes of each of these questions; `golds` are the indices of the right choices."""
+    decisions = {}
+    for index, question, scores in scorer.score(questions):
+        was_cropped = any(passage.is_cropped for passage in question)
+        decisions[index] = replace(decide(kind, scores, golds[index]), was_cropped=was_cropped)
+        bar.advance(1)
+    return [decisions[index] for index in range(len(decisions))]
+
+
+def common_prefix(texts: Sequence[Sequence[int]]) -> int:
+    """How many ids all texts have in common at their beginning."""
+    shortest = min(map(len, texts))
+    for index in range(shortest):
+        if any(text[index] != texts[0][index] for text in texts):
+            return index
+    return shortest
+
+
+def common_suffix(texts: Sequence[Sequence[int]]) -> int:
+    """How many ids all texts have in common at their end."""
+    return common_prefix([text[::-1] for text in texts])
+
+
+def _cropped(text: Sequence[int], start: int, context_length: int) -> Passage:
+    surplus = max(0, len(text) - context_length)
+    # The first id of what is left is predicted by nothing.
+    return Passage(tuple(text[surplus:]), max(1, start - surplus), surplus > 0)
+
+
+# ---------------------------------------------------------------------------------------------- with chatsmith's engine
+
+WINDOW = 256
+"""Questions that are sorted by length together; all of a task would take gigabytes as lists of ids."""
+
+MAX_RUNNING = 48
+TOKENS_PER_STEP = 4096
+"""Prompts in work at once, and tokens computed at once: enough for large matrix products."""
+
+_SCORING = SamplingParams(max_tokens=0, logprobs=1)
+_NOTHING = PassageScore((), is_likeliest=True)
+
+
+class EngineScorer:
+    """A `Scorer` over a bundle: passages sorted by length, packed into large steps, common prefixes computed once.
+
+    The choices of a question begin alike, so they are submitted one after another: the first is computed, the others
+    find its prefix in the cache. Logits are only made for the ids that are scored.
+    """
+
+    def __init__(
+        self, bundle: Bundle, *, max_running: int = MAX_RUNNING, tokens_per_step: int = TOKENS_PER_STEP
+    ) -> None:
+        self._tokenizer = bundle.tokenizer
+        self._max_running = max_running
+        self._engine = LLM(bundle, tool=None, max_running=max_running, tokens_per_step=tokens_per_step).engine
+        self.context_length = bundle.config.context_length
+        self.bos_id = bundle.tokenizer.bos_id
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of ordinary texts."""
+        return self._tokenizer.encode_batch(texts)
+
+    def score(self, questions: Iterable[Question]) -> Iterator[Scored]:
+        """Every question with its scores. Raises UserError if the model's numbers are not finite."""
+        engine, waiting = self._engine, _by_length(questions)
+        passage_of: dict[int, tuple[Scored, int, list[int]]] = {}
+        """By the engine's handle: the question, the passage's index, and the indices that are not scored yet."""
+        try:
+            while True:
+                # Enough in the queue for the scheduler to find something for every step.
+                while engine.num_waiting < 2 * self._max_running and (taken := next(waiting, None)):
+                    index, question = taken
+                    scored: Scored = (index, question, [_NOTHING] * len(question))
+                    left = [n for n, passage in enumerate(question) if passage.start < len(passage.ids)]
+                    for number in tuple(left):
+                        request = Request(question[number].ids, _SCORING, score_from=question[number].start)
+                        passage_of[engine.submit(request)] = (scored, number, left)
+                    if not left:
+                        yield scored
+                if engine.is_idle:
+                    return
+                for event in engine.step():
+                    if event.completion is not None:
+                        scored, number, left = passage_of.pop(event.handle)
+                        scored[2][number] = _passage_score(event.completion)
+                        left.remove(number)
+                        if not left:
+                            yield scored
+        finally:
+            for handle in passage_of:
+                engine.cancel(handle)
+
+
+def _by_length(questions: Iterable[Question]) -> Iterator[tuple[int, Question]]:
+    """The questions with their indices, the longest first within each window."""
+    numbered = iter(enumerate(questions))
+    while window := list(islice(numbered, WINDOW)):
+        yield from sorted(window, key=lambda one: -max(len(passage.ids) for passage in one[1]))
+
+
+def _passage_score(completion: Completion) -> PassageScore:
+    if completion.finish_reason == "error":
+        raise UserError(f"the model cannot be scored: {completion.error}")
+    assert completion.prompt_logprobs is not None
+    scored = completion.prompt_ids[len(completion.prompt_ids) - len(completion.prompt_logprobs) :]
+    logprobs, is_likeliest = [], True
+    for id, one in zip(scored, completion.prompt_logprobs, strict=True):
+        assert one is not None, "a passage is scored from its second id on"
+        logprobs.append(one.logprob)
+        is_likeliest = is_likeliest and one.top[0][0] == id
+    return PassageScore(tuple(logprobs), is_likeliest)

@@ -1,0 +1,145 @@
+"""The suites: each is measured task by task, and what is known is not measured again.
+
+`base` is bits per byte, `core` the 22 tasks of CORE, `chat` what a model that holds conversations can do, `exam` the
+kindergarten's. Each task's result is written as soon as it is there, so an interrupted suite goes on with the next
+task. With several processes each works on a part of the items, and the main one writes.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from chatsmith.data.dataset import file_sha256
+from chatsmith.data.problems import problem_to_json
+from chatsmith.evals import chat
+from chatsmith.evals.bpb import measure_text
+from chatsmith.evals.chat import ChatTask, LetterTask, WrittenTask
+from chatsmith.evals.core import measure_core_task
+from chatsmith.evals.evaluation import Evaluation
+from chatsmith.evals.exam import exam_problems, measure_exam
+from chatsmith.evals.results import (
+    Result,
+    SuiteResult,
+    TaskResult,
+    exam_as_task,
+    read_result,
+    result_key,
+    summary,
+    write_result,
+)
+from chatsmith.runtime.distributed import main_number
+from chatsmith.tasks import core
+from chatsmith.tasks.benchmark_files import find_file
+from chatsmith.tasks.core import CoreTask
+from chatsmith.tools.sandbox import require_sandbox
+
+METHOD = 2
+"""Raised when scores come to mean something else, or their files to say more, so that they are measured again."""
+
+
+def measure(suite: str, evaluation: Evaluation) -> SuiteResult:
+    """The result of `base`, `core`, `chat` or `exam`: read where it is known, else measured and written down.
+
+    Raises UserError if files, a sandbox or data are missing.
+    """
+    key = suite_key(suite, evaluation)
+    path = evaluation.files.suite(suite) if evaluation.files else None
+    is_known, known = _known(SuiteResult, path, key, evaluation)
+    if is_known:
+        evaluation.reporter.line(f"{suite}: measured before, see {path}")
+        return known or SuiteResult(suite, {}, 0.0)  # only the main process reads it, and it alone reports
+    match suite:
+        case "base":
+            result = measure_text(evaluation)
+        case "exam":
+            result = measure_exam(evaluation)
+        case _:
+            tasks = _measure_tasks(suite, evaluation)
+            if suite == "chat":
+                exam = measure("exam", evaluation)
+                tasks.append(exam_as_task(exam.transcript, exam.seconds))
+            found = summary(tasks)
+            result = SuiteResult(suite, found, found["seconds"])
+    result = replace(result, key=key, model=evaluation.fingerprint)
+    if path and evaluation.runtime.is_main:
+        write_result(path, result)
+    return result
+
+
+def suite_key(suite: str, evaluation: Evaluation) -> str:
+    """What a suite's result depends on, as a hash."""
+    parts: dict[str, Any] = {
+        "method": METHOD,
+        "bundle": evaluation.fingerprint,
+        "n": evaluation.max_examples,
+        "dtype": evaluation.dtype,
+    }
+    if suite in ("base", "exam") and evaluation.manifest:  # the baseline of the exam is from the data, too
+        parts["data"] = evaluation.manifest.fingerprint
+    if suite == "exam":
+        parts["problems"] = [problem_to_json(problem) for problem in exam_problems(evaluation)]
+    if suite in ("core", "chat"):
+        parts["tasks"] = [_task_key(task, evaluation) for task in tasks_of(suite, evaluation)]
+    if suite == "chat":
+        parts["exam"] = suite_key("exam", evaluation)
+    return result_key(suite=suite, **parts)
+
+
+def tasks_of(suite: str, evaluation: Evaluation) -> list[CoreTask | ChatTask]:
+    """The tasks of `core` or `chat` that have the split, the kindergarten's exam apart."""
+    tasks: tuple[CoreTask | ChatTask, ...] = core.TASKS if suite == "core" else chat.TASKS
+    return [task for task in tasks if evaluation.part in task.files]
+
+
+def _measure_tasks(suite: str, evaluation: Evaluation) -> list[TaskResult]:
+    tasks = tasks_of(suite, evaluation)
+    for task in tasks:  # what is missing is reported before an hour has gone
+        find_file(evaluation.benchmarks, task.files[evaluation.part])
+        if isinstance(task, WrittenTask) and task.needs_sandbox:
+            require_sandbox()
+    results = []
+    for task in tasks:
+        key = _task_key(task, evaluation)
+        path = evaluation.files.task(suite, task.name) if evaluation.files else None
+        is_known, known = _known(TaskResult, path, key, evaluation)
+        if is_known:
+            evaluation.reporter.line(f"{task.name}: measured before")
+            results.append(known or TaskResult(task.name, (), (), 0.0, 0.0))
+            continue
+        match task:
+            case CoreTask():
+                result = measure_core_task(evaluation, task)
+            case LetterTask():
+                result = chat.measure_letters(evaluation, task)
+            case WrittenTask():
+                result = chat.measure_written(evaluation, task)
+        digest = file_sha256(find_file(evaluation.benchmarks, task.files[evaluation.part]))
+        result = replace(result, key=key, model=evaluation.fingerprint, file=digest)
+        if path and evaluation.runtime.is_main:
+            write_result(path, result)
+        results.append(result)
+    return results
+
+
+def _task_key(task: CoreTask | ChatTask, evaluation: Evaluation) -> str:
+    changed = {"task_method": task.method} if isinstance(task, WrittenTask) and task.method > 1 else {}
+    return result_key(
+        method=METHOD,
+        bundle=evaluation.fingerprint,
+        task=task.name,
+        file=file_sha256(find_file(evaluation.benchmarks, task.files[evaluation.part])),
+        part=evaluation.part,
+        n=evaluation.max_examples,
+        tries=evaluation.tries,
+        dtype=evaluation.dtype,
+        **changed,
+    )
+
+
+def _known(
+    kind: type[Result], path: Path | None, key: str, evaluation: Evaluation
+) -> tuple[bool, Result | None]:
+    """Whether the result is known, and on the main process the result. What that one finds decides for all, since they
+    must measure together."""
+    known = read_result(kind, path, key) if path and evaluation.runtime.is_main else None
+    return bool(main_number(float(known is not None), evaluation.runtime)), known

@@ -1,0 +1,102 @@
+"""ARC and MMLU: questions with lettered choices, and how they are put to a chat model.
+
+ARC are science questions from school exams, an easy and a hard set (Clark et al. 2018, 1803.05457; the text is CC BY-SA
+4.0). MMLU are questions of 57 subjects, from school to the professions (Hendrycks et al. 2020, 2009.03300); its larger
+`auxiliary_train` is not read here. The model is asked for a letter, and the likeliest of the letters counts, whatever
+else it would rather say. So a question is a prompt and a number of letters, not a rule for replies.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from chatsmith.runtime.errors import UserError
+from chatsmith.tasks.benchmark_files import file_of_split, read_items
+from chatsmith.text.chat import Conversation, Message
+
+LETTERS = "ABCDEFGHIJ"
+
+Level = Literal["easy", "challenge"]
+
+ARC_FILES: dict[Level, dict[str, str]] = {
+    level: {
+        "train": f"arc/{level}-train.jsonl",  # easy 2,251, challenge 1,119 questions
+        "development": f"arc/{level}-validation.jsonl",  # 570, 299
+        "test": f"arc/{level}-test.jsonl",  # 2,376, 1,172, which are also two tasks of CORE
+    }
+    for level in ("easy", "challenge")
+}
+
+MMLU_FILES = {
+    "train": "mmlu/dev.jsonl",  # 285 questions, meant as examples
+    "development": "mmlu/validation.jsonl",  # 1,531
+    "test": "mmlu/test.jsonl",  # 14,042
+}
+
+
+@dataclass(frozen=True)
+class LetterQuestion:
+    """A question, its choices, and which is right."""
+
+    id: str
+    question: str
+    choices: tuple[str, ...]
+    gold: int
+    """Index of the right choice."""
+
+    def __post_init__(self) -> None:
+        assert 2 <= len(self.choices) <= len(LETTERS), f"{self.id}: {len(self.choices)} choices"
+        assert 0 <= self.gold < len(self.choices), f"{self.id}: no choice {self.gold}"
+
+    @property
+    def letters(self) -> str:
+        """One letter for each choice."""
+        return LETTERS[: len(self.choices)]
+
+    @property
+    def messages(self) -> Conversation:
+        """The prompt. The letter stands last in its line, where it binds to the choice just read."""
+        lines = (f"- {text} ({letter})\n" for letter, text in zip(self.letters, self.choices, strict=True))
+        return (Message.of("user", f"{self.question}\n{''.join(lines)}Answer with one letter."),)
+
+    @property
+    def solved(self) -> Conversation:
+        """The prompt and the right reply: a conversation to train on, for questions of a training split."""
+        return (*self.messages, Message.of("assistant", self.letters[self.gold]))
+
+
+def chance(questions: Sequence[LetterQuestion]) -> float:
+    """The accuracy of guessing; 0 for no questions."""
+    return sum(1 / len(question.choices) for question in questions) / max(1, len(questions))
+
+
+def arc_questions(level: Level, split: str, folder: Path) -> list[LetterQuestion]:
+    """The questions of a split: "train", "development" or "test". `folder` is that of the benchmarks."""
+    path = file_of_split("ARC", ARC_FILES[level], split)
+    questions = []
+    for item in read_items(folder, path, ("id", "question", "choices", "answerKey")):
+        try:
+            texts, labels = item["choices"]["text"], item["choices"]["label"]
+            gold = labels.index(item["answerKey"])
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise UserError(
+                f"{path}: question {item['id']} has no choices, or a key that is none of them"
+            ) from None
+        name = f"arc_{level}/{split}/{item['id']}"
+        questions.append(LetterQuestion(name, item["question"], tuple(texts), gold))
+    return questions
+
+
+def mmlu_questions(split: str, folder: Path) -> list[LetterQuestion]:
+    """The questions of a split: "train", "development" or "test". `folder` is that of the benchmarks."""
+    path = file_of_split("MMLU", MMLU_FILES, split)
+    questions = []
+    items = read_items(folder, path, ("subject", "question", "choices", "answer"))
+    for number, item in enumerate(items, start=1):
+        choices, gold = item["choices"], item["answer"]
+        if not isinstance(choices, list) or not isinstance(gold, int) or not 0 <= gold < len(choices):
+            raise UserError(f"{path}, line {number}: the answer must be the index of a choice")
+        name = f"mmlu/{split}/{item['subject']}/{number}"
+        questions.append(LetterQuestion(name, item["question"], tuple(choices), gold))
+    return questions

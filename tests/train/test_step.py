@@ -1,0 +1,84 @@
+"""Compiled, eager, on a GPU: the same loss and the same gradients."""
+
+import pytest
+import torch
+
+from chatsmith.runtime.device import Runtime, can_compile
+from chatsmith.train import step
+from chatsmith.train.step import prepare, uncompiled
+
+CPU = torch.device("cpu")
+
+
+def random_weights(model):
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return model
+
+
+def loss_and_gradients(model, batches, runtime, compile):
+    compute_loss = prepare(model, runtime, compile, pytest.fail)
+    total = 0.0
+    for batch in batches:
+        loss = compute_loss(model, batch.to(runtime.device), 0.01)
+        loss.backward()
+        total += loss.item()
+    return total, {name: parameter.grad.cpu() for name, parameter in model.named_parameters()}
+
+
+def assert_equal_training(first, second, tolerance: float) -> None:
+    (loss, gradients), (other_loss, other_gradients) = first, second
+    assert other_loss == pytest.approx(loss, rel=tolerance)
+    for name, gradient in gradients.items():
+        assert (other_gradients[name] - gradient).norm() <= tolerance * gradient.norm() + 1e-6, name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_compile(CPU), reason="needs a C++ compiler")
+def test_compiled_equals_eager(new_model, batches_from, runtime):
+    """Blocks and loss, over two layers (of which one has a value embedding) and two batches."""
+    source = batches_from(2)
+    batches = [next(source) for _ in range(2)]
+    eager = loss_and_gradients(random_weights(new_model()), batches, runtime, False)
+    model = random_weights(new_model())
+    compiled = loss_and_gradients(model, batches, runtime, True)
+    assert_equal_training(eager, compiled, tolerance=1e-4)
+    with uncompiled(), torch.no_grad():
+        hidden = model(batches[0].inputs)
+    torch.testing.assert_close(hidden, random_weights(new_model())(batches[0].inputs))
+
+
+def test_without_a_compiler_training_is_eager_and_one_line_says_so(
+    new_model, batches_from, runtime, monkeypatch
+):
+    monkeypatch.setattr(step, "can_compile", lambda device: False)
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("compiled"))
+    notices: list[str] = []
+    model = new_model()
+    compute_loss = prepare(model, runtime, True, notices.append)
+    assert compute_loss(model, next(batches_from(2)), 1.0).item() > 0
+    assert len(notices) == 1 and "\n" not in notices[0] and "install g++" in notices[0]
+
+
+def test_compute_type_is_the_runtime_s(new_model, batches_from):
+    model = new_model()
+    compute_loss = prepare(model, Runtime(CPU, torch.bfloat16), False, print)
+    compute_loss(model, next(batches_from(1)), 1.0).backward()
+    assert model(next(batches_from(1)).inputs).dtype == torch.bfloat16
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert {parameter.grad.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("compile", [False, True])
+def test_a_gpu_gives_the_loss_and_gradients_of_the_cpu(new_model, batches_from, runtime, compile):
+    source = batches_from(2)
+    batches = [next(source) for _ in range(2)]
+    on_cpu = loss_and_gradients(random_weights(new_model()), batches, runtime, False)
+    device = torch.device("cuda", 0)
+    model = random_weights(new_model()).to(device)
+    on_gpu = loss_and_gradients(model, batches, Runtime(device, torch.float32), compile)
+    assert_equal_training(on_cpu, on_gpu, tolerance=1e-3)
