@@ -23,8 +23,7 @@ from chatsmith.bundle import Bundle
 from chatsmith.cli.config import Compute, Natural, Output, Positive, VocabSize
 from chatsmith.cli.settings import from_flags, made
 from chatsmith.evals.core import decide_items, questions_of
-from chatsmith.evals.engine_scorer import EngineScorer
-from chatsmith.evals.passages import Decision, PassageScore, Question, decide
+from chatsmith.evals.scoring import Decision, EngineScorer, PassageScore, Question, decide
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import Runtime, detect_runtime

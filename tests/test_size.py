@@ -15,8 +15,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 CORE = ("text", "data", "model", "optim", "train", "rl", "engine", "bundle.py")
 # Today's sizes, to be lowered as the code shrinks: the aims are 5,500 code lines in 45 files, and 14,500 in all.
-CORE_LINES, CORE_FILES = 5_971, 52
-ALL_LINES = 20_044
+CORE_LINES, CORE_FILES = 5_805, 44
+ALL_LINES = 18_540
 NO_CODE = {
     tokenize.COMMENT,
     tokenize.NL,

@@ -10,6 +10,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import torch
@@ -71,7 +72,9 @@ def measure(config: Config, plan: Plan, runtime: Runtime, reporter: Reporter) ->
         for step in range(num_steps):
             runtime.synchronize()
             started = time.perf_counter()
-            train_step(model, optimizer, batches, plan, compute_loss, runtime, step + 1)
+            train_step(
+                model, optimizer, islice(batches, plan.accumulation), plan, compute_loss, runtime, step + 1
+            )
             runtime.synchronize()
             durations.append(time.perf_counter() - started)
             bar.advance()

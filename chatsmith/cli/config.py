@@ -158,7 +158,7 @@ class Sources(Settings):
     validation: tuple[Path, ...] = ()
     """Validation text. By default files called validation; without any, a share of the documents is held out."""
     conversations: tuple[Path, ...] = ()
-    """Conversations for fine-tuning: .jsonl[.gz|.zst] whose lines have `messages`."""
+    """Conversations for fine-tuning: .jsonl, .json or .parquet of messages, ShareGPT, Alpaca, prompt/completion, …"""
     validation_conversations: tuple[Path, ...] = ()
     """Validation conversations. By default as with `validation`."""
 

@@ -47,11 +47,10 @@ def main(config: Config) -> None:
         started = time.monotonic()
         with new_folder(run.data) as folder:
             _gather(config, folder, reporter).save(folder)
-        run.keep_settings(STAGE, key, config)
         manifest = load_manifest(run.data)
         show_manifest(manifest, reporter)
         facts = {"seconds": round(time.monotonic() - started, 2), **_figures(manifest)}
-        run.mark_done(STAGE, key, facts, outputs=[run.data / "manifest.json"])
+        run.mark_done(STAGE, key, facts, [run.data / "manifest.json"], config)
 
 
 def _gather(config: Config, folder: Path, reporter: Reporter) -> DataManifest:

@@ -21,6 +21,7 @@ from typing import Any
 
 from chatsmith.bundle import bundle_fingerprint, with_scores
 from chatsmith.cli.config import EvaluateConfig as Config
+from chatsmith.cli.settings import expanded
 from chatsmith.data.dataset import FILE_NAME, file_sha256, load_manifest
 from chatsmith.evals import report
 from chatsmith.evals.comparison import compare_means, compare_tasks, compare_text, on_different_files
@@ -282,4 +283,4 @@ def download(config: Config, reporter: Reporter) -> None:
 
 def eval_folder(config: Config) -> Path:
     """Where the benchmarks' files are, or will be."""
-    return config.eval_data.expanduser() if config.eval_data else default_folder()
+    return expanded(config.eval_data) if config.eval_data else default_folder()

@@ -63,7 +63,7 @@ def main(config: Config) -> None:
             if error.skipped:
                 raise
             raise UserError(
-                f"there is no conversation to learn from in {data.origin}; give some with --conversations PATH"
+                f"there is no conversation to learn from in {data.origin}; give some", setting="conversations"
             ) from error
         if runtime.is_main:
             facts = facts_of(training, plan, result)
@@ -72,7 +72,7 @@ def main(config: Config) -> None:
             save_trained(
                 run, STAGE, start.model, start.tokenizer, plan, facts, summary=summary, seed=config.seed
             )
-            finish(run, STAGE, key, facts)
+            finish(run, STAGE, key, config, facts)
 
 
 class _Conversations:

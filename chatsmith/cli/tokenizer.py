@@ -41,14 +41,13 @@ def main(config: Config) -> None:
             reporter.line(f"The tokenizer in {run.tokenizer} is up to date.")
             return
         reporter.stage("Tokenizer", f"learning up to {config.vocab_size:,} tokens from the training text")
-        run.keep_settings(STAGE, key, config)
         started = time.monotonic()
         tokenizer = _train(config, manifest, reporter)
         seconds = time.monotonic() - started
         file = tokenizer.save(run.tokenizer)
         facts = {"vocab_size": tokenizer.vocab_size, "seconds": round(seconds, 2)}
         facts["bytes_per_token"] = _report(tokenizer, seconds, manifest, reporter)
-        run.mark_done(STAGE, key, {**facts, "fingerprint": tokenizer.fingerprint}, outputs=[file])
+        run.mark_done(STAGE, key, {**facts, "fingerprint": tokenizer.fingerprint}, [file], config)
 
 
 def _is_current(run: RunDirectory, key: str) -> bool:

@@ -129,20 +129,23 @@ class RunDirectory:
             return False
         return all((self.path / output).exists() for output in done.get("outputs", []))
 
-    def keep_settings(self, stage: str, key: str, config: Any) -> None:
-        """Write the settings that `stage` runs with into `settings.toml` in its folder, as a section of a recipe.
+    def mark_done(
+        self,
+        stage: str,
+        key: str,
+        facts: Mapping[str, Any],
+        outputs: Sequence[Path] = (),
+        config: Any = None,
+    ) -> None:
+        """Record that `stage` finished: `facts` are numbers for the results table (seconds, scores, counts).
 
-        Called when a stage begins, however it was started. `done.json` with the same key says that they are those
-        of its outputs.
+        `outputs` are files or folders inside the run without which the stage counts as not done. `config` holds the
+        settings it ran with, however it was started: they are written to `settings.toml`, as a section of a recipe.
         """
-        content = {"key": key, "started_at": round(time.time(), 3), stage: settings_of(config)}
-        atomic.write_text(self.stage(stage) / "settings.toml", tomli_w.dumps(content))
-
-    def mark_done(self, stage: str, key: str, facts: Mapping[str, Any], outputs: Sequence[Path] = ()) -> None:
-        """Record that `stage` finished: `facts` are figures for the results table (seconds, scores, counts).
-
-        `outputs` are files or folders inside the run without which the stage counts as not done.
-        """
+        if config is not None:
+            kept = tomli_w.dumps({"key": key, stage: settings_of(config)})
+            # Paths may hold bytes that are no text.
+            atomic.write_bytes(self.stage(stage) / "settings.toml", kept.encode("utf-8", "replace"))
         record = {
             "key": key,
             "finished_at": time.time(),

@@ -387,9 +387,9 @@ def test_the_smallest_vocabulary_is_the_tokenizer_s():
 def test_settings_are_kept_in_the_run_as_a_section_that_reads_back(tmp_path):
     config = commands.SftConfig(tmp_path, from_=Path("b"), conversations=(Path("ä.jsonl"),), epochs=2.0)
     run = RunDirectory(tmp_path)
-    run.keep_settings("sft", "k", config)
+    run.mark_done("sft", "k", {}, config=config)
     kept = tomllib.loads((tmp_path / "sft" / "settings.toml").read_text(encoding="utf-8"))
-    assert kept["key"] == "k" and kept["started_at"] > 0
+    assert kept["key"] == "k" == run.done_key("sft")
     section = kept["sft"]
     assert section.pop("run") == str(tmp_path)
     assert (
