@@ -1,6 +1,5 @@
 /** Markdown as it grows: finished blocks are drawn once and left alone. */
 
-import { memo } from "preact/compat";
 import { useMemo, useRef } from "preact/hooks";
 import { artists, need } from "../markdown/artists";
 import { GrowingMarkdown } from "../markdown/growing";
@@ -30,7 +29,7 @@ export function Markdown({ text }: { text: string }) {
   );
 }
 
-const Block = memo(function Block({ source }: { source: string }) {
+function Block({ source }: { source: string }) {
   const using = artists.value;
   const html = useMemo(() => sanitize(markdownToHtml(source, using)), [source, using]);
   const wanted = useMemo(() => wants(source), [source]);
@@ -40,6 +39,7 @@ const Block = memo(function Block({ source }: { source: string }) {
   if (wanted.formula) {
     need("formula");
   }
-  // Sanitized just above.
-  return html.trim() === "" ? null : <div class="block" dangerouslySetInnerHTML={{ __html: html }} />;
-});
+  // The same element as before is not looked at again. (No `memo`: it comes with preact/compat, which would turn every
+  // onChange of the page into oninput.) The HTML was sanitized just above.
+  return useMemo(() => (html.trim() === "" ? null : <div class="block" dangerouslySetInnerHTML={{ __html: html }} />), [html]);
+}

@@ -1,0 +1,78 @@
+"""What is typed arrives as it was typed: key by key, as a person does it, and with an input method."""
+
+import pytest
+
+pytestmark = pytest.mark.browser
+
+
+def requests_of(chat) -> list[dict]:
+    """The bodies of the requests for replies, filled as they are sent."""
+    sent: list[dict] = []
+    chat.page.on(
+        "request", lambda asked: sent.append(asked.post_data_json) if "completions" in asked.url else None
+    )
+    return sent
+
+
+def test_settings_are_typed_key_by_key(chat):
+    sent = requests_of(chat)
+    chat.answer_with({"content": "Yes."})
+    chat.page.get_by_role("button", name="Settings", exact=True).click()
+    typed = {"Temperature": "0.05", "Top-p": "0.7", "Min-p": "0.05", "Top-k": "15", "Longest reply": "20", "Seed": "105"}
+    for name, text in typed.items():
+        field = chat.page.get_by_role("spinbutton", name=name, exact=True)
+        field.click()
+        chat.page.keyboard.type(text)
+        assert field.input_value() == text
+    stop = chat.page.get_by_label("Stop at")
+    stop.click()
+    chat.page.keyboard.type("END")
+    chat.page.keyboard.press("Enter")
+    chat.page.keyboard.type("STOP")
+    assert stop.input_value() == "END\nSTOP"
+    system = chat.page.get_by_label("System prompt")
+    system.click()
+    chat.page.keyboard.type("Be brief. ")
+    chat.page.keyboard.press("Escape")  # the sheet goes with the focus still in it
+    chat.say("Hello!")
+    wanted = {"temperature": 0.05, "top_p": 0.7, "min_p": 0.05, "top_k": 15, "max_completion_tokens": 20, "seed": 105}
+    wanted["stop"] = ["END", "STOP"]
+    assert {name: sent[-1].get(name) for name in wanted} == wanted
+    assert sent[-1]["messages"][0]["content"] == "Be brief. "
+
+
+def test_a_number_out_of_range_is_brought_into_it_when_the_field_is_left(chat):
+    chat.page.get_by_role("button", name="Settings", exact=True).click()
+    field = chat.page.get_by_role("spinbutton", name="Temperature", exact=True)
+    field.click()
+    chat.page.keyboard.type("15")
+    assert field.input_value() == "15"
+    chat.page.keyboard.press("Tab")
+    assert field.input_value() == "2"
+    field.click()
+    chat.page.keyboard.press("Control+A")
+    chat.page.keyboard.press("Backspace")
+    chat.page.keyboard.press("Tab")
+    assert field.input_value() == ""
+    assert chat.page.locator(".setting.is-set").count() == 0
+
+
+def test_arrows_in_an_unset_field_begin_at_the_default_that_is_shown(chat):
+    chat.page.get_by_role("button", name="Settings", exact=True).click()
+    (model,) = chat.page.request.get(chat.address + "v1/models").json()["data"]
+    defaults, context = model["chatsmith"]["defaults"], model["chatsmith"]["context_length"]
+    steps = {"Temperature": ("temperature", 0.05), "Top-k": ("top_k", 1), "Min-p": ("min_p", 0.01)}
+    for name, (key, step) in steps.items():
+        field = chat.page.get_by_role("spinbutton", name=name, exact=True)
+        field.click()
+        chat.page.keyboard.press("ArrowUp")
+        assert float(field.input_value()) == pytest.approx(defaults[key] + step)
+        chat.page.keyboard.press("ArrowUp")
+        assert float(field.input_value()) == pytest.approx(defaults[key] + 2 * step)
+    longest = chat.page.get_by_role("spinbutton", name="Longest reply", exact=True)
+    longest.click()
+    chat.page.keyboard.press("ArrowDown")
+    assert int(longest.input_value()) == min(defaults["max_tokens"] or context, context) - 1
+    chat.page.get_by_role("button", name="Longest reply: back to the default").click()
+    assert longest.input_value() == ""
+    assert longest.evaluate("field => document.activeElement === field")
