@@ -185,3 +185,43 @@ def test_what_a_person_types_is_shown_as_typed(chat):
     chat.set_up({"Longest reply": 2})
     chat.say("<b>bold</b> **not bold**\n  <|assistant_end|>")
     assert chat.page.locator(".bubble").text_content() == "<b>bold</b> **not bold**\n  <|assistant_end|>"
+
+
+def test_a_reply_nested_without_end_leaves_the_page_whole(chat):
+    nested = ">" * 2000 + " quoted\n\n" + "* " * 3000 + "listed\n\nThe end."
+    chat.answer_with({"content": nested})
+    chat.say("Nest!")
+    chat.last.get_by_text("The end.").wait_for()
+    chat.has_said("Nest!")
+    chat.page.reload()
+    chat.last.get_by_text("The end.").wait_for()
+    chat.page.get_by_role("button", name="Actions for Nest!").click()
+    chat.page.get_by_role("menuitem", name="Delete").click()
+    chat.page.get_by_text("Say something to your model").wait_for()
+    chat.reads(chat.page.locator(".entry-title"))
+
+
+def test_a_message_that_cannot_be_drawn_takes_nothing_else_along(chat):
+    chat.answer_with({"content": "Fine."})
+    chat.say("One")
+    chat.say("Two")
+    chat.page.evaluate("""new Promise((resolve) => {
+      indexedDB.open("chatsmith").onsuccess = ({ target: { result: database } }) => {
+        const change = database.transaction(["messages", "conversations"], "readwrite");
+        const messages = change.objectStore("messages");
+        messages.getAll().onsuccess = ({ target: { result: all } }) => {
+          const first = all.filter(({ role }) => role === "assistant").sort((a, b) => a.createdAt - b.createdAt)[0];
+          messages.put({ ...first, parts: [{ kind: "text", text: { not: "a text" } }] });
+        };
+        const broken = { id: "b0", title: { not: "a text" }, createdAt: 1, updatedAt: 1, settings: {}, chosen: {} };
+        change.objectStore("conversations").put(broken);
+        change.oncomplete = resolve;
+      };
+    })""")
+    chat.page.reload()
+    chat.has_said("One", "Two")
+    chat.page.get_by_text("This message cannot be shown as it should be.").wait_for()
+    assert chat.last.locator(".markdown").inner_text() == "Fine."
+    assert chat.page.locator(".entry").count() == 2
+    chat.page.get_by_role("button", name="Delete it").click()
+    chat.has_said("One")

@@ -1,4 +1,5 @@
 import { expect, test } from "vitest";
+import { formula } from "../src/markdown/formula";
 import { GrowingMarkdown } from "../src/markdown/growing";
 import { blockSources, isSafeAddress, markdownToHtml, type Artists } from "../src/markdown/to-html";
 
@@ -93,4 +94,22 @@ test("formulas are recognized, and prices are not formulas", () => {
   expect(drawn("a $ b $ c")).toBe("a $ b $ c");
   expect(drawn("`$a$`")).toBe("<code>$a$</code>");
   expect(markdownToHtml("$<img>$")).toContain("&#60;img&#62;");
+});
+
+test("what is nested without end is drawn, and a growing text of it too", () => {
+  for (const mark of [">", "> ", "* ", "- ", "1. ", "+ ", "> - ", "- > ", "- [ ] "]) {
+    const text = `${mark.repeat(3000)}the end`;
+    const html = new GrowingMarkdown().update(text).map((block) => markdownToHtml(block)).join("");
+    expect(html, mark).toContain("the end");
+    expect(html.match(/<(?:blockquote|ul|ol)/g)!.length, mark).toBeLessThan(60);
+  }
+  const lists = Array.from({ length: 300 }, (_, level) => `${"  ".repeat(level)}- level ${level}`).join("\n");
+  expect(markdownToHtml(lists)).toContain("level 299");
+  expect(markdownToHtml("> > quoted").match(/<blockquote/g)).toHaveLength(2);
+});
+
+test("braces without end in a formula are shown as they are written", () => {
+  const source = "{".repeat(5000);
+  expect(formula(source, false)).toContain(source);
+  expect(formula("x^2", false)).toContain("katex");
 });

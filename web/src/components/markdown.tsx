@@ -4,7 +4,7 @@ import { useMemo, useRef } from "preact/hooks";
 import { artists, need } from "../markdown/artists";
 import { GrowingMarkdown } from "../markdown/growing";
 import { sanitize } from "../markdown/sanitize";
-import { markdownToHtml, wants } from "../markdown/to-html";
+import { escapeHtml, markdownToHtml, wants, type Artists } from "../markdown/to-html";
 import { useWorkbench } from "../state/workbench";
 
 export function Markdown({ text }: { text: string }) {
@@ -22,16 +22,34 @@ export function Markdown({ text }: { text: string }) {
 
   return (
     <div class="markdown" onClick={onClick}>
-      {growing.current.update(text).map((block, index) => (
+      {blocksOf(growing.current, text).map((block, index) => (
         <Block key={index} source={block} />
       ))}
     </div>
   );
 }
 
+/** The blocks of a text; if Markdown cannot be made of it, the text as one. */
+function blocksOf(growing: GrowingMarkdown, text: string): readonly string[] {
+  try {
+    return growing.update(text);
+  } catch {
+    return [text];
+  }
+}
+
+/** The HTML of a block; if none can be made of it, the characters that it consists of. */
+function htmlOf(source: string, using: Artists): string {
+  try {
+    return sanitize(markdownToHtml(source, using));
+  } catch {
+    return sanitize(`<pre class="as-written">${escapeHtml(source)}</pre>`);
+  }
+}
+
 function Block({ source }: { source: string }) {
   const using = artists.value;
-  const html = useMemo(() => sanitize(markdownToHtml(source, using)), [source, using]);
+  const html = useMemo(() => htmlOf(source, using), [source, using]);
   const wanted = useMemo(() => wants(source), [source]);
   if (wanted.highlight) {
     need("highlight");

@@ -5,6 +5,7 @@ import type { Conversation } from "../conversation/message";
 import { isNarrow } from "../state/screen";
 import { useWorkbench } from "../state/workbench";
 import { sidebar } from "../storage/preferences";
+import { Boundary } from "./boundary";
 import { ConversationEntry } from "./conversation-entry";
 import { Icon } from "./icon";
 import { IconButton } from "./icon-button";
@@ -61,7 +62,9 @@ function Contents({ onHide }: { onHide: () => void }) {
             <h2>{day}</h2>
             <ul>
               {conversations.map((conversation) => (
-                <ConversationEntry key={conversation.id} conversation={conversation} />
+                <Boundary key={conversation.id} of={conversation} instead={<UndrawnEntry id={conversation.id} />}>
+                  <ConversationEntry conversation={conversation} />
+                </Boundary>
               ))}
             </ul>
           </section>
@@ -82,6 +85,17 @@ function Contents({ onHide }: { onHide: () => void }) {
         />
       </div>
     </>
+  );
+}
+
+/** In the place of an entry that the page failed to draw. */
+function UndrawnEntry({ id }: { id: string }) {
+  const bench = useWorkbench();
+  return (
+    <li class="entry">
+      <span class="entry-title">Cannot be shown</span>
+      <IconButton icon="trash" label="Delete a conversation that cannot be shown" onClick={() => void bench.deleteConversation(id)} />
+    </li>
   );
 }
 

@@ -6,7 +6,14 @@
  * `Markdown` hands it to DOMPurify. No DOM is needed here.
  */
 
-import { Marked, type RendererObject, type TokenizerAndRendererExtension, type Tokens } from "marked";
+import {
+  Marked,
+  Tokenizer,
+  type RendererObject,
+  type TokenizerAndRendererExtension,
+  type TokenizerObject,
+  type Tokens,
+} from "marked";
 
 /** What draws code and formulas once it is loaded; until then they are shown as they are written. */
 export interface Artists {
@@ -59,6 +66,33 @@ const renderer: RendererObject = {
   },
 };
 
+/** Quotes and lists within each other, at most; what is nested more deeply is shown as the characters it is made of. */
+const MOST_LEVELS = 24;
+// Marked calls itself for what is in a quote or a list. Like `artists`, this holds within one synchronous call.
+let levels = 0;
+
+/** What `read` returns, one level further in; nothing where that would be too deep. */
+function within<T>(read: () => T | undefined): T | undefined {
+  if (levels >= MOST_LEVELS) {
+    return undefined;
+  }
+  levels += 1;
+  try {
+    return read();
+  } finally {
+    levels -= 1;
+  }
+}
+
+const tokenizer: TokenizerObject = {
+  blockquote(source) {
+    return within(() => Tokenizer.prototype.blockquote.call(this, source));
+  },
+  list(source) {
+    return within(() => Tokenizer.prototype.list.call(this, source));
+  },
+};
+
 interface FormulaToken extends Tokens.Generic {
   source: string;
   isDisplayed: boolean;
@@ -99,6 +133,7 @@ const marked = new Marked({
   gfm: true,
   breaks: true,
   renderer,
+  tokenizer,
   extensions: [
     formula("block", /\$\$|\\\[/, [
       [/^\$\$([^$]+?)\$\$[ \t]*(?:\n|$)/, true],

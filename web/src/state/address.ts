@@ -9,7 +9,7 @@ const SHAPE = /^#\/c\/([0-9a-f]+)$/;
 export async function followAddress(bench: Workbench): Promise<void> {
   const named = SHAPE.exec(location.hash)?.[1];
   if (named) {
-    await bench.show(named);
+    await bench.show(named).catch(() => bench.view.tell({ text: "That conversation cannot be read." }));
   }
   effect(() => {
     const id = bench.library.open.value?.id;
