@@ -6,7 +6,7 @@ import { useContext } from "preact/hooks";
 import { Server } from "../api/server";
 import { pathTo } from "../conversation/branches";
 import { isContextFull, isUnfinished, sawOlderTurns } from "../conversation/ending";
-import { plainText, type Alternative, type Reply, type Settings, type UserMessage } from "../conversation/message";
+import { isEmpty, plainText, type Alternative, type Reply, type Settings, type UserMessage } from "../conversation/message";
 import { Database } from "../storage/database";
 import { keptKey, lastModel, sessionKey } from "../storage/preferences";
 import { chooseConversations, exportAll, exportConversation, type Format } from "../transfer/files";
@@ -31,8 +31,19 @@ export class Workbench {
   readonly library: Library;
 
   private constructor(database: Database | null) {
-    this.library = new Library(database, () => {
-      this.view.tell({ text: "The browser could not save this conversation: its storage may be full. Export it." });
+    this.library = new Library(database, {
+      unsaved: () => {
+        this.view.tell({
+          text: "The browser could not save this conversation: its storage may be full.",
+          action: { label: "Export it", run: () => void this.exportAs("json") },
+        });
+      },
+      gone: () => {
+        this.leave();
+        this.view.tell({ text: "This conversation was deleted in another tab." });
+      },
+      isWriting: (reply) => this.writer.running.peek().has(reply),
+      stop: (reply) => this.writer.stop(reply),
     });
   }
 
@@ -64,7 +75,7 @@ export class Workbench {
       if (document.hidden) {
         this.library.saveAll();
       } else {
-        void this.library.load(); // another tab may have added to it
+        void this.library.refresh();
       }
     });
     addEventListener("online", () => void this.models.refresh());
@@ -74,10 +85,11 @@ export class Workbench {
     return this.library.open.value;
   }
 
-  /** The reply that is being made in the conversation shown, if any. */
+  /** The reply that is being made in the conversation shown, here or in another tab, if any. */
   runningReply(): string | null {
     const running = this.writer.running.value;
-    return this.talk?.path.value.find((id) => running.has(id)) ?? null;
+    const elsewhere = this.library.elsewhere.value;
+    return this.talk?.path.value.find((id) => running.has(id) || elsewhere.has(id)) ?? null;
   }
 
   async show(id: string): Promise<void> {
@@ -169,10 +181,12 @@ export class Workbench {
     }
   }
 
-  /** Make a failed reply anew, in its place. */
+  /** Make a failed reply anew: in its place if it holds nothing, else as a branch. */
   retry(id: string): void {
-    if (this.talk) {
+    if (this.talk && isEmpty(this.talk.reply(id))) {
       this.writer.retry(this.talk, id);
+    } else {
+      this.regenerate(id);
     }
   }
 
@@ -189,8 +203,10 @@ export class Workbench {
 
   stop(): boolean {
     const running = this.runningReply();
-    if (running) {
+    if (running && this.writer.running.peek().has(running)) {
       this.writer.stop(running);
+    } else if (running) {
+      this.library.stopElsewhere(running);
     }
     return running !== null;
   }
