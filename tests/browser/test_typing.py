@@ -76,3 +76,73 @@ def test_arrows_in_an_unset_field_begin_at_the_default_that_is_shown(chat):
     chat.page.get_by_role("button", name="Longest reply: back to the default").click()
     assert longest.input_value() == ""
     assert longest.evaluate("field => document.activeElement === field")
+
+
+COMPOSING = ({"isComposing": True}, {"keyCode": 229})  # as Chrome and Firefox, and as Safari marks it
+
+
+def press_while_composing(field, key: str) -> None:
+    """A key that belongs to the input method, which takes or gives up what it offers."""
+    for marks in COMPOSING:
+        field.evaluate(
+            """(field, init) => field.dispatchEvent(
+                 new KeyboardEvent("keydown", { bubbles: true, cancelable: true, ...init }))""",
+            {"key": key, **marks},
+        )
+
+
+def test_keys_of_an_input_method_do_nothing_else(chat):
+    sent = requests_of(chat)
+    chat.answer_with({"content": "Yes."})
+    chat.message.press_sequentially("/new")
+    press_while_composing(chat.message, "Enter")
+    press_while_composing(chat.message, "Escape")
+    assert chat.page.get_by_role("option").count() == 1, "the list is still there, and nothing was chosen"
+    chat.message.fill("にほん")
+    press_while_composing(chat.message, "Enter")
+    assert chat.message.input_value() == "にほん"
+    assert sent == []
+    chat.message.press("Enter")
+    chat.wait()
+    chat.has_said("にほん")
+
+    chat.page.locator(".said").hover()
+    chat.page.get_by_role("button", name="Edit message").click()
+    edit = chat.page.get_by_role("textbox", name="Edit message")
+    edit.fill("にほんご")
+    for key in ("Enter", "Escape"):
+        press_while_composing(edit, key)
+    assert edit.input_value() == "にほんご"
+    assert len(sent) == 1
+    edit.press("Escape")
+    edit.wait_for(state="detached")
+
+    chat.page.get_by_role("button", name="Actions for にほん").click()
+    chat.page.get_by_role("menuitem", name="Rename").click()
+    rename = chat.page.get_by_label("New title")
+    rename.fill("題")
+    for key in ("Enter", "Escape"):
+        press_while_composing(rename, key)
+    assert rename.input_value() == "題"
+    rename.press("Enter")
+    chat.reads(chat.page.locator(".entry-title"), "題")
+
+    chat.page.get_by_role("button", name="Settings", exact=True).click()
+    system = chat.page.get_by_label("System prompt")
+    system.fill("短く")
+    for field in (system, chat.page.get_by_label("Stop at"), chat.message, chat.page.get_by_label("Search conversations")):
+        press_while_composing(field, "Escape")
+    assert system.is_visible(), "the sheet is still open"
+
+
+def test_giving_up_what_is_composed_stops_no_reply(chat):
+    chat.page.evaluate("Object.assign(network, { delay: 60, endless: true })")
+    chat.message.fill("Hello!")
+    chat.message.press("Enter")
+    chat.until("document.querySelector('.reply .markdown')?.textContent.length > 3")
+    press_while_composing(chat.message, "Escape")
+    length = chat.page.evaluate("document.querySelector('.reply .markdown').textContent.length")
+    chat.until(f"document.querySelector('.reply .markdown').textContent.length > {length}")
+    chat.message.press("Escape")
+    chat.wait()
+    assert "Stopped." in chat.last.inner_text()

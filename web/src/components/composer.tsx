@@ -64,9 +64,6 @@ export function Composer() {
 
   function onKeyDown(event: KeyboardEvent) {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-    if (event.isComposing) {
-      return; // Enter ends the composing of a character, nothing more
-    }
     if (commands.length > 0 && step) {
       event.preventDefault();
       setMarked((marked + step + commands.length) % commands.length);

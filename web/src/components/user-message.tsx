@@ -23,7 +23,7 @@ export function UserMessage({ message }: { message: Message }) {
         <EditField message={message} />
       ) : (
         <>
-          <div class="bubble">{message.text}</div>
+          <div class="bubble" dir="auto">{message.text}</div>
           <div class="actions">
             <BranchStepper id={message.id} />
             {isNarrow.value ? (
@@ -63,7 +63,7 @@ function EditField({ message }: { message: Message }) {
     if (event.key === "Escape") {
       event.stopPropagation();
       leave();
-    } else if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    } else if (event.key === "Enter" && !event.shiftKey) {
       event.preventDefault();
       send();
     }
