@@ -135,7 +135,7 @@ HARMLESS_TAGS = """
     mtable mtr mtd mstyle mpadded mphantom menclose svg path line
 """
 HARMLESS_ATTRIBUTES = """
-    class href target rel type tabindex align start style aria-hidden data-language xmlns encoding display width height
+    class dir href target rel type tabindex align start style aria-hidden data-language xmlns encoding display width height
     viewbox viewBox preserveaspectratio preserveAspectRatio d mathvariant stretchy fence separator lspace rspace minsize
     maxsize scriptlevel displaystyle columnalign columnspacing rowspacing accent depth
 """
@@ -225,3 +225,33 @@ def test_a_message_that_cannot_be_drawn_takes_nothing_else_along(chat):
     assert chat.page.locator(".entry").count() == 2
     chat.page.get_by_role("button", name="Delete it").click()
     chat.has_said("One")
+
+
+def test_what_is_written_from_right_to_left_stands_so(chat):
+    hebrew = "שלום עולם."
+    reply = f"{hebrew}\n\n- {hebrew}\n- {hebrew}\n\n> {hebrew}\n\n| {hebrew} | b |\n|--|--|\n| א | b |\n\n`code` {hebrew}"
+    reply += f"\n\n```\nx = '{hebrew}'\n```\n\nAnd English."
+    chat.answer_with({"content": reply})
+    direction = "(element) => getComputedStyle(element).direction"
+    chat.message.fill(hebrew)
+    assert chat.message.evaluate(direction) == "rtl"
+    chat.say(hebrew)
+    assert chat.page.locator(".bubble").evaluate(direction) == "rtl"
+    assert chat.page.locator(".entry-title").evaluate(direction) == "rtl"
+    for selector in ("p", "ul", "li", "blockquote", "table", "th"):
+        assert chat.last.locator(f".markdown {selector}").first.evaluate(direction) == "rtl", selector
+    for selector in ("pre", "pre code", "p code", ".block:last-child p", "th:last-child"):
+        assert chat.last.locator(f".markdown {selector}").last.evaluate(direction) == "ltr", selector
+    first, second = (chat.last.locator("th").nth(column).bounding_box() for column in (0, 1))
+    assert first["x"] > second["x"], "the first column stands at the right"
+    edge = chat.last.locator("ul").bounding_box()
+    item = chat.last.locator("li").first.bounding_box()
+    assert item["x"] + item["width"] < edge["x"] + edge["width"], "the bullets stand at the right"
+
+
+def test_a_title_turns_nothing_around(chat):
+    chat.answer_with({"content": "Fine."})
+    chat.say("abc\u202edef\u2067")
+    chat.reads(chat.page.locator(".entry-title"), "abcdef")
+    chat.page.get_by_role("button", name="Actions for abcdef", exact=True).wait_for()
+    assert chat.page.title() == "abcdef · chatsmith"

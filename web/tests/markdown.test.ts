@@ -1,7 +1,11 @@
 import { expect, test } from "vitest";
+import { plainTitle } from "../src/conversation/direction";
 import { formula } from "../src/markdown/formula";
 import { GrowingMarkdown } from "../src/markdown/growing";
 import { blockSources, isSafeAddress, markdownToHtml, type Artists } from "../src/markdown/to-html";
+
+/** HTML without the direction that every block carries. */
+const undirected = (html: string) => html.replace(/ dir="(?:auto|ltr|rtl)"/g, "");
 
 const DOCUMENT = `# A heading
 
@@ -60,17 +64,17 @@ test("finished blocks are the same strings, so that nothing redraws them", () =>
 
 test("HTML is shown, not obeyed", () => {
   for (const html of ["<img src=x onerror=alert(1)>", "<script>alert(1)</script>", "a <b onclick=x>b</b>", "<svg/onload=x>"]) {
-    const result = markdownToHtml(html).replace(/<\/?p>/g, "");
+    const result = undirected(markdownToHtml(html)).replace(/<\/?p>/g, "");
     expect(result).not.toMatch(/<(?!br)/);
     expect(result).toMatch(/&#60;|&lt;/);
   }
 });
 
 test("links lead to web and mail addresses only, images are links", () => {
-  expect(markdownToHtml("[a](https://example.org)")).toContain('<a href="https://example.org">a</a>');
-  expect(markdownToHtml("[a](javascript:alert(1))")).toBe("<p>a</p>\n");
-  expect(markdownToHtml("![pic](https://example.org/x.png)")).toBe('<p><a href="https://example.org/x.png">pic</a></p>\n');
-  expect(markdownToHtml("![pic](data:image/svg+xml;base64,x)")).toBe("<p>pic</p>\n");
+  expect(undirected(markdownToHtml("[a](https://example.org)"))).toContain('<a href="https://example.org">a</a>');
+  expect(undirected(markdownToHtml("[a](javascript:alert(1))"))).toBe("<p>a</p>\n");
+  expect(undirected(markdownToHtml("![pic](https://example.org/x.png)"))).toBe('<p><a href="https://example.org/x.png">pic</a></p>\n');
+  expect(undirected(markdownToHtml("![pic](data:image/svg+xml;base64,x)"))).toBe("<p>pic</p>\n");
   expect(markdownToHtml('[a](https://example.org/"onmouseover=alert)')).not.toContain('"onmouseover');
   expect(isSafeAddress(" javascript:x")).toBe(false);
 });
@@ -86,7 +90,7 @@ test("code goes to the artist with its language, and is escaped without one", ()
 
 test("formulas are recognized, and prices are not formulas", () => {
   const artists: Artists = { highlight: null, formula: (source, isDisplayed) => `[${isDisplayed ? "D" : "I"}:${source}]` };
-  const drawn = (source: string) => markdownToHtml(source, artists).replace(/<\/?p>|\n/g, "");
+  const drawn = (source: string) => undirected(markdownToHtml(source, artists)).replace(/<\/?p>|\n/g, "");
   expect(drawn("so $a_1$ and \\(b\\)")).toBe("so [I:a_1] and [I:b]");
   expect(drawn("$$x$$")).toBe("[D:x]");
   expect(drawn("\\[\nx*y*z\n\\]")).toBe("[D:x*y*z]");
@@ -112,4 +116,21 @@ test("braces without end in a formula are shown as they are written", () => {
   const source = "{".repeat(5000);
   expect(formula(source, false)).toContain(source);
   expect(formula("x^2", false)).toContain("katex");
+});
+
+test("each block goes the way its first letter goes, and code from left to right", () => {
+  expect(markdownToHtml("שלום")).toBe('<p dir="auto">שלום</p>\n');
+  expect(markdownToHtml("- שלום\n- hello")).toMatch(/<ul dir="rtl">\n<li dir="rtl">.*<li dir="ltr">/s);
+  expect(markdownToHtml("1. `code` مرحبا")).toMatch(/<ol dir="rtl">\n<li dir="rtl">.*<code dir="ltr">code/s);
+  expect(markdownToHtml("> مرحبا")).toMatch(/<blockquote dir="rtl">/);
+  expect(markdownToHtml("| א | b |\n|---|--:|\n| 1 | 2 |")).toMatch(/<table dir="rtl">.*<td dir="auto" align="right">2/s);
+  expect(markdownToHtml("```\nשלום\n```")).toMatch(/class="code-block" dir="ltr"/);
+  expect(markdownToHtml("- 1\n- 2")).toMatch(/^<ul>\n<li>/);
+});
+
+test("a title stands in one row and turns nothing around", () => {
+  expect(plainTitle("abc\u202edef\u2066")).toBe("abcdef");
+  expect(plainTitle(" \n\t ")).toBe("Untitled");
+  expect(plainTitle("a\nb")).toBe("a b");
+  expect(plainTitle("x".repeat(1_000_000))).toHaveLength(200);
 });

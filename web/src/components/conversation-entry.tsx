@@ -1,6 +1,7 @@
 /** A conversation in the list: opens it, renames it, exports or deletes it. */
 
 import { useEffect, useRef, useState } from "preact/hooks";
+import { plainTitle } from "../conversation/direction";
 import type { Conversation } from "../conversation/message";
 import { useWorkbench } from "../state/workbench";
 import { Menu } from "./menu";
@@ -8,7 +9,8 @@ import { Menu } from "./menu";
 export function ConversationEntry({ conversation }: { conversation: Conversation }) {
   const bench = useWorkbench();
   const [isRenaming, setIsRenaming] = useState(false);
-  const { id, title } = conversation;
+  const { id } = conversation;
+  const title = plainTitle(conversation.title);
   const isOpen = bench.talk?.id === id;
   if (isRenaming) {
     return (
@@ -31,6 +33,7 @@ export function ConversationEntry({ conversation }: { conversation: Conversation
         type="button"
         class="entry-title"
         title={title}
+        dir="auto"
         onClick={() => void bench.show(id)}
         {...(isOpen && { "aria-current": "page" })}
       >
@@ -56,6 +59,7 @@ function RenameField({ title, onDone }: { title: string; onDone: (renamed: strin
     <input
       ref={field}
       class="rename"
+      dir="auto"
       aria-label="New title"
       defaultValue={title}
       onBlur={(event) => onDone(event.currentTarget.value)}

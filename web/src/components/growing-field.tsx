@@ -26,6 +26,7 @@ export function GrowingField({ innerRef, label, value, onInput, onKeyDown, id, p
       ref={innerRef}
       id={id}
       class="growing-field"
+      dir="auto"
       rows={1}
       aria-label={label}
       placeholder={placeholder}

@@ -2,6 +2,7 @@
 
 import { useEffect, useState } from "preact/hooks";
 import type { Tokenized } from "../api/wire";
+import { directionOf } from "../conversation/direction";
 import { messagesForModel } from "../conversation/for-model";
 import type { Message } from "../conversation/message";
 import { isRunning } from "../conversation/message";
@@ -111,7 +112,7 @@ function Rendered({ tokenized, numMessages }: Asked) {
             <h3>
               {role} <span>{end - start === 1 ? "1 token" : `${count(end - start)} tokens`}</span>
             </h3>
-            <p>
+            <p dir={directionOf(tokenized.token_strs.slice(start, end).filter((_, offset) => !tokenized.special[start + offset]).join(""))}>
               {tokens.slice(start, end).map((id, offset) => (
                 <PromptToken key={offset} tokenized={tokenized} id={id} index={start + offset} isCached={start + offset < cached} />
               ))}

@@ -5,6 +5,7 @@
  */
 
 import { useEffect, useRef, useState } from "preact/hooks";
+import { directionOf } from "../conversation/direction";
 import type { Alternative, Token } from "../conversation/message";
 import { isSpecial, probability } from "../conversation/tokens";
 import { heatOf, inlineText, percent, spokenText } from "./token-text";
@@ -116,6 +117,7 @@ export function ReplyTokens({ tokens, onPick }: Props) {
     <div
       ref={container}
       class="tokens"
+      dir={directionOf(tokens.map(({ text }) => (isSpecial(text) ? "" : text)).join(""))}
       role="group"
       aria-label="The tokens of this reply"
       onPointerOver={onPointerOver}
@@ -130,6 +132,7 @@ export function ReplyTokens({ tokens, onPick }: Props) {
       {token && (
         <div
           class="inspector"
+          dir="ltr"
           role="dialog"
           aria-label={`Instead of ${spokenText(token.text, token.bytes)}`}
           ref={(panel) => void (panel && place(panel, chip(shown.index)))}

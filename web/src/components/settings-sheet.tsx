@@ -86,6 +86,7 @@ function StopTexts({ settings }: { settings: Settings }) {
       <textarea
         id={id}
         rows={2}
+        dir="auto"
         placeholder="Texts that end the reply, one a line, four at most"
         value={isTyped ? typed : stored}
         onInput={({ currentTarget: { value } }) => {

@@ -49,6 +49,7 @@ function Contents({ onHide }: { onHide: () => void }) {
         <Icon name="search" size={16} />
         <input
           id="search"
+          dir="auto"
           type="search"
           placeholder="Search"
           aria-label="Search conversations"

@@ -18,6 +18,6 @@ export function formula(source: string, isDisplayed: boolean): string {
     });
   } catch {
     // Braces within braces by the thousand: KaTeX calls itself for each, until there is no stack left.
-    return `<code class="formula">${escapeHtml(source)}</code>`;
+    return `<code class="formula" dir="ltr">${escapeHtml(source)}</code>`;
   }
 }

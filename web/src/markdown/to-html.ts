@@ -15,6 +15,8 @@ import {
   type Tokens,
 } from "marked";
 
+import { directionOf } from "../conversation/direction";
+
 /** What draws code and formulas once it is loaded; until then they are shown as they are written. */
 export interface Artists {
   highlight: ((code: string, language: string) => string | null) | null;
@@ -34,6 +36,15 @@ export function isSafeAddress(address: string): boolean {
   return /^(https?:\/\/|mailto:)/i.test(address);
 }
 
+/**
+ * The attribute that says which way a block is written whose own text stands in blocks within it: `dir="auto"` does not
+ * look into those that have a direction themselves. Code does not count.
+ */
+function directed(text: string): string {
+  const direction = directionOf(text.replace(/(`+)[\s\S]*?\1/g, ""));
+  return direction ? ` dir="${direction}"` : "";
+}
+
 const renderer: RendererObject = {
   html({ text }) {
     return escapeHtml(text);
@@ -46,6 +57,30 @@ const renderer: RendererObject = {
     const label = escapeHtml(text || "image");
     return isSafeAddress(href) ? `<a href="${escapeHtml(href)}">${label}</a>` : label;
   },
+  paragraph({ tokens }) {
+    return `<p dir="auto">${this.parser.parseInline(tokens)}</p>\n`;
+  },
+  heading({ tokens, depth }) {
+    return `<h${depth} dir="auto">${this.parser.parseInline(tokens)}</h${depth}>\n`;
+  },
+  blockquote({ tokens, text }) {
+    return `<blockquote${directed(text)}>\n${this.parser.parse(tokens)}</blockquote>\n`;
+  },
+  list({ items, ordered, start, raw }) {
+    const tag = ordered ? "ol" : "ul";
+    const first = ordered && start !== "" && start !== 1 ? ` start="${start}"` : "";
+    return `<${tag}${first}${directed(raw)}>\n${items.map((item) => this.listitem(item)).join("")}</${tag}>\n`;
+  },
+  listitem({ tokens, text, task }) {
+    return `<li${directed(text)}${task ? ` class="task"` : ""}>${this.parser.parse(tokens)}</li>\n`;
+  },
+  tablecell({ tokens, header, align }) {
+    const tag = header ? "th" : "td";
+    return `<${tag} dir="auto"${align ? ` align="${align}"` : ""}>${this.parser.parseInline(tokens)}</${tag}>\n`;
+  },
+  codespan({ text }) {
+    return `<code dir="ltr">${escapeHtml(text)}</code>`;
+  },
   checkbox({ checked }) {
     return checked ? "☑ " : "☐ ";
   },
@@ -54,7 +89,7 @@ const renderer: RendererObject = {
     const html = (language && artists.highlight?.(text, language)) || escapeHtml(text);
     const name = `<span class="code-language">${escapeHtml(language || "text")}</span>`;
     return (
-      `<div class="code-block"><div class="code-head">${name}` +
+      `<div class="code-block" dir="ltr"><div class="code-head">${name}` +
       `<button type="button" class="code-copy">Copy</button></div>` +
       `<pre tabindex="0"><code data-language="${escapeHtml(language)}">${html}\n</code></pre></div>\n`
     );
@@ -62,7 +97,7 @@ const renderer: RendererObject = {
   table(token) {
     const row = (cells: Tokens.TableCell[]) => `<tr>${cells.map((cell) => this.tablecell(cell)).join("")}</tr>`;
     const body = token.rows.map(row).join("");
-    return `<div class="table" tabindex="0"><table><thead>${row(token.header)}</thead><tbody>${body}</tbody></table></div>`;
+    return `<div class="table" tabindex="0"><table${directed(token.raw)}><thead>${row(token.header)}</thead><tbody>${body}</tbody></table></div>`;
   },
 };
 
@@ -103,7 +138,7 @@ function drawFormula(token: Tokens.Generic): string {
   if (artists.formula) {
     return artists.formula(source, isDisplayed);
   }
-  const code = `<code class="formula">${escapeHtml(source)}</code>`;
+  const code = `<code class="formula" dir="ltr">${escapeHtml(source)}</code>`;
   return isDisplayed ? `<p>${code}</p>` : code;
 }
 

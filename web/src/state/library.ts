@@ -1,6 +1,7 @@
 /** The conversations: the list of all, and those that are open. */
 
 import { signal } from "@preact/signals";
+import { plainTitle } from "../conversation/direction";
 import { newId, newTime } from "../conversation/identity";
 import { isRunning, type Conversation, type Message, type Settings } from "../conversation/message";
 import type { Database, StoredConversation } from "../storage/database";
@@ -84,7 +85,7 @@ export class Library {
   }
 
   async rename(id: string, title: string): Promise<void> {
-    (this.talks.get(id) ?? (await this.fetch(id)))?.rename(title.trim() || "Untitled");
+    (this.talks.get(id) ?? (await this.fetch(id)))?.rename(plainTitle(title));
   }
 
   /** Delete a conversation. Returns a function that brings it back. */
@@ -312,7 +313,7 @@ const TITLE_LENGTH = 60;
 
 /** The first words of a text, as a title. */
 export function titleOf(text: string): string {
-  const line = text.trim().replace(/\s+/g, " ");
+  const line = plainTitle(text);
   if (line.length <= TITLE_LENGTH) {
     return line;
   }
