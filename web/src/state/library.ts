@@ -11,6 +11,9 @@ import { interrupted, Talk } from "./talk";
 /** How often a tab makes sure that the one which writes a reply is still there. */
 const ALIVE_MILLISECONDS = 3_000;
 
+/** So many conversations are saved before the page shows how far it is. */
+const AT_ONCE = 50;
+
 /** What the list of conversations needs from the rest of the page. */
 export interface LibraryListener {
   /** The browser could not save something: its storage is full, or was taken away. */
@@ -113,12 +116,25 @@ export class Library {
   }
 
   /** Take in conversations that were imported, or deleted a moment ago. */
-  async restore(conversations: readonly StoredConversation[]): Promise<void> {
-    for (const stored of conversations) {
-      await this.database?.save(stored);
-      this.keep(stored, true);
-      this.changed(stored.conversation);
+  async restore(conversations: readonly StoredConversation[], onProgress?: (done: number) => void): Promise<void> {
+    for (let done = 0; done < conversations.length; done += AT_ONCE) {
+      if (conversations.length > AT_ONCE) {
+        onProgress?.(done);
+      }
+      const some = conversations.slice(done, done + AT_ONCE);
+      try {
+        await this.database?.save(...some);
+      } catch {
+        this.listener.unsaved();
+        some.forEach((stored) => this.keep(stored, false));
+      }
+      if (!this.database) {
+        some.forEach((stored) => this.keep(stored, true));
+      }
     }
+    const restored = conversations.map(({ conversation }) => conversation);
+    const ids = new Set(restored.map(({ id }) => id));
+    this.list.value = inOrder([...this.list.value.filter(({ id }) => !ids.has(id)), ...restored]);
     this.tabs.tell({ kind: "list" });
   }
 
@@ -305,8 +321,13 @@ export class Library {
 
   private entry(conversation: Conversation): void {
     const others = this.list.value.filter(({ id }) => id !== conversation.id);
-    this.list.value = [...others, conversation].sort((a, b) => b.updatedAt - a.updatedAt);
+    this.list.value = inOrder([...others, conversation]);
   }
+}
+
+/** The one last used first. */
+function inOrder(conversations: Conversation[]): Conversation[] {
+  return conversations.sort((a, b) => b.updatedAt - a.updatedAt);
 }
 
 const TITLE_LENGTH = 60;

@@ -10,7 +10,6 @@ import { isEmpty, plainText, type Alternative, type Reply, type Settings, type U
 import { Database } from "../storage/database";
 import { keptKey, lastModel, sessionKey } from "../storage/preferences";
 import { chooseConversations, exportAll, exportConversation, type Format } from "../transfer/files";
-import { ImportError } from "../transfer/json";
 import { copyText } from "./clipboard";
 import { Library } from "./library";
 import { Models } from "./models";
@@ -274,22 +273,32 @@ export class Workbench {
 
   /** Let the person choose files, and take in the conversations in them. */
   async importFiles(): Promise<void> {
-    try {
-      const conversations = await chooseConversations();
-      await this.library.restore(conversations);
-      const last = conversations.at(-1);
-      if (last) {
-        await this.show(last.conversation.id);
-        const count = conversations.length;
-        this.view.tell({ text: count === 1 ? "One conversation imported." : `${count} conversations imported.` });
-      }
-    } catch (error) {
-      if (!(error instanceof ImportError)) {
-        throw error;
-      }
-      this.view.tell({ text: error.message });
+    const { conversations, leftOut } = await chooseConversations();
+    const total = conversations.length;
+    if (total > 0) {
+      await this.library.restore(conversations, (done) => {
+        this.view.tell({ text: `Importing: ${done.toLocaleString("en")} of ${total.toLocaleString("en")} …` });
+      });
+      const newest = conversations.reduce((a, b) => (b.conversation.updatedAt > a.conversation.updatedAt ? b : a));
+      await this.show(newest.conversation.id);
+    }
+    const taken = total === 0 ? [] : [total === 1 ? "One conversation imported." : `${total.toLocaleString("en")} conversations imported.`];
+    if (leftOut.length > 0 || total > 0) {
+      this.view.tell({ text: [...taken, ...saidOf(leftOut, total === 0)].join(" ") });
     }
   }
+}
+
+const MOST_SAID = 3;
+
+/** What an import left out, in a sentence. */
+function saidOf(leftOut: readonly string[], isAll: boolean): string[] {
+  if (leftOut.length === 0) {
+    return [];
+  }
+  const said = leftOut.slice(0, MOST_SAID).map((what) => what.replace(/\.$/, "")).join("; ");
+  const more = leftOut.length > MOST_SAID ? `, and ${(leftOut.length - MOST_SAID).toLocaleString("en")} more` : "";
+  return [`${isAll ? "" : "Left out: "}${said}${more}.`];
 }
 
 const WorkbenchContext = createContext<Workbench | null>(null);

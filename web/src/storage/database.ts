@@ -113,14 +113,16 @@ export class Database {
     await change.done;
   }
 
-  /** Save a conversation whole, or not at all. */
-  async save({ conversation, messages }: StoredConversation): Promise<void> {
+  /** Save conversations whole, all of them or none. */
+  async save(...conversations: readonly StoredConversation[]): Promise<void> {
     const change = this.db.transaction(["conversations", "messages"], "readwrite");
-    await Promise.all([
-      change.objectStore("conversations").put(conversation),
-      ...messages.map((message) => change.objectStore("messages").put(message)),
-      change.done,
-    ]);
+    for (const { conversation, messages } of conversations) {
+      void change.objectStore("conversations").put(conversation);
+      for (const message of messages) {
+        void change.objectStore("messages").put(message);
+      }
+    }
+    await change.done;
   }
 
   async deleteMessages(ids: readonly string[]): Promise<void> {
