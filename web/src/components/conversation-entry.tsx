@@ -3,6 +3,7 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { plainTitle } from "../conversation/direction";
 import type { Conversation } from "../conversation/message";
+import { entryElement, focusWhenLost } from "../state/focus";
 import { useWorkbench } from "../state/workbench";
 import { Menu } from "./menu";
 
@@ -19,6 +20,7 @@ export function ConversationEntry({ conversation }: { conversation: Conversation
           title={title}
           onDone={(renamed) => {
             setIsRenaming(false);
+            focusWhenLost(() => entryElement(id));
             if (renamed !== null) {
               void bench.library.rename(id, renamed);
             }
@@ -32,6 +34,7 @@ export function ConversationEntry({ conversation }: { conversation: Conversation
       <button
         type="button"
         class="entry-title"
+        data-conversation={id}
         title={title}
         dir="auto"
         onClick={() => void bench.show(id)}

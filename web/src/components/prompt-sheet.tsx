@@ -7,6 +7,7 @@ import { messagesForModel } from "../conversation/for-model";
 import type { Message } from "../conversation/message";
 import { isRunning } from "../conversation/message";
 import { problemOf } from "../state/problems";
+import { focusWhenLost } from "../state/focus";
 import { useWorkbench } from "../state/workbench";
 import { count } from "./figures";
 import { visibleText } from "./token-text";
@@ -30,7 +31,10 @@ export function PromptSheet() {
           : "What the model was given before it wrote that reply."}
       </p>
       {upTo !== null && (
-        <button type="button" class="button" onClick={() => (bench.view.promptOf.value = null)}>
+        <button type="button" class="button" onClick={() => {
+          bench.view.promptOf.value = null;
+          focusWhenLost(() => document.querySelector<HTMLElement>(".sheet-body"));
+        }}>
           Show the whole conversation
         </button>
       )}

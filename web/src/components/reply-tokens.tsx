@@ -124,6 +124,7 @@ export function ReplyTokens({ tokens, onPick }: Props) {
       onPointerLeave={onPointerLeave}
       onClick={onClick}
       onKeyDown={onKeyDown}
+      onFocusIn={(event) => setInTabOrder(indexAt(event) ?? inTabOrder)}
       onFocusOut={onFocusOut}
     >
       {tokens.map((each, index) => (

@@ -2,6 +2,7 @@
 
 import { useId, useRef, useState } from "preact/hooks";
 import type { Settings } from "../conversation/message";
+import { focusWhenLost } from "../state/focus";
 import { useWorkbench } from "../state/workbench";
 import { keptKey, sessionKey } from "../storage/preferences";
 import { GrowingField } from "./growing-field";
@@ -56,7 +57,10 @@ export function SettingsSheet() {
           type="button"
           class="button"
           disabled={!isChanged}
-          onClick={() => bench.setSettings(Object.fromEntries(Object.keys(settings).map((name) => [name, undefined])))}
+          onClick={() => {
+            bench.setSettings(Object.fromEntries(Object.keys(settings).map((name) => [name, undefined])));
+            focusWhenLost(() => document.querySelector<HTMLElement>(".sheet-body"));
+          }}
         >
           Back to the model’s defaults
         </button>

@@ -4,6 +4,7 @@ import { useSignalEffect } from "@preact/signals";
 import { Fragment } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { plainText, type Message as Stored } from "../conversation/message";
+import { focusWhenLost } from "../state/focus";
 import type { Talk } from "../state/talk";
 import { useWorkbench } from "../state/workbench";
 import { Boundary } from "./boundary";
@@ -24,6 +25,11 @@ export function Transcript({ talk }: { talk: Talk }) {
 
   function toEnd() {
     frame.current?.scrollTo({ top: frame.current.scrollHeight });
+  }
+
+  function onToEnd() {
+    toEnd();
+    focusWhenLost(() => frame.current); // the button goes away
   }
 
   function onScroll() {
@@ -58,7 +64,7 @@ export function Transcript({ talk }: { talk: Talk }) {
       </div>
       {isAway && (
         <div class="to-end">
-          <IconButton icon="down" label="To the end" onClick={toEnd} />
+          <IconButton icon="down" label="To the end" onClick={onToEnd} />
         </div>
       )}
     </div>

@@ -18,7 +18,7 @@ export function UserMessage({ message }: { message: Message }) {
     { icon: "trash", label: "Delete message", run: () => bench.deleteMessage(message.id) },
   ];
   return (
-    <article class="message said" aria-label="You said">
+    <article class="message said" data-message={message.id} tabIndex={-1} aria-label="You said">
       {editing.value === message.id ? (
         <EditField message={message} />
       ) : (

@@ -11,6 +11,7 @@ import { Database } from "../storage/database";
 import { keptKey, lastModel, sessionKey } from "../storage/preferences";
 import { chooseConversations, exportAll, exportConversation, type Format } from "../transfer/files";
 import { copyText } from "./clipboard";
+import { entryElement, focusWhenLost, messageElement, messageField } from "./focus";
 import { Library } from "./library";
 import { Models } from "./models";
 import type { Talk } from "./talk";
@@ -143,13 +144,15 @@ export class Workbench {
   regenerate(id = this.lastReply()?.id): void {
     if (this.talk && id) {
       this.writer.stopAll(this.talk);
-      this.writer.answer(this.talk, this.talk.reply(id).parent);
+      const reply = this.writer.answer(this.talk, this.talk.reply(id).parent);
+      focusWhenLost(() => messageElement(reply));
     }
   }
 
   resume(id = this.lastReply()?.id): void {
     if (this.talk && id && this.canResume(this.talk.reply(id))) {
       this.writer.resume(this.talk, id);
+      focusWhenLost(() => messageElement(id)); // the button for it goes away
     }
   }
 
@@ -175,6 +178,7 @@ export class Workbench {
     this.setSettings({ keepWhole: undefined });
     if (this.talk && isUnfinished(reply)) {
       this.writer.resume(this.talk, reply.id);
+      focusWhenLost(() => messageElement(reply.id));
     } else {
       this.retry(reply.id);
     }
@@ -184,6 +188,7 @@ export class Workbench {
   retry(id: string): void {
     if (this.talk && isEmpty(this.talk.reply(id))) {
       this.writer.retry(this.talk, id);
+      focusWhenLost(() => messageElement(id));
     } else {
       this.regenerate(id);
     }
@@ -197,6 +202,7 @@ export class Workbench {
       if (this.view.showsTokens(id) !== this.view.showsTokens(branch)) {
         this.view.toggleTokens(branch);
       }
+      focusWhenLost(() => messageElement(branch)?.querySelector<HTMLElement>(`[data-index="${index}"]`));
     }
   }
 
@@ -204,6 +210,7 @@ export class Workbench {
     const running = this.runningReply();
     if (running && this.writer.running.peek().has(running)) {
       this.writer.stop(running);
+      focusWhenLost(() => messageElement(running));
     } else if (running) {
       this.library.stopElsewhere(running);
     }
@@ -237,8 +244,14 @@ export class Workbench {
     const { talk } = this;
     if (talk) {
       this.writer.stopAll(talk);
+      const at = talk.path.peek().indexOf(id);
       const bringBack = talk.remove(id);
-      this.view.tell({ text: "Message deleted.", action: { label: "Undo", run: bringBack } });
+      focusWhenLost(() => messageElement(talk.path.peek()[at] ?? talk.path.peek()[at - 1]) ?? messageField());
+      const undo = () => {
+        bringBack();
+        focusWhenLost(() => messageElement(id));
+      };
+      this.view.tell({ text: "Message deleted.", action: { label: "Undo", run: undo } });
     }
   }
 
@@ -247,12 +260,16 @@ export class Workbench {
     if (open) {
       this.writer.stopAll(open);
     }
+    const at = this.library.list.peek().findIndex((conversation) => conversation.id === id);
     const bringBack = await this.library.remove(id);
+    const next = () => this.library.list.peek()[at] ?? this.library.list.peek().at(-1);
+    focusWhenLost(() => entryElement(next()?.id) ?? messageField());
     const undo = async () => {
       await bringBack();
       if (open) {
         await this.show(id);
       }
+      focusWhenLost(() => entryElement(id) ?? messageField());
     };
     this.view.tell({ text: "Conversation deleted.", action: { label: "Undo", run: () => void undo() } });
   }

@@ -39,10 +39,11 @@ export class Writer {
     this.answer(talk, id);
   }
 
-  /** A new reply to the user's message `parent`, as a branch beside those there are. */
-  answer(talk: Talk, parent: string): void {
+  /** A new reply to the user's message `parent`, as a branch beside those there are. Returns its id. */
+  answer(talk: Talk, parent: string): string {
     const reply = this.newReply(talk, parent, []);
     void this.run(talk, reply.id, false);
+    return reply.id;
   }
 
   /** A branch of a reply that is the same up to the token at `index`, and has `alternative` there. Returns its id. */
