@@ -255,3 +255,16 @@ def test_a_title_turns_nothing_around(chat):
     chat.reads(chat.page.locator(".entry-title"), "abcdef")
     chat.page.get_by_role("button", name="Actions for abcdef", exact=True).wait_for()
     assert chat.page.title() == "abcdef · chatsmith"
+
+
+def test_dollars_of_a_shell_are_text_and_formulas_in_cells_and_environments_are_drawn(chat):
+    shell = "set PATH=$HOME/bin:$PATH"
+    equation = "\\begin{equation}\nE = mc^2\n\\end{equation}"
+    chat.answer_with({"content": f"{shell}\n\n| a | b |\n|---|---|\n| $x|y$ | US$ |\n\n{equation}"})
+    chat.say("Dollars!")
+    chat.last.locator(".katex").nth(1).wait_for()
+    assert chat.last.locator(".markdown p").first.inner_text() == shell
+    assert chat.last.locator("td").count() == 2
+    assert chat.last.locator("td").first.locator(".katex").count() == 1
+    assert chat.last.locator(".katex-display").count() == 1
+    assert chat.last.locator(".katex-error").count() == 0

@@ -2,7 +2,7 @@ import { expect, test } from "vitest";
 import { plainTitle } from "../src/conversation/direction";
 import { formula } from "../src/markdown/formula";
 import { GrowingMarkdown } from "../src/markdown/growing";
-import { blockSources, isSafeAddress, markdownToHtml, type Artists } from "../src/markdown/to-html";
+import { blockSources, isSafeAddress, markdownToHtml, wants, type Artists } from "../src/markdown/to-html";
 
 /** HTML without the direction that every block carries. */
 const undirected = (html: string) => html.replace(/ dir="(?:auto|ltr|rtl)"/g, "");
@@ -98,6 +98,68 @@ test("formulas are recognized, and prices are not formulas", () => {
   expect(drawn("a $ b $ c")).toBe("a $ b $ c");
   expect(drawn("`$a$`")).toBe("<code>$a$</code>");
   expect(markdownToHtml("$<img>$")).toContain("&#60;img&#62;");
+});
+
+const DRAWN: Artists = { highlight: null, formula: (source, isDisplayed) => `[${isDisplayed ? "D" : "I"}:${source}]` };
+
+test.each([
+  "set PATH=$HOME/bin:$PATH",
+  "US$/t and A$/t",
+  "export A=$B:$C",
+  "a$b$c",
+  "cash$money$cash",
+  "I have $5.$ignored",
+  "C:\\(x86\\)\\bin",
+  "$HOME and $PATH",
+  "it costs $5-$10, or R$20",
+  "buy $AAPL and $MSFT",
+  "jQuery: $(\"a\").b($x)",
+  "^a$|^b$",
+  "prix: 5$ ou 6$",
+  "über$x$",
+  "$5|$6",
+])("%s is text", (source) => {
+  expect(markdownToHtml(source, DRAWN)).not.toMatch(/\[[ID]:/);
+  expect(markdownToHtml(`*so* ${source}`, DRAWN)).not.toMatch(/\[[ID]:/);
+});
+
+test.each([
+  ["$x^2$", "[I:x^2]"],
+  ["($x$), $y$.", "([I:x]), [I:y]."],
+  ["where **$x$**", "where <strong>[I:x]</strong>"],
+  ["$a$-th and $b$: $c$", "[I:a]-th and [I:b]: [I:c]"],
+  ["ここで$x$とする", "ここで[I:x]とする"],
+  ["the $n$th of $2^n$s", "the [I:n]th of [I:2^n]s"],
+  ["\\(x\\)\\(y\\)", "[I:x][I:y]"],
+  ["of \\(n\\)", "of [I:n]"],
+  ["so $$x$$ is", "so [D:x] is"],
+  ["$\\text{a}\\$5$", "[I:\\text{a}\\$5]"],
+])("%s has formulas", (source, drawn) => {
+  expect(undirected(markdownToHtml(source, DRAWN)).replace(/<\/?p>|\n/g, "")).toBe(drawn);
+});
+
+test("a bar within a formula ends no cell, and prices in cells are prices", () => {
+  const cells = (row: string) =>
+    [...undirected(markdownToHtml(`| a | b |\n|---|---|\n${row}\n\nafter`, DRAWN)).matchAll(/<td>(.*?)<\/td>/gs)].map(([, cell]) => cell);
+  expect(cells("| $x|y$ | $|z|$ |")).toEqual(["[I:x|y]", "[I:|z|]"]);
+  expect(cells("| $5 | $6 |")).toEqual(["$5", "$6"]);
+  expect(cells("|$5|$6|")).toEqual(["$5", "$6"]);
+  expect(cells("| US$ | A$ |")).toEqual(["US$", "A$"]);
+  const table = "| $x|y$ | b |\n|---|---|\n| $P(a|b)$ | 2 |\n";
+  expect(blockSources(`${table}\nafter`).join("")).toBe(`${table}\nafter`);
+  expect(markdownToHtml(`${table}\nafter`, DRAWN)).toMatch(/\[I:P\(a\|b\)\].*<p dir="auto">after/s);
+});
+
+test("an equation's environment is a formula, also while it grows", () => {
+  const source = "So:\n\\begin{equation}\na = b\n\\end{equation}\nand on";
+  expect(markdownToHtml(source, DRAWN)).toContain("[D:\\begin{equation}\na = b\n\\end{equation}]");
+  expect(markdownToHtml("\\begin{align*}\na &= b\n\\end{align*}", DRAWN)).toContain("[D:\\begin{align*}");
+  expect(markdownToHtml("a \\begin{equation} b", DRAWN)).not.toContain("[D:");
+  expect(wants(source).formula).toBe(true);
+  const growing = new GrowingMarkdown();
+  for (let length = 1; length <= source.length; length++) {
+    expect(growing.update(source.slice(0, length))).toEqual(blockSources(source.slice(0, length)));
+  }
 });
 
 test("what is nested without end is drawn, and a growing text of it too", () => {

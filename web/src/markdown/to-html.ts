@@ -1,5 +1,6 @@
 /**
- * Markdown to HTML, as a model writes it: GitHub's flavour, and formulas between $…$, $$…$$, \(…\) or \[…\].
+ * Markdown to HTML, as a model writes it: GitHub's flavour, and formulas between $…$, $$…$$, \(…\) or \[…\] or
+ * in an environment of their own.
  *
  * HTML in the Markdown is shown as the characters it is made of, an image as a link to it (the page loads nothing
  * from elsewhere), and a link leads to http, https or mail addresses only. The result is still to be sanitized:
@@ -126,6 +127,20 @@ const tokenizer: TokenizerObject = {
   list(source) {
     return within(() => Tokenizer.prototype.list.call(this, source));
   },
+  /** A bar within a formula ends no cell. The backslashes that say so are no part of the source. */
+  table(source) {
+    const bars = barsInFormulas(source);
+    if (bars.length === 0) {
+      return false;
+    }
+    const pieces = [0, ...bars].map((bar, index) => source.slice(bar, bars[index]));
+    const table = Tokenizer.prototype.table.call(this, pieces.join("\\"));
+    if (table) {
+      const length = bars.reduce((end, bar, index) => (bar + index < table.raw.length ? end - 1 : end), table.raw.length);
+      table.raw = source.slice(0, length);
+    }
+    return table;
+  },
 };
 
 interface FormulaToken extends Tokens.Generic {
@@ -142,19 +157,53 @@ function drawFormula(token: Tokens.Generic): string {
   return isDisplayed ? `<p>${code}</p>` : code;
 }
 
+/** A formula longer than this is none: looking for its end from every beginning would take the square of a text's length. */
+const INLINE = 1000;
+const BLOCK = 5000;
+
+// As Pandoc and GitHub have it: no space inside the dollars, and no letter or digit right outside, so that prices stay
+// prices, and a shell's variables and paths what they are: but the $n$th. Scripts that set no spaces have none here.
+const LETTERS = "\\p{Script=Latin}\\p{Script=Greek}\\p{Script=Cyrillic}\\p{Nd}";
+const DOLLARS = `\\$(?![\\s$])((?:\\\\.|[^$\\\\\\n]){0,${INLINE}}?[^\\s$\\\\])\\$(?!(?!(?:st|nd|rd|th|s)\\b)[${LETTERS}]|\\$)`;
+const DOLLARS_HERE = new RegExp(`^${DOLLARS}`, "u");
+const BEFORE_NO_DOLLAR = new RegExp(`[${LETTERS}$\\\\]$`, "u");
+/** Of a path in Windows, as in C:\(x86\)\bin. */
+const DRIVE = /(?:^|[^A-Za-z])[A-Za-z]:$/;
+
+/** The environments that LaTeX takes without dollars, and KaTeX knows. */
+const ENVIRONMENTS = "(?:equation|align|gather|alignat)\\*?|CD";
+
+/** Where in the rows of a table that `source` may begin with a bar stands within a formula. */
+function barsInFormulas(source: string): number[] {
+  const rows = /^(?:[^\n]*\|[^\n]*(?:\n|$))*/.exec(source)?.[0] ?? "";
+  if (!rows.includes("$")) {
+    return [];
+  }
+  const bars: number[] = [];
+  for (const match of rows.matchAll(new RegExp(DOLLARS, "gu"))) {
+    const isFormula = /[A-Za-z0-9\\]/.test(match[1]!) && !BEFORE_NO_DOLLAR.test(rows.slice(0, match.index));
+    for (let at = 0; isFormula && at < match[0].length; at++) {
+      if (match[0][at] === "|" && match[0][at - 1] !== "\\") {
+        bars.push(match.index + at);
+      }
+    }
+  }
+  return bars;
+}
+
 function formula(
   level: "block" | "inline",
   start: RegExp,
-  shapes: readonly [RegExp, boolean][],
+  shapes: readonly [RegExp, boolean, unless?: RegExp][],
 ): TokenizerAndRendererExtension {
   return {
     name: `formula-${level}`,
     level,
     start: (text) => start.exec(text)?.index,
-    tokenizer(text) {
-      for (const [shape, isDisplayed] of shapes) {
+    tokenizer(text, tokens) {
+      for (const [shape, isDisplayed, unless] of shapes) {
         const match = shape.exec(text);
-        if (match) {
+        if (match && !unless?.test(tokens.at(-1)?.raw ?? "")) {
           return { type: `formula-${level}`, raw: match[0], source: match[1]!.trim(), isDisplayed };
         }
       }
@@ -170,16 +219,16 @@ const marked = new Marked({
   renderer,
   tokenizer,
   extensions: [
-    formula("block", /\$\$|\\\[/, [
-      [/^\$\$([^$]+?)\$\$[ \t]*(?:\n|$)/, true],
-      [/^\\\[([\s\S]+?)\\\][ \t]*(?:\n|$)/, true],
+    formula("block", /(?<=\n)(?:\$\$|\\\[|\\begin\{)/, [
+      [new RegExp(`^\\$\\$([^$]{1,${BLOCK}}?)\\$\\$[ \\t]*(?:\\n|$)`), true],
+      [new RegExp(`^\\\\\\[([\\s\\S]{1,${BLOCK}}?)\\\\\\][ \\t]*(?:\\n|$)`), true],
+      [new RegExp(`^(\\\\begin\\{(${ENVIRONMENTS})\\}[\\s\\S]{1,${BLOCK}}?\\\\end\\{\\2\\})[ \\t]*(?:\\n|$)`), true],
     ]),
     formula("inline", /\$|\\[([]/, [
-      [/^\$\$([^$]+?)\$\$/, true],
-      [/^\\\[([\s\S]+?)\\\]/, true],
-      [/^\\\(([\s\S]+?)\\\)/, false],
-      // Like Pandoc: no space inside the dollars and no digit after them, so that prices stay prices.
-      [/^\$(?![\s$])((?:\\.|[^$\\\n])*?[^\s$\\])\$(?!\d)/, false],
+      [new RegExp(`^\\$\\$([^$]{1,${BLOCK}}?)\\$\\$`), true, BEFORE_NO_DOLLAR],
+      [new RegExp(`^\\\\\\[([\\s\\S]{1,${BLOCK}}?)\\\\\\]`), true, DRIVE],
+      [new RegExp(`^\\\\\\(([\\s\\S]{1,${INLINE}}?)\\\\\\)(?!\\\\[A-Za-z])`), false, DRIVE],
+      [DOLLARS_HERE, false, BEFORE_NO_DOLLAR],
     ]),
   ],
 });
@@ -214,5 +263,5 @@ export function markdownToHtml(source: string, using: Artists = NO_ARTISTS): str
 
 /** Whether `source` has code that would be coloured, or formulas that would be drawn. */
 export function wants(source: string): { highlight: boolean; formula: boolean } {
-  return { highlight: /(^|\n)\s*(```|~~~)\s*\w/.test(source), formula: /\$[^\s]|\\[([]/.test(source) };
+  return { highlight: /(^|\n)\s*(```|~~~)\s*\w/.test(source), formula: /\$[^\s]|\\(?:[([]|begin\{)/.test(source) };
 }
