@@ -1,5 +1,7 @@
 """What is typed arrives as it was typed: key by key, as a person does it, and with an input method."""
 
+import json
+
 import pytest
 
 pytestmark = pytest.mark.browser
@@ -146,3 +148,95 @@ def test_giving_up_what_is_composed_stops_no_reply(chat):
     chat.message.press("Escape")
     chat.wait()
     assert "Stopped." in chat.last.inner_text()
+
+
+def test_a_draft_belongs_to_its_conversation_and_survives_a_reload(chat):
+    chat.answer_with({"content": "Fine."})
+    chat.say("One")
+    chat.message.press_sequentially("half a thought")
+    chat.page.get_by_role("button", name="New conversation").first.click()
+    chat.page.get_by_text("Say something to your model").wait_for()
+    assert chat.message.input_value() == ""
+    chat.message.press_sequentially("another")
+    chat.page.reload()
+    chat.page.get_by_text("Say something to your model").wait_for()
+    assert chat.message.input_value() == "another"
+    chat.page.get_by_role("button", name="One", exact=True).click()
+    chat.has_said("One")
+    assert chat.message.input_value() == "half a thought"
+    chat.message.press("Enter")
+    chat.has_said("One", "half a thought")
+    assert chat.message.input_value() == ""
+
+
+def test_an_unknown_command_is_not_sent_to_the_model(chat):
+    sent = requests_of(chat)
+    chat.answer_with({"content": "Fine."})
+    chat.message.press_sequentially("/temp 0.5")
+    chat.message.press("Enter")
+    chat.page.get_by_text("There is no command /temp. Did you mean /temperature?").wait_for()
+    assert chat.message.input_value() == "/temp 0.5"
+    assert sent == []
+    chat.page.get_by_role("button", name="Send it as a message").click()
+    chat.has_said("/temp 0.5")
+    chat.wait()
+    chat.message.press_sequentially("/usr/bin is what?")
+    chat.message.press("Enter")
+    chat.has_said("/temp 0.5", "/usr/bin is what?")
+
+
+def test_a_message_too_long_is_known_while_it_is_typed_and_can_be_shortened(chat):
+    gauge = chat.page.locator(".gauge")
+    chat.message.press_sequentially("Hello, how are you?")
+    gauge.get_by_text("with your message").wait_for()
+    chat.message.fill("far too long " * 60)
+    gauge.get_by_text("Too long: the message takes").wait_for()
+    gauge.get_by_role("button", name="Shorten it").click()
+    gauge.get_by_text("Too long").wait_for(state="detached")
+    kept = chat.message.input_value()
+    assert kept and "far too long far too long".startswith(kept[:20])
+    chat.page.get_by_role("button", name="Undo").click()
+    assert len(chat.message.input_value()) == 13 * 60
+
+
+def test_two_megabytes_are_pasted_beside_the_field_and_not_laid_out(chat):
+    chat.page.evaluate("navigator.clipboard.writeText('lorem ipsum '.repeat(170_000))")
+    chat.message.press("Control+v")
+    chat.page.get_by_text("2.0 million characters").wait_for()
+    chat.message.press_sequentially("Sum up:")
+    assert chat.message.input_value() == "Sum up:"
+    chat.page.locator(".gauge").get_by_text("Too long").wait_for()
+    chat.message.press("Enter")
+    chat.last.get_by_text("This message is far too long.").wait_for()
+    assert len(chat.page.locator(".bubble").inner_text()) < 4000
+    chat.last.get_by_role("button", name="Shorten the message").click()
+    edit = chat.page.get_by_role("textbox", name="Edit message")
+    assert len(edit.input_value()) == 20_000
+
+
+def test_of_two_thousand_conversations_those_that_are_seen_are_drawn(chat, tmp_path):
+    date = 1_600_000_000_000
+    conversations = [
+        {
+            "conversation": {"id": f"c{n}", "title": f"Number {n}", "createdAt": date + n, "updatedAt": date + n},
+            "messages": [{"role": "user", "id": f"m{n}", "parent": None, "createdAt": date, "text": f"Text {n}"}],
+        }
+        for n in range(2000)
+    ]
+    backup = tmp_path / "backup.json"
+    backup.write_text(json.dumps({"format": "chatsmith-conversations", "version": 1, "conversations": conversations}))
+    chat.page.get_by_role("button", name="All conversations").click()
+    with chat.page.expect_file_chooser() as chooser:
+        chat.page.get_by_role("menuitem", name="Import from files").click()
+    chooser.value.set_files(backup)
+    chat.page.get_by_text("2,000 conversations imported.").wait_for()
+    entries = chat.page.locator(".entry")
+    assert entries.count() < 200
+    nav = chat.page.locator(".conversations")
+    heights = nav.evaluate("nav => [nav.scrollHeight, nav.querySelector('.entry').offsetHeight]")
+    assert heights[0] > 1990 * heights[1]
+    nav.evaluate("nav => nav.scrollTo(0, nav.scrollHeight)")
+    chat.page.get_by_role("button", name="Number 0", exact=True).click()
+    chat.has_said("Text 0")
+    chat.page.get_by_label("Search conversations").press_sequentially("text 1234")
+    chat.reads(chat.page.locator(".entry-title"), "Number 1234")

@@ -19,7 +19,7 @@ export interface LibraryListener {
   /** The browser could not save something: its storage is full, or was taken away. */
   unsaved: () => void;
   /** Another tab has deleted the conversation that is shown here. */
-  gone: () => void;
+  gone: (id: string) => void;
   /** Whether a reply is being written in this tab. */
   isWriting: (reply: string) => boolean;
   stop: (reply: string) => void;
@@ -170,10 +170,10 @@ export class Library {
   }
 
   /** The ids of the conversations that contain `query`. */
-  async search(query: string): Promise<Set<string>> {
+  async search(query: string, signal?: AbortSignal): Promise<Set<string>> {
     this.saveAll();
     if (this.database) {
-      return this.database.search(query);
+      return this.database.search(query, signal);
     }
     const sought = query.toLocaleLowerCase();
     const found = this.list.value.filter(({ title }) => title.toLocaleLowerCase().includes(sought));
@@ -231,7 +231,7 @@ export class Library {
     [...(this.talks.get(id)?.all().keys() ?? [])].forEach(this.listener.stop);
     this.forget(id);
     if (isOpen) {
-      this.listener.gone();
+      this.listener.gone(id);
     }
   }
 

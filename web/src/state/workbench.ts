@@ -11,6 +11,7 @@ import { Database } from "../storage/database";
 import { keptKey, lastModel, sessionKey } from "../storage/preferences";
 import { chooseConversations, exportAll, exportConversation, type Format } from "../transfer/files";
 import { copyText } from "./clipboard";
+import { Drafts } from "./drafts";
 import { entryElement, focusWhenLost, messageElement, messageField } from "./focus";
 import { Library } from "./library";
 import { Models } from "./models";
@@ -20,6 +21,7 @@ import { Writer } from "./writer";
 
 export class Workbench {
   readonly view = new View();
+  readonly drafts = new Drafts();
   readonly server = new Server(() => sessionKey.value || keptKey.value);
   readonly models = new Models(this.server);
   readonly writer = new Writer(this.server, this.models, () => (this.view.dialog.value = "key"));
@@ -38,8 +40,9 @@ export class Workbench {
           action: { label: "Export it", run: () => void this.exportAs("json") },
         });
       },
-      gone: () => {
+      gone: (id) => {
         this.leave();
+        this.drafts.set("", this.drafts.of(id));
         this.view.tell({ text: "This conversation was deleted in another tab." });
       },
       isWriting: (reply) => this.writer.running.peek().has(reply),
@@ -70,7 +73,10 @@ export class Workbench {
         this.view.dialog.value = "key";
       }
     });
-    addEventListener("pagehide", () => this.library.saveAll());
+    addEventListener("pagehide", () => {
+      this.library.saveAll();
+      this.drafts.save();
+    });
     document.addEventListener("visibilitychange", () => {
       if (document.hidden) {
         this.library.saveAll();

@@ -141,8 +141,8 @@ export class Database {
     ]);
   }
 
-  /** The ids of the conversations in which a title or a message contains `query`, in any branch. */
-  async search(query: string): Promise<Set<string>> {
+  /** The ids of the conversations (of some, if `signal` is aborted) in which a title or a message contains `query`, in any branch. */
+  async search(query: string, signal?: AbortSignal): Promise<Set<string>> {
     const sought = query.toLocaleLowerCase();
     const found = new Set<string>();
     for (const conversation of await this.db.getAll("conversations")) {
@@ -151,7 +151,7 @@ export class Database {
       }
     }
     let cursor = await this.db.transaction("messages").store.openCursor();
-    while (cursor) {
+    while (cursor && !signal?.aborted) {
       const message = cursor.value;
       if (!found.has(message.conversation) && plainText(message).toLocaleLowerCase().includes(sought)) {
         found.add(message.conversation);
