@@ -40,6 +40,15 @@ export function PromptSheet() {
       )}
       {path.length === 0 && <p class="sheet-note">There is nothing yet: say something first.</p>}
       {complaint && <p class="problem">{complaint}</p>}
+      {tokenized && tokenized.tokenized.count > tokenized.tokenized.max_model_len && (
+        <p class="problem" role="status">
+          This is all that was said: {count(tokenized.tokenized.count)} tokens, more than the{" "}
+          {count(tokenized.tokenized.max_model_len)} that the model can see at once.{" "}
+          {bench.settings.value.keepWhole
+            ? "It will not be sent as it is."
+            : "The model will be given the newest turns only, as many as fit with room for the reply."}
+        </p>
+      )}
       {tokenized && <Rendered {...tokenized} />}
     </div>
   );
@@ -84,14 +93,15 @@ function useTokenized(path: readonly Message[], isSettled: boolean) {
 function Rendered({ tokenized, numMessages }: Asked) {
   const { tokens, count: total, max_model_len: contextLength, cached_tokens: cached } = tokenized;
   const sections = sectionsOf(tokenized, numMessages);
+  const most = Math.max(total, contextLength);
   return (
     <>
       <div class="prompt-bar" role="img" aria-label={`${total} of ${contextLength} tokens`}>
         {sections.map(({ role, start, end }, index) => (
-          <i key={index} class={`is-${role}`} style={{ width: `${(100 * (end - start)) / contextLength}%` }} />
+          <i key={index} class={`is-${role}`} style={{ width: `${(100 * (end - start)) / most}%` }} />
         ))}
       </div>
-      <i class="prompt-cached" style={{ width: `${(100 * cached) / contextLength}%` }} />
+      <i class="prompt-cached" style={{ width: `${(100 * cached) / most}%` }} />
       <dl class="prompt-figures">
         <div>
           <dt>tokens</dt>

@@ -3,6 +3,7 @@
 import { useSignalEffect } from "@preact/signals";
 import { Fragment } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
+import { plainTitle } from "../conversation/direction";
 import { plainText, type Message as Stored } from "../conversation/message";
 import { focusWhenLost } from "../state/focus";
 import type { Talk } from "../state/talk";
@@ -59,8 +60,10 @@ export function Transcript({ talk }: { talk: Talk }) {
 
   return (
     <div class="transcript" ref={frame} onScroll={onScroll} tabIndex={0} role="region" aria-label="Conversation">
+      <h1 class="visually-hidden">{plainTitle(talk.conversation.value.title)}</h1>
       <div class="column" ref={content}>
         <Messages talk={talk} />
+        {talk.path.value.length === 0 && <p class="silent">Nothing is said here any more. What you write begins it anew.</p>}
       </div>
       {isAway && (
         <div class="to-end">

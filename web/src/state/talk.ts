@@ -7,7 +7,7 @@
 import { computed, signal, type ReadonlySignal, type Signal } from "@preact/signals";
 import { choiceOf, shownPath, withDescendants } from "../conversation/branches";
 import { newTime } from "../conversation/identity";
-import { isRunning, type Conversation, type Message, type Reply, type Settings } from "../conversation/message";
+import { isRunning, type Conversation, type Message, type Problem, type Reply, type Settings } from "../conversation/message";
 import { changed, type ConversationChange, type Database, type StoredConversation } from "../storage/database";
 
 const SAVE_MILLISECONDS = 500;
@@ -299,11 +299,12 @@ export class Talk {
   }
 }
 
+export const PAGE_CLOSED: Problem = { kind: "lost", message: "The page was closed in the middle of this reply." };
+
 /** A stored reply that was being written when the page closed has lost its end. */
 export function interrupted(message: Message): Message {
   if (message.role !== "assistant" || !isRunning(message)) {
     return message;
   }
-  const problem = { kind: "lost", message: "The page was closed in the middle of this reply." } as const;
-  return { ...message, state: "lost", problem };
+  return { ...message, state: "lost", problem: PAGE_CLOSED };
 }

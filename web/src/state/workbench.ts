@@ -73,6 +73,8 @@ export class Workbench {
         this.view.dialog.value = "key";
       }
     });
+    // Loading anew breaks off the requests before the page is hidden.
+    addEventListener("beforeunload", () => this.writer.leave());
     addEventListener("pagehide", () => {
       this.library.saveAll();
       this.drafts.save();
@@ -84,6 +86,7 @@ export class Workbench {
         void this.library.refresh();
       }
     });
+    addEventListener("pageshow", ({ persisted }) => persisted && location.reload()); // out of the browser's cache of pages
     addEventListener("online", () => void this.models.refresh());
   }
 
