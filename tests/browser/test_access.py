@@ -265,3 +265,56 @@ def test_the_first_load_is_small():
     size = sum(len(gzip.compress((STATIC / name).read_bytes())) for name in files)
     assert size <= FIRST_LOAD_BYTES
     assert "https://" not in index and "http://" not in index
+
+
+def test_there_is_a_heading_of_the_first_rank_at_all_times(chat):
+    chat.reads(chat.page.locator("h1"), "Say something to your model")
+    chat.answer_with({"content": "Fine."})
+    chat.say("Hello!")
+    chat.reads(chat.page.locator("h1"), "Hello!")
+    chat.page.locator(".said").hover()
+    chat.page.get_by_role("button", name="Delete message").click()
+    chat.page.get_by_text("Nothing is said here any more.").wait_for()
+    chat.reads(chat.page.locator("h1"), "Hello!")
+
+
+@pytest.mark.parametrize("size", [(1280, 600), (640, 400)])  # the second is 1280 by 800 at 200 %
+def test_the_inspector_fits_a_low_window(new_page, server, size):
+    width, height = size
+    chat = Chat(new_page(server.address, viewport={"width": width, "height": height}), server.address).open()
+    chat.set_up({"Longest reply": 40})
+    chat.say("Hello!")
+    chat.page.get_by_role("button", name="Look inside").click()
+    token = chat.last.locator(".token").nth(2)
+    token.scroll_into_view_if_needed()
+    token.click()
+    box = chat.last.locator(".inspector").bounding_box()
+    assert box is not None
+    assert box["y"] >= 0 and box["y"] + box["height"] <= height
+    last = chat.last.locator(".inspector-hint")
+    last.scroll_into_view_if_needed()
+    at = last.bounding_box()
+    assert at is not None and at["y"] + at["height"] <= box["y"] + box["height"] + 1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_with_forced_colors_the_heat_of_tokens_is_still_seen(new_page, server, scheme):
+    page = new_page(server.address, forced_colors="active", color_scheme=scheme)
+    chat = Chat(page, server.address).open()
+    chat.set_up({"Longest reply": 12, "Seed": 3})
+    chat.say("Hello!")
+    chat.page.get_by_role("button", name="Look inside").click()
+    grounds = chat.last.locator(".token").evaluate_all(
+        "(tokens) => tokens.map((token) => getComputedStyle(token).backgroundColor)"
+    )
+    assert len(set(grounds)) > 3
+    assert chat.page.locator(".bubble").evaluate("(bubble) => getComputedStyle(bubble).borderTopStyle") == "solid"
+    pressed = chat.page.get_by_role("button", name="Look inside")
+    assert pressed.evaluate("(button) => getComputedStyle(button).outlineStyle") == "solid"
+
+
+def test_the_prompt_says_when_it_is_more_than_the_model_is_given(chat):
+    chat.answer_with({"content": "A long answer, which takes many tokens of what the model can see at once. " * 4})
+    chat.say("Hello!")
+    chat.page.get_by_role("button", name="Prompt", exact=True).click()
+    chat.page.get_by_text("The model will be given the newest turns only").wait_for()

@@ -163,6 +163,7 @@ def test_a_key_is_asked_for_and_a_dead_server_is_noticed(new_page, start_server)
     assert stored == [None, "open-sesame"], "the key outlives the tab only where a person says so"
 
     server.kill()
+    chat.page.get_by_text("not reachable").wait_for()  # by itself, with nothing asked
     chat.message.fill("Are you there?")
     chat.message.press("Enter")
     chat.last.get_by_text("The server cannot be reached. Is chatsmith serve still running?").wait_for()

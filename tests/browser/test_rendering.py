@@ -135,7 +135,7 @@ HARMLESS_TAGS = """
     mtable mtr mtd mstyle mpadded mphantom menclose svg path line
 """
 HARMLESS_ATTRIBUTES = """
-    class href target rel type tabindex align start style aria-hidden data-language xmlns encoding display width height
+    class dir href target rel type tabindex align start style aria-hidden data-language xmlns encoding display width height
     viewbox viewBox preserveaspectratio preserveAspectRatio d mathvariant stretchy fence separator lspace rspace minsize
     maxsize scriptlevel displaystyle columnalign columnspacing rowspacing accent depth
 """
@@ -185,3 +185,86 @@ def test_what_a_person_types_is_shown_as_typed(chat):
     chat.set_up({"Longest reply": 2})
     chat.say("<b>bold</b> **not bold**\n  <|assistant_end|>")
     assert chat.page.locator(".bubble").text_content() == "<b>bold</b> **not bold**\n  <|assistant_end|>"
+
+
+def test_a_reply_nested_without_end_leaves_the_page_whole(chat):
+    nested = ">" * 2000 + " quoted\n\n" + "* " * 3000 + "listed\n\nThe end."
+    chat.answer_with({"content": nested})
+    chat.say("Nest!")
+    chat.last.get_by_text("The end.").wait_for()
+    chat.has_said("Nest!")
+    chat.page.reload()
+    chat.last.get_by_text("The end.").wait_for()
+    chat.page.get_by_role("button", name="Actions for Nest!").click()
+    chat.page.get_by_role("menuitem", name="Delete").click()
+    chat.page.get_by_text("Say something to your model").wait_for()
+    chat.reads(chat.page.locator(".entry-title"))
+
+
+def test_a_message_that_cannot_be_drawn_takes_nothing_else_along(chat):
+    chat.answer_with({"content": "Fine."})
+    chat.say("One")
+    chat.say("Two")
+    chat.page.evaluate("""new Promise((resolve) => {
+      indexedDB.open("chatsmith").onsuccess = ({ target: { result: database } }) => {
+        const change = database.transaction(["messages", "conversations"], "readwrite");
+        const messages = change.objectStore("messages");
+        messages.getAll().onsuccess = ({ target: { result: all } }) => {
+          const first = all.filter(({ role }) => role === "assistant").sort((a, b) => a.createdAt - b.createdAt)[0];
+          messages.put({ ...first, parts: [{ kind: "text", text: { not: "a text" } }] });
+        };
+        const broken = { id: "b0", title: { not: "a text" }, createdAt: 1, updatedAt: 1, settings: {}, chosen: {} };
+        change.objectStore("conversations").put(broken);
+        change.oncomplete = resolve;
+      };
+    })""")
+    chat.page.reload()
+    chat.has_said("One", "Two")
+    chat.page.get_by_text("This message cannot be shown as it should be.").wait_for()
+    assert chat.last.locator(".markdown").inner_text() == "Fine."
+    assert chat.page.locator(".entry").count() == 2
+    chat.page.get_by_role("button", name="Delete it").click()
+    chat.has_said("One")
+
+
+def test_what_is_written_from_right_to_left_stands_so(chat):
+    hebrew = "שלום עולם."
+    reply = f"{hebrew}\n\n- {hebrew}\n- {hebrew}\n\n> {hebrew}\n\n| {hebrew} | b |\n|--|--|\n| א | b |\n\n`code` {hebrew}"
+    reply += f"\n\n```\nx = '{hebrew}'\n```\n\nAnd English."
+    chat.answer_with({"content": reply})
+    direction = "(element) => getComputedStyle(element).direction"
+    chat.message.fill(hebrew)
+    assert chat.message.evaluate(direction) == "rtl"
+    chat.say(hebrew)
+    assert chat.page.locator(".bubble").evaluate(direction) == "rtl"
+    assert chat.page.locator(".entry-title").evaluate(direction) == "rtl"
+    for selector in ("p", "ul", "li", "blockquote", "table", "th"):
+        assert chat.last.locator(f".markdown {selector}").first.evaluate(direction) == "rtl", selector
+    for selector in ("pre", "pre code", "p code", ".block:last-child p", "th:last-child"):
+        assert chat.last.locator(f".markdown {selector}").last.evaluate(direction) == "ltr", selector
+    first, second = (chat.last.locator("th").nth(column).bounding_box() for column in (0, 1))
+    assert first["x"] > second["x"], "the first column stands at the right"
+    edge = chat.last.locator("ul").bounding_box()
+    item = chat.last.locator("li").first.bounding_box()
+    assert item["x"] + item["width"] < edge["x"] + edge["width"], "the bullets stand at the right"
+
+
+def test_a_title_turns_nothing_around(chat):
+    chat.answer_with({"content": "Fine."})
+    chat.say("abc\u202edef\u2067")
+    chat.reads(chat.page.locator(".entry-title"), "abcdef")
+    chat.page.get_by_role("button", name="Actions for abcdef", exact=True).wait_for()
+    assert chat.page.title() == "abcdef · chatsmith"
+
+
+def test_dollars_of_a_shell_are_text_and_formulas_in_cells_and_environments_are_drawn(chat):
+    shell = "set PATH=$HOME/bin:$PATH"
+    equation = "\\begin{equation}\nE = mc^2\n\\end{equation}"
+    chat.answer_with({"content": f"{shell}\n\n| a | b |\n|---|---|\n| $x|y$ | US$ |\n\n{equation}"})
+    chat.say("Dollars!")
+    chat.last.locator(".katex").nth(1).wait_for()
+    assert chat.last.locator(".markdown p").first.inner_text() == shell
+    assert chat.last.locator("td").count() == 2
+    assert chat.last.locator("td").first.locator(".katex").count() == 1
+    assert chat.last.locator(".katex-display").count() == 1
+    assert chat.last.locator(".katex-error").count() == 0

@@ -209,6 +209,43 @@ def test_what_was_exported_can_be_imported(chat, tmp_path):
     chat.page.get_by_text("wrong.json: This JSON file was not exported by chatsmith.").wait_for()
 
 
+def test_a_backup_comes_back_in_its_order_with_its_dates(chat, tmp_path):
+    """And what could not be read is named; the rest is taken all the same."""
+
+    def conversation(number: int, title: str, parent: str | None = None) -> dict:
+        date = 1_600_000_000_000 + number * 86_400_000
+        described = {"id": f"c{number}", "title": title, "createdAt": date, "updatedAt": date}
+        said = {"role": "user", "id": f"m{number}", "parent": parent, "createdAt": date, "text": f"Text {number}"}
+        return {"conversation": {**described, "settings": {}, "chosen": {}}, "messages": [said]}
+
+    conversations = [conversation(number, f"Number {number}") for number in range(60)]
+    conversations += [conversation(60, "Round and round", parent="m60"), conversation(61, "")]
+    backup = tmp_path / "backup.json"
+    whole = {"format": "chatsmith-conversations", "version": 1, "conversations": conversations}
+    backup.write_text(json.dumps(whole))
+    (tmp_path / "empty.json").write_text(json.dumps({**whole, "conversations": []}))
+    chat.page.evaluate("""
+        window.told = new Set();
+        new MutationObserver(() => told.add(document.querySelector(".notice")?.textContent))
+          .observe(document.body, { childList: true, characterData: true, subtree: true });
+    """)
+    chat.page.get_by_role("button", name="All conversations").click()
+    with chat.page.expect_file_chooser() as chooser:
+        chat.page.get_by_role("menuitem", name="Import from files").click()
+    chooser.value.set_files([backup, tmp_path / "empty.json"])
+    notice = chat.page.locator(".notice")
+    chat.reads(
+        notice,
+        "61 conversations imported. Left out: “Round and round” holds no message to begin with; "
+        "empty.json: The file holds no conversations.",
+    )
+    assert "Importing: 50 of 61 …" in chat.page.evaluate("[...told]")
+    titles = chat.page.locator(".entry-title").all_inner_texts()
+    assert titles == ["Untitled", *(f"Number {number}" for number in reversed(range(60)))]
+    chat.has_said("Text 61")
+    assert chat.page.locator(".conversations h2").all_inner_texts()[0] == "November 2020"
+
+
 def test_a_seed_makes_replies_repeatable(chat):
     chat.set_up({"Seed": 7, "Longest reply": 12, "Temperature": 1.5})
     chat.say("Hello!")

@@ -1,6 +1,11 @@
 import { expect, test } from "vitest";
+import { plainTitle } from "../src/conversation/direction";
+import { formula } from "../src/markdown/formula";
 import { GrowingMarkdown } from "../src/markdown/growing";
-import { blockSources, isSafeAddress, markdownToHtml, type Artists } from "../src/markdown/to-html";
+import { blockSources, isSafeAddress, markdownToHtml, wants, type Artists } from "../src/markdown/to-html";
+
+/** HTML without the direction that every block carries. */
+const undirected = (html: string) => html.replace(/ dir="(?:auto|ltr|rtl)"/g, "");
 
 const DOCUMENT = `# A heading
 
@@ -59,17 +64,17 @@ test("finished blocks are the same strings, so that nothing redraws them", () =>
 
 test("HTML is shown, not obeyed", () => {
   for (const html of ["<img src=x onerror=alert(1)>", "<script>alert(1)</script>", "a <b onclick=x>b</b>", "<svg/onload=x>"]) {
-    const result = markdownToHtml(html).replace(/<\/?p>/g, "");
+    const result = undirected(markdownToHtml(html)).replace(/<\/?p>/g, "");
     expect(result).not.toMatch(/<(?!br)/);
     expect(result).toMatch(/&#60;|&lt;/);
   }
 });
 
 test("links lead to web and mail addresses only, images are links", () => {
-  expect(markdownToHtml("[a](https://example.org)")).toContain('<a href="https://example.org">a</a>');
-  expect(markdownToHtml("[a](javascript:alert(1))")).toBe("<p>a</p>\n");
-  expect(markdownToHtml("![pic](https://example.org/x.png)")).toBe('<p><a href="https://example.org/x.png">pic</a></p>\n');
-  expect(markdownToHtml("![pic](data:image/svg+xml;base64,x)")).toBe("<p>pic</p>\n");
+  expect(undirected(markdownToHtml("[a](https://example.org)"))).toContain('<a href="https://example.org">a</a>');
+  expect(undirected(markdownToHtml("[a](javascript:alert(1))"))).toBe("<p>a</p>\n");
+  expect(undirected(markdownToHtml("![pic](https://example.org/x.png)"))).toBe('<p><a href="https://example.org/x.png">pic</a></p>\n');
+  expect(undirected(markdownToHtml("![pic](data:image/svg+xml;base64,x)"))).toBe("<p>pic</p>\n");
   expect(markdownToHtml('[a](https://example.org/"onmouseover=alert)')).not.toContain('"onmouseover');
   expect(isSafeAddress(" javascript:x")).toBe(false);
 });
@@ -85,7 +90,7 @@ test("code goes to the artist with its language, and is escaped without one", ()
 
 test("formulas are recognized, and prices are not formulas", () => {
   const artists: Artists = { highlight: null, formula: (source, isDisplayed) => `[${isDisplayed ? "D" : "I"}:${source}]` };
-  const drawn = (source: string) => markdownToHtml(source, artists).replace(/<\/?p>|\n/g, "");
+  const drawn = (source: string) => undirected(markdownToHtml(source, artists)).replace(/<\/?p>|\n/g, "");
   expect(drawn("so $a_1$ and \\(b\\)")).toBe("so [I:a_1] and [I:b]");
   expect(drawn("$$x$$")).toBe("[D:x]");
   expect(drawn("\\[\nx*y*z\n\\]")).toBe("[D:x*y*z]");
@@ -93,4 +98,101 @@ test("formulas are recognized, and prices are not formulas", () => {
   expect(drawn("a $ b $ c")).toBe("a $ b $ c");
   expect(drawn("`$a$`")).toBe("<code>$a$</code>");
   expect(markdownToHtml("$<img>$")).toContain("&#60;img&#62;");
+});
+
+const DRAWN: Artists = { highlight: null, formula: (source, isDisplayed) => `[${isDisplayed ? "D" : "I"}:${source}]` };
+
+test.each([
+  "set PATH=$HOME/bin:$PATH",
+  "US$/t and A$/t",
+  "export A=$B:$C",
+  "a$b$c",
+  "cash$money$cash",
+  "I have $5.$ignored",
+  "C:\\(x86\\)\\bin",
+  "$HOME and $PATH",
+  "it costs $5-$10, or R$20",
+  "buy $AAPL and $MSFT",
+  "jQuery: $(\"a\").b($x)",
+  "^a$|^b$",
+  "prix: 5$ ou 6$",
+  "über$x$",
+  "$5|$6",
+])("%s is text", (source) => {
+  expect(markdownToHtml(source, DRAWN)).not.toMatch(/\[[ID]:/);
+  expect(markdownToHtml(`*so* ${source}`, DRAWN)).not.toMatch(/\[[ID]:/);
+});
+
+test.each([
+  ["$x^2$", "[I:x^2]"],
+  ["($x$), $y$.", "([I:x]), [I:y]."],
+  ["where **$x$**", "where <strong>[I:x]</strong>"],
+  ["$a$-th and $b$: $c$", "[I:a]-th and [I:b]: [I:c]"],
+  ["ここで$x$とする", "ここで[I:x]とする"],
+  ["the $n$th of $2^n$s", "the [I:n]th of [I:2^n]s"],
+  ["\\(x\\)\\(y\\)", "[I:x][I:y]"],
+  ["of \\(n\\)", "of [I:n]"],
+  ["so $$x$$ is", "so [D:x] is"],
+  ["$\\text{a}\\$5$", "[I:\\text{a}\\$5]"],
+])("%s has formulas", (source, drawn) => {
+  expect(undirected(markdownToHtml(source, DRAWN)).replace(/<\/?p>|\n/g, "")).toBe(drawn);
+});
+
+test("a bar within a formula ends no cell, and prices in cells are prices", () => {
+  const cells = (row: string) =>
+    [...undirected(markdownToHtml(`| a | b |\n|---|---|\n${row}\n\nafter`, DRAWN)).matchAll(/<td>(.*?)<\/td>/gs)].map(([, cell]) => cell);
+  expect(cells("| $x|y$ | $|z|$ |")).toEqual(["[I:x|y]", "[I:|z|]"]);
+  expect(cells("| $5 | $6 |")).toEqual(["$5", "$6"]);
+  expect(cells("|$5|$6|")).toEqual(["$5", "$6"]);
+  expect(cells("| US$ | A$ |")).toEqual(["US$", "A$"]);
+  const table = "| $x|y$ | b |\n|---|---|\n| $P(a|b)$ | 2 |\n";
+  expect(blockSources(`${table}\nafter`).join("")).toBe(`${table}\nafter`);
+  expect(markdownToHtml(`${table}\nafter`, DRAWN)).toMatch(/\[I:P\(a\|b\)\].*<p dir="auto">after/s);
+});
+
+test("an equation's environment is a formula, also while it grows", () => {
+  const source = "So:\n\\begin{equation}\na = b\n\\end{equation}\nand on";
+  expect(markdownToHtml(source, DRAWN)).toContain("[D:\\begin{equation}\na = b\n\\end{equation}]");
+  expect(markdownToHtml("\\begin{align*}\na &= b\n\\end{align*}", DRAWN)).toContain("[D:\\begin{align*}");
+  expect(markdownToHtml("a \\begin{equation} b", DRAWN)).not.toContain("[D:");
+  expect(wants(source).formula).toBe(true);
+  const growing = new GrowingMarkdown();
+  for (let length = 1; length <= source.length; length++) {
+    expect(growing.update(source.slice(0, length))).toEqual(blockSources(source.slice(0, length)));
+  }
+});
+
+test("what is nested without end is drawn, and a growing text of it too", () => {
+  for (const mark of [">", "> ", "* ", "- ", "1. ", "+ ", "> - ", "- > ", "- [ ] "]) {
+    const text = `${mark.repeat(3000)}the end`;
+    const html = new GrowingMarkdown().update(text).map((block) => markdownToHtml(block)).join("");
+    expect(html, mark).toContain("the end");
+    expect(html.match(/<(?:blockquote|ul|ol)/g)!.length, mark).toBeLessThan(60);
+  }
+  const lists = Array.from({ length: 300 }, (_, level) => `${"  ".repeat(level)}- level ${level}`).join("\n");
+  expect(markdownToHtml(lists)).toContain("level 299");
+  expect(markdownToHtml("> > quoted").match(/<blockquote/g)).toHaveLength(2);
+});
+
+test("braces without end in a formula are shown as they are written", () => {
+  const source = "{".repeat(5000);
+  expect(formula(source, false)).toContain(source);
+  expect(formula("x^2", false)).toContain("katex");
+});
+
+test("each block goes the way its first letter goes, and code from left to right", () => {
+  expect(markdownToHtml("שלום")).toBe('<p dir="auto">שלום</p>\n');
+  expect(markdownToHtml("- שלום\n- hello")).toMatch(/<ul dir="rtl">\n<li dir="rtl">.*<li dir="ltr">/s);
+  expect(markdownToHtml("1. `code` مرحبا")).toMatch(/<ol dir="rtl">\n<li dir="rtl">.*<code dir="ltr">code/s);
+  expect(markdownToHtml("> مرحبا")).toMatch(/<blockquote dir="rtl">/);
+  expect(markdownToHtml("| א | b |\n|---|--:|\n| 1 | 2 |")).toMatch(/<table dir="rtl">.*<td dir="auto" align="right">2/s);
+  expect(markdownToHtml("```\nשלום\n```")).toMatch(/class="code-block" dir="ltr"/);
+  expect(markdownToHtml("- 1\n- 2")).toMatch(/^<ul>\n<li>/);
+});
+
+test("a title stands in one row and turns nothing around", () => {
+  expect(plainTitle("abc\u202edef\u2066")).toBe("abcdef");
+  expect(plainTitle(" \n\t ")).toBe("Untitled");
+  expect(plainTitle("a\nb")).toBe("a b");
+  expect(plainTitle("x".repeat(1_000_000))).toHaveLength(200);
 });

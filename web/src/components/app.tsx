@@ -3,6 +3,7 @@
 import { isTouch } from "../state/screen";
 import { useWorkbench } from "../state/workbench";
 import { Beginning } from "./beginning";
+import { Boundary } from "./boundary";
 import { Composer } from "./composer";
 import { Header } from "./header";
 import { KeyDialog } from "./key-dialog";
@@ -24,11 +25,15 @@ export function App() {
       <Sidebar />
       <main class={lookInside.value ? "main is-looking-inside" : "main"}>
         <Header />
-        {talk ? <Transcript key={talk.id} talk={talk} /> : <Beginning />}
+        <Boundary of={talk} instead={<p class="transcript undrawn">This conversation cannot be shown. It can be exported or deleted.</p>}>
+          {talk ? <Transcript key={talk.id} talk={talk} /> : <Beginning />}
+        </Boundary>
         {lookInside.value && <TokenLegend />}
         <Composer />
       </main>
-      <SideSheet />
+      <Boundary of={bench.view.sheet.value} instead={null}>
+        <SideSheet />
+      </Boundary>
       {dialog.value === "key" && <KeyDialog />}
       {dialog.value === "shortcuts" && <ShortcutsDialog />}
       <NoticeBar />

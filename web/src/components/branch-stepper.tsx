@@ -1,6 +1,7 @@
 /** Where a conversation branches: which branch is shown, and the way to the others. */
 
 import { useWorkbench } from "../state/workbench";
+import { focusWhenLost, messageElement } from "../state/focus";
 import { IconButton } from "./icon-button";
 
 export function BranchStepper({ id }: { id: string }) {
@@ -10,7 +11,15 @@ export function BranchStepper({ id }: { id: string }) {
     return null;
   }
   const at = branches.indexOf(id);
-  const go = (step: number) => talk.choose(branches[at + step]!);
+  const go = (step: number) => {
+    const next = branches[at + step]!;
+    talk.choose(next);
+    // The version that comes has a stepper of its own; at the first and the last only one of its buttons can be pressed.
+    focusWhenLost(() => {
+      const buttons = messageElement(next)?.querySelectorAll<HTMLButtonElement>(".branch-stepper button") ?? [];
+      return [...buttons].filter((button) => !button.disabled).at(step < 0 ? 0 : -1);
+    });
+  };
   return (
     <div class="branch-stepper" role="group" aria-label="Versions of this message">
       <IconButton icon="left" label="Earlier version" size={15} isDisabled={at === 0} onClick={() => go(-1)} />

@@ -1,7 +1,8 @@
 /** Where a message is written: the field, the commands after a slash, and how full the context is. */
 
 import { useEffect, useId, useRef, useState } from "preact/hooks";
-import { matching, typedCommand, type Command } from "../state/commands";
+import { matching, typedCommand, unknownCommand, type Command } from "../state/commands";
+import { whole } from "../state/drafts";
 import { isPhone, isTouch } from "../state/screen";
 import { useWorkbench } from "../state/workbench";
 import { CommandList } from "./command-list";
@@ -10,15 +11,21 @@ import { GrowingField } from "./growing-field";
 import { Icon } from "./icon";
 import { IconButton } from "./icon-button";
 
+/** A pasted text longer than this is shown as one thing: in the field every key would lay all of it out anew. */
+const LONG_PASTE = 20_000;
+
 export function Composer() {
   const bench = useWorkbench();
-  const [text, setText] = useState("");
+  const conversation = bench.talk?.id ?? "";
+  const draft = bench.drafts.of(conversation);
+  const { text, pasted } = draft;
   const [marked, setMarked] = useState(0);
   const [isListHidden, setIsListHidden] = useState(false);
   const field = useRef<HTMLTextAreaElement>(null);
   const listId = useId();
   const commands = isListHidden ? [] : matching(text);
   const isWriting = bench.runningReply() !== null;
+  const isEmpty = pasted.length === 0 && !/\S/.test(text);
 
   useEffect(() => {
     if (!isTouch) {
@@ -27,9 +34,17 @@ export function Composer() {
   }, [bench.talk?.id]);
 
   function write(value: string) {
-    setText(value);
+    bench.drafts.set(conversation, { text: value, pasted });
     setMarked(0);
     setIsListHidden(false);
+  }
+
+  function onPaste(event: ClipboardEvent) {
+    const value = event.clipboardData?.getData("text/plain") ?? "";
+    if (value.length > LONG_PASTE) {
+      event.preventDefault();
+      bench.drafts.set(conversation, { text, pasted: [...pasted, value] });
+    }
   }
 
   function choose(command: Command) {
@@ -43,16 +58,27 @@ export function Composer() {
   }
 
   function send() {
-    const typed = typedCommand(text);
+    const typed = pasted.length === 0 ? typedCommand(text) : null;
+    const unknown = typed === null && pasted.length === 0 ? unknownCommand(text) : null;
     if (typed) {
       write("");
       typed.command.run(bench, typed.argument);
     } else if (isWriting) {
       bench.view.tell({ text: "A reply is being written. Esc stops it." });
-    } else if (text.trim() !== "") {
-      write("");
-      bench.send(text.trim());
+    } else if (unknown) {
+      bench.view.tell({
+        text: `There is no command /${unknown.name}.${unknown.meant ? ` Did you mean /${unknown.meant}?` : ""}`,
+        action: { label: "Send it as a message", run: sendMessage },
+      });
+    } else if (!isEmpty) {
+      sendMessage();
     }
+  }
+
+  function sendMessage() {
+    const message = whole(bench.drafts.of(conversation));
+    bench.drafts.set(conversation, { text: "", pasted: [] });
+    bench.send(message);
   }
 
   function stop() {
@@ -64,9 +90,6 @@ export function Composer() {
 
   function onKeyDown(event: KeyboardEvent) {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-    if (event.isComposing) {
-      return; // Enter ends the composing of a character, nothing more
-    }
     if (commands.length > 0 && step) {
       event.preventDefault();
       setMarked((marked + step + commands.length) % commands.length);
@@ -93,6 +116,26 @@ export function Composer() {
       }}
     >
       {commands.length > 0 && <CommandList id={listId} commands={commands} marked={marked} onChoose={choose} />}
+      {pasted.length > 0 && (
+        <ul class="pasted" aria-label="Pasted texts">
+          {pasted.map((value, index) => (
+            <li key={index}>
+              <span>
+                <b>Pasted text</b> {sizeOf(value)}
+              </span>
+              <IconButton
+                icon="close"
+                label="Remove the pasted text"
+                size={14}
+                onClick={() => {
+                  bench.drafts.set(conversation, { text, pasted: pasted.filter((_, other) => other !== index) });
+                  field.current?.focus();
+                }}
+              />
+            </li>
+          ))}
+        </ul>
+      )}
       <div class="composer-box" onClick={(event) => event.target === event.currentTarget && field.current?.focus()}>
         <GrowingField
           innerRef={field}
@@ -102,17 +145,25 @@ export function Composer() {
           value={text}
           onInput={write}
           onKeyDown={onKeyDown}
+          onPaste={onPaste}
           list={commands.length > 0 ? { id: listId, active: `${listId}-${marked}` } : null}
         />
         {isWriting ? (
           <IconButton icon="stop" label="Stop" class="send" onClick={stop} />
         ) : (
-          <button type="submit" class="icon-button send" aria-label="Send" title="Send" disabled={text.trim() === ""}>
+          <button type="submit" class="icon-button send" aria-label="Send" title="Send" disabled={isEmpty}>
             <Icon name="send" size={20} />
           </button>
         )}
       </div>
-      <ContextGauge />
+      <ContextGauge draft={draft} onShorten={(shorter) => bench.drafts.set(conversation, shorter)} />
     </form>
   );
+}
+
+/** How long a text is, as a person says it. */
+function sizeOf(text: string): string {
+  return text.length >= 1_000_000
+    ? `${(text.length / 1_000_000).toFixed(1)} million characters`
+    : `${Math.round(text.length / 1000)} thousand characters`;
 }

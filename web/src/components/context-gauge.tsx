@@ -1,21 +1,52 @@
-/** How much of what the model can see at once the conversation takes, and what happens when it is full. */
+/** How much of what the model can see at once the conversation and the draft take, and what happens when it is full. */
 
+import { useEffect, useState } from "preact/hooks";
 import type { Reply } from "../conversation/message";
+import { whole, type Draft } from "../state/drafts";
+import { roomForReply } from "../state/fitting";
 import { useWorkbench } from "../state/workbench";
 import { count } from "./figures";
 
 const NEARLY_FULL = 0.75;
 
-export function ContextGauge() {
+interface Props {
+  draft: Draft;
+  onShorten: (shorter: Draft) => void;
+}
+
+export function ContextGauge({ draft, onShorten }: Props) {
   const bench = useWorkbench();
   const talk = bench.talk;
-  const contextLength = bench.models.contextLength(bench.settings.value);
+  const settings = bench.settings.value;
+  const contextLength = bench.models.contextLength(settings);
   const last = talk?.path.value
     .map((id) => talk.message(id)!.value)
     .findLast((message): message is Reply => message.role === "assistant" && message.figures !== null);
-  const used = last?.figures?.contextUsed ?? 0;
+  const before = last?.figures?.contextUsed ?? 0;
+  const { tokens: written, isExact } = useTokensOf(draft);
+  const used = before + written;
   if (contextLength === null || used === 0) {
     return <p class="gauge">Conversations stay in this browser.</p>;
+  }
+  const most = contextLength - roomForReply(settings, contextLength);
+  if (written > most) {
+    const shorten = () => {
+      onShorten(shortened(draft, most / written));
+      bench.view.tell({ text: "The end of the message was cut off.", action: { label: "Undo", run: () => onShorten(draft) } });
+      document.querySelector<HTMLElement>("#message")?.focus();
+    };
+    return (
+      <div class="gauge is-nearly-full">
+        <span class="gauge-bar" aria-hidden="true" style={{ "--share": "100%" }} />
+        <span role="status">
+          Too long: the message takes {isExact ? "" : "about "}
+          {count(written)} tokens. The model can take {count(most)} and has {count(contextLength - most)} for its reply.
+        </span>
+        <button type="button" class="button" onClick={shorten}>
+          Shorten it
+        </button>
+      </div>
+    );
   }
   const share = Math.min(1, used / contextLength);
   const hasForgotten = last?.seenFrom != null;
@@ -24,11 +55,12 @@ export function ContextGauge() {
     <div class={`gauge ${isNearlyFull ? "is-nearly-full" : ""}`}>
       <span class="gauge-bar" aria-hidden="true" style={{ "--share": `${100 * share}%` }} />
       <span>
-        {count(used)} of {count(contextLength)} tokens
+        {written > 0 && !isExact ? "about " : ""}
+        {count(used)} of {count(contextLength)} tokens{written > 0 ? " with your message" : ""}
       </span>
       {isNearlyFull && (
         <span role="status">
-          {bench.settings.value.keepWhole
+          {settings.keepWhole
             ? "Nearly full: soon you will have to begin a new conversation."
             : hasForgotten
               ? "The oldest turns are left out of what the model sees."
@@ -37,4 +69,50 @@ export function ContextGauge() {
       )}
     </div>
   );
+}
+
+/** A guess, until the server has counted a first text. */
+const CHARACTERS_PER_TOKEN = 3;
+/** Texts up to this length the server counts; of longer ones the guess is good enough. */
+const MOST_COUNTED = 50_000;
+const COUNT_MILLISECONDS = 350;
+
+/** The tokens of a draft: at once by a guess, and, once typing pauses, as the server counts them. */
+function useTokensOf(draft: Draft): { tokens: number; isExact: boolean } {
+  const bench = useWorkbench();
+  const [counted, setCounted] = useState({ text: "", tokens: 0, rate: CHARACTERS_PER_TOKEN });
+  const isCommand = draft.pasted.length === 0 && draft.text.startsWith("/");
+  const length = isCommand ? 0 : draft.text.length + draft.pasted.reduce((sum, text) => sum + text.length, 0);
+  const model = bench.models.chosen(bench.settings.value)?.id;
+  useEffect(() => {
+    if (length === 0 || length > MOST_COUNTED || !model || !bench.models.isReady.peek()) {
+      return;
+    }
+    const controller = new AbortController();
+    const timer = setTimeout(() => {
+      const text = whole(draft);
+      bench.server
+        .tokenize(model, [{ role: "user", content: text }], false, controller.signal)
+        .then(({ count: tokens }) => tokens > 0 && setCounted({ text, tokens, rate: Math.max(0.2, text.length / tokens) }))
+        .catch(() => undefined); // the guess stays
+    }, COUNT_MILLISECONDS);
+    return () => {
+      clearTimeout(timer);
+      controller.abort();
+    };
+  }, [draft, model]);
+  if (length === 0) {
+    return { tokens: 0, isExact: true };
+  }
+  const isExact = length <= MOST_COUNTED && counted.text === whole(draft);
+  return { tokens: isExact ? counted.tokens : Math.ceil(length / counted.rate), isExact };
+}
+
+/** A little less than what would fit by the count, since a guess may have made it. */
+const SAFETY = 0.9;
+
+/** The beginning of a draft, this share of it. */
+function shortened(draft: Draft, share: number): Draft {
+  const text = whole(draft);
+  return { text: text.slice(0, Math.floor(text.length * share * SAFETY)).replace(/\s+\S*$/, ""), pasted: [] };
 }

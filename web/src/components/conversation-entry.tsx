@@ -1,14 +1,17 @@
 /** A conversation in the list: opens it, renames it, exports or deletes it. */
 
 import { useEffect, useRef, useState } from "preact/hooks";
+import { plainTitle } from "../conversation/direction";
 import type { Conversation } from "../conversation/message";
+import { entryElement, focusWhenLost } from "../state/focus";
 import { useWorkbench } from "../state/workbench";
 import { Menu } from "./menu";
 
 export function ConversationEntry({ conversation }: { conversation: Conversation }) {
   const bench = useWorkbench();
   const [isRenaming, setIsRenaming] = useState(false);
-  const { id, title } = conversation;
+  const { id } = conversation;
+  const title = plainTitle(conversation.title);
   const isOpen = bench.talk?.id === id;
   if (isRenaming) {
     return (
@@ -17,6 +20,7 @@ export function ConversationEntry({ conversation }: { conversation: Conversation
           title={title}
           onDone={(renamed) => {
             setIsRenaming(false);
+            focusWhenLost(() => entryElement(id));
             if (renamed !== null) {
               void bench.library.rename(id, renamed);
             }
@@ -30,7 +34,9 @@ export function ConversationEntry({ conversation }: { conversation: Conversation
       <button
         type="button"
         class="entry-title"
+        data-conversation={id}
         title={title}
+        dir="auto"
         onClick={() => void bench.show(id)}
         {...(isOpen && { "aria-current": "page" })}
       >
@@ -56,6 +62,7 @@ function RenameField({ title, onDone }: { title: string; onDone: (renamed: strin
     <input
       ref={field}
       class="rename"
+      dir="auto"
       aria-label="New title"
       defaultValue={title}
       onBlur={(event) => onDone(event.currentTarget.value)}

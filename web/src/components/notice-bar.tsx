@@ -1,5 +1,6 @@
 /** Something said in passing, with something to do about it for as long as it shows. */
 
+import { focusWhenLost, messageField } from "../state/focus";
 import { useWorkbench } from "../state/workbench";
 
 export function NoticeBar() {
@@ -16,6 +17,7 @@ export function NoticeBar() {
               onClick={() => {
                 shown.action?.run();
                 notice.value = null;
+                focusWhenLost(messageField);
               }}
             >
               {shown.action.label}

@@ -2,10 +2,12 @@
 
 import { useEffect, useState } from "preact/hooks";
 import type { Tokenized } from "../api/wire";
+import { directionOf } from "../conversation/direction";
 import { messagesForModel } from "../conversation/for-model";
 import type { Message } from "../conversation/message";
 import { isRunning } from "../conversation/message";
 import { problemOf } from "../state/problems";
+import { focusWhenLost } from "../state/focus";
 import { useWorkbench } from "../state/workbench";
 import { count } from "./figures";
 import { visibleText } from "./token-text";
@@ -29,12 +31,24 @@ export function PromptSheet() {
           : "What the model was given before it wrote that reply."}
       </p>
       {upTo !== null && (
-        <button type="button" class="button" onClick={() => (bench.view.promptOf.value = null)}>
+        <button type="button" class="button" onClick={() => {
+          bench.view.promptOf.value = null;
+          focusWhenLost(() => document.querySelector<HTMLElement>(".sheet-body"));
+        }}>
           Show the whole conversation
         </button>
       )}
       {path.length === 0 && <p class="sheet-note">There is nothing yet: say something first.</p>}
       {complaint && <p class="problem">{complaint}</p>}
+      {tokenized && tokenized.tokenized.count > tokenized.tokenized.max_model_len && (
+        <p class="problem" role="status">
+          This is all that was said: {count(tokenized.tokenized.count)} tokens, more than the{" "}
+          {count(tokenized.tokenized.max_model_len)} that the model can see at once.{" "}
+          {bench.settings.value.keepWhole
+            ? "It will not be sent as it is."
+            : "The model will be given the newest turns only, as many as fit with room for the reply."}
+        </p>
+      )}
       {tokenized && <Rendered {...tokenized} />}
     </div>
   );
@@ -79,14 +93,15 @@ function useTokenized(path: readonly Message[], isSettled: boolean) {
 function Rendered({ tokenized, numMessages }: Asked) {
   const { tokens, count: total, max_model_len: contextLength, cached_tokens: cached } = tokenized;
   const sections = sectionsOf(tokenized, numMessages);
+  const most = Math.max(total, contextLength);
   return (
     <>
       <div class="prompt-bar" role="img" aria-label={`${total} of ${contextLength} tokens`}>
         {sections.map(({ role, start, end }, index) => (
-          <i key={index} class={`is-${role}`} style={{ width: `${(100 * (end - start)) / contextLength}%` }} />
+          <i key={index} class={`is-${role}`} style={{ width: `${(100 * (end - start)) / most}%` }} />
         ))}
       </div>
-      <i class="prompt-cached" style={{ width: `${(100 * cached) / contextLength}%` }} />
+      <i class="prompt-cached" style={{ width: `${(100 * cached) / most}%` }} />
       <dl class="prompt-figures">
         <div>
           <dt>tokens</dt>
@@ -111,7 +126,7 @@ function Rendered({ tokenized, numMessages }: Asked) {
             <h3>
               {role} <span>{end - start === 1 ? "1 token" : `${count(end - start)} tokens`}</span>
             </h3>
-            <p>
+            <p dir={directionOf(tokenized.token_strs.slice(start, end).filter((_, offset) => !tokenized.special[start + offset]).join(""))}>
               {tokens.slice(start, end).map((id, offset) => (
                 <PromptToken key={offset} tokenized={tokenized} id={id} index={start + offset} isCached={start + offset < cached} />
               ))}

@@ -5,6 +5,7 @@
  */
 
 import { useEffect, useRef, useState } from "preact/hooks";
+import { directionOf } from "../conversation/direction";
 import type { Alternative, Token } from "../conversation/message";
 import { isSpecial, probability } from "../conversation/tokens";
 import { heatOf, inlineText, percent, spokenText } from "./token-text";
@@ -13,6 +14,7 @@ import { TokenInspector } from "./token-inspector";
 const HIDE_MILLISECONDS = 260;
 const MARGIN = 8;
 const GAP = 4;
+const LEAST_HEIGHT = 120;
 
 interface Props {
   tokens: readonly Token[];
@@ -116,12 +118,14 @@ export function ReplyTokens({ tokens, onPick }: Props) {
     <div
       ref={container}
       class="tokens"
+      dir={directionOf(tokens.map(({ text }) => (isSpecial(text) ? "" : text)).join(""))}
       role="group"
       aria-label="The tokens of this reply"
       onPointerOver={onPointerOver}
       onPointerLeave={onPointerLeave}
       onClick={onClick}
       onKeyDown={onKeyDown}
+      onFocusIn={(event) => setInTabOrder(indexAt(event) ?? inTabOrder)}
       onFocusOut={onFocusOut}
     >
       {tokens.map((each, index) => (
@@ -130,6 +134,7 @@ export function ReplyTokens({ tokens, onPick }: Props) {
       {token && (
         <div
           class="inspector"
+          dir="ltr"
           role="dialog"
           aria-label={`Instead of ${spokenText(token.text, token.bytes)}`}
           ref={(panel) => void (panel && place(panel, chip(shown.index)))}
@@ -191,7 +196,11 @@ function place(panel: HTMLElement, token: HTMLElement | null | undefined): void 
   const base = container.getBoundingClientRect();
   const roomBelow = (frame?.bottom ?? innerHeight) - at.bottom - MARGIN;
   const roomAbove = at.top - (frame?.top ?? 0) - MARGIN;
+  panel.style.maxHeight = "";
   const isAbove = panel.offsetHeight > roomBelow && roomAbove > roomBelow;
+  // In a low window it scrolls within itself; with hardly any room it may be laid over more than the reply.
+  const room = Math.max(isAbove ? roomAbove : roomBelow, LEAST_HEIGHT) - GAP;
+  panel.style.maxHeight = `${room}px`;
   const left = Math.min(at.left - base.left, container.offsetWidth - panel.offsetWidth);
   panel.classList.toggle("is-at-top", at.top > innerHeight / 2);
   panel.style.left = `${Math.max(0, left)}px`;

@@ -20,6 +20,8 @@ export function Reply({ reply, isLast }: { reply: ReplyMessage; isLast: boolean 
   return (
     <article
       class={`message reply ${isWriting ? "is-writing" : ""} ${isLast ? "is-last" : ""}`}
+      data-message={reply.id}
+      tabIndex={-1}
       aria-label={`${reply.model || "The model"} replied`}
       aria-busy={isWriting}
     >

@@ -1,7 +1,8 @@
 /** How this conversation is held: what the model is told beforehand, and how its words are chosen. */
 
-import { useId, useRef } from "preact/hooks";
+import { useId, useRef, useState } from "preact/hooks";
 import type { Settings } from "../conversation/message";
+import { focusWhenLost } from "../state/focus";
 import { useWorkbench } from "../state/workbench";
 import { keptKey, sessionKey } from "../storage/preferences";
 import { GrowingField } from "./growing-field";
@@ -36,7 +37,7 @@ export function SettingsSheet() {
       <NumberSetting name="min_p" label="Min-p" least={0} most={1} step={0.01} standard={defaults.min_p}
         help="Only tokens at least this likely, measured against the likeliest." />
       <NumberSetting name="max_tokens" label="Longest reply" least={1} most={contextLength ?? 4096} step={1}
-        standard={defaults.max_tokens} placeholder="what fits" help="In tokens." />
+        standard={longestReply(defaults.max_tokens, contextLength)} placeholder="what fits" help="In tokens." />
       <NumberSetting name="seed" label="Seed" least={0} most={2 ** 31 - 1} step={1} standard={null} placeholder="random"
         help="With a seed, the same question in the same conversation gets the same reply." hasSlider={false} />
       <StopTexts settings={settings} />
@@ -56,7 +57,10 @@ export function SettingsSheet() {
           type="button"
           class="button"
           disabled={!isChanged}
-          onClick={() => bench.setSettings(Object.fromEntries(Object.keys(settings).map((name) => [name, undefined])))}
+          onClick={() => {
+            bench.setSettings(Object.fromEntries(Object.keys(settings).map((name) => [name, undefined])));
+            focusWhenLost(() => document.querySelector<HTMLElement>(".sheet-body"));
+          }}
         >
           Back to the model’s defaults
         </button>
@@ -66,9 +70,18 @@ export function SettingsSheet() {
   );
 }
 
+/** A default from a bundle may be more than the model can see at once. */
+function longestReply(standard: number | null, contextLength: number | null): number | null {
+  return standard === null ? null : Math.min(standard, contextLength ?? standard);
+}
+
 function StopTexts({ settings }: { settings: Settings }) {
   const bench = useWorkbench();
   const id = useId();
+  const stored = settings.stop?.join("\n") ?? "";
+  const [typed, setTyped] = useState(stored);
+  // A line that was begun and is still empty is in what is typed only; anything else comes from elsewhere.
+  const isTyped = stopTexts(typed).join("\n") === stored;
   return (
     <div class="setting">
       <label class="setting-name" for={id}>
@@ -77,15 +90,22 @@ function StopTexts({ settings }: { settings: Settings }) {
       <textarea
         id={id}
         rows={2}
+        dir="auto"
         placeholder="Texts that end the reply, one a line, four at most"
-        value={settings.stop?.join("\n") ?? ""}
-        onChange={(event) => {
-          const texts = event.currentTarget.value.split("\n").filter((text) => text !== "");
-          bench.setSettings({ stop: texts.length > 0 ? texts.slice(0, 4) : undefined });
+        value={isTyped ? typed : stored}
+        onInput={({ currentTarget: { value } }) => {
+          setTyped(value);
+          const texts = stopTexts(value);
+          bench.setSettings({ stop: texts.length > 0 ? texts : undefined });
         }}
+        onBlur={() => setTyped(stored)}
       />
     </div>
   );
+}
+
+function stopTexts(typed: string): string[] {
+  return typed.split("\n").filter((text) => text !== "").slice(0, 4);
 }
 
 function KeyButton() {

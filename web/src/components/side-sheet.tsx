@@ -10,11 +10,12 @@ import { PromptSheet } from "./prompt-sheet";
 import { SettingsSheet } from "./settings-sheet";
 
 export function SideSheet() {
-  const { sheet } = useWorkbench().view;
+  const bench = useWorkbench();
+  const { sheet } = bench.view;
   if (sheet.value === "settings") {
     return (
       <Sheet title="Settings" key="settings">
-        <SettingsSheet />
+        <SettingsSheet key={bench.talk?.id} />
       </Sheet>
     );
   }

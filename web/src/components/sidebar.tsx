@@ -1,10 +1,11 @@
 /** The conversations in this browser: beside the page where there is room, over it where there is not. */
 
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import type { Conversation } from "../conversation/message";
 import { isNarrow } from "../state/screen";
 import { useWorkbench } from "../state/workbench";
 import { sidebar } from "../storage/preferences";
+import { Boundary } from "./boundary";
 import { ConversationEntry } from "./conversation-entry";
 import { Icon } from "./icon";
 import { IconButton } from "./icon-button";
@@ -32,7 +33,12 @@ function Contents({ onHide }: { onHide: () => void }) {
   const bench = useWorkbench();
   const [query, setQuery] = useState("");
   const found = useSearch(query.trim());
-  const shown = bench.library.list.value.filter(({ id }) => found === null || found.has(id));
+  const all = bench.library.list.value;
+  const shown = useMemo(() => (found === null ? all : all.filter(({ id }) => found.has(id))), [all, found]);
+  const rows = useMemo(() => rowsOf(shown), [shown]);
+  const frame = useRef<HTMLElement>(null);
+  const [top, setTop] = useState(0);
+  const { first, end, above, below } = windowOf(rows, top, frame.current?.clientHeight ?? innerHeight);
   return (
     <>
       <div class="sidebar-head">
@@ -48,6 +54,7 @@ function Contents({ onHide }: { onHide: () => void }) {
         <Icon name="search" size={16} />
         <input
           id="search"
+          dir="auto"
           type="search"
           placeholder="Search"
           aria-label="Search conversations"
@@ -55,17 +62,21 @@ function Contents({ onHide }: { onHide: () => void }) {
           onInput={(event) => setQuery(event.currentTarget.value)}
         />
       </label>
-      <nav class="conversations" aria-label="Conversations">
-        {byDay(shown).map(([day, conversations]) => (
-          <section key={day}>
-            <h2>{day}</h2>
+      <nav class="conversations" aria-label="Conversations" ref={frame} onScroll={(event) => setTop(event.currentTarget.scrollTop)}>
+        <div style={{ height: `${above}rem` }} />
+        {sectionsOf(rows.slice(first, end)).map(([day, conversations], index) => (
+          <section key={day ?? index} aria-label={day ?? undefined}>
+            {day && <h2>{day}</h2>}
             <ul>
               {conversations.map((conversation) => (
-                <ConversationEntry key={conversation.id} conversation={conversation} />
+                <Boundary key={conversation.id} of={conversation} instead={<UndrawnEntry id={conversation.id} />}>
+                  <ConversationEntry conversation={conversation} />
+                </Boundary>
               ))}
             </ul>
           </section>
         ))}
+        <div style={{ height: `${below}rem` }} />
         {shown.length === 0 && (
           <p class="no-conversations">{found ? "Nothing found." : "What you talk about appears here. It stays in this browser."}</p>
         )}
@@ -85,6 +96,17 @@ function Contents({ onHide }: { onHide: () => void }) {
   );
 }
 
+/** In the place of an entry that the page failed to draw. */
+function UndrawnEntry({ id }: { id: string }) {
+  const bench = useWorkbench();
+  return (
+    <li class="entry">
+      <span class="entry-title">Cannot be shown</span>
+      <IconButton icon="trash" label="Delete a conversation that cannot be shown" onClick={() => void bench.deleteConversation(id)} />
+    </li>
+  );
+}
+
 const SEARCH_MILLISECONDS = 120;
 
 /** The ids of the conversations that contain `query`; null while there is none. */
@@ -92,12 +114,14 @@ function useSearch(query: string): ReadonlySet<string> | null {
   const { library } = useWorkbench();
   const [found, setFound] = useState<ReadonlySet<string> | null>(null);
   useEffect(() => {
-    let isCurrent = true;
+    const controller = new AbortController();
+    const { signal } = controller;
     const timer = setTimeout(() => {
-      void (query === "" ? Promise.resolve(null) : library.search(query)).then((ids) => isCurrent && setFound(ids));
+      const search = query === "" ? Promise.resolve(null) : library.search(query, signal);
+      void search.then((ids) => signal.aborted || setFound(ids));
     }, SEARCH_MILLISECONDS);
     return () => {
-      isCurrent = false;
+      controller.abort(); // the next key has other things to look for
       clearTimeout(timer);
     };
   }, [query, library.list.value]);
@@ -106,20 +130,69 @@ function useSearch(query: string): ReadonlySet<string> | null {
 
 const DAY = 24 * 60 * 60 * 1000;
 
-function byDay(conversations: readonly Conversation[]): [string, Conversation[]][] {
+/** A line of the list: a conversation, or the day above those that were last used then. */
+type Row = Conversation | string;
+
+function rowsOf(conversations: readonly Conversation[]): Row[] {
   const today = new Date().setHours(0, 0, 0, 0);
-  const groups = new Map<string, Conversation[]>();
-  for (const conversation of conversations) {
-    const { updatedAt } = conversation;
-    const day =
-      updatedAt >= today
-        ? "Today"
-        : updatedAt >= today - DAY
-          ? "Yesterday"
-          : updatedAt >= today - 7 * DAY
-            ? "Last seven days"
-            : new Date(updatedAt).toLocaleDateString("en", { month: "long", year: "numeric" });
-    groups.set(day, [...(groups.get(day) ?? []), conversation]);
+  let last = "";
+  return conversations.flatMap((conversation) => {
+    const day = dayOf(conversation.updatedAt, today);
+    const rows = day === last ? [conversation] : [day, conversation];
+    last = day;
+    return rows;
+  });
+}
+
+function dayOf(time: number, today: number): string {
+  if (time >= today) {
+    return "Today";
   }
-  return [...groups];
+  if (time >= today - DAY) {
+    return "Yesterday";
+  }
+  return time >= today - 7 * DAY ? "Last seven days" : MONTH.format(time);
+}
+
+const MONTH = new Intl.DateTimeFormat("en", { month: "long", year: "numeric" });
+
+/** Days, each with its conversations; conversations before the first day stand in a section without one. */
+function sectionsOf(rows: readonly Row[]): [string | null, Conversation[]][] {
+  const sections: [string | null, Conversation[]][] = [];
+  for (const row of rows) {
+    if (typeof row === "string") {
+      sections.push([row, []]);
+    } else if (sections.length === 0) {
+      sections.push([null, [row]]);
+    } else {
+      sections.at(-1)![1].push(row);
+    }
+  }
+  return sections;
+}
+
+// As in the styles, in rem.
+const ENTRY_HEIGHT = 2.3;
+const DAY_HEIGHT = 2.5;
+/** Fewer are all drawn; of more, those that are seen, and some above and below them for the keyboard to go on to. */
+const MOST_DRAWN = 120;
+const BESIDE = 30;
+
+/** Which rows are drawn, and the room, in rem, that those above and below them take. */
+function windowOf(rows: readonly Row[], top: number, height: number) {
+  if (rows.length <= MOST_DRAWN) {
+    return { first: 0, end: rows.length, above: 0, below: 0 };
+  }
+  const rem = Number.parseFloat(getComputedStyle(document.documentElement).fontSize);
+  const heightOf = (row: Row) => (typeof row === "string" ? DAY_HEIGHT : ENTRY_HEIGHT);
+  let at = 0;
+  let seenFirst = 0;
+  for (; seenFirst < rows.length - 1 && (at + heightOf(rows[seenFirst]!)) * rem < top; seenFirst++) {
+    at += heightOf(rows[seenFirst]!);
+  }
+  const seen = Math.ceil(height / rem / ENTRY_HEIGHT);
+  const first = Math.max(0, seenFirst - BESIDE);
+  const end = Math.min(rows.length, seenFirst + seen + BESIDE);
+  const sum = (some: readonly Row[]) => some.reduce((total, row) => total + heightOf(row), 0);
+  return { first, end, above: sum(rows.slice(0, first)), below: sum(rows.slice(end)) };
 }

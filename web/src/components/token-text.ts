@@ -18,9 +18,26 @@ export function inlineText(text: string, bytes?: number[]): string {
   return isSpecial(text) || bytes ? visibleText(text, bytes) : text.replace(/\n+/g, (ends) => "↵".repeat(ends.length));
 }
 
-/** A token's name for screen readers; it contains what is seen. */
+/** What screen readers pass over in silence, or would run together with the probability that follows. */
+const NAMES: Readonly<Record<string, string>> = {
+  " ": "space", "\n": "line break", "\t": "tab", "\r": "carriage return", ",": "comma", ".": "period", ":": "colon",
+  ";": "semicolon", "!": "exclamation mark", "?": "question mark", "'": "apostrophe", "’": "apostrophe", '"': "quotation mark",
+  "“": "opening quotation mark", "”": "closing quotation mark", "(": "opening parenthesis", ")": "closing parenthesis",
+  "[": "opening bracket", "]": "closing bracket", "{": "opening brace", "}": "closing brace", "<": "less than",
+  ">": "greater than", "-": "hyphen", "–": "dash", "—": "dash", "_": "underscore", "*": "asterisk", "/": "slash",
+  "\\": "backslash", "|": "bar", "`": "backtick", "^": "caret", "~": "tilde", "#": "number sign", "…": "ellipsis",
+};
+
+/** A token's name for screen readers: words as they are, signs and spaces by their names. */
 export function spokenText(text: string, bytes?: number[]): string {
-  return inlineText(text, bytes).trim() || "space";
+  if (isSpecial(text)) {
+    return `mark ${text.slice(2, -2).replace(/_/g, " ")}`;
+  }
+  if (bytes) {
+    return `part of a character, ${bytes.length === 1 ? "byte" : "bytes"} ${bytes.map((byte) => byte.toString(16).toUpperCase().padStart(2, "0")).join(" ")}`;
+  }
+  const spoken = /[\p{L}\p{N}]/u.test(text) ? text.trim() : "";
+  return spoken || [...(text.trim() || text)].map((sign) => NAMES[sign] ?? sign).join(", ") || "nothing";
 }
 
 const COLDEST_BITS = 5;

@@ -3,8 +3,13 @@
 import { useSignalEffect } from "@preact/signals";
 import { Fragment } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
+import { plainTitle } from "../conversation/direction";
+import { plainText, type Message as Stored } from "../conversation/message";
+import { focusWhenLost } from "../state/focus";
 import type { Talk } from "../state/talk";
 import { useWorkbench } from "../state/workbench";
+import { Boundary } from "./boundary";
+import { Icon } from "./icon";
 import { IconButton } from "./icon-button";
 import { Reply } from "./reply";
 import { UserMessage } from "./user-message";
@@ -21,6 +26,11 @@ export function Transcript({ talk }: { talk: Talk }) {
 
   function toEnd() {
     frame.current?.scrollTo({ top: frame.current.scrollHeight });
+  }
+
+  function onToEnd() {
+    toEnd();
+    focusWhenLost(() => frame.current); // the button goes away
   }
 
   function onScroll() {
@@ -50,12 +60,14 @@ export function Transcript({ talk }: { talk: Talk }) {
 
   return (
     <div class="transcript" ref={frame} onScroll={onScroll} tabIndex={0} role="region" aria-label="Conversation">
+      <h1 class="visually-hidden">{plainTitle(talk.conversation.value.title)}</h1>
       <div class="column" ref={content}>
         <Messages talk={talk} />
+        {talk.path.value.length === 0 && <p class="silent">Nothing is said here any more. What you write begins it anew.</p>}
       </div>
       {isAway && (
         <div class="to-end">
-          <IconButton icon="down" label="To the end" onClick={toEnd} />
+          <IconButton icon="down" label="To the end" onClick={onToEnd} />
         </div>
       )}
     </div>
@@ -88,7 +100,32 @@ function Message({ talk, id, isLast }: { talk: Talk; id: string; isLast: boolean
   if (!message) {
     return null;
   }
-  return message.role === "user" ? <UserMessage message={message} /> : <Reply reply={message} isLast={isLast} />;
+  return (
+    <Boundary of={message} instead={<Undrawn message={message} />}>
+      {message.role === "user" ? <UserMessage message={message} /> : <Reply reply={message} isLast={isLast} />}
+    </Boundary>
+  );
+}
+
+/** In the place of a message that the page failed to draw: its text, and the way to be rid of it. */
+function Undrawn({ message }: { message: Stored }) {
+  const bench = useWorkbench();
+  return (
+    <article class="message" aria-label="A message that cannot be shown">
+      <div class="problem" role="alert">
+        <Icon name="warning" />
+        <p>This message cannot be shown as it should be.</p>
+        <div class="remedies">
+          <button type="button" class="button" onClick={() => void bench.copy(plainText(message))}>
+            Copy its text
+          </button>
+          <button type="button" class="button" onClick={() => bench.deleteMessage(message.id)}>
+            Delete it
+          </button>
+        </div>
+      </div>
+    </article>
+  );
 }
 
 function Forgotten() {

@@ -18,12 +18,12 @@ export function UserMessage({ message }: { message: Message }) {
     { icon: "trash", label: "Delete message", run: () => bench.deleteMessage(message.id) },
   ];
   return (
-    <article class="message said" aria-label="You said">
+    <article class="message said" data-message={message.id} tabIndex={-1} aria-label="You said">
       {editing.value === message.id ? (
         <EditField message={message} />
       ) : (
         <>
-          <div class="bubble">{message.text}</div>
+          <Bubble text={message.text} />
           <div class="actions">
             <BranchStepper id={message.id} />
             {isNarrow.value ? (
@@ -38,13 +38,32 @@ export function UserMessage({ message }: { message: Message }) {
   );
 }
 
+/** More than this of a text is drawn, or put into a field, only when asked for. */
+const LONG = 20_000;
+const SHOWN_OF_LONG = 3_000;
+
+function Bubble({ text }: { text: string }) {
+  const [isWhole, setIsWhole] = useState(false);
+  const isCut = text.length > LONG && !isWhole;
+  return (
+    <div class="bubble" dir="auto">
+      {isCut ? `${text.slice(0, SHOWN_OF_LONG)}…` : text}
+      {isCut && (
+        <button type="button" class="button bubble-more" onClick={() => setIsWhole(true)}>
+          Show all {text.length.toLocaleString("en")} characters
+        </button>
+      )}
+    </div>
+  );
+}
+
 function EditField({ message }: { message: Message }) {
   const bench = useWorkbench();
-  const [text, setText] = useState(message.text);
+  const [text, setText] = useState(message.text.slice(0, LONG));
   const field = useRef<HTMLTextAreaElement>(null);
   useEffect(() => {
     field.current?.focus();
-    field.current?.setSelectionRange(message.text.length, message.text.length);
+    field.current?.setSelectionRange(text.length, text.length);
   }, []);
 
   function leave() {
@@ -63,7 +82,7 @@ function EditField({ message }: { message: Message }) {
     if (event.key === "Escape") {
       event.stopPropagation();
       leave();
-    } else if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    } else if (event.key === "Enter" && !event.shiftKey) {
       event.preventDefault();
       send();
     }
@@ -73,7 +92,10 @@ function EditField({ message }: { message: Message }) {
     <div class="edit">
       <GrowingField innerRef={field} label="Edit message" value={text} onInput={setText} onKeyDown={onKeyDown} />
       <div class="edit-buttons">
-        <span class="edit-hint">Asks again in a new version; the old one stays.</span>
+        <span class="edit-hint">
+          {message.text.length > LONG && `These are its first ${LONG.toLocaleString("en")} characters. `}
+          Asks again in a new version; the old one stays.
+        </span>
         <button type="button" class="button" onClick={leave}>
           Cancel
         </button>

@@ -14,7 +14,7 @@ const TAGS = [
   ..."munderover mtable mtr mtd mstyle mpadded mphantom menclose svg path line".split(" "),
 ];
 const ATTRIBUTES = [
-  ..."href class type tabindex start align data-language aria-hidden style encoding xmlns display".split(" "),
+  ..."href class dir type tabindex start align data-language aria-hidden style encoding xmlns display".split(" "),
   ..."mathvariant stretchy fence separator accent accentunder minsize maxsize lspace rspace width height depth".split(" "),
   ..."columnalign columnspacing rowspacing columnlines rowlines linethickness scriptlevel displaystyle notation".split(" "),
   ..."viewBox preserveAspectRatio d x1 x2 y1 y2 stroke-width fill stroke".split(" "),

@@ -1,6 +1,7 @@
 /** Keeps the address and the conversation that is shown in step, so that reloading and going back work. */
 
 import { effect } from "@preact/signals";
+import { plainTitle } from "../conversation/direction";
 import type { Workbench } from "./workbench";
 
 const SHAPE = /^#\/c\/([0-9a-f]+)$/;
@@ -9,7 +10,7 @@ const SHAPE = /^#\/c\/([0-9a-f]+)$/;
 export async function followAddress(bench: Workbench): Promise<void> {
   const named = SHAPE.exec(location.hash)?.[1];
   if (named) {
-    await bench.show(named);
+    await bench.show(named).catch(() => bench.view.tell({ text: "That conversation cannot be read." }));
   }
   effect(() => {
     const id = bench.library.open.value?.id;
@@ -20,7 +21,7 @@ export async function followAddress(bench: Workbench): Promise<void> {
   });
   effect(() => {
     const title = bench.library.open.value?.conversation.value.title;
-    document.title = title ? `${title} · chatsmith` : "chatsmith";
+    document.title = title !== undefined ? `${plainTitle(title)} · chatsmith` : "chatsmith";
   });
   addEventListener("popstate", () => {
     const id = SHAPE.exec(location.hash)?.[1];

@@ -60,6 +60,26 @@ export function matching(typed: string): Command[] {
   return name === undefined ? [] : COMMANDS.filter((command) => command.name.startsWith(name.toLowerCase()));
 }
 
+/**
+ * What looks like a command and is none: its name, and the one that it begins or that begins it. A path, or a slash in
+ * the middle of a text, looks like none.
+ */
+export function unknownCommand(typed: string): { name: string; meant: string | null } | null {
+  const name = /^\/([a-z]{2,20})(?:\s|$)/i.exec(typed.slice(0, 40))?.[1]?.toLowerCase();
+  if (name === undefined || typedCommand(typed)) {
+    return null;
+  }
+  const shared = (other: string) => {
+    let length = 0;
+    while (length < name.length && name[length] === other[length]) {
+      length += 1;
+    }
+    return length;
+  };
+  const nearest = COMMANDS.reduce((best, each) => (shared(each.name) > shared(best.name) ? each : best));
+  return { name, meant: shared(nearest.name) >= 2 ? nearest.name : null };
+}
+
 /** The command that is typed whole, and what follows its name. */
 export function typedCommand(typed: string): { command: Command; argument: string } | null {
   const [, name, argument] = /^\/(\w+)(?:\s+([\s\S]*))?$/.exec(typed.trim()) ?? [];

@@ -14,6 +14,9 @@ const REPLY_SHARE = 4;
 /** The marks around a message, and those of a tool call in it. */
 const MARKS_PER_MESSAGE = 8;
 
+/** Far more than any tokenizer makes of a text on average. */
+const MOST_BYTES_PER_TOKEN = 64;
+
 export interface Fitted {
   messages: SentMessage[];
   /** The first message that is sent; null if none had to be left out. */
@@ -39,14 +42,20 @@ export async function fit(
   isExact: boolean,
   signal: AbortSignal,
 ): Promise<Fitted> {
-  const messages = messagesForModel(settings.system, path);
-  const whole = { messages, seenFrom: null };
+  const all = messagesForModel(settings.system, path);
+  const whole = { messages: all, seenFrom: null };
   if (contextLength === null || settings.keepWhole) {
     return whole;
   }
   const room = prefix + roomForReply(settings, contextLength);
-  if (!isExact && atMost(messages) + room <= contextLength) {
+  if (!isExact && atMost(all) + room <= contextLength) {
     return whole;
+  }
+  // What certainly does not fit need not be counted, and by the megabyte would not be.
+  const messages = withinReach(all, contextLength * MOST_BYTES_PER_TOKEN);
+  if (messages === null) {
+    const message = `This message is far too long. The model's context holds ${contextLength} tokens, the reply included.`;
+    throw new RefusedError(400, message, "context_length_exceeded", "messages", null);
   }
   const counted = await server.tokenize(
     model,
@@ -67,7 +76,7 @@ export async function fit(
           "the reply included.";
     throw new RefusedError(400, message, "context_length_exceeded", "messages", null);
   }
-  if (leftOut === 0) {
+  if (leftOut === 0 && messages.length === all.length) {
     return whole;
   }
   const kept = messages.filter(({ wire }, index) => wire.role === "system" || index >= leftOut + systems(messages));
@@ -76,6 +85,23 @@ export async function fit(
 
 function systems(messages: readonly SentMessage[]): number {
   return messages[0]?.wire.role === "system" ? 1 : 0;
+}
+
+/** The system message and the newest turns that have at most `most` bytes together; null if not even the last has. */
+function withinReach(messages: readonly SentMessage[], most: number): SentMessage[] | null {
+  const first = systems(messages);
+  let begin = messages.length - 1;
+  let size = atMost([messages[begin]!, ...messages.slice(0, first)]);
+  if (size > most) {
+    return null;
+  }
+  for (; begin - 2 >= first; begin -= 2) {
+    size += atMost(messages.slice(begin - 2, begin));
+    if (size > most) {
+      break;
+    }
+  }
+  return [...messages.slice(0, first), ...messages.slice(Math.max(first, begin))];
 }
 
 /** A bound on the tokens: no token is shorter than a byte. */

@@ -5,6 +5,9 @@ import { isNarrow } from "./screen";
 import type { Workbench } from "./workbench";
 
 export function listenToKeys(bench: Workbench): void {
+  // While a character is being composed, keys belong to the input method, in every field: Enter takes what it offers, Esc
+  // gives it up. Safari sends the Enter that ends it after the composing, and marks it by its code only.
+  addEventListener("keydown", (event) => isOfInputMethod(event) && event.stopImmediatePropagation(), { capture: true });
   document.addEventListener("keydown", (event) => {
     const isCommand = event.ctrlKey || event.metaKey;
     const key = event.key.toLowerCase();
@@ -21,6 +24,12 @@ export function listenToKeys(bench: Workbench): void {
       document.querySelector<HTMLElement>("#message")?.focus();
     }
   });
+}
+
+const PROCESSED_BY_INPUT_METHOD = 229;
+
+function isOfInputMethod(event: KeyboardEvent): boolean {
+  return event.isComposing || event.keyCode === PROCESSED_BY_INPUT_METHOD;
 }
 
 function escape(bench: Workbench): void {

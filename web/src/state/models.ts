@@ -11,6 +11,7 @@ export type Connection = "connecting" | "ready" | "loading" | "unreachable" | "k
 
 const FIRST_WAIT = 1_000;
 const LONGEST_WAIT = 10_000;
+const LOOK_MILLISECONDS = 10_000;
 
 /** What holds where neither a conversation nor the server says anything. */
 const FALLBACK_DEFAULTS: ModelDefaults = { temperature: 1, top_p: 1, top_k: 0, min_p: 0, max_tokens: null };
@@ -30,9 +31,13 @@ export class Models {
   async refresh(): Promise<void> {
     clearTimeout(this.timer);
     try {
-      this.all.value = await this.server.models();
+      const all = await this.server.models();
+      if (JSON.stringify(all) !== JSON.stringify(this.all.peek())) {
+        this.all.value = all; // else whoever shows them need not be drawn anew
+      }
       this.connection.value = "ready";
       this.wait = FIRST_WAIT;
+      this.timer = setTimeout(() => this.lookAgain(), LOOK_MILLISECONDS);
       return;
     } catch (error) {
       const problem = problemOf(error);
@@ -45,11 +50,21 @@ export class Models {
     }
   }
 
+  /** A server may go without a word: look from time to time whether it is still there, while anyone is looking here. */
+  private lookAgain(): void {
+    if (document.hidden) {
+      this.timer = setTimeout(() => this.lookAgain(), LOOK_MILLISECONDS);
+    } else {
+      void this.refresh();
+    }
+  }
+
   /** A request has failed to reach the server, as `complaint` says: find out when it is back. */
   lostTouch(complaint: string): void {
     if (this.connection.value === "ready") {
       this.complaint.value = complaint;
       this.connection.value = "unreachable";
+      clearTimeout(this.timer);
       this.timer = setTimeout(() => void this.refresh(), this.wait);
     }
   }

@@ -7,10 +7,22 @@
 import { computed, signal, type ReadonlySignal, type Signal } from "@preact/signals";
 import { choiceOf, shownPath, withDescendants } from "../conversation/branches";
 import { newTime } from "../conversation/identity";
-import { isRunning, type Conversation, type Message, type Reply, type Settings } from "../conversation/message";
-import type { Database, StoredConversation } from "../storage/database";
+import { isRunning, type Conversation, type Message, type Problem, type Reply, type Settings } from "../conversation/message";
+import { changed, type ConversationChange, type Database, type StoredConversation } from "../storage/database";
 
 const SAVE_MILLISECONDS = 500;
+
+/** What a conversation tells those who hold it. */
+export interface TalkListener {
+  /** The list of conversations has to show something new. */
+  changed: (conversation: Conversation) => void;
+  /** The record was saved, or these messages were saved or deleted. */
+  saved: (what: "record" | string[]) => void;
+  /** Something could not be saved. */
+  unsaved: () => void;
+  /** Another tab has deleted it. */
+  gone: () => void;
+}
 
 export class Talk {
   readonly conversation: Signal<Conversation>;
@@ -20,16 +32,21 @@ export class Talk {
   private readonly shape = signal(0);
   private readonly unsaved = new Map<string, ReturnType<typeof setTimeout>>();
 
+  /** Messages that are not known to be in the database as they are here. */
+  private readonly unconfirmed = new Set<string>();
+  private readonly underWay = new Set<Promise<unknown>>();
+  /** Grows with every change made here. */
+  private numChanges = 0;
+
   constructor(
     stored: StoredConversation,
     private database: Database | null,
-    /** Called whenever the list of conversations has to show something new. */
-    private readonly onChange: (conversation: Conversation) => void,
-    /** Called when something could not be saved. */
-    private readonly onUnsaved: () => void,
+    private readonly listener: TalkListener,
+    /** Whether the conversation is in the database: if not, it is yet to be saved. */
+    public isStored: boolean,
   ) {
     this.conversation = signal(stored.conversation);
-    this.messages = new Map(stored.messages.map((message) => [message.id, signal(interrupted(message))]));
+    this.messages = new Map(stored.messages.map((message) => [message.id, signal(message)]));
     this.path = computed(() => {
       void this.shape.value;
       return shownPath(this.all(), this.conversation.value.chosen).map((message) => message.id);
@@ -73,16 +90,25 @@ export class Talk {
       .map((message) => message.id);
   }
 
+  /** Write down a conversation that has just begun. */
+  create(): void {
+    this.inDatabase(async (database) => {
+      await database.saveConversation(this.conversation.peek());
+      this.isStored = true;
+      this.listener.saved("record");
+    });
+  }
+
   add(message: Message): void {
     this.messages.set(message.id, signal(message));
     this.shape.value += 1;
-    this.change({ chosen: { ...this.conversation.peek().chosen, ...choiceOf(message) } });
+    this.change({ chosen: choiceOf(message), updatedAt: newTime() });
     this.save(message.id);
   }
 
   choose(id: string): void {
     const message = this.messages.get(id)!.peek();
-    this.change({ chosen: { ...this.conversation.peek().chosen, ...choiceOf(message) } }, false);
+    this.change({ chosen: choiceOf(message) });
   }
 
   update(id: string, change: Partial<Reply>): void {
@@ -101,7 +127,11 @@ export class Talk {
       this.messages.delete(message.peek().id);
     }
     this.shape.value += 1;
-    this.inDatabase((database) => database.deleteMessages(removed.map((message) => message.peek().id)));
+    const ids = removed.map((message) => message.peek().id);
+    this.inDatabase(async (database) => {
+      await database.deleteMessages(ids);
+      this.listener.saved(ids);
+    });
     return () => {
       for (const message of removed) {
         this.messages.set(message.peek().id, message);
@@ -113,11 +143,16 @@ export class Talk {
   }
 
   rename(title: string): void {
-    this.change({ title }, false);
+    this.change({ title });
   }
 
   setSettings(settings: Settings): void {
-    this.change({ settings }, false);
+    const unset = Object.keys(this.conversation.peek().settings).map((name) => [name, undefined]);
+    const all = { ...Object.fromEntries(unset), ...settings } as Settings;
+    const before = this.conversation.peek().settings;
+    // Only what changes: another tab may have changed something else.
+    const names = (Object.keys(all) as (keyof Settings)[]).filter((name) => all[name] !== before[name]);
+    this.change({ settings: Object.fromEntries(names.map((name) => [name, all[name]])) });
   }
 
   /** Everything, as it is stored. */
@@ -129,16 +164,64 @@ export class Talk {
   save(id: string): void {
     clearTimeout(this.unsaved.get(id));
     this.unsaved.delete(id);
-    const message = this.messages.get(id);
+    const message = this.messages.get(id)?.peek();
     if (message) {
-      this.inDatabase((database) => database.saveMessage(message.peek()));
+      this.write(message);
     }
   }
 
   /** Write down whatever is not yet: the page may be about to close. */
   saveAll(): void {
-    for (const id of [...this.unsaved.keys()]) {
-      this.save(id);
+    for (const [id, timer] of this.unsaved) {
+      clearTimeout(timer);
+      const message = this.messages.get(id)?.peek();
+      if (message) {
+        this.inDatabase((database) => database.saveMessageAtOnce(message));
+      }
+    }
+    this.unsaved.clear();
+  }
+
+  /** Until everything that is being saved is saved. */
+  async settled(): Promise<void> {
+    await Promise.allSettled([...this.underWay]);
+  }
+
+  /** Whether the message is here only, or newer here than in the database. */
+  isAhead(id: string): boolean {
+    return this.unsaved.has(id) || this.unconfirmed.has(id);
+  }
+
+  /** A number that is another one after each change made here. */
+  get version(): number {
+    return this.numChanges;
+  }
+
+  /** Take over the record as another tab has left it. Which branches are shown stays as it is here. */
+  takeRecord(stored: Conversation): void {
+    const here = this.conversation.peek();
+    this.conversation.value = { ...stored, chosen: { ...stored.chosen, ...here.chosen } };
+    this.listener.changed(this.conversation.peek());
+  }
+
+  /** Take over a message as another tab has left it; null: it was deleted, with all that follows it. */
+  takeMessage(id: string, message: Message | null): void {
+    const here = this.messages.get(id);
+    if (this.isAhead(id)) {
+      return; // newer here
+    }
+    if (message && here) {
+      here.value = message;
+    } else if (message) {
+      this.messages.set(id, signal(message));
+      this.shape.value += 1;
+    } else if (here) {
+      for (const each of withDescendants(this.all(), id)) {
+        clearTimeout(this.unsaved.get(each));
+        this.unsaved.delete(each);
+        this.messages.delete(each);
+      }
+      this.shape.value += 1;
     }
   }
 
@@ -164,29 +247,64 @@ export class Talk {
     const message = this.messages.get(id)?.peek();
     if (message) {
       const isGrowing = message.role === "assistant" && isRunning(message);
-      this.inDatabase((database) => database.saveMessage(isGrowing ? { ...message, tokens: [] } : message));
+      this.write(isGrowing ? { ...message, tokens: [] } : message);
+    }
+  }
+
+  private write(message: Message): void {
+    this.unconfirmed.add(message.id);
+    this.inDatabase(async (database) => {
+      if (await database.saveMessage(message)) {
+        this.unconfirmed.delete(message.id);
+        this.listener.saved([message.id]);
+      } else {
+        await this.missing(database);
+      }
+    });
+  }
+
+  private change(change: ConversationChange): void {
+    this.numChanges += 1;
+    this.conversation.value = changed(this.conversation.peek(), change);
+    this.inDatabase(async (database) => {
+      if (await database.changeConversation(this.id, change)) {
+        this.isStored = true;
+        this.listener.saved("record");
+      } else {
+        await this.missing(database);
+      }
+    });
+    this.listener.changed(this.conversation.peek());
+  }
+
+  /** The conversation is not in the database: it was deleted there, or never got into it. */
+  private async missing(database: Database): Promise<void> {
+    if (this.isStored) {
+      this.listener.gone();
+    } else {
+      await database.save(this.stored());
+      this.isStored = true;
+      this.unconfirmed.clear();
+      this.listener.saved("record");
     }
   }
 
   private inDatabase(work: (database: Database) => Promise<void>): void {
     if (this.database) {
-      work(this.database).catch(this.onUnsaved);
+      const saving: Promise<void> = work(this.database)
+        .catch(this.listener.unsaved)
+        .finally(() => this.underWay.delete(saving));
+      this.underWay.add(saving);
     }
-  }
-
-  private change(change: Partial<Conversation>, isUse = true): void {
-    const updatedAt = isUse ? { updatedAt: newTime() } : {};
-    this.conversation.value = { ...this.conversation.peek(), ...change, ...updatedAt };
-    this.inDatabase((database) => database.saveConversation(this.conversation.peek()));
-    this.onChange(this.conversation.peek());
   }
 }
 
+export const PAGE_CLOSED: Problem = { kind: "lost", message: "The page was closed in the middle of this reply." };
+
 /** A stored reply that was being written when the page closed has lost its end. */
-function interrupted(message: Message): Message {
+export function interrupted(message: Message): Message {
   if (message.role !== "assistant" || !isRunning(message)) {
     return message;
   }
-  const problem = { kind: "lost", message: "The page was closed in the middle of this reply." } as const;
-  return { ...message, state: "lost", problem };
+  return { ...message, state: "lost", problem: PAGE_CLOSED };
 }

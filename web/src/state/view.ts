@@ -12,6 +12,7 @@ export interface Notice {
 }
 
 const NOTICE_MILLISECONDS = 7_000;
+const MILLISECONDS_PER_CHARACTER = 80;
 
 export class View {
   readonly sheet = signal<Sheet | null>(null);
@@ -33,7 +34,8 @@ export class View {
   tell(notice: Notice): void {
     clearTimeout(this.timer);
     this.notice.value = notice;
-    this.timer = setTimeout(() => (this.notice.value = null), NOTICE_MILLISECONDS);
+    const toRead = notice.text.length * MILLISECONDS_PER_CHARACTER;
+    this.timer = setTimeout(() => (this.notice.value = null), Math.max(NOTICE_MILLISECONDS, toRead));
   }
 
   showsTokens(reply: string): boolean {

@@ -6,12 +6,13 @@ import { useContext } from "preact/hooks";
 import { Server } from "../api/server";
 import { pathTo } from "../conversation/branches";
 import { isContextFull, isUnfinished, sawOlderTurns } from "../conversation/ending";
-import { plainText, type Alternative, type Reply, type Settings, type UserMessage } from "../conversation/message";
+import { isEmpty, plainText, type Alternative, type Reply, type Settings, type UserMessage } from "../conversation/message";
 import { Database } from "../storage/database";
 import { keptKey, lastModel, sessionKey } from "../storage/preferences";
 import { chooseConversations, exportAll, exportConversation, type Format } from "../transfer/files";
-import { ImportError } from "../transfer/json";
 import { copyText } from "./clipboard";
+import { Drafts } from "./drafts";
+import { entryElement, focusWhenLost, messageElement, messageField } from "./focus";
 import { Library } from "./library";
 import { Models } from "./models";
 import type { Talk } from "./talk";
@@ -20,6 +21,7 @@ import { Writer } from "./writer";
 
 export class Workbench {
   readonly view = new View();
+  readonly drafts = new Drafts();
   readonly server = new Server(() => sessionKey.value || keptKey.value);
   readonly models = new Models(this.server);
   readonly writer = new Writer(this.server, this.models, () => (this.view.dialog.value = "key"));
@@ -31,8 +33,20 @@ export class Workbench {
   readonly library: Library;
 
   private constructor(database: Database | null) {
-    this.library = new Library(database, () => {
-      this.view.tell({ text: "The browser could not save this conversation: its storage may be full. Export it." });
+    this.library = new Library(database, {
+      unsaved: () => {
+        this.view.tell({
+          text: "The browser could not save this conversation: its storage may be full.",
+          action: { label: "Export it", run: () => void this.exportAs("json") },
+        });
+      },
+      gone: (id) => {
+        this.leave();
+        this.drafts.set("", this.drafts.of(id));
+        this.view.tell({ text: "This conversation was deleted in another tab." });
+      },
+      isWriting: (reply) => this.writer.running.peek().has(reply),
+      stop: (reply) => this.writer.stop(reply),
     });
   }
 
@@ -59,14 +73,20 @@ export class Workbench {
         this.view.dialog.value = "key";
       }
     });
-    addEventListener("pagehide", () => this.library.saveAll());
+    // Loading anew breaks off the requests before the page is hidden.
+    addEventListener("beforeunload", () => this.writer.leave());
+    addEventListener("pagehide", () => {
+      this.library.saveAll();
+      this.drafts.save();
+    });
     document.addEventListener("visibilitychange", () => {
       if (document.hidden) {
         this.library.saveAll();
       } else {
-        void this.library.load(); // another tab may have added to it
+        void this.library.refresh();
       }
     });
+    addEventListener("pageshow", ({ persisted }) => persisted && location.reload()); // out of the browser's cache of pages
     addEventListener("online", () => void this.models.refresh());
   }
 
@@ -74,10 +94,11 @@ export class Workbench {
     return this.library.open.value;
   }
 
-  /** The reply that is being made in the conversation shown, if any. */
+  /** The reply that is being made in the conversation shown, here or in another tab, if any. */
   runningReply(): string | null {
     const running = this.writer.running.value;
-    return this.talk?.path.value.find((id) => running.has(id)) ?? null;
+    const elsewhere = this.library.elsewhere.value;
+    return this.talk?.path.value.find((id) => running.has(id) || elsewhere.has(id)) ?? null;
   }
 
   async show(id: string): Promise<void> {
@@ -132,13 +153,15 @@ export class Workbench {
   regenerate(id = this.lastReply()?.id): void {
     if (this.talk && id) {
       this.writer.stopAll(this.talk);
-      this.writer.answer(this.talk, this.talk.reply(id).parent);
+      const reply = this.writer.answer(this.talk, this.talk.reply(id).parent);
+      focusWhenLost(() => messageElement(reply));
     }
   }
 
   resume(id = this.lastReply()?.id): void {
     if (this.talk && id && this.canResume(this.talk.reply(id))) {
       this.writer.resume(this.talk, id);
+      focusWhenLost(() => messageElement(id)); // the button for it goes away
     }
   }
 
@@ -164,15 +187,19 @@ export class Workbench {
     this.setSettings({ keepWhole: undefined });
     if (this.talk && isUnfinished(reply)) {
       this.writer.resume(this.talk, reply.id);
+      focusWhenLost(() => messageElement(reply.id));
     } else {
       this.retry(reply.id);
     }
   }
 
-  /** Make a failed reply anew, in its place. */
+  /** Make a failed reply anew: in its place if it holds nothing, else as a branch. */
   retry(id: string): void {
-    if (this.talk) {
+    if (this.talk && isEmpty(this.talk.reply(id))) {
       this.writer.retry(this.talk, id);
+      focusWhenLost(() => messageElement(id));
+    } else {
+      this.regenerate(id);
     }
   }
 
@@ -184,13 +211,17 @@ export class Workbench {
       if (this.view.showsTokens(id) !== this.view.showsTokens(branch)) {
         this.view.toggleTokens(branch);
       }
+      focusWhenLost(() => messageElement(branch)?.querySelector<HTMLElement>(`[data-index="${index}"]`));
     }
   }
 
   stop(): boolean {
     const running = this.runningReply();
-    if (running) {
+    if (running && this.writer.running.peek().has(running)) {
       this.writer.stop(running);
+      focusWhenLost(() => messageElement(running));
+    } else if (running) {
+      this.library.stopElsewhere(running);
     }
     return running !== null;
   }
@@ -222,8 +253,14 @@ export class Workbench {
     const { talk } = this;
     if (talk) {
       this.writer.stopAll(talk);
+      const at = talk.path.peek().indexOf(id);
       const bringBack = talk.remove(id);
-      this.view.tell({ text: "Message deleted.", action: { label: "Undo", run: bringBack } });
+      focusWhenLost(() => messageElement(talk.path.peek()[at] ?? talk.path.peek()[at - 1]) ?? messageField());
+      const undo = () => {
+        bringBack();
+        focusWhenLost(() => messageElement(id));
+      };
+      this.view.tell({ text: "Message deleted.", action: { label: "Undo", run: undo } });
     }
   }
 
@@ -232,12 +269,16 @@ export class Workbench {
     if (open) {
       this.writer.stopAll(open);
     }
+    const at = this.library.list.peek().findIndex((conversation) => conversation.id === id);
     const bringBack = await this.library.remove(id);
+    const next = () => this.library.list.peek()[at] ?? this.library.list.peek().at(-1);
+    focusWhenLost(() => entryElement(next()?.id) ?? messageField());
     const undo = async () => {
       await bringBack();
       if (open) {
         await this.show(id);
       }
+      focusWhenLost(() => entryElement(id) ?? messageField());
     };
     this.view.tell({ text: "Conversation deleted.", action: { label: "Undo", run: () => void undo() } });
   }
@@ -258,22 +299,32 @@ export class Workbench {
 
   /** Let the person choose files, and take in the conversations in them. */
   async importFiles(): Promise<void> {
-    try {
-      const conversations = await chooseConversations();
-      await this.library.restore(conversations);
-      const last = conversations.at(-1);
-      if (last) {
-        await this.show(last.conversation.id);
-        const count = conversations.length;
-        this.view.tell({ text: count === 1 ? "One conversation imported." : `${count} conversations imported.` });
-      }
-    } catch (error) {
-      if (!(error instanceof ImportError)) {
-        throw error;
-      }
-      this.view.tell({ text: error.message });
+    const { conversations, leftOut } = await chooseConversations();
+    const total = conversations.length;
+    if (total > 0) {
+      await this.library.restore(conversations, (done) => {
+        this.view.tell({ text: `Importing: ${done.toLocaleString("en")} of ${total.toLocaleString("en")} …` });
+      });
+      const newest = conversations.reduce((a, b) => (b.conversation.updatedAt > a.conversation.updatedAt ? b : a));
+      await this.show(newest.conversation.id);
+    }
+    const taken = total === 0 ? [] : [total === 1 ? "One conversation imported." : `${total.toLocaleString("en")} conversations imported.`];
+    if (leftOut.length > 0 || total > 0) {
+      this.view.tell({ text: [...taken, ...saidOf(leftOut, total === 0)].join(" ") });
     }
   }
+}
+
+const MOST_SAID = 3;
+
+/** What an import left out, in a sentence. */
+function saidOf(leftOut: readonly string[], isAll: boolean): string[] {
+  if (leftOut.length === 0) {
+    return [];
+  }
+  const said = leftOut.slice(0, MOST_SAID).map((what) => what.replace(/\.$/, "")).join("; ");
+  const more = leftOut.length > MOST_SAID ? `, and ${(leftOut.length - MOST_SAID).toLocaleString("en")} more` : "";
+  return [`${isAll ? "" : "Left out: "}${said}${more}.`];
 }
 
 const WorkbenchContext = createContext<Workbench | null>(null);

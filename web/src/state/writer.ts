@@ -15,16 +15,20 @@ import { OncePerFrame } from "./frames";
 import type { Models } from "./models";
 import { problemOf } from "./problems";
 import { Stopwatch } from "./stopwatch";
-import type { Talk } from "./talk";
+import { PAGE_CLOSED, type Talk } from "./talk";
 
 /** After as many attempts in vain a person decides. */
 const MOST_ATTEMPTS = 20;
+
+const LEAVING_MILLISECONDS = 3_000;
 
 export class Writer {
   /** The last thing that happened, for those who listen rather than look. */
   readonly announcement = signal("");
   /** The replies that are being made. */
   readonly running = signal<ReadonlyMap<string, AbortController>>(new Map());
+
+  private isLeaving = false;
 
   constructor(
     private readonly server: Server,
@@ -39,10 +43,11 @@ export class Writer {
     this.answer(talk, id);
   }
 
-  /** A new reply to the user's message `parent`, as a branch beside those there are. */
-  answer(talk: Talk, parent: string): void {
+  /** A new reply to the user's message `parent`, as a branch beside those there are. Returns its id. */
+  answer(talk: Talk, parent: string): string {
     const reply = this.newReply(talk, parent, []);
     void this.run(talk, reply.id, false);
+    return reply.id;
   }
 
   /** A branch of a reply that is the same up to the token at `index`, and has `alternative` there. Returns its id. */
@@ -237,12 +242,20 @@ export class Writer {
     }
   }
 
+  /** The page is being closed or loaded anew, which breaks off its requests: no problem of the server's. */
+  leave(): void {
+    this.isLeaving = true;
+    setTimeout(() => (this.isLeaving = false), LEAVING_MILLISECONDS); // a link may have led to a download only
+  }
+
   private fail(talk: Talk, id: string, problem: Problem, hasBegun: boolean): void {
-    const { retryAt: _, ...lasting } = problem;
+    const { retryAt: _, ...lasting } = this.isLeaving ? PAGE_CLOSED : problem;
     const isKept = hasBegun || !isEmpty(talk.reply(id));
     talk.update(id, { state: isKept ? "lost" : "failed", problem: lasting });
     if (problem.kind === "unreachable") {
       this.models.lostTouch(problem.message);
+    } else if (problem.kind === "lost") {
+      void this.models.refresh(); // the connection, or the server?
     } else if (problem.kind === "key") {
       this.onKeyNeeded();
     }

@@ -28,19 +28,31 @@ function save(name: string, content: string, format: Format): void {
   setTimeout(() => URL.revokeObjectURL(address), 10_000);
 }
 
-/** Let the person choose files, and read the conversations in them. Throws ImportError, naming the file. */
-export async function chooseConversations(): Promise<StoredConversation[]> {
-  const files = await chooseFiles();
-  const all: StoredConversation[] = [];
-  for (const file of files) {
+export interface Chosen {
+  conversations: StoredConversation[];
+  /** What was in the files and could not be taken, in words. */
+  leftOut: string[];
+}
+
+/** Let the person choose files, and read the conversations in them. */
+export async function chooseConversations(): Promise<Chosen> {
+  const conversations: StoredConversation[] = [];
+  const leftOut: string[] = [];
+  for (const file of await chooseFiles()) {
     const text = await file.text();
+    const within: string[] = [];
     try {
-      all.push(...(file.name.endsWith(".json") ? fromJson(text) : [fromMarkdown(text)]));
+      const isJson = file.name.toLowerCase().endsWith(".json");
+      conversations.push(...(isJson ? fromJson(text, (what) => within.push(what)) : [fromMarkdown(text)]));
+      leftOut.push(...within);
     } catch (error) {
-      throw error instanceof ImportError ? new ImportError(`${file.name}: ${error.message}`) : error;
+      if (!(error instanceof ImportError)) {
+        throw error;
+      }
+      leftOut.push(`${file.name}: ${error.message}`);
     }
   }
-  return all;
+  return { conversations, leftOut };
 }
 
 function chooseFiles(): Promise<File[]> {

@@ -1,5 +1,6 @@
 /** Conversations as a JSON file: whole, with all branches, settings and tokens, and back. */
 
+import { plainTitle } from "../conversation/direction";
 import { newId, newTime } from "../conversation/identity";
 import type { Conversation, Message, Part, Reply, Settings } from "../conversation/message";
 import type { StoredConversation } from "../storage/database";
@@ -17,10 +18,10 @@ export function toJson(conversations: readonly StoredConversation[]): string {
 /**
  * The conversations of a file made by `toJson`, under new ids, so that importing never overwrites.
  *
- * The file may come from anyone: what has not the right shape is refused, what is not known is left out.
- * Throws ImportError.
+ * The file may come from anyone: a conversation that has not the right shape is left out, and so is what no message
+ * leads to; `onLeftOut` is told what. Throws ImportError if nothing is left.
  */
-export function fromJson(text: string): StoredConversation[] {
+export function fromJson(text: string, onLeftOut: (what: string) => void = () => undefined): StoredConversation[] {
   const file = record(parse(text), "The file is not a list of conversations.");
   if (file.format !== FORMAT || !Array.isArray(file.conversations)) {
     throw new ImportError("This JSON file was not exported by chatsmith.");
@@ -28,7 +29,26 @@ export function fromJson(text: string): StoredConversation[] {
   if (file.version !== VERSION) {
     throw new ImportError("This file was exported by a newer chatsmith.");
   }
-  return file.conversations.map(readConversation);
+  if (file.conversations.length === 0) {
+    throw new ImportError("The file holds no conversations.");
+  }
+  let complaint: ImportError | null = null;
+  const read = file.conversations.flatMap((value) => {
+    try {
+      return [readConversation(value, onLeftOut)];
+    } catch (error) {
+      if (!(error instanceof ImportError)) {
+        throw error;
+      }
+      complaint ??= error;
+      onLeftOut(error.message);
+      return [];
+    }
+  });
+  if (read.length === 0 && complaint) {
+    throw complaint;
+  }
+  return read;
 }
 
 function parse(text: string): unknown {
@@ -60,45 +80,89 @@ function list(value: unknown): unknown[] {
   return Array.isArray(value) ? value : [];
 }
 
-function readConversation(value: unknown): StoredConversation {
+function readConversation(value: unknown, onLeftOut: (what: string) => void): StoredConversation {
   const whole = record(value, "The file holds something that is no conversation.");
   const source = record(whole.conversation, "A conversation in the file has no description.");
-  const ids = new Map<string, string>();
-  const messages = list(whole.messages).map((each) => record(each, "A message in the file is none."));
-  for (const message of messages) {
-    ids.set(string(message.id), newId());
+  const title = plainTitle(string(source.title, "Imported"));
+  const sources = list(whole.messages).map((each) => record(each, `A message of “${title}” is none.`));
+  const reached = fromBeginning(sources);
+  if (reached.length === 0) {
+    throw new ImportError(`“${title}” holds no message to begin with.`);
   }
+  const ids = new Map(reached.map((message) => [string(message.id), newId()]));
+  const now = newTime();
+  const createdAt = number(source.createdAt, now);
   const conversation: Conversation = {
     id: newId(),
-    title: string(source.title, "Imported"),
-    createdAt: number(source.createdAt, newTime()),
-    updatedAt: newTime(),
+    title,
+    createdAt: Math.min(now, createdAt),
+    updatedAt: Math.min(now, number(source.updatedAt, createdAt)),
     settings: readSettings(source.settings),
     chosen: Object.fromEntries(
-      Object.entries(record(source.chosen ?? {}, "A conversation in the file has no branches.")).flatMap(([at, to]) => {
+      Object.entries(record(source.chosen ?? {}, `“${title}” has no branches.`)).flatMap(([at, to]) => {
         const next = ids.get(string(to));
         const from = at === "" ? "" : ids.get(at);
         return next === undefined || from === undefined ? [] : [[from, next]];
       }),
     ),
   };
-  return { conversation, messages: messages.map((message) => readMessage(message, conversation.id, ids)) };
+  const messages = reached.map((message) => readMessage(message, conversation.id, ids, title, onLeftOut));
+  // From a clock that goes fast: what is said next comes after all of it.
+  const ahead = Math.max(0, ...messages.map((message) => message.createdAt - now));
+  messages.forEach((message) => (message.createdAt -= ahead));
+  const lost = sources.length - reached.length;
+  if (lost > 0) {
+    onLeftOut(`${lost === 1 ? "a message" : `${lost} messages`} of “${title}” that nothing leads to`);
+  }
+  return { conversation, messages };
 }
 
-function readMessage(source: Fields, conversation: string, ids: ReadonlyMap<string, string>): Message {
-  const parent = source.parent === null || source.parent === undefined ? null : ids.get(string(source.parent));
-  if (parent === undefined) {
-    throw new ImportError("A message in the file follows one that is missing.");
+/** The messages that the beginning leads to, each once, every one after that which it follows. */
+function fromBeginning(sources: readonly Fields[]): Fields[] {
+  const followers = new Map<string | null, Fields[]>();
+  for (const source of sources) {
+    const parent = source.parent === null || source.parent === undefined ? null : string(source.parent);
+    followers.set(parent, [...(followers.get(parent) ?? []), source]);
   }
+  const reached: Fields[] = [];
+  const seen = new Set<string>();
+  const take = (parent: string | null) => {
+    for (const source of followers.get(parent) ?? []) {
+      const id = string(source.id);
+      if (id !== "" && !seen.has(id)) {
+        seen.add(id);
+        reached.push(source);
+      }
+    }
+  };
+  take(null);
+  for (const source of reached) {
+    take(string(source.id));
+  }
+  return reached;
+}
+
+function readMessage(
+  source: Fields,
+  conversation: string,
+  ids: ReadonlyMap<string, string>,
+  title: string,
+  onLeftOut: (what: string) => void,
+): Message {
+  const parent = source.parent === null || source.parent === undefined ? null : ids.get(string(source.parent))!;
   const id = ids.get(string(source.id))!;
   const createdAt = number(source.createdAt, newTime());
   if (source.role === "user") {
     return { role: "user", id, conversation, parent, createdAt, text: string(source.text) };
   }
   if (source.role !== "assistant" || parent === null) {
-    throw new ImportError("A message in the file is neither a person's nor a reply to one.");
+    throw new ImportError(`A message of “${title}” is neither a person’s nor a reply to one.`);
   }
   const state = (["done", "cut", "stopped", "lost"] as const).find((known) => known === source.state) ?? "lost";
+  const tokens = readTokens(source.tokens);
+  if (tokens.length < list(source.tokens).length) {
+    onLeftOut(`the tokens of a reply in “${title}”, which cannot be read`);
+  }
   return {
     role: "assistant",
     id,
@@ -106,7 +170,7 @@ function readMessage(source: Fields, conversation: string, ids: ReadonlyMap<stri
     parent,
     createdAt,
     parts: list(source.parts).map(readPart),
-    tokens: readTokens(source.tokens),
+    tokens,
     state,
     model: string(source.model),
     figures: readFigures(source.figures),
@@ -121,9 +185,14 @@ function readPart(value: unknown): Part {
   return { kind, text: string(part.text) };
 }
 
+function isByte(value: unknown): boolean {
+  return Number.isInteger(value) && (value as number) >= 0 && (value as number) <= 255;
+}
+
 /** Tokens are a way to look at a reply: where they are not as they should be, it is shown without. */
 function readTokens(value: unknown): Reply["tokens"] {
-  const isChoice = (each: Fields) => typeof each.text === "string" && list(each.bytes ?? []).every(Number.isInteger);
+  const isChoice = ({ text, bytes }: Fields) =>
+    typeof text === "string" && (bytes == null || (Array.isArray(bytes) && bytes.every(isByte)));
   const tokens = list(value) as Reply["tokens"];
   const isWhole = tokens.every((token) => {
     const fields = token as unknown as Fields | null;

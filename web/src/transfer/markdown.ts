@@ -7,6 +7,7 @@
  */
 
 import { shownPath } from "../conversation/branches";
+import { plainTitle } from "../conversation/direction";
 import { newId, newTime } from "../conversation/identity";
 import { isEmpty, type Conversation, type Message, type Part, type PartKind } from "../conversation/message";
 import type { StoredConversation } from "../storage/database";
@@ -71,7 +72,7 @@ export function fromMarkdown(text: string): StoredConversation {
   const now = newTime();
   const conversation: Conversation = {
     id: newId(),
-    title: /^# (.+)$/m.exec(head!.text)?.[1] ?? "Imported",
+    title: plainTitle(/^# (.+)$/m.exec(head!.text)?.[1] ?? "Imported"),
     createdAt: now,
     updatedAt: now,
     settings: {},
