@@ -50,6 +50,7 @@ PIPELINE = (
 AROUND = (
     Command("demo", "all of it on built-in data, in minutes, ending in a chat", "demo", "demo"),
     Command("run", "the stages of a recipe in order, skipping what is done", "run", "run"),
+    Command("report", "the report of a run, or of two side by side", "report", "report"),
     Command("plan", "what a model of a given depth will cost and how it will be trained", "plan", "plan"),
     Command(
         "data inspect",

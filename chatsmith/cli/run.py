@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from chatsmith.cli.data import KINDERGARTEN
+from chatsmith.cli.report import write_report
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.logs import Reporter, format_number, format_seconds
 from chatsmith.runtime.recipe import Recipe, did_you_mean, read_recipe, write_recipe
@@ -92,7 +93,10 @@ def run_recipe(config: Config, reporter: Reporter) -> tuple[RunDirectory, list[S
     with run.lock():
         _keep_recipe(run, recipe)
     reporter.stage(f"Recipe {recipe.name}", f"{' → '.join(recipe.stages)}, in {run.path}")
-    return run, [_run_stage(name, configs[name], run) for name in recipe.stages]
+    try:
+        return run, [_run_stage(name, configs[name], run) for name in recipe.stages]
+    finally:
+        write_report(run.path, reporter)  # also where a stage fails: it says how far the run has come
 
 
 def find_recipe(config: Config) -> tuple[Recipe, RunDirectory]:

@@ -1,0 +1,72 @@
+"""`chatsmith report`: what a run was trained on, how, at what cost, and how good it is, as `report.md` and `report.html`.
+
+It only reads the run, finished or not, and takes no lock. With two runs it writes `comparison.md` and
+`comparison.html` into the first.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from chatsmith.report.gather import gather
+from chatsmith.report.render import Page, comparison, report
+from chatsmith.runtime import atomic
+from chatsmith.runtime.errors import UserError
+from chatsmith.runtime.logs import Reporter
+
+
+@dataclass(frozen=True)
+class Config:
+    """Write the report of a run, or compare two runs."""
+
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("folder", "other")
+
+    folder: Path = Path("runs/kindergarten")
+    """The run directory. (It is not called `run`: the report of one with a damaged recipe must not need its recipe.)"""
+
+    other: Path | None = None
+    """A second run, to compare with the first."""
+
+    price_per_hour: float = 0.0
+    """What an hour of the machine costs, in dollars, all its GPUs together; 0: unknown."""
+
+    json: bool = False
+    """Print the figures by section as one JSON object on stdout."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.price_per_hour < float("inf"):
+            raise UserError(f"price_per_hour is {self.price_per_hour}; it must be a number, and at least 0")
+
+
+def main(config: Config) -> None:
+    """Write the report. Raises UserError if there is no run, or it cannot be written."""
+    reporter = Reporter(json=config.json)
+    found = gather(config.folder, config.price_per_hour)
+    if config.other is None:
+        page, name = report(found), "report"
+    else:
+        other = gather(config.other, config.price_per_hour)
+        page, name, found = comparison(found, other), "comparison", {"a": found, "b": other}
+    written = _write(page, config.folder, name)
+    reporter.line(f"Written: {written[0]}, {written[1]}")
+    if config.json:
+        print(json.dumps(found, allow_nan=False))
+
+
+def write_report(run: Path, reporter: Reporter) -> None:
+    """The report at the end of a command that has other things to do: what keeps it from being written is a notice."""
+    try:
+        written = _write(report(gather(run)), run, "report")
+        reporter.line(f"Report: {written[1]}")
+    except (UserError, OSError) as error:
+        reporter.notice(f"there is no report: {error}")
+
+
+def _write(page: Page, folder: Path, name: str) -> tuple[Path, Path]:
+    """Write both files, unless they already say the same."""
+    files = folder / f"{name}.md", folder / f"{name}.html"
+    for path, text in zip(files, (page.markdown(), page.html()), strict=True):
+        if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
+            atomic.write_text(path, text)
+    return files
