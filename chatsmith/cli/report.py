@@ -1,4 +1,4 @@
-"""`chatsmith report`: what a run was trained on, how, at what cost, and how good it is, as `report.md` and `report.html`.
+"""`chatsmith report`: what a run is made of, what it cost, and how good it is: `report.md` and `report.html`.
 
 It only reads the run, finished or not, and takes no lock. With two runs it writes `comparison.md` and
 `comparison.html` into the first.

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from chatsmith.runtime.logs import format_number
 
@@ -35,13 +36,8 @@ def curve(title: str, x: str, series: Mapping[str, Sequence[Sequence[float]]], n
     from matplotlib.figure import Figure
 
     first, second, text, line = COLORS
-    settings = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "chatsmith",
-        "font.size": 8,
-        "font.family": "sans-serif",
-    }
-    with rc_context(settings):
+    rc: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "chatsmith", "font.size": 8}
+    with rc_context(rc):
         figure = Figure(figsize=SIZE, layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
@@ -50,8 +46,10 @@ def curve(title: str, x: str, series: Mapping[str, Sequence[Sequence[float]]], n
             axes.plot(*zip(*points, strict=True), color=color, linewidth=1.3, label=name, **style)
         axes.set_title(title, fontsize=9, color=text, loc="left")
         axes.set_xlabel(x, color=text)
-        axes.xaxis.set_major_formatter(lambda value, _: format_number(value))
-        axes.yaxis.set_major_formatter(lambda value, _: format_number(value) if value else "0")
+        axes.ticklabel_format(useOffset=False)
+        for axis, ends in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+            if max(ends) >= 1000:  # 10,000 would take much of the width; below, digits count
+                axis.set_major_formatter(lambda value, _: format_number(value))
         axes.tick_params(colors=text, length=2)
         axes.grid(color=line, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
