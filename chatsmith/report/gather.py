@@ -195,7 +195,7 @@ def _results(run: RunDirectory, missing: list[str]) -> dict[tuple[str, str], tup
 def _progress(
     stages: Sequence[str], done: Facts, states: Facts, records: Facts, results: Facts
 ) -> dict[str, str]:
-    """'done', 'interrupted after step 120 of 400' or 'not started', by stage."""
+    """'done', 'interrupted after step 120 of 400' or 'not finished', by stage."""
     said = {}
     for name in stages:
         step = max([states[name].get("step", 0), *(row["step"] for row in records.get(name, ()))])

@@ -10,6 +10,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def _inline(svg: str, title: str, number: int) -> str:
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>f{number}-", svg)
     for drawn, wanted in COLORS.items():
         svg = svg.replace(drawn, wanted)
-    return svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1).strip()
+    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1).strip()
 
 
 def _find_settings_folder() -> None:
