@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from chatsmith.cli import main as cli
-from chatsmith.train.interrupt import ACKNOWLEDGED
+from chatsmith.train.trainer import ACKNOWLEDGED
 from tests.threads import one_thread
 
 __all__ = ["one_thread"]
@@ -156,7 +156,7 @@ def test_ctrl_c_leaves_a_clean_run_that_goes_on_to_the_same_model(
     assert [path for path in tiny_copy.rglob("*") if path.name.endswith((".tmp", ".old"))] == []
 
     assert chatsmith("pretrain", tiny_copy, *settings) == 0
-    assert f"going on after step {stopped_at} of 64" in capsys.readouterr().out
+    assert f"resuming after step {stopped_at} of 64" in capsys.readouterr().out
     steps = [line["step"] for line in metrics_of(tiny_copy, "pretrain") if "loss" in line]
     assert steps == list(range(1, 65))
     resumed, whole = (run / "pretrain" / "bundle" / "model.safetensors" for run in (tiny_copy, uninterrupted))

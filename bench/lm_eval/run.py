@@ -20,6 +20,7 @@ from urllib.request import urlopen
 
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from chatsmith.backends import choose_backend
 from chatsmith.bundle import Bundle, load_bundle
 from chatsmith.cli.bench_serve import Config, started_server
 from chatsmith.engine.engine import Engine
@@ -39,7 +40,9 @@ class Reference:
         self.bundle: Bundle = load_bundle(
             resolve_bundle(run), device=runtime.device, dtype=runtime.compute_dtype
         )
-        self._engine = Engine(self.bundle.model, self.bundle.tokenizer)
+        self._engine = Engine(
+            self.bundle.model, self.bundle.tokenizer, backend=choose_backend(self.bundle.model)
+        )
 
     @property
     def context(self) -> int:

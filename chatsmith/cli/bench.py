@@ -96,6 +96,7 @@ def measure(config: Config, plan: "Plan", runtime: "Runtime", reporter: "Reporte
     """Figures of `config.steps` timed steps of `plan` on random ids."""
     import statistics
     import time
+    from itertools import islice
 
     import torch
 
@@ -104,8 +105,7 @@ def measure(config: Config, plan: "Plan", runtime: "Runtime", reporter: "Reporte
     from chatsmith.optim.optimizer import Optimizer
     from chatsmith.runtime.device import detect_runtime, peak_memory_bytes
     from chatsmith.runtime.measure import gemm_peak
-    from chatsmith.train.objective import prepare
-    from chatsmith.train.trainer import train_step
+    from chatsmith.train.step import prepare, train_step
 
     native = detect_runtime(config.device).compute_dtype
     generator = torch.Generator().manual_seed(1)
@@ -131,7 +131,9 @@ def measure(config: Config, plan: "Plan", runtime: "Runtime", reporter: "Reporte
         for step in range(config.steps + 2):
             runtime.synchronize()
             started = time.perf_counter()
-            train_step(model, optimizer, source, plan, compute_loss, runtime, step + 1)
+            train_step(
+                model, optimizer, islice(source, plan.accumulation), plan, compute_loss, runtime, step + 1
+            )
             runtime.synchronize()
             durations.append(time.perf_counter() - started)
             first = first or durations[0]

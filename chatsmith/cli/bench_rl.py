@@ -20,7 +20,7 @@ from chatsmith.runtime.errors import UserError
 if TYPE_CHECKING:
     from chatsmith.bundle import Bundle
     from chatsmith.data.problems import Problem
-    from chatsmith.rl.rollouts import Group, Roller
+    from chatsmith.rl.rollouts import Group, RolloutWorker
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,15 @@ class Config:
 
 def main(config: Config) -> None:
     """Measure, and print a table or one JSON object."""
+    from chatsmith.backends import choose_backend
     from chatsmith.bundle import load_bundle
-    from chatsmith.rl.rollouts import Roller
+    from chatsmith.rl.rollouts import RolloutWorker
     from chatsmith.runtime.device import detect_runtime
     from chatsmith.runtime.garbage import settled
     from chatsmith.runtime.logs import Reporter
     from chatsmith.runtime.run_directory import resolve_bundle
     from chatsmith.tasks.reward import Judge
+    from chatsmith.tools.calculator import calculator_tool
     from chatsmith.worlds.kindergarten.rl_problems import rl_problem_set
 
     reporter = Reporter(json=config.json)
@@ -71,13 +73,15 @@ def main(config: Config) -> None:
     reporter.stage("Rollout speed", f"{bundle.path}, {runtime.describe()}")
     problem_set = rl_problem_set(config.seed)
     problems = [problem_set.train(place) for place in range(config.prompts)]
-    roller = Roller(
+    roller = RolloutWorker(
         bundle.model,
         bundle.tokenizer,
         Judge(),
+        calculator_tool,
+        reporter,
         max_tokens=config.max_tokens,
         max_running=min(512, config.prompts * config.samples),
-        on_failure=lambda *_: None,
+        backend=choose_backend(bundle.model),
     )
     with settled():
         figures = measure(config, bundle, roller, problems)
@@ -105,7 +109,7 @@ LABELS = {"one_by_one": "one question at a time", "plain": "one question at a ti
 
 
 def measure(
-    config: Config, bundle: "Bundle", roller: "Roller", problems: "list[Problem]"
+    config: Config, bundle: "Bundle", roller: "RolloutWorker", problems: "list[Problem]"
 ) -> dict[str, float]:
     """Figures of `config.rounds` turns of all ways, after one of each that warms up."""
     from chatsmith.rl.rollouts import seeds_of

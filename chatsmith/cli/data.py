@@ -43,7 +43,7 @@ class Config:
     """Text to measure on. By default files called validation; without any, documents are held out."""
 
     conversations: tuple[Path, ...] = ()
-    """Conversations for fine-tuning: .jsonl[.gz|.zst] whose lines have `messages`."""
+    """Conversations for fine-tuning: .jsonl, .json or .parquet of messages, ShareGPT, Alpaca, prompt/completion, ..."""
 
     validation_conversations: tuple[Path, ...] = ()
     """Conversations to measure on. By default as with `validation`."""
@@ -103,6 +103,7 @@ def main(config: Config) -> None:
 
 def _gather(config: Config, folder: Path, reporter: "Reporter") -> "DataManifest":
     from chatsmith.data.dataset import survey
+    from chatsmith.ingest.forms import conversation_files
 
     data, validation = _named(config.data), _named(config.validation)
     conversations = _named(config.conversations)
@@ -116,6 +117,7 @@ def _gather(config: Config, folder: Path, reporter: "Reporter") -> "DataManifest
         validation_conversations.insert(0, folder / "conversations_validation.jsonl")
     return survey(
         data,
+        chats=conversation_files(folder / "conversations"),
         validation=validation,
         conversations=conversations,
         validation_conversations=validation_conversations,
@@ -163,8 +165,11 @@ def _check_outside(config: Config, run: "RunDirectory") -> None:
 def _listing(config: Config) -> str:
     """A hash of the names, sizes and times of the files named: what tells a changed folder quickly."""
     from chatsmith.data.documents import find_files
+    from chatsmith.ingest.forms import TYPES
 
-    files = ((file, file.stat()) for file in find_files(_all_named(config)))
+    texts = find_files(_named((*config.data, *config.validation)))
+    chats = find_files(_named((*config.conversations, *config.validation_conversations)), TYPES)
+    files = ((file, file.stat()) for file in dict.fromkeys((*texts, *chats)))
     lines = (f"{file} {status.st_size} {status.st_mtime_ns}" for file, status in files)
     return sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 

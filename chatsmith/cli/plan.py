@@ -107,11 +107,11 @@ def foreseen_time(plan: "Plan", runtime: "Runtime") -> ForeseenTime:
     """Timed on this machine where that takes a few seconds, else estimated. That several processes share the work
     without loss is taken for granted."""
     from chatsmith.runtime.measure import gemm_peak
-    from chatsmith.train.step_time import step_seconds
+    from chatsmith.train.timing import foreseen_step_seconds
 
     peak = gemm_peak(runtime, runtime.compute_dtype, seconds=0.5)
     at_peak = plan.tokens * plan.cost.training_flops_per_token / (peak * plan.world_size)
-    of_step = step_seconds(plan, runtime, peak)
+    of_step = foreseen_step_seconds(plan, runtime, peak)
     if of_step is None:
         return ForeseenTime(at_peak / EXPECTED_SHARE_OF_PEAK, False, EXPECTED_SHARE_OF_PEAK)
     return ForeseenTime(plan.steps * of_step, True, at_peak / (plan.steps * of_step))
@@ -153,7 +153,7 @@ def _memory_in_words(memory: dict[str, int]) -> str:
 
 def _time_in_words(time: ForeseenTime, plan: "Plan", runtime: "Runtime") -> str:
     from chatsmith.runtime.device import can_compile
-    from chatsmith.train.objective import COMPILING_PAYS_SECONDS
+    from chatsmith.train.step import COMPILING_PAYS_SECONDS
 
     words = f"about {_about(time.seconds)} on {runtime.describe()}, "
     if time.is_timed:

@@ -1,31 +1,43 @@
-"""`chatsmith rl`: let a fine-tuned model improve on what can be checked, and write `<run>/rl/bundle`.
+"""`chatsmith rl`: reinforcement learning with verifiable rewards (GRPO), and write `<run>/rl/bundle`.
 
-Reinforcement learning with verifiable rewards. Each step the model answers a batch of problems several times over,
-by the engine, with the calculator at hand; a function says what each reply is worth; and the shared training loop
-makes likelier what earned more than the other replies to the same problem (`train/policy_gradient.py` has the
-formula). Development problems choose the weights that are kept; test problems are asked once, at the end.
+Each step the model answers a batch of problems several times over, with the calculator at hand; a function says what
+each reply is worth; and an update makes likelier what earned more than the other replies to the same problem
+(`chatsmith/rl/objective.py` has the formula). The test at the end goes to `<run>/evals/rl.json`.
 """
 
-import contextlib
+import json
 import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
+from chatsmith.backends import choose_backend
+from chatsmith.bundle import Bundle, bundle_fingerprint, load_bundle
+from chatsmith.cli.training import (
+    exclusive,
+    facts_of,
+    finish,
+    save_trained,
+    settings_from,
+    time_budget,
+    training_run,
+)
+from chatsmith.data.dataset import DataManifest, load_manifest
+from chatsmith.evals.before_after import BeforeAfter
+from chatsmith.rl.rollouts import ReplayTexts, fits
+from chatsmith.rl.trainer import Problems, RLSettings, reinforce
+from chatsmith.runtime.atomic import write_text
 from chatsmith.runtime.errors import UserError
-
-if TYPE_CHECKING:
-    from chatsmith.bundle import Bundle
-    from chatsmith.data.dataset import DataManifest
-    from chatsmith.rl.replay import Replay
-    from chatsmith.tasks.problem_set import ProblemSet
-    from chatsmith.tasks.reward import Judge
+from chatsmith.runtime.garbage import settled
+from chatsmith.runtime.run_directory import RunDirectory, resolve_bundle, stage_key
+from chatsmith.tasks.benchmark_files import default_folder
+from chatsmith.tasks.problem_set import ProblemSet, file_set, gsm8k_set
+from chatsmith.tasks.reward import Judge, honest_answer, load_reward, marked_answer, right_answer, sound_form
+from chatsmith.tools.calculator import calculator_tool
+from chatsmith.worlds.kindergarten.rl_problems import rl_problem_set
 
 STAGE = "rl"
-
-USUAL_STEPS = 100
-"""Where neither steps nor minutes are given."""
 
 
 @dataclass(frozen=True)
@@ -140,53 +152,81 @@ class Config:
 
 
 def main(config: Config) -> None:
-    """Practise, unless the run's model is already what this would make."""
-    from chatsmith.bundle import bundle_fingerprint, load_bundle
-    from chatsmith.data.dataset import load_manifest
-    from chatsmith.rl.trainer import Place, Practice
-    from chatsmith.runtime.device import detect_runtime
-    from chatsmith.runtime.distributed import process_group
-    from chatsmith.runtime.garbage import settled
-    from chatsmith.runtime.logs import Reporter
-    from chatsmith.runtime.run_directory import RunDirectory, resolve_bundle, stage_key
-
+    """Train on problems, unless the run's model is already what this would make."""
     started = time.monotonic()
     run = RunDirectory(config.run)
-    runtime = detect_runtime(config.device, config.dtype)
-    reporter = Reporter(silent=not runtime.is_main)
-    with process_group(runtime), run.lock() if runtime.is_main else contextlib.nullcontext():
-        source = resolve_bundle(config.from_) if config.from_ else resolve_bundle(run.stage("sft"))
-        judge, reward_fingerprint = find_judge(config)
-        problems = find_problems(config)
+    with exclusive(run, config.device, config.dtype) as (runtime, reporter):
+        source = resolve_bundle(config.from_ or run.stage("sft"))
+        reward, reward_fingerprint = find_reward(config)
+        found = find_problems(config)
         manifest = load_manifest(run.data) if config.replay else None
         key = stage_key(
             config,
             bundle=bundle_fingerprint(source),
-            problems=problems.fingerprint,
+            problems=found.fingerprint,
             reward=reward_fingerprint,
             replay=manifest.fingerprint if manifest else "",
         )
         if run.is_done(STAGE, key):
-            reporter.line(f"The practised model in {run.bundle(STAGE)} is up to date.")
+            reporter.line(f"The model in {run.bundle(STAGE)} is up to date.")
             return
+
         start = load_bundle(source, device=runtime.device)
-        place = Place(run, runtime, reporter, key, started)
-        replay = make_replay(config, start, manifest)
+        start.model.compute_dtype = runtime.compute_dtype
+        context_length = start.config.context_length
+        fitting = found.fitting(
+            lambda problem: fits(problem, start.tokenizer, context_length, config.max_tokens)
+        )
+        training = training_run(run, STAGE, key, config, runtime, reporter, started)
+        budget = time_budget(
+            run,
+            training,
+            config.minutes,
+            evaluations_come_on_top=True,
+            steps_per_round=config.updates,
+            most_steps=config.steps * config.updates,
+        )
+        reporter.stage("Reinforcement learning", f"{source}, on {runtime.describe()}")
         with settled():
-            Practice(config, place, start, problems, judge, replay).run_to_the_end()
+            plan, result, progress, test, before, after = reinforce(
+                training,
+                start,
+                Problems(fitting.train, fitting.development, fitting.test),
+                reward,
+                calculator_tool,
+                settings_from(config, RLSettings),
+                backend=choose_backend(start.model),
+                replay=find_replay(config, start, manifest) if manifest else None,
+                budget=budget,
+            )
+        if runtime.is_main:
+            tested = BeforeAfter(test, before, after)
+            tested.show(reporter)
+            facts = tested.facts() | facts_of(training, plan, result)
+            for name in ("loss", "tokens_per_second", "share_of_peak"):  # they say nothing here
+                del facts[name]
+            facts |= {
+                "tokens": progress.tokens,
+                "rollout_tokens": progress.rollout_tokens,
+                "best_step": progress.best_step,
+                "practice_seconds": round(facts["seconds"] - progress.evaluation_seconds, 1),
+            }
+            summary = (
+                "A small assistant: pretrained on text, fine-tuned on conversations, then trained by reinforcement "
+                "learning on problems whose answers a program checks."
+            )
+            save_trained(
+                run, STAGE, start.model, start.tokenizer, plan, facts, summary=summary, seed=config.seed
+            )
+            task = {"key": key, "task": str(config.problems or config.task), "seed": config.seed}
+            path = run.evals / "rl.json"
+            content = {**task, **tested.to_json(), "facts": facts}
+            write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+            finish(run, STAGE, key, facts, [path])
 
 
-def find_judge(config: Config) -> "tuple[Judge, str]":
+def find_reward(config: Config) -> tuple[Judge, str]:
     """The reward that is asked for, and a fingerprint of the file it comes from, if any."""
-    from chatsmith.tasks.reward import (
-        Judge,
-        honest_answer,
-        load_reward,
-        marked_answer,
-        right_answer,
-        sound_form,
-    )
-
     form = marked_answer if config.task == "gsm8k" and not config.problems else sound_form
     if config.reward:
         function, fingerprint = load_reward(config.reward)
@@ -196,12 +236,8 @@ def find_judge(config: Config) -> "tuple[Judge, str]":
     return Judge(honest_answer, form, config.form_weight, right=right_answer), ""
 
 
-def find_problems(config: Config) -> "ProblemSet":
+def find_problems(config: Config) -> ProblemSet:
     """The problems that are asked for. Raises UserError if there are none."""
-    from chatsmith.tasks.benchmark_files import default_folder
-    from chatsmith.tasks.problem_set import file_set, gsm8k_set
-    from chatsmith.worlds.kindergarten.rl_problems import rl_problem_set
-
     if config.problems:
         needs_answers = not config.reward
         return file_set(config.problems, config.test_problems, config.seed, needs_answers=needs_answers)
@@ -210,13 +246,11 @@ def find_problems(config: Config) -> "ProblemSet":
     return rl_problem_set(config.seed)
 
 
-def make_replay(config: Config, start: "Bundle", manifest: "DataManifest | None") -> "Replay":
-    """The texts on which the model is held to itself: those of the manifest, if there is one."""
-    from chatsmith.rl.replay import Replay
-
-    return Replay(
-        manifest.read_conversations("train") if manifest else (),
-        (document.text for document in manifest.read_documents("train")) if manifest else (),
+def find_replay(config: Config, start: Bundle, manifest: DataManifest) -> ReplayTexts:
+    """The run's own texts, of which nothing is to be forgotten."""
+    return ReplayTexts(
+        manifest.read_conversations("train"),
+        (document.text for document in manifest.read_documents("train")),
         start.tokenizer,
         context_length=start.config.context_length,
         seed=config.seed,

@@ -31,7 +31,7 @@ def read_conversations(files: Iterable[Path], notices: list[str] | None = None) 
         if not file_type(path, JSON_LINES):
             raise UserError(f"{path} cannot hold conversations; give .jsonl, .jsonl.gz or .jsonl.zst")
         with named_errors(path):
-            lines = JsonLines(path)
+            lines = JsonLines(path, one_in=10)
             ignored: Counter[str] = Counter()
             for number, value in lines:
                 try:
@@ -55,8 +55,8 @@ def checked_conversation(value: dict[str, Any]) -> Conversation:
     conversation = parse_conversation(value)
     if not all(is_encodable(part.text) for message in conversation for part in message.parts):
         raise ValueError("it holds half a character (a lone surrogate)")
-    if not any(message.role == "assistant" for message in conversation):
-        raise ValueError("the assistant says nothing in it")
+    if not any(message.role == "assistant" and message.weight for message in conversation):
+        raise ValueError("the assistant says nothing in it that is to be learned")
     return conversation
 
 

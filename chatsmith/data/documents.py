@@ -109,13 +109,14 @@ def named_errors(path: Path) -> Iterator[None]:
 class JsonLines:
     """The objects of a JSON lines file (.jsonl, .jsonl.gz, .jsonl.zst), and a count of the lines that are broken.
 
-    Up to one broken line in a hundred is passed over: real collections have some, and one bad line should not
-    cost a night. They are counted and the first is named. More than that means that the file is not what it is
+    Up to one broken line in a hundred (`one_in`) is passed over: real collections have some, and one bad line should
+    not cost a night. They are counted and the first is named. More than that means that the file is not what it is
     taken for, and is an error. The reader decides what makes the content of a line usable, and calls `broken`.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, one_in: int = 100):
         self.path = path
+        self.one_in = one_in
         self.total = 0
         """Lines read so far that were not blank."""
         self.broken_count = 0
@@ -139,10 +140,9 @@ class JsonLines:
                     yield number, value
                 else:
                     self.broken(number, "not a JSON object")
-        if self.broken_count * 100 > self.total:
-            raise UserError(
-                f"{self.path}: {self._summary()}. Repair or remove them (up to 1 line in 100 is passed over)"
-            )
+        if self.broken_count * self.one_in > self.total:
+            up_to = f"up to 1 line in {self.one_in} is passed over"
+            raise UserError(f"{self.path}: {self._summary()}. Repair or remove them ({up_to})")
 
     def broken(self, number: int, reason: str) -> None:
         """Count line `number` as unusable. To be called at most once a line, before the next one is read."""
@@ -198,7 +198,7 @@ def _numbered_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
             line = b"".join([*pending, line])
             pending = []
             number += 1
-            yield number, offset, line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+            yield number, offset, line.removeprefix(codecs.BOM_UTF8)  # files may have been joined
             offset += len(line) + 1
         if rest:
             pending.append(rest)

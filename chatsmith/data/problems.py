@@ -66,6 +66,10 @@ class Verdict:
     """Why the function failed."""
 
 
+RewardFunction = Callable[[Problem, Reply], Verdict]
+"""What reinforcement learning asks about every reply: its reward, whether it is right, and whether that is known."""
+
+
 def problem_to_json(problem: Problem) -> dict[str, Any]:
     """`problem` as plain strings, numbers, lists and dicts, rule included: what an exam's fingerprint covers."""
     return {

@@ -67,8 +67,8 @@ class Progress:
     """The content of `progress.json`. The lists have an entry a window and count from the start of the cache."""
 
     key: str
-    bos_id: int
-    id_bytes: int
+    bos_id: int = 0
+    id_bytes: int = 2
     """Bytes an id: 2 or 4."""
     documents: list[int] = field(default_factory=list)
     """Documents up to and including each window."""
@@ -136,7 +136,7 @@ class TokenCache:
         self.folder = folder
         self.key = key
         self._worker = worker
-        self._found = Progress.load(folder, key)
+        self._progress = Progress.load(folder, key) or Progress(key)
         self._ids: np.ndarray | None = None
         self._asked = 0
         self._ask(part_end(1))
@@ -149,17 +149,17 @@ class TokenCache:
     @property
     def num_windows(self) -> int:
         """Windows published so far."""
-        return len(self._found.ids) if self._found else 0
+        return len(self._progress.ids)
 
     @property
     def num_ids(self) -> int:
         """Ids published so far."""
-        return _last(self._found.ids) if self._found else 0
+        return _last(self._progress.ids)
 
     @property
     def is_complete(self) -> bool:
         """Whether every document is in the cache."""
-        return self._found is not None and self._found.complete
+        return self._progress.complete
 
     @property
     def ids(self) -> np.ndarray:
@@ -220,11 +220,6 @@ class TokenCache:
     def __exit__(self, *_: Any) -> None:
         self.close()
 
-    @property
-    def _progress(self) -> Progress:
-        assert self._found, "a cache is read only after waiting for a window of it"
-        return self._found
-
     def _ask(self, windows: int) -> None:
         """Have the worker fill this many windows."""
         if windows <= self._asked or self._worker is None or self._worker.stdin is None:
@@ -239,9 +234,9 @@ class TokenCache:
         while self.num_windows < windows and not self.is_complete:
             # Asked before the progress is read, or the worker's last window could fall between the two.
             has_ended = self._worker is not None and self._worker.poll() is not None
-            before = self._found
-            self._found = Progress.load(self.folder, self.key) or before
-            if self._found != before:
+            before = self._progress
+            self._progress = Progress.load(self.folder, self.key) or before
+            if self._progress != before:
                 last_growth = time.monotonic()
             elif has_ended:
                 raise UserError(self._how_the_worker_ended())
@@ -277,29 +272,26 @@ def open_token_cache(
 
     With several processes, only one may `build`; the others read what it publishes. `threads` is how many the
     worker tokenizes with: by default one on a small machine; a quarter of the processors, at most 8, on a larger
-    one. Raises UserError if the folder cannot be written.
+    one.
     """
     folder = folder / split
     key = cache_key(tokenizer.fingerprint, manifest.documents.fingerprint, split)
     progress = Progress.load(folder, key)
     if not build or (progress and progress.complete):
         return TokenCache(folder, key)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if progress is None:
-            (folder / PROGRESS).unlink(missing_ok=True)  # no reader may meet what another build left
-        job = {
-            "folder": str(folder.absolute()),
-            "key": key,
-            "split": split,
-            "threads": threads or max(1, min(8, (os.cpu_count() or 1) // 4)),
-            "manifest": manifest.to_json(),
-            "tokenizer": tokenizer.to_json(),
-        }
-        write_text(folder / JOB, json.dumps(job))
-        return TokenCache(folder, key, _start_worker(folder))
-    except OSError as error:
-        raise UserError(f"the tokens cannot be written to {folder} ({error.strerror})") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    if progress is None:
+        (folder / PROGRESS).unlink(missing_ok=True)  # no reader may meet what another build left
+    job = {
+        "folder": str(folder.absolute()),
+        "key": key,
+        "split": split,
+        "threads": threads or max(1, min(8, (os.cpu_count() or 1) // 4)),
+        "manifest": manifest.to_json(),
+        "tokenizer": tokenizer.to_json(),
+    }
+    write_text(folder / JOB, json.dumps(job))
+    return TokenCache(folder, key, _start_worker(folder))
 
 
 def cache_key(tokenizer_fingerprint: str, documents_fingerprint: str, split: SplitName) -> str:

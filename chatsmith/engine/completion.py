@@ -55,14 +55,13 @@ class CompletionBuilder:
 
     def __init__(
         self,
-        handle: int,
+        seeds: dict[int, int],
         request: Request,
         sequence: Sequence,
-        seed: int,
         tokenizer: Tokenizer,
-        guide: Guide | None = None,
+        guide: Guide | None,
     ) -> None:
-        self.seeds = {handle: seed}
+        self.seeds = seeds
         """By handle, those of the requests that this answers."""
         self.request = request
         self.sequence = sequence

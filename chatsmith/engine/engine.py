@@ -154,7 +154,9 @@ class Engine:
         return self._retire(builder)
 
     def generate(
-        self, requests: Iterable[Request], on_finish: Callable[[int, Completion], None] | None = None
+        self,
+        requests: Iterable[Request],
+        on_finish: Callable[[int, Completion], object] = lambda index, completion: None,
     ) -> list[Completion]:
         """Answer all requests, in their order. `on_finish(index, completion)` is called as each ends.
 
@@ -164,22 +166,18 @@ class Engine:
         assert self.is_idle, "generate needs the engine to itself"
         completions: dict[int, Completion] = {}
         index_of: dict[int, int] = {}
-
-        def finish(index: int, completion: Completion) -> None:
-            completions[index] = completion
-            if on_finish is not None:
-                on_finish(index, completion)
-
         try:
             for index, request in enumerate(requests):
                 try:
                     index_of[self.submit(request)] = index
                 except RequestError as error:
-                    finish(index, Completion.refused(request, error))
+                    completions[index] = Completion.refused(request, error)
+                    on_finish(index, completions[index])
             while not self.is_idle:
                 for event in self.step():
                     if event.completion is not None:
-                        finish(index_of[event.handle], event.completion)
+                        completions[index_of[event.handle]] = event.completion
+                        on_finish(index_of[event.handle], event.completion)
         finally:
             for handle in index_of:
                 self.cancel(handle)
@@ -246,7 +244,7 @@ class Engine:
             limits.append(len(prompt) + request.sampling.max_tokens)
         needed_from = None if request.score_from is None else max(request.score_from - 1, 0)
         sequence = Sequence(prompt, min(limits), needed_from)
-        builder = CompletionBuilder(handle, request, sequence, seed, self._tokenizer, guide)
+        builder = CompletionBuilder({handle: seed}, request, sequence, self._tokenizer, guide)
         self._scheduler.add(sequence)
         self._by_sequence[sequence] = builder
         return builder
@@ -338,8 +336,7 @@ class Engine:
 
     def _run_tool(self, builder: CompletionBuilder) -> list[Part]:
         """If a call waits for its output, force that in. Only this request suffers if the tool fails."""
-        expression = builder.pending_call()
-        if self._tool is None or expression is None:
+        if self._tool is None or (expression := builder.pending_call()) is None:
             return []
         try:
             output = self._tool(expression)

@@ -165,19 +165,6 @@ class Constraint:
         return Constraint("lark", grammar)
 
 
-def object_schema(schema: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The JSON schema of a tool's arguments, which are an object: a type that is missing means so.
-
-    Raises RequestError if its type is another. What else rules objects out is found when it is compiled.
-    """
-    schema = schema or {}
-    kinds = schema.get("type", "object")
-    if "object" not in ([kinds] if isinstance(kinds, str) else kinds):
-        message = f"a tool's parameters must describe an object, not {kinds!r}"
-        raise RequestError(message, parameter="tools")
-    return {**schema, "type": "object"}
-
-
 @dataclass(frozen=True)
 class Request:
     """A prompt, as token ids, to be continued or scored."""

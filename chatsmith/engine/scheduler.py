@@ -12,7 +12,6 @@ computed again, from whatever the prefix cache still holds. The oldest always ad
 
 from collections import deque
 from copy import copy
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from chatsmith.engine.block_manager import BlockManager, Key, next_key
@@ -70,13 +69,47 @@ class Chunk(NamedTuple):
         return self.end == len(self.sequence.tokens)
 
 
-@dataclass(frozen=True)
 class Step:
-    """What the model computes next, in the order of the queue."""
+    """What the model computes next: chunks, in the order of the queue, within a budget of tokens."""
 
-    chunks: list[Chunk]
-    fresh_blocks: list[int]
-    """Blocks that changed hands and must be zeroed before use."""
+    def __init__(self, tokens_per_step: int, tokens_beside_decoding: int) -> None:
+        self.fresh_blocks: list[int] = []
+        """Blocks that changed hands and must be zeroed before use."""
+        self._chunks: dict[Sequence, Chunk] = {}
+        self._tokens_per_step = tokens_per_step
+        self._tokens_beside_decoding = tokens_beside_decoding
+        self._num_tokens = 0
+        self._num_decodes = 0
+
+    @property
+    def chunks(self) -> list[Chunk]:
+        """What was planned so far; nothing only if nothing is queued."""
+        return list(self._chunks.values())
+
+    @property
+    def budget(self) -> int:
+        """How many more tokens the step may compute."""
+        limit = self._tokens_per_step
+        if self._num_decodes:
+            limit = min(limit, self._num_decodes + self._tokens_beside_decoding)
+        return max(0, limit - self._num_tokens)
+
+    def add(self, sequence: Sequence) -> None:
+        """As many of its uncomputed tokens as the budget allows."""
+        start = sequence.num_computed
+        self._chunks[sequence] = chunk = Chunk(
+            sequence, start, start + min(sequence.num_pending, self.budget)
+        )
+        self._count(chunk, 1)
+
+    def drop(self, sequence: Sequence) -> None:
+        """The sequence was pre-empted; if it had a chunk, others may have its tokens."""
+        if chunk := self._chunks.pop(sequence, None):
+            self._count(chunk, -1)
+
+    def _count(self, chunk: Chunk, sign: int) -> None:
+        self._num_tokens += sign * chunk.length
+        self._num_decodes += sign * (chunk.length == 1)
 
 
 class Scheduler:
@@ -141,23 +174,23 @@ class Scheduler:
 
     def schedule(self) -> Step:
         """The next step. It has no chunks only if nothing is queued."""
-        draft = _Draft(self.tokens_per_step, self.tokens_beside_decoding)
+        step = Step(self.tokens_per_step, self.tokens_beside_decoding)
         preemptions = self.num_preemptions
         # Stable sort: decodes first, and among equals the oldest.
         for sequence in sorted(self.running, key=lambda one: one.num_pending > 1):
             if sequence not in self.running:
                 continue  # pre-empted a moment ago
-            if draft.budget == 0:
+            if step.budget == 0:
                 break
             if missing := self.blocks.blocks_for(len(sequence.tokens)) - len(sequence.blocks):
-                self._make_room(missing, sequence, draft)
+                self._make_room(missing, sequence, step)
                 if sequence not in self.running:
                     continue  # it had to give up its own place
-                self._give_blocks(sequence, missing, draft)
-            draft.add(sequence)
+                self._give_blocks(sequence, missing, step)
+            step.add(sequence)
         if self.num_preemptions == preemptions:
-            self._admit(draft)
-        return Step(list(draft.chunks.values()), draft.fresh_blocks)
+            self._admit(step)
+        return step
 
     def computed(self, chunks: list[Chunk]) -> None:
         """Note that the chunks' keys and values are in the pool, and publish the blocks that became full."""
@@ -169,7 +202,7 @@ class Scheduler:
                 tokens = sequence.tokens[index * size : (index + 1) * size]
                 self.blocks.publish(sequence.blocks[index], sequence.keys(size)[index], tokens)
 
-    def _admit(self, draft: "_Draft") -> None:
+    def _admit(self, step: Step) -> None:
         """Let waiting sequences in while there is room, first come first served."""
         if not self.waiting:
             return
@@ -178,7 +211,7 @@ class Scheduler:
             key for one in self.running for key in self._uncomputed_keys(one, one.num_computed // size)
         }
         for sequence in list(self.waiting):
-            if draft.budget == 0 or len(self.running) == self.max_running:
+            if step.budget == 0 or len(self.running) == self.max_running:
                 break
             cached = self.blocks.match(sequence.keys(size), sequence.tokens, sequence.num_reusable)
             uncomputed = self._uncomputed_keys(sequence, len(cached))
@@ -194,12 +227,12 @@ class Scheduler:
             self.running[sequence] = None
             sequence.blocks = cached
             sequence.num_computed = len(cached) * size
-            self._give_blocks(sequence, missing, draft)
+            self._give_blocks(sequence, missing, step)
             if sequence.num_cached is None:
                 sequence.num_cached = sequence.num_computed
                 self.num_looked_up += len(sequence.tokens)
                 self.num_found += sequence.num_cached
-            draft.add(sequence)
+            step.add(sequence)
             being_filled.update(uncomputed)
 
     def _uncomputed_keys(self, sequence: Sequence, num_full: int) -> list[Key]:
@@ -209,16 +242,16 @@ class Scheduler:
         size = self.blocks.block_size
         return sequence.keys(size)[num_full : sequence.num_reusable // size]
 
-    def _give_blocks(self, sequence: Sequence, count: int, draft: "_Draft") -> None:
+    def _give_blocks(self, sequence: Sequence, count: int, step: Step) -> None:
         numbers = self.blocks.allocate(count)
         sequence.blocks += numbers
-        draft.fresh_blocks += numbers
+        step.fresh_blocks += numbers
 
-    def _make_room(self, missing: int, sequence: Sequence, draft: "_Draft") -> None:
+    def _make_room(self, missing: int, sequence: Sequence, step: Step) -> None:
         """Pre-empt the newest sequences, this one at worst, until its blocks fit."""
         while missing > self.blocks.num_free and sequence in self.running:
             newest, _ = self.running.popitem()
-            draft.drop(newest)
+            step.drop(newest)
             self._release(newest)
             self.waiting.appendleft(newest)
             self.num_preemptions += 1
@@ -227,38 +260,3 @@ class Scheduler:
         self.blocks.release(sequence.blocks)
         sequence.blocks = []
         sequence.num_computed = 0
-
-
-class _Draft:
-    """The chunks of a step while it is being planned, and what its budget still allows."""
-
-    def __init__(self, tokens_per_step: int, tokens_beside_decoding: int) -> None:
-        self.chunks: dict[Sequence, Chunk] = {}
-        self.fresh_blocks: list[int] = []
-        self._tokens_per_step = tokens_per_step
-        self._tokens_beside_decoding = tokens_beside_decoding
-        self._num_tokens = 0
-        self._num_decodes = 0
-
-    @property
-    def budget(self) -> int:
-        """How many more tokens the step may compute."""
-        limit = self._tokens_per_step
-        if self._num_decodes:
-            limit = min(limit, self._num_decodes + self._tokens_beside_decoding)
-        return max(0, limit - self._num_tokens)
-
-    def add(self, sequence: Sequence) -> None:
-        """As many of its uncomputed tokens as the budget allows."""
-        start = sequence.num_computed
-        self.chunks[sequence] = chunk = Chunk(sequence, start, start + min(sequence.num_pending, self.budget))
-        self._count(chunk, 1)
-
-    def drop(self, sequence: Sequence) -> None:
-        """The sequence was pre-empted; if it had a chunk, others may have its tokens."""
-        if chunk := self.chunks.pop(sequence, None):
-            self._count(chunk, -1)
-
-    def _count(self, chunk: Chunk, sign: int) -> None:
-        self._num_tokens += sign * chunk.length
-        self._num_decodes += sign * (chunk.length == 1)

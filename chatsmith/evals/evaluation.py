@@ -19,11 +19,11 @@ from chatsmith.bundle import Bundle, load_bundle
 from chatsmith.data.dataset import DataManifest
 from chatsmith.engine.engine import Engine
 from chatsmith.evals.results import ResultFiles, SplitName
-from chatsmith.evals.scoring import EngineScorer, Scorer, make_engine
+from chatsmith.evals.scoring import EngineScorer, Scorer
 from chatsmith.evals.transformers_scorer import TransformersScorer
+from chatsmith.llm import LLM
 from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.logs import Reporter
-from chatsmith.tools.calculator import calculator_tool
 
 Item = TypeVar("Item")
 
@@ -84,7 +84,7 @@ class Evaluation:
     def engine(self) -> Engine:
         """What writes the model's replies, with the calculator at hand."""
         size = self.batch_size
-        return make_engine(self.bundle, size, max(1024, size), tool=calculator_tool)
+        return LLM(self.bundle, max_running=size, tokens_per_step=max(1024, size)).engine
 
     def share(self, items: Sequence[Item]) -> Sequence[Item]:
         """The items that this process works on."""

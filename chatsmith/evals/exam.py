@@ -9,13 +9,12 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from random import Random
 from typing import Any, TypeVar
 
 from chatsmith.data.problems import Problem
 from chatsmith.engine.engine import Engine
-from chatsmith.engine.request import Request, Sampling
+from chatsmith.engine.request import Request, SamplingParams
 from chatsmith.evals.evaluation import Evaluation
 from chatsmith.evals.results import KINDERGARTEN, SuiteResult
 from chatsmith.evals.statistics import Score
@@ -33,48 +32,6 @@ MAX_REPLY_TOKENS = 128
 DOES_NOT_FIT = "the prompt does not fit the model's context"
 
 
-@dataclass(frozen=True)
-class Reply:
-    """One line of the transcript: what was asked, what would have been right, what came."""
-
-    id: str
-    section: str
-    prompt: list[dict[str, Any]]
-    """Messages as JSON."""
-    expected: str
-    reply: list[dict[str, str]]
-    """Parts as JSON: text, calls of the tool and its outputs."""
-    correct: bool
-    finish_reason: str
-
-
-@dataclass(frozen=True)
-class ExamResult:
-    """Every reply, in the order of the problems, and how long the exam took."""
-
-    replies: tuple[Reply, ...]
-    seconds: float
-
-    def to_json(self) -> dict[str, Any]:
-        """What `evaluate --json` prints as "exam": shares of right answers, and 95 % intervals by section, in the order
-        in which sections first appear."""
-        right: dict[str, list[bool]] = {}
-        for reply in self.replies:
-            right.setdefault(reply.section, []).append(reply.correct)
-        overall = _score([reply.correct for reply in self.replies])
-        return {
-            "overall": overall.pop("accuracy"),
-            **overall,
-            "chance": 0.0,  # replies are written, not chosen
-            "seconds": round(self.seconds, 2),
-            "sections": {section: _score(replies) for section, replies in right.items()},
-        }
-
-    def transcript(self) -> list[dict[str, Any]]:
-        """Every reply as JSON."""
-        return [asdict(reply) for reply in self.replies]
-
-
 def run_exam(
     engine: Engine,
     problems: Sequence[Problem],
@@ -85,19 +42,21 @@ def run_exam(
     label: str = "exam",
     tries: int = 1,
     temperature: float = 0.0,
-) -> ExamResult:
+) -> list[dict[str, Any]]:
     """Put all problems to the engine and decide the replies. The engine's tool, if it has one, may be called.
+
+    Returns what a transcript keeps of each: `id` and `section` of the problem, the `prompt` as messages, a right answer
+    as `expected`, the `reply` as parts (text, calls of the tool, their outputs), `correct`, `finish_reason`.
 
     Each problem is asked `tries` times, one after another in the result, each time with a seed of its own. A problem
     whose prompt does not fit the model's context counts as answered wrongly.
     """
-    started = time.perf_counter()
     asked = [problem for problem in problems for _ in range(tries)]
     prompts = [tuple(render_prompt(problem.messages, tokenizer)) for problem in asked]
     fitting = [index for index, prompt in enumerate(prompts) if len(prompt) < engine.config.context_length]
     requests = []
     for index in fitting:
-        sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=index % tries + 1)
+        sampling = SamplingParams(temperature=temperature, max_tokens=max_tokens, seed=index % tries + 1)
         requests.append(Request(prompts[index], sampling))
     with reporter.progress(label, len(requests), "problems") as bar:
         completions = engine.generate(requests, on_finish=lambda *_: bar.advance(1))
@@ -108,16 +67,30 @@ def run_exam(
     # In threads, for some rules run programs and wait for them; no more than there are processors, for the programs
     # have a limit on the wall, too, and together a limit on memory.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        replies = tuple(pool.map(_reply, asked, parts, endings))
-    return ExamResult(replies, time.perf_counter() - started)
+        return list(pool.map(_reply, asked, parts, endings))
 
 
-def grade(problems: Sequence[Problem], texts: Sequence[str]) -> ExamResult:
-    """The result of someone who gives `texts` as replies: of a baseline, say."""
-    replies = tuple(
-        _reply(problem, [Part("text", text)], "stop") for problem, text in zip(problems, texts, strict=True)
+def exam_score(replies: Sequence[dict[str, Any]], seconds: float) -> dict[str, Any]:
+    """What `evaluate --json` prints as "exam", from the transcript: shares of right answers, and 95 % intervals by
+    section, in the order in which sections first appear."""
+    right: dict[str, list[bool]] = {}
+    for reply in replies:
+        right.setdefault(reply["section"], []).append(reply["correct"])
+    overall = _score([reply["correct"] for reply in replies])
+    return {
+        "overall": overall.pop("accuracy"),
+        **overall,
+        "chance": 0.0,  # replies are written, not chosen
+        "seconds": round(seconds, 2),
+        "sections": {section: _score(correct) for section, correct in right.items()},
+    }
+
+
+def grade(problems: Sequence[Problem], texts: Sequence[str]) -> dict[str, Any]:
+    """The score of someone who gives `texts` as replies: of a baseline, say."""
+    return exam_score(
+        [_reply(one, [Part("text", text)], "stop") for one, text in zip(problems, texts, strict=True)], 0.0
     )
-    return ExamResult(replies, 0.0)
 
 
 def exam_problems(evaluation: Evaluation) -> list[Problem]:
@@ -129,10 +102,11 @@ def measure_exam(evaluation: Evaluation) -> SuiteResult:
     """The kindergarten's exam; where the model's run was taught the kindergarten, with the score of the answer to the
     nearest training question."""
     problems, reporter = exam_problems(evaluation), evaluation.reporter
+    started = time.perf_counter()
     mine = evaluation.share(problems)
-    result = run_exam(evaluation.engine, mine, evaluation.bundle.tokenizer, reporter=reporter)
-    replies = evaluation.collect(result.transcript(), len(problems))
-    result = ExamResult(tuple(Reply(**reply) for reply in replies), result.seconds)
+    replies = run_exam(evaluation.engine, mine, evaluation.bundle.tokenizer, reporter=reporter)
+    seconds = time.perf_counter() - started
+    replies = evaluation.collect(replies, len(problems))
     baseline, manifest = None, evaluation.manifest
     if manifest is not None and manifest.source == KINDERGARTEN:
         with reporter.progress("baseline", len(problems), "problems") as bar:
@@ -141,8 +115,8 @@ def measure_exam(evaluation: Evaluation) -> SuiteResult:
             for problem in problems:
                 texts.append(nearest.answer(problem.messages))
                 bar.advance()
-        baseline = grade(problems, texts).to_json()
-    return SuiteResult("exam", result.to_json(), result.seconds, baseline, tuple(result.transcript()))
+        baseline = grade(problems, texts)
+    return SuiteResult("exam", exam_score(replies, seconds), seconds, baseline, tuple(replies))
 
 
 def choose_problems(problems: Sequence[Item], max_examples: int | None) -> list[Item]:
@@ -153,17 +127,16 @@ def choose_problems(problems: Sequence[Item], max_examples: int | None) -> list[
     return [problems[index] for index in chosen]
 
 
-def _reply(problem: Problem, parts: Sequence[Part], finish_reason: str) -> Reply:
-    text = "".join(part.text for part in parts if part.kind == "text")
-    return Reply(
-        id=problem.id,
-        section=problem.section,
-        prompt=conversation_to_json(problem.messages)["messages"],
-        expected=problem.answer,
-        reply=[{"type": part.kind, "text": part.text} for part in parts],
-        correct=problem.check(text),
-        finish_reason=finish_reason,
-    )
+def _reply(problem: Problem, parts: Sequence[Part], finish_reason: str) -> dict[str, Any]:
+    return {
+        "id": problem.id,
+        "section": problem.section,
+        "prompt": conversation_to_json(problem.messages)["messages"],
+        "expected": problem.answer,
+        "reply": [{"type": part.kind, "text": part.text} for part in parts],
+        "correct": problem.check("".join(part.text for part in parts if part.kind == "text")),
+        "finish_reason": finish_reason,
+    }
 
 
 def _score(right: Sequence[bool]) -> dict[str, Any]:

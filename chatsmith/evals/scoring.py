@@ -7,15 +7,14 @@ included. `EngineScorer` asks chatsmith's engine; `transformers_scorer` has the 
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Protocol
 
-from chatsmith.backends import choose_backend
 from chatsmith.bundle import Bundle
-from chatsmith.engine.engine import Engine
-from chatsmith.engine.request import Completion, Request, Sampling
+from chatsmith.engine.request import Completion, Request, SamplingParams
+from chatsmith.llm import LLM
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.logs import Bar
 from chatsmith.tasks.core import Kind
@@ -161,22 +160,8 @@ MAX_RUNNING = 48
 TOKENS_PER_STEP = 4096
 """Prompts in work at once, and tokens computed at once: enough for large matrix products."""
 
-_SCORING = Sampling(max_tokens=0, logprobs=1)
+_SCORING = SamplingParams(max_tokens=0, logprobs=1)
 _NOTHING = PassageScore((), is_likeliest=True)
-
-
-def make_engine(
-    bundle: Bundle, max_running: int, tokens_per_step: int, tool: Callable[[str], str] | None = None
-) -> Engine:
-    """The engine of every evaluation."""
-    return Engine(
-        bundle.model,
-        bundle.tokenizer,
-        backend=choose_backend(bundle.model),
-        tool=tool,
-        max_running=max_running,
-        tokens_per_step=tokens_per_step,
-    )
 
 
 class EngineScorer:
@@ -191,7 +176,7 @@ class EngineScorer:
     ) -> None:
         self._tokenizer = bundle.tokenizer
         self._max_running = max_running
-        self._engine = make_engine(bundle, max_running, tokens_per_step)
+        self._engine = LLM(bundle, tool=None, max_running=max_running, tokens_per_step=tokens_per_step).engine
         self.context_length = bundle.config.context_length
         self.bos_id = bundle.tokenizer.bos_id
 

@@ -122,6 +122,7 @@ def _measure_tasks(suite: str, evaluation: Evaluation) -> list[TaskResult]:
 
 
 def _task_key(task: CoreTask | ChatTask, evaluation: Evaluation) -> str:
+    changed = {"task_method": task.method} if isinstance(task, WrittenTask) and task.method > 1 else {}
     return result_key(
         method=METHOD,
         bundle=evaluation.fingerprint,
@@ -131,6 +132,7 @@ def _task_key(task: CoreTask | ChatTask, evaluation: Evaluation) -> str:
         n=evaluation.max_examples,
         tries=evaluation.tries,
         dtype=evaluation.dtype,
+        **changed,
     )
 
 

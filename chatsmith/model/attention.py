@@ -10,19 +10,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-"""attend(layer, q, k, v) -> y, all (B, T, H, D); q and k are rotated and normalised already."""
+"""attend(layer, q, k, v) -> y, all (B, T, H, D); q and k are rotated and normalized already."""
 
 # QK-norm makes every query and key of unit RMS, so q.k / sqrt(D) stays small and attention cannot get sharp.
 # nanochat multiplies both by 1.2 for this; one scale on the scores is the same thing.
 SCORE_GAIN = 1.44
 
 LONGEST_IN_PIECES = 512
-"""Where bf16 is trained with on a CPU, rows of at most this many tokens are attended to in plain products: torch's SDPA
+"""Where a CPU trains in bf16, attention over rows of at most this many tokens is done in plain products: torch's SDPA
 has a slow backward pass there. Forward and backward on two cores with AMX: 5.3 instead of 21.6 ms for 34 rows of 62, 26
 instead of 30 for 16 of 256, 78 instead of 95 for 8 of 512; but 146 instead of 100 for 4 of 1,024."""
 
 PIECE = 128
-"""Queries that are attended with at once."""
+"""Queries in one piece."""
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:

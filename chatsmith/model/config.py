@@ -1,8 +1,8 @@
-"""The architecture of a model, as plain numbers: everything that decides what a GPT computes stands here.
+"""The architecture of a model, as plain numbers, and what a model of that shape costs. No torch here.
 
-A config is written into the bundle's `config.json` and is all that is needed to rebuild the network, so a
-choice that changes results (a window, a softcap) is a field and never a property of the device. No torch here.
-"""
+Everything that decides what a GPT computes stands in its config. A config is written into the bundle's `config.json`
+and is all that is needed to rebuild the network, so a choice that changes results (a window, a softcap) is a field and
+never a property of the device."""
 
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -28,7 +28,7 @@ class GPTConfig:
     head_dim: int = 64
     """D: channels of a head; the model's width C is num_heads x head_dim."""
     windows: tuple[int, ...] = ()
-    """How far each layer looks back, in tokens; 0 means the whole context. Empty: 0 for every layer."""
+    """The attention window of each layer, in tokens; 0 means the whole context. Empty: 0 for every layer."""
     value_embedding_layers: tuple[int, ...] = ()
     """Layers whose attention values get an embedding of the token itself added."""
     bigram_buckets: int = 0
@@ -36,7 +36,7 @@ class GPTConfig:
     rope_base: float = 10_000.0
     """The base of the rotary embedding's wavelengths."""
     softcap: float = 15.0
-    """Logits are bent into (-softcap, softcap)."""
+    """Logits are squashed into (-softcap, softcap)."""
 
     def __post_init__(self) -> None:
         # JSON has no tuples.
@@ -83,10 +83,6 @@ class GPTConfig:
             raise UserError(f"the model config is damaged: {error}") from error
 
 
-# -------------------- model.cost
-# What a model costs: parameters by group, floating-point operations per token, bytes. Pure arithmetic.
-
-
 @dataclass(frozen=True)
 class Cost:
     """Counts for one model shape."""
@@ -108,7 +104,7 @@ class Cost:
 
     @property
     def scaling_parameters(self) -> int:
-        """The parameters that do arithmetic: N in scaling laws."""
+        """The non-embedding parameters: N in scaling laws."""
         return self.matrices + self.head
 
 

@@ -1,7 +1,7 @@
 """The network: token ids to hidden states to logits. It neither trains, samples, caches nor loads itself.
 
 A GPT in the modern small-model recipe (nanochat and modded-nanogpt measured most of these; sources beside each):
-rotary positions, queries and keys normalised, squared ReLU, no biases and no norm gains, an untied head with
+rotary positions, queries and keys normalized, squared ReLU, no biases and no norm gains, an untied head with
 softcapped logits, the embedding mixed back into every block, and three cheap ways to use the token before.
 
 Shapes: B batch, T time, C channels (width), H heads, D head dim, V vocab, L layers.
@@ -16,15 +16,12 @@ from torch import Tensor, nn
 from chatsmith.model.attention import Attend, causal_attention
 from chatsmith.model.config import GATE_CHANNELS, GPTConfig
 
-# -------------------- model.rotary
-# Rotary position embedding (Su et al. 2021, arXiv:2104.09864), half-split pairing as in GPT-NeoX.
-
 
 def rotary_table(length: int, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
     """Cosines and sines of every position's angles, each (length, head_dim / 2), in float64.
 
-    Float64 because float32 angles of late positions lose digits; the caller casts to what it computes in.
-    """
+    Rotary position embedding (Su et al. 2021, arXiv:2104.09864), half-split pairing as in GPT-NeoX. Float64 because
+    float32 angles of late positions lose digits; the caller casts to what it computes in."""
     wavelengths = base ** (torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
     angles = torch.arange(length, dtype=torch.float64)[:, None] / wavelengths
     return angles.cos(), angles.sin()
@@ -57,7 +54,7 @@ def norm(x: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head attention with normalised queries and keys (Dehghani et al. 2023, arXiv:2302.05442)."""
+    """Multi-head attention with normalized queries and keys (Dehghani et al. 2023, arXiv:2302.05442)."""
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
@@ -206,7 +203,7 @@ class GPT(nn.Module):
         positions: Tensor | None = None,
         attend: Attend | None = None,
     ) -> Tensor:
-        """Hidden states (B, T, C), normalised for `logits`, of tokens (B, T).
+        """Hidden states (B, T, C), normalized for `logits`, of tokens (B, T).
 
         `previous` (B, T) holds the id before each token, -1 where there is none; by default each row's own tokens
         shifted by one. `positions` (B, T) default to 0..T-1. `attend` replaces the attention over the row itself:

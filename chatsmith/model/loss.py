@@ -59,8 +59,8 @@ def chunk_gradient(raw: Tensor, targets: Tensor, softcap: float, weights: Tensor
 def divergence_gradient(
     raw: Tensor, wanted: Tensor, targets: Tensor, softcap: float
 ) -> tuple[Tensor, Tensor]:
-    """As `chunk_gradient`, of KL(softmax(wanted) || softmax(z)) where z finds the target less likely than wanted does;
-    wanted (n, V) are logits after their softcap.
+    """As `chunk_gradient`, of KL(softmax(wanted) || softmax(z)) wherever z finds the target less likely than wanted
+    does; wanted (n, V) are logits after their softcap.
 
     dloss/draw = (softmax(z) - softmax(wanted)) * (1 - (z / softcap)^2).
     """

@@ -21,7 +21,7 @@ class AdamGroup:
 
 
 class AdamW:
-    """torch.optim.AdamW over named groups; rates are scaled together by the schedule."""
+    """torch.optim.AdamW over named groups; the schedule scales all learning rates together."""
 
     def __init__(self, groups: list[AdamGroup]) -> None:
         self.groups = groups
@@ -54,7 +54,7 @@ class AdamW:
         }
 
     def load_named_state(self, state: dict[str, Tensor]) -> None:
-        """Restore what `named_state` gave; parameters without state start afresh, as they were."""
+        """Restore what `named_state` gave; a parameter that had no state has none."""
         positions = {name: index for index, name in enumerate(self.names)}
         restored: dict[int, dict[str, Tensor]] = {}
         for key, value in state.items():

@@ -1,6 +1,7 @@
 """Which parameter is trained how: every parameter of a GPT has one role, and each role its own settings."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, replace
 
 from torch import Tensor
 
@@ -11,7 +12,7 @@ from chatsmith.optim.muon import Muon
 
 @dataclass(frozen=True)
 class Rates:
-    """Peak learning rates by role, and what else the optimizers need. `train.plan` computes them."""
+    """Peak learning rates by role, and what else the optimizers need. `make_plan` computes them."""
 
     matrix: float
     head: float
@@ -24,22 +25,29 @@ class Rates:
     """Decay of the matrices, in units of their learning rate."""
     orthogonalize_steps: int = 5
 
+    def scaled(self, factor: float, shares: Mapping[str, float] | None = None) -> "Rates":
+        """All learning rates times `factor`, those of the roles in `shares` times their share as well."""
+        changed = {role: getattr(self, role) * factor * (shares or {}).get(role, 1.0) for role in ROLES}
+        return replace(self, **changed)
+
+
+ROLES = tuple(field.name for field in fields(Rates) if field.default is MISSING)
+"""The roles are the fields of `Rates` that have no default."""
+
+_ROLE_OF_PART = {
+    "blocks": "matrix",
+    "head": "head",
+    "embedding": "embedding",
+    "value_embeddings": "value_embedding",
+    "bigram": "bigram",
+    "residual_scalars": "scalar",
+    "smear_strength": "scalar",
+}
+
 
 def role_of(name: str) -> str:
     """The role of the parameter called `name` in a GPT."""
-    if name.startswith("blocks.") and "gate" not in name:
-        return "matrix"
-    if "gate" in name:
-        return "gate"
-    if name in ("residual_scalars", "smear_strength"):
-        return "scalar"
-    role = {
-        "embedding": "embedding",
-        "value_embeddings": "value_embedding",
-        "bigram": "bigram",
-        "head": "head",
-    }
-    return role[name.split(".")[0]]
+    return "gate" if "gate" in name else _ROLE_OF_PART[name.split(".")[0]]
 
 
 class Optimizer:
@@ -61,7 +69,7 @@ class Optimizer:
         self.parameters = [parameter for _, parameter in model.named_parameters()]
 
     def step(self, scale: float, momentum: float, decay_scale: float) -> None:
-        """One update: all rates times `scale`, Muon's momentum, and the weight decay times `decay_scale`."""
+        """One update: all learning rates times `scale`, Muon's momentum, and the weight decay times `decay_scale`."""
         self.muon.step(self.rates.matrix * scale, momentum, self.rates.weight_decay * decay_scale)
         self.adamw.step(scale)
 

@@ -1,9 +1,49 @@
-"""What reinforcement learning minimises: practise on replies (`policy_gradient`), and forget nothing of what texts say
-(`distillation`).
+"""What reinforcement learning minimizes: the policy-gradient loss of sampled replies, and a penalty for forgetting
+texts.
 
-Each is a mean over its own tokens of the step, on all processes: more samples of a problem make the one surer, and more
-texts the other, and neither the stronger.
-"""
+**Policy gradient** (`PolicyGradient`): make replies likelier that earned more than others to the same problem. A
+problem is answered S times; the replies i = 1..S earn rewards r_i. Each sampled token t of reply i gets the reply's
+group-relative advantage (GRPO: Shao et al. 2024, arXiv:2402.03300), so that no second network has to guess values:
+
+    A_i = r_i - mean(r_1..r_S)              optionally divided by the group's standard deviation, as GRPO does;
+                                            Dr. GRPO (Liu et al. 2025, arXiv:2503.20783) shows that the division
+                                            favors problems that are almost all right or almost all wrong
+
+With p the probability under the weights being trained, q that under which the token was sampled and s that under
+the initial model (the reference), the loss to be minimized is
+
+    rho_it = p(o_it) / q(o_it)
+    L = 1/N  sum_i sum_t [ -min(rho_it A_i, clip(rho_it, 1 - low, 1 + high) A_i)  +  beta k_it ]
+    k_it = s(o_it) / p(o_it) - ln(s(o_it) / p(o_it)) - 1         (Schulman's estimate of KL(p || s), never negative)
+
+N counts the sampled tokens of the whole step, so every token weighs the same, in long replies and short ones (DAPO:
+Yu et al. 2025, arXiv:2503.14476); means taken reply by reply would make long wrong answers cheap. DAPO's two other
+ideas are here as well: a clip that is wider upwards (high > low) leaves unlikely tokens room to grow, and groups whose
+rewards are all equal, which have no gradient, do not count. When a batch is used once, p = q and the clip is idle:
+the gradient is then plain REINFORCE with the group's mean as baseline.
+
+The gradient of L by ln p(o_it) is a plain number, known as soon as the probabilities are:
+
+    dL/d ln p = -w_it / N,   w = A rho where the clip lets it through, else 0,   + beta (s/p - 1)
+
+so the step is a cross-entropy in which each token weighs w_it, which `chunked_loss` can do without ever holding all
+logits. Ids that a tool forced into a reply are context: they are never targets.
+
+**Forgetting penalty** (`Distillation`): the updates move weights that carry everything else, too. To train on replay
+texts again (Ouyang et al. 2022, arXiv:2203.02155) teaches what they say at the cost of what they do not say. Here the
+model is its own teacher instead (Li & Hoiem 2016, "Learning without forgetting", arXiv:1606.09282): with x the ids of
+the texts and M the number of places in a step's texts where a text continues,
+
+    L = weight / M  sum_t [p(x_t+1) < s(x_t+1)] KL(s(. | x_..t) || p(. | x_..t))
+
+over the whole vocabulary, wherever the model finds the next id less likely than the reference does. What it finds
+likelier it has not forgotten: learning to copy makes it surer in texts as well, and penalizing that, too, took back a
+quarter of the gain (docs/lab-log.md). There is no gradient as long as nothing is forgotten, and one back to the
+reference as soon as something is. Texts share rows, as they did in pretraining.
+
+`RLLoss` adds the two. Each is a mean over its own tokens of the step, on all processes: more samples of a problem make
+the one less noisy, and more texts the other, and neither heavier. Nothing here samples, rewards or chooses
+texts."""
 
 import math
 from collections import deque
@@ -20,39 +60,6 @@ from chatsmith.model.gpt import GPT
 from chatsmith.model.loss import chunked_divergence, chunked_loss, logprob_gradient, token_losses
 from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.distributed import sum_numbers
-
-# -------------------- train.policy_gradient
-# The objective of reinforcement learning: make replies likelier that earned more than others to the same problem.
-#
-# A problem is answered S times; the replies i = 1..S earn rewards r_i. Each sampled token t of reply i gets the reply's
-# group-relative advantage (GRPO: Shao et al. 2024, arXiv:2402.03300), so that no second network has to guess values:
-#
-#     A_i = r_i - mean(r_1..r_S)              optionally divided by the group's standard deviation, as GRPO does;
-#                                             Dr. GRPO (Liu et al. 2025, arXiv:2503.20783) shows that the division
-#                                             favours problems that are almost all right or almost all wrong
-#
-# With p the probability under the weights being trained, q that under which the token was sampled and s that under
-# the model training began with, the loss to be minimised is
-#
-#     rho_it = p(o_it) / q(o_it)
-#     L = 1/N  sum_i sum_t [ -min(rho_it A_i, clip(rho_it, 1 - low, 1 + high) A_i)  +  beta k_it ]
-#     k_it = s(o_it) / p(o_it) - ln(s(o_it) / p(o_it)) - 1         (Schulman's estimate of KL(p || s), never negative)
-#
-# N counts the sampled tokens of the whole step, so every token weighs the same, in long replies and short ones (DAPO:
-# Yu et al. 2025, arXiv:2503.14476); means taken reply by reply would make long wrong answers cheap. DAPO's two other
-# ideas are here as well: a clip that is wider upwards (high > low) leaves unlikely tokens room to grow, and
-# groups whose
-# rewards are all equal, which have no gradient, do not count. When a batch is used once, p = q and the clip is idle:
-# the gradient is then plain REINFORCE with the group's mean as baseline.
-#
-# The gradient of L by ln p(o_it) is a plain number, known as soon as the probabilities are:
-#
-#     dL/d ln p = -w_it / N,   w = A rho where the clip lets it through, else 0,   + beta (s/p - 1)
-#
-# so the step is a cross-entropy in which each token weighs w_it, which `chunked_loss` can do without ever holding all
-# logits. Ids that a tool forced into a reply are context: they are never targets.
-#
-# It does not sample, judge replies or update weights.
 
 MOST_PADDING = 256
 """Tokens of padding that cost about as much as one batch more."""
@@ -82,7 +89,7 @@ class RolloutBatch(NamedTuple):
     inputs: Tensor
     """int64 ids."""
     targets: Tensor
-    """int64: the id sampled after each place; -1 in prompts, after forced ids and in padding."""
+    """int64: the id sampled after each place; -1 in prompts, before forced ids and in padding."""
     advantages: Tensor
     sampler_logprobs: Tensor
     """ln q, where there is a target."""
@@ -157,8 +164,8 @@ def rollout_batches(
 
 
 def merged(replies: Sequence[ScoredReply]) -> list[ScoredReply]:
-    """The replies to one problem, each different one once. What is said again has the same probability and the same
-    advantage, so it counts as often as it was said and is computed once: nothing changes but the time it takes."""
+    """The replies to one problem without duplicates. Equal replies have the same probability and the same advantage, so
+    one of them is computed and counts for all: nothing changes but the time it takes."""
     found: dict[tuple[tuple[int, ...], tuple[bool, ...], float], ScoredReply] = {}
     for reply in replies:
         said = tuple(reply.ids), tuple(reply.sampled), reply.advantage
@@ -174,8 +181,8 @@ def filled_up(count: int, multiple: int, most: int | None) -> int:
 
 
 def padded_places(wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Where `wanted` (B, T) is true, as indices of the flattened tensor, filled up to a multiple of TARGETS_MULTIPLE by
-    some place, and which of them are no filling: both (n + filling,)."""
+    """Where `wanted` (B, T) is true, as indices of the flattened tensor, padded to a multiple of TARGETS_MULTIPLE with
+    any index, and which of them are real: both (n + filling,)."""
     places = wanted.flatten().nonzero()[:, 0]
     padded = F.pad(places, (0, -len(places) % TARGETS_MULTIPLE))
     return padded, torch.arange(len(padded), device=padded.device) < len(places)
@@ -265,26 +272,29 @@ def terms(
 
 @dataclass
 class Tally:
-    """Sums over the sampled tokens trained on, on this process, until `take_tally` is called."""
+    """Sums over the tokens trained on, on this process, since the last update was logged."""
 
-    tokens: int = 0
+    trained: int = 0
+    """Sampled tokens."""
     clipped: float = 0.0
     drift: float = 0.0
-    """Of |ln p - ln q|: what sampler and trainer disagree by, as long as the weights are those of the sampler."""
+    """Of |ln p - ln q|: how far sampler and trainer disagree, as long as the weights are those of the sampler."""
     largest_drift: float = 0.0
+    held: int = 0
+    """Places of texts."""
+    held_kl: float = 0.0
+    """The sum of the KL over them, in nats: how much was forgotten."""
 
     def sums(self) -> dict[str, float]:
         """What can be added up over processes."""
-        return {
-            "trained": self.tokens,
-            "clipped": self.clipped,
-            "drift": self.drift,
-        }
+        values = vars(self).copy()
+        del values["largest_drift"]
+        return values
 
     def add(self, logprobs: Tensor, sampler: Tensor, clipped: Tensor, copies: Tensor) -> None:
-        """Count the tokens of one batch; all arguments (n,)."""
+        """Count the sampled tokens of one batch; all arguments (n,)."""
         drift = (logprobs - sampler).abs()
-        self.tokens += int(copies.sum())
+        self.trained += int(copies.sum())
         self.clipped += (clipped * copies).sum().item()
         self.drift += (drift * copies).sum().item()
         if len(drift):
@@ -293,7 +303,7 @@ class Tally:
 
 @dataclass
 class PolicyGradient:
-    """The loss of a `RolloutBatch`, to be passed to the training loop; `tally` says what it saw."""
+    """The loss of a `RolloutBatch`; `tally` counts what it saw."""
 
     clip: Clip = field(default_factory=Clip)
     beta: float = 0.0
@@ -314,9 +324,9 @@ class PolicyGradient:
 
         def gradient_of(raw: Tensor, rows: Tensor, softcap: float, weights: Tensor) -> tuple[Tensor, Tensor]:
             logprobs, gradient = logprob_gradient(raw, targets[rows], softcap)
-            beside = None if reference is None else reference[rows].to(logprobs)
+            s = None if reference is None else reference[rows].to(logprobs)
             q = sampler[rows].to(logprobs)
-            found = terms(logprobs, q, advantage[rows].to(logprobs), beside, self.clip, self.beta)
+            found = terms(logprobs, q, advantage[rows].to(logprobs), s, self.clip, self.beta)
             real = is_real[rows]
             self.tally.add(logprobs[real], q[real], found.clipped[real], copies[rows][real])
             return (weights * found.loss).sum(), gradient * (weights * found.weights)[:, None]
@@ -326,32 +336,6 @@ class PolicyGradient:
             model, hidden, torch.arange(len(hidden), device=hidden.device), weights, gradient_of
         )
 
-    def take_tally(self) -> Tally:
-        """What was seen since the last time."""
-        taken, self.tally = self.tally, Tally()
-        return taken
-
-
-# -------------------- train.distillation
-# Holding a model on texts to what it said of them before: practising one thing, it keeps the rest.
-#
-# Practice moves weights that carry everything else, too. To learn those texts once more (Ouyang et al. 2022,
-# arXiv:2203.02155) teaches what they tell at the cost of what they do not tell. Here the model is its own
-# teacher instead
-# (Li & Hoiem 2016, "Learning without forgetting", arXiv:1606.09282): with s the probabilities under the
-# weights training
-# began with, p those under the weights of now, x the ids of the texts, and N the places of the texts of a step,
-#
-#     L = weight / N  sum_t [p(x_t+1) < s(x_t+1)] KL(s(. | x_..t) || p(. | x_..t))
-#
-# over the whole vocabulary, wherever a text goes on and the model finds what stands there less likely than it did. What
-# it finds likelier it has not forgotten: practice at copying makes it surer in texts as well, and to hold it
-# there, too,
-# took back a quarter of what practice gave (docs/lab-log.md). There is no gradient as long as nothing is forgotten, and
-# one back to where it was as soon as something is. Texts share rows, as they did when they were learnt.
-#
-# It does not choose texts.
-
 
 class TextBatch(NamedTuple):
     """Rows of one text or several, padded at the end."""
@@ -359,11 +343,11 @@ class TextBatch(NamedTuple):
     inputs: Tensor
     """(B, T) int64 ids."""
     goes_on: Tensor
-    """(B, T) bool: False at the last id of a text, as nobody ever learnt what comes after that, and in padding."""
+    """(B, T) bool: False at the last id of a text, as nothing was ever trained to follow it, and in padding."""
 
     @property
     def num_targets(self) -> int:
-        """After how many ids the model is held."""
+        """How many places are compared with the reference."""
         return int(self.goes_on.sum())
 
     def to(self, device: torch.device) -> "TextBatch":
@@ -412,57 +396,55 @@ def _text_batch(rows: Sequence[Sequence[Sequence[int]]], row_length: int, multip
 
 @dataclass
 class Distillation:
-    """The loss of a `TextBatch`, to be passed to the training loop."""
+    """The loss of a `TextBatch`; `tally` counts what it saw."""
 
     reference: GPT
     weight: float
-    tokens: int = 0
-    """Places seen since `take_tally` was called."""
-    divergence: float = 0.0
-    """The sum of the KL over them, in nats: how much was forgotten."""
+    tally: Tally = field(default_factory=Tally)
 
     def __call__(self, model: GPT, batch: TextBatch, scale: float) -> Tensor:
-        """The batch's part of L, with its graph; `scale` is 1/N."""
+        """The batch's part of L, with its graph; `scale` is 1/M."""
         places, is_real = padded_places(batch.goes_on)
-        # What stands at the next place; a text that goes on has one.
+        # The id at the next place; a text that goes on has one.
         targets = torch.where(is_real, batch.inputs.flatten().roll(-1)[places], NOT_TRAINED_ON)
         with torch.no_grad():
             theirs = self.reference(batch.inputs).flatten(0, 1)[places]  # (n + filling, C)
         mine = model(batch.inputs).flatten(0, 1)[places]
         found = chunked_divergence(model, mine, self.reference, theirs, targets)
-        self.tokens += batch.num_targets
-        self.divergence += found.item()
+        self.tally.held += batch.num_targets
+        self.tally.held_kl += found.item()
         return scale * self.weight * found
 
-    def take_tally(self) -> dict[str, float]:
-        """What was seen since the last time, as sums that can be added up over processes."""
-        taken = {"held": float(self.tokens), "held_kl": self.divergence}
-        self.tokens, self.divergence = 0, 0.0
-        return taken
 
+class RLLoss:
+    """The loss of batches of either kind, of which the trainer knows only how many tokens the step has in all."""
 
-@dataclass
-class PracticeLoss:
-    """The loss of batches of either kind, to be passed to the training loop."""
-
-    policy: PolicyGradient
-    holding: Distillation
-    text_share: float = 0.0
-    """Of the step's tokens, on all processes, those of texts."""
+    def __init__(self, clip: Clip, beta: float, reference: GPT | None, replay_weight: float) -> None:
+        """`reference` is needed for replay texts; without them it may be None."""
+        self._policy = PolicyGradient(clip, beta)
+        self._holding = Distillation(reference, replay_weight) if reference else None
+        self._text_share = 0.0
+        self.take_tally()
 
     def expect(self, batches: Sequence[RolloutBatch | TextBatch], runtime: Runtime) -> None:
-        """Count the tokens of the step that these batches, and those of the other processes, make."""
+        """Learn what share of a step's tokens, on all processes, are those of texts: the step that is made of these
+        batches and those of the other processes."""
         texts = sum(batch.num_targets for batch in batches if isinstance(batch, TextBatch))
         every = sum(batch.num_targets for batch in batches)
         sums = sum_numbers({"texts": float(texts), "every": float(every)}, runtime)
-        self.text_share = sums["texts"] / max(sums["every"], 1.0)
+        self._text_share = sums["texts"] / max(sums["every"], 1.0)
 
     def __call__(self, model: GPT, batch: RolloutBatch | TextBatch, scale: float) -> Tensor:
         """The batch's part of the loss, with its graph; `scale` is one by the tokens of the step."""
-        if isinstance(batch, TextBatch):
-            return self.holding(model, batch, scale / self.text_share)
-        return self.policy(model, batch, scale / (1 - self.text_share))
+        if isinstance(batch, RolloutBatch):
+            return self._policy(model, batch, scale / (1 - self._text_share))
+        assert self._holding, "texts need a reference"
+        return self._holding(model, batch, scale / self._text_share)
 
-    def take_tally(self) -> tuple[Tally, dict[str, float]]:
-        """What was seen since the last time: of replies, and of texts, as sums that can be added up over processes."""
-        return self.policy.take_tally(), self.holding.take_tally()
+    def take_tally(self) -> Tally:
+        """What was seen since the last time."""
+        taken, new = self._policy.tally, Tally()
+        self._policy.tally = new
+        if self._holding:
+            self._holding.tally = new
+        return taken

@@ -1,4 +1,5 @@
-"""Rollouts: replies to many problems at once, by the engine over the very model in training, and what they are worth.
+"""Rollouts: replies to many problems at once, by the engine over the very model in training, and what they are worth;
+and the replay texts of a step.
 
 All problems times all samples go into one continuous batch. What a reply is depends on the weights, its problem and
 its seed alone, so a step that was interrupted can be written again. Training, development scores and the final test
@@ -7,24 +8,30 @@ all come through here. It updates no weights.
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
 
-from chatsmith.backends import choose_backend
-from chatsmith.data.problems import Problem, Reply, Verdict
-from chatsmith.engine.engine import Engine
+from chatsmith.data.problems import Problem, Reply, RewardFunction, Verdict
+from chatsmith.engine.backend import Backend
+from chatsmith.engine.engine import Engine, Tool
 from chatsmith.engine.request import Completion, Request, Sampling
 from chatsmith.model.gpt import GPT
 from chatsmith.rl.objective import ScoredReply, advantages, merged
 from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.distributed import sum_numbers
-from chatsmith.tasks.reward import Judge
-from chatsmith.text.chat import render_prompt
+from chatsmith.runtime.logs import Reporter
+from chatsmith.text.chat import Conversation, render, render_prompt
 from chatsmith.text.tokenizer import Tokenizer
-from chatsmith.tools.calculator import calculator_tool
 
 PASS_AT_K_PROBLEMS = 64
 """Development problems that are answered several times, for pass@k."""
+
+MOST_FAILURES_SHOWN = 3
+
+MOST_TEXTS = 20_000
+"""Conversations and documents, each, that are held in memory for replay: more than most runs come to see."""
 
 
 @dataclass(frozen=True)
@@ -54,29 +61,30 @@ class Group:
         )
 
 
-class Roller:
-    """Writes replies with one engine, and judges them."""
+class RolloutWorker:
+    """Writes replies with one engine, and says what they are worth."""
 
     def __init__(
         self,
         model: GPT,
         tokenizer: Tokenizer,
-        judge: Judge,
+        reward: RewardFunction,
+        tool: Tool,
+        reporter: Reporter,
         *,
         max_tokens: int,
         max_running: int,
-        on_failure: Callable[[Problem, Completion, str], None],
+        backend: Backend | None = None,
     ) -> None:
-        """`on_failure` hears of every reply whose reward could not be had."""
-        self._tokenizer = tokenizer
-        self._judge = judge
+        """`backend` is the engine's; `reporter` shows the first few replies whose reward function failed."""
+        self._tokenizer, self._reward, self._reporter = tokenizer, reward, reporter
         self._max_tokens = max_tokens
-        self._on_failure = on_failure
+        self._failures = 0
         self._engine = Engine(
             model,
             tokenizer,
-            backend=choose_backend(model),
-            tool=calculator_tool,
+            backend=backend,
+            tool=tool,
             max_running=max_running,
             tokens_per_step=max(2048, max_running),
         )
@@ -91,7 +99,7 @@ class Roller:
         return self._engine.num_computed
 
     def write(self, problems: Sequence[Problem], samples: int, seeds: Sequence[int]) -> list[Group]:
-        """`samples` replies to each problem at temperature 1, with log-probabilities: what the policy really says.
+        """`samples` replies to each problem at temperature 1, the policy itself, with log-probabilities.
 
         A prompt that does not fit the context gives replies without reward, and counts as not solved.
         """
@@ -111,6 +119,39 @@ class Roller:
         completions = self._complete([self._request(problem, 0.0, seed=0) for problem in problems])
         return [self._group(problem, [one]) for problem, one in zip(problems, completions, strict=True)]
 
+    def solved(self, problems: Sequence[Problem], runtime: Runtime) -> list[bool]:
+        """Which problems are solved by one greedy reply each; the processes share them."""
+        mine = range(runtime.rank, len(problems), runtime.world_size)
+        groups = self.answer([problems[index] for index in mine])
+        right = dict.fromkeys(map(str, range(len(problems))), 0.0)
+        right |= {str(index): float(group.num_right) for index, group in zip(mine, groups, strict=True)}
+        return [value > 0 for value in sum_numbers(right, runtime).values()]
+
+    def development_scores(
+        self, problems: Sequence[Problem], samples: int, seed: int, runtime: Runtime
+    ) -> dict[str, float]:
+        """Greedy pass@1 on all problems and pass@k on the first of them, over all processes."""
+        started = time.perf_counter()
+        mine = range(runtime.rank, len(problems), runtime.world_size)
+        some = [index for index in mine if index < PASS_AT_K_PROBLEMS]
+        greedy = self.answer([problems[index] for index in mine])
+        # No round of training has the number -1, so the seeds are different.
+        sampled = self.write([problems[index] for index in some], samples, seeds_of(seed, -1, some))
+        sums = sum_numbers(
+            {
+                "right": sum(group.num_right for group in greedy),
+                "asked": len(greedy),
+                "solved": sum(group.num_right > 0 for group in sampled),
+                "sampled": len(sampled),
+            },
+            runtime,
+        )
+        return {
+            "dev_pass_at_1": sums["right"] / max(sums["asked"], 1),
+            f"dev_pass_at_{samples}": sums["solved"] / max(sums["sampled"], 1),
+            "evaluation_seconds": time.perf_counter() - started,
+        }
+
     def _request(
         self, problem: Problem, temperature: float, seed: int, logprobs: int | None = None
     ) -> Request:
@@ -123,28 +164,42 @@ class Roller:
         return self._engine.generate(requests)
 
     def _group(self, problem: Problem, completions: Sequence[Completion]) -> Group:
-        verdicts = []
-        for one in completions:
-            verdict = self._verdict(problem, one)
+        verdicts = tuple(self._verdict(problem, one) for one in completions)
+        for one, verdict in zip(completions, verdicts, strict=True):
             if verdict.failure:
-                self._on_failure(problem, one, verdict.failure)
-            verdicts.append(verdict)
-        return Group(problem, tuple(completions), tuple(verdicts))
+                self._show_failure(problem, one, verdict.failure)
+        return Group(problem, tuple(completions), verdicts)
 
     def _verdict(self, problem: Problem, one: Completion) -> Verdict:
         if one.finish_reason == "error":
             is_too_long = len(one.prompt_ids) >= self._engine.config.context_length
             return Verdict(None, False, "" if is_too_long else one.error or "the engine failed")
-        return self._judge(problem, Reply(one.text, one.parts, one.finish_reason == "stop"))
+        return self._reward(problem, Reply(one.text, one.parts, one.finish_reason == "stop"))
+
+    def _show_failure(self, problem: Problem, completion: Completion, reason: str) -> None:
+        self._failures += 1
+        if self._failures <= MOST_FAILURES_SHOWN:
+            self._reporter.notice(
+                f"no reward for a reply, which is therefore not trained on: {reason}. The problem was {problem.id}, "
+                f"{shortened(problem.messages[-1].text)!r}; the reply {shortened(shown_reply(completion))!r}"
+            )
+        if self._failures == MOST_FAILURES_SHOWN:
+            self._reporter.notice("further ones are only counted: failed_rewards in metrics.jsonl")
 
 
-def seeds_of(seed: int, round: int, places: Sequence[int]) -> list[int]:
-    """The sampling seeds of a round's problems: they depend on seed, round and place alone."""
-    return [random.Random(f"{seed} {round} {place}").getrandbits(62) for place in places]
+def fits(problem: Problem, tokenizer: Tokenizer, context_length: int, max_tokens: int) -> bool:
+    """Whether there is room for a reply after the prompt: for the longest, or for a quarter of the context."""
+    room = min(max_tokens, context_length // 4)
+    return len(render_prompt(problem.messages, tokenizer)) + room <= context_length
 
 
-def sums_of(groups: Sequence[Group], seconds: float) -> dict[str, float]:
-    """Counts and sums over groups, to be added up over all processes and then read by `figures_of`."""
+def seeds_of(seed: int, round: int, indices: Sequence[int]) -> list[int]:
+    """The sampling seeds of a round's problems: they depend on seed, round and index alone."""
+    return [random.Random(f"{seed} {round} {index}").getrandbits(62) for index in indices]
+
+
+def sums_of(groups: Sequence[Group]) -> dict[str, float]:
+    """Counts and sums over groups, to be added up over all processes and then read by `metrics_of`."""
     completions = [one for group in groups for one in group.completions]
     verdicts = [verdict for group in groups for verdict in group.verdicts]
     rewards = [verdict.reward for verdict in verdicts if verdict.reward is not None]
@@ -163,11 +218,10 @@ def sums_of(groups: Sequence[Group], seconds: float) -> dict[str, float]:
         "tokens": sum(len(one.ids) for one in completions),
         "sampled": len(logprobs),
         "surprise": -sum(logprobs),
-        "seconds": seconds,
     }
 
 
-def figures_of(sums: dict[str, float], samples: int, world_size: int) -> dict[str, float]:
+def metrics_of(sums: dict[str, float], samples: int) -> dict[str, float]:
     """What one round of rollouts was like, from sums over all processes."""
     replies, rewarded = max(sums["replies"], 1), max(sums["rewarded"], 1)
     mean = sums["reward"] / rewarded
@@ -182,47 +236,76 @@ def figures_of(sums: dict[str, float], samples: int, world_size: int) -> dict[st
         "equal_groups": sums["equal"] / max(sums["groups"], 1),
         "failed_rewards": sums["replies"] - sums["rewarded"],
         "nonzero_rewards": sums["nonzero"] / rewarded,
-        # Sampled tokens surprise by their entropy on average; so the sampler's own numbers are an estimate of it.
+        # A sampled token's surprise is the entropy on average; so the sampler's own numbers are an estimate of it.
         "entropy": sums["surprise"] / max(sums["sampled"], 1),
-        "kl": sums["kl"] / max(sums["kl_tokens"], 1),
-        # Processes roll out side by side, so the time of one is the time of all.
-        "rollout_tokens_per_second": sums["tokens"] / max(sums["seconds"] / world_size, 1e-9),
     }
 
 
-def development_scores(
-    roller: Roller, problems: Sequence[Problem], samples: int, seed: int, runtime: Runtime
-) -> dict[str, float]:
-    """Greedy pass@1 on all problems and pass@k on the first of them, over all processes."""
-    started = time.perf_counter()
-    mine = range(runtime.rank, len(problems), runtime.world_size)
-    some = [place for place in mine if place < PASS_AT_K_PROBLEMS]
-    greedy = roller.answer([problems[place] for place in mine])
-    # Round -1 is none of training's, so the seeds are others.
-    sampled = roller.write([problems[place] for place in some], samples, seeds_of(seed, -1, some))
-    sums = sum_numbers(
-        {
-            "right": sum(group.num_right for group in greedy),
-            "asked": len(greedy),
-            "solved": sum(group.num_right > 0 for group in sampled),
-            "sampled": len(sampled),
-        },
-        runtime,
-    )
-    return {
-        "dev_pass_at_1": sums["right"] / max(sums["asked"], 1),
-        f"dev_pass_at_{samples}": sums["solved"] / max(sums["sampled"], 1),
-        "evaluation_seconds": time.perf_counter() - started,
-    }
-
-
-def reply_in_words(completion: Completion) -> str:
-    """A reply for people: its text, with calls of the calculator as [6*7 = 42]."""
+def shown_reply(completion: Completion) -> str:
+    """A reply for people: its text, with calls of the tool as [6*7 = 42]."""
     shown = {"text": "{}", "python": "[{} = ", "output": "{}] "}
     words = "".join(shown[part.kind].format(part.text) for part in completion.parts)
     return words if completion.finish_reason == "stop" else f"{words} ({completion.finish_reason})"
 
 
+def shortened(text: str, longest: int = 70) -> str:
+    """One line of `text`, cut where it is longer."""
+    text = " ".join(text.split())
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
 def _logprobs(completion: Completion) -> list[float]:
     assert completion.logprobs is not None
     return [0.0 if one is None else one.logprob for one in completion.logprobs]
+
+
+class ReplayTexts:
+    """Texts of earlier training, on which the model must not get worse: conversations and documents by turns, in an
+    endless order decided by a seed.
+
+    Conversations of fine-tuning say how to answer, documents of pretraining what: what only those teach (in the
+    kindergarten, how a word is spelled) would be forgotten first.
+    """
+
+    def __init__(
+        self,
+        conversations: Iterable[Conversation],
+        documents: Iterable[str],
+        tokenizer: Tokenizer,
+        *,
+        context_length: int,
+        seed: int,
+    ) -> None:
+        """Conversations are sampled, since files often hold one kind after the other; of documents, of which there may
+        be billions, the first are taken. What is longer than the context is cut."""
+        self._tokenizer, self._longest = tokenizer, context_length
+        rng = random.Random(f"{seed} replay")
+        self._conversations = _some_of(conversations, MOST_TEXTS, rng)
+        self._documents = list(islice(documents, MOST_TEXTS))
+        rng.shuffle(self._conversations)
+        rng.shuffle(self._documents)
+
+    def texts(self, indices: Sequence[int]) -> list[list[int]]:
+        """The ids of the texts at these places of the order."""
+        return [self._text(index)[: self._longest] for index in indices]
+
+    def _text(self, index: int) -> list[int]:
+        number, is_document = divmod(index, 2) if self._documents and self._conversations else (index, None)
+        if is_document or not self._conversations:
+            text = self._documents[number % len(self._documents)]
+            return [self._tokenizer.bos_id, *self._tokenizer.encode(text)]
+        return render(self._conversations[number % len(self._conversations)], self._tokenizer).ids
+
+
+Item = TypeVar("Item")
+
+
+def _some_of(items: Iterable[Item], most: int, rng: random.Random) -> list[Item]:
+    """All items, or `most` of them, each as likely as any other (reservoir sampling)."""
+    kept: list[Item] = []
+    for number, item in enumerate(items):
+        if number < most:
+            kept.append(item)
+        elif (index := rng.randrange(number + 1)) < most:
+            kept[index] = item
+    return kept

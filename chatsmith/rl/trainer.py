@@ -1,393 +1,547 @@
-"""One run of reinforcement learning, from the problems to the bundle: what `chatsmith rl` does once all is found.
+"""Reinforcement learning with verifiable rewards: round after round, from the problems to the best weights.
 
-It ties the parts together: the roller writes and judges replies, the objective and the shared loop learn from them,
-development problems say which weights to keep, the watch says what goes wrong.
+A round: sample replies to a batch of problems, reward them, turn rewards into advantages, update the weights once or
+several times, evaluate now and then, keep the best weights. Development problems decide which weights are best; test
+problems are asked once, at the end, of the initial and of the final weights. What a reply is worth, which tool it may
+call and where things are kept is handed in.
 """
 
-import itertools
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from chatsmith.bundle import Bundle, load_bundle
-from chatsmith.cli.rl import STAGE, USUAL_STEPS, Config
-from chatsmith.data.problems import Problem
-from chatsmith.engine.request import Completion
+from chatsmith.data.problems import Problem, RewardFunction
+from chatsmith.engine.backend import Backend
+from chatsmith.engine.engine import Tool
 from chatsmith.model.gpt import GPT
-from chatsmith.rl.exam import TestResult, ask_test, write_test
 from chatsmith.rl.objective import (
     Clip,
-    Distillation,
-    PolicyGradient,
-    PracticeLoss,
+    RLLoss,
     RolloutBatch,
+    Tally,
     TextBatch,
     divergence,
     rollout_batches,
     text_batches,
     with_reference,
 )
-from chatsmith.rl.progress import Progress, blended
-from chatsmith.rl.replay import Replay
-from chatsmith.rl.reward_monitor import Watch
 from chatsmith.rl.rollouts import (
     Group,
-    Roller,
-    development_scores,
-    figures_of,
+    ReplayTexts,
+    RolloutWorker,
+    metrics_of,
     seeds_of,
+    shortened,
+    shown_reply,
     sums_of,
 )
-from chatsmith.rl.samples import failure_in_words, percents, reward_in_words, short, shown_replies
 from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.distributed import sum_numbers
+from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.logs import Reporter, format_seconds
 from chatsmith.runtime.memory import free_memory
-from chatsmith.runtime.run_directory import RunDirectory
-from chatsmith.tasks.problem_set import ProblemSet
-from chatsmith.tasks.reward import Judge
-from chatsmith.text.chat import render_prompt
-from chatsmith.train.calibrate import TimeBudget, step_durations
 from chatsmith.train.memory import affordable_tokens
 from chatsmith.train.plan import Plan, make_rollout_plan
-from chatsmith.train.session import Session, correction, facts_of, finish, horizon, save_trained
-from chatsmith.train.trainer import Hooks, TrainResult
+from chatsmith.train.step import train_step
+from chatsmith.train.timing import TimeBudget, trial
+from chatsmith.train.trainer import Trainer, TrainingRun, TrainResult, in_words
+
+USUAL_STEPS = 100
+"""Rounds where neither steps nor minutes are given."""
 
 MOST_RUNNING = 512
-"""Replies the engine writes at once; more would wait for a place."""
+"""Replies the engine writes at once; more would wait for a slot."""
 
 MOST_AT_ONCE = 16_384
 """Most tokens that go through the network at once: more take memory, and are no faster."""
 
 ALIKE = 16
-"""Rows of a batch, and their places, are multiples of this in bf16: on a CPU, oneDNN compiles a product of bf16 for
+"""Rows of a batch, and their lengths, are multiples of this in bf16: on a CPU, oneDNN compiles a product of bf16 for
 every number of rows it has not met (4 ms for 0.8 ms of work; docs/lab-log.md)."""
 
 FEW = 16
-"""Replies on which the KL is estimated when it is only to be told."""
+"""Replies on which the KL is estimated where it is only reported."""
 
 FEWEST_TIMED, MOST_TIMED, TIMED_SHARE = 4, 12, 0.03
 """Rounds that are timed to know how many there is time for: as many as take about this share of it. Rounds differ by
 what is asked: three in a row of the kindergarten's took two thirds of the mean, eight four fifths."""
 
-FAILURES_TOLD = 3
+SHOWN = ("reward", "pass_at_1", "reply_tokens", "entropy", "kl")
+"""Metrics beside the progress bar."""
+
+SHOWN_REPLIES = 4
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a run's outputs go, and who is told."""
+class RLSettings:
+    """What reinforcement learning can be told. A step of the settings is a round of `updates` optimizer steps."""
 
-    run: RunDirectory
-    runtime: Runtime
-    reporter: Reporter
-    key: str
-    started: float
+    steps: int
+    """Rounds; 0 means as many as the minutes hold, or USUAL_STEPS."""
+    prompts: int
+    """Problems a round, over all processes."""
+    samples: int
+    """Replies to each."""
+    max_tokens: int
+    """Longest reply, results of the tool included."""
+    updates: int
+    rate_scale: float
+    kl: float
+    """Weight of the KL term."""
+    clip_low: float
+    clip_high: float
+    scale_advantage: bool
+    blend: float
+    """Weight interpolation between the initial (0) and the best weights (1) (WiSE-FT: Wortsman et al. 2022,
+    arXiv:2109.01903): below 1, a little less is learned and much less of everything else forgotten."""
+    replay: int
+    """Replay texts a round, over all processes."""
+    replay_weight: float
+    evaluations: int
+    """How often the development problems are asked along the way."""
+    development: int
+    """At most how many of them."""
+    test: int
+    """At most how many test problems; 0 means all."""
+    give_up_after: int
+    """Stop after so many rounds in which no reply earned anything."""
+    show_every: int
+    """Show a few replies every so many rounds; 0 means never."""
+    rows_per_microbatch: int
+    """Replies in one forward pass; 0 means as many as memory holds."""
+    seed: int
+
+
+class Problems(NamedTuple):
+    """The problems to train on, to choose the weights by, and to be judged by."""
+
+    train: Callable[[int], Problem]
+    """The problem at an index (0, 1, ...) of an endless order."""
+    development: Sequence[Problem]
+    test: Sequence[Problem]
+
+
+class RLResult(NamedTuple):
+    """What came of a run; the model holds the final weights."""
+
+    plan: Plan
+    """With the steps that were done."""
+    result: TrainResult
+    progress: "RLProgress"
+    test: Sequence[Problem]
+    before: Sequence[bool]
+    """Which test problems the initial weights solve."""
+    after: Sequence[bool]
+    """Which the final weights solve."""
+
+
+def reinforce(
+    run: TrainingRun,
+    start: Bundle,
+    problems: Problems,
+    reward: RewardFunction,
+    tool: Tool,
+    settings: RLSettings,
+    *,
+    backend: Backend | None = None,
+    replay: ReplayTexts | None = None,
+    budget: TimeBudget | None = None,
+) -> RLResult:
+    """Train the model of `start` on `problems`. `backend` is how the engine computes with that model, in the
+    runtime's compute type; `replay` gives the texts of `settings.replay`; `budget` says how many rounds there are if
+    time decides.
+
+    Raises UserError where going on is pointless (see `RewardMonitor`), else as `Trainer` does.
+    """
+    runtime, reporter, model = run.runtime, run.reporter, start.model
+    model.compute_dtype = runtime.compute_dtype
+    reference = None
+    if settings.kl or replay:
+        reference = load_bundle(start.path, device=runtime.device).model
+        reference.compute_dtype = runtime.compute_dtype
+    replies = settings.samples * math.ceil(
+        settings.prompts / runtime.world_size
+    )  # of a round, on this process
+    worker = RolloutWorker(
+        model,
+        start.tokenizer,
+        reward,
+        tool,
+        reporter,
+        max_tokens=settings.max_tokens,
+        max_running=min(replies, MOST_RUNNING),
+        backend=backend,
+    )
+    loss = RLLoss(Clip(settings.clip_low, settings.clip_high), settings.kl, reference, settings.replay_weight)
+    rounds = Rounds(worker, problems.train, loss, reference, replay, settings, runtime)
+    development, test = problems.development[: settings.development], problems.test[: settings.test or None]
+    progress = RLProgress(RewardMonitor(settings.give_up_after, settings.max_tokens))
+    reporter.line(
+        f"{settings.prompts} problems with {settings.samples} replies each a step; {worker.describe()}; "
+        f"{len(development)} development problems, {len(test)} for the test"
+    )
+
+    def count_evaluation(seconds: float) -> None:
+        progress.evaluation_seconds += seconds
+        if budget:
+            budget.evaluation_seconds += seconds
+
+    def evaluate(step: int) -> dict[str, float]:
+        started = time.monotonic()
+        scores = worker.development_scores(development, settings.samples, settings.seed, runtime)
+        progress.consider(model, scores["dev_pass_at_1"], step)
+        count_evaluation(time.monotonic() - started)
+        return scores
+
+    scores_before = evaluate(step=0)  # the mark to beat; a resumed run restores its own best weights
+    reporter.line(f"Before: {_percents(scores_before)} of the development problems")
+
+    asked = settings.steps * settings.updates
+    steps = asked or USUAL_STEPS * settings.updates
+    if budget:
+        held = budget.get("steps") or 0
+        if not held:
+            reporter.line("Measuring how many steps fit into the time ...")
+            held = measure_steps(budget, model, rounds, replies)
+        steps = min(held, asked) if asked else held
+    plan = _plan(model, steps, replies, settings, runtime, wanted_steps=asked if budget else 0)
+    num_rounds = plan.steps // settings.updates
+    evaluate_every = (
+        settings.updates * math.ceil(num_rounds / settings.evaluations) if settings.evaluations else 0
+    )
+    trainer = Trainer(run, model, plan, budget=budget, carried=progress)
+    with trainer:
+        if trainer.step == 0:
+            trainer.record(scores_before)
+        while not trainer.is_done:
+            started = time.perf_counter()
+            number = trainer.step // settings.updates
+            round = rounds.write(number, plan)
+            for update in range(settings.updates):
+                if trainer.is_done:
+                    break
+                trainer.update(round.batches, loss, started)
+                seconds, tally = trainer.meter.last_seconds, loss.take_tally()
+                if update == 0:
+                    metrics = _round_metrics(round, tally, seconds, progress, settings, runtime)
+                    for notice in progress.monitor.check(metrics):
+                        reporter.notice(notice)
+                    if settings.show_every and number % settings.show_every == 0:
+                        metrics["shown"] = _show_replies(round.groups, trainer.step, reporter)
+                else:
+                    metrics = _update_metrics(sum_numbers(tally.sums(), runtime), 0.0, seconds, progress)
+                shown = {name: metrics[name] for name in SHOWN if name in metrics} | trainer.scores
+                trainer.log(metrics, in_words(shown))
+                trainer.correct_steps()
+                started = time.perf_counter()
+            if trainer.evaluation_is_due(evaluate_every):
+                trainer.record(evaluate(trainer.step))
+            trainer.save_or_stop()
+    result = trainer.result()
+
+    reporter.line(
+        f"{result.steps:,} steps in {format_seconds(result.seconds)}; best on the development problems after step "
+        f"{progress.best_step:,}: {progress.best_score:.1%} right, {scores_before['dev_pass_at_1']:.1%} before"
+    )
+    initial = (reference or load_bundle(start.path).model).state_dict()
+    started = time.monotonic()
+    model.load_state_dict(initial)
+    before = worker.solved(test, runtime)
+    model.load_state_dict(blended(initial, progress.best, settings.blend))
+    after = worker.solved(test, runtime)
+    count_evaluation(time.monotonic() - started)
+    return RLResult(plan.with_steps(result.steps), result, progress, test, before, after)
 
 
 @dataclass(frozen=True)
 class Round:
-    """What one batch of rollouts on this process was."""
+    """The rollouts of a round on this process, and what is trained on."""
 
     groups: list[Group]
+    batches: list[RolloutBatch | TextBatch]
+    """The same for every update."""
     seconds: float
-    kl: float
-    """The sum of the KL estimate over `kl_tokens` tokens."""
+    """What sampling and rewarding took."""
+    kl: float | None
+    """The sum of the KL estimate over `kl_tokens` tokens; None without a reference."""
     kl_tokens: int
 
-    def sums(self) -> dict[str, float]:
-        """To be added up over processes."""
-        return sums_of(self.groups, self.seconds) | {"kl": self.kl, "kl_tokens": self.kl_tokens}
 
+@dataclass(frozen=True)
+class Rounds:
+    """Writes rounds: their replies, by the model as it is, their rewards and advantages, and the replay texts."""
 
-class Practice:
-    """The run. `run_to_the_end` is all there is to call."""
+    worker: RolloutWorker
+    problems: Callable[[int], Problem]
+    loss: RLLoss
+    reference: GPT | None
+    replay: ReplayTexts | None
+    settings: RLSettings
+    runtime: Runtime
 
-    def __init__(
-        self,
-        config: Config,
-        place: Place,
-        start: Bundle,
-        problems: ProblemSet,
-        judge: Judge,
-        replay: Replay,
-    ) -> None:
-        self.config, self.place, self.runtime, self.reporter = config, place, place.runtime, place.reporter
-        self.source, self.tokenizer, self.model = start.path, start.tokenizer, start.model
-        self.reference = load_bundle(start.path, device=place.runtime.device).model
-        for model in (self.model, self.reference):
-            model.compute_dtype = self.runtime.compute_dtype
-        self.problems, self.judge = problems.fitting(self._fits), judge
-        self.replay = replay
-        self.development = self.problems.development[: config.development]
-        self.test = problems.test[: config.test or None]
-        self.loss = PracticeLoss(
-            PolicyGradient(Clip(config.clip_low, config.clip_high), config.kl),
-            Distillation(self.reference, config.replay_weight),
-        )
-        self.progress = Progress(Watch(config.give_up_after, config.max_tokens))
-        self.roller = self._roller(self.model)
-        self.round = Round([], 0.0, 0.0, 0)
-        self.step = 0
-        self.failures_told = 0
-        self.budget = TimeBudget(config.minutes, place.started, evaluations_come_on_top=True)
-        self.score_before = 0.0
-        self.is_measured = False
-        """Is the horizon in time, and new?"""
-
-    def run_to_the_end(self) -> None:
-        """Practise, test, and write the bundle. Raises UserError where practising is pointless."""
-        config, place = self.config, self.place
-        self.reporter.stage("Reinforcement learning", f"{self.source}, on {self.runtime.describe()}")
-        self.reporter.line(
-            f"{config.prompts} problems with {config.samples} replies each a step; {self.roller.describe()}; "
-            f"{len(self.development)} development problems, {len(self.test)} for the test"
-        )
-        scores = self._score_the_beginning()
-        plan = self._plan(self._horizon())
-        rounds = plan.steps // config.updates
-        hooks = Hooks(
-            evaluate=self._evaluate,
-            evaluate_every=config.updates * math.ceil(rounds / config.evaluations)
-            if config.evaluations
-            else 0,
-            save_seconds=60 * config.save_minutes,
-            save_every=config.updates,
-            figures=self._figures,
-            shown=("reward", "pass_at_1", "reply_tokens", "entropy", "kl"),
-            correct=correction(
-                place.run, STAGE, place.key, self.runtime, self._steps_held if self.is_measured else None
-            ),
-        )
-        session = Session.of(
-            place.run, STAGE, place.key, self.runtime, self.reporter, config.track, place.started
-        )
-        result = session.train(
-            self.model, plan, lambda row: self._batches(plan, row), self.loss, hooks, self.progress, scores
-        )
-        self._finish(replace(plan, steps=result.steps), result)
-
-    def _roller(self, model: GPT) -> Roller:
-        return Roller(
-            model,
-            self.tokenizer,
-            self.judge,
-            max_tokens=self.config.max_tokens,
-            max_running=min(self._replies, MOST_RUNNING),
-            on_failure=self._tell_failure,
-        )
-
-    @property
-    def _replies(self) -> int:
-        """Replies that a process writes in a round, at most."""
-        return self.config.samples * math.ceil(self.config.prompts / self.runtime.world_size)
-
-    def _fits(self, problem: Problem) -> bool:
-        """Whether a reply has room behind the prompt: all it may take, or a quarter of the context."""
-        context = self.model.config.context_length
-        room = min(self.config.max_tokens, context // 4)
-        return len(render_prompt(problem.messages, self.tokenizer)) + room <= context
-
-    def _plan(self, steps: int) -> Plan:
-        config, shape, runtime = self.config, self.model.config, self.runtime
-        at_once = affordable_tokens(shape, runtime.compute_dtype, free_memory(runtime.device))
-        return make_rollout_plan(
-            shape,
-            steps=steps,
-            replies=self._replies,
-            texts=math.ceil(config.replay / runtime.world_size),
-            rows_per_microbatch=config.rows_per_microbatch
-            or min(at_once, MOST_AT_ONCE) // shape.context_length,
-            world_size=runtime.world_size,
-            rate_scale=config.rate_scale,
-            wanted_steps=config.steps * config.updates if config.minutes else 0,
-        )
-
-    def _horizon(self) -> int:
-        """Updates to make: as many as are given, or as the minutes hold, if that is less; what they hold is measured
-        once for these settings."""
-        config, place = self.config, self.place
-        if not config.minutes:
-            return (config.steps or USUAL_STEPS) * config.updates
-        held = horizon(place.run, STAGE, "steps", place.key, self.runtime, self._measured_horizon)
-        return min(held, config.steps * config.updates) if config.steps else held
-
-    def _measured_horizon(self) -> int:
-        self.reporter.line("Measuring how far the time reaches ...")
-        self.is_measured = True
-        plan, updates = self._plan(1), self.config.updates
-        # Of a round's updates the first waits for the replies, and the others do not: whole rounds are timed.
-        durations = step_durations(
-            self.model,
-            plan,
-            self._batches(plan, 0),
-            self.loss,
-            self.runtime,
-            timed_steps=MOST_TIMED * updates,
-            fewest_steps=FEWEST_TIMED * updates,
-            enough_seconds=TIMED_SHARE * 60 * self.config.minutes,
-        )
-        self.loss.take_tally()
-        whole = len(durations) // updates * updates
-        seconds = sum(durations[:whole]) / whole * updates
-        return updates * max(1, self.budget.steps(0, seconds))
-
-    def _steps_held(self, step: int, step_seconds: float) -> int:
-        """Updates that the minutes hold, at the pace so far: whole rounds, and not more than were asked for."""
-        updates, asked = self.config.updates, self.config.steps * self.config.updates
-        steps = self.budget.steps(step, step_seconds)
-        held = math.ceil(steps / updates) * updates
-        return min(held, asked) if asked else held
-
-    def _batches(self, plan: Plan, start_row: int) -> Iterator[RolloutBatch | TextBatch]:
-        """The batches of all rounds from the one that begins at `start_row` on; a round is written when it is asked
-        for, by the model as it is then."""
-        updates = self.config.updates
-        self.step = start_row // plan.rows_per_step
-        for number in itertools.count(self.step // updates):
-            batches = self._roll_out(plan, number)
-            for _ in range(updates):
-                yield from batches
-
-    def _roll_out(self, plan: Plan, number: int) -> list[RolloutBatch | TextBatch]:
-        """This process's share of round `number`, as batches."""
-        config, places = self.config, self._share(self.config.prompts, number)
+    def write(self, number: int, plan: Plan) -> Round:
+        """This process's share of round `number`."""
+        settings, rows, longest = self.settings, plan.rows_per_microbatch, plan.sequence_length
         started = time.perf_counter()
-        problems = [self.problems.train(place) for place in places]
-        groups = self.roller.write(problems, config.samples, seeds_of(config.seed, number, places))
+        mine = self._share(settings.prompts, number)
+        problems = [self.problems(index) for index in mine]
+        groups = self.worker.write(problems, settings.samples, seeds_of(settings.seed, number, mine))
         seconds = time.perf_counter() - started
-        replies = [reply for group in groups for reply in group.scored(config.scale_advantage)]
-        multiple, longest = ALIKE if self.runtime.compute_dtype == torch.bfloat16 else 1, plan.sequence_length
-        rows, count = plan.rows_per_microbatch, self._replies // plan.rows_per_microbatch
+
+        replies = [reply for group in groups for reply in group.scored(settings.scale_advantage)]
+        multiple = ALIKE if self.runtime.compute_dtype == torch.bfloat16 else 1
+        count = settings.samples * math.ceil(settings.prompts / self.runtime.world_size) // rows
         batches = rollout_batches(replies, rows, count, multiple=multiple, most_inputs=longest)
-        # Where nothing is learnt, nothing is forgotten.
-        texts = self.replay.texts(self._share(config.replay, number)) if replies else []
+        kl, kl_tokens = None, 0
+        if self.reference:
+            compared = batches if settings.kl else rollout_batches(replies[:FEW], FEW, 1)
+            compared = [with_reference(batch, self.reference) for batch in compared]
+            batches = compared if settings.kl else batches
+            sums = [divergence(batch) for batch in compared]
+            kl, kl_tokens = sum(kl for kl, _ in sums), sum(count for _, count in sums)
+
+        texts: list[list[int]] = []
+        if self.replay and replies:  # where nothing is learned, nothing is forgotten
+            texts = self.replay.texts(self._share(settings.replay, number))
         held = text_batches(texts, longest, rows, plan.accumulation - count, multiple=multiple)
-        compared = batches if config.kl else rollout_batches(replies[:FEW], FEW, 1)
-        compared = [with_reference(batch, self.reference) for batch in compared]
-        batches = compared if config.kl else batches
-        found = [divergence(batch) for batch in compared]
-        self.round = Round(groups, seconds, sum(kl for kl, _ in found), sum(count for _, count in found))
         self.loss.expect([*batches, *held], self.runtime)
-        return [*batches, *held]
+        return Round(groups, [*batches, *held], seconds, kl, kl_tokens)
 
     def _share(self, count: int, number: int) -> range:
-        """This process's places in an endless order, of which every round takes `count`."""
+        """This process's indices in an endless order, of which every round takes `count`."""
         first = number * count
         return range(first + self.runtime.rank, first + count, self.runtime.world_size)
 
-    def _figures(self, seconds: float) -> dict[str, Any]:
-        """What the step just done was like, over all processes; and what the watch has to say."""
-        config = self.config
-        is_first_update = self.step % config.updates == 0
-        self.step += 1
-        tally, held = self.loss.take_tally()
-        sums = sum_numbers(self.round.sums() | tally.sums() | held, self.runtime)
-        trained = max(sums["trained"], 1)
-        rollout_seconds = self.round.seconds if is_first_update else 0.0
-        figures: dict[str, Any] = {
-            "trained_tokens": sums["trained"],
-            "clipped": sums["clipped"] / trained,
-            "forgotten": sums["held_kl"] / max(sums["held"], 1),
-            "rollout_seconds": rollout_seconds,
-            "update_seconds": seconds - rollout_seconds,
-            "rollout_share": rollout_seconds / seconds,
-            "update_tokens_per_second": sums["trained"] / max(seconds - rollout_seconds, 1e-9),
+
+def measure_steps(budget: TimeBudget, model: GPT, rounds: Rounds, replies: int) -> int:
+    """The updates, in whole rounds, that fit into the minutes of `budget`, measured on a few rounds after one that
+    warms up; kept as "steps". Leaves the model as it was."""
+    runtime, settings = rounds.runtime, rounds.settings
+    plan = _plan(model, 1, replies, settings, runtime, wanted_steps=settings.steps * settings.updates)
+    endless = plan.with_steps(10**6)
+    durations: list[float] = []
+    with trial(model, plan) as optimizer:
+        for number in range(MOST_TIMED + 1):
+            runtime.synchronize()
+            started = time.perf_counter()
+            round = rounds.write(number, plan)
+            for update in range(1, settings.updates + 1):
+                step = number * settings.updates + update
+                train_step(model, optimizer, round.batches, endless, rounds.loss, runtime, step)
+            runtime.synchronize()
+            durations.append(time.perf_counter() - started)
+            if number >= FEWEST_TIMED and sum(durations[1:]) > TIMED_SHARE * 60 * budget.minutes:
+                break
+    rounds.loss.take_tally()
+    seconds = sum(durations[1:]) / len(durations[1:])
+    return budget.keep("steps", settings.updates * max(1, budget.fitting(0, seconds)))
+
+
+def _plan(
+    model: GPT, steps: int, replies: int, settings: RLSettings, runtime: Runtime, wanted_steps: int
+) -> Plan:
+    shape = model.config
+    at_once = affordable_tokens(shape, runtime.compute_dtype, free_memory(runtime.device))
+    return make_rollout_plan(
+        shape,
+        steps=steps,
+        replies=replies,
+        texts=math.ceil(settings.replay / runtime.world_size),
+        rows_per_microbatch=settings.rows_per_microbatch
+        or min(at_once, MOST_AT_ONCE) // shape.context_length,
+        world_size=runtime.world_size,
+        rate_scale=settings.rate_scale,
+        wanted_steps=wanted_steps,
+    )
+
+
+def blended(initial: dict[str, Tensor], best: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    """The weights that lie `share` of the way from `initial` to `best`, by name; `best` itself for 1."""
+    if share == 1:
+        return best
+    return {name: torch.lerp(initial[name].to(value), value, share) for name, value in best.items()}
+
+
+class RLProgress:
+    """What is kept from step to step besides weights and optimizer, and saved with them: the best weights so far, what
+    was spent, and what the monitor has seen."""
+
+    def __init__(self, monitor: "RewardMonitor") -> None:
+        self.monitor = monitor
+        self.best: dict[str, Tensor] = {}
+        """A copy of the weights that scored best on the development problems."""
+        self.best_score = -1.0
+        self.best_step = 0
+        self.tokens = 0
+        """Sampled tokens that gave a gradient."""
+        self.rollout_tokens = 0
+        """All tokens of all replies."""
+        self.evaluation_seconds = 0.0
+        """What asking the development and test problems took, in all sessions."""
+
+    def consider(self, model: GPT, score: float, step: int) -> None:
+        """Keep the weights if no earlier ones scored better; of equal ones, the later were trained longer."""
+        if score >= self.best_score:
+            self.best = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+            self.best_score, self.best_step = score, step
+
+    def named_state(self) -> dict[str, Tensor]:
+        """Everything, by name."""
+        numbers = [
+            self.best_score,
+            self.best_step,
+            self.tokens,
+            self.rollout_tokens,
+            self.evaluation_seconds,
+        ]
+        state = {f"best.{name}": value for name, value in self.best.items()}
+        return state | self.monitor.named_state() | {"numbers": torch.tensor(numbers, dtype=torch.float64)}
+
+    def load_named_state(self, state: dict[str, Tensor]) -> None:
+        """Restore what `named_state` gave; seconds counted so far in this session stay counted."""
+        self.best_score, *counts = state["numbers"].tolist()
+        self.best_step, self.tokens, self.rollout_tokens = map(int, counts[:3])
+        self.evaluation_seconds += sum(counts[3:])  # a state of an older chatsmith has none
+        self.best = {
+            name.removeprefix("best."): value for name, value in state.items() if name.startswith("best.")
         }
-        self.progress.tokens += int(sums["trained"])
-        if not is_first_update:
-            return figures
-        self.progress.rollout_tokens += int(sums["tokens"])
-        figures |= figures_of(sums, config.samples, self.runtime.world_size)
-        # Later updates move away from the sampler on purpose; only the first one shows what it disagrees by.
-        figures |= {"drift": sums["drift"] / trained, "largest_drift": tally.largest_drift}
-        for notice in self.progress.watch.look(figures):
-            self.reporter.notice(notice)
-        if config.show_every and (self.step - 1) // config.updates % config.show_every == 0:
-            figures["shown"] = self._show_replies()
-        return figures
+        self.monitor.load_named_state(state)
 
-    def _show_replies(self) -> list[dict[str, Any]]:
-        """A few of this process's replies with their rewards: shown, and given for the metrics."""
-        shown = shown_replies(self.round.groups)
-        rows = [[short(one["prompt"]), short(one["reply"]), reward_in_words(one["reward"])] for one in shown]
-        self.reporter.table(f"Some replies of step {self.step:,}", ["problem", "reply", "reward"], rows)
-        return shown
 
-    def _score_the_beginning(self) -> dict[str, float]:
-        """The development scores before any step: the mark to beat. A resumed run has its own saved marks."""
-        scores = self._development_scores()
-        self.score_before = scores["dev_pass_at_1"]
-        self.progress.consider(self.model, self.score_before, step=0)
-        self.reporter.line(f"Before: {percents(scores)} of the development problems")
-        return scores
+PATIENCE = 3
+"""Rounds in a row after which a notice is given: one bad round is chance."""
 
-    def _evaluate(self) -> dict[str, float]:
-        scores = self._development_scores()
-        self.progress.consider(self.model, scores["dev_pass_at_1"], self.step)
-        return scores
+COLLAPSED = 0.05
+"""Entropy below this part of the first round's: hardly any choice is left."""
 
-    def _development_scores(self) -> dict[str, float]:
-        started = time.monotonic()
-        config = self.config
-        scores = development_scores(self.roller, self.development, config.samples, config.seed, self.runtime)
-        self._count_evaluation(time.monotonic() - started)
-        return scores
+SAME = 0.9
+"""Share of groups with equal rewards at which nothing new is tried any more."""
 
-    def _count_evaluation(self, seconds: float) -> None:
-        self.budget.evaluation_seconds += seconds
-        self.progress.evaluation_seconds += seconds
+ENDLESS = 0.5
+"""Share of replies cut at the longest length at which they are said not to end."""
 
-    def _tell_failure(self, problem: Problem, completion: Completion, reason: str) -> None:
-        """Show the first few replies whose reward could not be had."""
-        self.failures_told += 1
-        if self.failures_told <= FAILURES_TOLD:
-            self.reporter.notice(failure_in_words(problem, completion, reason))
-        if self.failures_told == FAILURES_TOLD:
-            self.reporter.notice("further ones are only counted: failed_rewards in metrics.jsonl")
 
-    def _finish(self, plan: Plan, result: TrainResult) -> None:
-        """The best weights, or a blend of them with those of the beginning, are tested beside the latter, and written
-        as the stage's bundle."""
-        place, progress = self.place, self.progress
-        self.model.load_state_dict(blended(self.reference.state_dict(), progress.best, self.config.blend))
-        self.reporter.line(
-            f"{plan.steps:,} steps in {format_seconds(result.seconds)}; best on the development problems after step "
-            f"{progress.best_step:,}: {progress.best_score:.1%} right, {self.score_before:.1%} before"
-        )
-        started = time.monotonic()
-        before = ask_test(self._roller(self.reference), self.test, self.runtime)
-        after = ask_test(self.roller, self.test, self.runtime)
-        self._count_evaluation(time.monotonic() - started)
-        if not self.runtime.is_main:
-            return
-        tested = TestResult(self.test, before, after)
-        tested.show(self.reporter)
-        seconds = time.monotonic() - place.started
-        facts = tested.facts() | facts_of(result, plan, seconds, self.runtime)
-        for name in ("loss", "tokens_per_second", "share_of_peak"):  # they say nothing here
-            del facts[name]
-        facts |= {
-            "tokens": progress.tokens,
-            "rollout_tokens": progress.rollout_tokens,
-            "best_step": progress.best_step,
-            "practice_seconds": round(facts["seconds"] - progress.evaluation_seconds, 1),
+class RewardMonitor:
+    """Looks for what goes wrong in the metrics of each round: nothing earns a reward, the reward function fails, the
+    policy has collapsed, replies do not end."""
+
+    def __init__(self, give_up_after: int, max_tokens: int) -> None:
+        self._give_up_after = give_up_after
+        self._max_tokens = max_tokens
+        names = ("zero", "collapsed", "endless", "first_entropy")
+        self._counts: dict[str, float] = dict.fromkeys(names, 0.0)
+
+    def check(self, metrics: Mapping[str, float]) -> list[str]:
+        """Notices about a round. Raises UserError after `give_up_after` rounds without any reward, and where the reward
+        function failed for every reply."""
+        if metrics["failed_rewards"] and metrics["failed_rewards"] == metrics["replies"]:
+            raise UserError(
+                "the reward failed for every reply of a step (the notices above say how), so there is nothing to "
+                "learn from: correct the reward function, or the problems",
+                setting="reward",
+            )
+        if self._in_a_row("zero", metrics["nonzero_rewards"] == 0) >= self._give_up_after:
+            raise UserError(
+                f"not one reply of the last {self._give_up_after} steps earned a reward, so there is nothing to learn "
+                "from: take problems the model solves now and then, fine-tune it on such problems first, or check "
+                "the reward"
+            )
+        notices: list[str] = []
+        first = self._counts["first_entropy"] = self._counts["first_entropy"] or metrics["entropy"]
+        is_same = metrics["equal_groups"] >= SAME and metrics["pass_at_1"] < SAME
+        is_collapsed = is_same and metrics["entropy"] < COLLAPSED * first
+        if self._in_a_row("collapsed", is_collapsed) == PATIENCE:
+            notices.append(
+                f"the model gives nearly the same reply every time (entropy {metrics['entropy']:.4f}, at first "
+                f"{first:.4f}) and no longer tries anything new: lower the learning rate, or add a KL penalty"
+            )
+        if self._in_a_row("endless", metrics["truncated"] >= ENDLESS) == PATIENCE:
+            notices.append(
+                f"{metrics['truncated']:.0%} of the replies do not end within {self._max_tokens} tokens and earn "
+                "nothing: allow longer ones, or add a small format reward"
+            )
+        return notices
+
+    def _in_a_row(self, name: str, happens: bool) -> float:
+        self._counts[name] = self._counts[name] + 1 if happens else 0.0
+        return self._counts[name]
+
+    def named_state(self) -> dict[str, Tensor]:
+        """The counts, for a resumed run."""
+        return {"watch": torch.tensor(list(self._counts.values()), dtype=torch.float64)}
+
+    def load_named_state(self, state: dict[str, Tensor]) -> None:
+        """Restore what `named_state` gave."""
+        self._counts = dict(zip(self._counts, state["watch"].tolist(), strict=True))
+
+
+def _round_metrics(
+    round: Round, tally: Tally, seconds: float, progress: RLProgress, settings: RLSettings, runtime: Runtime
+) -> dict[str, Any]:
+    """Of a round and its first update, which took `seconds` together, over all processes."""
+    timed = {"kl": round.kl or 0.0, "kl_tokens": round.kl_tokens, "seconds": round.seconds}
+    sums = sum_numbers(sums_of(round.groups) | timed | tally.sums(), runtime)
+    progress.rollout_tokens += int(sums["tokens"])
+    metrics = _update_metrics(sums, round.seconds, seconds, progress) | metrics_of(sums, settings.samples)
+    if round.kl is not None:
+        metrics["kl"] = sums["kl"] / max(sums["kl_tokens"], 1)
+    # Processes write rollouts at the same time, so the time of one is the time of all.
+    rollout_seconds = max(sums["seconds"] / runtime.world_size, 1e-9)
+    return metrics | {
+        "rollout_tokens_per_second": sums["tokens"] / rollout_seconds,
+        # Later updates move away from the sampler on purpose; only the first one shows how far it disagrees.
+        "drift": sums["drift"] / max(sums["trained"], 1),
+        "largest_drift": tally.largest_drift,
+    }
+
+
+def _update_metrics(
+    sums: dict[str, float], rollout_seconds: float, seconds: float, progress: RLProgress
+) -> dict[str, Any]:
+    """Of one update, from sums over all processes; the rollouts took a part of its seconds."""
+    progress.tokens += int(sums["trained"])
+    trained = max(sums["trained"], 1)
+    return {
+        "trained_tokens": sums["trained"],
+        "clipped": sums["clipped"] / trained,
+        "forgotten": sums["held_kl"] / max(sums["held"], 1),
+        "rollout_seconds": rollout_seconds,
+        "update_seconds": seconds - rollout_seconds,
+        "rollout_share": rollout_seconds / seconds,
+        "update_tokens_per_second": sums["trained"] / max(seconds - rollout_seconds, 1e-9),
+    }
+
+
+def _show_replies(groups: Sequence[Group], step: int, reporter: Reporter) -> list[dict[str, Any]]:
+    """A few of this process's replies with their rewards, as a table; the same for the metrics."""
+    shown = [
+        {
+            "prompt": group.problem.messages[-1].text,
+            "reply": shown_reply(group.completions[0]),
+            "reward": group.verdicts[0].reward,
+            "group": [verdict.reward for verdict in group.verdicts],
         }
-        save_trained(
-            place.run,
-            STAGE,
-            self.model,
-            self.tokenizer,
-            summary="A small assistant: pretrained on text, fine-tuned on conversations, then practised on problems "
-            "whose answers a program checks.",
-            plan=plan,
-            facts=facts,
-            seed=self.config.seed,
-            tokens=progress.tokens,
-        )
-        task = str(self.config.problems or self.config.task)
-        path = write_test(place.run, place.key, tested, task=task, seed=self.config.seed, facts=facts)
-        finish(place.run, STAGE, place.key, facts, outputs=[place.run.bundle(STAGE), path])
+        for group in groups[:SHOWN_REPLIES]
+    ]
+    rows = [
+        [
+            shortened(one["prompt"]),
+            shortened(one["reply"]),
+            "failed" if one["reward"] is None else f"{one['reward']:.2f}",
+        ]
+        for one in shown
+    ]
+    reporter.table(f"Some replies of step {step:,}", ["problem", "reply", "reward"], rows)
+    return shown
+
+
+def _percents(scores: dict[str, float]) -> str:
+    """The development scores that are shares, as pass@1 61.3%."""
+    shown = {name.removeprefix("dev_").replace("_at_", "@"): value for name, value in scores.items()}
+    return ", ".join(f"{name} {value:.1%}" for name, value in shown.items() if name.startswith("pass"))

@@ -1,7 +1,7 @@
 """GSM8K: school problems in words whose answer is a number (Cobbe et al. 2021, 2110.14168).
 
-A solution ends with a line `#### 72`; a reply is right if the first such mark in it names the right number, however
-it is written (1,000 or 1000.0). What the published solutions write as `<<48/2=24>>` becomes a call of the
+A solution ends with a line `#### 72`; a reply is right if the first such mark in it names the right number, however it
+is written (`final_number` has the rule). What the published solutions write as `<<48/2=24>>` becomes a call of the
 calculator, with the calculator's own answer: a model learns to call what it will have at hand.
 
 It reads a folder with `gsm8k/train.jsonl` and `gsm8k/test.jsonl`, and downloads nothing.
@@ -10,7 +10,7 @@ It reads a folder with `gsm8k/train.jsonl` and `gsm8k/test.jsonl`, and downloads
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,19 @@ FILES = {
 }
 
 _HELD_OUT_ONE_IN = 16
-_ANSWER = re.compile(r"####\s*\$?\s*(-?\$?[\d,]*\.?\d+)")
+
+# What may stand before the number without changing it: Markdown, HTML and LaTeX, and currencies.
+_MARKUP = r"[\s*_`~=:]|</?[a-z]+>|\\[(\[]|\\(?:boxed|text|textbf|mathbf)\{"
+_CODES = "USD|EUR|GBP|JPY|INR|CNY|CAD|AUD|CHF"
+_CURRENCY = rf"\\?[$¢£¥\u20a0-\u20cf]|(?:US|CA|AU|NZ|HK|[AC])\$|\b(?:{_CODES}|Rs\.?)(?=[\s\d])"
+_ANSWER = re.compile(
+    rf"(?:{_MARKUP}|{_CURRENCY})*+(?P<sign>[-+\u2212\u2013\uff0d])?(?:{_CURRENCY}|\s(?=[$£€]))*+"
+    r"(?P<number>[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)",
+)
+# Where the answer ends: with its line, its sentence, or the next mark.
+_END = re.compile(r"\n|(?<!Rs)[.!?;](?=\s)|####")
+# What would make another number of it: 3k, 2 thousand.
+_MULTIPLE = re.compile(r"(?:k|K|M|B|bn)\b|\W*(?i:hundred|thousand|million|billion|trillion|dozen|lakh|crore)")
 _CALL = re.compile(r"<<([^<>]*)=([^<>=]*)>>")
 
 
@@ -49,15 +61,22 @@ class FinalNumber:
 
 
 def final_number(text: str) -> Decimal | None:
-    """The number after the first `####` of `text`; None if there is no mark, or no number after the first."""
-    mark = text.find("####")
-    match = _ANSWER.match(text, mark) if mark >= 0 else None
+    """The number after the first `####` of `text`; None if there is no mark, or not one clear number after the first.
+
+    Markup, a sign and a currency may stand before the number; after it units, punctuation and words. Thousands are
+    separated by commas, decimals by a point. What could be read as two numbers is refused: a second number in the same
+    sentence, `1/2`, `1e3`, `1 000`, `1,5`, `2 thousand`.
+    """
+    _, mark, given = text.partition("####")
+    given = _END.split(given.lstrip(), maxsplit=1)[0]
+    match = _ANSWER.match(given) if mark else None
     if match is None:
         return None
-    try:
-        return Decimal(match[1].replace(",", "").replace("$", ""))
-    except InvalidOperation:
+    rest = given[match.end() :]
+    if any(character.isnumeric() for character in rest) or _MULTIPLE.match(rest):
         return None
+    number = Decimal(match["number"].replace(",", ""))
+    return number if match["sign"] in (None, "+") else -number
 
 
 def gsm8k_problems(split: str, folder: Path) -> list[Problem]:

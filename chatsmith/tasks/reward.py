@@ -6,14 +6,17 @@ a Python file, `--reward mine.py:score`, takes the same two arguments and gives 
 That file is the user's program and is run as such; what a model writes is never run here.
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import math
+import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import cast
+from typing import NoReturn, cast
 
 from chatsmith.data.problems import Problem, Reply, Reward, Verdict
 from chatsmith.runtime.errors import UserError
@@ -69,16 +72,20 @@ class Judge:
     """What counts as solved, if not `main`."""
 
     def __call__(self, problem: Problem, reply: Reply) -> Verdict:
-        """The verdict on `reply`. Whatever a user's function raises or gives back ends as a verdict, too."""
+        """The verdict on `reply`. However a user's function ends, that is a verdict, too; only Ctrl-C goes through."""
         try:
-            reward = self.main(problem, reply)
-            if not isinstance(reward, int | float) or not math.isfinite(reward):
-                return Verdict(None, False, f"it gave {reward!r}, not a finite number")
-        except Exception as error:  # a user's own function may raise anything
-            return Verdict(None, False, f"{type(error).__name__}: {error}")
+            with _never_leaving():
+                given = self.main(problem, reply)
+            reward = _as_number(given)
+            if reward is None:
+                return Verdict(None, False, f"it gave {_one_line(repr(given))}, not a finite number")
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a user's own function may raise anything, sys.exit included
+            return Verdict(None, False, _described(error))
         solved = reward if self.right is None else self.right(problem, reply)
         form = self.form_weight * self.form(problem, reply) if self.form_weight else 0.0
-        return Verdict(float(reward) + form, solved >= SOLVED)
+        return Verdict(reward + form, solved >= SOLVED)
 
 
 def load_reward(place: str) -> tuple[Reward, str]:
@@ -89,22 +96,69 @@ def load_reward(place: str) -> tuple[Reward, str]:
     path_text, _, name = place.rpartition(":")
     path = Path(path_text)
     if not path_text or not name:
-        raise UserError(f"--reward takes a file and a function, like rewards.py:score, not {place!r}")
+        raise UserError(f"reward takes a file and a function, like rewards.py:score, not {place!r}")
     if not path.is_file():
-        raise UserError(f"--reward: there is no file {path}")
+        raise UserError(f"reward: there is no file {path}")
     function = getattr(_load_module(path), name, None)
     if not callable(function):
-        raise UserError(f"--reward: {path} has no function {name!r}")
+        raise UserError(f"reward: {path} has no function {name!r}")
     return cast(Reward, function), hashlib.sha256(path.read_bytes() + name.encode()).hexdigest()
 
 
 def _load_module(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"chatsmith_reward_{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise UserError(f"--reward: {path} is not a Python file; its name must end in .py")
+        raise UserError(f"reward: {path} is not a Python file; its name must end in .py")
     module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # it is a user's program
-        raise UserError(f"--reward: {path} cannot be run ({type(error).__name__}: {error})") from error
+        with _never_leaving():
+            spec.loader.exec_module(module)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # it is a user's program
+        raise UserError(f"reward: {path} cannot be run ({_described(error)})") from error
     return module
+
+
+@contextlib.contextmanager
+def _never_leaving() -> Iterator[None]:
+    """Makes `os._exit` of a user's program an exception: it would end the run as if all were well. A child process that
+    the program has started may leave."""
+    leave, owner = os._exit, os.getpid()
+
+    def refuse(code: int) -> NoReturn:
+        if os.getpid() != owner:
+            leave(code)
+        raise SystemExit(code)
+
+    os._exit = refuse
+    try:
+        yield
+    finally:
+        os._exit = leave
+
+
+def _as_number(value: object) -> float | None:
+    """The value as a number, if it is one and finite: Python's, Fraction, Decimal, scalars of numpy and torch."""
+    # Text would become a number, and so would an array of one element.
+    if isinstance(value, str | bytes | bytearray) or getattr(value, "shape", ()) != ():
+        return None
+    try:
+        number = float(value)  # pyright: ignore[reportArgumentType]  what is no number raises
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _described(error: BaseException) -> str:
+    """An exception in one line, even one whose own text cannot be had."""
+    try:
+        text = str(error)
+    except Exception:
+        text = ""
+    return _one_line(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+
+
+def _one_line(text: str) -> str:
+    text = " ".join(text[:1000].split())
+    return text if len(text) <= 300 else f"{text[:300]} …"

@@ -16,6 +16,7 @@ import platform
 import secrets
 import selectors
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -162,7 +163,8 @@ def _run(source: str, limits: Limits) -> Outcome:
         raise _NotStartedError(_reason(process.returncode, stderr))
     written = stdout.removeprefix(mark)
     if ending is None:
-        ending = _ending(process.returncode, written.endswith(mark))
+        is_late = seconds >= limits.cpu_seconds
+        ending = _ending(process.returncode, written.endswith(mark), is_late)
     written = written.removesuffix(mark)
     return Outcome(ending, written.decode("utf-8", "replace"), stderr.decode("utf-8", "replace"), seconds)
 
@@ -194,12 +196,14 @@ def _watch(
     return None
 
 
-def _ending(code: int, has_mark: bool) -> Ending:
+def _ending(code: int, has_mark: bool, is_late: bool) -> Ending:
     if code == 0:
         return "finished" if has_mark else "failed"
-    # bubblewrap tells of a signal as shells do; 24 is the processor's time limit.
+    # bubblewrap reports a signal as shells do.
     number = code - 128 if code > 128 else -code if code < 0 else 0
-    if number == 24:
+    # Who ignores the first limit on the processor's time is killed at the second, by a signal that a program of that
+    # age has nobody else to get from but itself.
+    if number == signal.SIGXCPU or (number == signal.SIGKILL and is_late):
         return "timeout"
     return "killed" if number else "failed"
 

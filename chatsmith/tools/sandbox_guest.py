@@ -12,9 +12,13 @@ import resource
 import sys
 from contextlib import suppress
 from os import _exit, write  # for the program may put something else in their place
+from resource import RLIMIT_CPU, getrlimit
 
 UNPROTECTED = 97
 """Exit code: the sandbox is not one, and the program was not run."""
+
+OUT_OF_TIME = 128 + 24
+"""Exit code: as if SIGXCPU had ended it. A program that has ignored the signal may come to its end, but late."""
 
 
 def main():
@@ -51,8 +55,10 @@ def main():
         error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next  # not this file's frame
         sys.__excepthook__(type(error), error, error.__traceback__)
         flush()
-        _exit(1)
+        _exit(OUT_OF_TIME if is_late(cpu_seconds) else 1)
     flush()
+    if is_late(cpu_seconds):
+        _exit(OUT_OF_TIME)
     write(1, mark.encode("ascii"))
     _exit(0)
 
@@ -68,6 +74,11 @@ def is_unprotected():
     if process == 0:
         _exit(0)
     return True
+
+
+def is_late(cpu_seconds):
+    """Whether SIGXCPU was sent, whatever the program did with it: with it the kernel raises the limit by a second."""
+    return getrlimit(RLIMIT_CPU)[0] > cpu_seconds
 
 
 def flush():

@@ -1,8 +1,19 @@
-"""The records of one training in metrics.jsonl, which holds every step of a stage once.
+"""The state of a training run on disk: all it takes to resume it exactly; and its records in metrics.jsonl.
 
-Steps since the last save come once more after a kill, and other settings begin at step 1 again. Where one training
-takes the place of another, the records of the latter are put beside its newest state, and come back with it. What the
-records say is the loop's business.
+    state/000007/tensors.safetensors    state/000007/state.json
+    state/000008/...                    the newest, and the one before
+
+Tensors have names: `model.` + parameter, the optimizer's own names, `carried.` + whatever the job keeps from step to
+step. The facts say how far the run has come. The order of the data follows from the seed and the number of rows used,
+and training draws no random numbers, so a resumed run equals the uninterrupted one: bit for bit on a CPU.
+
+Every save is a new folder that appears whole or not at all, so a process killed while saving leaves the states before
+it untouched. No pickle: a random generator's state is saved as the uint8 tensor that torch gives. States may belong to
+several runs of one stage (their settings changed), told apart by the fact `key`: the saves of one leave the newest
+state of the others.
+
+metrics.jsonl holds every step of a stage once. Steps since the last save are done again after a kill, so their records
+are dropped on resuming; the records of a superseded run move next to its newest state, and are restored with it.
 """
 
 import contextlib
@@ -25,22 +36,13 @@ from chatsmith.runtime import atomic
 from chatsmith.runtime.atomic import new_folder
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.metrics import drop_records, records_of
-
-# -------------------- checkpoint.state
-# The training state beside the bundle: named tensors and JSON facts, enough to continue a run exactly.
-#
-#     state/000007/tensors.safetensors    state/000007/state.json
-#     state/000008/…                      the newest, and the one before
-#
-# States may be of several trainings, told apart by the fact `key`: the saves of one leave the newest state of
-# the others.
-# Every save is a new folder that appears whole or not at all, so a process killed while saving leaves the
-# states before it untouched. What the tensors and facts mean is the training loop's business. No pickle: a
-# random generator's state is saved as the uint8 tensor that torch gives.
+from chatsmith.train.plan import Plan
 
 STATE_FORMAT_VERSION = 1
 _TENSORS = "tensors.safetensors"
 _FACTS = "state.json"
+MODEL_PREFIX = "model."
+CARRIED_PREFIX = "carried."
 
 
 class TrainingState(NamedTuple):
@@ -79,14 +81,13 @@ def save_state(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, 
 def load_state(
     folder: Path, notice: Callable[[str], None] | None = None, key: str | None = None
 ) -> TrainingState | None:
-    """The newest complete state in `folder`, of those whose fact `key` is this one where it is given; None if none was
-    ever saved there.
+    """The newest complete state in `folder`, with `key` the newest of that run; None if none was ever saved there.
 
-    A damaged one is passed over for the one before, and `notice` (standard error if not given) is told so.
-    Raises UserError if all are damaged that are, or may have been, what is looked for, or if a newer chatsmith saved
-    one of them.
+    A damaged one is passed over for the one before, and `notice` (standard error if not given) gets a line about it.
+    Raises UserError if all candidates are damaged (of a damaged state the key may be unknown), or if a newer chatsmith
+    saved one of them.
     """
-    tell = notice or _write_to_stderr
+    notify = notice or _write_to_stderr
     is_damaged = False
     for candidate in reversed(_saved(folder)):
         try:
@@ -95,10 +96,10 @@ def load_state(
                 return TrainingState(read_tensors(candidate / _TENSORS, seal), facts)
         except DamagedFileError as error:
             is_damaged = True
-            tell(f"A damaged training state is passed over: {error}.")
+            notify(f"A damaged training state is passed over: {error}.")
     if is_damaged:
         raise UserError(
-            f"every training state in {folder} that this stage could go on from is damaged; delete that folder to "
+            f"every training state in {folder} that this stage could resume from is damaged; delete that folder to "
             "start it over"
         )
     return None
@@ -177,18 +178,8 @@ def _write_to_stderr(text: str) -> None:
     sys.stderr.write(text + "\n")
 
 
-# -------------------- train.state
-# A training run's state on disk: weights and optimizer by parameter name, how far it has come, what a stage carries.
-#
-# The order of the data follows from the seed and the number of rows used, and training draws no random numbers, so
-# a resumed run is the uninterrupted one: bit for bit on a CPU.
-
-MODEL_PREFIX = "model."
-CARRIED_PREFIX = "carried."
-
-
 class Carried(Protocol):
-    """What a stage keeps from step to step besides weights and optimizer, such as the best weights so far."""
+    """What a job keeps from step to step besides weights and optimizer, such as the best weights so far."""
 
     def named_state(self) -> dict[str, Tensor]:
         """Everything a resumed run needs, by name."""
@@ -201,34 +192,34 @@ class Carried(Protocol):
 
 @dataclass(frozen=True)
 class TrainingKey:
-    """Which training a state belongs to: only that one goes on from it. In a state it is kept as its text."""
+    """Which run a state belongs to: only that one resumes from it. In a state it is kept as its text."""
 
     settings: str
-    """The stage's key: its settings, and what it reads."""
+    """The identity of its settings, and of what it reads."""
     steps: int
-    """How many were foreseen."""
+    """How many were planned."""
     rows: int | None
-    """Rows of a step, which another number of processes may round otherwise; None where it rounds nothing."""
+    """Rows of a step, which a different number of processes may round differently; None where steps differ in size."""
 
     def __str__(self) -> str:
         size = "" if self.rows is None else f" of {self.rows} rows"
         return f"{self.settings} {self.steps} steps{size}"
 
     def rows_of_same(self, other: str) -> int | None:
-        """The rows of a step in the training whose key has the text `other`, if it has these settings and this horizon,
-        but steps of another size."""
+        """The rows of a step in the run whose key has the text `other`, if it has these settings and this token budget,
+        but steps of a different size."""
         found = re.fullmatch(re.escape(self.settings) + r" (\d+) steps of (\d+) rows", other)
         if self.rows is None or not found:
             return None
         steps, rows = map(int, found.groups())
-        # Both are whole steps nearest to one horizon; one that was measured anew is another.
+        # Both are the whole number of steps nearest to one budget; a budget that was measured again is another one.
         is_near = abs(steps * rows - self.steps * self.rows) <= (rows + self.rows) / 2
         return rows if rows != self.rows and is_near else None
 
 
 @dataclass(frozen=True)
-class Reached:
-    """How far a training has come, over all its sessions."""
+class Progress:
+    """How far a run has come, over all its sessions."""
 
     step: int = 0
     steps: int | None = None
@@ -244,15 +235,15 @@ def save_training(
     model: GPT,
     optimizer: Optimizer,
     *,
-    reached: Reached,
+    progress: Progress,
     key: TrainingKey,
     carried: Carried | None = None,
 ) -> None:
-    """Save the state of the training identified by `key`."""
+    """Save the state of the run identified by `key`."""
     tensors = {MODEL_PREFIX + name: value for name, value in model.state_dict().items()}
     kept = carried.named_state() if carried else {}
     tensors |= {CARRIED_PREFIX + name: value for name, value in kept.items()}
-    save_state(folder, tensors | optimizer.named_state(), asdict(reached) | {"key": str(key)})
+    save_state(folder, tensors | optimizer.named_state(), asdict(progress) | {"key": str(key)})
 
 
 def restore_training(
@@ -263,41 +254,59 @@ def restore_training(
     key: TrainingKey,
     notice: Callable[[str], None],
     carried: Carried | None = None,
-) -> Reached:
-    """Load the newest state of the training `key` into model and optimizer. Returns how far it had come: nowhere if
-    there is none.
-
-    A state of another training (other settings, other data) is left alone and not used.
-    """
+) -> Progress:
+    """Load the newest state of the run `key` into model and optimizer. Returns how far it had come: nowhere if there is
+    none. A state of another run (different settings or data) is left alone."""
     state = load_state(folder, notice, str(key))
     if state is None:
-        return Reached()
+        return Progress()
     model.load_state_dict(_under(MODEL_PREFIX, state.tensors))
     with torch.no_grad():
         optimizer.load_named_state(state.tensors)
     if carried:
         carried.load_named_state(_under(CARRIED_PREFIX, state.tensors))
-    names = {field.name for field in fields(Reached)}  # an older chatsmith noted fewer
-    return Reached(**{name: value for name, value in state.facts.items() if name in names})
+    names = {field.name for field in fields(Progress)}  # an older chatsmith noted fewer
+    return Progress(**{name: value for name, value in state.facts.items() if name in names})
 
 
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+def check_other_states(folder: Path, key: TrainingKey, plan: Plan, notice: Callable[[str], None]) -> None:
+    """Say which state of different settings is in `folder`. Raises UserError where this would be the same run but for
+    the number of processes."""
+    states = saved_states(folder)
+    others = [state.facts for state in states if state.facts["key"] != str(key)]
+    if not others:
+        return
+    for facts in reversed(others) if len(others) == len(states) else ():
+        rows = key.rows_of_same(facts["key"])
+        fitting = plan.world_sizes_for(rows) if rows else []
+        if fitting:
+            numbers = ", ".join(map(str, fitting))
+            raise UserError(
+                f"what is saved in {folder} was trained in steps of {rows:,} rows, and this number of processes "
+                f"({plan.world_size}) makes them {key.rows:,}: resume with a number that fits ({numbers}), or delete "
+                "that folder to start over"
+            )
+    step, steps = others[-1]["step"], others[-1].get("steps")
+    of = f" of {steps:,}" if steps else ""
+    notice(
+        f"found a checkpoint of a run with different settings (step {step:,}{of}); it is kept until this run finishes, "
+        "and the former settings resume from it"
+    )
 
 
 ASIDE = "metrics.jsonl"
-"""In the folder of a state: its stage's records up to its step, written when another training takes the place."""
+"""In the folder of a state: its stage's records up to its step, written when another run supersedes it."""
 
 
 def keep_records(path: Path, stage: str, state_folder: Path, key: str, step: int) -> None:
-    """Leave in the metrics at `path`, of what `stage` wrote, the records of the training `key` up to `step`, where it
-    goes on; none if that is 0. Lines that are no JSON object go as well, records of other stages stay.
+    """Leave in the metrics at `path`, of what `stage` wrote, the records of the run `key` up to `step`, where it
+    resumes; none if that is 0. Lines that are no JSON object go as well, records of other stages stay.
 
     Raises UserError on a full disk.
     """
     states = saved_states(state_folder)
     if states and states[-1].facts["key"] != key:
-        # The newest state is of the training that wrote last; what is there already was put aside when it ended.
+        # The newest state is of the run that wrote last; if its records are there already, they moved when it ended.
         former = states[-1].folder / ASIDE
         if not former.exists():
             atomic.write_bytes(former, records_of(path, stage, states[-1].facts["step"]))
@@ -308,3 +317,7 @@ def keep_records(path: Path, stage: str, state_folder: Path, key: str, step: int
         atomic.write_bytes(path, others + records_of(own[-1], stage, step))
     else:
         drop_records(path, stage, after_step=step or -1)
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

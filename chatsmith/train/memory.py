@@ -9,14 +9,13 @@ from chatsmith.model.config import Cost, GPTConfig
 
 VALUES_PER_CHANNEL = 34
 """Activations that a layer keeps for its backward pass, in units of C values a token: the stream before and after
-attention and MLP, queries, keys and values with their rotated and normalised forms, and three of the MLP's 4 C."""
+attention and MLP, queries, keys and values with their rotated and normalized forms, and three of the MLP's 4 C."""
 
 SHARE_OF_FREE_MEMORY = 0.25
 """The rest is for gradients, the optimizer, the engine's pool, and others."""
 
 MOST_TOKENS = 65_536
 """More at once makes nothing faster."""
-
 
 BYTES_PER_NUMBER = 4
 """Weights, gradients and the optimizer's state are float32, whatever activations are computed in."""

@@ -1,6 +1,6 @@
-"""The plan: one dial, `depth`, and a horizon in tokens become every number of a training run.
+"""The plan: one dial, `depth`, and a token budget become every number of a training run.
 
-Pure functions, no torch tensors, no clock: the same arguments give the same plan on every machine. Rates were
+Pure functions, no torch tensors, no clock: the same arguments give the same plan on every machine. Learning rates were
 tuned at the sizes a laptop can train (docs/lab-log.md, "Learning rates") and are carried to others by the rules
 beside each; ramps are shares of the run, so a run of a hundred steps and one of ten thousand have the same shape.
 """
@@ -22,26 +22,26 @@ of a 4-layer model, which a short run on a CPU does not earn back. The tables of
 
 REFERENCE_BATCH = 4096
 REFERENCE_WIDTH = 256
-"""Where the rates below were tuned."""
+"""Where the learning rates below were tuned."""
 
 MINIMUM_STEPS = 500
 """A run takes at least about this many steps: below it, more updates are worth more than smoother ones."""
 
 
 ROLLOUT_RATES = {"head": 0.1, "embedding": 0.1, "value_embedding": 0.1, "bigram": 0.1}
-"""In reinforcement learning, shares of a role's usual rate. The gradients of two batches of 256 replies agree little,
-in matrices most (cosine 0.07 to 0.1; head 0.03 to 0.05, tables 0.02 to 0.06), and Adam, which divides by the
+"""In reinforcement learning, shares of a role's usual learning rate. The gradients of two batches of 256 replies agree
+little, in matrices most (cosine 0.07 to 0.1; head 0.03 to 0.05, tables 0.02 to 0.06), and Adam, which divides by the
 gradient's own size, makes full steps of what is mere noise (docs/lab-log.md, "Reinforcement learning")."""
 
 
 LONGEST_STRIDE = 2.0
-"""In reinforcement learning: where a slow machine's minutes hold a third of the steps, twice the rate gave 7 to 10
-points instead of 3 to 9; with three times nothing was learnt (docs/lab-log.md)."""
+"""In reinforcement learning: where a slow machine's minutes hold a third of the steps, twice the learning
+rate gave 7 to 10 points instead of 3 to 9; with three times nothing was learned (docs/lab-log.md)."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How the rates move over the run, as shares of it."""
+    """How learning rates and momentum change over the run, as shares of it."""
 
     warmup: float = 0.02
     decay: float = 0.6
@@ -92,9 +92,15 @@ class Plan:
         return self.steps * self.tokens_per_step
 
     @property
+    def has_equal_steps(self) -> bool:
+        """Whether all steps have the same number of tokens, so that progress can be counted in tokens. Those of
+        reinforcement learning have as many as the replies."""
+        return self.batch_tokens_asked > 0
+
+    @property
     def rounding(self) -> str | None:
         """One line for people where a step is not of the size that was asked for."""
-        if self.batch_tokens_asked in (0, self.tokens_per_step):
+        if not self.has_equal_steps or self.batch_tokens_asked == self.tokens_per_step:
             return None
         share = f", for {self.world_size} processes to share" if self.world_size > 1 else ""
         return (
@@ -106,6 +112,10 @@ class Plan:
         """The numbers of processes with which a step of this plan would have `rows` rows."""
         asked = _rows_of(self.batch_tokens_asked, self.sequence_length)
         return [size for size in range(1, rows + 1) if math.ceil(asked / size) * size == rows]
+
+    def with_steps(self, steps: int) -> "Plan":
+        """The same plan with another number of steps."""
+        return replace(self, steps=steps)
 
     @property
     def cost(self) -> Cost:
@@ -158,7 +168,7 @@ def windows_for(pattern: str, depth: int, sequence_length: int) -> tuple[int, ..
 
 
 def batch_tokens_for(tokens: int, sequence_length: int) -> int:
-    """Tokens a step for a horizon: the measured law B = 2^19 (D / 1.32e9)^0.383 where runs are long, fewer where
+    """Tokens a step for a token budget: the measured law B = 2^19 (D / 1.32e9)^0.383 where runs are long, fewer where
     that would leave less than MINIMUM_STEPS steps; a power of two times the row length, at least one row."""
     law = 2**19 * (tokens / 1.32e9) ** 0.383
     wanted = min(law, tokens / MINIMUM_STEPS)
@@ -169,8 +179,8 @@ def rates_for(model: GPTConfig, batch_tokens: int) -> Rates:
     """Peak learning rates. Adam's go with 1 / sqrt(width), since its steps have a fixed size.
 
     All shrink with sqrt(batch) below the reference batch and stay as they are above it: carrying the square root
-    on to the batches of large runs (2^19 tokens) would give eleven times the rates that nanochat found best there.
-    """
+    on to the batches of large runs (2^19 tokens) would give eleven times the learning rates that nanochat found best
+    there."""
     batch = min(1.0, batch_tokens / REFERENCE_BATCH) ** 0.5
     adam = batch * (REFERENCE_WIDTH / model.model_dim) ** 0.5
     return Rates(
@@ -201,7 +211,7 @@ def make_plan(
     """
     length = model.context_length
     if tokens < 1:
-        raise UserError(f"the horizon is {tokens} tokens; it must be at least 1")
+        raise UserError(f"the token budget is {tokens}; it must be at least 1")
     wanted = batch_tokens or batch_tokens_for(tokens, length)
     if wanted < length:
         raise UserError(f"batch_tokens is {wanted}, less than one row of {length} tokens")
@@ -210,8 +220,6 @@ def make_plan(
     # A divisor, so that what fits in memory does not decide how large a step is.
     micro = max(size for size in range(1, at_once + 1) if rows % size == 0)
     per_step = rows * world_size * length
-    rates = rates_for(model, per_step)
-    scaled = {name: getattr(rates, name) * rate_scale for name in _RATE_NAMES}
     return Plan(
         model=model,
         sequence_length=length,
@@ -219,7 +227,7 @@ def make_plan(
         accumulation=rows // micro,
         world_size=world_size,
         steps=max(1, round(tokens / per_step)),
-        rates=replace(rates, **scaled),
+        rates=rates_for(model, per_step).scaled(rate_scale),
         schedule=Schedule(),
         batch_tokens_asked=wanted,
     )
@@ -236,17 +244,15 @@ def make_rollout_plan(
     rate_scale: float = 1.0,
     wanted_steps: int = 0,
 ) -> Plan:
-    """The plan for reinforcement learning: `steps` updates, each from at most `replies` rows on every process, and from
-    at most `texts` rows of text beside them, in microbatches of their own.
+    """The plan for reinforcement learning: `steps` updates, each from at most `replies` rows on every process, and
+    at most `texts` rows of replay texts, in microbatches of their own.
 
     `wanted_steps` is how many there would be if time allowed: fewer are longer, up to LONGEST_STRIDE times.
-    `rows_per_microbatch` is what fits in memory at once and changes nothing else. Rates are those of the reference
-    batch, since how many tokens the rows hold is not known beforehand, lowered by role as ROLLOUT_RATES says; the
-    momentum needs no ramp, since averaging over many steps is what such gradients need from the first one on.
+    `rows_per_microbatch` is what fits in memory at once and changes nothing else. Learning rates are those of the
+    reference batch, since how many tokens the rows hold is not known beforehand, lowered by role as ROLLOUT_RATES says;
+    the momentum needs no ramp, since such gradients have to be averaged over many steps from the first one on.
     """
-    rates = rates_for(model, REFERENCE_BATCH)
     rate_scale *= min(LONGEST_STRIDE, max(1.0, wanted_steps / steps))
-    scaled = {name: getattr(rates, name) * rate_scale * ROLLOUT_RATES.get(name, 1.0) for name in _RATE_NAMES}
     micro = max(size for size in range(1, min(replies, rows_per_microbatch) + 1) if replies % size == 0)
     return Plan(
         model=model,
@@ -255,13 +261,10 @@ def make_rollout_plan(
         accumulation=replies // micro + math.ceil(texts / micro),
         world_size=world_size,
         steps=steps,
-        rates=replace(rates, **scaled),
+        rates=rates_for(model, REFERENCE_BATCH).scaled(rate_scale, ROLLOUT_RATES),
         schedule=Schedule(momentum_start=Schedule.momentum),
     )
 
 
 def _rows_of(batch_tokens: int, length: int) -> int:
     return max(1, round(batch_tokens / length))
-
-
-_RATE_NAMES = ("matrix", "head", "embedding", "value_embedding", "bigram", "scalar", "gate")

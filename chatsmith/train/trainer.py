@@ -1,76 +1,103 @@
-"""The one training loop, for pretraining, fine-tuning and reinforcement learning.
+"""One trainer for pretraining, fine-tuning and reinforcement learning.
 
-A step: fetch batches, loss and gradients for each, sum over processes, update. Around it: log, evaluate, sample,
-save. The loop knows nothing of files, scores or rollouts: a stage hands it batches, a loss, `evaluate`, `sample` and
-`save`. Reinforcement learning writes its batches when they are fetched; to the loop they are batches like others.
+    with trainer:                                # resumes a saved state; from here on Ctrl-C saves and stops
+        while not trainer.is_done:
+            started = time.perf_counter()
+            batches = ...                        # fetch
+            trainer.update(batches, loss, started)   # losses, gradients, their sum over processes, update
+            trainer.log(metrics, shown)
+            trainer.correct_steps()              # where the budget is in minutes
+            if trainer.evaluation_is_due(every):
+                trainer.record(evaluate())
+            trainer.save_or_stop()
+
+`fit` is this loop for pretraining and fine-tuning, whose batches are there beforehand; reinforcement learning
+(`rl/trainer.py`) writes its batches between the updates. Where things are kept, the caller says.
 """
 
 import math
+import os
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Protocol, TypeVar
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Generic
 
-import torch
-from torch import Tensor
-
+from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
 from chatsmith.optim.optimizer import Optimizer
-from chatsmith.runtime.device import Runtime
-from chatsmith.runtime.distributed import sum_gradients, sum_number
-from chatsmith.runtime.logs import Bar, Reporter
+from chatsmith.runtime.device import Runtime, peak_memory_bytes
+from chatsmith.runtime.distributed import sum_number
+from chatsmith.runtime.logs import Reporter, format_seconds
+from chatsmith.runtime.measure import gemm_peak
 from chatsmith.runtime.metrics import MetricsLog
-from chatsmith.train.interrupt import NonFiniteLossError, TrainingStoppedError, stop_request
-from chatsmith.train.plan import Plan
+from chatsmith.train.checkpoint import (
+    Carried,
+    Progress,
+    TrainingKey,
+    check_other_states,
+    keep_records,
+    restore_training,
+    save_training,
+)
+from chatsmith.train.plan import Plan, make_plan
+from chatsmith.train.step import B, ComputeLoss, train_step
+from chatsmith.train.timing import TimeBudget
 
 
-class Trainable(Protocol):
-    """What a step is made of: `data.batch.Batch`, or the rollouts of `train.policy_gradient`."""
+@dataclass(frozen=True)
+class TrainingRun:
+    """What identifies a run, where it keeps its state and its metrics, and what it runs on."""
 
-    @property
-    def num_targets(self) -> int:
-        """How many tokens are trained on; 0 where a batch is empty."""
-        ...
-
-    def to(self, device: torch.device) -> Any:
-        """The same on `device`."""
-        ...
-
-
-B = TypeVar("B", bound=Trainable)
-ComputeLoss = Callable[[GPT, B, float], Tensor]
-"""compute_loss(model, batch, scale): the sum of the batch's losses times `scale`, with its graph."""
-
-
-@dataclass
-class Hooks:
-    """What a stage wants done along the way. Steps are counted from 1; 0 in an interval means never."""
-
-    evaluate: Callable[[], dict[str, float]] | None = None
-    """Scores of the model as it is; called every `evaluate_every` steps and after the last."""
-    evaluate_every: int = 0
-    sample: Callable[[], str] | None = None
-    """Text to show; called with every evaluation."""
-    save: Callable[[int, float], None] | None = None
-    """Save the training state after so many steps, which took so many seconds, earlier sessions included."""
+    stage: str
+    """Its name in the metrics."""
+    key: str
+    """The identity of its settings and data: a state saved under another key is not resumed."""
+    state_folder: Path
+    metrics_path: Path
+    runtime: Runtime
+    reporter: Reporter
+    track: str | None = None
+    """An experiment tracker's name."""
     save_seconds: float = 300.0
     """Save when at least this long has passed since the last time."""
-    save_every: int = 1
-    """Save, and stop when asked to, only after a multiple of so many steps: those in between go on with rollouts
-    that only older weights could write again."""
-    figures: Callable[[float], dict[str, Any]] | None = None
-    """What there is to tell of the step just done, given its seconds, for the metrics; `shown` of it for people.
-    Where it is given, progress is counted in steps, which then need not be of one size, and not in tokens."""
-    shown: tuple[str, ...] = ()
-    first_step: Callable[[], None] | None = None
-    """Called once, after the first step of this process."""
-    correct: Callable[[int, float], int | None] | None = None
-    """How many steps there will be in all, given the step just done and the seconds that one takes. Asked after every
-    step, where a clock decides; None for as many as before."""
+    started: float = field(default_factory=time.monotonic)
+    """When the command began, by `time.monotonic()`."""
 
 
-@dataclass
+@dataclass(frozen=True)
+class TrainingSettings:
+    """What pretraining and fine-tuning can be told; 0 leaves a size to the plan."""
+
+    batch_tokens: int = 0
+    rows_per_microbatch: int = 0
+    rate_scale: float = 1.0
+    """Multiplies all learning rates of the plan."""
+    evaluations: int = 0
+    """How often the validation data are scored along the way; after the last step they always are."""
+    evaluate_tokens: int = 65_536
+    """How many tokens of them."""
+    seed: int = 1
+    compile: bool = False
+
+    def plan(self, shape: GPTConfig, tokens: int, world_size: int) -> Plan:
+        """The plan of a model of this shape on about so many tokens."""
+        return make_plan(
+            shape,
+            tokens,
+            batch_tokens=self.batch_tokens or None,
+            rows_per_microbatch=self.rows_per_microbatch or None,
+            world_size=world_size,
+            rate_scale=self.rate_scale,
+        )
+
+
+@dataclass(frozen=True)
 class TrainResult:
     """How a run ended."""
 
@@ -79,212 +106,321 @@ class TrainResult:
     """Smoothed training loss, nats per token."""
     seconds: float
     """What all steps took, those of earlier sessions included."""
-    tokens_per_second: float
+    earlier_seconds: float
+    """What the earlier commands took whose state this one resumed, everything included."""
+    scores: Mapping[str, float]
+    """Of the last evaluation."""
+    tokens_per_second: float = 0.0
     """Of this session."""
-    share_of_peak: float
-    scores: dict[str, float] = field(default_factory=dict)
-    earlier_seconds: float = 0.0
-    """What earlier commands took of which this training went on, everything included."""
+    share_of_peak: float = 0.0
+    """MFU: the share of the machine's measured matrix peak."""
 
 
-def train(
-    model: GPT,
-    optimizer: Optimizer,
-    batches: Iterator[B],
-    plan: Plan,
-    compute_loss: ComputeLoss[B],
-    *,
-    runtime: Runtime,
-    reporter: Reporter,
-    metrics: MetricsLog | None,
-    stage: str,
-    hooks: Hooks,
-    peak_flops: float,
-    start_step: int = 0,
-    start_seconds: float = 0.0,
+@dataclass(frozen=True)
+class Job(Generic[B]):
+    """What `fit` trains on and is judged by."""
+
+    batches_from: Callable[[int], Iterator[B]]
+    """batches_from(start_row): this process's batches, after the first `start_row` rows of all processes."""
+    compute_loss: ComputeLoss[B]
+    evaluate: Callable[[], dict[str, float]] | None = None
+    """Scores of the model as it is."""
+    evaluate_every: int = 0
+    """After every so many steps, and after the last; 0 means after the last alone."""
+    sample: Callable[[], str] | None = None
+    """Text to show with every evaluation."""
+
+
+def fit(
+    run: TrainingRun, model: GPT, plan: Plan, job: Job[B], budget: TimeBudget | None = None
 ) -> TrainResult:
-    """Train `model` from `start_step`, reached in `start_seconds`, to `plan.steps`, consuming `plan.accumulation`
-    batches a step.
+    """Train `model` to the end of `plan`, from the saved state if there is one of this run.
 
-    `peak_flops` is what the machine can do per second, for the share printed. Raises NonFiniteLossError, before
-    the update that would spoil the weights, and TrainingStoppedError after Ctrl-C or SIGTERM, with the state
-    saved.
+    With a `budget` the plan's steps are a first measurement; the result says how many they became. Raises as `Trainer`
+    does.
     """
-    meter = _Meter(plan, peak_flops, runtime.world_size, start_seconds)
-    teller = _Teller(plan, meter, hooks, stage, metrics)
-    last_save = time.monotonic()
-    silent = not runtime.is_main
-    with stop_request(silent) as stop, reporter.progress(stage, *teller.total) as bar:
-        bar.begin_at(start_step * teller.per_step)
-        step = start_step
-        while step < plan.steps:
-            step += 1
+    runtime, reporter = run.runtime, run.reporter
+    peak = runtime.world_size * gemm_peak(runtime, runtime.compute_dtype, seconds=0.5)
+    trainer = Trainer(run, model, plan, budget=budget)
+    tokens_per_second = share_of_peak = 0.0
+    with trainer:
+        is_first = True
+        batches = job.batches_from(trainer.step * plan.rows_per_step)
+        while not trainer.is_done:
             started = time.perf_counter()
-            loss = train_step(model, optimizer, batches, plan, compute_loss, runtime, step)
-            seconds = time.perf_counter() - started
-            meter.record(loss, seconds)
-            if step == start_step + 1 and hooks.first_step:
-                hooks.first_step()
-            teller.tell_step(bar, step, seconds)
-            if hooks.correct and (steps := hooks.correct(step, meter.seconds_per_step)):
-                plan = teller.plan = replace(plan, steps=steps)
-                bar.expect(teller.total[0])
-            last = step == plan.steps
-            if hooks.evaluate and (last or (hooks.evaluate_every and step % hooks.evaluate_every == 0)):
-                teller.tell_scores(step, hooks.evaluate())
-                if hooks.sample:
-                    reporter.line(hooks.sample())
-            # The signal may reach processes in different steps, and none may go on alone.
-            stopping = sum_number(float(bool(stop)), runtime) > 0 and not last
-            may_save = not last and step % hooks.save_every == 0
-            if hooks.save and may_save and (stopping or time.monotonic() - last_save > hooks.save_seconds):
-                hooks.save(step, meter.total_seconds)
-                last_save = time.monotonic()
-            if stopping and may_save:
-                raise TrainingStoppedError(
-                    f"stopped after step {step:,} of {plan.steps:,}, which is saved; "
-                    "the same command goes on from there"
-                )
-    return TrainResult(
-        plan.steps,
-        meter.loss,
-        meter.total_seconds,
-        meter.tokens_per_second,
-        meter.share_of_peak,
-        teller.scores,
+            trainer.update(islice(batches, plan.accumulation), job.compute_loss, started)
+            if is_first:
+                seconds = time.monotonic() - run.started
+                reporter.line(f"First step done {seconds:.0f} s after the command began.")
+                is_first = False
+            tokens_per_second = plan.tokens_per_step / trainer.meter.seconds_per_step
+            share_of_peak = tokens_per_second * plan.cost.training_flops_per_token / peak
+            progress = {"tokens": trainer.step * plan.tokens_per_step}
+            speed = {"tokens_per_second": tokens_per_second, "share_of_peak": share_of_peak}
+            shown = {"loss": trainer.meter.loss} | trainer.scores
+            trainer.log(progress | speed, in_words(shown) | {"MFU": f"{share_of_peak:.0%}"})
+            trainer.correct_steps()
+            if job.evaluate and trainer.evaluation_is_due(job.evaluate_every):
+                trainer.record(job.evaluate(), **progress)
+                if job.sample:
+                    reporter.line(job.sample())
+            trainer.save_or_stop()
+    result = trainer.result(tokens_per_second, share_of_peak)
+    reporter.line(
+        f"{result.steps:,} steps, {result.steps * plan.tokens_per_step:,} tokens in "
+        f"{format_seconds(result.seconds)}: {tokens_per_second:,.0f} tokens/s, MFU {share_of_peak:.0%} (of this "
+        f"machine's measured matrix peak), {peak_memory_bytes(runtime) / 1e9:.1f} GB at most"
     )
+    return result
 
 
-def train_step(
-    model: GPT,
-    optimizer: Optimizer,
-    batches: Iterator[B],
-    plan: Plan,
-    compute_loss: ComputeLoss[B],
-    runtime: Runtime,
-    step: int,
-) -> float:
-    """One update; returns the mean loss over the step's trained tokens, on all processes.
+class Trainer:
+    """Optimizer, progress, metrics, saved states and the request to stop of one run; `with` opens and closes them.
 
-    Where no process has anything to learn from, nothing is updated and the mean is 0.
+    Raises NonFiniteLossError before the update that would spoil the weights, TrainingStoppedError after Ctrl-C or
+    SIGTERM, once the state is saved, and UserError where a different number of processes would resume a saved state.
     """
-    fetched = [batch.to(runtime.device) for batch in islice(batches, plan.accumulation) if batch.num_targets]
-    trained = sum_number(float(sum(batch.num_targets for batch in fetched)), runtime)
-    total = 0.0
-    for batch in fetched:
-        # Every token weighs the same, however unevenly microbatches and processes are masked.
-        loss = compute_loss(model, batch, 1 / max(trained, 1.0))
-        loss.backward()
-        total += loss.item()
-    total = sum_number(total, runtime)
-    if not math.isfinite(total):
-        raise NonFiniteLossError(
-            f"the loss became {total} at step {step:,}; nothing saved so far is touched. Lower the learning "
-            "rate (--rate-scale 0.5), or look for broken text near this step with `chatsmith data inspect`"
+
+    def __init__(
+        self,
+        run: TrainingRun,
+        model: GPT,
+        plan: Plan,
+        *,
+        budget: TimeBudget | None = None,
+        carried: Carried | None = None,
+    ) -> None:
+        """`carried` is what the job keeps from step to step; it is saved and restored with the rest."""
+        self.run, self.model, self.plan = run, model, plan
+        self.optimizer = Optimizer(model, plan.rates)
+        self.meter = Meter()
+        self.scores: dict[str, float] = {}
+        """Of the last evaluation."""
+        self.step = 0
+        """Steps done, those of earlier sessions included."""
+        self._earlier = Progress()
+        self._budget, self._carried = budget, carried
+        self._key = TrainingKey(run.key, plan.steps, plan.rows_per_step if plan.has_equal_steps else None)
+        self._metrics: MetricsLog | None = None
+        self._cleanup = ExitStack()
+
+    def __enter__(self) -> "Trainer":
+        run, plan = self.run, self.plan
+        if plan.rounding:
+            run.reporter.notice(plan.rounding)
+        check_other_states(run.state_folder, self._key, plan, run.reporter.notice)
+        self._earlier = restore_training(
+            run.state_folder,
+            self.model,
+            self.optimizer,
+            key=self._key,
+            notice=run.reporter.notice,
+            carried=self._carried,
         )
-    if not trained:
-        return 0.0
-    sum_gradients(optimizer.parameters, runtime)
-    progress = step / plan.steps
-    rate = plan.schedule.rate(progress)
-    optimizer.step(rate, plan.schedule.muon_momentum(progress), rate)
-    optimizer.zero_grad()
-    return total
+        self.step, steps = self._earlier.step, self._earlier.steps or plan.steps
+        self.plan = plan.with_steps(steps)
+        if self.step:
+            run.reporter.notice(f"resuming after step {self.step:,} of {steps:,}, saved earlier")
+        if self._budget:
+            self._budget.begin(plan.steps, self.step, steps)
+        with ExitStack() as opened:
+            if run.runtime.is_main:
+                keep_records(run.metrics_path, run.stage, run.state_folder, str(self._key), self.step)
+                self._metrics = opened.enter_context(MetricsLog(run.metrics_path, run.track))
+            self._stop = opened.enter_context(stop_request(silent=not run.runtime.is_main))
+            unit, self._per_step = ("tokens", plan.tokens_per_step) if plan.has_equal_steps else ("steps", 1)
+            self._bar = opened.enter_context(run.reporter.progress(run.stage, steps * self._per_step, unit))
+            self._bar.begin_at(self.step * self._per_step)
+            self._cleanup = opened.pop_all()
+        self._last_save = time.monotonic()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._cleanup.__exit__(kind, error, trace)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all steps are done."""
+        return self.step >= self.plan.steps
+
+    @property
+    def seconds(self) -> float:
+        """What all steps took, those of earlier sessions included."""
+        return self._earlier.step_seconds + self.meter.seconds
+
+    def update(self, batches: Iterable[B], compute_loss: ComputeLoss[B], started: float) -> None:
+        """Do one optimizer step on this process's batches. `started` is when they began to be fetched, by
+        `time.perf_counter()`: that belongs to the step's time."""
+        loss = train_step(
+            self.model, self.optimizer, batches, self.plan, compute_loss, self.run.runtime, self.step + 1
+        )
+        self.step += 1
+        self.meter.record(loss, time.perf_counter() - started)
+
+    def log(self, metrics: Mapping[str, Any], shown: Mapping[str, str]) -> None:
+        """Record the step just done: loss, learning rate, time and `metrics`; show `shown` beside the progress bar."""
+        self._bar.advance(self._per_step, **shown)
+        if self._metrics:
+            self._metrics.write(
+                stage=self.run.stage,
+                step=self.step,
+                loss=self.meter.last_loss,
+                rate=self.plan.schedule.rate(self.step / self.plan.steps),
+                seconds=self.seconds,
+                **metrics,
+            )
+
+    def correct_steps(self) -> None:
+        """Fit the number of steps to the minutes that are left, if the budget is in minutes and it is time to."""
+        if self._budget:
+            steps = self._budget.corrected(self.step, self.plan.steps, self.meter.seconds_per_step)
+            self.plan = self.plan.with_steps(steps)
+            self._bar.expect(steps * self._per_step)
+
+    def evaluation_is_due(self, every: int) -> bool:
+        """Whether to evaluate after this step: after every `every` steps, unless that is 0, and after the last."""
+        return self.is_done or (every > 0 and self.step % every == 0)
+
+    def record(self, scores: dict[str, float], **progress: float) -> None:
+        """Record an evaluation after the step just done."""
+        self.scores = scores
+        if self._metrics:
+            self._metrics.write(stage=self.run.stage, step=self.step, **progress, **scores)
+
+    def save_or_stop(self) -> None:
+        """Save the state if it is time to; save it and raise TrainingStoppedError if someone asked to stop. After the
+        last step neither is needed."""
+        if self.is_done:
+            return
+        # The signal may reach processes in different steps, and none may go on alone.
+        is_stopping = sum_number(float(self._stop.received), self.run.runtime) > 0
+        if is_stopping or time.monotonic() - self._last_save > self.run.save_seconds:
+            self._save()
+            self._last_save = time.monotonic()
+        if is_stopping:
+            raise TrainingStoppedError(
+                f"stopped after step {self.step:,} of {self.plan.steps:,}, which is saved; "
+                "the same command goes on from there"
+            )
+
+    def _save(self) -> None:
+        if not self.run.runtime.is_main:
+            return
+        seconds = self._earlier.seconds + time.monotonic() - self.run.started
+        progress = Progress(self.step, self.plan.steps, self.seconds, seconds)
+        save_training(
+            self.run.state_folder,
+            self.model,
+            self.optimizer,
+            progress=progress,
+            key=self._key,
+            carried=self._carried,
+        )
+
+    def result(self, tokens_per_second: float = 0.0, share_of_peak: float = 0.0) -> TrainResult:
+        """How the run ended."""
+        return TrainResult(
+            self.plan.steps,
+            self.meter.loss,
+            self.seconds,
+            self._earlier.seconds,
+            self.scores,
+            tokens_per_second,
+            share_of_peak,
+        )
 
 
-class _Meter:
-    """Smoothed loss and speed, of this session. The first two steps, which compile and warm up, do not count towards
-    speed."""
+class Meter:
+    """Smoothed loss and pace of this session. The first two steps, which compile and warm up, do not count towards the
+    pace."""
 
     SKIPPED = 2
     SMOOTHING = 0.9
 
-    def __init__(self, plan: Plan, peak_flops: float, world_size: int, earlier_seconds: float) -> None:
-        self.plan = plan
-        self.earlier_seconds = earlier_seconds
-        self.peak_flops = peak_flops * world_size
+    def __init__(self) -> None:
         self.loss = math.nan
+        """Smoothed."""
+        self.last_loss = math.nan
+        self.last_seconds = 0.0
         self.seconds = 0.0
-        self.steps = 0
+        """Of all steps of this session."""
+        self._steps = 0
         self._timed_seconds = 0.0
         self._weight = 0.0
         self._weighted_loss = 0.0
 
     def record(self, loss: float, seconds: float) -> None:
+        """Count a step."""
         self._weighted_loss = self.SMOOTHING * self._weighted_loss + (1 - self.SMOOTHING) * loss
         self._weight = self.SMOOTHING * self._weight + (1 - self.SMOOTHING)
         self.loss = self._weighted_loss / self._weight
-        self.last_loss = loss
+        self.last_loss, self.last_seconds = loss, seconds
         self.seconds += seconds
-        self.steps += 1
-        if self.steps > self.SKIPPED:
+        self._steps += 1
+        if self._steps > self.SKIPPED:
             self._timed_seconds += seconds
 
     @property
-    def total_seconds(self) -> float:
-        """What the steps took, those of earlier sessions included."""
-        return self.earlier_seconds + self.seconds
-
-    @property
     def seconds_per_step(self) -> float:
-        steps, seconds = self.steps - self.SKIPPED, self._timed_seconds
-        if steps < 1:
-            steps, seconds = self.steps, self.seconds
-        return seconds / steps
-
-    @property
-    def tokens_per_second(self) -> float:
-        return self.plan.tokens_per_step / self.seconds_per_step
-
-    @property
-    def share_of_peak(self) -> float:
-        return self.tokens_per_second * self.plan.cost.training_flops_per_token / self.peak_flops
+        """What a step takes on average."""
+        if self._steps <= self.SKIPPED:
+            return self.seconds / self._steps
+        return self._timed_seconds / (self._steps - self.SKIPPED)
 
 
-class _Teller:
-    """Says what each step and each evaluation brought, to the person and to the metrics."""
+def in_words(numbers: Mapping[str, float]) -> dict[str, str]:
+    """Each number with three digits after the point."""
+    return {name: f"{value:.3f}" for name, value in numbers.items()}
 
-    def __init__(
-        self, plan: Plan, meter: _Meter, hooks: Hooks, stage: str, metrics: MetricsLog | None
-    ) -> None:
-        self.plan, self.meter, self.hooks = plan, meter, hooks
-        self.stage, self.metrics = stage, metrics
-        self.scores: dict[str, float] = {}
-        self.per_step = 1 if hooks.figures else plan.tokens_per_step
 
-    @property
-    def total(self) -> tuple[int, str]:
-        """How much there is to do, and of what."""
-        return self.plan.steps * self.per_step, "steps" if self.hooks.figures else "tokens"
+class TrainingStoppedError(KeyboardInterrupt):
+    """Training was asked to stop, and its state is saved. Its text says how to go on."""
 
-    def tell_step(self, bar: Bar, step: int, seconds: float) -> None:
-        meter = self.meter
-        shown: dict[str, float | str] = {"loss": f"{meter.loss:.3f}"}
-        if self.hooks.figures:
-            figures = self.hooks.figures(seconds)
-            shown = {name: f"{figures[name]:.3f}" for name in self.hooks.shown if name in figures}
-        else:
-            figures = {
-                "tokens": step * self.plan.tokens_per_step,
-                "tokens_per_second": meter.tokens_per_second,
-                "share_of_peak": meter.share_of_peak,
-            }
-        shown |= {name: f"{value:.3f}" for name, value in self.scores.items()}
-        if not self.hooks.figures:
-            shown["of peak"] = f"{meter.share_of_peak:.0%}"
-        bar.advance(self.per_step, **shown)
-        if self.metrics:
-            self.metrics.write(
-                stage=self.stage,
-                step=step,
-                loss=meter.last_loss,
-                rate=self.plan.schedule.rate(step / self.plan.steps),
-                seconds=meter.total_seconds,
-                **figures,
-            )
 
-    def tell_scores(self, step: int, scores: dict[str, float]) -> None:
-        self.scores = scores
-        if self.metrics:
-            done = {} if self.hooks.figures else {"tokens": step * self.plan.tokens_per_step}
-            self.metrics.write(stage=self.stage, step=step, **done, **scores)
+ACKNOWLEDGED = (
+    "chatsmith: finishing this step, then saving and stopping; Ctrl-C once more stops at once, without saving"
+)
+
+
+@dataclass
+class StopRequest:
+    """Whether someone asked to stop."""
+
+    received: bool = False
+
+
+@contextmanager
+def stop_request(silent: bool = False) -> Iterator[StopRequest]:
+    """Turn the first SIGINT or SIGTERM of the block into a request, and acknowledge it on standard error unless
+    `silent`; a second SIGINT interrupts at once.
+
+    Signals can only be caught in the main thread; elsewhere the request simply never comes.
+    """
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        if request.received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if not request.received and not silent:
+            _acknowledge()
+        request.received = True
+
+    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _acknowledge() -> None:
+    # Written to the descriptor itself: the signal may have come in the middle of a print, which can't be entered twice.
+    # On a terminal the line begins below the progress bar and the ^C.
+    start = "\n" if os.isatty(2) else ""
+    with suppress(OSError):  # whether anyone reads it or not, the step is finished
+        os.write(2, f"{start}{ACKNOWLEDGED}\n".encode())

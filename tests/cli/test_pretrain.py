@@ -95,7 +95,7 @@ def test_data_changed_since_it_was_prepared_is_not_trained_on(tiny_copy, pretrai
 def test_a_loss_that_is_no_number_keeps_the_last_good_bundle(tiny_copy, pretrain):
     weights = tiny_copy / "pretrain" / "bundle" / "model.safetensors"
     before = weights.read_bytes()
-    refused(pretrain(tiny_copy, "--rate-scale", 1e30), "Lower the learning rate (--rate-scale 0.5)")
+    refused(pretrain(tiny_copy, "--rate-scale", 1e30), "Lower the learning rate")
     assert weights.read_bytes() == before
     assert json.loads((tiny_copy / "metrics.jsonl").read_text().splitlines()[-1])["loss"] is not None
 
@@ -110,7 +110,7 @@ def test_a_done_run_is_skipped_and_settings_of_no_consequence_keep_it_so(tiny_ru
 def test_minutes_are_measured_once_and_then_kept_as_tokens(tiny_copy, pretrain):
     settings = (tiny_copy, "--tokens", 0, "--minutes", 0.02, "--evaluations", 0)
     code, first, _ = pretrain(*settings)
-    assert code == 0 and "Measuring how far the time reaches" in first
+    assert code == 0 and "Measuring how many tokens fit into the time" in first
     frozen = read_recipe(tiny_copy / "recipe.toml").frozen["pretrain"]["tokens"]["value"]
     assert frozen % 1024 == 0 and frozen > 0
     trained = json.loads((tiny_copy / "pretrain" / "bundle" / "config.json").read_text())

@@ -138,7 +138,7 @@ def test_training_goes_on_where_no_held_out_conversation_fits_and_claims_no_vali
     code, out, error = sft(run, *argv, "--no-compile", "--tokens", 512, "--batch-tokens", 256)
     assert code == 0, error
     assert (
-        out.count("none of the 2 held-out conversations fits into 128 tokens, so nothing is validated") == 1
+        out.count("none of the 2 validation conversations fits into 128 tokens, so nothing is validated") == 1
     )
     facts = RunDirectory(run).done_facts("sft")
     assert facts is not None and facts["conversations"] == 20 and "validation" not in facts
@@ -169,3 +169,21 @@ def test_minutes_are_kept_as_tokens(tiny_copy, sft):
 def test_how_often_it_is_looked_at_does_not_repeat_a_finished_stage(tiny_run, sft):
     code, out, _ = sft(tiny_run, "--evaluations", 3, "--evaluate-tokens", 512)
     assert code == 0 and "is up to date" in out
+
+
+def test_conversations_of_any_form_are_learned_from_and_the_form_is_named(tiny_run, tmp_path, sft):
+    pairs = [{"instruction": "Say hi.", "output": "Hi."}] * 20
+    (tmp_path / "alpaca.json").write_text(json.dumps(pairs))
+    argv = (
+        "--from",
+        tiny_run,
+        "--conversations",
+        tmp_path / "alpaca.json",
+        "--no-compile",
+        "--batch-tokens",
+        256,
+    )
+    code, out, error = sft(tmp_path / "new", *argv)
+    assert code == 0, error
+    assert "20 conversations in" in out
+    assert "alpaca.json: read as alpaca" in " ".join(out.split())

@@ -40,6 +40,24 @@ def test_prepare_writes_a_manifest_and_its_figures(tmp_path, corpus, capsys):
     assert "book.txt" in shown and "held out by content" in shown
 
 
+def test_prepare_takes_conversations_of_any_form_along_into_the_run(tmp_path, corpus, capsys):
+    talks = [
+        {"conversations": [{"from": "human", "value": f"Hello {number}"}, {"from": "gpt", "value": "Hi"}]}
+        for number in range(4)
+    ]
+    (tmp_path / "share.json").write_text(json.dumps(talks))
+    config = Config(tmp_path / "run", data=(corpus / "book.txt",), conversations=(tmp_path / "share.json",))
+    main(config)
+    assert "converted from sharegpt" in capsys.readouterr().out
+    (tmp_path / "run").rename(tmp_path / "moved")
+    (tmp_path / "share.json").rename(tmp_path / "elsewhere.json")
+    manifest = load_manifest(tmp_path / "moved" / "data")
+    assert manifest.conversations
+    (file,) = manifest.conversations.train
+    assert (file.form, Path(file.origin).name, file.items) == ("sharegpt", "share.json", 4)
+    assert len([*manifest.read_conversations("train"), *manifest.read_conversations("validation")]) == 4
+
+
 def test_prepare_again_changes_nothing_until_something_changed(tmp_path, corpus, capsys):
     config = Config(tmp_path / "run", data=(corpus,))
     main(config)

@@ -193,6 +193,22 @@ def test_a_few_broken_lines_are_passed_over_counted_and_the_first_is_named(tmp_p
     assert re.search(reason, notice)
 
 
+def test_byte_order_marks_of_files_that_were_joined_are_dropped(tmp_path):
+    line = b"\xef\xbb\xbf" + json_lines({"text": "one"})
+    (tmp_path / "a.jsonl").write_bytes(line * 3)
+    assert texts(tmp_path / "a.jsonl") == ["one"] * 3
+
+
+def test_one_broken_conversation_in_ten_is_passed_over(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(json_lines({"messages": []}, *[TALK] * 9))
+    notices: list[str] = []
+    assert len(list(read_conversations([tmp_path / "a.jsonl"], notices))) == 9
+    assert "1 of 10 lines" in notices[0]
+    (tmp_path / "a.jsonl").write_bytes(json_lines({"messages": []}, *[TALK] * 8))
+    with pytest.raises(UserError, match="1 of 9 lines"):
+        list(read_conversations([tmp_path / "a.jsonl"]))
+
+
 def test_more_than_one_broken_line_in_a_hundred_is_an_error(tmp_path):
     good = json_lines(*({"text": str(number)} for number in range(90)))
     (tmp_path / "a.jsonl").write_bytes(good + b"{\n")
@@ -228,7 +244,7 @@ def test_conversations_in_a_wrong_order_are_counted_as_broken(tmp_path):
 def test_keys_of_messages_that_are_not_known_are_told_once_a_file(tmp_path):
     """Silence would let someone believe that a key counts which does not. OpenAI's `weight` does."""
     ask, answer = TALK["messages"][:2]
-    odd = {"messages": [{**ask, "name": "Ann"}, {**answer, "refusal": None, "weight": 0}]}
+    odd = {"messages": [{**ask, "name": "Ann"}, {**answer, "refusal": None, "weight": 1}]}
     (tmp_path / "a.jsonl").write_bytes(json_lines(odd, TALK, {"messages": [ask, {**answer, "refusal": 1}]}))
     (tmp_path / "b.jsonl").write_bytes(json_lines(TALK))
     notices: list[str] = []

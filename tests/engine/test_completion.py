@@ -7,7 +7,7 @@ from chatsmith.text.tokenizer import Tokenizer
 
 
 def builder(tokenizer: Tokenizer, sampling: SamplingParams, max_length: int = 50) -> CompletionBuilder:
-    return CompletionBuilder(0, Request((1, 2), sampling), Sequence([1, 2], max_length), 0, tokenizer)
+    return CompletionBuilder({0: 0}, Request((1, 2), sampling), Sequence([1, 2], max_length), tokenizer, None)
 
 
 def test_the_end_of_the_turn_and_stop_ids_end_a_reply_but_not_before_min_tokens(tokenizer: Tokenizer) -> None:

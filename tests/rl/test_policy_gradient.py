@@ -139,7 +139,7 @@ def test_the_gradient_equals_finite_differences(beta):
         batch = with_reference(batch, reference)
     objective = PolicyGradient(Clip(0.02, 0.03), beta)
     objective(model, batch, 0.125).backward()
-    assert 0 < objective.take_tally().clipped < batch.num_targets
+    assert 0 < objective.tally.clipped < batch.num_targets
     step = 1e-6
     for name, parameter in model.named_parameters():
         if parameter.grad is None:
@@ -236,8 +236,7 @@ def test_drift_is_nothing_where_the_weights_are_the_sampler_s_and_shows_where_th
     same, other = PolicyGradient(), PolicyGradient()
     same(bandit(1), batch, 1.0)
     other(bandit(2), batch, 1.0)
-    assert same.take_tally().largest_drift < 1e-6 < 0.01 < other.take_tally().drift
-    assert same.take_tally().tokens == 0
+    assert same.tally.largest_drift < 1e-6 < 0.01 < other.tally.drift
 
 
 def test_the_divergence_from_a_reference_is_zero_from_itself_and_positive_from_another():
@@ -263,10 +262,10 @@ def test_what_is_said_again_counts_as_often_and_is_computed_once():
         loss = objective(model, batch, 1 / batch.num_targets)
         loss.backward()
         gradients = {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
-        found.append((loss.item(), objective.take_tally(), divergence(batch), gradients))
+        found.append((loss.item(), objective.tally, divergence(batch), gradients))
     (loss, tally, kl, gradients), (loss_once, tally_once, kl_once, gradients_once) = found
     assert loss_once == pytest.approx(loss) and kl_once == pytest.approx(kl)
-    assert tally_once.sums() == pytest.approx(tally.sums()) and 0 < tally.clipped < tally.tokens
+    assert tally_once.sums() == pytest.approx(tally.sums()) and 0 < tally.clipped < tally.trained
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradients_once[name], gradient, rtol=1e-6, atol=1e-9, msg=name)
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from chatsmith.rl import replay
-from chatsmith.rl.replay import Replay
+from chatsmith.rl import rollouts
+from chatsmith.rl.rollouts import ReplayTexts
 from chatsmith.text.chat import Message, render
 from chatsmith.text.tokenizer import Tokenizer, train_tokenizer
 
@@ -25,11 +25,11 @@ def replay_of(
     tokenizer: Tokenizer,
     seed: int = 1,
     context: int = 99,
-) -> Replay:
-    return Replay(conversations, documents, tokenizer, context_length=context, seed=seed)
+) -> ReplayTexts:
+    return ReplayTexts(conversations, documents, tokenizer, context_length=context, seed=seed)
 
 
-def order(answers: list[str], tokenizer: Tokenizer, seed: int = 1, context: int = 99) -> Replay:
+def order(answers: list[str], tokenizer: Tokenizer, seed: int = 1, context: int = 99) -> ReplayTexts:
     return replay_of(conversations(answers), [], tokenizer, seed, context)
 
 
@@ -60,7 +60,7 @@ def test_documents_and_conversations_take_turns_and_either_will_do_alone(tokeniz
 def test_of_many_conversations_each_is_as_likely_to_be_kept(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replay, "MOST_KEPT", 3)
+    monkeypatch.setattr(rollouts, "MOST_TEXTS", 3)
     counts = dict.fromkeys(range(9), 0)
     for seed in range(600):
         for text in order(ANSWERS, tokenizer, seed).texts(range(3)):

@@ -15,6 +15,7 @@ import httpx
 import pytest
 import torch
 
+from chatsmith.backends import choose_backend
 from chatsmith.bundle import save_bundle
 from chatsmith.engine.engine import Engine
 from chatsmith.model.config import GPTConfig
@@ -194,7 +195,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, model: GPT, tokenizer: Toke
 @pytest.fixture
 def engine(model: GPT, tokenizer: Tokenizer) -> Engine:
     """The bare engine, to compare with."""
-    return Engine(model, tokenizer, max_running=MAX_RUNNING, kv_tokens=KV_TOKENS)
+    return Engine(
+        model, tokenizer, backend=choose_backend(model), max_running=MAX_RUNNING, kv_tokens=KV_TOKENS
+    )
 
 
 @pytest.fixture(scope="session")

@@ -40,10 +40,105 @@ def folder(tmp_path: Path) -> Path:
         ("the answer is 72", None),
         ("#### none, #### 4", None),
         ("", None),
+        ("####\n72", "72"),
     ],
 )
 def test_the_number_after_the_first_mark_is_the_answer(text: str, number: str | None) -> None:
     assert final_number(text) == (None if number is None else Decimal(number))
+
+
+@pytest.mark.parametrize(
+    ("answer", "number"),
+    [
+        *((text, "72") for text in ("72", "72.", "72.00", "72 clips", "72, in total", "72%", "72!", "072")),
+        *(
+            (text, "72")
+            for text in ("**72**", "*72*", "__72__", "`72`", "***72*** clips", "<b>72</b>", "**72.**")
+        ),
+        *(
+            (text, "72")
+            for text in (r"\boxed{72}", r"$\boxed{72}$", r"\(72\)", "$72$", r"\boxed{72\text{ clips}}")
+        ),
+        *((text, "72") for text in ("= 72", "=72", ": 72", "+72", "+$72")),
+        *(
+            (text, "29")
+            for text in ("$29", "$29.00", "€29", "£ 29", "29€", "29 €", r"\$29", "US$29", "USD 29", "¥29")
+        ),
+        *((text, "29") for text in ("29 USD", "Rs. 29", "₹29", "29 dollars", "**$29**", r"\boxed{\$29}")),
+        *((text, "-5") for text in ("-5", "−5", "–5", "-$5", "$-5", "−€5", "**-5**", r"\boxed{-5}", "－5")),
+        *((text, "1000") for text in ("1,000", "1000", "1,000.00", "$1,000", "**1,000**", "1,000 clips")),
+        *((text, "1234567.5") for text in ("1,234,567.5", "1234567.50")),
+        *((text, "0.5") for text in ("0.5", ".5", "0.50 miles", "$.50")),
+        *(
+            (text, "5")
+            for text in ("5kg", "5 km", "5m", "5. She has 3 left.", "5; 2 of them red", "5 #### 6")
+        ),
+    ],
+)
+def test_row_23_a_number_with_markup_sign_or_currency_is_read(answer: str, number: str) -> None:
+    assert final_number(f"So it is.\n#### {answer}\nmore 9") == Decimal(number)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(
+            "1e3",
+            "1E3",
+            "1/2",
+            "1 000",
+            "1\u00a0000",
+            "1.000,50",
+            "1,00",
+            "1,5",
+            "1,0000",
+            "12,34,567",
+            "0,125",
+        ),
+        *(
+            "1.2.3",
+            "1_000",
+            "1'000",
+            "10:30",
+            "3-4",
+            "3–4",
+            "3 to 4",
+            "3 or 4",
+            "3, 4",
+            "3x2",
+            "2^3",
+            "2²",
+            "3½",
+            "½",
+        ),
+        *(
+            "48+24=72",
+            "48 + 24 = 72",
+            "72 = 48 + 24",
+            "5 dollars and 50 cents",
+            r"\frac{1}{2}",
+            r"1{,}000",
+            "7²",
+        ),
+        *("2 thousand", "1.5 million", "3k", "3K", "2M", "4bn", "2 dozen", "72万", "5 hundred"),
+        *(
+            "--5",
+            "- 5",
+            "(5)",
+            "x = 5",
+            "about 5",
+            "seventy-two",
+            "",
+            "**",
+            "$",
+            "nan",
+            "inf",
+            "#### 5",
+        ),
+    ],
+)
+def test_row_23_what_could_mean_two_numbers_or_none_is_refused(answer: str) -> None:
+    assert final_number(f"#### {answer}") is None
 
 
 def test_a_reply_is_right_however_its_number_is_written(folder: Path) -> None:

@@ -1,8 +1,15 @@
 """Rewards: what earns one, and what becomes of a function of a user's own that is broken."""
 
+import asyncio
 import math
+import os
+import sys
+from decimal import Decimal
+from fractions import Fraction
 
+import numpy as np
 import pytest
+import torch
 
 from chatsmith.data.problems import Problem, Reply
 from chatsmith.runtime.errors import UserError
@@ -89,6 +96,123 @@ def test_form_is_added_with_its_weight_and_never_makes_a_wrong_answer_right():
 def test_a_function_that_fails_gives_no_reward_and_a_reason(function, failure):
     verdict = Judge(function)(SUM, Reply("7."))
     assert verdict.reward is None and not verdict.is_right and failure in verdict.failure
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+def raising(error: BaseException):
+    def function(problem: Problem, reply: Reply) -> float:
+        raise error
+
+    return function
+
+
+@pytest.mark.parametrize(
+    ("function", "failure"),
+    [
+        (lambda problem, reply: sys.exit(), "SystemExit"),
+        (lambda problem, reply: sys.exit(0), "SystemExit: 0"),
+        (lambda problem, reply: exit("bye"), "SystemExit: bye"),
+        (lambda problem, reply: os._exit(0), "SystemExit: 0"),
+        (raising(GeneratorExit()), "GeneratorExit"),
+        (raising(asyncio.CancelledError()), "CancelledError"),
+        (raising(BaseExceptionGroup("several", [SystemExit(0)])), "BaseExceptionGroup: several"),
+        (raising(Unspeakable()), "Unspeakable"),
+        (raising(ValueError("one\ntwo")), "ValueError: one two"),
+        (raising(ValueError("x" * 100_000)), "ValueError: xxx"),
+    ],
+)
+def test_row_12_any_way_a_users_function_can_end_is_caught_and_shown(function, failure):
+    verdict = Judge(function)(SUM, Reply("7."))
+    assert verdict.reward is None and not verdict.is_right and verdict.failure.startswith(failure)
+    assert "\n" not in verdict.failure and len(verdict.failure) < 400
+
+
+def test_row_12_ctrl_c_stops_whatever_the_function_does():
+    with pytest.raises(KeyboardInterrupt):
+        Judge(raising(KeyboardInterrupt()))(SUM, Reply("7."))
+
+
+def test_row_12_a_function_may_fork_and_its_child_may_leave():
+    def forks(problem: Problem, reply: Reply) -> float:
+        process = os.fork()
+        if process == 0:
+            os._exit(3)
+        return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+    assert Judge(forks)(SUM, Reply("7.")).reward == 3
+    assert os._exit.__module__ == "posix", "what was put in its place is gone"
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        *(1, True, 1.0, Fraction(1), Decimal("1.0")),
+        *(
+            np.float32(1),
+            np.float64(1),
+            np.float16(1),
+            np.int64(1),
+            np.uint8(1),
+            np.bool_(True),
+            np.array(1.0),
+        ),
+        *(torch.tensor(1.0), torch.tensor(1), torch.tensor(True), torch.tensor(1.0, dtype=torch.bfloat16)),
+    ],
+    ids=lambda number: type(number).__name__,
+)
+def test_row_12_whatever_is_a_finite_number_is_a_reward(number):
+    verdict = Judge(lambda problem, reply: number)(SUM, Reply("7."))
+    assert (verdict.reward, verdict.is_right, verdict.failure) == (1.0, True, "")
+    assert type(verdict.reward) is float
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(
+            None,
+            "1",
+            b"1",
+            bytearray(b"1"),
+            (1.0,),
+            [1.0],
+            {},
+            1j,
+            object(),
+            10**400,
+            float("inf"),
+            float("-inf"),
+        ),
+        *(Decimal("NaN"), Decimal("sNaN"), Decimal("Infinity"), Decimal("1e999"), Fraction(10**400)),
+        *(np.float32("nan"), np.float64("inf"), np.str_("1"), np.array([1.0]), np.array([1.0, 2.0])),
+        *(torch.tensor(float("nan")), torch.tensor([1.0]), torch.tensor([1.0, 2.0]), torch.zeros(50, 50)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_row_12_nothing_else_is_a_reward(value):
+    verdict = Judge(lambda problem, reply: value)(SUM, Reply("7."))
+    assert verdict.reward is None and not verdict.is_right
+    assert verdict.failure.endswith("not a finite number") and "\n" not in verdict.failure
+    assert len(verdict.failure) < 400
+
+
+def test_row_12_a_graded_reward_keeps_its_grade():
+    for given, right in ((-12.5, False), (0.3, False), (0.999, False), (1.0, True), (7, True)):
+        verdict = Judge(lambda problem, reply, given=given: given)(SUM, Reply("7."))
+        assert (verdict.reward, verdict.is_right) == (given, right)
+
+
+@pytest.mark.parametrize(
+    "ending", ["import sys; sys.exit(0)", "exit()", "import os; os._exit(0)", "raise SystemExit"]
+)
+def test_row_12_a_file_that_leaves_when_it_is_read_is_an_error(tmp_path, ending):
+    (tmp_path / "mine.py").write_text(f"{ending}\ndef score(problem, reply):\n    return 1.0\n")
+    with pytest.raises(UserError, match=r"mine\.py cannot be run \(SystemExit"):
+        load_reward(f"{tmp_path}/mine.py:score")
 
 
 def test_a_function_of_one_s_own_is_found_in_its_file_and_named_by_its_contents(tmp_path):

@@ -255,7 +255,7 @@ HOSTILE = {
 
 ENDINGS = {
     "infinite loop": "timeout",
-    "infinite loop that ignores signals": "killed",
+    "infinite loop that ignores signals": "timeout",
     "infinite output": "output",
     "sleeping": "timeout",
     "memory bomb in steps": "failed",
@@ -460,3 +460,33 @@ def test_the_filter_decides_as_written(machine: str, fork: int, read: int, kill:
         refuse,
         allow,
     ]
+
+
+BUSY = """
+import time
+while time.process_time() < 1.3:
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass",
+        "import signal\nsignal.signal(signal.SIGXCPU, lambda *_: None)\nwhile True: pass",
+        "import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGXCPU])\nwhile True: pass",
+        "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)" + BUSY + "print(1)",
+        "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)" + BUSY + "raise ValueError",
+        "import signal\nsignal.signal(signal.SIGXCPU, lambda *_: 1 / 0)\nwhile True: pass",
+        "while True: pass",
+    ],
+    ids=["ignored", "handled", "blocked", "ignored, finished", "ignored, failed", "raises", "plain"],
+)
+def test_row_10_a_program_out_of_processor_time_is_out_of_time_whatever_it_does_with_the_signal(source: str):
+    outcome = run(source, replace(QUICK, seconds=60))
+    assert outcome.ending == "timeout" and not outcome.finished
+
+
+def test_row_10_a_program_that_kills_itself_at_once_is_killed():
+    assert run("import os, signal; os.kill(os.getpid(), signal.SIGKILL)").ending == "killed"
+    assert run("import os; os.abort()").ending == "killed"

@@ -13,7 +13,7 @@ from chatsmith.model.gpt import GPT
 from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.logs import Reporter
 from chatsmith.train.plan import Plan, make_plan
-from chatsmith.train.session import Session
+from chatsmith.train.trainer import TrainingRun
 from tests.threads import one_thread
 
 __all__ = ["one_thread"]
@@ -81,19 +81,35 @@ def batches_from() -> Callable[..., Iterator[Batch]]:
     return start
 
 
-@pytest.fixture
-def session(tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Session]:
-    """Sessions in run directories, which do not measure the machine."""
-    monkeypatch.setattr("chatsmith.train.session.gemm_peak", lambda *_, **__: 1e12)
+class Kept:
+    """Measurements that are kept in memory."""
 
-    def make(key: str = "key", folder: str = "run") -> Session:
-        return Session(
+    def __init__(self) -> None:
+        self.values: dict[str, int] = {}
+
+    def get(self, name: str) -> int | None:
+        return self.values.get(name)
+
+    def keep(self, name: str, value: int) -> None:
+        self.values[name] = value
+
+
+@pytest.fixture
+def training_run(
+    tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., TrainingRun]:
+    """Runs in folders of their own, which do not measure the machine."""
+    monkeypatch.setattr("chatsmith.train.trainer.gemm_peak", lambda *_, **__: 1e12)
+
+    def make(key: str = "key", folder: str = "run", **options: float) -> TrainingRun:
+        return TrainingRun(
             "pretrain",
             key,
             tmp_path / folder / "state",
             tmp_path / folder / "metrics.jsonl",
             runtime,
             Reporter(stream=io.StringIO()),
+            **options,
         )
 
     return make

@@ -7,8 +7,8 @@ from chatsmith.data.packing import Batch
 from chatsmith.model.gpt import GPT
 from chatsmith.optim.optimizer import Optimizer
 from chatsmith.train.memory import affordable_tokens, state_bytes
-from chatsmith.train.objective import prepare
 from chatsmith.train.plan import make_plan, model_shape
+from chatsmith.train.step import prepare
 
 
 def test_weights_gradients_and_optimizer_state_are_as_many_bytes_as_foreseen(runtime):

@@ -120,7 +120,7 @@ def test_a_horizon_shorter_than_a_row_is_one_step_of_one_row(tokens):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"tokens": 0}, "horizon is 0 tokens"),
+        ({"tokens": 0}, "the token budget is 0"),
         ({"batch_tokens": 511}, "less than one row of 512"),
     ],
 )

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import signal
-from itertools import repeat
+from itertools import islice, repeat
 
 import pytest
 import torch
@@ -12,40 +12,36 @@ import torch
 from chatsmith.data.packing import NOT_TRAINED_ON, Batch
 from chatsmith.model.loss import token_losses
 from chatsmith.optim.optimizer import Optimizer
-from chatsmith.runtime.metrics import MetricsLog
-from chatsmith.train.interrupt import ACKNOWLEDGED, NonFiniteLossError, TrainingStoppedError, stop_request
-from chatsmith.train.objective import prepare
+from chatsmith.train.checkpoint import saved_states
 from chatsmith.train.plan import REFERENCE_BATCH
-from chatsmith.train.trainer import Hooks, TrainResult, train, train_step
+from chatsmith.train.step import NonFiniteLossError, prepare, train_step
+from chatsmith.train.timing import TimeBudget
+from chatsmith.train.trainer import ACKNOWLEDGED, Job, TrainingStoppedError, TrainResult, fit, stop_request
+from tests.train.conftest import Kept
 
 
 @pytest.fixture
-def run(runtime, reporter):
-    """Trains without files; returns the result."""
+def train(runtime, training_run):
+    """Trains in a new folder, or as the run says; returns the result."""
 
-    def start(model, plan, batches, hooks=None, compute_loss=None, metrics=None) -> TrainResult:
-        return train(
-            model,
-            Optimizer(model, plan.rates),
-            batches,
-            plan,
-            compute_loss or prepare(model, runtime, False, print),
-            runtime=runtime,
-            reporter=reporter,
-            metrics=metrics,
-            stage="pretrain",
-            hooks=hooks or Hooks(),
-            peak_flops=1e12,
-        )
+    def start(model, plan, batches, run=None, compute_loss=None, budget=None, **options) -> TrainResult:
+        """`batches` go on for ever, or depend on the first row."""
+        batches_from = batches if callable(batches) else lambda _: batches
+        job = Job(batches_from, compute_loss or prepare(model, runtime, False, print), **options)
+        return fit(run or training_run(), model, plan, job, budget)
 
     return start
+
+
+def steps_saved(run) -> list[int]:
+    return [facts["step"] for _, facts in saved_states(run.state_folder)]
 
 
 def weights_of(model) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
-def test_a_batch_of_one_is_overfitted(new_model, new_plan, run):
+def test_a_batch_of_one_is_overfitted(new_model, new_plan, train):
     model = new_model()
     tokens = torch.randint(40, (1, 17), generator=torch.Generator().manual_seed(0))
     batch = Batch(tokens[:, :-1], tokens[:, 1:])
@@ -53,7 +49,7 @@ def test_a_batch_of_one_is_overfitted(new_model, new_plan, run):
     plan = new_plan(100, rows=1, rows_per_microbatch=1, rate_scale=(REFERENCE_BATCH / 16) ** 0.5)
     first_losses = token_losses(model, model(batch.inputs)[0], batch.targets[0])
     assert first_losses.mean().item() == pytest.approx(math.log(40), abs=0.05)
-    result = run(model, plan, repeat(batch))
+    result = train(model, plan, repeat(batch))
     assert token_losses(model, model(batch.inputs)[0], batch.targets[0]).max() < 0.05
     assert result.loss < 0.1
 
@@ -68,9 +64,10 @@ def test_accumulating_microbatches_is_one_big_batch(new_model, new_plan, batches
         optimizer, batches = Optimizer(model, plan.rates), batches_from(micro)
         compute_loss = prepare(model, runtime, False, print)
         model.compute_dtype = torch.float64
-        losses = [
-            train_step(model, optimizer, batches, plan, compute_loss, runtime, step) for step in range(1, 4)
-        ]
+        losses = []
+        for step in range(1, 4):
+            of_step = islice(batches, plan.accumulation)
+            losses.append(train_step(model, optimizer, of_step, plan, compute_loss, runtime, step))
         results.append((losses, weights_of(model)))
     for losses, weights in results[1:]:
         assert losses == pytest.approx(results[0][0], rel=1e-6)
@@ -100,7 +97,7 @@ def test_a_step_reports_the_mean_loss_of_the_tokens_trained_on(new_model, new_pl
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_stops_before_it_reaches_the_weights(
-    new_model, new_plan, batches_from, runtime, run, bad
+    new_model, new_plan, batches_from, runtime, train, training_run, bad
 ):
     model = new_model()
     honest = prepare(model, runtime, False, print)
@@ -111,49 +108,42 @@ def test_a_loss_that_is_no_number_stops_before_it_reaches_the_weights(
         loss = honest(model, batch, scale)
         return loss * bad if len(before) == 5 else loss  # in the third step
 
-    saved: list[int] = []
-    with pytest.raises(NonFiniteLossError, match=r"at step 3.*--rate-scale 0\.5"):
-        run(
-            model,
-            new_plan(8),
-            batches_from(2),
-            Hooks(save=lambda step, _: saved.append(step)),
-            compute_loss=spoiled,
-        )
+    with pytest.raises(NonFiniteLossError, match=r"at step 3.*Lower the learning rate") as error:
+        train(model, new_plan(8), batches_from(2), compute_loss=spoiled)
+    assert error.value.settings == ("rate_scale",)
     assert all(torch.equal(value, before[-1][name]) for name, value in weights_of(model).items())
-    assert saved == []
+    assert steps_saved(training_run()) == []
 
 
 def test_evaluations_come_at_their_interval_and_once_at_the_end(
-    new_model, new_plan, batches_from, tmp_path, run
+    new_model, new_plan, batches_from, training_run, train
 ):
-    shown, steps = [], []
-    path = tmp_path / "metrics.jsonl"
-    with MetricsLog(path) as metrics:
-        hooks = Hooks(
-            evaluate=lambda: {"bpb": float(len(shown))},
-            evaluate_every=3,
-            sample=lambda: shown.append("text") or "text",
-            first_step=lambda: steps.append(1),
-        )
-        result = run(new_model(), new_plan(8), batches_from(2), hooks, metrics=metrics)
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    shown, one = [], training_run()
+    result = train(
+        new_model(),
+        new_plan(8),
+        batches_from(2),
+        one,
+        evaluate=lambda: {"bpb": float(len(shown))},
+        evaluate_every=3,
+        sample=lambda: shown.append("text") or "some text",
+    )
+    lines = [json.loads(line) for line in one.metrics_path.read_text().splitlines()]
     assert [line["step"] for line in lines if "bpb" in line] == [3, 6, 8]
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 9))
     assert [line["tokens"] for line in lines if "loss" in line] == [64 * step for step in range(1, 9)]
     assert result.scores == {"bpb": 2.0} and result.steps == 8
-    assert len(shown) == 3 and steps == [1]
+    told = one.reporter._stream.getvalue()
+    assert told.count("some text") == 3 and told.count("First step done") == 1
 
 
-def test_states_are_saved_as_time_passes_but_not_at_the_end(new_model, new_plan, batches_from, run):
-    saved: list[int] = []
-    run(
-        new_model(),
-        new_plan(4),
-        batches_from(2),
-        Hooks(save=lambda step, _: saved.append(step), save_seconds=0.0),
-    )
-    assert saved == [1, 2, 3]
+def test_states_are_saved_as_time_passes_but_not_at_the_end(
+    new_model, new_plan, batches_from, training_run, train
+):
+    one = training_run(save_seconds=0.0)
+    train(new_model(), new_plan(4), batches_from(2), one)
+    assert steps_saved(one) == [2, 3]  # the one before the newest is kept as well
+    assert sorted(path.name for path in one.state_folder.iterdir()) == ["000002", "000003"]
 
 
 class Interrupted:
@@ -175,58 +165,68 @@ class Interrupted:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_lets_the_step_finish_saves_and_tells_how_to_go_on(
-    new_model, new_plan, batches_from, run, number, capfd
+    new_model, new_plan, batches_from, training_run, train, number, capfd
 ):
     handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
-    saved: list[int] = []
     batches = Interrupted(batches_from(2), step=3, per_step=2, number=number)
     with pytest.raises(TrainingStoppedError, match="after step 3 of 8, which is saved"):
-        run(new_model(), new_plan(8), batches, Hooks(save=lambda step, _: saved.append(step)))
-    assert saved == [3]
+        train(new_model(), new_plan(8), batches)
+    assert steps_saved(training_run()) == [3]
     assert capfd.readouterr().err == f"{ACKNOWLEDGED}\n"
     assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
-def test_a_signal_in_the_last_step_lets_the_run_finish(new_model, new_plan, batches_from, run):
+def test_a_signal_in_the_last_step_lets_the_run_finish(
+    new_model, new_plan, batches_from, training_run, train
+):
     batches = Interrupted(batches_from(2), step=8, per_step=2)
-    assert run(new_model(), new_plan(8), batches, Hooks(save=print)).steps == 8
+    assert train(new_model(), new_plan(8), batches).steps == 8
+    assert steps_saved(training_run()) == []
 
 
 def test_the_request_is_acknowledged_at_once_and_once_and_by_one_process(capfd):
     for silent, told in ((False, f"{ACKNOWLEDGED}\n"), (True, "")):
         with stop_request(silent) as stop:
             os.kill(os.getpid(), signal.SIGTERM)
-            assert stop and capfd.readouterr().err == told
+            assert stop.received and capfd.readouterr().err == told
             os.kill(os.getpid(), signal.SIGTERM)
             assert capfd.readouterr().err == ""
 
 
-def test_a_second_ctrl_c_stops_at_once(new_model, new_plan, batches_from, run):
+def test_a_second_ctrl_c_stops_at_once(new_model, new_plan, batches_from, train):
     once = Interrupted(batches_from(2), step=3, per_step=2)
     twice = Interrupted(once, step=3, per_step=2)
     with pytest.raises(KeyboardInterrupt) as stop:
-        run(new_model(), new_plan(8), twice, Hooks())
+        train(new_model(), new_plan(8), twice)
     assert not isinstance(stop.value, TrainingStoppedError)
 
 
-def test_an_interrupted_run_goes_on_to_the_very_same_weights(
-    new_model, new_plan, batches_from, runtime, session
+def test_an_interrupted_run_resumes_to_the_very_same_weights(
+    new_model, new_plan, batches_from, training_run, train
 ):
-    plan = new_plan(8)
-
-    def go_on(session, batches_of):
-        model = new_model()
-        result = session.train(model, plan, batches_of, prepare(model, runtime, False, print), Hooks())
-        return model, result
-
-    whole, _ = go_on(session(folder="whole"), lambda row: batches_from(2, row))
+    plan, whole, resumed = new_plan(8), new_model(), new_model()
+    train(whole, plan, lambda row: batches_from(2, row), training_run(folder="whole"))
     with pytest.raises(TrainingStoppedError):
-        go_on(session(), lambda row: Interrupted(batches_from(2, row), step=3, per_step=2))
+        train(new_model(), plan, lambda row: Interrupted(batches_from(2, row), step=3, per_step=2))
     starts: list[int] = []
-    resumed, result = go_on(session(), lambda row: starts.append(row) or batches_from(2, row))
+    result = train(resumed, plan, lambda row: starts.append(row) or batches_from(2, row))
     assert starts == [3 * plan.rows_per_step] and result.steps == 8
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+class Scripted(TimeBudget):
+    """A budget that measures these numbers of steps, one after the other."""
+
+    def __init__(self, runtime, *answers: int | None) -> None:
+        super().__init__(1.0, 0.0, Kept(), runtime)
+        self.answers, self.asked = answers, {}
+
+    def _measured_again(self, step: int, step_seconds: float) -> int | None:
+        assert step_seconds > 0
+        answer = self.answers[min(len(self.asked), len(self.answers) - 1)]
+        self.asked[step] = max(step, answer or 16)
+        return answer
 
 
 @pytest.mark.parametrize(
@@ -242,24 +242,13 @@ def test_an_interrupted_run_goes_on_to_the_very_same_weights(
     ids=["fewer", "fewer, then more", "fewer, then fewer", "more, then none left", "none left", "only later"],
 )
 def test_steps_are_corrected_again_and_the_schedule_and_the_end_go_by_them(
-    new_model, new_plan, batches_from, runtime, session, held, after
+    new_model, new_plan, batches_from, runtime, training_run, train, held, after
 ):
-    asked: dict[int, int] = {}
-
-    def correct(step: int, seconds: float) -> int | None:
-        assert seconds > 0
-        answer = held[min(len(asked), len(held) - 1)]
-        asked[step] = max(step, answer or 16)
-        return answer
-
-    one = session()
-    result = one.train(
-        new_model(),
-        new_plan(16),
-        lambda row: batches_from(2, row),
-        prepare(new_model(), runtime, False, print),
-        Hooks(correct=correct, evaluate=lambda: {"bpb": 1.0}),
+    one, budget = training_run(), Scripted(runtime, *held)
+    result = train(
+        new_model(), new_plan(16), batches_from(2), one, budget=budget, evaluate=lambda: {"bpb": 1.0}
     )
+    asked = budget.asked
     lines = [json.loads(line) for line in one.metrics_path.read_text().splitlines()]
     rates = [line["rate"] for line in lines if "rate" in line]
     schedule = new_plan(16).schedule
@@ -273,42 +262,49 @@ def test_steps_are_corrected_again_and_the_schedule_and_the_end_go_by_them(
 
 
 @pytest.mark.parametrize("stopped_in", [3, 6], ids=["before the correction", "after it"])
-def test_a_corrected_run_that_was_interrupted_goes_on_to_the_very_same_weights(
-    new_model, new_plan, batches_from, runtime, session, stopped_in
+def test_a_corrected_run_that_was_interrupted_resumes_to_the_very_same_weights(
+    new_model, new_plan, batches_from, runtime, training_run, train, stopped_in
 ):
-    def go_on(session, batches_of, correct):
-        model = new_model()
-        hooks = Hooks(correct=correct)
-        result = session.train(model, new_plan(16), batches_of, prepare(model, runtime, False, print), hooks)
-        return model, result
-
-    whole, _ = go_on(session(folder="whole"), lambda row: batches_from(2, row), lambda *_: 9)
+    whole, resumed = new_model(), new_model()
+    train(
+        whole,
+        new_plan(16),
+        lambda row: batches_from(2, row),
+        training_run(folder="whole"),
+        budget=Scripted(runtime, 9),
+    )
     with pytest.raises(TrainingStoppedError):
-        go_on(session(), lambda row: Interrupted(batches_from(2, row), stopped_in, 2), lambda *_: 9)
+        train(
+            new_model(),
+            new_plan(16),
+            lambda row: Interrupted(batches_from(2, row), stopped_in, 2),
+            budget=Scripted(runtime, 9),
+        )
     # After the correction the saved state knows the number of steps; a second opinion is not asked for.
-    again = (lambda *_: 9) if stopped_in < 4 else None
-    resumed, result = go_on(session(), lambda row: batches_from(2, row), again)
+    again = Scripted(runtime, 9 if stopped_in < 4 else None)
+    result = train(resumed, new_plan(16), lambda row: batches_from(2, row), budget=again)
     assert result.steps == 9
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
-def test_a_state_of_other_settings_or_another_plan_is_not_resumed(
-    new_model, new_plan, batches_from, runtime, session
+def test_a_state_of_different_settings_or_another_plan_is_not_resumed(
+    new_model, new_plan, batches_from, training_run, train
 ):
-    def interrupt(session, plan, step):
-        model, starts = new_model(), []
+    def interrupt(run, plan, step):
+        starts = []
         with pytest.raises(TrainingStoppedError):
-            session.train(
-                model,
+            train(
+                new_model(),
                 plan,
                 lambda row: starts.append(row) or Interrupted(batches_from(2, row), step, plan.accumulation),
-                prepare(model, runtime, False, print),
-                Hooks(),
+                run,
             )
         return starts[0]
 
-    assert interrupt(session(), new_plan(8), step=3) == 0
-    assert interrupt(session(), new_plan(8, rows_per_microbatch=4), step=1) == 12  # cut otherwise, same steps
-    assert interrupt(session(key="other seed"), new_plan(8), step=3) == 0
-    assert interrupt(session(key="other seed"), new_plan(9), step=3) == 0
+    assert interrupt(training_run(), new_plan(8), step=3) == 0
+    assert (
+        interrupt(training_run(), new_plan(8, rows_per_microbatch=4), step=1) == 12
+    )  # cut otherwise, same steps
+    assert interrupt(training_run(key="other seed"), new_plan(8), step=3) == 0
+    assert interrupt(training_run(key="other seed"), new_plan(9), step=3) == 0

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from chatsmith.runtime.device import Runtime, can_compile
-from chatsmith.train import objective
-from chatsmith.train.objective import prepare, uncompiled
+from chatsmith.train import step
+from chatsmith.train.step import prepare, uncompiled
 
 CPU = torch.device("cpu")
 
@@ -53,7 +53,7 @@ def test_compiled_equals_eager(new_model, batches_from, runtime):
 def test_without_a_compiler_training_is_eager_and_one_line_says_so(
     new_model, batches_from, runtime, monkeypatch
 ):
-    monkeypatch.setattr(objective, "can_compile", lambda device: False)
+    monkeypatch.setattr(step, "can_compile", lambda device: False)
     monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("compiled"))
     notices: list[str] = []
     model = new_model()

@@ -1,0 +1,110 @@
+"""Pretraining: a model from random weights to one that continues text.
+
+The rows of the tokenized documents come in a seeded order; the score is bits per byte on a fixed sample of the
+validation text.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import NamedTuple
+
+import torch
+
+from chatsmith.data.packing import Batch, TrainingRows, ValidationRows
+from chatsmith.data.tokens import TokenCache
+from chatsmith.model.config import GPTConfig, model_cost
+from chatsmith.model.gpt import GPT
+from chatsmith.model.loss import bits_per_byte
+from chatsmith.runtime.distributed import main_number
+from chatsmith.runtime.measure import gemm_peak
+from chatsmith.text.tokenizer import Tokenizer
+from chatsmith.train.plan import Plan
+from chatsmith.train.step import expected_seconds, prepare, uncompiled
+from chatsmith.train.timing import TimeBudget, measure_tokens
+from chatsmith.train.trainer import Job, TrainingRun, TrainingSettings, TrainResult, fit
+
+
+class Trained(NamedTuple):
+    """A trained model, and how it became one."""
+
+    model: GPT
+    plan: Plan
+    """With the steps that were done."""
+    result: TrainResult
+
+
+def pretrain(
+    run: TrainingRun,
+    shape: GPTConfig,
+    tokenizer: Tokenizer,
+    text: TokenCache,
+    validation_text: TokenCache,
+    settings: TrainingSettings,
+    *,
+    tokens: int,
+    budget: TimeBudget | None = None,
+    sample: Callable[[GPT], str] | None = None,
+) -> Trained:
+    """Train a model of `shape` on about `tokens` tokens of `text`, or with a `budget` on as many as its minutes hold.
+
+    `sample` gives a text to show with every evaluation. Raises as `Trainer` does, and where there is no text.
+    """
+    runtime, reporter = run.runtime, run.reporter
+    rows = TrainingRows(text, shape.context_length, settings.seed)
+    model = GPT(shape)
+    model.init_weights(torch.Generator().manual_seed(settings.seed))
+    model.to(runtime.device)
+    flops_per_token = model_cost(shape).training_flops_per_token
+    seconds = 60 * budget.minutes if budget else expected_seconds(tokens * flops_per_token, runtime)
+    compute_loss = prepare(model, runtime, settings.compile, reporter.notice, seconds)
+
+    def batches(plan: Plan, start_row: int) -> Iterator[Batch]:
+        return rows.batches(plan.rows_per_microbatch, start_row, runtime.rank, runtime.world_size)
+
+    @cache
+    def validation_rows() -> (
+        ValidationRows
+    ):  # not before an evaluation: it waits for all of the validation text
+        return ValidationRows(validation_text, shape.context_length)
+
+    def evaluate(plan: Plan) -> dict[str, float]:
+        num_rows = max(1, settings.evaluate_tokens // shape.context_length)
+        sampled = validation_rows().batches(plan.rows_per_microbatch, max_rows=num_rows)
+        byte_lengths = torch.from_numpy(tokenizer.token_byte_lengths.copy()).to(runtime.device)
+        with uncompiled():
+            return {
+                "bpb": bits_per_byte(model, (batch.to(runtime.device) for batch in sampled), byte_lengths)
+            }
+
+    if budget:
+        tokens = budget.get("tokens") or 0
+        if not tokens:
+            reporter.line("Measuring how many tokens fit into the time (this compiles the model, too) ...")
+            # A guess from half the matrix peak is enough to choose the batch size that is then measured.
+            peak = gemm_peak(runtime, runtime.compute_dtype, seconds=0.3)
+            guess = main_number(max(1, int(seconds * peak / 2 / flops_per_token)), runtime)
+            first = settings.plan(shape, int(guess), runtime.world_size)
+            tokens = measure_tokens(
+                budget,
+                model,
+                first,
+                batches(first, 0),
+                compute_loss,
+                lambda: evaluate(first),
+                settings.evaluations,
+            )
+    plan = settings.plan(shape, tokens, runtime.world_size)
+    reporter.line(
+        f"{plan.cost.parameters:,} parameters, {plan.tokens:,} tokens in {plan.steps:,} steps "
+        f"of {plan.tokens_per_step:,}"
+    )
+    job = Job(
+        batches_from=lambda start_row: batches(plan, start_row),
+        compute_loss=compute_loss,
+        evaluate=lambda: evaluate(plan),
+        evaluate_every=math.ceil(plan.steps / settings.evaluations) if settings.evaluations else 0,
+        sample=(lambda: sample(model)) if sample else None,
+    )
+    result = fit(run, model, plan, job, budget)
+    return Trained(model, plan.with_steps(result.steps), result)

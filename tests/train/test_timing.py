@@ -1,0 +1,101 @@
+"""Minutes become tokens, measuring leaves no trace in the model, and a step's time is known before there is data."""
+
+import time
+
+import pytest
+import torch
+
+from chatsmith.train import timing
+from chatsmith.train.plan import make_plan, model_shape
+from chatsmith.train.step import prepare
+from chatsmith.train.timing import (
+    MARGIN,
+    TimeBudget,
+    foreseen_step_seconds,
+    measure_tokens,
+    seconds_per_step,
+)
+from tests.train.conftest import Kept
+
+PLENTY = 1e18
+"""A peak at which nothing takes long."""
+
+
+def test_measuring_leaves_the_model_as_it_was(new_model, new_plan, batches_from, runtime):
+    model = new_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    seconds = seconds_per_step(
+        model, new_plan(8), batches_from(2), prepare(model, runtime, False, print), runtime
+    )
+    assert 0 < seconds < 5
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("on_top", "expected"), [(False, 7 + 30), (True, 7 + 69)])
+def test_steps_that_fit_are_those_done_and_what_the_time_left_holds(runtime, on_top, expected):
+    """100 of the seconds are left; 40 more are kept for evaluations, or were spent on them and do not count."""
+    started = time.monotonic() - 20
+    minutes = (20 + 100 / MARGIN + 0.5) / 60
+    budget = TimeBudget(minutes, started, Kept(), runtime, 40.0, on_top)
+    assert budget.fitting(7, seconds_each=2.0) == expected
+    assert TimeBudget(0.1, started, Kept(), runtime).fitting(7, seconds_each=2.0) == 7
+
+
+def test_the_first_evaluation_which_may_compile_is_not_timed_and_what_is_measured_is_kept(
+    new_model, new_plan, batches_from, runtime
+):
+    model, plan, calls = new_model(), new_plan(8), []
+    budget = TimeBudget(0.05, time.monotonic(), Kept(), runtime)
+
+    def evaluate() -> None:
+        calls.append(time.sleep(0.5 if not calls else 0.01))
+
+    tokens = measure_tokens(
+        budget, model, plan, batches_from(2), prepare(model, runtime, False, print), evaluate, evaluations=1
+    )
+    assert len(calls) == 2 and 0.02 <= budget.evaluation_seconds < 0.5
+    assert tokens % plan.tokens_per_step == 0 and budget.get("tokens") == tokens and budget.is_new
+
+
+def test_corrections_are_whole_rounds_and_no_more_than_asked_for(runtime):
+    started = time.monotonic()
+    for most, expected in ((0, 33), (30, 30)):
+        budget = TimeBudget(
+            (32 / MARGIN + 0.5) / 60, started, Kept(), runtime, steps_per_round=3, most_steps=most
+        )
+        budget.keep("steps", 24)
+        budget.begin(24, 0, 24)
+        assert budget.corrected(5, 24, 1.0) == 24  # not yet
+        assert budget.corrected(6, 24, 32 / 26) == expected
+        again = TimeBudget(1.0, started, budget.measurements, runtime)
+        again.begin(24, 0, 24)
+        assert again.corrected(6, 24, 99.0) == expected  # as it was kept
+
+
+@pytest.fixture
+def plan(shape):
+    return make_plan(shape, 10**4, batch_tokens=64 * 16, rows_per_microbatch=16)
+
+
+def test_rows_are_multiplied_and_the_update_is_not(plan, runtime, monkeypatch):
+    """A row takes 0.1 s, so five are timed at once; the step has four times sixteen rows and one update."""
+    times = iter([0.1, *[0.5, 0.2] * 4])
+
+    def seconds(action, _):
+        action()
+        return next(times)
+
+    monkeypatch.setattr(timing, "_seconds", seconds)
+    assert foreseen_step_seconds(plan, runtime, PLENTY) == pytest.approx(64 / 5 * 0.5 + 0.2)
+
+
+def test_real_rows_are_timed(plan, runtime):
+    seconds = foreseen_step_seconds(plan, runtime, PLENTY)
+    assert seconds is not None and 0 < seconds < 5
+
+
+def test_what_takes_too_long_or_too_much_memory_is_not_tried(plan, runtime):
+    assert foreseen_step_seconds(plan, runtime, peak_flops=1e3) is None
+    large = make_plan(model_shape(16, 32768, sequence_length=512), 10**9)
+    assert foreseen_step_seconds(large, runtime, PLENTY) is None
