@@ -218,10 +218,9 @@ def _time(
             seconds = sum(content["result"]["seconds"] for _, content in results.values())
         elif not seconds:
             seconds = max((row["seconds"] for row in records.get(name, ()) if "seconds" in row), default=0)
-        rows[name] = {
-            "seconds": round(seconds, 2),
-            **{key: done[name][key] for key in SPENT if key in done[name]},
-        }
+        spent = {key: done[name].get(key) for key in SPENT}
+        known = {key: value for key, value in spent.items() if _is_number(value)}
+        rows[name] = {"seconds": round(seconds, 2), **known}
     total: Facts = {"seconds": round(sum(row["seconds"] for row in rows.values()), 2)}
     for row in (*rows.values(), total) if price else ():
         row["dollars"] = round(row["seconds"] / 3600 * price, 4)
@@ -267,10 +266,12 @@ def _gain(path: Path) -> Facts:
         "all": {name.removeprefix("pass_at_1_"): value for name, value in found.items()},
         **found["sections"],
     }
-    shares = {}
+    shares: dict[str, Facts] = {}
     for name, part in parts.items():
         ends = {when: [part[when], *part[f"{when}_interval"]] for when in ("before", "after")}
-        shares[name] = {"n": part["n"], **{when: [float(share) for share in ends[when]] for when in ends}}
+        shares[name] = {"n": int(part["n"])}
+        for when, (share, low, high) in ends.items():
+            shares[name][when] = [float(share), float(low), float(high)]
     low, high = found["gain_interval"]
     return {
         "task": found["task"],
@@ -292,7 +293,7 @@ def _data(manifest: Facts) -> Facts:
         sources, total = dict(files.most_common(MAX_SOURCES)), max(1, files.total())
         if len(files) > MAX_SOURCES:
             sources[f"{len(files) - MAX_SOURCES:,} more files"] = files.total() - sum(sources.values())
-        facts[kind] = {"train": split["train_items"], "validation": split["validation_items"]}
+        facts[kind] = {"train": int(split["train_items"]), "validation": int(split["validation_items"])}
         facts[kind] |= {"held_out_by": split["method"], "characters": files.total()}
         facts[kind]["shares"] = {name: round(count / total, 4) for name, count in sources.items()}
     return facts
