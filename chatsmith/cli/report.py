@@ -7,13 +7,14 @@ It only reads the run, finished or not, and takes no lock. With two runs it writ
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from chatsmith.report.gather import gather
-from chatsmith.report.render import Page, comparison, report
 from chatsmith.runtime import atomic
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.logs import Reporter
+
+if TYPE_CHECKING:
+    from chatsmith.report.render import Page
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,9 @@ class Config:
 
     POSITIONAL: ClassVar[tuple[str, ...]] = ("folder", "other")
 
+    # Not called `run`: then the command would read the run's recipe, and fail where that is damaged.
     folder: Path = Path("runs/kindergarten")
-    """The run directory. (It is not called `run`: the report of one with a damaged recipe must not need its recipe.)"""
+    """The run directory."""
 
     other: Path | None = None
     """A second run, to compare with the first."""
@@ -41,6 +43,9 @@ class Config:
 
 def main(config: Config) -> None:
     """Write the report. Raises UserError if there is no run, or it cannot be written."""
+    from chatsmith.report.gather import gather
+    from chatsmith.report.render import comparison, report
+
     reporter = Reporter(json=config.json)
     found = gather(config.folder, config.price_per_hour)
     if config.other is None:
@@ -56,6 +61,9 @@ def main(config: Config) -> None:
 
 def write_report(run: Path, reporter: Reporter) -> None:
     """The report at the end of a command that has other things to do: what keeps it from being written is a notice."""
+    from chatsmith.report.gather import gather
+    from chatsmith.report.render import report
+
     try:
         written = _write(report(gather(run)), run, "report")
         reporter.line(f"Report: {written[1]}")
@@ -63,7 +71,7 @@ def write_report(run: Path, reporter: Reporter) -> None:
         reporter.notice(f"there is no report: {error}")
 
 
-def _write(page: Page, folder: Path, name: str) -> tuple[Path, Path]:
+def _write(page: "Page", folder: Path, name: str) -> tuple[Path, Path]:
     """Write both files, unless they already say the same."""
     files = folder / f"{name}.md", folder / f"{name}.html"
     for path, text in zip(files, (page.markdown(), page.html()), strict=True):
