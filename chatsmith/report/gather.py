@@ -218,7 +218,8 @@ def _time(
             seconds = sum(content["result"]["seconds"] for _, content in results.values())
         elif not seconds:
             seconds = max((row["seconds"] for row in records.get(name, ()) if "seconds" in row), default=0)
-        spent = {key: done[name].get(key) for key in SPENT}
+        newest = {**(records.get(name) or [{}])[-1], **done[name]}
+        spent = {key: newest.get(key) for key in SPENT}
         known = {key: value for key, value in spent.items() if _is_number(value)}
         rows[name] = {"seconds": round(seconds, 2), **known}
     total: Facts = {"seconds": round(sum(row["seconds"] for row in rows.values()), 2)}
