@@ -67,8 +67,8 @@ def write_report(run: Path, reporter: Reporter) -> None:
     try:
         written = _write(report(gather(run)), run, "report")
         reporter.line(f"Report: {written[1]}")
-    except (UserError, OSError) as error:
-        reporter.notice(f"there is no report: {error}")
+    except Exception as error:  # whatever it is, it must not take the place of how the run itself ended
+        reporter.notice(f"there is no report: {type(error).__name__}: {error}")
 
 
 def _write(page: "Page", folder: Path, name: str) -> tuple[Path, Path]:

@@ -267,3 +267,9 @@ def test_a_curve_takes_its_colors_from_the_page():
     assert "var(--first)" in drawn and "var(--second)" in drawn and "currentColor" in drawn
     assert "#0000f" not in drawn and "<style" not in drawn and 'aria-label="a &amp; b"' in drawn
     Outline(drawn)
+
+
+def test_a_report_that_cannot_be_written_does_not_end_a_run(tiny_copy, run_tiny, capsys, monkeypatch):
+    monkeypatch.setattr(render.Page, "html", lambda page: {}["nothing"])
+    run_tiny(tiny_copy)
+    assert "there is no report: KeyError" in capsys.readouterr().out
