@@ -596,6 +596,21 @@ class RunConfig(Sources):
 
 
 @dataclass(frozen=True)
+class ReportConfig(Output):
+    """The report of a run, or of two side by side."""
+
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("folder", "other")
+
+    # Not called `run`: then the command would read the run's recipe, and fail where that is damaged.
+    folder: Path = DEFAULT_RUN
+    """The run directory."""
+    other: Path | None = None
+    """A second run, to compare with the first."""
+    price_per_hour: NaturalNumber = 0.0
+    """What an hour of the machine costs, in dollars, all its GPUs together; 0: unknown."""
+
+
+@dataclass(frozen=True)
 class PlanConfig(Shape, Output):
     """What a model of a given depth will cost, and how it will be trained."""
 

@@ -54,6 +54,7 @@ PIPELINE = (
 AROUND = (
     Command("demo", config.DemoConfig, "demo", "demo"),
     Command("run", config.RunConfig, "run", "run"),
+    Command("report", config.ReportConfig, "report", "report"),
     Command("plan", config.PlanConfig, "plan", "plan"),
     Command("data inspect", config.InspectConfig, "inspect_data", "inspect"),
     Command("bench infer", config.BenchInferConfig, "bench_infer", "bench_infer"),

@@ -16,6 +16,7 @@ from typing import Any
 from chatsmith.cli import data, evaluate, pretrain, rl, sft, tokenizer
 from chatsmith.cli.config import KINDERGARTEN, STAGES, ServeConfig, Settings
 from chatsmith.cli.config import RunConfig as Config
+from chatsmith.cli.report import write_report
 from chatsmith.cli.settings import expanded, from_environment, from_recipe, made, to_recipe
 from chatsmith.runtime.console import Reporter, format_number, format_seconds
 from chatsmith.runtime.device import peak_resident_bytes
@@ -71,7 +72,10 @@ def run_recipe(config: Config, reporter: Reporter) -> tuple[RunDirectory, list[S
     with run.lock():
         _keep_recipe(run, recipe)
     reporter.stage(f"Recipe {recipe.name}", f"{' → '.join(recipe.stages)}, in {run.path}")
-    return run, [_run_stage(name, configs[name], run) for name in recipe.stages]
+    try:
+        return run, [_run_stage(name, configs[name], run) for name in recipe.stages]
+    finally:
+        write_report(run.path, reporter)  # also where a stage fails: it says how far the run has come
 
 
 def find_recipe(config: Config) -> tuple[Recipe, RunDirectory]:

@@ -148,11 +148,10 @@ def finish(
     run: RunDirectory,
     stage: str,
     key: str,
-    config: Any,
     facts: dict[str, float],
     outputs: Sequence[Path] = (),
 ) -> None:
     """Record that `stage` is done, with its bundle and `outputs`. No training state is needed any more, of these
     settings or others."""
-    run.mark_done(stage, key, facts, [run.bundle(stage), *outputs], config)
+    run.mark_done(stage, key, facts, [run.bundle(stage), *outputs])
     shutil.rmtree(run.state(stage), ignore_errors=True)

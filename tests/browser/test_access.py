@@ -308,13 +308,18 @@ def test_with_forced_colors_the_heat_of_tokens_is_still_seen(new_page, server, s
         "(tokens) => tokens.map((token) => getComputedStyle(token).backgroundColor)"
     )
     assert len(set(grounds)) > 3
-    assert chat.page.locator(".bubble").evaluate("(bubble) => getComputedStyle(bubble).borderTopStyle") == "solid"
+    assert (
+        chat.page.locator(".bubble").evaluate("(bubble) => getComputedStyle(bubble).borderTopStyle")
+        == "solid"
+    )
     pressed = chat.page.get_by_role("button", name="Look inside")
     assert pressed.evaluate("(button) => getComputedStyle(button).outlineStyle") == "solid"
 
 
 def test_the_prompt_says_when_it_is_more_than_the_model_is_given(chat):
-    chat.answer_with({"content": "A long answer, which takes many tokens of what the model can see at once. " * 4})
+    chat.answer_with(
+        {"content": "A long answer, which takes many tokens of what the model can see at once. " * 4}
+    )
     chat.say("Hello!")
     chat.page.get_by_role("button", name="Prompt", exact=True).click()
     chat.page.get_by_text("The model will be given the newest turns only").wait_for()

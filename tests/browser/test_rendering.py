@@ -135,8 +135,8 @@ HARMLESS_TAGS = """
     mtable mtr mtd mstyle mpadded mphantom menclose svg path line
 """
 HARMLESS_ATTRIBUTES = """
-    class dir href target rel type tabindex align start style aria-hidden data-language xmlns encoding display width height
-    viewbox viewBox preserveaspectratio preserveAspectRatio d mathvariant stretchy fence separator lspace rspace minsize
+    class dir href target rel type tabindex align start style aria-hidden data-language xmlns encoding display width
+    height viewbox viewBox preserveaspectratio preserveAspectRatio d mathvariant stretchy fence separator lspace rspace minsize
     maxsize scriptlevel displaystyle columnalign columnspacing rowspacing accent depth
 """
 
@@ -229,7 +229,8 @@ def test_a_message_that_cannot_be_drawn_takes_nothing_else_along(chat):
 
 def test_what_is_written_from_right_to_left_stands_so(chat):
     hebrew = "שלום עולם."
-    reply = f"{hebrew}\n\n- {hebrew}\n- {hebrew}\n\n> {hebrew}\n\n| {hebrew} | b |\n|--|--|\n| א | b |\n\n`code` {hebrew}"
+    reply = f"{hebrew}\n\n- {hebrew}\n- {hebrew}\n\n> {hebrew}\n\n"
+    reply += f"| {hebrew} | b |\n|--|--|\n| א | b |\n\n`code` {hebrew}"
     reply += f"\n\n```\nx = '{hebrew}'\n```\n\nAnd English."
     chat.answer_with({"content": reply})
     direction = "(element) => getComputedStyle(element).direction"

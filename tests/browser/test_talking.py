@@ -215,7 +215,13 @@ def test_a_backup_comes_back_in_its_order_with_its_dates(chat, tmp_path):
     def conversation(number: int, title: str, parent: str | None = None) -> dict:
         date = 1_600_000_000_000 + number * 86_400_000
         described = {"id": f"c{number}", "title": title, "createdAt": date, "updatedAt": date}
-        said = {"role": "user", "id": f"m{number}", "parent": parent, "createdAt": date, "text": f"Text {number}"}
+        said = {
+            "role": "user",
+            "id": f"m{number}",
+            "parent": parent,
+            "createdAt": date,
+            "text": f"Text {number}",
+        }
         return {"conversation": {**described, "settings": {}, "chosen": {}}, "messages": [said]}
 
     conversations = [conversation(number, f"Number {number}") for number in range(60)]

@@ -20,7 +20,14 @@ def test_settings_are_typed_key_by_key(chat):
     sent = requests_of(chat)
     chat.answer_with({"content": "Yes."})
     chat.page.get_by_role("button", name="Settings", exact=True).click()
-    typed = {"Temperature": "0.05", "Top-p": "0.7", "Min-p": "0.05", "Top-k": "15", "Longest reply": "20", "Seed": "105"}
+    typed = {
+        "Temperature": "0.05",
+        "Top-p": "0.7",
+        "Min-p": "0.05",
+        "Top-k": "15",
+        "Longest reply": "20",
+        "Seed": "105",
+    }
     for name, text in typed.items():
         field = chat.page.get_by_role("spinbutton", name=name, exact=True)
         field.click()
@@ -37,7 +44,14 @@ def test_settings_are_typed_key_by_key(chat):
     chat.page.keyboard.type("Be brief. ")
     chat.page.keyboard.press("Escape")  # the sheet goes with the focus still in it
     chat.say("Hello!")
-    wanted = {"temperature": 0.05, "top_p": 0.7, "min_p": 0.05, "top_k": 15, "max_completion_tokens": 20, "seed": 105}
+    wanted = {
+        "temperature": 0.05,
+        "top_p": 0.7,
+        "min_p": 0.05,
+        "top_k": 15,
+        "max_completion_tokens": 20,
+        "seed": 105,
+    }
     wanted["stop"] = ["END", "STOP"]
     assert {name: sent[-1].get(name) for name in wanted} == wanted
     assert sent[-1]["messages"][0]["content"] == "Be brief. "
@@ -132,7 +146,12 @@ def test_keys_of_an_input_method_do_nothing_else(chat):
     chat.page.get_by_role("button", name="Settings", exact=True).click()
     system = chat.page.get_by_label("System prompt")
     system.fill("短く")
-    for field in (system, chat.page.get_by_label("Stop at"), chat.message, chat.page.get_by_label("Search conversations")):
+    for field in (
+        system,
+        chat.page.get_by_label("Stop at"),
+        chat.message,
+        chat.page.get_by_label("Search conversations"),
+    ):
         press_while_composing(field, "Escape")
     assert system.is_visible(), "the sheet is still open"
 
@@ -218,13 +237,22 @@ def test_of_two_thousand_conversations_those_that_are_seen_are_drawn(chat, tmp_p
     date = 1_600_000_000_000
     conversations = [
         {
-            "conversation": {"id": f"c{n}", "title": f"Number {n}", "createdAt": date + n, "updatedAt": date + n},
-            "messages": [{"role": "user", "id": f"m{n}", "parent": None, "createdAt": date, "text": f"Text {n}"}],
+            "conversation": {
+                "id": f"c{n}",
+                "title": f"Number {n}",
+                "createdAt": date + n,
+                "updatedAt": date + n,
+            },
+            "messages": [
+                {"role": "user", "id": f"m{n}", "parent": None, "createdAt": date, "text": f"Text {n}"}
+            ],
         }
         for n in range(2000)
     ]
     backup = tmp_path / "backup.json"
-    backup.write_text(json.dumps({"format": "chatsmith-conversations", "version": 1, "conversations": conversations}))
+    backup.write_text(
+        json.dumps({"format": "chatsmith-conversations", "version": 1, "conversations": conversations})
+    )
     chat.page.get_by_role("button", name="All conversations").click()
     with chat.page.expect_file_chooser() as chooser:
         chat.page.get_by_role("menuitem", name="Import from files").click()

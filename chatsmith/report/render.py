@@ -1,0 +1,326 @@
+"""The report as a page: what `gather` found, in Markdown and as one HTML file that needs nothing else.
+
+The page (page.html) works on paper, on a phone, and in the dark. Every text in it, replies of a model above all, is
+escaped.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from chatsmith.report.gather import CURVES, Facts
+from chatsmith.report.plots import curve
+from chatsmith.runtime.console import format_number, format_seconds
+
+COLUMNS = {"pretrain": "BASE", "mid": "MID", "sft": "SFT", "rl": "RL"}
+"""What the stages are called beside their scores."""
+LONGEST_REPLY = 600  # characters
+NOTHING = "–"
+NUMERIC = re.compile(rf"[-+$]?\d.*|{NOTHING}")
+
+
+class Page:
+    """A page that is written once, and comes out as Markdown and as HTML."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._markdown = [f"# {_md(title)}"]
+        self._html: list[str] = []
+        self._links: list[str] = []
+        self._figures = 0
+
+    def heading(self, text: str, level: int = 2) -> None:
+        """A heading; those of level 2 are linked at the top."""
+        name = re.sub(r"[^a-z0-9]+", "-", text.lower())
+        self._markdown.append(f"{'#' * level} {_md(text)}")
+        self._html.append(f'<h{level} id="{name}">{_html(text)}</h{level}>')
+        if level == 2:
+            self._links.append(f'<a href="#{name}">{_html(text)}</a>')
+
+    def text(self, text: str) -> None:
+        """A paragraph; nothing, if the text is empty."""
+        if text:
+            self._markdown.append(_md(text))
+            self._html.append(f"<p>{_html(text)}</p>")
+
+    def items(self, heading: str, lines: Sequence[str]) -> None:
+        """A list under its heading; nothing, if it is empty."""
+        if lines:
+            self.heading(heading)
+            self._markdown.append("\n".join(f"- {_md(line)}" for line in lines))
+            self._html.append("<ul>" + "".join(f"<li>{_html(line)}</li>" for line in lines) + "</ul>")
+
+    def code(self, text: str) -> None:
+        """Lines as they are."""
+        fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+        self._markdown.append(f"{fence}\n{_clean(text)}\n{fence}")
+        self._html.append(f"<pre>{_html(text)}</pre>")
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, in_html: bool = True) -> None:
+        """A table; the first column names the row, columns of numbers are aligned right."""
+        cells = list(zip(*rows, strict=True)) or [()] * len(columns)
+        right = [2 * sum(map(bool, map(NUMERIC.fullmatch, column))) > len(rows) for column in cells]
+        right[0] = False
+        lines = [columns, ["-:" if is_right else "-" for is_right in right], *rows]
+        escaped = [line if line is lines[1] else [_md(cell) for cell in line] for line in lines]
+        self._markdown.append("\n".join(f"| {' | '.join(line)} |" for line in escaped))
+        if in_html:
+            kinds = [' class="number"' if is_right else "" for is_right in right]
+            head = "".join(f"<th{kind}>{_html(cell)}</th>" for cell, kind in zip(columns, kinds, strict=True))
+            body = ""
+            for first, *rest in rows:
+                row = "".join(f"<td{k}>{_html(cell)}</td>" for cell, k in zip(rest, kinds[1:], strict=True))
+                body += f"<tr><th>{_html(first)}</th>{row}</tr>"
+            table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+            self._html.append(f'<div class="wide">{table}</div>')
+
+    def replies(self, pairs: Mapping[str, str]) -> None:
+        """A prompt and what was said to it, by speaker."""
+        shown = {
+            who: text if len(text) <= LONGEST_REPLY else f"{text[:LONGEST_REPLY]} …"
+            for who, text in pairs.items()
+        }
+        self._markdown.append("\n".join(f"- **{_md(who)}:** {_md(text)}" for who, text in shown.items()))
+        body = "".join(f"<dt>{_html(who)}</dt><dd>{_html(text)}</dd>" for who, text in shown.items())
+        self._html.append(f"<dl>{body}</dl>")
+
+    def curves(self, curves: Mapping[str, Mapping[str, Facts]]) -> None:
+        """Figures by title, each with one or two curves by name; in Markdown their first and last values."""
+        figures, rows = "", []
+        for title, lines in curves.items():
+            self._figures += 1
+            x = next(iter(lines.values()))["x"]
+            drawn = curve(title, x, {name: line["points"] for name, line in lines.items()}, self._figures)
+            figures += f"<figure>{drawn}</figure>"
+            for name, line in lines.items():
+                ends = (f"{line['points'][end][1]:.4g}" for end in (0, -1))
+                rows.append([f"{title} {name}".strip(), *ends])
+        self._html.append(f'<div class="figures">{figures}</div>')
+        self.table(["curve", "first", "last"], rows, in_html=False)
+
+    def markdown(self) -> str:
+        """The page in Markdown."""
+        return "\n\n".join(self._markdown) + "\n"
+
+    def html(self) -> str:
+        """The page as one HTML file."""
+        page = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
+        body = "\n".join(self._html)
+        return page.substitute(title=_html(self._title), links="\n".join(self._links), body=body)
+
+
+def report(facts: Facts) -> Page:
+    """The report of one run."""
+    page = Page(f"Report: {facts['run']['name']}")
+    page.text(facts["run"]["description"])
+    _summary(page, facts)
+    page.items("Missing or damaged", facts["missing"])
+    _show_scores(page, facts)
+    _show_data(page, facts["data"])
+    _objects(page, "Models", "", facts["models"])
+    if facts["curves"]:
+        page.heading("Curves")
+    for stage, curves in facts["curves"].items():
+        page.heading(stage, 3)
+        page.curves({title: {"": line} for title, line in curves.items()})
+    if facts["samples"]:
+        page.heading("Samples")
+    for sample in facts["samples"]:
+        expected = {"expected": sample["expected"]} if sample["expected"] else {}
+        replies = {_column(stage): text for stage, text in sample["replies"].items()}
+        page.replies({f"prompt ({sample['section']})": sample["prompt"], **expected, **replies})
+    if tokenizer := facts["tokenizer"]:
+        _objects(page, "Tokenizer: bytes per token", "text", tokenizer["vocabularies"])
+        absent = ", ".join(tokenizer["not_available_offline"])
+        page.text(f"Not on this machine, so not compared: {absent}." if absent else "")
+        page.text(tokenizer["note"])
+    _objects(page, "Machine and versions", "", {"of what wrote this report": facts["machine"]})
+    for stage, recorded in facts["recorded"].items():
+        page.text(f"Recorded by {stage}: " + "; ".join(f"{name} {value}" for name, value in _flat(recorded)))
+    page.items("Warnings", facts["warnings"])
+    page.heading("Every setting, and how to reproduce it")
+    fingerprint = facts["data"].get("fingerprint", "unknown")
+    page.text(
+        f"With the versions above, and data whose fingerprint is {fingerprint}, save as recipe.toml and type:"
+    )
+    page.code(facts["reproduce"]["command"])
+    page.code(facts["reproduce"]["recipe.toml"].strip())
+    return page
+
+
+def comparison(a: Facts, b: Facts) -> Page:
+    """Two runs side by side: A and B."""
+    page = Page(f"A: {a['run']['name']}, B: {b['run']['name']}")
+    runs = {"A": a, "B": b}
+    for name, facts in runs.items():
+        page.text(f"{name}: {facts['run']['path']}")
+        page.items(f"Missing or damaged in {name}", facts["missing"])
+    scores = {name: _cells(facts["scores"]) for name, facts in runs.items()}
+    _objects(page, "Scores", "score", scores)
+    page.text(
+        f"Which differences are real: chatsmith evaluate --compare {a['run']['path']} {b['run']['path']}"
+    )
+    for title, section in (
+        ("Time", "time"),
+        ("Data", "data"),
+        ("Models", "models"),
+        ("Settings", "settings"),
+    ):
+        flat = {name: dict(_flat(facts[section])) for name, facts in runs.items()}
+        _objects(page, title, "", flat, only_different=section == "settings")
+    page.heading("Curves")
+    for stage in dict.fromkeys([*a["curves"], *b["curves"]]):
+        of_runs = {name: facts["curves"].get(stage, {}) for name, facts in runs.items()}
+        page.heading(stage, 3)
+        titles = [title for title in CURVES if any(title in curves for curves in of_runs.values())]
+        page.curves({one: {name: of[one] for name, of in of_runs.items() if one in of} for one in titles})
+    return page
+
+
+# ---- the sections ----
+
+
+def _summary(page: Page, facts: Facts) -> None:
+    time, rows = facts["time"], []
+    price = time.get("price_per_hour")
+    for stage, progress in facts["stages"].items():
+        spent = time["stages"][stage] if time else {}
+        row = [stage, progress, format_seconds(spent["seconds"]) if spent.get("seconds") else NOTHING]
+        row += [f"${spent['dollars']:,.2f}"] if price else []
+        for name in ("tokens", "tokens_per_second", "peak_memory_gb"):
+            row.append(format_number(spent[name]) if name in spent else NOTHING)
+        rows.append(row)
+    page.heading("Summary")
+    page.table(["stage", "", "time", *(["cost"] if price else []), "tokens", "tokens/s", "memory, GB"], rows)
+    if time:
+        cost = f", ${time['dollars']:,.2f} at ${price:,.2f} an hour" if price else ""
+        page.text(
+            f"{format_seconds(time['seconds'])} in all{cost}, over all sessions of every stage; without what was done "
+            "between the last save and a crash."
+        )
+
+
+def _show_scores(page: Page, facts: Facts) -> None:
+    scores, rl = facts["scores"], facts["rl"]
+    rows = []
+    for name in dict.fromkeys(name for found in scores.values() for name in found):
+        known = next(found[name] for found in scores.values() if name in found)
+        cells = [_score(name, found.get(name)) for found in scores.values()]
+        chance = NOTHING if known["chance"] is None else _number(name, known["chance"])
+        rows.append([name, *cells, chance, format_number(known["n"]) if known["n"] else NOTHING])
+    page.heading("Scores by stage")
+    if rows:
+        page.table(["score", *map(_column, scores), "chance", "items"], rows)
+        page.text("In brackets: 95 % intervals. Bits per byte: less is better.")
+    else:
+        page.text(f"Not evaluated yet; to do so: chatsmith evaluate {facts['run']['path']}")
+    if rl:
+        page.heading("Reinforcement learning, before and after", 3)
+        rows = []
+        for name, part in rl["sections"].items():
+            shares = ([f"{100 * share:.1f}" for share in part[when]] for when in ("before", "after"))
+            rows.append(
+                [name, *(f"{share} % ({low} to {high})" for share, low, high in shares), f"{part['n']:,}"]
+            )
+        page.table([f"greedy pass@1, {rl['task']}", "before", "after", "problems"], rows)
+        gain, low, high = (f"{100 * share:+.1f}" for share in rl["gain"])
+        page.text(f"Gain: {gain} points (95 % interval {low} to {high}).")
+
+
+def _show_data(page: Page, data: Facts) -> None:
+    page.heading("What it was trained on")
+    page.text(f"Source: {data['source']}." if data else "Not known: there is no manifest.")
+    for kind in ("documents", "conversations"):
+        if split := data.get(kind):
+            page.text(
+                f"{split['train']:,} {kind} to train on, {split['validation']:,} held out (by {split['held_out_by']}); "
+                f"{format_number(split['characters'])} characters."
+            )
+            rows = [[name, f"{100 * share:.1f} %"] for name, share in split["shares"].items()]
+            page.table([f"file of {kind}", "share of characters"], rows)
+
+
+def _objects(
+    page: Page, heading: str, first: str, objects: Mapping[str, Facts], *, only_different: bool = False
+) -> None:
+    """A table with a column for each object and a row for each of its values; nothing, where there are none."""
+    names = dict.fromkeys(name for facts in objects.values() for name in facts)
+    rows = [[_words(name), *(_value(facts.get(name)) for facts in objects.values())] for name in names]
+    rows = [row for row in rows if not only_different or len(set(row[1:])) > 1]
+    if rows or only_different:
+        page.heading(heading)
+    if rows:
+        page.table([first, *objects], rows)
+    elif only_different:
+        page.text("The same in both.")
+
+
+# ---- words ----
+
+
+def _column(stage: str) -> str:
+    return COLUMNS.get(stage, stage)
+
+
+def _cells(scores: Mapping[str, Mapping[str, Facts]]) -> dict[str, str]:
+    return {
+        f"{_column(stage)}, {name}": _score(name, score)
+        for stage, found in scores.items()
+        for name, score in found.items()
+    }
+
+
+def _score(name: str, score: Facts | None) -> str:
+    """'41.2 % (38.0 to 44.4)'."""
+    if score is None:
+        return NOTHING
+    value = _number(name, score["value"])
+    if score["low"] is None or score["high"] is None:
+        return value
+    low, high = (_number(name, score[end]).removesuffix(" %") for end in ("low", "high"))
+    return f"{value} ({low} to {high})"
+
+
+def _number(name: str, value: float) -> str:
+    """Means and bits per byte as they are, accuracies in percent."""
+    return f"{value:.4f}" if name in ("bits per byte", "CORE", "ChatCORE") else f"{100 * value:.1f} %"
+
+
+def _flat(value: Any, name: str = "") -> Iterable[tuple[str, str]]:
+    """The leaves of nested objects, with the path to each; a list is one leaf."""
+    if isinstance(value, Mapping):
+        for key, one in value.items():
+            yield from _flat(one, f"{name}, {key}" if name else str(key))
+    else:
+        yield name, _value(value)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_value, value)) or NOTHING
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"{value:,.6g}" if isinstance(value, float) else f"{value:,}"
+    is_hash = re.fullmatch("[0-9a-f]{64}", str(value))
+    return NOTHING if value in (None, "") else str(value)[:12] + "…" if is_hash else str(value)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _clean(text: str) -> str:
+    """`text` without what no file can hold, or a browser would trip over: control characters, halves of characters."""
+    whole = text.encode("utf-8", "replace").decode()
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", whole)
+
+
+def _html(text: str) -> str:
+    return escape(_clean(text))
+
+
+def _md(text: str) -> str:
+    """`text` on one line, with nothing in it that Markdown or a browser would take as its own."""
+    return re.sub(r"([\\`*_\[\]|#~<>&])", r"\\\1", " ⏎ ".join(_clean(text).splitlines()))
