@@ -59,7 +59,8 @@ class Piece:
 
 @dataclass
 class Bucket:
-    """Gradients that travel together. All pieces have one shape, the last ones perhaps fewer rows; process r gets slot r."""
+    """Gradients that travel together. All pieces have one shape, the last ones perhaps fewer rows; process r gets the
+    r-th."""
 
     pieces: list[Piece | None]
     """What each process owns here; None where there is nothing left for it."""
@@ -83,7 +84,7 @@ class ShardedOptimizer:
     ) -> None:
         self.rates, self.rank, self.world_size = rates, rank, world_size
         self.named = dict(model.named_parameters())
-        self.parameters = list(self.named.values())
+        self.parameters: list[Tensor] = list(self.named.values())
         self.wire = wire or self.parameters[0].dtype
         self.small = [n for n in self.named if role_of(n) not in (*TABLES, "matrix")]
         self.buckets = _deal(self.named, world_size)
@@ -258,7 +259,7 @@ def _padded(part: Tensor, length: int) -> Tensor:
     return torch.cat([part, part.new_zeros(length - len(part), *part.shape[1:])])
 
 
-def _deal(named: dict[str, Tensor], world_size: int) -> list[Bucket]:
+def _deal(named: Mapping[str, Tensor], world_size: int) -> list[Bucket]:
     """The buckets in the order in which a backward pass completes them, roughly: the head, the blocks from the last to
     the first, tables last."""
     buckets: list[Bucket] = []
