@@ -29,7 +29,7 @@ is_recent_node = const [major, minor] = process.versions.node.split(".").map(Num
 WEB_SOURCES := $(shell find web -type f -not -path 'web/node_modules/*' -not -path 'web/tests/*' 2> /dev/null)
 WEB_PAGE := chatsmith/serve/static/index.html
 
-.PHONY: help demo web web-test test lint format install dev clean
+.PHONY: help demo web web-test test test-long lint format install dev clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s%s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -54,7 +54,10 @@ dev: .venv/.dev ## the same, with what the tests need
 test: lint ## everything that has to hold before a change is finished
 	@if $(MAKE) --no-print-directory web/node_modules/.installed; then $(MAKE) --no-print-directory web web-test; \
 	else echo 'The web chat is neither built nor tested: its packages could not be installed.'; fi
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(TESTS)  # one thread each: tiny models only wait on two
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m 'not long' $(TESTS)  # one thread each: tiny models only wait on two
+
+test-long: .venv/.dev ## what takes longer: kill trials, all pairs of process counts, other people's programs
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m long $(TESTS)
 
 lint: .venv/.dev ## style, types and import rules
 	$(BIN)/ruff check .

@@ -50,6 +50,11 @@ def role_of(name: str) -> str:
     return "gate" if "gate" in name else _ROLE_OF_PART[name.split(".")[0]]
 
 
+def betas_of(role: str) -> tuple[float, float]:
+    """Adam's decay rates: rows of tables are seldom seen, so their second moments look further back."""
+    return (0.8, 0.995) if role in ("embedding", "value_embedding", "bigram") else (0.8, 0.95)
+
+
 class Optimizer:
     """Muon for the matrices and AdamW for the rest, driven as one."""
 
@@ -59,10 +64,9 @@ class Optimizer:
             by_role.setdefault(role_of(name), {})[name] = parameter
         self.rates = rates
         self.muon = Muon(by_role.pop("matrix"), steps=rates.orthogonalize_steps)
-        slow = {"embedding": (0.8, 0.995), "value_embedding": (0.8, 0.995), "bigram": (0.8, 0.995)}
         self.adamw = AdamW(
             [
-                AdamGroup(role, parameters, getattr(rates, role), slow.get(role, (0.8, 0.95)))
+                AdamGroup(role, parameters, getattr(rates, role), betas_of(role))
                 for role, parameters in by_role.items()
             ]
         )

@@ -1,0 +1,341 @@
+"""The optimizer of several processes: each owns a part of the parameters, updates it, and gives it to the others.
+
+ZeRO stage 2 (Rajbhandari et al. 2020, arXiv:1910.02054) by whole matrices, as nanochat shards Muon: a matrix has to be
+orthogonalized as a whole, so it has one owner, while the rows of tables and of the head are dealt out. A step is
+
+    backward of the last microbatch     gradients of a bucket are complete -> reduce-scatter: the owner gets their sum
+    step                                Muon on the owned matrices, AdamW on the owned rows
+    after it                            all-gather: everybody gets the new weights
+
+A bucket holds at most one matrix for each process, all of one shape, or one table. Buckets start in one fixed order,
+since all processes have to call the same collectives in the same order, and each as soon as its gradients are there.
+What is too small to deal out (gates, scalars) is summed whole and updated by all alike.
+
+Traffic: every gradient once and every weight once, in `wire` precision. Where that is less exact than the weights, an
+owner keeps the exact weights, and everybody, the owner included, computes with what was sent.
+
+Memory on each process: weights and gradients whole, optimizer state (and exact weights) 1 / world_size.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from chatsmith.model.gpt import GPT
+from chatsmith.optim.adamw import AdamGroup, AdamW
+from chatsmith.optim.muon import Muon
+from chatsmith.optim.optimizer import Rates, betas_of, role_of
+
+TABLES = ("embedding", "value_embedding", "bigram", "head")
+"""Roles whose rows are dealt out."""
+
+# torch 2.13 renamed both, and warns about the former names.
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Entries `start` to `stop` of the parameter `name`: rows of a table, or one matrix of a (3, m, n) or (m, n)."""
+
+    name: str
+    start: int
+    stop: int
+
+    @property
+    def key(self) -> str:
+        """Its name in a saved state."""
+        return f"{self.name}@{self.start}:{self.stop}"
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """This part of a tensor of the parameter's shape: (rows, C) of a table, else (1, m, n)."""
+        return _entries(self.name, tensor)[self.start : self.stop]
+
+
+@dataclass
+class Bucket:
+    """Gradients that travel together. All pieces have one shape, the last ones perhaps fewer rows; process r gets the
+    r-th."""
+
+    pieces: list[Piece | None]
+    """What each process owns here; None where there is nothing left for it."""
+    missing: set[str]
+    """Parameters whose gradients are not complete yet."""
+    received: Tensor | None = None
+    """The sum of the gradients of this process's piece, once `work` is done."""
+    work: "dist.Work | None" = None
+
+    @property
+    def names(self) -> set[str]:
+        """The parameters that pieces are of."""
+        return {piece.name for piece in self.pieces if piece}
+
+
+class ShardedOptimizer:
+    """Muon for the matrices and AdamW for the rest, over the processes of the default group."""
+
+    def __init__(
+        self, model: GPT, rates: Rates, rank: int, world_size: int, wire: torch.dtype | None = None
+    ) -> None:
+        self.rates, self.rank, self.world_size = rates, rank, world_size
+        self.named = dict(model.named_parameters())
+        self.parameters: list[Tensor] = list(self.named.values())
+        self.wire = wire or self.parameters[0].dtype
+        self.small = [n for n in self.named if role_of(n) not in (*TABLES, "matrix")]
+        self.buckets = _deal(self.named, world_size)
+        self.exact = {p: self._exact(p) for b in self.buckets if (p := b.pieces[rank])}
+        matrices: dict[str, Tensor] = {}
+        others: dict[str, dict[str, Tensor]] = defaultdict(dict)
+        for piece, weights in self.exact.items():
+            role = role_of(piece.name)
+            (matrices if role == "matrix" else others[role])[piece.key] = weights
+        for name in self.small:
+            others[role_of(name)][name] = self.named[name]
+        self.muon = Muon(matrices, steps=rates.orthogonalize_steps)
+        self.adamw = AdamW(
+            [AdamGroup(role, owned, getattr(rates, role), betas_of(role)) for role, owned in others.items()]
+        )
+        self._armed, self._next = False, 0
+        for name, parameter in self.named.items():
+            if name not in self.small:
+                parameter.register_post_accumulate_grad_hook(self._completed(name))
+
+    def last_backward(self) -> None:
+        """Say that the next backward pass is the step's last: gradients are complete after it and may travel."""
+        self._armed, self._next = True, 0
+        for bucket in self.buckets:
+            bucket.missing = bucket.names
+
+    @torch.no_grad()
+    def step(self, scale: float, momentum: float, decay_scale: float) -> None:
+        """One update: all learning rates times `scale`, Muon's momentum, and the weight decay times `decay_scale`.
+
+        A gradient that is missing on a process counts as zero.
+        """
+        if not self._armed:
+            self.last_backward()
+        self._start(even_incomplete=True)
+        self._sum_small()
+        for bucket in self.buckets:
+            assert bucket.work is not None and bucket.received is not None
+            bucket.work.wait()
+            if piece := bucket.pieces[self.rank]:
+                weights = self.exact[piece]
+                weights.grad = bucket.received[: len(weights)].to(weights.dtype)
+            bucket.received = bucket.work = None
+        self.muon.step(self.rates.matrix * scale, momentum, self.rates.weight_decay * decay_scale)
+        self.adamw.step(scale)
+        self._gather()
+        self._armed = False
+
+    def zero_grad(self) -> None:
+        """Drop all gradients."""
+        for tensor in (*self.parameters, *self.exact.values()):
+            tensor.grad = None
+
+    def named_state(self) -> dict[str, Tensor]:
+        """What this process owns of the state of a resumed run: by parameter name, followed by @start:stop where it is
+        a part. The states of all processes together are the whole."""
+        state = self.muon.named_state() | self.adamw.named_state()
+        if self._keeps_exact_weights:
+            state |= {f"exact.{piece.key}": weights for piece, weights in self.exact.items()}
+        return state
+
+    def load_named_state(self, state: Mapping[str, Tensor]) -> None:
+        """Restore from the states of all processes, however many there were, or from an `Optimizer`'s.
+
+        Raises KeyError where a part is missing.
+        """
+        find = _finder(state)
+        restored: dict[str, Tensor] = {}
+        for own, value in self.named_state().items():
+            restored[own] = find(own, value)
+        # AdamW makes its state in the first step; until then there is nothing to name.
+        for piece, weights in self.exact.items():
+            if role_of(piece.name) != "matrix":
+                for kind in ("step", "exp_avg", "exp_avg_sq"):
+                    restored[f"adamw.{kind}.{piece.key}"] = find(f"adamw.{kind}.{piece.key}", weights)
+        for name in self.small:
+            restored |= {key: state[key] for key in state if key.endswith(f".{name}") and key[:6] == "adamw."}
+        with torch.no_grad():
+            self.muon.load_named_state(restored)
+            self.adamw.load_named_state(restored)
+            if self._keeps_exact_weights:
+                for piece, weights in self.exact.items():
+                    weights.copy_(restored[f"exact.{piece.key}"])
+
+    @property
+    def _keeps_exact_weights(self) -> bool:
+        return self.wire != self.parameters[0].dtype
+
+    def _exact(self, piece: Piece) -> Tensor:
+        """The weights of a piece that are updated: the parameter's own memory, or a copy that is never rounded."""
+        own = piece.of(self.named[piece.name].detach())
+        return own.clone() if self._keeps_exact_weights else own
+
+    def _completed(self, name: str) -> Callable[[Tensor], None]:
+        buckets = [bucket for bucket in self.buckets if name in bucket.names]
+
+        def hook(parameter: Tensor) -> None:
+            if self._armed:
+                for bucket in buckets:
+                    bucket.missing.discard(name)
+                self._start()
+
+        return hook
+
+    @torch.no_grad()
+    def _start(self, even_incomplete: bool = False) -> None:
+        """Send the buckets that are complete, in their order: one that is not holds up those behind it."""
+        while self._next < len(self.buckets):
+            bucket = self.buckets[self._next]
+            if bucket.missing and not even_incomplete:
+                return
+            self._next += 1
+            sent = torch.cat([self._gradient(piece, bucket) for piece in bucket.pieces])
+            bucket.received = torch.empty_like(sent[: len(sent) // self.world_size])
+            bucket.work = _reduce_scatter(bucket.received, sent, async_op=True)
+
+    def _gradient(self, piece: Piece | None, bucket: Bucket) -> Tensor:
+        shape = self._slot_shape(bucket)
+        gradient = self.named[piece.name].grad if piece else None
+        device = self.parameters[0].device
+        if piece is None or gradient is None:
+            return torch.zeros(shape, dtype=self.wire, device=device)
+        part = piece.of(gradient).to(self.wire)
+        return part if len(part) == shape[0] else _padded(part, shape[0])
+
+    def _slot_shape(self, bucket: Bucket) -> torch.Size:
+        first = bucket.pieces[0]
+        assert first is not None
+        return first.of(self.named[first.name]).shape
+
+    def _sum_small(self) -> None:
+        gradients = []
+        for name in self.small:
+            parameter = self.named[name]
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def _gather(self) -> None:
+        """Give everybody the new weights of all pieces."""
+        arriving: list[tuple[Bucket, Tensor, dist.Work | None]] = []
+        for bucket in self.buckets:
+            shape, piece = self._slot_shape(bucket), bucket.pieces[self.rank]
+            own = (
+                self.exact[piece].to(self.wire)
+                if piece
+                else self.parameters[0].new_zeros(shape, dtype=self.wire)
+            )
+            own = own if len(own) == shape[0] else _padded(own, shape[0])
+            all_slots = own.new_empty((self.world_size * shape[0], *shape[1:]))
+            arriving.append((bucket, all_slots, _all_gather(all_slots, own.contiguous(), async_op=True)))
+        for bucket, all_slots, work in arriving:
+            assert work is not None
+            work.wait()
+            slots = all_slots.view(self.world_size, -1, *all_slots.shape[1:])
+            for piece, slot in zip(bucket.pieces, slots, strict=True):
+                if piece:
+                    piece.of(self.named[piece.name]).copy_(slot[: piece.stop - piece.start])
+
+
+def _entries(name: str, tensor: Tensor) -> Tensor:
+    """A tensor of a parameter's shape with what is dealt out along the first axis."""
+    is_single_matrix = role_of(name) == "matrix" and tensor.dim() == 2
+    return tensor[None] if is_single_matrix else tensor
+
+
+def _padded(part: Tensor, length: int) -> Tensor:
+    return torch.cat([part, part.new_zeros(length - len(part), *part.shape[1:])])
+
+
+def _deal(named: Mapping[str, Tensor], world_size: int) -> list[Bucket]:
+    """The buckets in the order in which a backward pass completes them, roughly: the head, the blocks from the last to
+    the first, tables last."""
+    buckets: list[Bucket] = []
+    waiting: dict[torch.Size, list[Piece]] = defaultdict(list)
+
+    def close(pieces: list[Piece]) -> None:
+        slots = [*pieces, *[None] * (world_size - len(pieces))]
+        buckets.append(Bucket(slots, set()))
+        pieces.clear()
+
+    names = list(named)
+    order = [n for n in names if role_of(n) == "head"]
+    order += [n for n in reversed(names) if role_of(n) == "matrix"]
+    order += [n for n in reversed(names) if role_of(n) in TABLES and n not in order]
+    for name in order:
+        entries = _entries(name, named[name])
+        if role_of(name) == "matrix":
+            pieces = waiting[entries.shape[1:]]
+            for index in range(len(entries)):
+                pieces.append(Piece(name, index, index + 1))
+                if len(pieces) == world_size:
+                    close(pieces)
+        else:
+            share = -(-len(entries) // world_size)
+            starts = range(0, len(entries), share)
+            close([Piece(name, start, min(start + share, len(entries))) for start in starts])
+    for pieces in waiting.values():
+        if pieces:
+            close(pieces)
+    return buckets
+
+
+def whole_state(state: Mapping[str, Tensor], model: GPT) -> dict[str, Tensor]:
+    """The states of all processes of a `ShardedOptimizer` as the one of an `Optimizer`; a whole state as it is."""
+    find = _finder(state)
+    whole = {key: value for key, value in state.items() if "@" not in key}
+    for base in {key.partition("@")[0] for key in state} - set(whole):
+        parameter = dict(model.named_parameters())[_parameter_of(base)]
+        length = len(_entries(_parameter_of(base), parameter))
+        value = find(f"{base}@0:{length}", parameter)
+        whole[base] = value.reshape(*parameter.shape[:-1], -1) if value.dim() else value
+    return whole
+
+
+def _parameter_of(key: str) -> str:
+    """The parameter that a key of a state is about: `adamw.exp_avg.head.weight` is about `head.weight`."""
+    return key.split(".", 2)[2] if key.startswith(("muon.", "adamw.")) else key.partition(".")[2]
+
+
+def _finder(state: Mapping[str, Tensor]) -> Callable[[str, Tensor], Tensor]:
+    """find(key, like): the tensor `key` put together from the parts in `state`."""
+    parts: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
+    for key in state:
+        if match := re.fullmatch(r"(.*)@(\d+):(\d+)", key):
+            parts[match[1]].append((int(match[2]), int(match[3]), key))
+
+    def find(key: str, like: Tensor) -> Tensor:
+        base, at, span = key.partition("@")
+        if key in state or not at:
+            return state[key]
+        start, stop = map(int, span.split(":"))
+        if base in state:  # whole, as one process saves it
+            whole = state[base]
+            return whole if whole.dim() == 0 else _entries(_parameter_of(base), whole)[start:stop]
+        found = sorted(part for part in parts[base] if part[0] < stop and part[1] > start)
+        if found and state[found[0][2]].dim() == 0:
+            return state[found[0][2]]
+        covered = start
+        pieces: list[Tensor] = []
+        for first, last, where in found:
+            if first > covered:
+                break
+            pieces.append(state[where][covered - first : min(stop, last) - first])
+            covered = min(stop, last)
+        if covered < stop:
+            raise KeyError(key)
+        return torch.cat(pieces)
+
+    return find

@@ -1,0 +1,198 @@
+"""Several processes are one: the sharded optimizer compared with the whole one, over gloo, in float64."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from chatsmith.model.config import GPTConfig
+from chatsmith.model.gpt import GPT
+from chatsmith.optim import sharded
+from chatsmith.optim.optimizer import Rates
+from chatsmith.optim.sharded import ShardedOptimizer
+
+LONG = pytest.mark.long
+RATES = Rates(0.02, 0.01, 0.1, 0.1, 0.1, 0.02, 0.01)
+
+PROGRAM = """
+import os, sys, torch, torch.distributed as dist
+from chatsmith.model.config import GPTConfig
+from chatsmith.model.gpt import GPT
+from chatsmith.optim.optimizer import Optimizer, Rates
+from chatsmith.optim.sharded import ShardedOptimizer, whole_state
+from safetensors.torch import save_file, load_file
+
+folder, steps, resume = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+torch.set_num_threads(1)
+if world > 1:
+    dist.init_process_group("gloo")
+config = GPTConfig(vocab_size=37, context_length=8, num_layers=3, num_heads=2, head_dim=8,
+                   value_embedding_layers=(0, 2), bigram_buckets=20)
+model = GPT(config)
+model.init_weights(torch.Generator().manual_seed(3))
+model.double()
+with torch.no_grad():
+    generator = torch.Generator().manual_seed(5)
+    for parameter in model.parameters():  # zeros would hide what travels wrongly
+        parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.02)
+rates = Rates(0.02, 0.01, 0.1, 0.1, 0.1, 0.02, 0.01, weight_decay=0.1)
+optimizer = ShardedOptimizer(model, rates, rank, world) if world > 1 else Optimizer(model, rates)
+first = 0
+if resume:
+    state = {}
+    for file in sorted(os.listdir(resume[0])):
+        state |= load_file(os.path.join(resume[0], file))
+    model.load_state_dict({k[6:]: v for k, v in state.items() if k.startswith("model.")})
+    optimizer.load_named_state(state if world > 1 else whole_state(state, model))
+    first = int(state["done"])
+early = 0
+for step in range(first, steps):
+    optimizer.zero_grad()
+    rows = list(range(12))[rank::world]
+    for index, row in enumerate(rows):
+        if index == len(rows) - 1 and world > 1:
+            optimizer.last_backward()
+        tokens = torch.randint(37, (1, 9), generator=torch.Generator().manual_seed(100 * step + row))
+        logits = model.logits(model(tokens[:, :-1]))
+        loss = torch.nn.functional.cross_entropy(logits[0], tokens[0, 1:], reduction="sum") / 96
+        loss.backward()
+    if world > 1:
+        early = optimizer._next
+    optimizer.step(1.0, 0.9, 1.0)
+save = {k: v.contiguous().clone() for k, v in optimizer.named_state().items()}
+if rank == 0:
+    save |= {"model." + k: v.clone() for k, v in model.state_dict().items()}
+    save["done"] = torch.tensor(steps)
+save_file(save, os.path.join(folder, f"{rank}.safetensors"))
+if world > 1:
+    assert early == len(optimizer.buckets), (early, len(optimizer.buckets))
+    dist.barrier()
+    dist.destroy_process_group()
+"""
+
+
+def train(folder: Path, world_size: int, steps: int, resume: Path | None = None) -> Path:
+    """Train in `world_size` processes; the folder with their states, the weights among those of the first."""
+    folder.mkdir()
+    program = [PROGRAM, str(folder), str(steps), *([str(resume)] if resume else [])]
+    command = [sys.executable, "-c", *program]
+    port = str(20_000 + os.getpid() % 20_000)
+    processes = [
+        subprocess.Popen(
+            command,
+            env={
+                **os.environ,
+                "RANK": str(rank),
+                "WORLD_SIZE": str(world_size),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+                "OMP_NUM_THREADS": "1",
+            },
+        )
+        for rank in range(world_size)
+    ]
+    assert [process.wait(120) for process in processes] == [0] * world_size
+    return folder
+
+
+def weights(folder: Path) -> dict:
+    from safetensors.torch import load_file
+
+    return {k: v for k, v in load_file(folder / "0.safetensors").items() if k.startswith("model.")}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tmp_path_factory.mktemp("alone") / "4", 1, 4)
+
+
+@pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=LONG), pytest.param(4, marks=LONG)])
+def test_several_processes_train_the_weights_of_one(world_size, alone, tmp_path):
+    several = weights(train(tmp_path / "several", world_size, 4))
+    for name, expected in weights(alone).items():
+        error = (several[name] - expected).abs().max() / expected.abs().max().clamp(min=1e-12)
+        assert error < 1e-10, (name, error)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(3, 2), *(pytest.param(a, b, marks=LONG) for a, b in [(1, 3), (2, 1), (4, 3), (2, 4), (1, 4), (4, 1)])],
+)
+def test_a_state_resumes_with_another_number_of_processes(before, after, alone, tmp_path):
+    first = train(tmp_path / "first", before, 2)
+    resumed = weights(train(tmp_path / "second", after, 4, resume=first))
+    for name, expected in weights(alone).items():
+        error = (resumed[name] - expected).abs().max() / expected.abs().max().clamp(min=1e-12)
+        assert error < 1e-10, (name, error)
+
+
+@pytest.fixture
+def pretended_group():
+    """Eight processes of which only this one is there: collectives return at once, and bring nothing."""
+    dist.init_process_group("fake", store=FakeStore(), rank=3, world_size=8)
+    yield
+    dist.destroy_process_group()
+
+
+def test_traffic_stays_within_its_budget_and_starts_in_the_backward_pass(pretended_group, monkeypatch):
+    """Two bytes for every gradient and two for every new weight, in messages of at most 256 MB."""
+    config = GPTConfig(
+        vocab_size=512,
+        context_length=8,
+        num_layers=8,
+        num_heads=2,
+        head_dim=16,
+        value_embedding_layers=(1, 7),
+    )
+    model = GPT(config)
+    model.init_weights(torch.Generator().manual_seed(1))
+    optimizer = ShardedOptimizer(model, RATES, 3, 8, wire=torch.bfloat16)
+    sent: list[int] = []
+    gathered: list[int] = []
+    reduce_scatter, all_gather = sharded._reduce_scatter, sharded._all_gather
+
+    def counted_reduce(output, tensor, **options):
+        sent.append(tensor.nbytes)
+        return reduce_scatter(output, tensor, **options)
+
+    def counted_gather(output, tensor, **options):
+        gathered.append(output.nbytes)
+        return all_gather(output, tensor, **options)
+
+    monkeypatch.setattr(sharded, "_reduce_scatter", counted_reduce)
+    monkeypatch.setattr(sharded, "_all_gather", counted_gather)
+    started_at_first_block: list[int] = []
+    model.blocks[0].mlp.down.weight.register_post_accumulate_grad_hook(
+        lambda _: started_at_first_block.append(len(sent))
+    )
+    optimizer.last_backward()
+    model.logits(model(torch.arange(8)[None])).square().mean().backward()
+    during = len(sent)
+    optimizer.step(1.0, 0.9, 1.0)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert during == len(optimizer.buckets) == len(sent) == len(gathered)
+    assert started_at_first_block[0] >= during / 2  # a bucket of eight layers is complete with the first
+    assert sum(sent) + sum(gathered) <= 2 * 2 * parameters
+    assert max(sent + gathered) <= 256 * 2**20
+
+
+def test_nobody_owns_what_another_owns(pretended_group):
+    """The pieces of all processes together are every matrix and every row once, dealt out evenly."""
+    model = GPT(GPTConfig(vocab_size=515, context_length=8, num_layers=5, num_heads=2, head_dim=16))
+    optimizer = ShardedOptimizer(model, RATES, 3, 8)
+    owned = [piece for bucket in optimizer.buckets for piece in bucket.pieces if piece]
+    assert len(set(owned)) == len(owned)
+    entries = sum(piece.stop - piece.start for piece in owned)
+    dealt = [n for n in optimizer.named if n not in optimizer.small]
+    assert entries == sum(len(sharded._entries(name, optimizer.named[name])) for name in dealt)
+    shares = [0] * 8
+    for bucket in optimizer.buckets:
+        for rank, piece in enumerate(bucket.pieces):
+            shares[rank] += piece.of(optimizer.named[piece.name]).numel() if piece else 0
+    assert max(shares) <= 1.6 * sum(shares) / 8
