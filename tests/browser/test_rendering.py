@@ -136,7 +136,8 @@ HARMLESS_TAGS = """
 """
 HARMLESS_ATTRIBUTES = """
     class dir href target rel type tabindex align start style aria-hidden data-language xmlns encoding display width
-    height viewbox viewBox preserveaspectratio preserveAspectRatio d mathvariant stretchy fence separator lspace rspace minsize
+    height viewbox viewBox preserveaspectratio preserveAspectRatio d mathvariant stretchy fence separator lspace rspace
+    minsize
     maxsize scriptlevel displaystyle columnalign columnspacing rowspacing accent depth
 """
 
