@@ -1,6 +1,6 @@
 """Proof that a refactoring changed nothing: the same probes with two checkouts of chatsmith, compared.
 
-    python bench/oracle.py --old /work/scratch/old --new . [--parts weights,resume,data,engine,http,cli] [--json]
+    python bench/oracle.py --old ../before --new . [--parts weights,resume,data,engine,http,cli] [--json]
 
 Each part is a script in bench/oracle/ that runs in an empty folder, with the tree on PYTHONPATH and one thread, and
 writes {check: value} as JSON. Values must be equal to the last digit. The old tree's values are kept in --cache, by
@@ -25,8 +25,8 @@ from typing import Any
 
 PARTS = ("weights", "resume", "data", "engine", "http", "cli")
 PROBES = Path(__file__).resolve().parent / "oracle"
-PYTHON = Path("/work/main/.venv/bin/python")
-CACHE = Path("/work/scratch/oracle-cache")
+PYTHON = Path(sys.executable)
+CACHE = Path(tempfile.gettempdir()) / "chatsmith-oracle"
 SHOWN = 12  # differences of a part in the table
 
 Result = dict[str, Any]

@@ -628,6 +628,16 @@ class PlanConfig(Shape, Output):
     """Processes that train together."""
     device: str = "auto"
     """The device whose speed is measured: auto, cpu, cuda, cuda:N or mps."""
+    gpu: str = "this"
+    """The GPU to plan for: h100, h200, a100, l40s, 4090, 4070, 3090, t4; this: the machine this runs on, measured."""
+    count: Positive = 1
+    """How many of them train together."""
+    price_per_gpu_hour: NaturalNumber = 0.0
+    """Dollars for an hour of one GPU; 0 means a usual price."""
+
+    def check(self) -> None:
+        if self.gpu == "this" and (self.count > 1 or self.price_per_gpu_hour):
+            raise UserError("count and price_per_gpu_hour go with gpu: name one", setting="gpu")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 Nothing is kept: the numbers come from the pure functions that training uses, and the time from a few rows of that very
 shape that are trained on here; of models too large for that in a second or so, from this machine's measured matrix peak
-and the share of it that training was measured to reach.
+and the share of it that training was measured to reach. For a GPU that is not here the time is computed from counted
+operations and bytes (`report/estimate.py`).
 """
 
 import json
@@ -12,6 +13,7 @@ from dataclasses import asdict, dataclass
 from chatsmith.cli.config import PlanConfig as Config
 from chatsmith.cli.config import Shape
 from chatsmith.model.config import GPTConfig, model_cost
+from chatsmith.report.estimate import find_device, step_time
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import Runtime, can_compile, detect_runtime, gemm_peak
 from chatsmith.train.memory import activation_bytes, state_bytes
@@ -29,7 +31,11 @@ def main(config: Config) -> None:
 
     shape = shape_of(config, config.vocab_size)
     tokens = config.tokens or int(config.ratio * model_cost(shape).scaling_parameters)
-    plan = make_plan(shape, tokens, batch_tokens=config.batch_tokens or None, world_size=config.world_size)
+    world_size = config.count if config.gpu != "this" else config.world_size
+    plan = make_plan(shape, tokens, batch_tokens=config.batch_tokens or None, world_size=world_size)
+    if config.gpu != "this":
+        plan_for_gpu(config, plan)
+        return
     runtime = detect_runtime(config.device)
     time, memory = expected_time(plan, runtime), expected_memory(plan, runtime)
     reporter = Reporter(json=config.json)
@@ -38,6 +44,48 @@ def main(config: Config) -> None:
         sys.stdout.write(json.dumps({**facts, **asdict(time), "memory_bytes": memory}) + "\n")
         return
     rows = [*_rows(plan), ["memory", _memory_in_words(memory)], ["time", _time_in_words(time, plan, runtime)]]
+    reporter.table("The plan", ["what", "how much"], rows)
+
+
+def plan_for_gpu(config: Config, plan: Plan) -> None:
+    """The plan, time and price on GPUs by their data sheet: computed, not measured."""
+    device = find_device(config.gpu)
+    dtype = "bf16" if "bf16" in device.flops else "fp16"
+    step = step_time(
+        plan.model,
+        device,
+        tokens_per_step=plan.tokens_per_step,
+        microbatch_tokens=min(32_768, plan.tokens_per_step // plan.world_size),
+        world_size=plan.world_size,
+        dtype=dtype,
+    )
+    hours = plan.steps * step.seconds / 3600
+    price = config.price_per_gpu_hour or device.dollars_per_hour
+    speed = plan.tokens_per_step / step.seconds
+    facts = {
+        "parameters": plan.cost.parameters,
+        "tokens": plan.tokens,
+        "tokens_per_second": speed,
+        "mfu": speed * plan.cost.training_flops_per_token / (device.flops[dtype] * plan.world_size),
+        "hours": hours,
+        "dollars": hours * price * plan.world_size,
+        "disk_bytes": plan.tokens * (2 if plan.model.vocab_size <= 65_536 else 4)
+        + 3 * 12 * plan.cost.parameters,
+        "seconds_of_a_step": vars(step),
+        "is_measured": False,
+    }
+    reporter = Reporter(json=config.json)
+    if config.json:
+        sys.stdout.write(json.dumps(facts | {"plan": asdict(plan), "cost": asdict(plan.cost)}) + "\n")
+        return
+    name = f"{plan.world_size} x {device.title}"
+    rows = [
+        *_rows(plan),
+        ["on", f"{name}, {dtype}; computed from the data sheet, not measured"],
+        ["speed", f"{speed:,.0f} tokens/s, MFU {facts['mfu']:.0%}"],
+        ["pretraining", f"{hours:.1f} h, ${facts['dollars']:,.0f} at ${price:.2f} for each GPU and hour"],
+        ["disk", f"{facts['disk_bytes'] / 1e9:.0f} GB of token ids and saved states"],
+    ]
     reporter.table("The plan", ["what", "how much"], rows)
 
 
