@@ -17,7 +17,9 @@ PAGES = sorted(
     if path.name != "CHANGELOG.md"  # history may speak of what is gone
 )
 SOURCES = [*(ROOT / "chatsmith").rglob("*.py"), *(ROOT / "chatsmith" / "recipes").glob("*.toml")]
-COMMAND = re.compile(r"(?:^|[`$\s(/])chatsmith +((?:[a-z]+|--help|--version)\b[^`\n]*)", re.MULTILINE)
+COMMAND = re.compile(
+    r"(?:^|[`$\s(/])chatsmith +((?!import\b)(?:[a-z]+|--help|--version)\b[^`\n]*)", re.MULTILINE
+)
 
 
 def code_in(text: str) -> list[str]:

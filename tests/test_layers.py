@@ -48,3 +48,13 @@ def test_reading_settings_loads_nothing_heavy():
 def test_importing_the_package_loads_nothing_else():
     loaded = modules_after("import chatsmith")
     assert {name for name in loaded if name.startswith("chatsmith")} == {"chatsmith"}
+
+
+def test_the_readme_lists_every_file_of_the_core():
+    """The list that one reads by is the tree."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for package in ("text", "data", "model", "optim", "train", "engine", "rl"):
+        line = next(line for line in readme.splitlines() if f"`chatsmith/{package}/`:" in line)
+        listed = set(line.split("`:", 1)[1].replace("`", "").replace("|", "").replace(" ", "").split(","))
+        files = {path.name for path in (ROOT / "chatsmith" / package).glob("*.py")} - {"__init__.py"}
+        assert listed == files

@@ -83,7 +83,7 @@ def main(config: Config) -> None:
                 "A language model that continues text, trained from scratch; not yet fine-tuned to chat."
             )
             save_trained(run, STAGE, model, tokenizer, plan, facts, summary=summary, seed=config.seed)
-            finish(run, STAGE, key, facts)
+            finish(run, STAGE, key, config, facts)
 
 
 def _continuation(model: GPT, tokenizer: Tokenizer, prompt: str) -> str:

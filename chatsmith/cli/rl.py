@@ -107,7 +107,7 @@ def main(config: Config) -> None:
             path = run.evals / "rl.json"
             content = {**task, **tested.to_json(), "facts": facts}
             write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-            finish(run, STAGE, key, facts, [path])
+            finish(run, STAGE, key, config, facts, [path])
 
 
 def find_reward(config: Config) -> tuple[Judge, str]:

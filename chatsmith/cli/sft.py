@@ -72,7 +72,7 @@ def main(config: Config) -> None:
             save_trained(
                 run, STAGE, start.model, start.tokenizer, plan, facts, summary=summary, seed=config.seed
             )
-            finish(run, STAGE, key, facts)
+            finish(run, STAGE, key, config, facts)
 
 
 class _Conversations:

@@ -41,9 +41,7 @@ def settings_from(config: Any, kind: type[T]) -> T:
 def training_run(
     run: RunDirectory, stage: str, key: str, config: Any, runtime: Runtime, reporter: Reporter, started: float
 ) -> TrainingRun:
-    """`stage` of a run directory as the trainer sees it. The settings are written into the run."""
-    if runtime.is_main:
-        run.keep_settings(stage, key, config)
+    """`stage` of a run directory as the trainer sees it."""
     return TrainingRun(
         stage,
         key,
@@ -148,10 +146,11 @@ def finish(
     run: RunDirectory,
     stage: str,
     key: str,
+    config: Any,
     facts: dict[str, float],
     outputs: Sequence[Path] = (),
 ) -> None:
     """Record that `stage` is done, with its bundle and `outputs`. No training state is needed any more, of these
     settings or others."""
-    run.mark_done(stage, key, facts, [run.bundle(stage), *outputs])
+    run.mark_done(stage, key, facts, [run.bundle(stage), *outputs], config)
     shutil.rmtree(run.state(stage), ignore_errors=True)

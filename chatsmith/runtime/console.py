@@ -57,7 +57,8 @@ class Reporter:
         if self._terminal is not None:
             self._terminal.print(text, style=style)
         elif not self._silent:
-            print(text, file=self._stream, flush=True)
+            self._stream.write(text + "\n")  # at once, or another stream's line could come between
+            self._stream.flush()
 
     def notice(self, text: str) -> None:
         """One line that is worth knowing and breaks nothing."""

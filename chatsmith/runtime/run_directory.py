@@ -129,12 +129,6 @@ class RunDirectory:
             return False
         return all((self.path / output).exists() for output in done.get("outputs", []))
 
-    def keep_settings(self, stage: str, key: str, config: Any) -> None:
-        """Write the settings that `stage` runs with into its `settings.toml`, as a section of a recipe."""
-        kept = tomli_w.dumps({"key": key, stage: settings_of(config)})
-        # Paths may hold bytes that are no text.
-        atomic.write_bytes(self.stage(stage) / "settings.toml", kept.encode("utf-8", "replace"))
-
     def mark_done(
         self,
         stage: str,
@@ -145,11 +139,13 @@ class RunDirectory:
     ) -> None:
         """Record that `stage` finished: `facts` are numbers for the results table (seconds, scores, counts).
 
-        `outputs` are files or folders inside the run without which the stage counts as not done. `config` are its
-        settings, where they were not kept when it began.
+        `outputs` are files or folders inside the run without which the stage counts as not done. `config` holds the
+        settings it ran with, however it was started: they are written to `settings.toml`, as a section of a recipe.
         """
         if config is not None:
-            self.keep_settings(stage, key, config)
+            kept = tomli_w.dumps({"key": key, stage: settings_of(config)})
+            # Paths may hold bytes that are no text.
+            atomic.write_bytes(self.stage(stage) / "settings.toml", kept.encode("utf-8", "replace"))
         record = {
             "key": key,
             "finished_at": time.time(),

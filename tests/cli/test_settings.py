@@ -359,18 +359,18 @@ def test_every_setting_is_documented(name):
 def test_every_flag_is_accepted_with_its_default(name):
     config_class = COMMANDS[name].config
     config = config_class()
-    argv = []
+    argv, positional = [], []
     for one in fields(config_class):
         value = getattr(config, one.name)
         flag = f"--{one.name.removesuffix('_').replace('_', '-')}"
         if one.name in config_class.POSITIONAL:
-            argv.insert(0, str(value))
+            positional += [] if value is None else [str(value)]
         elif isinstance(value, bool):
             argv.append(flag if value else f"--no-{flag[2:]}")
         elif value not in (None, ()):
             argv += [flag, *map(str, value)] if isinstance(value, tuple) else [f"{flag}={value}"]
         assert one.name in config_class.POSITIONAL or flag in flags_of(config_class)
-    assert made(config_class, from_flags(config_class, argv, name)) == config
+    assert made(config_class, from_flags(config_class, [*positional, *argv], name)) == config
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -81,5 +81,5 @@ def test_proxies_among_themselves_are_passed_over(start_server: Start, bundle: P
 
 @pytest.mark.parametrize("proxy", ["proxy.example", "10.0.0.0/99", "", "1.2.3"])
 def test_what_is_no_address_is_one_line(proxy: str) -> None:
-    with pytest.raises(UserError, match="--trusted-proxy"):
+    with pytest.raises(UserError, match="no address and no network"):
         Config(trusted_proxy=(proxy,))
