@@ -37,8 +37,8 @@ GB, TB, TF = 1e9, 1e12, 1e12
 
 # Efficiencies. H100, bf16: 620 TF/s of cuBLAS on products of 4,096 and more. H100, fp8: from nanochat's run 6 (d24,
 # 984 K tokens/s on eight). A100: from an independent d20 on eight (8 h 21 min for the pipeline). GeForce: products in
-# bf16 with float32 sums run at half of the advertised rate, which is what stands here, and boost clocks make up for most
-# of what is lost. The others are taken like their nearest relative.
+# bf16 with float32 sums run at half of the advertised rate, which is what stands here, and boost clocks make up for
+# most of what is lost. The others are taken like their nearest relative.
 DEVICES = {
     device.name: device
     for device in (
