@@ -77,6 +77,12 @@ class Optimizer:
         self.muon.step(self.rates.matrix * scale, momentum, self.rates.weight_decay * decay_scale)
         self.adamw.step(scale)
 
+    def last_backward(self) -> None:
+        """The next backward pass is the step's last. One process has nothing to send."""
+
+    def reduce_gradients(self) -> None:
+        """All backward passes of the step are done. One process has nothing to sum."""
+
     def zero_grad(self) -> None:
         """Drop all gradients."""
         for parameter in self.parameters:
@@ -85,6 +91,13 @@ class Optimizer:
     def named_state(self) -> dict[str, Tensor]:
         """Everything a resumed run needs, by parameter name."""
         return self.muon.named_state() | self.adamw.named_state()
+
+    def whole_state(self) -> dict[str, Tensor]:
+        """The same: one process owns everything."""
+        return self.named_state()
+
+    def close(self) -> None:
+        """Nothing is left to take back."""
 
     def load_named_state(self, state: dict[str, Tensor]) -> None:
         """Restore what `named_state` gave."""

@@ -29,7 +29,8 @@ from torch import Tensor
 from chatsmith.model.gpt import GPT
 from chatsmith.optim.adamw import AdamGroup, AdamW
 from chatsmith.optim.muon import Muon
-from chatsmith.optim.optimizer import Rates, betas_of, role_of
+from chatsmith.optim.optimizer import Optimizer, Rates, betas_of, role_of
+from chatsmith.runtime.device import Runtime
 
 TABLES = ("embedding", "value_embedding", "bigram", "head")
 """Roles whose rows are dealt out."""
@@ -101,9 +102,16 @@ class ShardedOptimizer:
             [AdamGroup(role, owned, getattr(rates, role), betas_of(role)) for role, owned in others.items()]
         )
         self._armed, self._next = False, 0
-        for name, parameter in self.named.items():
-            if name not in self.small:
-                parameter.register_post_accumulate_grad_hook(self._completed(name))
+        self._hooks = [
+            parameter.register_post_accumulate_grad_hook(self._completed(name))
+            for name, parameter in self.named.items()
+            if name not in self.small
+        ]
+
+    def close(self) -> None:
+        """Leave the model's gradients alone from now on."""
+        for hook in self._hooks:
+            hook.remove()
 
     def last_backward(self) -> None:
         """Say that the next backward pass is the step's last: gradients are complete after it and may travel."""
@@ -111,15 +119,17 @@ class ShardedOptimizer:
         for bucket in self.buckets:
             bucket.missing = bucket.names
 
-    @torch.no_grad()
-    def step(self, scale: float, momentum: float, decay_scale: float) -> None:
-        """One update: all learning rates times `scale`, Muon's momentum, and the weight decay times `decay_scale`.
-
-        A gradient that is missing on a process counts as zero.
-        """
+    def reduce_gradients(self) -> None:
+        """Send what has not been sent yet. All processes call it after their backward passes and before any other
+        collective, since one of them may have had nothing to learn from; what is missing counts as zero."""
         if not self._armed:
             self.last_backward()
         self._start(even_incomplete=True)
+
+    @torch.no_grad()
+    def step(self, scale: float, momentum: float, decay_scale: float) -> None:
+        """One update: all learning rates times `scale`, Muon's momentum, and the weight decay times `decay_scale`."""
+        self.reduce_gradients()
         self._sum_small()
         for bucket in self.buckets:
             assert bucket.work is not None and bucket.received is not None
@@ -145,6 +155,38 @@ class ShardedOptimizer:
         if self._keeps_exact_weights:
             state |= {f"exact.{piece.key}": weights for piece, weights in self.exact.items()}
         return state
+
+    def whole_state(self) -> dict[str, Tensor]:
+        """What an `Optimizer` of one process would save, on the main process; all processes have to call it."""
+        own = self.muon.named_state() | self.adamw.named_state()
+        whole = {key: value for key, value in own.items() if "@" not in key}
+        updates = next(value for key, value in own.items() if key.startswith("adamw.step."))
+        for bucket in self.buckets:
+            piece, shape = bucket.pieces[self.rank], self._slot_shape(bucket)
+            is_matrix = any(role_of(name) == "matrix" for name in bucket.names)
+            for kind in (
+                ("muon.momentum", "muon.variance") if is_matrix else ("adamw.exp_avg", "adamw.exp_avg_sq")
+            ):
+                part = own[f"{kind}.{piece.key}"] if piece else self.parameters[0].new_zeros(0, *shape[1:])
+                columns = 1 if kind == "muon.variance" else shape[-1]
+                slots = self._gathered(part.reshape(-1, *shape[1:-1], columns), shape[0])
+                for owned, slot in zip(bucket.pieces, slots, strict=True):
+                    if owned and self.rank == 0:
+                        like = self.named[owned.name]
+                        value = whole.setdefault(
+                            f"{kind}.{owned.name}", torch.empty((*like.shape[:-1], columns), dtype=slot.dtype)
+                        )
+                        owned.of(value).copy_(slot[: owned.stop - owned.start])
+                        if not is_matrix:
+                            whole[f"adamw.step.{owned.name}"] = updates
+        return whole if self.rank == 0 else {}
+
+    def _gathered(self, part: Tensor, length: int) -> Tensor:
+        """Everybody's parts, filled up to `length` entries: (W, length, ...)."""
+        own = (part if len(part) == length else _padded(part, length)).contiguous()
+        everything = own.new_empty((self.world_size * length, *own.shape[1:]))
+        _all_gather(everything, own)
+        return everything.view(self.world_size, length, *own.shape[1:])
 
     def load_named_state(self, state: Mapping[str, Tensor]) -> None:
         """Restore from the states of all processes, however many there were, or from an `Optimizer`'s.
@@ -247,6 +289,13 @@ class ShardedOptimizer:
             for piece, slot in zip(bucket.pieces, slots, strict=True):
                 if piece:
                     piece.of(self.named[piece.name]).copy_(slot[: piece.stop - piece.start])
+
+
+def make_optimizer(model: GPT, rates: Rates, runtime: Runtime) -> Optimizer | ShardedOptimizer:
+    """The optimizer of `model`: whole in one process, dealt out among several."""
+    if runtime.world_size == 1:
+        return Optimizer(model, rates)
+    return ShardedOptimizer(model, rates, runtime.rank, runtime.world_size)
 
 
 def _entries(name: str, tensor: Tensor) -> Tensor:

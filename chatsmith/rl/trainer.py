@@ -325,7 +325,7 @@ def measure_steps(budget: TimeBudget, model: GPT, rounds: Rounds, replies: int) 
     plan = _plan(model, 1, replies, settings, runtime, wanted_steps=settings.steps * settings.updates)
     endless = plan.with_steps(10**6)
     durations: list[float] = []
-    with trial(model, plan) as optimizer:
+    with trial(model, plan, runtime) as optimizer:
         for number in range(MOST_TIMED + 1):
             runtime.synchronize()
             started = time.perf_counter()

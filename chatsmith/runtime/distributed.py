@@ -1,17 +1,13 @@
 """Several processes as one: joining the group that torchrun describes, adding numbers up, and agreeing on one."""
 
 import importlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from chatsmith.runtime.device import Runtime
-
-BUCKET_BYTES = 32 * 2**20
-"""Gradients travel in pieces of about this size: large enough to fill a link, small enough to need no room."""
 
 
 @contextmanager
@@ -28,24 +24,6 @@ def process_group(runtime: Runtime) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
-
-
-def sum_gradients(parameters: Iterable[Tensor], runtime: Runtime) -> None:
-    """Replace every gradient by its sum over all processes. A missing one counts as zero."""
-    if runtime.world_size == 1:
-        return
-    bucket: list[Tensor] = []
-    size = 0
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        bucket.append(parameter.grad)
-        size += parameter.grad.nbytes
-        if size >= BUCKET_BYTES:
-            _sum_bucket(bucket)
-            bucket, size = [], 0
-    if bucket:
-        _sum_bucket(bucket)
 
 
 def sum_number(value: float, runtime: Runtime) -> float:
@@ -69,10 +47,3 @@ def sum_numbers(values: Mapping[str, float], runtime: Runtime) -> dict[str, floa
 def main_number(value: float, runtime: Runtime) -> float:
     """The main process's number, on every process: for what each would measure a little differently."""
     return sum_number(value if runtime.is_main else 0.0, runtime)
-
-
-def _sum_bucket(gradients: list[Tensor]) -> None:
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(flat)
-    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(part.view_as(gradient))

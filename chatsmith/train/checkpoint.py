@@ -32,6 +32,7 @@ from torch import Tensor
 from chatsmith.bundle import DamagedFileError, Seal, read_tensors, write_tensors
 from chatsmith.model.gpt import GPT
 from chatsmith.optim.optimizer import Optimizer
+from chatsmith.optim.sharded import ShardedOptimizer
 from chatsmith.runtime import atomic
 from chatsmith.runtime.atomic import new_folder
 from chatsmith.runtime.errors import UserError
@@ -233,7 +234,7 @@ class Progress:
 def save_training(
     folder: Path,
     model: GPT,
-    optimizer: Optimizer,
+    optimizer_state: Mapping[str, Tensor],
     *,
     progress: Progress,
     key: TrainingKey,
@@ -243,13 +244,13 @@ def save_training(
     tensors = {MODEL_PREFIX + name: value for name, value in model.state_dict().items()}
     kept = carried.named_state() if carried else {}
     tensors |= {CARRIED_PREFIX + name: value for name, value in kept.items()}
-    save_state(folder, tensors | optimizer.named_state(), asdict(progress) | {"key": str(key)})
+    save_state(folder, {**tensors, **optimizer_state}, asdict(progress) | {"key": str(key)})
 
 
 def restore_training(
     folder: Path,
     model: GPT,
-    optimizer: Optimizer,
+    optimizer: Optimizer | ShardedOptimizer,
     *,
     key: TrainingKey,
     notice: Callable[[str], None],

@@ -16,8 +16,9 @@ from chatsmith.data.packing import NOT_TRAINED_ON, Batch
 from chatsmith.model.gpt import GPT
 from chatsmith.model.loss import IGNORED, chunk_gradient, chunked_cross_entropy
 from chatsmith.optim.optimizer import Optimizer
+from chatsmith.optim.sharded import ShardedOptimizer
 from chatsmith.runtime.device import Runtime, can_compile, gemm_peak
-from chatsmith.runtime.distributed import sum_gradients, sum_number
+from chatsmith.runtime.distributed import sum_number
 from chatsmith.runtime.errors import UserError
 from chatsmith.train.plan import Plan
 
@@ -51,7 +52,7 @@ ComputeLoss = Callable[[GPT, B, float], Tensor]
 
 def train_step(
     model: GPT,
-    optimizer: Optimizer,
+    optimizer: Optimizer | ShardedOptimizer,
     batches: Iterable[B],
     plan: Plan,
     compute_loss: ComputeLoss[B],
@@ -69,11 +70,15 @@ def train_step(
     trained = sum_number(float(sum(num for _, num in counted)), runtime)
     losses: list[Tensor] = []
     total = 0.0
-    for batch in on_device:
+    for index, batch in enumerate(on_device, start=1):
+        if index == len(on_device):
+            optimizer.last_backward()
         # Every token weighs the same, however unevenly microbatches and processes are masked.
         loss = compute_loss(model, batch, 1 / max(trained, 1.0))
         loss.backward()
         losses.append(loss.detach())
+    if trained:
+        optimizer.reduce_gradients()
     for loss in losses:  # not before the last backward pass: reading waits for the device
         total += loss.item()
     total = sum_number(total, runtime)
@@ -85,7 +90,6 @@ def train_step(
         )
     if not trained:
         return 0.0
-    sum_gradients(optimizer.parameters, runtime)
     progress = step / plan.steps
     scale = plan.schedule.rate(progress)
     optimizer.step(scale, plan.schedule.muon_momentum(progress), scale)

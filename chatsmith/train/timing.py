@@ -18,6 +18,7 @@ import torch
 from chatsmith.data.packing import Batch
 from chatsmith.model.gpt import GPT
 from chatsmith.optim.optimizer import Optimizer
+from chatsmith.optim.sharded import ShardedOptimizer, make_optimizer
 from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.distributed import main_number
 from chatsmith.train.memory import state_bytes
@@ -118,10 +119,12 @@ class TimeBudget:
 
 
 @contextmanager
-def trial(model: GPT, plan: Plan) -> Iterator[Optimizer]:
+def trial(model: GPT, plan: Plan, runtime: Runtime) -> Iterator[Optimizer | ShardedOptimizer]:
     """An optimizer for steps that are only timed: afterwards the weights are put back and it is thrown away."""
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    yield Optimizer(model, plan.rates)
+    optimizer = make_optimizer(model, plan.rates, runtime)
+    yield optimizer
+    optimizer.close()
     model.load_state_dict(before)
 
 
@@ -135,7 +138,7 @@ def seconds_per_step(
     """The typical duration of a step, after one that compiles and warms up. Leaves the model as it was."""
     durations: list[float] = []
     endless = plan.with_steps(10**6)
-    with trial(model, plan) as optimizer:
+    with trial(model, plan, runtime) as optimizer:
         for step in range(1, TIMED_STEPS + 2):
             runtime.synchronize()
             started = time.perf_counter()

@@ -30,7 +30,7 @@ from typing import Any, Generic
 
 from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
-from chatsmith.optim.optimizer import Optimizer
+from chatsmith.optim.sharded import make_optimizer
 from chatsmith.runtime.console import Reporter, format_seconds
 from chatsmith.runtime.device import Runtime, gemm_peak, peak_memory_bytes
 from chatsmith.runtime.distributed import sum_number
@@ -207,7 +207,7 @@ class Trainer:
     ) -> None:
         """`carried` is what the job keeps from step to step; it is saved and restored with the rest."""
         self.run, self.model, self.plan = run, model, plan
-        self.optimizer = Optimizer(model, plan.rates)
+        self.optimizer = make_optimizer(model, plan.rates, run.runtime)
         self.meter = Meter()
         self.scores: dict[str, float] = {}
         """Of the last evaluation."""
@@ -321,6 +321,7 @@ class Trainer:
             )
 
     def _save(self) -> None:
+        optimizer_state = self.optimizer.whole_state()  # all processes have to ask for it
         if not self.run.runtime.is_main:
             return
         seconds = self._earlier.seconds + time.monotonic() - self.run.started
@@ -328,7 +329,7 @@ class Trainer:
         save_training(
             self.run.state_folder,
             self.model,
-            self.optimizer,
+            optimizer_state,
             progress=progress,
             key=self._key,
             carried=self._carried,

@@ -55,6 +55,8 @@ early = 0
 for step in range(first, steps):
     optimizer.zero_grad()
     rows = list(range(12))[rank::world]
+    if step == 1 and world > 1:  # the last process has nothing to learn from
+        rows = list(range(12))[rank :: world - 1] if rank < world - 1 else []
     for index, row in enumerate(rows):
         if index == len(rows) - 1 and world > 1:
             optimizer.last_backward()
@@ -64,6 +66,7 @@ for step in range(first, steps):
         loss.backward()
     if world > 1:
         early = optimizer._next
+        optimizer.reduce_gradients()
     optimizer.step(1.0, 0.9, 1.0)
 save = {k: v.contiguous().clone() for k, v in optimizer.named_state().items()}
 if rank == 0:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from chatsmith.runtime.device import Runtime
-from chatsmith.runtime.distributed import main_number, process_group, sum_gradients, sum_number
+from chatsmith.runtime.distributed import main_number, process_group, sum_number
 
 PROGRAM = """
 import importlib, json, torch
@@ -19,18 +19,11 @@ from chatsmith.runtime import distributed
 from chatsmith.runtime.device import detect_runtime
 
 runtime = detect_runtime("cpu", "fp32")
-distributed.BUCKET_BYTES = 40  # two of the parameters fill one
-parameters = [torch.nn.Parameter(torch.zeros(size)) for size in (4, 6, 2, 3)]
 tasks = Path("/proc/self/task")
 threads = set(tasks.glob("*"))
 with distributed.process_group(runtime):
     importlib.import_module("torch._dynamo")  # as torch itself does in the first step
-    for number, parameter in enumerate(parameters):
-        if number != 2 and not (number == 3 and runtime.is_main):
-            parameter.grad = torch.full_like(parameter, 10.0 * number + runtime.rank + 1)
-    distributed.sum_gradients(parameters, runtime)
     facts = {
-        "gradients": [parameter.grad.tolist() for parameter in parameters],
         "sum": distributed.sum_number(0.1 + runtime.rank, runtime),
         "main": distributed.main_number(7.0 + runtime.rank, runtime),
     }
@@ -60,11 +53,6 @@ def two_processes():
     return [json.loads(output.splitlines()[-1]) for output in outputs]
 
 
-def test_gradients_become_their_sum_in_every_bucket_and_missing_ones_count_as_zero(two_processes):
-    expected = [[3.0] * 4, [23.0] * 6, [0.0] * 2, [32.0] * 3]
-    assert [facts["gradients"] for facts in two_processes] == [expected, expected]
-
-
 def test_numbers_are_summed_or_the_main_process_s(two_processes):
     assert [facts["sum"] for facts in two_processes] == [pytest.approx(1.2, abs=1e-12)] * 2
     assert [facts["main"] for facts in two_processes] == [7.0, 7.0]
@@ -78,10 +66,6 @@ def test_no_thread_outlives_the_group(two_processes):
 
 def test_a_process_alone_is_left_as_it_is():
     runtime = Runtime(torch.device("cpu"), torch.float32)
-    with_gradient, without = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
-    with_gradient.grad = torch.ones(2)
     with process_group(runtime):
         assert not torch.distributed.is_initialized()
-        sum_gradients([with_gradient, without], runtime)
         assert (sum_number(2.5, runtime), main_number(2.5, runtime)) == (2.5, 2.5)
-    assert with_gradient.grad.tolist() == [1, 1] and without.grad is None
