@@ -8,7 +8,7 @@ calls no tool.
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
@@ -220,16 +220,3 @@ def _can_end(schema: Any, ending: set[str]) -> bool:
     ends = {"object": all_end(values), "array": all_end(items)}
     kinds = schema.get("type", "any")
     return any(ends.get(kind, True) for kind in ([kinds] if isinstance(kinds, str) else kinds))
-
-
-def object_schema(schema: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The JSON schema of a tool's arguments, which are an object: a type that is missing means so.
-
-    Raises RequestError if its type is another. What else rules objects out is found when it is compiled.
-    """
-    schema = schema or {}
-    kinds = schema.get("type", "object")
-    if "object" not in ([kinds] if isinstance(kinds, str) else kinds):
-        message = f"a tool's parameters must describe an object, not {kinds!r}"
-        raise RequestError(message, parameter="tools")
-    return {**schema, "type": "object"}

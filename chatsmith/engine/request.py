@@ -308,3 +308,16 @@ def check_possible(request: Request, context: int, pool_tokens: int, vocab_size:
     for parameter, ids in named:
         if not all(0 <= id < vocab_size for id in ids):
             raise RequestError(f"{parameter} has an id outside the vocabulary", parameter=parameter)
+
+
+def object_schema(schema: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The JSON schema of a tool's arguments, which are an object: a type that is missing means so.
+
+    Raises RequestError if its type is another. What else rules objects out is found when it is compiled.
+    """
+    schema = schema or {}
+    kinds = schema.get("type", "object")
+    if "object" not in ([kinds] if isinstance(kinds, str) else kinds):
+        message = f"a tool's parameters must describe an object, not {kinds!r}"
+        raise RequestError(message, parameter="tools")
+    return {**schema, "type": "object"}

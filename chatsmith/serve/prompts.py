@@ -14,7 +14,15 @@ from chatsmith.serve import protocol
 from chatsmith.serve.errors import ApiError, invalid, unsupported
 from chatsmith.serve.models import LoadedModel
 from chatsmith.serve.tools import calls_text, describe_tools
-from chatsmith.text.chat import ConversationError, Message, Part, Role, chat_template, render
+from chatsmith.text.chat import (
+    ConversationError,
+    Message,
+    Part,
+    Role,
+    chat_template,
+    render,
+    render_unfinished,
+)
 from chatsmith.text.tokenizer import Tokenizer
 
 MAX_TOKENS = 262_144
@@ -70,7 +78,10 @@ def conversation_ids(
             f"messages.{len(messages) - 1}",
         )
     try:
-        ids = render([turn.message for turn in turns], tokenizer, may_be_empty=True).ids
+        spoken = [turn.message for turn in turns]
+        if continues:
+            return render_unfinished(spoken, tokenizer, may_be_empty=True)
+        ids = render(spoken, tokenizer, may_be_empty=True).ids
     except ConversationError as error:
         if (
             tools
@@ -78,8 +89,6 @@ def conversation_ids(
             conversation_ids(messages, tokenizer, continues=continues, awaits_reply=awaits_reply)
         place = turns[error.index].index
         raise invalid(f"messages.{place}: {_without_number(str(error))}", f"messages.{place}") from error
-    if continues:
-        return ids[:-1]  # without <|assistant_end|>
     return [*ids, tokenizer.special("<|assistant_start|>")] if awaits_reply else ids
 
 

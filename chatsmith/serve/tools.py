@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from chatsmith.engine.request import Constraint
+from chatsmith.engine.request import Constraint, RequestError, object_schema
 from chatsmith.serve.errors import invalid
 from chatsmith.serve.protocol import ResponseFormat, Tool, ToolChoice
 from chatsmith.text.chat import overlap
@@ -161,7 +161,10 @@ def _grammar(tools: Sequence[Tool], schema: dict[str, Any] | None, *, must_call:
     lines.append("call: " + " | ".join(names))
     for name, tool in zip(names, tools, strict=True):
         beginning = f'{{"name": {json.dumps(tool.function.name)}, "arguments": '
-        arguments = _without_unknown_formats(tool.function.parameters or {"type": "object"})
+        try:
+            arguments = _without_unknown_formats(object_schema(tool.function.parameters))
+        except RequestError as error:
+            raise invalid(f"the tool {tool.function.name}: {error}", "tools") from error
         lines.append(f"{name}: {json.dumps(beginning)} %json {_laid_out(arguments)} {json.dumps(END)}")
     return "\n".join(lines)
 

@@ -6,8 +6,7 @@ import re
 import jsonschema
 import pytest
 
-from chatsmith.backends.guided import object_schema
-from chatsmith.engine.request import Constraint, Request, RequestError, SamplingParams
+from chatsmith.engine.request import Constraint, Request, RequestError, SamplingParams, object_schema
 from chatsmith.model.gpt import GPT
 from chatsmith.text.tokenizer import SPECIAL_TOKENS, Tokenizer
 from tests.backends.conftest import fast_engine

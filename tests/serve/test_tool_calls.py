@@ -264,3 +264,28 @@ def test_of_whole_calls_alone_a_half_one_is_dropped(end: int) -> None:
     assert [call["arguments"] for call in calls] == ['{"a": 1}'] * len(reader.calls)
     assert "".join(delta.get("content", "") for delta in deltas) == "Hm. "
     assert len(reader.calls) == (end >= 50)
+
+
+@pytest.mark.parametrize("parameters", [{"type": "null"}, {"type": "string"}, {"type": ["number", "null"]}])
+def test_parameters_that_describe_no_object_are_refused(
+    client: httpx.Client, parameters: dict[str, Any]
+) -> None:
+    tool = {"type": "function", "function": {"name": "look", "parameters": parameters}}
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "tools": [tool]}
+    answer = client.post("/v1/chat/completions", json={**body, "tool_choice": "required", "max_tokens": 9})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "tools" and "look" in answer.json()["error"]["message"]
+
+
+def test_parameters_without_a_type_are_an_object(client: httpx.Client) -> None:
+    function = {"name": "look", "parameters": {"properties": {"at": {"enum": ["sky"]}}, "required": ["at"]}}
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "tool_choice": "required"}
+    tools = [{"type": "function", "function": function}]
+    answer = client.post(
+        "/v1/chat/completions", json={**body, "tools": tools, "max_tokens": 90, "temperature": 0}
+    )
+    choice = answer.json()["choices"][0]
+    if choice["finish_reason"] == "tool_calls":  # a random model may go on in spaces until it is cut
+        assert json.loads(choice["message"]["tool_calls"][0]["function"]["arguments"])["at"] == "sky"
+    else:
+        assert choice["finish_reason"] == "length"
