@@ -14,15 +14,13 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from chatsmith.cli.config import ChatConfig as Config
+from chatsmith.engine.request import Completion, Request, SamplingParams
+from chatsmith.llm import LLM
 from chatsmith.runtime.errors import UserError
-
-if TYPE_CHECKING:
-    from chatsmith.engine.request import Completion, SamplingParams
-    from chatsmith.llm import LLM
-    from chatsmith.text.chat import Message, Part
+from chatsmith.text.chat import Message, Part, render_prompt
 
 HELP = """\
 /help            this list
@@ -81,7 +79,6 @@ def show_sample(config: Config, questions: Iterable[str] = SAMPLE_QUESTIONS) -> 
 
 def open_talk(config: Config) -> "Talk":
     """Load the model and begin a conversation with it. Raises UserError if there is none, or it is damaged."""
-    from chatsmith.llm import LLM
 
     llm = LLM(
         config.run,
@@ -126,8 +123,6 @@ class Talk:
         `on_part` is called with the parts of the reply as they are written; the reply ends early once `is_stopped` says
         so. Raises UserError, and forgets the question, if it does not fit the context or the model fails.
         """
-        from chatsmith.engine.request import Request
-        from chatsmith.text.chat import Message
 
         question = Message.of("user", text)
         handle = self.engine.submit(Request(tuple(self._fitting_prompt(question)), self._sampling))
@@ -150,7 +145,6 @@ class Talk:
 
     def _fitting_prompt(self, question: "Message") -> list[int]:
         """The conversation up to and with the question as ids; drops the oldest turns until a reply fits too."""
-        from chatsmith.text.chat import Message, render_prompt
 
         context = self.engine.config.context_length
         room = min(self._sampling.max_tokens or context, context // 4)

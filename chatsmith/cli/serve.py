@@ -7,14 +7,16 @@ do is told in `chatsmith/serve/` and docs/serving.md. It trains nothing and chan
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from chatsmith.cli.config import ServeConfig as Config
 from chatsmith.cli.config import named_models
-
-if TYPE_CHECKING:
-    from chatsmith.serve.auth import Keys
-    from chatsmith.serve.models import Service
+from chatsmith.runtime.console import Reporter
+from chatsmith.serve.admission import Limits
+from chatsmith.serve.auth import Keys, read_keys
+from chatsmith.serve.ipc import EngineSettings
+from chatsmith.serve.metrics import Metrics
+from chatsmith.serve.models import ServedModel, Service
+from chatsmith.serve.server import Address, serve
 
 DEFAULT_RUN = Path("runs/kindergarten")
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
@@ -24,9 +26,6 @@ ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@A-Z]+")
 
 def main(config: Config) -> None:
     """Serve until a signal. Raises UserError for a model that cannot be loaded, or an address already taken."""
-    from chatsmith.runtime.console import Reporter
-    from chatsmith.serve.auth import Keys, read_keys
-    from chatsmith.serve.server import Address, serve
 
     reporter = Reporter(json=True)  # stdout is for the log
     entries = [*config.api_key, *(read_keys(config.api_key_file) if config.api_key_file else [])]
@@ -59,10 +58,6 @@ def engine_threads(num_engines: int) -> int:
 
 def make_service(config: Config, keys: "Keys") -> "Service":
     """Everything that is served, not yet loaded. To be called inside the event loop."""
-    from chatsmith.serve.admission import Limits
-    from chatsmith.serve.ipc import EngineSettings
-    from chatsmith.serve.metrics import Metrics
-    from chatsmith.serve.models import ServedModel, Service
 
     metrics = Metrics()
     paths = named_models(config)
