@@ -89,7 +89,7 @@ def test_a_finished_stage_keeps_no_states(training_run, go_on, tmp_path):
     go_on(replace(one, key="other"), stop=2)
     go_on(one, stop=3)
     run.bundle("pretrain").mkdir(parents=True)
-    finish(run, "pretrain", "key", {"loss": 1.0})
+    finish(run, "pretrain", "key", None, {"loss": 1.0})
     assert run.is_done("pretrain", "key") and not run.state("pretrain").exists()
 
 
