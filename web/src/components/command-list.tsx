@@ -1,6 +1,6 @@
 /** The commands that what is typed may become. The focus stays in the field; arrows move the mark. */
 
-import { useEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 import type { Command } from "../state/commands";
 
 interface Props {
@@ -12,7 +12,7 @@ interface Props {
 
 export function CommandList({ id, commands, marked, onChoose }: Props) {
   const list = useRef<HTMLUListElement>(null);
-  useEffect(() => {
+  useLayoutEffect(() => {
     list.current?.children[marked]?.scrollIntoView({ block: "nearest" });
   }, [marked]);
   return (

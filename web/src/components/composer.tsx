@@ -1,6 +1,6 @@
 /** Where a message is written: the field, the commands after a slash, and how full the context is. */
 
-import { useEffect, useId, useRef, useState } from "preact/hooks";
+import { useId, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { matching, typedCommand, unknownCommand, type Command } from "../state/commands";
 import { whole } from "../state/drafts";
 import { isPhone, isTouch } from "../state/screen";
@@ -27,7 +27,7 @@ export function Composer() {
   const isWriting = bench.runningReply() !== null;
   const isEmpty = pasted.length === 0 && !/\S/.test(text);
 
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (!isTouch) {
       field.current?.focus();
     }

@@ -1,6 +1,6 @@
 /** A conversation in the list: opens it, renames it, exports or deletes it. */
 
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import { plainTitle } from "../conversation/direction";
 import type { Conversation } from "../conversation/message";
 import { entryElement, focusWhenLost } from "../state/focus";
@@ -57,7 +57,7 @@ export function ConversationEntry({ conversation }: { conversation: Conversation
 
 function RenameField({ title, onDone }: { title: string; onDone: (renamed: string | null) => void }) {
   const field = useRef<HTMLInputElement>(null);
-  useEffect(() => field.current?.select(), []);
+  useLayoutEffect(() => field.current?.select(), []);
   return (
     <input
       ref={field}

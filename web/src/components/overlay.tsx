@@ -1,7 +1,7 @@
 /** Something laid over the page, which waits behind it. Esc, or a click beside it, closes it. */
 
 import type { ComponentChildren } from "preact";
-import { useEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 
 interface Props {
   class: string;
@@ -12,7 +12,7 @@ interface Props {
 
 export function Overlay({ class: kind, label, onClose, children }: Props) {
   const dialog = useRef<HTMLDialogElement>(null);
-  useEffect(() => {
+  useLayoutEffect(() => {
     const opened = dialog.current!;
     const opener = document.activeElement;
     opened.showModal();

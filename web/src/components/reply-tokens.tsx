@@ -97,7 +97,7 @@ export function ReplyTokens({ tokens, onPick }: Props) {
       } else if (event.key === "Enter" || event.key === "ArrowDown") {
         event.preventDefault();
         show(index, true);
-        requestAnimationFrame(() => container.current?.querySelector<HTMLElement>(".alternative")?.focus());
+        setTimeout(() => container.current?.querySelector<HTMLElement>(".alternative")?.focus());
       }
     } else if (event.key === "ArrowDown" || event.key === "ArrowUp") {
       event.preventDefault();

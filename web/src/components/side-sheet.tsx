@@ -1,7 +1,7 @@
 /** What stands beside the conversation, or over it on a narrow screen: its settings or its prompt. */
 
 import type { ComponentChildren } from "preact";
-import { useEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 import { isNarrow } from "../state/screen";
 import { useWorkbench } from "../state/workbench";
 import { IconButton } from "./icon-button";
@@ -52,7 +52,7 @@ function Sheet({ title, children }: { title: string; children: ComponentChildren
 /** Takes the focus when it appears, and gives it back to what had it. */
 function Beside({ title, children }: { title: string; children: ComponentChildren }) {
   const panel = useRef<HTMLElement>(null);
-  useEffect(() => {
+  useLayoutEffect(() => {
     const opener = document.activeElement;
     panel.current?.querySelector<HTMLElement>("button")?.focus();
     return () => {

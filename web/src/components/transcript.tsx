@@ -2,7 +2,7 @@
 
 import { useSignalEffect } from "@preact/signals";
 import { Fragment } from "preact";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { plainTitle } from "../conversation/direction";
 import { plainText, type Message as Stored } from "../conversation/message";
 import { focusWhenLost } from "../state/focus";
@@ -53,7 +53,7 @@ export function Transcript({ talk }: { talk: Talk }) {
       follows.current = true;
     }
   });
-  useEffect(() => {
+  useLayoutEffect(() => {
     follows.current = true;
     toEnd();
   }, [talk.id]);

@@ -1,6 +1,6 @@
 /** What the person said, and the field to say it differently. */
 
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import type { UserMessage as Message } from "../conversation/message";
 import { isNarrow } from "../state/screen";
 import { useWorkbench } from "../state/workbench";
@@ -61,7 +61,8 @@ function EditField({ message }: { message: Message }) {
   const bench = useWorkbench();
   const [text, setText] = useState(message.text.slice(0, LONG));
   const field = useRef<HTMLTextAreaElement>(null);
-  useEffect(() => {
+  // Before the next key can come: an effect after the drawing would move the caret of someone who writes already.
+  useLayoutEffect(() => {
     field.current?.focus();
     field.current?.setSelectionRange(text.length, text.length);
   }, []);

@@ -1,19 +1,27 @@
 /** Where the keyboard goes on when what had the focus is gone. */
 
-const MOST_FRAMES = 40;
+const PATIENCE_MILLISECONDS = 10_000; // what is waited for may be read from the disk of a busy machine first
 
 /**
  * Give the focus to what `find` finds, as soon as it is drawn, if the focus has fallen to the page itself by then: what
- * was pressed has gone away. Someone who has put it elsewhere keeps it there.
+ * was pressed has gone away. Someone who puts it elsewhere, or presses anything meanwhile, keeps it there.
  */
 export function focusWhenLost(find: () => HTMLElement | null | undefined): void {
-  let frames = 0;
+  const until = performance.now() + PATIENCE_MILLISECONDS;
+  const waiting = new AbortController();
+  for (const kind of ["pointerdown", "keydown"]) {
+    addEventListener(kind, () => waiting.abort(), { capture: true, signal: waiting.signal });
+  }
   const look = () => {
     const { activeElement } = document;
     const target = activeElement === null || activeElement === document.body ? find() : null;
-    if (target) {
-      target.focus();
-    } else if (frames++ < MOST_FRAMES) {
+    if (waiting.signal.aborted) {
+      return;
+    }
+    if (target || performance.now() > until) {
+      target?.focus();
+      waiting.abort();
+    } else {
       requestAnimationFrame(look);
     }
   };

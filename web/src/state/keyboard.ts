@@ -44,7 +44,7 @@ function search(bench: Workbench): void {
   } else {
     sidebar.value = "open";
   }
-  requestAnimationFrame(() => document.querySelector<HTMLElement>("#search")?.focus());
+  setTimeout(() => document.querySelector<HTMLElement>("#search")?.focus());
 }
 
 function isField(target: EventTarget | null): boolean {
