@@ -10,6 +10,7 @@ The iteration runs on the small m x m Gram matrix, so that the long side is touc
 """
 
 from collections import defaultdict
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -104,7 +105,7 @@ class Muon:
         state["muon.updates"] = torch.tensor(self.updates)
         return state
 
-    def load_named_state(self, state: dict[str, Tensor]) -> None:
+    def load_named_state(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `named_state` gave. Raises KeyError for a missing name."""
         for name in self.parameters:
             self.momenta[name].copy_(state[f"muon.momentum.{name}"])

@@ -70,7 +70,7 @@ class Optimizer:
                 for role, parameters in by_role.items()
             ]
         )
-        self.parameters = [parameter for _, parameter in model.named_parameters()]
+        self.named: dict[str, Tensor] = dict(model.named_parameters())
 
     def step(self, scale: float, momentum: float, decay_scale: float) -> None:
         """One update: all learning rates times `scale`, Muon's momentum, and the weight decay times `decay_scale`."""
@@ -85,21 +85,21 @@ class Optimizer:
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
-        for parameter in self.parameters:
+        for parameter in self.named.values():
             parameter.grad = None
+
+    def named_weights(self) -> dict[str, Tensor]:
+        """The weights that this process owns, by parameter name: all."""
+        return self.named
 
     def named_state(self) -> dict[str, Tensor]:
         """Everything a resumed run needs, by parameter name."""
         return self.muon.named_state() | self.adamw.named_state()
 
-    def whole_state(self) -> dict[str, Tensor]:
-        """The same: one process owns everything."""
-        return self.named_state()
-
     def close(self) -> None:
         """Nothing is left to take back."""
 
-    def load_named_state(self, state: dict[str, Tensor]) -> None:
+    def load_named_state(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `named_state` gave."""
         self.muon.load_named_state(state)
         self.adamw.load_named_state(state)

@@ -151,45 +151,16 @@ class ShardedOptimizer:
     def named_state(self) -> dict[str, Tensor]:
         """What this process owns of the state of a resumed run: by parameter name, followed by @start:stop where it is
         a part. The states of all processes together are the whole."""
-        state = self.muon.named_state() | self.adamw.named_state()
-        if self._keeps_exact_weights:
-            state |= {f"exact.{piece.key}": weights for piece, weights in self.exact.items()}
-        return state
+        return self.muon.named_state() | self.adamw.named_state()
 
-    def whole_state(self) -> dict[str, Tensor]:
-        """What an `Optimizer` of one process would save, on the main process; all processes have to call it."""
-        own = self.muon.named_state() | self.adamw.named_state()
-        whole = {key: value for key, value in own.items() if "@" not in key}
-        updates = next(value for key, value in own.items() if key.startswith("adamw.step."))
-        for bucket in self.buckets:
-            piece, shape = bucket.pieces[self.rank], self._slot_shape(bucket)
-            is_matrix = any(role_of(name) == "matrix" for name in bucket.names)
-            for kind in (
-                ("muon.momentum", "muon.variance") if is_matrix else ("adamw.exp_avg", "adamw.exp_avg_sq")
-            ):
-                part = own[f"{kind}.{piece.key}"] if piece else self.parameters[0].new_zeros(0, *shape[1:])
-                columns = 1 if kind == "muon.variance" else shape[-1]
-                slots = self._gathered(part.reshape(-1, *shape[1:-1], columns), shape[0])
-                for owned, slot in zip(bucket.pieces, slots, strict=True):
-                    if owned and self.rank == 0:
-                        like = self.named[owned.name]
-                        value = whole.setdefault(
-                            f"{kind}.{owned.name}", torch.empty((*like.shape[:-1], columns), dtype=slot.dtype)
-                        )
-                        owned.of(value).copy_(slot[: owned.stop - owned.start])
-                        if not is_matrix:
-                            whole[f"adamw.step.{owned.name}"] = updates
-        return whole if self.rank == 0 else {}
-
-    def _gathered(self, part: Tensor, length: int) -> Tensor:
-        """Everybody's parts, filled up to `length` entries: (W, length, ...)."""
-        own = (part if len(part) == length else _padded(part, length)).contiguous()
-        everything = own.new_empty((self.world_size * length, *own.shape[1:]))
-        _all_gather(everything, own)
-        return everything.view(self.world_size, length, *own.shape[1:])
+    def named_weights(self) -> dict[str, Tensor]:
+        """The exact weights that this process owns, named like the state; those of small parameters on all."""
+        exact = {piece.key: weights for piece, weights in self.exact.items()}
+        return exact | {name: self.named[name] for name in self.small}
 
     def load_named_state(self, state: Mapping[str, Tensor]) -> None:
-        """Restore from the states of all processes, however many there were, or from an `Optimizer`'s.
+        """Restore from the states of all processes, however many there were, or from an `Optimizer`'s; the model has
+        its weights already, which are under `model.` in `state`, too.
 
         Raises KeyError where a part is missing.
         """
@@ -209,7 +180,9 @@ class ShardedOptimizer:
             self.adamw.load_named_state(restored)
             if self._keeps_exact_weights:
                 for piece, weights in self.exact.items():
-                    weights.copy_(restored[f"exact.{piece.key}"])
+                    weights.copy_(find(f"model.{piece.key}", weights))
+                for name in self.named.keys() - set(self.small):  # everybody computes with what is sent
+                    self.named[name].copy_(self.named[name].to(self.wire))
 
     @property
     def _keeps_exact_weights(self) -> bool:

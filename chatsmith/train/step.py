@@ -17,7 +17,7 @@ from chatsmith.model.gpt import GPT
 from chatsmith.model.loss import IGNORED, chunk_gradient, chunked_cross_entropy
 from chatsmith.optim.optimizer import Optimizer
 from chatsmith.optim.sharded import ShardedOptimizer
-from chatsmith.runtime.device import Runtime, can_compile, gemm_peak
+from chatsmith.runtime.device import Runtime, can_compile, gemm_peak, read_later
 from chatsmith.runtime.distributed import sum_number
 from chatsmith.runtime.errors import UserError
 from chatsmith.train.plan import Plan
@@ -58,9 +58,13 @@ def train_step(
     compute_loss: ComputeLoss[B],
     runtime: Runtime,
     step: int,
+    sum_up: Callable[[float], float] | None = None,
 ) -> float:
     """Update `model` once, from this process's `batches` and those of all other processes, as step number `step` of the
     plan. Returns the mean loss over the step's trained tokens.
+
+    `sum_up` adds this process's loss to those of all others: the one moment of a step in which all agree on numbers
+    and the host waits for the device. It waits for the last forward pass alone, so the last backward pass hides it.
 
     Where no process has anything to learn from, nothing is updated and the mean is 0. Raises NonFiniteLossError before
     the update that would spoil the weights.
@@ -69,19 +73,22 @@ def train_step(
     on_device = [batch.to(runtime.device) for batch, _ in counted]
     trained = sum_number(float(sum(num for _, num in counted)), runtime)
     losses: list[Tensor] = []
-    total = 0.0
+    read: Callable[[], list[float]] = list
     for index, batch in enumerate(on_device, start=1):
         if index == len(on_device):
             optimizer.last_backward()
         # Every token weighs the same, however unevenly microbatches and processes are masked.
         loss = compute_loss(model, batch, 1 / max(trained, 1.0))
-        loss.backward()
         losses.append(loss.detach())
+        if index == len(on_device):
+            read = read_later(torch.stack(losses))
+        loss.backward()
     if trained:
         optimizer.reduce_gradients()
-    for loss in losses:  # not before the last backward pass: reading waits for the device
-        total += loss.item()
-    total = sum_number(total, runtime)
+    own = 0.0
+    for value in read():
+        own += value
+    total = sum_up(own) if sum_up else sum_number(own, runtime)
     if not math.isfinite(total):
         raise NonFiniteLossError(
             f"the loss became {total} at step {step:,}; nothing saved so far is touched. Lower the learning rate, "
