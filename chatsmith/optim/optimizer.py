@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 
+import torch
 from torch import Tensor
 
 from chatsmith.model.gpt import GPT
@@ -55,6 +56,11 @@ def betas_of(role: str) -> tuple[float, float]:
     return (0.8, 0.995) if role in ("embedding", "value_embedding", "bigram") else (0.8, 0.95)
 
 
+def runs_in_bf16(model: GPT) -> bool:
+    """Whether the model computes in bf16 on a GPU: then Muon does, too, and gradients travel in it. CPUs stay exact."""
+    return model.compute_dtype == torch.bfloat16 and model.head.weight.device.type == "cuda"
+
+
 class Optimizer:
     """Muon for the matrices and AdamW for the rest, driven as one."""
 
@@ -63,7 +69,8 @@ class Optimizer:
         for name, parameter in model.named_parameters():
             by_role.setdefault(role_of(name), {})[name] = parameter
         self.rates = rates
-        self.muon = Muon(by_role.pop("matrix"), steps=rates.orthogonalize_steps)
+        steps, in_bf16 = rates.orthogonalize_steps, runs_in_bf16(model)
+        self.muon = Muon(by_role.pop("matrix"), steps=steps, in_bf16=in_bf16)
         self.adamw = AdamW(
             [
                 AdamGroup(role, parameters, getattr(rates, role), betas_of(role))

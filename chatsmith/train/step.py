@@ -58,13 +58,11 @@ def train_step(
     compute_loss: ComputeLoss[B],
     runtime: Runtime,
     step: int,
-    sum_up: Callable[[float], float] | None = None,
 ) -> float:
     """Update `model` once, from this process's `batches` and those of all other processes, as step number `step` of the
     plan. Returns the mean loss over the step's trained tokens.
 
-    `sum_up` adds this process's loss to those of all others: the one moment of a step in which all agree on numbers
-    and the host waits for the device. It waits for the last forward pass alone, so the last backward pass hides it.
+    The host waits for the device once, for the last forward pass: the last backward pass is still running then.
 
     Where no process has anything to learn from, nothing is updated and the mean is 0. Raises NonFiniteLossError before
     the update that would spoil the weights.
@@ -73,6 +71,7 @@ def train_step(
     on_device = [batch.to(runtime.device) for batch, _ in counted]
     trained = sum_number(float(sum(num for _, num in counted)), runtime)
     losses: list[Tensor] = []
+    total = 0.0
     read: Callable[[], list[float]] = list
     for index, batch in enumerate(on_device, start=1):
         if index == len(on_device):
@@ -85,10 +84,9 @@ def train_step(
         loss.backward()
     if trained:
         optimizer.reduce_gradients()
-    own = 0.0
-    for value in read():
-        own += value
-    total = sum_up(own) if sum_up else sum_number(own, runtime)
+    for loss in read():
+        total += loss
+    total = sum_number(total, runtime)
     if not math.isfinite(total):
         raise NonFiniteLossError(
             f"the loss became {total} at step {step:,}; nothing saved so far is touched. Lower the learning rate, "

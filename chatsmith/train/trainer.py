@@ -219,8 +219,6 @@ class Trainer:
         self._budget, self._carried = budget, carried
         self._key = TrainingKey(run.key, plan.steps, plan.rows_per_step if plan.has_equal_steps else None)
         self._writer = StateWriter(run.state_folder, run.runtime)
-        self._agreed: Mapping[str, float] = {}
-        """What all processes said in the step just done."""
         self._metrics: MetricsLog | None = None
         self._cleanup = ExitStack()
 
@@ -285,13 +283,11 @@ class Trainer:
             compute_loss,
             self.run.runtime,
             self.step + 1,
-            self._agree,
         )
         self.step += 1
         if not self.meter.seconds and self.run.runtime.device.type == "cuda":
-            self._cleanup.enter_context(
-                settled()
-            )  # what compiling left; a pause of the collector stops the GPU
+            # Compiling leaves a million objects; while the collector walks them, the GPU waits (0.5 s in nanochat).
+            self._cleanup.enter_context(settled())
         self.meter.record(loss, time.perf_counter() - started)
 
     def log(self, metrics: Mapping[str, Any], shown: Mapping[str, str]) -> None:
@@ -329,9 +325,16 @@ class Trainer:
         last step neither is needed."""
         if self.is_done:
             return
-        alone = self.run.runtime.world_size == 1  # else all follow what they agreed on
-        is_stopping = self._agreed["stop"] or (alone and self._stop.received)
-        if is_stopping or self._agreed["save"]:
+        # What reaches processes in different steps, and none may act on alone; their clocks differ, too.
+        is_due = time.monotonic() - self._last_save > self.run.save_seconds
+        asked = {"stop": self._stop.received, "save": self.run.runtime.is_main and is_due}
+        agreed = sum_numbers(asked | {"failed": self._writer.has_failed}, self.run.runtime)
+        is_stopping = agreed["stop"] > 0
+        if agreed["failed"]:
+            if self._writer.has_failed:
+                self._writer.finish()
+            raise UserError("another process could not write its part of the training state, and says why")
+        if is_stopping or agreed["save"]:
             self._save()
             self._last_save = time.monotonic()
         if is_stopping:
@@ -340,23 +343,6 @@ class Trainer:
                 f"stopped after step {self.step:,} of {self.plan.steps:,}, which is saved; "
                 "the same command goes on from there"
             )
-
-    def _agree(self, loss: float) -> float:
-        """The sum of a step's loss over all processes. With it travels what all must do together: signals and failures
-        reach one of them first, and clocks differ."""
-        is_due = time.monotonic() - self._last_save > self.run.save_seconds
-        own = {
-            "loss": loss,
-            "stop": self._stop.received,
-            "save": self.run.runtime.is_main and is_due,
-            "failed": self._writer.has_failed,
-        }
-        self._agreed = sum_numbers(own, self.run.runtime)
-        if self._agreed["failed"]:
-            if self._writer.has_failed:
-                self._writer.finish()
-            raise UserError("another process could not write its part of the training state; see its message")
-        return self._agreed["loss"]
 
     def _save(self) -> None:
         seconds = self._earlier.seconds + time.monotonic() - self.run.started
