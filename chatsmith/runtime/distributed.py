@@ -95,11 +95,7 @@ def process_group(runtime: "Runtime") -> Iterator[None]:
 
 def sum_number(value: float, runtime: "Runtime") -> float:
     """The sum of a number over all processes."""
-    if runtime.world_size == 1:
-        return value
-    total = torch.tensor(value, dtype=torch.float64)
-    dist.all_reduce(total)
-    return total.item()
+    return sum_numbers({"": value}, runtime)[""]
 
 
 def sum_numbers(values: Mapping[str, float], runtime: "Runtime") -> dict[str, float]:

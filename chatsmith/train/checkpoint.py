@@ -156,14 +156,6 @@ def _copied(tensor: Tensor) -> Tensor:
     return copy.copy_(tensor.detach(), non_blocking=pins)
 
 
-def save_state(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
-    """What `StateWriter` does, in one process and at once. Returns the new state's folder."""
-    writer = StateWriter(folder, Runtime(torch.device("cpu"), torch.float32))
-    writer.begin(tensors, facts)
-    writer.finish()
-    return _saved(folder)[-1]
-
-
 def load_state(
     folder: Path, notice: Callable[[str], None] | None = None, key: str | None = None
 ) -> TrainingState | None:

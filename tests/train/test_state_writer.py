@@ -16,9 +16,10 @@ import torch
 from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.errors import UserError
 from chatsmith.train import checkpoint
-from chatsmith.train.checkpoint import StateWriter, load_state, save_state, saved_states
+from chatsmith.train.checkpoint import StateWriter, load_state, saved_states
 from chatsmith.train.step import prepare
 from chatsmith.train.trainer import Job, fit
+from tests.train.conftest import save_state
 
 CPU = torch.device("cpu")
 ALONE = Runtime(CPU, torch.float32)
@@ -69,7 +70,9 @@ from chatsmith.runtime.device import Runtime
 from chatsmith.train import checkpoint
 
 folder, moment = Path(sys.argv[1]), sys.argv[2]
-checkpoint.save_state(folder, {"a": torch.ones(2000)}, {"step": 1})
+writer = checkpoint.StateWriter(folder, Runtime(torch.device("cpu"), torch.float32))
+writer.begin({"a": torch.ones(2000)}, {"step": 1})
+writer.finish()
 def kill(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 if moment == "tensors":
@@ -82,7 +85,6 @@ if moment == "tensors":
     checkpoint.write_tensors = half
 else:
     setattr(checkpoint, moment, kill)
-writer = checkpoint.StateWriter(folder, Runtime(torch.device("cpu"), torch.float32))
 writer.begin({"a": torch.zeros(2000)}, {"step": 2})
 writer.finish()
 """
