@@ -8,7 +8,7 @@ beside each; ramps are shares of the run, so a run of a hundred steps and one of
 import math
 from dataclasses import dataclass, replace
 
-from chatsmith.model.config import Cost, GPTConfig, model_cost
+from chatsmith.model.config import NO_SOFTCAP, Architecture, Cost, GPTConfig, model_cost
 from chatsmith.optim.optimizer import Rates
 from chatsmith.optim.schedules import ramp, warmup_stable_decay
 from chatsmith.runtime.errors import UserError
@@ -132,6 +132,7 @@ def model_shape(
     head_dim: int = 64,
     bigram_buckets: int = 0,
     window_pattern: str = "L",
+    architecture: Architecture = "chatsmith",
 ) -> GPTConfig:
     """The model of a depth: C = 64 x depth unless `width` is given, and value embeddings.
 
