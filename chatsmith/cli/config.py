@@ -146,6 +146,9 @@ class Shape(Settings):
     window_pattern: str = "L"
     """Attention windows, repeated over the layers: L the whole context, S a quarter of it; the last layer is always
     L."""
+    value_embeddings: bool = dataclasses.field(default=True, metadata={"new": True})
+    """Tables of the vocabulary's size that add to the attention values: better per token, and most of the
+    parameters."""
 
 
 @dataclass(frozen=True)
