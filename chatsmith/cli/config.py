@@ -596,6 +596,10 @@ class RunConfig(Sources):
     """Run directory, created if need be. By default runs/ and the recipe's name."""
     set: tuple[str, ...] = ()
     """Change settings of the recipe, each as stage.name=value: --set pretrain.depth=6."""
+    processes: Natural = 0
+    """Processes on this machine that share the training stages and the evaluation; 0: one for each GPU."""
+    nodes: Natural = 0
+    """Machines that share them, with one file system; 0: as Slurm's or torchrun's environment says."""
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ class Schedule:
         return risen + (self.momentum_final - self.momentum) * falling
 
     def weight_decay(self, progress: float) -> float:
-        """What the weight decay is multiplied by, on top of the learning rate: half a cosine, from 1 to 0 (nanochat)."""
+        """What the weight decay is multiplied by, on top of the learning rate: half a cosine to 0 (nanochat)."""
         return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
