@@ -146,6 +146,13 @@ class Shape(Settings):
     window_pattern: str = "L"
     """Attention windows, repeated over the layers: L the whole context, S a quarter of it; the last layer is always
     L."""
+    value_embeddings: bool = dataclasses.field(default=True, metadata={"new": True})
+    """Tables of the vocabulary's size that add to the attention values: better per token, and most of the
+    parameters."""
+    architecture: Literal["chatsmith", "portable"] = dataclasses.field(
+        default="chatsmith", metadata={"new": True}
+    )
+    """portable: the shape of Qwen3, which runs in transformers, vLLM, llama.cpp and Ollama; it learns a little less."""
 
 
 @dataclass(frozen=True)
@@ -593,6 +600,10 @@ class RunConfig(Sources):
     """Run directory, created if need be. By default runs/ and the recipe's name."""
     set: tuple[str, ...] = ()
     """Change settings of the recipe, each as stage.name=value: --set pretrain.depth=6."""
+    processes: Natural = 0
+    """Processes on this machine that share the training stages and the evaluation; 0: one for each GPU."""
+    nodes: Natural = 0
+    """Machines that share them, with one file system; 0: as Slurm's or torchrun's environment says."""
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,8 @@ def shape_of(config: Shape, vocab_size: int) -> GPTConfig:
         head_dim=config.head_dim,
         bigram_buckets=config.bigram_buckets,
         window_pattern=config.window_pattern,
+        value_embeddings=config.value_embeddings,
+        architecture=config.architecture,
     )
 
 

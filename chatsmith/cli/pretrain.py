@@ -10,6 +10,7 @@ import time
 
 from chatsmith.backends import choose_backend
 from chatsmith.cli.config import PretrainConfig as Config
+from chatsmith.cli.plan import shape_of
 from chatsmith.cli.training import (
     exclusive,
     facts_of,
@@ -27,7 +28,6 @@ from chatsmith.model.config import model_cost
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.run_directory import RunDirectory, stage_key
 from chatsmith.text.tokenizer import Tokenizer
-from chatsmith.train.plan import model_shape
 from chatsmith.train.pretrain import pretrain
 from chatsmith.train.trainer import TrainingSettings
 
@@ -46,15 +46,7 @@ def main(config: Config) -> None:
             reporter.line(f"The pretrained model in {run.bundle(STAGE)} is up to date.")
             return
 
-        shape = model_shape(
-            config.depth,
-            tokenizer.vocab_size,
-            sequence_length=config.sequence_length,
-            width=config.width or None,
-            head_dim=config.head_dim,
-            bigram_buckets=config.bigram_buckets,
-            window_pattern=config.window_pattern,
-        )
+        shape = shape_of(config, tokenizer.vocab_size)
         text, validation_text = (
             opened.enter_context(
                 contextlib.closing(

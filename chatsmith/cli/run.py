@@ -6,18 +6,31 @@ outputs were made by the same settings skips itself. No stage's work is done her
 """
 
 import os
+import sys
 import time
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from chatsmith.cli import data, evaluate, pretrain, rl, sft, tokenizer
 from chatsmith.cli.config import KINDERGARTEN, STAGES, ServeConfig, Settings
 from chatsmith.cli.config import RunConfig as Config
+from chatsmith.cli.launch import Machines, Place, find_place, launch
 from chatsmith.cli.report import write_report
-from chatsmith.cli.settings import expanded, from_environment, from_recipe, made, to_recipe
+from chatsmith.cli.settings import (
+    GENERAL_VARIABLES,
+    PREFIX,
+    expanded,
+    from_environment,
+    from_recipe,
+    made,
+    to_recipe,
+)
 from chatsmith.runtime.console import Reporter, format_number, format_seconds
 from chatsmith.runtime.device import peak_resident_bytes
 from chatsmith.runtime.errors import UserError, did_you_mean
@@ -32,6 +45,7 @@ MAINS = {
     "rl": rl.main,
     "evaluate": evaluate.main,
 }
+SHARED = ("pretrain", "mid", "sft", "rl", "evaluate")  # stages that several processes share
 OTHER_SECTIONS = ("serve",)  # kept for commands that are no part of a pipeline
 FACTS_SHOWN = 5  # of a stage in the table of results
 LONGEST_TEXT_SHOWN = 24  # longer ones are hashes and paths
@@ -55,25 +69,40 @@ def main(config: Config) -> None:
     reporter = Reporter()
     started = time.monotonic()
     run, results = run_recipe(config, reporter)
+    if not results:
+        return
     show_results(run, results, time.monotonic() - started, reporter)
     show_next_steps(run, reporter)
 
 
 def run_recipe(config: Config, reporter: Reporter) -> tuple[RunDirectory, list[StageResult]]:
     """Run the recipe's stages; returns the run directory and a result for each stage."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise UserError(
-            "a recipe runs in one process; under torchrun start the training stages: "
-            "torchrun ... -m chatsmith pretrain RUN, then sft, then rl"
-        )
+    place = find_place(os.environ, config.nodes)
     recipe, run = find_recipe(config)
     is_old = Path(config.recipe).is_dir()
     configs, recipe = configure(recipe, run, read_overrides(config), os.environ, is_old=is_old)
+    processes = config.processes or _devices(configs)
+    machines = Machines(place)
+    if place.node:  # the first machine does what is not shared, and speaks
+        for name in recipe.stages:
+            if name in SHARED:
+                machines.begin(name)
+                _launch_stage(name, run, processes, place)
+        return run, []
     with run.lock():
         _keep_recipe(run, recipe)
-    reporter.stage(f"Recipe {recipe.name}", f"{' → '.join(recipe.stages)}, in {run.path}")
+    count = processes * place.nodes
+    shared = f", on {count} processes" if count > 1 else ""
+    reporter.stage(f"Recipe {recipe.name}", f"{' → '.join(recipe.stages)}, in {run.path}{shared}")
+    results: list[StageResult] = []
     try:
-        return run, [_run_stage(name, configs[name], run) for name in recipe.stages]
+        for name in recipe.stages:
+            if count == 1 or name not in SHARED:
+                results.append(_run_stage(name, run, partial(MAINS[name], configs[name])))
+            else:
+                machines.begin(name)
+                results.append(_run_stage(name, run, partial(_launch_stage, name, run, processes, place)))
+        return run, results
     finally:
         write_report(run.path, reporter)  # also where a stage fails: it says how far the run has come
 
@@ -163,7 +192,8 @@ def show_results(
     reporter.line()
     reporter.table(f"Results in {run.path}", ["stage", "time", "result"], rows)
     is_new = not all(result.was_done for result in results)
-    memory = f", at most {peak_resident_bytes() / 1e9:.1f} GB of memory" if is_new else ""
+    most = max([peak_resident_bytes() / 1e9, *(one.facts.get("peak_memory_gb", 0.0) for one in results)])
+    memory = f", at most {most:.1f} GB of memory" if is_new else ""
     reporter.line(f"Finished in {format_seconds(seconds)}{memory}.")
 
 
@@ -183,11 +213,26 @@ def show_next_steps(run: RunDirectory, reporter: Reporter) -> None:
         reporter.line(f"  {command:<{width}}  {purpose}")
 
 
-def _run_stage(name: str, config: Any, run: RunDirectory) -> StageResult:
+def _devices(configs: Mapping[str, Any]) -> int:
+    """As many processes as there are GPUs; one where there is none, or one was chosen."""
+    chosen = {getattr(config, "device", "auto") for config in configs.values()}
+    return max(1, torch.cuda.device_count()) if chosen <= {"auto", "cuda"} else 1
+
+
+def _launch_stage(name: str, run: RunDirectory, processes: int, place: Place) -> None:
+    """The stage in processes of its own, with the settings that stand in the run's recipe."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(PREFIX)}
+    kept |= {key: os.environ[key] for key in GENERAL_VARIABLES if key in os.environ}
+    threads = max(1, len(os.sched_getaffinity(0)) // processes) if sys.platform == "linux" else 1
+    kept.setdefault("OMP_NUM_THREADS", str(threads))
+    launch([sys.executable, "-m", "chatsmith", name, str(run.path)], processes, place, kept)
+
+
+def _run_stage(name: str, run: RunDirectory, work: Callable[[], None]) -> StageResult:
     done_before = run.finished_at(name)
     started = time.monotonic()
     try:
-        MAINS[name](config)
+        work()
     except UserError as error:
         if not error.settings:
             raise
