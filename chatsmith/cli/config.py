@@ -267,6 +267,8 @@ class TokenizerConfig(Run):
     """Vocabulary size at most: 256 bytes, 29 special tokens, and merges."""
     sample_megabytes: Annotated[float, Bound(gt=0, finite=False)] = 16.0
     """Training text to learn from, sampled evenly from all of it, in millions of characters."""
+    split: Literal["chatsmith", "qwen2"] = dataclasses.field(default="chatsmith", metadata={"new": True})
+    """How text is cut before merging; qwen2: a way that llama.cpp and Ollama know, for portable models."""
 
 
 @dataclass(frozen=True)
@@ -619,6 +621,44 @@ class ReportConfig(Output):
     """A second run, to compare with the first."""
     price_per_hour: NaturalNumber = 0.0
     """What an hour of the machine costs, in dollars, all its GPUs together; 0: unknown."""
+
+
+@dataclass(frozen=True)
+class ExportConfig(Output):
+    """The model for other programs: transformers, llama.cpp, Ollama, vLLM.
+
+    What is written is compared with the model itself, by another program, before it is kept; parity.json says how.
+    """
+
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("run", "out")
+
+    run: Path = DEFAULT_RUN
+    """A run, whose newest model is exported, or a bundle."""
+    out: Path = Path("model")
+    """What to write: a new folder, or a new .gguf file."""
+    to: Literal["transformers", "gguf"] = "transformers"
+    """The form: a folder for transformers, vLLM and others; or a file for llama.cpp, Ollama and LM Studio, which takes
+    a model trained with pretrain.architecture=portable and tokenizer.split=qwen2."""
+    type: Literal["f32", "bf16", "q8_0"] = "bf16"
+    """What a GGUF file keeps large matrices in."""
+    unverified: bool = False
+    """Keep the result where nothing is installed that could compare it."""
+
+    def check(self) -> None:
+        if (self.to == "gguf") != (self.out.suffix == ".gguf"):
+            raise UserError(f"{self.out}: a GGUF file ends in .gguf, and a folder does not", setting="out")
+
+
+@dataclass(frozen=True)
+class ImportConfig(Settings):
+    """A transformers folder, exported by chatsmith or of the same shape, as a bundle."""
+
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("folder", "out")
+
+    folder: Path = Path("model")
+    """The folder to read. No code in it is executed."""
+    out: Path = Path("imported")
+    """The bundle to write: a new folder."""
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,16 @@
-"""A chatsmith model for the transformers library. This file stands in the model's folder and needs nothing of chatsmith.
+"""A chatsmith model for the transformers library. This file stands in the model's folder and needs only that library.
 
     AutoModelForCausalLM.from_pretrained(FOLDER, trust_remote_code=True)
 
-Tensors have the names and shapes of chatsmith's own bundle. Embeddings look at the token before as well (smear, bigram):
-`generate` passes it on as `previous_ids`; whoever calls the model with a cache passes it likewise.
+Tensors have the names and shapes of chatsmith's own bundle. Embeddings look at the token before as well (smear,
+bigram): `generate` passes it on as `previous_ids`; whoever calls the model with a cache passes it likewise.
 
 Shapes: B batch, T time, K keys, C channels, H heads, D head dim, V vocab.
 """
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from transformers import DynamicCache, GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -122,9 +122,8 @@ class ChatsmithForCausalLM(PreTrainedModel, GenerationMixin):
     """The network with its head."""
 
     config_class = ChatsmithConfig
-    _no_split_modules = ["Block"]
+    _no_split_modules = ("Block",)
     _supports_sdpa = True
-    _tied_weights_keys = {}
 
     def __init__(self, config):
         super().__init__(config)
@@ -185,12 +184,10 @@ class ChatsmithForCausalLM(PreTrainedModel, GenerationMixin):
             previous_ids = F.pad(input_ids[:, :-1], (1, 0), value=-1)
         if attention_mask is not None and attention_mask.dim() != 2:
             raise ValueError("attention_mask must be (B, K): 1 for tokens, 0 for padding")
-        keys = cache.get_max_cache_shape() if cache is not None and past + length > 0 else -1
-        keys = keys if isinstance(keys, int) and keys > 0 else past + length
         places = torch.arange(past, past + length, device=input_ids.device)  # (T,)
-        is_token = torch.ones(1, keys, dtype=torch.bool, device=input_ids.device)
+        is_token = torch.ones(1, past + length, dtype=torch.bool, device=input_ids.device)
         if attention_mask is not None:
-            is_token = F.pad(attention_mask.bool(), (0, keys - attention_mask.shape[1]))
+            is_token = attention_mask.bool()
             # What stands before the first token is padding, and no token.
             before = F.pad(attention_mask, (1, 0))[:, past : past + length]
             previous_ids = torch.where(before.bool(), previous_ids, -1)

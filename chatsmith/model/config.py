@@ -43,8 +43,8 @@ class GPTConfig:
     softcap: float = 15.0
     """Logits are squashed into (-softcap, softcap)."""
     architecture: Architecture = "chatsmith"
-    """portable: the shape of Qwen3 (arXiv:2505.09388), which other programs know. SwiGLU instead of the squared ReLU, and
-    none of what looks at tokens beside attention: smear, value embeddings, bigrams, residual scalars, softcap."""
+    """portable: the shape of Qwen3 (arXiv:2505.09388), which other programs know. SwiGLU instead of the squared ReLU,
+    and none of what looks at tokens beside attention: smear, value embeddings, bigrams, residual scalars, softcap."""
 
     def __post_init__(self) -> None:
         # JSON has no tuples.

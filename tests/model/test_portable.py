@@ -43,9 +43,11 @@ def plain_logits(model: GPT, ids: torch.Tensor) -> torch.Tensor:
         q, k, v = (t.view(len(ids), heads, size) for t in (q, k, v))
         scores = torch.einsum("qhd,khd->hqk", unit(turned(q)), unit(turned(k))) * 1.44 / size**0.5
         seen = scores.masked_fill(later, float("-inf")).softmax(-1)
-        x = x + torch.einsum("hqk,khd->qhd", seen, v).reshape(-1, width) @ weights[
-            f"{name}.attention.out.weight"
-        ].T
+        x = (
+            x
+            + torch.einsum("hqk,khd->qhd", seen, v).reshape(-1, width)
+            @ weights[f"{name}.attention.out.weight"].T
+        )
         gate, up = weights[f"{name}.mlp.up.weight"]
         x = x + (F.silu(unit(x) @ gate.T) * (unit(x) @ up.T)) @ weights[f"{name}.mlp.down.weight"].T
     return unit(x) @ weights["head.weight"].T
@@ -76,7 +78,9 @@ def test_its_mlp_has_as_many_parameters_as_the_squared_relu(width: int) -> None:
     assert abs(3 * config.mlp_dim - 8 * width) <= 48
 
 
-@pytest.mark.parametrize("extra", [{"bigram_buckets": 64}, {"value_embedding_layers": (0,)}, {"softcap": 15.0}])
+@pytest.mark.parametrize(
+    "extra", [{"bigram_buckets": 64}, {"value_embedding_layers": (0,)}, {"softcap": 15.0}]
+)
 def test_it_refuses_what_the_shape_lacks(extra: dict) -> None:
     with pytest.raises(UserError, match="portable"):
         GPTConfig(50, architecture="portable", **{"softcap": NO_SOFTCAP, **extra})
