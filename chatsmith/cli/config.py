@@ -619,10 +619,18 @@ class ReportConfig(Output):
 
 @dataclass(frozen=True)
 class PlanConfig(Shape, Output):
-    """What a model of a given depth will cost, and how it will be trained."""
+    """What a recipe, or a model of a given depth, will cost, and how it will be trained."""
 
-    POSITIONAL: ClassVar[tuple[str, ...]] = ("depth",)
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("what",)
 
+    what: str = ""
+    """A recipe (speedrun, …, or a .toml file), or the depth of a model; by default depth 6."""
+    budget_usd: NaturalNumber = 0.0
+    """Choose the deepest model whose whole pipeline costs at most so many dollars."""
+    hours: NaturalNumber = 0.0
+    """Choose the deepest model whose whole pipeline takes at most so many hours."""
+    params: Natural = 0
+    """Choose the depth whose number of parameters is nearest to this."""
     vocab_size: VocabSize = 8192
     """Vocabulary size."""
     tokens: Natural = 0
@@ -641,10 +649,19 @@ class PlanConfig(Shape, Output):
     """How many of them train together."""
     price_per_gpu_hour: NaturalNumber = 0.0
     """Dollars for an hour of one GPU; 0 means a usual price."""
+    table: Literal["none", "depths", "gpus"] = "none"
+    """Compare depths, or all known GPUs, in a table."""
+    plot: Path | None = None
+    """Draw the hours of that table into this file (.png, .svg)."""
 
     def check(self) -> None:
-        if self.gpu == "this" and (self.count > 1 or self.price_per_gpu_hour):
-            raise UserError("count and price_per_gpu_hour go with gpu: name one", setting="gpu")
+        if self.gpu == "this" and self.count > 1 and self.table != "gpus":
+            raise UserError("count goes with gpu: name one", setting="gpu")
+        choices = [self.what, self.budget_usd, self.hours, self.params]
+        if sum(map(bool, choices)) > 1:
+            raise UserError("a recipe or depth, budget_usd, hours, params: only one of them", setting="what")
+        if self.plot and self.table == "none":
+            raise UserError("plot goes with table: depths or gpus", setting="table")
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ import time
 
 from chatsmith.backends import choose_backend
 from chatsmith.cli.config import PretrainConfig as Config
-from chatsmith.cli.plan import shape_of
 from chatsmith.cli.training import (
     exclusive,
     facts_of,
     finish,
     save_trained,
     settings_from,
+    shape_of,
     time_budget,
     training_run,
 )
