@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from chatsmith.cli import data, evaluate, pretrain, rl, sft, tokenizer
+from chatsmith.cli import data, evaluate, mid, pretrain, rl, sft, tokenizer
 from chatsmith.cli.config import KINDERGARTEN, STAGES, ServeConfig, Settings
 from chatsmith.cli.config import RunConfig as Config
 from chatsmith.cli.report import write_report
@@ -28,6 +28,7 @@ MAINS = {
     "data": data.main,
     "tokenizer": tokenizer.main,
     "pretrain": pretrain.main,
+    "mid": mid.main,
     "sft": sft.main,
     "rl": rl.main,
     "evaluate": evaluate.main,
