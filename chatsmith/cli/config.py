@@ -190,6 +190,14 @@ class Training(Compute, Run):
 class TokenTraining(Training):
     """Training on tokens"""
 
+    # The content of the mixture is in the key.
+    NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("track", "save_minutes", "rows_per_microbatch", "evaluations", "evaluate_tokens"),
+            *("mixture", "benchmarks"),
+        }
+    )
+
     tokens: Natural = 0
     """Token budget (padding and prompts included); 0 means that others decide."""
     batch_tokens: Natural = 0
@@ -198,6 +206,14 @@ class TokenTraining(Training):
     """Validation tokens in one evaluation."""
     compile: bool = True
     """Compile the model where that is possible."""
+    mixture: tuple[str, ...] = ()
+    """What to learn from, each as SOURCE [epochs=N|weight=SHARE] [cap=ITEMS] [split=train|validation]. Sources:
+    documents, conversations (the run's own), smoltalk, mmlu, arc_easy, arc_challenge, gsm8k, spelling, counting,
+    identity:FILE.toml, hub:OWNER/NAME, files and folders."""
+    benchmarks: Path | None = None
+    """The folder with the files of gsm8k, arc_easy, …; by default the cache, into which they are downloaded."""
+    from_: Path | None = None
+    """The bundle to start from; by default that of the stage before."""
 
     def check(self) -> None:
         if self.tokens and self.minutes:
@@ -267,11 +283,13 @@ class TokenizerConfig(Run):
 
 @dataclass(frozen=True)
 class PretrainConfig(Shape, TokenTraining):
-    """Train a language model from scratch on the documents."""
+    """Train a language model from scratch on the documents, or another one further."""
 
-    NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset(
-        {"track", "save_minutes", "rows_per_microbatch", "evaluations", "evaluate_tokens", "prompt"}
-    )
+    # The content of the mixture, and of the bundle to start from, is in the key.
+    NOT_IN_KEY: ClassVar[frozenset[str]] = TokenTraining.NOT_IN_KEY | {"prompt", "from_"}
+
+    from_: Path | None = None
+    """A bundle to train further, with its tokenizer and shape, instead of a new model."""
 
     ratio: PositiveNumber = 10.0
     """Token budget in tokens per non-embedding parameter (Chinchilla ratio), where neither tokens nor minutes are
@@ -281,21 +299,29 @@ class PretrainConfig(Shape, TokenTraining):
 
 
 @dataclass(frozen=True)
+class MidConfig(TokenTraining):
+    """Mid-training: documents and conversations in one stream, between pretraining and fine-tuning."""
+
+    mixture: tuple[str, ...] = ("conversations", "documents weight=0.5")
+    """What to learn from, each as SOURCE [epochs=N|weight=SHARE] [cap=ITEMS] [split=train|validation]. Sources:
+    documents, conversations (the run's own), smoltalk, mmlu, arc_easy, arc_challenge, gsm8k, spelling, counting,
+    identity:FILE.toml, hub:OWNER/NAME, files and folders."""
+    loss: Literal["all", "assistant"] = "all"
+    """What is learned of conversations: all of them, or what the assistant says. Of documents it is always all."""
+    epochs: PositiveNumber = 1.0
+    """Passes over the mixture, unless `tokens` or `minutes` are given."""
+
+
+@dataclass(frozen=True)
 class SftConfig(TokenTraining):
     """Supervised fine-tuning on conversations."""
 
-    NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset(
-        {"track", "save_minutes", "rows_per_microbatch", "evaluations", "evaluate_tokens"}
-    )
-
-    from_: Path | None = None
-    """The bundle to start from; by default the run's pretrained model."""
     conversations: tuple[Path, ...] = ()
     """Files of conversations to train on; by default those that `data prepare` found."""
     validation_conversations: tuple[Path, ...] = ()
     """Files of validation conversations; without them, none of `conversations` is held out."""
     epochs: PositiveNumber = 1.0
-    """Passes over the conversations, unless `tokens` or `minutes` are given."""
+    """Passes over the conversations, or over the mixture, unless `tokens` or `minutes` are given."""
     rate_scale: PositiveNumber = 0.5
     """Multiplies all learning rates of the plan."""
     evaluations: Natural = 4
@@ -307,6 +333,8 @@ class SftConfig(TokenTraining):
             raise UserError(
                 "validation_conversations goes with conversations; give both", setting="conversations"
             )
+        if self.mixture and self.conversations:
+            raise UserError("name the files of conversations in the mixture alone", setting="conversations")
 
 
 @dataclass(frozen=True)
@@ -569,7 +597,7 @@ def named_models(config: ServeConfig) -> dict[str, Path]:
 def _folder_name(path: Path) -> str:
     """The folder's name; for runs/NAME/sft/bundle, NAME-sft."""
     parts = [part for part in path.absolute().parts if part != "bundle"]
-    stages = ("pretrain", "sft", "rl")
+    stages = ("pretrain", "mid", "sft", "rl")
     return "-".join(parts[-2:]) if parts[-1] in stages and len(parts) > 2 else parts[-1]
 
 
@@ -722,6 +750,7 @@ STAGES: dict[str, type[Run]] = {
     "data": DataConfig,
     "tokenizer": TokenizerConfig,
     "pretrain": PretrainConfig,
+    "mid": MidConfig,
     "sft": SftConfig,
     "rl": RlConfig,
     "evaluate": EvaluateConfig,

@@ -45,6 +45,7 @@ PIPELINE = (
     Command("data prepare", config.DataConfig, "data", "data"),
     Command("tokenizer", config.TokenizerConfig, "tokenizer", "tokenizer"),
     Command("pretrain", config.PretrainConfig, "pretrain", "pretrain"),
+    Command("mid", config.MidConfig, "mid", "mid"),
     Command("sft", config.SftConfig, "sft", "sft"),
     Command("rl", config.RlConfig, "rl", "rl"),
     Command("evaluate", config.EvaluateConfig, "evaluate", "evaluate"),

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from chatsmith.cli import data, evaluate, pretrain, rl, sft, tokenizer
+from chatsmith.cli import data, evaluate, mid, pretrain, rl, sft, tokenizer
 from chatsmith.cli.config import RunConfig as Config
 from chatsmith.cli.config import ServeConfig
 from chatsmith.cli.launch import Machines, Place, find_place, launch
@@ -32,6 +32,7 @@ MAINS = {
     "data": data.main,
     "tokenizer": tokenizer.main,
     "pretrain": pretrain.main,
+    "mid": mid.main,
     "sft": sft.main,
     "rl": rl.main,
     "evaluate": evaluate.main,

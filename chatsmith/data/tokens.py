@@ -152,6 +152,11 @@ class TokenCache:
         return len(self._progress.ids)
 
     @property
+    def num_documents(self) -> int:
+        """Documents published so far."""
+        return _last(self._progress.documents)
+
+    @property
     def num_ids(self) -> int:
         """Ids published so far."""
         return _last(self._progress.ids)
