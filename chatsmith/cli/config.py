@@ -417,6 +417,8 @@ class EvaluateConfig(Output, Run):
 
     run: Path = DEFAULT_RUN
     """A run, whose newest stage is measured, or a bundle."""
+    stages: tuple[str, ...] = ()
+    """Measure these stages of the run, one after the other: pretrain, mid, sft, rl, or all that it has."""
     text: tuple[Path, ...] = ()
     """Measure bits per byte on these files or folders alone, instead of the run's validation text; nothing is kept."""
     suite: Literal["auto", "base", "core", "chat", "exam", "all"] = "auto"

@@ -119,7 +119,7 @@ def of_recipe(name: str, world_size: int, clock: "Clock") -> Pipeline:
         (
             *map(str, getattr(data, "data", ())),
             *(entry for one in configs.values() for entry in getattr(one, "mixture", ())),
-            *(["benchmarks"] if "evaluate" in configs else []),
+            *(["benchmarks"] if getattr(configs.get("evaluate"), "download", False) else []),
         ),
         expected,
     )
@@ -142,7 +142,8 @@ def chosen(config: Config, world_size: int, clock: "Clock", price: float) -> Pip
             f"{hours * 60:.0f} minutes are too few for a model of depth {DEPTHS[0]} there; give more",
             setting="hours" if config.hours else "budget_usd",
         )
-    return best
+    rest = clock.seconds(best.plan) * (1 / PRETRAINING_SHARE - 1) / 60
+    return replace(best, timed={"all other stages": rest})
 
 
 # ---- how long it takes ----
@@ -399,7 +400,7 @@ def _cost_rows(facts: Mapping[str, Any], price: float) -> list[list[str]]:
     rows: list[list[str]] = []
     if price or len(by_stage) > 1:
         dollars = f", ${facts['dollars']:,.0f} at ${price:.2f} an hour" if price else ""
-        stages = ", ".join(f"{stage} {_about(3600 * hours)}" for stage, hours in by_stage.items())
+        stages = ", ".join(f"{stage} {hours:.2f} h" for stage, hours in by_stage.items())
         rows.append(["in all", f"{facts['hours']:.1f} h{dollars} ({stages})"])
     rows.append(["disk", f"{facts['disk_bytes'] / 1e9:.1f} GB, of which {facts['download_bytes'] / 1e9:.1f} GB "
                  "are downloaded"])  # fmt: skip
