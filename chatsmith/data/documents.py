@@ -318,7 +318,7 @@ def _parquet_rows(path: Path, columns: list[str]) -> Iterator[tuple[int, tuple[A
                 try:  # all at once: a value at a time takes three times as long
                     values = [array.to_pylist() for array in arrays]
                 except UnicodeDecodeError:  # then that tells which one it is
-                    values = [map(pa.Scalar.as_py, array) for array in arrays]
+                    values = [(value.as_py() for value in array) for array in arrays]
                 for row in zip(*values, strict=True):
                     number += 1
                     yield number, row

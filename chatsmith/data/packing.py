@@ -137,13 +137,13 @@ class Rows:
     def __len__(self) -> int:
         return len(self.row_starts) - 1
 
-    def write(self, row: int, ids: np.ndarray, bos_id: int, out: np.ndarray) -> int:
+    def write(self, row: int, cache: TokenCache, out: np.ndarray) -> int:
         """Write a row's ids into the front of `out` (T + 1,); return how many it has."""
         position = 0
         for piece in range(self.row_starts[row], self.row_starts[row + 1]):
             start, count = self.piece_starts[piece], self.piece_counts[piece]
-            out[position] = bos_id
-            out[position + 1 : position + 1 + count] = ids[start : start + count]
+            out[position] = cache.bos_id
+            out[position + 1 : position + 1 + count] = cache.read(start, start + count)
             position += 1 + int(count)
         return position
 
@@ -300,7 +300,7 @@ class TrainingRows:
         for out, number in zip(rows, numbers, strict=True):
             entry = bisect_right(self._first_rows, number) - 1
             row = number - self._first_rows[entry]
-            written = self._packed[entry].write(row, self._cache.ids, self._cache.bos_id, out)
+            written = self._packed[entry].write(row, self._cache, out)
             assert written == len(out), "a training row is full"
         return make_batch(rows[:, :-1], rows[:, 1:])
 
@@ -351,7 +351,7 @@ class ValidationRows:
         bos_id = self._cache.bos_id
         rows = np.full((rows_per_batch, self._length + 1), bos_id, dtype=np.int64)
         for out, number in zip(rows, numbers, strict=False):
-            self._rows.write(number, self._cache.ids, bos_id, out)
+            self._rows.write(number, self._cache, out)
         # Documents hold no <|bos|>: a target that is one stands between documents, or is padding.
         targets = np.where(rows[:, 1:] == bos_id, NOT_TRAINED_ON, rows[:, 1:])
         return make_batch(rows[:, :-1], targets)
