@@ -56,6 +56,8 @@ AROUND = (
     Command("run", config.RunConfig, "run", "run"),
     Command("report", config.ReportConfig, "report", "report"),
     Command("plan", config.PlanConfig, "plan", "plan"),
+    Command("data download", config.DownloadConfig, "download", "download"),
+    Command("data cache", config.TokenCacheConfig, "token_cache", "cache"),
     Command("data inspect", config.InspectConfig, "inspect_data", "inspect"),
     Command("bench infer", config.BenchInferConfig, "bench_infer", "bench_infer"),
     Command("bench train", config.BenchTrainConfig, "bench_train", "bench"),

@@ -20,9 +20,9 @@ from chatsmith.cli.training import (
     training_run,
 )
 from chatsmith.data.dataset import load_manifest
-from chatsmith.data.tokens import open_token_cache
 from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import Request, SamplingParams
+from chatsmith.ingest.hub import open_tokens
 from chatsmith.model.config import model_cost
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.run_directory import RunDirectory, stage_key
@@ -57,9 +57,7 @@ def main(config: Config) -> None:
         )
         text, validation_text = (
             opened.enter_context(
-                contextlib.closing(
-                    open_token_cache(run.tokens, manifest, tokenizer, split, build=runtime.is_main)
-                )
+                contextlib.closing(open_tokens(run.tokens, manifest, tokenizer, split, build=runtime.is_main))
             )
             for split in ("train", "validation")
         )

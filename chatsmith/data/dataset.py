@@ -71,7 +71,7 @@ class SourceFile:
     form: str = ""
     """The form that its conversations had, e.g. `sharegpt`; empty for documents and in manifests of format 1."""
     origin: str = ""
-    """The file it was converted from, if that had another form than `messages`; of a shard `hub:OWNER/NAME@COMMIT/PATH`."""
+    """The file it was converted from, if that had another form than `messages`; hub:… of a shard."""
 
     @property
     def is_remote(self) -> bool:
@@ -354,7 +354,7 @@ def _roles(
             roles.setdefault(path, how.listed[path][0])
             continue
         for file in find_files([path], types, notices):
-            role = _role(file, Path(os.path.abspath(path)), types)
+            role = role_by_name(file, Path(os.path.abspath(path)), types)
             # Where validation files were named, another one is neither trained nor measured on.
             roles.setdefault(file, "test" if role == "validation" and validation else role)
     if set_aside := [file for file, role in roles.items() if role == "test"]:
@@ -362,7 +362,7 @@ def _roles(
     return roles
 
 
-def _role(file: Path, named: Path, types: tuple[str, ...]) -> Role:
+def role_by_name(file: Path, named: Path, types: tuple[str, ...]) -> Role:
     """What `file` is for, by its names. `named` is the path it was found under: itself or a folder."""
     words = re.findall(r"[a-z]+", file.name.lower().removesuffix(file_type(file, types) or ""))
     names = {*words[:1], *words[-1:]}

@@ -1,9 +1,9 @@
 """Files to documents: what chatsmith reads, and what it says when it cannot.
 
-Documents come from `.parquet` (a column, usually `text`), `.jsonl` or `.ndjson` (a field of that name), `.txt`, `.text`,
-`.md` and `.markdown`; all but the first also as `.gz` or `.zst`. Reading streams: memory does not grow with the files.
-Every error is a UserError of one line that names the file. What is training and what is validation text is decided in
-`dataset`.
+Documents come from `.parquet` (a column, usually `text`), `.jsonl` or `.ndjson` (a field of that name), and `.txt`,
+`.text`, `.md` or `.markdown`; all but the first also as `.gz` or `.zst`. Reading streams: memory does not grow with the
+files. Every error is a UserError of one line that names the file. What is training and what is validation text is
+decided in `dataset`.
 """
 
 import codecs

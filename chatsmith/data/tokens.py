@@ -37,7 +37,7 @@ from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b, sha256
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 
@@ -50,7 +50,7 @@ from chatsmith.text.tokenizer import Tokenizer
 FORMAT_VERSION = 2  # 1 had no hashes
 KEY_FORMAT = 1  # raised when equal inputs no longer give equal ids or windows
 IDS, OFFSETS, PROGRESS, LOG, JOB = "ids.bin", "offsets.bin", "progress.json", "worker.log", "job.json"
-ABOUT, LOCK = "about.json", ".lock"
+ABOUT, LOCK, IN_USE = "about.json", ".lock", ".in-use"
 
 WINDOW_DOCUMENTS = 2_048
 WINDOW_CHARACTERS = 16_000_000
@@ -136,6 +136,16 @@ def _window_hash(ends: np.ndarray, ids: np.ndarray) -> str:
     return digest.hexdigest()
 
 
+class Feeder(Protocol):
+    """What fetches files while the worker reads others."""
+
+    def check(self) -> None:
+        """Raise UserError if it failed."""
+
+    def stop(self) -> None:
+        """Fetch nothing more."""
+
+
 class TokenCache:
     """Reads a cache that may still be growing. Close it, or use it in a `with`, to stop its worker."""
 
@@ -149,7 +159,11 @@ class TokenCache:
         """The parts are in `folder` with `key`, and then in `more`."""
         self._parts = [(folder, key), *more]
         self._worker = worker
-        self._check: Callable[[], None] = lambda: None
+        self._feeder: Feeder | None = None
+        self._use: IO[str] | None = None
+        for place, _ in self._parts:
+            with contextlib.suppress(OSError):  # it is not there yet, or another's
+                os.utime(place / ABOUT)  # when it was last used
         self._progress = [Progress.load(*part) or Progress(part[1]) for part in self._parts]
         self._count()
         self._asked = 0
@@ -220,8 +234,27 @@ class TokenCache:
         self._ask(ALL_WINDOWS)
         self._wait(ALL_WINDOWS)
 
+    def unfinished_files(self, manifest: DataManifest, split: SplitName) -> list[SourceFile]:
+        """The training files of the parts that are not complete, in order."""
+        parts = zip(parts_of(manifest, split), self._progress, strict=True)
+        return [file for part, one in parts if not one.complete for file in part.documents.train]
+
+    def hold(self, shared: Path) -> None:
+        """Let nobody remove parts from `shared` until this is closed."""
+        with contextlib.suppress(OSError):  # a cache that may be read and not written
+            self._use = (shared / IN_USE).open("a")
+            fcntl.flock(self._use, fcntl.LOCK_SH)
+
+    def feed(self, feeder: Feeder) -> None:
+        """Have what fetches files for the worker checked while a window is waited for, and stopped with the worker."""
+        self._feeder = feeder
+
     def close(self) -> None:
         """Stop the worker if it still runs. What it has published stays, and a later build continues from there."""
+        if self._feeder:
+            self._feeder.stop()
+        if self._use:
+            self._use.close()
         if self._worker is None:
             return
         self._worker.terminate()
@@ -249,7 +282,8 @@ class TokenCache:
         """Return once this many windows are published, or all there are."""
         last_growth = time.monotonic()
         while self.num_windows < windows and not self.is_complete:
-            self._check()
+            if self._feeder:
+                self._feeder.check()
             # Asked before the progress is read, or the worker's last window could fall between the two.
             has_ended = self._worker is not None and self._worker.poll() is not None
             before, part = self._progress[self._reached], self._parts[self._reached]
@@ -487,7 +521,7 @@ def main(job_file: Path) -> None:
             folder, key = _place(Path(job["folder"]), part, tokenizer, split)
             writer = CacheWriter(folder, key, bos_id=tokenizer.bos_id, vocab_size=tokenizer.vocab_size)
             if not writer.progress.complete:
-                for file in part.documents.train:
+                for file in (*part.documents.train, *part.documents.validation):
                     while file.is_remote and not file.path.exists():  # it is being downloaded
                         time.sleep(_POLL_SECONDS)
                 wanted = functools.partial(demand.wait_for, before)

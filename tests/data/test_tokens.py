@@ -74,7 +74,8 @@ def test_a_worker_fills_the_cache_with_every_document_s_ids(run, tokenizer):
     with opened(run) as cache:
         assert documents_in(cache) == [tokenizer.encode(text) for text in TEXTS]
         assert cache.bos_id == tokenizer.bos_id
-        assert not np.isin(cache.read(0, cache.num_ids), [tokenizer.bos_id]).any(), "packing adds <|bos|>, and text cannot"
+        ids = cache.read(0, cache.num_ids)
+        assert not np.isin(ids, [tokenizer.bos_id]).any(), "packing adds <|bos|>, and text cannot"
     with opened(run, "validation") as cache:
         assert documents_in(cache) == [tokenizer.encode("A held-out text.")]
 
@@ -169,12 +170,20 @@ def test_windows_are_published_before_the_cache_is_complete(tmp_path, tokenizer)
     cache = TokenCache(tmp_path, "key")
     writer.add_window([[1, 2], [], [3]])
     assert cache.wait_for_window(0)
-    assert cache.read(0, cache.num_ids).tolist() == [1, 2, 3] and cache.window_offsets(0).tolist() == [0, 2, 2, 3]
+    assert cache.read(0, cache.num_ids).tolist() == [1, 2, 3] and cache.window_offsets(0).tolist() == [
+        0,
+        2,
+        2,
+        3,
+    ]
     assert not cache.is_complete
     writer.add_window([[4]])
     writer.finish()
     assert cache.wait_for_window(1) and not cache.wait_for_window(2)
-    assert cache.read(0, cache.num_ids).tolist() == [1, 2, 3, 4] and cache.window_offsets(1).tolist() == [3, 4]
+    assert cache.read(0, cache.num_ids).tolist() == [1, 2, 3, 4] and cache.window_offsets(1).tolist() == [
+        3,
+        4,
+    ]
 
 
 def test_windows_end_after_a_number_of_documents_or_characters(monkeypatch):
