@@ -156,14 +156,28 @@ class Sources(Settings):
     """Data"""
 
     data: tuple[Path, ...] = ()
-    """Text to train on: files or folders of .parquet, .jsonl[.gz|.zst], .txt, .md; or the word kindergarten for the
-    built-in world. Files called validation or test inside a folder are not trained on."""
+    """Text to train on: files or folders of .parquet, .jsonl, .txt, .md and the like; hub:OWNER/NAME or, of its shards,
+    hub:OWNER/NAME[0:240]; or the word kindergarten for the built-in world. Files called validation or test inside a
+    folder are not trained on."""
     validation: tuple[Path, ...] = ()
     """Validation text. By default files called validation; without any, a share of the documents is held out."""
     conversations: tuple[Path, ...] = ()
     """Conversations for fine-tuning: .jsonl, .json or .parquet of messages, ShareGPT, Alpaca, prompt/completion, …"""
     validation_conversations: tuple[Path, ...] = ()
     """Validation conversations. By default as with `validation`."""
+    text_column: str = "text"
+    """The column (parquet) or field (JSON lines) that holds the text."""
+    columns: tuple[str, ...] = ()
+    """Conversations in columns of their own: question=user answer=assistant, in the order of the turns."""
+    as_text: bool = False
+    """Read files with other endings as plain text, too."""
+
+    def check(self) -> None:
+        for pair in self.columns:
+            if not all(pair.partition("=")):
+                raise UserError(
+                    f"a column is written NAME=ROLE, like question=user, not {pair!r}", setting="columns"
+                )
 
 
 @dataclass(frozen=True)
@@ -238,9 +252,13 @@ class Inference(Compute, Run):
 class DataConfig(Sources, Run):
     """Read documents and conversations, and hold some out for validation."""
 
+    # These enter the key where they are not the default: what was prepared before they existed stays.
+    NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset({"text_column", "columns", "as_text"})
+
     data: tuple[Path, ...] = (KINDERGARTEN,)
-    """Text to train on: files or folders of .parquet, .jsonl[.gz|.zst], .txt, .md; or the word kindergarten for the
-    built-in world. Files called validation or test inside a folder are not trained on."""
+    """Text to train on: files or folders of .parquet, .jsonl, .txt, .md and the like; hub:OWNER/NAME or, of its shards,
+    hub:OWNER/NAME[0:240]; or the word kindergarten for the built-in world. Files called validation or test inside a
+    folder are not trained on."""
     held_out: Annotated[float, Bound(gt=0, le=0.5)] = 0.01
     """Share of the documents, and of the conversations, held out where no validation files are found."""
     seed: Natural = 1
@@ -253,6 +271,7 @@ class DataConfig(Sources, Run):
     """Validation documents, and conversations, generated for the kindergarten."""
 
     def check(self) -> None:
+        super().check()
         if not self.data:
             raise UserError("there is no text to train on; name files or folders", setting="data")
 
@@ -272,13 +291,46 @@ class InspectConfig(Run):
 
 
 @dataclass(frozen=True)
+class DownloadConfig(Settings):
+    """Fetch data or benchmarks, and nothing else."""
+
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("names",)
+
+    names: tuple[str, ...] = ()
+    """hub:OWNER/NAME or hub:OWNER/NAME[0:240]; or benchmarks: core, arc, mmlu, gsm8k, humaneval, words, or all of them
+    as `benchmarks`."""
+    eval_data: Path | None = None
+    """The folder of the benchmarks; by default the cache of downloads."""
+    mirror: str = ""
+    """A server with a copy of the benchmarks' folder, to download from instead of the original places."""
+
+    def check(self) -> None:
+        if not self.names:
+            raise UserError("name what to download: hub:OWNER/NAME, or benchmarks", setting="names")
+
+
+@dataclass(frozen=True)
+class TokenCacheConfig(Output):
+    """List the tokens that runs share, and remove those that were not used for long."""
+
+    prune_days: Annotated[float, Bound(ge=0)] | None = None
+    """Remove what was not used for this many days; 0 removes all that is not in use."""
+
+
+@dataclass(frozen=True)
 class TokenizerConfig(Run):
     """Train the tokenizer (BPE)."""
+
+    NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset({"document_characters"})  # it enters where it is not 0
 
     vocab_size: VocabSize = 8192
     """Vocabulary size at most: 256 bytes, 29 special tokens, and merges."""
     sample_megabytes: Annotated[float, Bound(gt=0, finite=False)] = 16.0
-    """Training text to learn from, sampled evenly from all of it, in millions of characters."""
+    """Training text to learn from, sampled evenly from all of it, in millions of characters. Of a hub, only the first
+    shards that hold so much are read."""
+    document_characters: Natural = 0
+    """Learn from the first so many characters of each document, so that a few long ones do not outweigh many; 0 means
+    all."""
 
 
 @dataclass(frozen=True)
@@ -621,7 +673,8 @@ class RunConfig(Sources):
     POSITIONAL: ClassVar[tuple[str, ...]] = ("recipe",)
 
     recipe: str = "kindergarten"
-    """A built-in recipe (kindergarten, textbook), a .toml file, or a run directory to continue."""
+    """A built-in recipe (kindergarten, textbook, gpu, speedrun, d24, d26, d32), a .toml file, or a run directory to
+    continue."""
     run: Path | None = None
     """Run directory, created if need be. By default runs/ and the recipe's name."""
     set: tuple[str, ...] = ()
@@ -630,6 +683,14 @@ class RunConfig(Sources):
     """Processes on this machine that share the training stages and the evaluation; 0: one for each GPU."""
     nodes: Natural = 0
     """Machines that share them, with one file system; 0: as Slurm's or torchrun's environment says."""
+
+
+@dataclass(frozen=True)
+class DoctorConfig(RunConfig, Output):
+    """Whether this machine is ready: devices, memory, disk, data, ports; for a recipe, before it starts."""
+
+    recipe: str = ""
+    """Also check what this recipe needs: a built-in one, a .toml file, or a run directory."""
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from chatsmith.report.plots import save_curve
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import Runtime, can_compile, detect_runtime, gemm_peak
 from chatsmith.runtime.errors import UserError
-from chatsmith.runtime.run_directory import RunDirectory
+from chatsmith.runtime.run_directory import BUNDLE_STAGES, Recipe, RunDirectory
 from chatsmith.train.memory import activation_bytes, state_bytes
 from chatsmith.train.plan import Plan, make_plan, nanochat_share
 from chatsmith.train.step import COMPILING_PAYS_SECONDS
@@ -69,6 +69,8 @@ class Pipeline:
     """Minutes of other stages on eight H100."""
     sources: tuple[str, ...] = ()
     """Names of everything that is read."""
+    bundles: int = 1
+    """Stages that leave a model."""
     expected: Mapping[str, Any] = field(default_factory=dict)
     """What others published of it."""
 
@@ -83,14 +85,20 @@ def of_depth(config: Config, depth: int, world_size: int) -> Pipeline:
 
 
 def of_recipe(name: str, world_size: int, clock: "Clock") -> Pipeline:
-    """The pipeline of a recipe. Raises UserError if there is none, or it does not pretrain."""
+    """The pipeline of a recipe by its name. Raises UserError if there is none, or it does not pretrain."""
     recipe = named_recipe(name)
     configs, recipe = configure(recipe, RunDirectory(Path("runs") / recipe.name), {}, os.environ)
     if "pretrain" not in configs:
         raise UserError(f"the recipe {recipe.name} does not pretrain a model: there is nothing to plan")
-    pretrain: Any = configs["pretrain"]
-    vocab_size = getattr(configs.get("tokenizer"), "vocab_size", 8192)
-    shape = shape_of(pretrain, vocab_size)
+    return pipeline_of(recipe, configs, world_size, clock)
+
+
+def pipeline_of(
+    recipe: Recipe, configs: Mapping[str, Any], world_size: int, clock: "Clock | None" = None
+) -> Pipeline:
+    """What a recipe with these settings takes. Without a `clock`, a budget in minutes is that of the usual ratio."""
+    pretrain = configs["pretrain"]
+    shape = shape_of(pretrain, getattr(configs.get("tokenizer"), "vocab_size", 8192))
 
     def plan_of(tokens: int) -> Plan:
         return make_plan(
@@ -104,11 +112,15 @@ def of_recipe(name: str, world_size: int, clock: "Clock") -> Pipeline:
         )
 
     plan = plan_of(pretrain.tokens or int(pretrain.ratio * model_cost(shape).scaling_parameters))
-    if pretrain.minutes:
+    if pretrain.minutes and clock:
         plan = plan_of(max(1, int(60 * pretrain.minutes * plan.tokens / clock.seconds(plan))))
     expected = recipe.sections.get("expected", {})
     others = {stage: config for stage, config in configs.items() if stage not in ("data", "pretrain")}
-    data: Any = configs.get("data")
+    sources = [
+        *map(str, getattr(configs.get("data"), "data", ())),
+        *(entry for config in configs.values() for entry in getattr(config, "mixture", ())),
+        *(["benchmarks"] if getattr(configs.get("evaluate"), "download", False) else []),
+    ]
     return Pipeline(
         recipe.name,
         plan,
@@ -116,11 +128,8 @@ def of_recipe(name: str, world_size: int, clock: "Clock") -> Pipeline:
         {stage: expected[f"{stage}_tokens"] for stage in others if f"{stage}_tokens" in expected},
         {stage: minutes for stage, one in others.items() if (minutes := getattr(one, "minutes", 0))},
         {stage: expected[f"{stage}_minutes"] for stage in others if f"{stage}_minutes" in expected},
-        (
-            *map(str, getattr(data, "data", ())),
-            *(entry for one in configs.values() for entry in getattr(one, "mixture", ())),
-            *(["benchmarks"] if getattr(configs.get("evaluate"), "download", False) else []),
-        ),
+        tuple(sources),
+        len(set(BUNDLE_STAGES) & set(configs)),
         expected,
     )
 
@@ -277,9 +286,6 @@ def facts_of(pipeline: Pipeline, clock: Clock, price: float) -> dict[str, Any]:
     by_stage = hours_by_stage(pipeline, clock)
     hours = sum(by_stage.values())
     download = download_bytes(pipeline.sources)
-    bundles = 1 + len(
-        pipeline.tuned.keys() | pipeline.timed.keys() | pipeline.published.keys() - {"evaluate", "tokenizer"}
-    )
     return {
         "name": pipeline.name,
         "depth": plan.model.num_layers,
@@ -288,7 +294,7 @@ def facts_of(pipeline: Pipeline, clock: Clock, price: float) -> dict[str, Any]:
         "hours": hours,
         "hours_by_stage": by_stage,
         "dollars": hours * price,
-        "disk_bytes": download + kept_bytes(plan.cost, plan.tokens, plan.model.vocab_size, bundles),
+        "disk_bytes": download + kept_bytes(plan.cost, plan.tokens, plan.model.vocab_size, pipeline.bundles),
         "download_bytes": download,
         "rule": rule_of(plan),
         "expected": dict(pipeline.expected),

@@ -29,9 +29,9 @@ from chatsmith.cli.training import (
 from chatsmith.data.dataset import load_manifest
 from chatsmith.data.mixture import Mixture
 from chatsmith.data.packing import TrainingRows
-from chatsmith.data.tokens import open_token_cache
 from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import Request, SamplingParams
+from chatsmith.ingest.hub import open_tokens
 from chatsmith.model.config import model_cost
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.errors import UserError
@@ -66,9 +66,7 @@ def main(config: Config) -> None:
         length = shape.context_length
         text, validation_text = (
             opened.enter_context(
-                contextlib.closing(
-                    open_token_cache(run.tokens, manifest, tokenizer, split, build=runtime.is_main)
-                )
+                contextlib.closing(open_tokens(run.tokens, manifest, tokenizer, split, build=runtime.is_main))
             )
             for split in ("train", "validation")
         )

@@ -46,8 +46,15 @@ def read_overrides(config: RunConfig) -> dict[str, dict[str, Any]]:
         paths: tuple[Path, ...] = getattr(config, name)
         if paths:
             # Absolute, so that the run can be continued from another folder.
-            places = [path if path == KINDERGARTEN else expanded(path).absolute() for path in paths]
+            is_name = [path == KINDERGARTEN or str(path).startswith("hub:") for path in paths]
+            places = [
+                path if named else expanded(path).absolute()
+                for path, named in zip(paths, is_name, strict=True)
+            ]
             overrides.setdefault("data", {})[name] = [str(place) for place in places]
+    for name, default in (("text_column", "text"), ("columns", ()), ("as_text", False)):
+        if (value := getattr(config, name)) != default:
+            overrides.setdefault("data", {})[name] = list(value) if isinstance(value, tuple) else value
     return overrides
 
 

@@ -14,11 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from chatsmith.cli import data, evaluate, mid, pretrain, rl, sft, tokenizer
 from chatsmith.cli.config import RunConfig as Config
 from chatsmith.cli.config import ServeConfig
+from chatsmith.cli.doctor import processes_for, warn
 from chatsmith.cli.launch import Machines, Place, find_place, launch
 from chatsmith.cli.recipe import configure, find_recipe, read_overrides
 from chatsmith.cli.report import write_report
@@ -70,7 +69,7 @@ def run_recipe(config: Config, reporter: Reporter) -> tuple[RunDirectory, list[S
     recipe, run = find_recipe(config)
     is_old = Path(config.recipe).is_dir()
     configs, recipe = configure(recipe, run, read_overrides(config), os.environ, is_old=is_old)
-    processes = config.processes or _devices(configs)
+    processes = config.processes or processes_for(configs)
     machines = Machines(place)
     if place.node:  # the first machine does what is not shared, and speaks
         for name in recipe.stages:
@@ -83,6 +82,7 @@ def run_recipe(config: Config, reporter: Reporter) -> tuple[RunDirectory, list[S
     count = processes * place.nodes
     shared = f", on {count} processes" if count > 1 else ""
     reporter.stage(f"Recipe {recipe.name}", f"{' → '.join(recipe.stages)}, in {run.path}{shared}")
+    warn(recipe, configs, run, processes, reporter)
     results: list[StageResult] = []
     try:
         for name in recipe.stages:
@@ -126,12 +126,6 @@ def show_next_steps(run: RunDirectory, reporter: Reporter) -> None:
     reporter.line("\nTry next:")
     for command, purpose in steps:
         reporter.line(f"  {command:<{width}}  {purpose}")
-
-
-def _devices(configs: Mapping[str, Any]) -> int:
-    """As many processes as there are GPUs; one where there is none, or one was chosen."""
-    chosen = {getattr(config, "device", "auto") for config in configs.values()}
-    return max(1, torch.cuda.device_count()) if chosen <= {"auto", "cuda"} else 1
 
 
 def _launch_stage(name: str, run: RunDirectory, processes: int, place: Place) -> None:
