@@ -4,9 +4,8 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import replace
 from hashlib import sha256
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from chatsmith.cli.config import TokenTraining
@@ -100,17 +99,13 @@ class Opener:
     def validation(self, sources: Sequence[tuple[Entry, Source]]) -> ConversationRows | None:
         """Rows of what the sources have set apart, of several a part of each; None without any that fits."""
         items = VALIDATION_ITEMS if len(sources) > 1 else None
-        talks = (
-            conversation
-            for entry, source in sources
-            if source.read and entry.split == "train"
-            for conversation in islice(source.read("validation"), items)
+        measured = [source for entry, source in sources if source.read and entry.split == "train"]
+        talks = chain.from_iterable(
+            islice(source.read("validation"), items) for source in measured if source.read
         )
-        fingerprint = (
-            f"{items} {fingerprint_of([(replace(entry, cap=0), source) for entry, source in sources])}"
-        )
+        content = " ".join([f"validation {items}", *(source.fingerprint for source in measured)])
         try:
-            return self._rows("validation", fingerprint, talks)
+            return self._rows("validation", content, talks)
         except NothingToLearnError as error:
             if error.skipped:
                 self._reporter.notice(
@@ -131,9 +126,10 @@ class Opener:
             cache.wait_for_window(0)
             rows = TrainingRows(cache, self._length, self._seed, cap=entry.cap)
             return Part(entry, rows, min(items, entry.cap or items))
-        talks = source.read(entry.split)
+        talks = islice(source.read(entry.split), entry.cap or None)
         try:
-            rows = self._rows(entry.source, source.fingerprint, talks, entry.split, entry.cap, learns_all)
+            content = f"{source.fingerprint} {entry.split} {entry.cap}"
+            rows = self._rows(entry.source, content, talks, learns_all)
         except NothingToLearnError as error:
             raise UserError(f"{entry.source}: {error}", setting="mixture") from error
         self._reporter.line(
@@ -151,23 +147,13 @@ class Opener:
         return Part(entry, rows, rows.num_conversations)
 
     def _rows(
-        self,
-        name: str,
-        fingerprint: str,
-        conversations: Iterator[Conversation],
-        split: SplitName = "train",
-        cap: int = 0,
-        learns_all: bool = False,
+        self, name: str, content: str, conversations: Iterator[Conversation], learns_all: bool = False
     ) -> ConversationRows:
-        key = sha256(
-            json.dumps([CACHE_FORMAT, self._tokenizer.fingerprint, fingerprint, split]).encode()
-        ).hexdigest()
+        key = sha256(json.dumps([CACHE_FORMAT, self._tokenizer.fingerprint, content]).encode()).hexdigest()
         folder = self._folder(name, key)
         cache = cache_conversations(folder, key, conversations, self._tokenizer, build=self._runtime.is_main)
         turn_end = self._tokenizer.special("<|assistant_end|>")
-        return ConversationRows(
-            cache, self._length, self._seed, turn_end_id=turn_end, cap=cap, learns_all=learns_all
-        )
+        return ConversationRows(cache, self._length, self._seed, turn_end_id=turn_end, learns_all=learns_all)
 
     def _text(self, name: str, manifest: DataManifest, split: SplitName) -> TokenCache:
         folder = self._run.tokens if name == "documents" else self._folder(name, manifest.fingerprint)

@@ -44,7 +44,7 @@ class Entry:
     weight: float = 0.0
     """Its share of the rows; 0: by epochs."""
     cap: int = 0
-    """Items at most: the first documents, or conversations chosen by the seed; 0: all."""
+    """Items at most, the first of the source; 0: all."""
     split: SplitName = "train"
 
     @staticmethod

@@ -409,12 +409,10 @@ class ConversationRows(RowStream[int]):
         seed: int,
         *,
         turn_end_id: int,
-        cap: int = 0,
         learns_all: bool = False,
     ):
         """`cache` holds 2 * id + mask for each id; `sequence_length` is T; `turn_end_id` is the id of
-        <|assistant_end|>. With a `cap`, only so many conversations, chosen by the seed; with `learns_all` the mask does
-        not count, and all of a conversation is learned.
+        <|assistant_end|>. With `learns_all` the mask does not count: all of a conversation is learned.
 
         Waits for the whole cache. Raises NothingToLearnError if no conversation is left.
         """
@@ -426,9 +424,6 @@ class ConversationRows(RowStream[int]):
             learns_all,
         )
         starts, counts, masked = _conversations_in(cache)
-        if cap:
-            chosen = np.sort(np.random.default_rng([seed, 2]).permutation(len(starts))[:cap])
-            starts, counts, masked = starts[chosen], counts[chosen], masked[chosen]
         is_long = counts > sequence_length
         for number in np.flatnonzero(is_long):
             ids = cache.read(starts[number], starts[number] + sequence_length)

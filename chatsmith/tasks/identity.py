@@ -80,10 +80,11 @@ def identity_conversations(persona: Persona, split: str) -> Iterator[Conversatio
     seen: set[Conversation] = set()
     for _ in range(20 * CONVERSATIONS):  # a persona of few words may not give as many
         talk = _conversation(persona, rng)
-        if talk in seen or len(seen) == CONVERSATIONS:
-            continue
+        if len(seen) == CONVERSATIONS:
+            return
+        is_new = talk not in seen
         seen.add(talk)
-        if is_held_out(repr(talk), _HELD_OUT_ONE_IN) == (split == "validation"):
+        if is_new and is_held_out(repr(talk), _HELD_OUT_ONE_IN) == (split == "validation"):
             yield talk
 
 
