@@ -18,7 +18,7 @@ import torch
 
 from chatsmith.cli.config import DoctorConfig as Config
 from chatsmith.cli.config import ServeConfig
-from chatsmith.cli.plan import Pipeline, pipeline_of
+from chatsmith.cli.plan import Pipeline, pipeline_of, within_budget
 from chatsmith.cli.recipe import configure, find_recipe, read_overrides
 from chatsmith.ingest import hub
 from chatsmith.report.estimate import download_bytes, kept_bytes
@@ -53,7 +53,10 @@ def main(config: Config) -> None:
     found = [*machine_checks()]
     if config.recipe:
         recipe, run = find_recipe(config)
-        configs, recipe = configure(recipe, run, read_overrides(config), os.environ)
+        overrides = within_budget(
+            recipe, read_overrides(config), config.processes or processes_for({}), run=run
+        )
+        configs, recipe = configure(recipe, run, overrides, os.environ)
         found += recipe_checks(recipe, configs, run, config.processes or processes_for(configs))
     found.append(_port(ServeConfig.port))
     if config.json:
@@ -110,7 +113,7 @@ def recipe_checks(
 ) -> Iterator[Check]:
     """What the recipe needs. The network is only asked for the listings of data on a hub."""
     pipeline = pipeline_of(recipe, configs, processes) if "pretrain" in configs else None
-    if pipeline:
+    if pipeline and not run.done_facts("pretrain"):
         yield _disk(pipeline, run.path)
         yield _memory(pipeline, configs, processes)
     tokens, lacking = 0.0, ""

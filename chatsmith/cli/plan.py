@@ -15,8 +15,11 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from chatsmith.cli.config import PlanConfig as Config
-from chatsmith.cli.recipe import configure, named_recipe
+from chatsmith.cli.config import Shape
+from chatsmith.cli.recipe import Sections, configure, named_recipe
 from chatsmith.cli.training import shape_of
 from chatsmith.model.config import model_cost
 from chatsmith.report.estimate import (
@@ -31,9 +34,9 @@ from chatsmith.report.estimate import (
 )
 from chatsmith.report.plots import save_curve
 from chatsmith.runtime.console import Reporter
-from chatsmith.runtime.device import Runtime, can_compile, detect_runtime, gemm_peak
+from chatsmith.runtime.device import Runtime, can_compile, detect_runtime, free_memory, gemm_peak
 from chatsmith.runtime.errors import UserError
-from chatsmith.runtime.run_directory import BUNDLE_STAGES, Recipe, RunDirectory
+from chatsmith.runtime.run_directory import BUNDLE_STAGES, Recipe, RunDirectory, read_recipe
 from chatsmith.train.memory import activation_bytes, state_bytes
 from chatsmith.train.plan import Plan, make_plan, nanochat_share
 from chatsmith.train.step import COMPILING_PAYS_SECONDS
@@ -87,7 +90,8 @@ def of_depth(config: Config, depth: int, world_size: int) -> Pipeline:
 def of_recipe(name: str, world_size: int, clock: "Clock") -> Pipeline:
     """The pipeline of a recipe by its name. Raises UserError if there is none, or it does not pretrain."""
     recipe = named_recipe(name)
-    configs, recipe = configure(recipe, RunDirectory(Path("runs") / recipe.name), {}, os.environ)
+    run = RunDirectory(Path("runs") / recipe.name)
+    configs, recipe = configure(recipe, run, within_budget(recipe, {}, world_size, clock), os.environ)
     if "pretrain" not in configs:
         raise UserError(f"the recipe {recipe.name} does not pretrain a model: there is nothing to plan")
     return pipeline_of(recipe, configs, world_size, clock)
@@ -134,6 +138,44 @@ def pipeline_of(
     )
 
 
+def within_budget(
+    recipe: Recipe,
+    overrides: Sections,
+    world_size: int,
+    clock: "Clock | None" = None,
+    run: RunDirectory | None = None,
+) -> Sections:
+    """`overrides`, and what follows from the recipe's [budget], if it has one: the depth of the best model for the
+    hours, and the minutes of the stages. A `run` that was begun with the same budget keeps its depth.
+
+    Raises UserError for a budget that is none.
+    """
+    budget = {**recipe.sections.get("budget", {}), **overrides.get("budget", {})}
+    if not budget:
+        return overrides
+    hours = budget.get("hours", 0)
+    if set(budget) != {"hours"} or not isinstance(hours, int | float) or not hours > 0:
+        raise UserError("[budget] takes hours, more than 0: --set budget.hours=8")
+    kept = read_recipe(run.recipe).sections if run and run.recipe.is_file() else {}
+    given = {**recipe.sections.get("pretrain", {}), **overrides.get("pretrain", {})}
+    if "depth" in given:
+        depth = given["depth"]
+    elif kept.get("budget") == budget and "depth" in kept.get("pretrain", {}):
+        depth = kept["pretrain"]["depth"]
+    else:
+        shape = {one.name: given[one.name] for one in fields(Shape) if one.name in given}
+        vocab_size = {**recipe.sections.get("tokenizer", {}), **overrides.get("tokenizer", {})}.get(
+            "vocab_size", 8192
+        )
+        asked = Config(hours=hours, vocab_size=vocab_size, **shape)
+        depth = chosen(asked, world_size, clock or clock_here(world_size), 0.0).plan.model.num_layers
+    minutes = {"pretrain": PRETRAINING_SHARE, "sft": 0.6 * (1 - PRETRAINING_SHARE)}
+    found: dict[str, dict[str, Any]] = {"budget": budget, "pretrain": {"depth": depth}}
+    for stage, share in minutes.items():
+        found[stage] = {"minutes": round(60 * hours * share, 2), **found.get(stage, {})}
+    return {stage: {**found.get(stage, {}), **overrides.get(stage, {})} for stage in {*found, *overrides}}
+
+
 def chosen(config: Config, world_size: int, clock: "Clock", price: float) -> Pipeline:
     """The deepest model that the budget pays for, or the one whose size is nearest to what was asked for."""
     pipelines = {depth: of_depth(config, depth, world_size) for depth in DEPTHS}
@@ -143,7 +185,10 @@ def chosen(config: Config, world_size: int, clock: "Clock", price: float) -> Pip
     hours = config.hours or config.budget_usd / price
     best = None
     for pipeline in pipelines.values():
-        if clock.seconds(pipeline.plan) > 3600 * hours * PRETRAINING_SHARE:
+        state, plan = state_bytes(pipeline.plan.cost), pipeline.plan
+        kept = state["weights"] + state["gradients"] + state["optimizer"] / world_size
+        row = plan.sequence_length * activation_bytes(plan.model, torch.bfloat16)
+        if kept + row > clock.memory or clock.seconds(plan) > 3600 * hours * PRETRAINING_SHARE:
             break
         best = pipeline
     if best is None:
@@ -169,6 +214,11 @@ class Clock:
     def products_per_second(self) -> float:
         """Of all devices, at what they reach of their data sheet."""
         return self.count * self.device.flops[self.dtype] * self.device.efficiency[self.dtype]
+
+    @property
+    def memory(self) -> float:
+        """Bytes that one device has for training."""
+        return 0.9 * self.device.memory
 
     def step(self, plan: Plan) -> StepTime:
         """A step of pretraining, by cause."""
@@ -213,6 +263,11 @@ class MeasuredClock(Clock):
         self.runtime, self.count = runtime, count
         self._foreseen = cache(lambda plan: foreseen_step_seconds(plan, runtime, self._peak))
 
+    @property
+    def memory(self) -> float:
+        """Bytes that are free here."""
+        return free_memory(self.runtime.device)
+
     @cached_property
     def _peak(self) -> float:
         return gemm_peak(self.runtime, self.runtime.compute_dtype, seconds=0.5)
@@ -255,6 +310,14 @@ class MeasuredClock(Clock):
         if plan.world_size > 1:
             words += f"; that {plan.world_size} processes are {plan.world_size} times as fast is assumed"
         return [["memory", _memory_in_words(facts["memory_bytes"])], ["time", words]]
+
+
+def clock_here(count: int) -> Clock:
+    """For the GPUs that are here: by their data sheet if it is known, else measured."""
+    runtime = detect_runtime()
+    name = torch.cuda.get_device_name(runtime.device).lower() if runtime.device.type == "cuda" else ""
+    device = next((device for key, device in DEVICES.items() if key in name), None)
+    return Clock(device, count) if device and name else MeasuredClock(runtime, count)
 
 
 def expected_memory(plan: Plan, runtime: Runtime) -> dict[str, int]:
@@ -361,13 +424,13 @@ def show_table(config: Config, count: int, clock: Clock, price: float, reporter:
         found = [facts_of(pipeline, clock, price) for pipeline in pipelines]
         points = [(one["depth"], one["hours"]) for one in found]
     else:
-        found = []
+        found, count = [], config.count
         for device in DEVICES.values():
-            clock = Clock(device, config.count)
+            clock = Clock(device, count)
             pipeline = (
                 of_recipe(config.what, count, clock) if config.what else of_depth(config, config.depth, count)
             )
-            each = config.count * (config.price_per_gpu_hour or device.dollars_per_hour)
+            each = count * (config.price_per_gpu_hour or device.dollars_per_hour)
             found.append(facts_of(pipeline, clock, each) | {"name": device.title})
         points = [(index, one["hours"]) for index, one in enumerate(found)]
     if config.plot:

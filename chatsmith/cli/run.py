@@ -19,6 +19,7 @@ from chatsmith.cli.config import RunConfig as Config
 from chatsmith.cli.config import ServeConfig
 from chatsmith.cli.doctor import processes_for, warn
 from chatsmith.cli.launch import Machines, Place, find_place, launch
+from chatsmith.cli.plan import within_budget
 from chatsmith.cli.recipe import configure, find_recipe, read_overrides
 from chatsmith.cli.report import write_report
 from chatsmith.cli.settings import GENERAL_VARIABLES, PREFIX
@@ -68,7 +69,11 @@ def run_recipe(config: Config, reporter: Reporter) -> tuple[RunDirectory, list[S
     place = find_place(os.environ, config.nodes)
     recipe, run = find_recipe(config)
     is_old = Path(config.recipe).is_dir()
-    configs, recipe = configure(recipe, run, read_overrides(config), os.environ, is_old=is_old)
+    overrides = read_overrides(config)
+    if not is_old:
+        devices = (config.processes or processes_for({})) * place.nodes
+        overrides = within_budget(recipe, overrides, devices, run=run)
+    configs, recipe = configure(recipe, run, overrides, os.environ, is_old=is_old)
     processes = config.processes or processes_for(configs)
     machines = Machines(place)
     if place.node:  # the first machine does what is not shared, and speaks
@@ -83,6 +88,9 @@ def run_recipe(config: Config, reporter: Reporter) -> tuple[RunDirectory, list[S
     shared = f", on {count} processes" if count > 1 else ""
     reporter.stage(f"Recipe {recipe.name}", f"{' → '.join(recipe.stages)}, in {run.path}{shared}")
     warn(recipe, configs, run, processes, reporter)
+    evaluating: Any = configs.get("evaluate")
+    if evaluating and evaluating.download:
+        evaluate.download(evaluating, reporter)  # before the first GPU second is spent
     results: list[StageResult] = []
     try:
         for name in recipe.stages:
