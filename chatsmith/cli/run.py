@@ -19,7 +19,7 @@ from chatsmith.cli.config import RunConfig as Config
 from chatsmith.cli.config import ServeConfig
 from chatsmith.cli.doctor import processes_for, warn
 from chatsmith.cli.launch import Machines, Place, find_place, launch
-from chatsmith.cli.plan import within_budget
+from chatsmith.cli.plan import EXPECTED, within_budget
 from chatsmith.cli.recipe import configure, find_recipe, read_overrides
 from chatsmith.cli.report import write_report
 from chatsmith.cli.settings import GENERAL_VARIABLES, PREFIX
@@ -87,6 +87,9 @@ def run_recipe(config: Config, reporter: Reporter) -> tuple[RunDirectory, list[S
     count = processes * place.nodes
     shared = f", on {count} processes" if count > 1 else ""
     reporter.stage(f"Recipe {recipe.name}", f"{' → '.join(recipe.stages)}, in {run.path}{shared}")
+    for key, title in EXPECTED.items():
+        if key in recipe.sections.get("expected", {}):
+            reporter.line(f"{title}: {recipe.sections['expected'][key]}")
     warn(recipe, configs, run, processes, reporter)
     evaluating: Any = configs.get("evaluate")
     if evaluating and evaluating.download:
@@ -134,6 +137,9 @@ def show_next_steps(run: RunDirectory, reporter: Reporter) -> None:
     reporter.line("\nTry next:")
     for command, purpose in steps:
         reporter.line(f"  {command:<{width}}  {purpose}")
+    expected = read_recipe(run.recipe).sections.get("expected", {}) if run.recipe.is_file() else {}
+    if "advice" in expected:
+        reporter.line(f"Next time, a better buy: {expected['advice']}")
 
 
 def _launch_stage(name: str, run: RunDirectory, processes: int, place: Place) -> None:
