@@ -8,49 +8,38 @@ outputs were made by the same settings skips itself. No stage's work is done her
 import os
 import sys
 import time
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from chatsmith.cli import data, evaluate, pretrain, rl, sft, tokenizer
-from chatsmith.cli.config import KINDERGARTEN, STAGES, ServeConfig, Settings
+from chatsmith.cli import data, evaluate, mid, pretrain, rl, sft, tokenizer
 from chatsmith.cli.config import RunConfig as Config
+from chatsmith.cli.config import ServeConfig
+from chatsmith.cli.doctor import processes_for, warn
 from chatsmith.cli.launch import Machines, Place, find_place, launch
+from chatsmith.cli.plan import EXPECTED, within_budget
+from chatsmith.cli.recipe import configure, find_recipe, read_overrides
 from chatsmith.cli.report import write_report
-from chatsmith.cli.settings import (
-    GENERAL_VARIABLES,
-    PREFIX,
-    expanded,
-    from_environment,
-    from_recipe,
-    made,
-    to_recipe,
-)
+from chatsmith.cli.settings import GENERAL_VARIABLES, PREFIX
 from chatsmith.runtime.console import Reporter, format_number, format_seconds
 from chatsmith.runtime.device import peak_resident_bytes
-from chatsmith.runtime.errors import UserError, did_you_mean
+from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import Recipe, RunDirectory, read_recipe, write_recipe
 
-BUILT_IN = Path(__file__).parent.parent / "recipes"
 MAINS = {
     "data": data.main,
     "tokenizer": tokenizer.main,
     "pretrain": pretrain.main,
+    "mid": mid.main,
     "sft": sft.main,
     "rl": rl.main,
     "evaluate": evaluate.main,
 }
 SHARED = ("pretrain", "mid", "sft", "rl", "evaluate")  # stages that several processes share
-OTHER_SECTIONS = ("serve",)  # kept for commands that are no part of a pipeline
 FACTS_SHOWN = 5  # of a stage in the table of results
 LONGEST_TEXT_SHOWN = 24  # longer ones are hashes and paths
-
-Sections = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -80,8 +69,12 @@ def run_recipe(config: Config, reporter: Reporter) -> tuple[RunDirectory, list[S
     place = find_place(os.environ, config.nodes)
     recipe, run = find_recipe(config)
     is_old = Path(config.recipe).is_dir()
-    configs, recipe = configure(recipe, run, read_overrides(config), os.environ, is_old=is_old)
-    processes = config.processes or _devices(configs)
+    overrides = read_overrides(config)
+    if not is_old:
+        devices = (config.processes or processes_for({})) * place.nodes
+        overrides = within_budget(recipe, overrides, devices, run=run)
+    configs, recipe = configure(recipe, run, overrides, os.environ, is_old=is_old)
+    processes = config.processes or processes_for(configs)
     machines = Machines(place)
     if place.node:  # the first machine does what is not shared, and speaks
         for name in recipe.stages:
@@ -94,6 +87,13 @@ def run_recipe(config: Config, reporter: Reporter) -> tuple[RunDirectory, list[S
     count = processes * place.nodes
     shared = f", on {count} processes" if count > 1 else ""
     reporter.stage(f"Recipe {recipe.name}", f"{' → '.join(recipe.stages)}, in {run.path}{shared}")
+    for key, title in EXPECTED.items():
+        if key in recipe.sections.get("expected", {}):
+            reporter.line(f"{title}: {recipe.sections['expected'][key]}")
+    warn(recipe, configs, run, processes, reporter)
+    evaluating: Any = configs.get("evaluate")
+    if evaluating and evaluating.download:
+        evaluate.download(evaluating, reporter)  # before the first GPU second is spent
     results: list[StageResult] = []
     try:
         for name in recipe.stages:
@@ -105,80 +105,6 @@ def run_recipe(config: Config, reporter: Reporter) -> tuple[RunDirectory, list[S
         return run, results
     finally:
         write_report(run.path, reporter)  # also where a stage fails: it says how far the run has come
-
-
-def find_recipe(config: Config) -> tuple[Recipe, RunDirectory]:
-    """The recipe that `config` names and the run directory it goes to. Raises UserError if there is none."""
-    path = Path(config.recipe)
-    if path.is_dir():
-        continued = RunDirectory(path)
-        if not continued.recipe.is_file():
-            raise UserError(
-                f"{path} is a folder without a recipe.toml; name a recipe, and the folder as the run",
-                setting="run",
-            )
-        return read_recipe(continued.recipe), RunDirectory(config.run or path)
-    recipe = read_recipe(path if path.suffix == ".toml" else _built_in(config.recipe))
-    return recipe, RunDirectory(config.run or Path("runs") / recipe.name)
-
-
-def read_overrides(config: Config) -> dict[str, dict[str, Any]]:
-    """Recipe sections made of --set and the data flags of `config`."""
-    overrides: dict[str, dict[str, Any]] = {}
-    for text in config.set:
-        place, equals, value = text.partition("=")
-        stage, dot, name = place.strip().partition(".")
-        if not (equals and dot and stage and name):
-            raise UserError(f"--set takes stage.name=value, like pretrain.depth=6, not {text!r}")
-        overrides.setdefault(stage, {})[name.replace("-", "_")] = _toml_value(value.strip())
-    for name in ("data", "validation", "conversations", "validation_conversations"):
-        paths: tuple[Path, ...] = getattr(config, name)
-        if paths:
-            # Absolute, so that the run can be continued from another folder.
-            places = [path if path == KINDERGARTEN else expanded(path).absolute() for path in paths]
-            overrides.setdefault("data", {})[name] = [str(place) for place in places]
-    return overrides
-
-
-def configure(
-    recipe: Recipe,
-    run: RunDirectory,
-    overrides: Sections,
-    environ: Mapping[str, str],
-    *,
-    is_old: bool = False,
-) -> tuple[dict[str, Settings], Recipe]:
-    """Each stage's settings, and the recipe with all of them written out.
-
-    `overrides` are stronger than `environ`; `is_old`: the recipe is that of a run, which may have former names.
-    Raises UserError for an unknown stage, section or setting, or a value that a stage refuses.
-    """
-    if not recipe.stages:
-        raise UserError(f'the recipe {recipe.name} names no stages; add a line like stages = ["tokenizer"]')
-    for name in (*recipe.stages, *recipe.sections, *overrides):
-        is_kept = name in OTHER_SECTIONS and name not in recipe.stages
-        if name not in STAGES and not is_kept:
-            raise UserError(
-                f"the recipe {recipe.name} names an unknown stage {name!r}{did_you_mean(name, STAGES)}"
-            )
-    sections: dict[str, dict[str, Any]] = {
-        name: {**recipe.sections.get(name, {}), **overrides.get(name, {})}
-        for name in dict.fromkeys((*recipe.stages, *recipe.sections, *overrides))
-    }
-    configs: dict[str, Settings] = {}
-    for name in recipe.stages:
-        config_class = STAGES[name]
-        values = (
-            from_recipe(config_class, name, recipe.sections.get(name, {}), is_old=is_old)
-            | from_environment(config_class, name, environ)
-            | from_recipe(config_class, name, overrides.get(name, {}))
-        )
-        try:
-            configs[name] = made(config_class, values | {"run": run.path})
-        except UserError as error:
-            raise UserError(f"stage {name}: {error}") from error
-        sections[name] = to_recipe(configs[name])
-    return configs, replace(recipe, sections=sections)
 
 
 def show_results(
@@ -211,12 +137,9 @@ def show_next_steps(run: RunDirectory, reporter: Reporter) -> None:
     reporter.line("\nTry next:")
     for command, purpose in steps:
         reporter.line(f"  {command:<{width}}  {purpose}")
-
-
-def _devices(configs: Mapping[str, Any]) -> int:
-    """As many processes as there are GPUs; one where there is none, or one was chosen."""
-    chosen = {getattr(config, "device", "auto") for config in configs.values()}
-    return max(1, torch.cuda.device_count()) if chosen <= {"auto", "cuda"} else 1
+    expected = read_recipe(run.recipe).sections.get("expected", {}) if run.recipe.is_file() else {}
+    if "advice" in expected:
+        reporter.line(f"Next time, a better buy: {expected['advice']}")
 
 
 def _launch_stage(name: str, run: RunDirectory, processes: int, place: Place) -> None:
@@ -261,25 +184,6 @@ def _keep_recipe(run: RunDirectory, recipe: Recipe) -> None:
         if recipe == kept:
             return
     write_recipe(run.recipe, recipe)
-
-
-def _built_in(name: str) -> Path:
-    path = BUILT_IN / f"{name}.toml"
-    names = sorted(file.stem for file in BUILT_IN.glob("*.toml"))
-    if name not in names:
-        known = ", ".join(names)
-        raise UserError(
-            f"no recipe {name!r}{did_you_mean(name, names)}; name one of {known}, a .toml file or a run directory"
-        )
-    return path
-
-
-def _toml_value(text: str) -> Any:
-    """`text` as TOML reads it: 6, 0.5, true, ["a"]; anything else is the text itself."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
 
 
 def _in_words(facts: Mapping[str, Any]) -> str:

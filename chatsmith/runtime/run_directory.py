@@ -3,7 +3,7 @@
     runs/kindergarten/
       recipe.toml  metrics.jsonl
       data/  tokenizer/  tokens/
-      pretrain/ sft/ rl/      each with bundle/ and state/
+      pretrain/ mid/ sft/ rl/ each with bundle/ and state/
       evals/                  each stage's folder also has settings.toml and done.json
 
 It answers where things are, with which settings a stage ran (`settings.toml`), whether its outputs are still those of
@@ -40,7 +40,7 @@ from chatsmith.runtime.errors import UserError, did_you_mean
 
 KEY_FORMAT = 1  # raised when the meaning of a key changes, so that old outputs are made anew
 STAGE_FOLDERS = {"evaluate": "evals"}  # every other stage's folder has the stage's name
-BUNDLE_STAGES = ("pretrain", "sft", "rl")  # in pipeline order: the last one there is the newest
+BUNDLE_STAGES = ("pretrain", "mid", "sft", "rl")  # in pipeline order: the last one there is the newest
 BUNDLE_FILE = "config.json"  # every bundle has it
 # Fields that say where or how loudly a stage works, never what comes out of it.
 NEVER_IN_KEY = frozenset({"run", "json", "track", "device"})

@@ -232,7 +232,9 @@ def rates_for(model: GPTConfig, batch_tokens: int) -> Rates:
     large = max(1.0, batch_tokens / NANOCHAT_FROM) ** 0.5
     adam = large * (768 / model.model_dim) ** 0.5
     published = {role: rate * (large if role == "matrix" else adam) for role, rate in NANOCHAT_RATES.items()}
-    joined = {role: (ours := getattr(rates, role)) * (rate / ours) ** share for role, rate in published.items()}
+    joined = {
+        role: (ours := getattr(rates, role)) * (rate / ours) ** share for role, rate in published.items()
+    }
     return replace(rates, **joined)
 
 

@@ -15,7 +15,6 @@ from chatsmith.cli import launch as module
 from chatsmith.cli.launch import Machines, Place, find_place, launch
 from chatsmith.runtime.errors import UserError
 
-
 HERE = Place()
 
 
