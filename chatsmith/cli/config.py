@@ -358,7 +358,7 @@ class PretrainConfig(Shape, TokenTraining):
 
 @dataclass(frozen=True)
 class MidConfig(TokenTraining):
-    """Mid-training: documents and conversations in one stream, between pretraining and fine-tuning."""
+    """Mid-training: documents and conversations in one stream, before fine-tuning."""
 
     mixture: tuple[str, ...] = ("conversations", "documents weight=0.5")
     """What to learn from, each as SOURCE [epochs=N|weight=SHARE] [cap=ITEMS] [split=train|validation]. Sources:
@@ -693,7 +693,7 @@ class RunConfig(Sources):
 
 @dataclass(frozen=True)
 class DoctorConfig(RunConfig, Output):
-    """Whether this machine is ready: devices, memory, disk, data, ports; for a recipe, before it starts."""
+    """Whether this machine is ready: devices, memory, disk, data, ports; or ready for a recipe."""
 
     recipe: str = ""
     """Also check what this recipe needs: a built-in one, a .toml file, or a run directory."""

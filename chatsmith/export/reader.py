@@ -1,7 +1,7 @@
 """An exported transformers folder as a bundle again.
 
-Read are folders that chatsmith exported, of either kind, and others of Qwen3's shape where the same function can
-be written in our tensors: no grouped queries, gains that are one (or, of queries and keys together, our gain on scores),
+Read are folders that chatsmith exported, of either kind, and others of Qwen3's shape where the same function can be
+written in our tensors: no grouped queries, gains that are one (or, of queries and keys together, our gain on scores),
 and a token table of normed rows. Nothing in the folder is executed.
 """
 
