@@ -693,7 +693,7 @@ class RunConfig(Sources):
 
 @dataclass(frozen=True)
 class DoctorConfig(RunConfig, Output):
-    """Whether this machine is ready: devices, memory, disk, data, ports; or ready for a recipe."""
+    """Whether this machine is ready: devices, memory, disk, data, ports."""
 
     recipe: str = ""
     """Also check what this recipe needs: a built-in one, a .toml file, or a run directory."""
