@@ -94,6 +94,7 @@ def facts_of(training: TrainingRun, plan: Plan, result: TrainResult) -> dict[str
         "tokens_per_second": round(result.tokens_per_second, 1),
         "share_of_peak": round(result.share_of_peak, 4),
         "peak_memory_gb": round(peak_memory_bytes(training.runtime) / 1e9, 3),
+        "foreseen_memory_gb": round(plan.foreseen_memory_bytes / 1e9, 3),
     }
 
 

@@ -9,7 +9,7 @@ Matrices of one shape are stacked and orthogonalized together, and a parameter o
 The iteration runs on the small m x m Gram matrix, so that the long side is touched twice and not ten times.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import torch
 from torch import Tensor
@@ -22,6 +22,11 @@ POLAR_EXPRESS = (
     (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
 )
 """Coefficients (a, b, c) of the odd quintic polynomials, optimal in sequence for singular values in [0.001, 1]."""
+
+
+MOST_AT_ONCE_ON_GPU = 2**24
+"""Numbers that a GPU orthogonalizes at once: nine times as many are in memory, and its products fill it anyway. A CPU
+takes all of a shape."""
 
 
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
@@ -67,11 +72,15 @@ class Muon:
         sqrt(m / n) for tall ones; `weight_decay` multiplies it.
         """
         self.updates += 1
-        by_shape: dict[torch.Size, list[str]] = defaultdict(list)
+        by_shape: dict[tuple[int, int, int], list[str]] = defaultdict(list)
+        counted: Counter[tuple[int, int]] = Counter()
         for name, parameter in self.parameters.items():
             if parameter.grad is not None:
-                by_shape[parameter.shape[-2:]].append(name)
-        for (rows, columns), names in by_shape.items():
+                rows, columns = parameter.shape[-2:]
+                turn = counted[rows, columns] // MOST_AT_ONCE_ON_GPU if parameter.is_cuda else 0
+                by_shape[rows, columns, turn].append(name)
+                counted[rows, columns] += parameter.numel()
+        for (rows, columns, _), names in by_shape.items():
             directions = []
             for name in names:
                 gradient = self.parameters[name].grad

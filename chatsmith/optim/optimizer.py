@@ -80,6 +80,10 @@ class Optimizer:
     def last_backward(self) -> None:
         """The next backward pass is the step's last. One process has nothing to send."""
 
+    def start_over(self) -> None:
+        """Drop the step's gradients: its backward passes are done again."""
+        self.zero_grad()
+
     def reduce_gradients(self) -> None:
         """All backward passes of the step are done. One process has nothing to sum."""
 

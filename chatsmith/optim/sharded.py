@@ -115,9 +115,16 @@ class ShardedOptimizer:
 
     def last_backward(self) -> None:
         """Say that the next backward pass is the step's last: gradients are complete after it and may travel."""
-        self._armed, self._next = True, 0
+        self._armed = True
         for bucket in self.buckets:
             bucket.missing = bucket.names
+
+    def start_over(self) -> None:
+        """Drop the step's gradients: its backward passes are done again. What was sent of them stays sent, since the
+        others have received it."""
+        sent = self._next
+        self.zero_grad()
+        self._next = sent
 
     def reduce_gradients(self) -> None:
         """Send what has not been sent yet. All processes call it after their backward passes and before any other
@@ -141,10 +148,10 @@ class ShardedOptimizer:
         self.muon.step(self.rates.matrix * scale, momentum, self.rates.weight_decay * decay_scale)
         self.adamw.step(scale)
         self._gather()
-        self._armed = False
 
     def zero_grad(self) -> None:
-        """Drop all gradients."""
+        """Drop all gradients; a new step begins."""
+        self._armed, self._next = False, 0
         for tensor in (*self.parameters, *self.exact.values()):
             tensor.grad = None
 
@@ -238,9 +245,9 @@ class ShardedOptimizer:
             bucket = self.buckets[self._next]
             if bucket.missing and not even_incomplete:
                 return
-            self._next += 1
             sent = torch.cat([self._gradient(piece, bucket) for piece in bucket.pieces])
             bucket.received = torch.empty_like(sent[: len(sent) // self.world_size])
+            self._next += 1  # not before there was memory for it
             bucket.work = _reduce_scatter(bucket.received, sent, async_op=True)
 
     def _gradient(self, piece: Piece | None, bucket: Bucket) -> Tensor:

@@ -35,6 +35,15 @@ def sum_number(value: float, runtime: Runtime) -> float:
     return total.item()
 
 
+def max_number(value: float, runtime: Runtime) -> float:
+    """The largest of the numbers of all processes."""
+    if runtime.world_size == 1:
+        return value
+    largest = torch.tensor(value, dtype=torch.float64, device=runtime.device)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return largest.item()
+
+
 def sum_numbers(values: Mapping[str, float], runtime: Runtime) -> dict[str, float]:
     """The sums of several numbers over all processes, by name; every process must give the same names."""
     if runtime.world_size == 1:

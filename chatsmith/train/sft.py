@@ -2,7 +2,7 @@
 assistant says and nothing else. The score is the loss on validation conversations.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import islice
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from chatsmith.data.packing import Batch, ConversationRows, NothingToLearnError
 from chatsmith.model.config import model_cost
 from chatsmith.model.loss import token_losses
 from chatsmith.text.chat import Conversation, render
+from chatsmith.train.memory import fit_plan
 from chatsmith.train.plan import Plan
 from chatsmith.train.step import expected_seconds, prepare, uncompiled
 from chatsmith.train.timing import TimeBudget
@@ -104,11 +105,15 @@ def fine_tune(
             evaluate_every=settings.evaluate_every(plan),
         )
 
+    def planned(tokens: int, notice: Callable[[str], object]) -> Plan:
+        plan, is_asked = settings.plan(shape, tokens, runtime.world_size), settings.rows_per_microbatch > 0
+        return fit_plan(model, plan, runtime, notice, is_asked=is_asked, compute_loss=compute_loss)
+
     if budget:
         tokens = budget.get("tokens") or 0
         if not tokens:
-            first = settings.plan(shape, epoch_tokens, runtime.world_size)
+            first = planned(epoch_tokens, str)
             tokens = measure_tokens(budget, model, first, job(first), settings.evaluations)
-    plan = settings.plan(shape, tokens, runtime.world_size)
+    plan = planned(tokens, reporter.notice)
     result = fit(run, model, plan, job(plan), budget)
     return FineTuned(plan.with_steps(result.steps), result, rows)

@@ -5,7 +5,7 @@ Also what comes before the first one: the model's compute type, and whether its 
 
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
@@ -20,6 +20,7 @@ from chatsmith.optim.sharded import ShardedOptimizer
 from chatsmith.runtime.device import Runtime, can_compile, gemm_peak
 from chatsmith.runtime.distributed import sum_number
 from chatsmith.runtime.errors import UserError
+from chatsmith.train.memory import Notch, is_out_of_memory
 from chatsmith.train.plan import Plan
 
 assert NOT_TRAINED_ON == IGNORED
@@ -44,6 +45,10 @@ class Trainable(Protocol):
         """The same on `device`."""
         ...
 
+    def __iter__(self) -> Iterator[Any]:
+        """Its tensors, of one row each along the first axis; or None."""
+        ...
+
 
 B = TypeVar("B", bound=Trainable)
 ComputeLoss = Callable[[GPT, B, float], Tensor]
@@ -58,30 +63,40 @@ def train_step(
     compute_loss: ComputeLoss[B],
     runtime: Runtime,
     step: int,
+    notch: Notch | None = None,
 ) -> float:
     """Update `model` once, from this process's `batches` and those of all other processes, as step number `step` of the
     plan. Returns the mean loss over the step's trained tokens.
 
+    Where memory runs out before the update, `notch` is lowered and the gradients are computed again, in smaller pieces.
+
     Where no process has anything to learn from, nothing is updated and the mean is 0. Raises NonFiniteLossError before
-    the update that would spoil the weights.
+    the update that would spoil the weights, UserError where the smallest pieces do not fit.
     """
+    notch = notch or Notch()
     counted = [(batch, num) for batch in batches if (num := batch.num_targets)]
     on_device = [batch.to(runtime.device) for batch, _ in counted]
     trained = sum_number(float(sum(num for _, num in counted)), runtime)
-    losses: list[Tensor] = []
+    while True:
+        try:
+            # Every token weighs the same, however unevenly microbatches and processes are masked.
+            losses = _gradients(
+                model, optimizer, on_device, compute_loss, 1 / max(trained, 1.0), notch.pieces
+            )
+            if trained:
+                optimizer.reduce_gradients()
+            break
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        # Not above: as long as the error is handled, its traceback keeps what the failed pass had in memory.
+        optimizer.start_over()
+        notch.lower(model, max(len(next(iter(batch))) for batch in on_device))
     total = 0.0
-    for index, batch in enumerate(on_device, start=1):
-        if index == len(on_device):
-            optimizer.last_backward()
-        # Every token weighs the same, however unevenly microbatches and processes are masked.
-        loss = compute_loss(model, batch, 1 / max(trained, 1.0))
-        loss.backward()
-        losses.append(loss.detach())
-    if trained:
-        optimizer.reduce_gradients()
     for loss in losses:  # not before the last backward pass: reading waits for the device
         total += loss.item()
     total = sum_number(total, runtime)
+    notch.agree(model, runtime)
     if not math.isfinite(total):
         raise NonFiniteLossError(
             f"the loss became {total} at step {step:,}; nothing saved so far is touched. Lower the learning rate, "
@@ -95,6 +110,34 @@ def train_step(
     optimizer.step(scale, plan.schedule.muon_momentum(progress), scale)
     optimizer.zero_grad()
     return total
+
+
+def _gradients(
+    model: GPT,
+    optimizer: Optimizer | ShardedOptimizer,
+    batches: Sequence[B],
+    compute_loss: ComputeLoss[B],
+    scale: float,
+    pieces: int,
+) -> list[Tensor]:
+    """Forward and backward of all microbatches, each cut into at most so many pieces. Returns their losses."""
+    cut = [piece for batch in batches for piece in batch_pieces(batch, pieces)]
+    losses: list[Tensor] = []
+    for index, batch in enumerate(cut, start=1):
+        if index == len(cut):
+            optimizer.last_backward()
+        loss = compute_loss(model, batch, scale)
+        loss.backward()
+        losses.append(loss.detach())
+    return losses
+
+
+def batch_pieces(batch: B, pieces: int) -> list[B]:
+    """The rows of a batch as at most so many batches; those without a target are left out."""
+    if pieces == 1:
+        return [batch]
+    columns = [[None] * pieces if column is None else column.chunk(pieces) for column in batch]
+    return [piece for rows in zip(*columns, strict=False) if (piece := type(batch)(*rows)).num_targets]
 
 
 def prepare(

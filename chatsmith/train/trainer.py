@@ -45,7 +45,7 @@ from chatsmith.train.checkpoint import (
     save_training,
 )
 from chatsmith.train.plan import Plan, make_plan
-from chatsmith.train.step import B, ComputeLoss, train_step
+from chatsmith.train.step import B, ComputeLoss, Notch, train_step
 from chatsmith.train.timing import TimeBudget, seconds_per_step
 
 
@@ -169,10 +169,11 @@ def fit(
                     reporter.line(job.sample())
             trainer.save_or_stop()
     result = trainer.result(tokens_per_second, share_of_peak)
+    foreseen = f", {plan.foreseen_memory_bytes / 1e9:.1f} foreseen" if plan.foreseen_memory_bytes else ""
     reporter.line(
         f"{result.steps:,} steps, {result.steps * plan.tokens_per_step:,} tokens in "
         f"{format_seconds(result.seconds)}: {tokens_per_second:,.0f} tokens/s, MFU {share_of_peak:.0%} (of this "
-        f"machine's measured matrix peak), {peak_memory_bytes(runtime) / 1e9:.1f} GB at most"
+        f"machine's measured matrix peak), {peak_memory_bytes(runtime) / 1e9:.1f} GB at most{foreseen}"
     )
     return result
 
@@ -209,6 +210,7 @@ class Trainer:
         self.run, self.model, self.plan = run, model, plan
         self.optimizer = make_optimizer(model, plan.rates, run.runtime)
         self.meter = Meter()
+        self._notch = Notch(run.reporter.notice)
         self.scores: dict[str, float] = {}
         """Of the last evaluation."""
         self.step = 0
@@ -269,7 +271,14 @@ class Trainer:
         """Do one optimizer step on this process's batches. `started` is when they began to be fetched, by
         `time.perf_counter()`: that belongs to the step's time."""
         loss = train_step(
-            self.model, self.optimizer, batches, self.plan, compute_loss, self.run.runtime, self.step + 1
+            self.model,
+            self.optimizer,
+            batches,
+            self.plan,
+            compute_loss,
+            self.run.runtime,
+            self.step + 1,
+            self._notch,
         )
         self.step += 1
         self.meter.record(loss, time.perf_counter() - started)
