@@ -148,9 +148,9 @@ def step_memory(shape: GPTConfig, rows: int, accumulation: int, way: Way) -> dic
     logits = int(copies * chunk + stream + head * (2 if size == 2 else 1))
 
     block = int(11.5 * stream + again)  # what one layer's backward pass makes, and what is recomputed for it
-    tables = (
-        2 * max(shape.vocab_size * table_size, EXACT * shape.bigram_buckets) * width
-    )  # two dense gradients
+    # A table's dense gradient is added to what is there: of the same tokens as previous ones, of former microbatches.
+    sums = accumulation > 1
+    tables = width * max(table_size * shape.vocab_size * (1 + sums), EXACT * shape.bigram_buckets * sums)
     stacked = cost.matrices // 3  # all matrices of the shape that has most; nine times in memory
     if way.on_gpu:
         stacked = min(stacked, max(4 * width * width, MOST_AT_ONCE_ON_GPU))

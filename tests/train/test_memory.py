@@ -1,12 +1,10 @@
-"""What training is said to keep is what it keeps; what does not fit is made to; and running out of memory ends nothing."""
+"""What training is said to keep is what it keeps; what does not fit is made to; running out of memory ends nothing."""
 
-import json
 import os
 import subprocess
 import sys
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,10 +15,9 @@ from torch.profiler import ProfilerActivity, profile
 from chatsmith.data.packing import Batch
 from chatsmith.model.config import GPTConfig, model_cost
 from chatsmith.model.gpt import GPT
-from chatsmith.optim.muon import Muon
 from chatsmith.optim.optimizer import Optimizer
 from chatsmith.rl.objective import RolloutBatch
-from chatsmith.runtime.device import Runtime, resident_bytes
+from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.errors import UserError
 from chatsmith.train import memory
 from chatsmith.train.memory import RECOMPUTING, Notch, Way, find_fit, fit_plan, state_bytes, step_memory
@@ -140,8 +137,8 @@ def tracked_peak(shape: GPTConfig, rows: int, way: Way) -> int:
 @pytest.mark.parametrize(
     ("depth", "rows", "way"),
     [
-        (6, 16, Way(FP32)),
-        (12, 4, Way(BF16)),
+        (4, 2, Way(BF16)),
+        pytest.param(12, 4, Way(BF16), marks=pytest.mark.long),
         pytest.param(20, 4, Way(BF16), marks=pytest.mark.long),
         pytest.param(20, 16, Way(BF16, recompute="blocks"), marks=pytest.mark.long),
         pytest.param(24, 1, Way(BF16, recompute="elementwise"), marks=pytest.mark.long),
@@ -201,30 +198,45 @@ def test_which_model_fits_which_card(depth, vocab_size, memory_gb, world_size, f
     assert (256 // world_size) % fit.rows == 0
 
 
-def test_more_memory_never_costs_more_and_the_plain_way_comes_first():
-    way, last = Way(BF16, on_gpu=True), None
-    for room in range(8, 142):
-        fit = find_fit(shape_of(16, 32_768), 64, 32, way, room * GB)
-        if last and last.fits:
-            assert fit.fits and min(fit.rows, 4) >= min(last.rows, 4), "never fewer rows than help"
-            assert (fit.way.bf16_tables, list(RECOMPUTING).index(fit.way.recompute)) <= cost or fit.rows > last.rows
-        last, cost = fit, (fit.way.bf16_tables, list(RECOMPUTING).index(fit.way.recompute))
-    assert last.tier == "plain" and last.rows == 32
+def test_with_less_memory_what_costs_time_comes_last():
+    def tiers(way: Way, rooms, at_once: int) -> list[tuple[str, int]]:
+        found = [find_fit(shape_of(16, 32_768), 64, at_once, way, room * GB) for room in rooms]
+        assert all(fit.fits for fit in found)
+        return [(fit.tier, fit.rows) for fit in found]
+
+    gpu = Way(BF16, on_gpu=True, is_compiled=True)
+    assert tiers(gpu, (141, 48, 24, 16, 12, 8), 32) == [
+        ("plain", 32),
+        ("plain", 16),
+        ("plain", 8),
+        ("plain", 4),
+        ("recomputing blocks", 8),
+        ("recomputing blocks, bf16 tables", 4),
+    ]
+    # A CPU waits for nothing: it takes a single row rather than to recompute.
+    assert tiers(Way(BF16), (20, 16, 12, 11), 4) == [
+        ("plain", 4),
+        ("plain", 2),
+        ("plain", 1),
+        ("recomputing elementwise", 2),
+    ]
 
 
-def test_a_cpu_keeps_the_plan_where_it_fits_and_its_steps_where_not(new_model, new_plan, runtime, monkeypatch):
+def test_a_cpu_keeps_the_plan_where_it_fits_and_its_steps_where_not(
+    new_model, new_plan, runtime, monkeypatch
+):
     plan, model, notices = new_plan(4, rows=12, rows_per_microbatch=6), new_model(), []
     fitted = fit_plan(model, plan, runtime, notices.append)
     assert replace(fitted, foreseen_memory_bytes=0) == plan and fitted.foreseen_memory_bytes > 10**8
     assert model.run_block is RECOMPUTING["nothing"] and not notices
     needed = step_memory(plan.model, 1, 12, Way(FP32))["peak"]
     weights = 4 * model_cost(plan.model).parameters
-    for free, run_block in ((needed, "nothing"), (needed - weights, "nothing"), (0, "blocks")):
+    for free in (1.12 * (needed - weights), 0):
         monkeypatch.setattr(memory, "free_memory", lambda device, free=free: free)
         smaller = fit_plan(model, plan, runtime, notices.append)
         assert smaller.rows_per_step == plan.rows_per_step and smaller.steps == plan.steps
-        assert smaller.rows_per_microbatch < 6 and model.run_block is RECOMPUTING[run_block]
-    assert len(notices) == 2 and "trying all the same" in notices[-1]
+        assert smaller.rows_per_microbatch < 6
+    assert len(notices) == 1 and notices[0].endswith("are there; trying all the same")
 
 
 # ---- when memory runs out all the same ----
@@ -236,7 +248,9 @@ def limited(compute_loss, rows: int, recompute: str = "nothing"):
     def compute(model, batch, scale):
         holds = rows * (2 if model.run_block is not RECOMPUTING["nothing"] else 1)
         loss = compute_loss(model, batch, scale)
-        if len(batch.inputs) > holds or list(RECOMPUTING.values()).index(model.run_block) < list(RECOMPUTING).index(recompute):
+        if len(batch.inputs) > holds or list(RECOMPUTING.values()).index(model.run_block) < list(
+            RECOMPUTING
+        ).index(recompute):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.14 GiB")
         return loss
 
@@ -252,7 +266,9 @@ def weights_after(new_model, new_plan, batches_from, runtime, wrap) -> tuple[lis
     return [weight.detach() for weight in model.parameters()], notices
 
 
-@pytest.mark.parametrize(("rows", "recompute"), [(2, "nothing"), (1, "nothing"), (1, "elementwise"), (0.5, "blocks")])
+@pytest.mark.parametrize(
+    ("rows", "recompute"), [(2, "nothing"), (1, "nothing"), (1, "elementwise"), (0.5, "blocks")]
+)
 def test_a_step_that_runs_out_of_memory_is_done_in_pieces_and_gives_the_same(
     new_model, new_plan, batches_from, runtime, rows, recompute
 ):
@@ -263,7 +279,7 @@ def test_a_step_that_runs_out_of_memory_is_done_in_pieces_and_gives_the_same(
     assert not silent and len(notices) == 1 and "\n" not in notices[0] and "memory ran out" in notices[0]
     assert (recompute in notices[0]) == (recompute != "nothing")
     for one, other in zip(expected, found, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)  # Muon computes in float32
 
 
 def test_where_nothing_is_left_to_give_up_one_line_says_so(new_model, new_plan, batches_from, runtime):
@@ -294,3 +310,66 @@ def test_pieces_of_a_batch_have_its_rows_once(batches_from):
     copies = torch.tensor([[1, 0], [0, 0], [0, 1]])
     rollouts = RolloutBatch(ones, ones, ones.float(), ones.float(), copies)
     assert [piece.num_targets for piece in batch_pieces(rollouts, 4)] == [1, 1]
+
+
+PROGRAM = """
+import sys, torch
+from chatsmith.data.packing import Batch
+from chatsmith.model.config import GPTConfig
+from chatsmith.model.gpt import GPT
+from chatsmith.optim.sharded import make_optimizer
+from chatsmith.runtime.device import detect_runtime
+from chatsmith.runtime.distributed import process_group
+from chatsmith.train.memory import Notch
+from chatsmith.train.plan import make_plan
+from chatsmith.train.step import prepare, train_step
+
+torch.set_num_threads(1)
+runtime = detect_runtime("cpu", "fp64")
+shape = GPTConfig(vocab_size=37, context_length=8, num_layers=3, num_heads=2, head_dim=8, value_embedding_layers=(0, 2))
+model = GPT(shape)
+model.init_weights(torch.Generator().manual_seed(3))
+model.double()
+plan = make_plan(shape, 8 * 8 * 4, batch_tokens=64, rows_per_microbatch=2, world_size=runtime.world_size)
+compute_loss, failures, said = prepare(model, runtime, False, print), [], []
+
+def fail(gradient):  # that of the table comes last: those of most others have been sent by then
+    failures.append(getattr(optimizer, "_next", 0))
+    if runtime.rank == 1 and len(failures) in (2, 3):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    return gradient
+
+notch = Notch(said.append)
+with process_group(runtime):
+    optimizer = make_optimizer(model, plan.rates, runtime)
+    model.embedding.weight.register_hook(fail)
+    for step in range(1, 4):
+        ids = torch.randint(37, (8, 8), generator=torch.Generator().manual_seed(step))
+        mine = ids[runtime.rank :: runtime.world_size]
+        batches = [Batch(rows, rows.roll(-1, 1)) for rows in mine.split(2)]
+        train_step(model, optimizer, batches, plan, compute_loss, runtime, step, notch)
+    assert runtime.rank != 1 or failures[1] > 0, "nothing had been sent when it failed"
+    torch.save((dict(model.state_dict()), notch.pieces, said), f"{sys.argv[1]}/{runtime.rank}.pt")
+"""
+
+
+def test_processes_agree_on_the_notch_though_some_gradients_were_sent_already(tmp_path):
+    def train(world_size: int) -> list:
+        folder = tmp_path / str(world_size)
+        folder.mkdir()
+        setting = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
+        setting["MASTER_PORT"] = str(25_000 + os.getpid() % 20_000)
+        command = [sys.executable, "-c", PROGRAM, str(folder)]
+        processes = [
+            subprocess.Popen(command, env=os.environ | setting | {"RANK": str(rank)})
+            for rank in range(world_size)
+        ]
+        assert [process.wait(100) for process in processes] == [0] * world_size
+        return [torch.load(folder / f"{rank}.pt") for rank in range(world_size)]
+
+    ((expected, pieces, said),) = train(1)
+    assert (pieces, said) == (1, [])
+    for weights, pieces, said in train(2):
+        assert pieces == 2 and len(said) == 1, "both were told, though only one ran out"
+        for name, value in weights.items():
+            torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6)
