@@ -14,9 +14,10 @@ from chatsmith.cli.config import PlanConfig as Config
 from chatsmith.cli.config import Shape
 from chatsmith.model.config import GPTConfig, model_cost
 from chatsmith.report.estimate import find_device, step_time
+from chatsmith.report.fit import fit_here, fit_within
 from chatsmith.runtime.console import Reporter
-from chatsmith.runtime.device import Runtime, can_compile, detect_runtime, gemm_peak
-from chatsmith.train.memory import activation_bytes, state_bytes
+from chatsmith.runtime.device import DTYPES, Runtime, can_compile, detect_runtime, gemm_peak
+from chatsmith.train.memory import Way
 from chatsmith.train.plan import Plan, make_plan, model_shape
 from chatsmith.train.step import COMPILING_PAYS_SECONDS
 from chatsmith.train.timing import foreseen_step_seconds
@@ -37,13 +38,16 @@ def main(config: Config) -> None:
         plan_for_gpu(config, plan)
         return
     runtime = detect_runtime(config.device)
-    time, memory = expected_time(plan, runtime), expected_memory(plan, runtime)
+    time = expected_time(plan, runtime)
+    is_compiled = time.seconds > COMPILING_PAYS_SECONDS and can_compile(runtime.device)
+    plan, memory, in_words = fit_here(plan, runtime, is_compiled)
     reporter = Reporter(json=config.json)
     if config.json:
-        facts = {"plan": asdict(plan), "cost": asdict(plan.cost), "tokens": plan.tokens}
-        sys.stdout.write(json.dumps({**facts, **asdict(time), "memory_bytes": memory}) + "\n")
+        facts = {"plan": asdict(plan), "cost": asdict(plan.cost), "tokens": plan.tokens, "memory": memory}
+        parts = {name: memory[name] for name in ("weights", "gradients", "optimizer", "activations")}
+        sys.stdout.write(json.dumps({**facts, **asdict(time), "memory_bytes": parts}) + "\n")
         return
-    rows = [*_rows(plan), ["memory", _memory_in_words(memory)], ["time", _time_in_words(time, plan, runtime)]]
+    rows = [*_rows(plan), ["memory", in_words], ["time", _time_in_words(time, plan, runtime)]]
     reporter.table("The plan", ["what", "how much"], rows)
 
 
@@ -51,13 +55,16 @@ def plan_for_gpu(config: Config, plan: Plan) -> None:
     """The plan, time and price on GPUs by their data sheet: computed, not measured."""
     device = find_device(config.gpu)
     dtype = "bf16" if "bf16" in device.flops else "fp16"
+    way = Way(DTYPES[dtype], on_gpu=True, is_compiled=True, world_size=plan.world_size)
+    plan, memory, in_words = fit_within(plan, way, device.memory)
     step = step_time(
         plan.model,
         device,
         tokens_per_step=plan.tokens_per_step,
-        microbatch_tokens=min(32_768, plan.tokens_per_step // plan.world_size),
+        microbatch_tokens=plan.rows_per_microbatch * plan.sequence_length,
         world_size=plan.world_size,
         dtype=dtype,
+        recompute=float("blocks" in memory["tier"]),
     )
     hours = plan.steps * step.seconds / 3600
     price = config.price_per_gpu_hour or device.dollars_per_hour
@@ -73,6 +80,7 @@ def plan_for_gpu(config: Config, plan: Plan) -> None:
         + 3 * 12 * plan.cost.parameters,
         "seconds_of_a_step": vars(step),
         "is_measured": False,
+        "memory": memory,
     }
     reporter = Reporter(json=config.json)
     if config.json:
@@ -84,6 +92,7 @@ def plan_for_gpu(config: Config, plan: Plan) -> None:
         ["on", f"{name}, {dtype}; computed from the data sheet, not measured"],
         ["speed", f"{speed:,.0f} tokens/s, MFU {facts['mfu']:.0%}"],
         ["pretraining", f"{hours:.1f} h, ${facts['dollars']:,.0f} at ${price:.2f} for each GPU and hour"],
+        ["memory", in_words],
         ["disk", f"{facts['disk_bytes'] / 1e9:.0f} GB of token ids and saved states"],
     ]
     reporter.table("The plan", ["what", "how much"], rows)
@@ -124,16 +133,6 @@ def expected_time(plan: Plan, runtime: Runtime) -> ExpectedTime:
     return ExpectedTime(plan.steps * of_step, True, at_peak / (plan.steps * of_step))
 
 
-def expected_memory(plan: Plan, runtime: Runtime) -> dict[str, int]:
-    """Bytes on one process, by what they are for."""
-
-    tokens = plan.rows_per_microbatch * plan.sequence_length
-    return {
-        **state_bytes(plan.cost),
-        "activations": tokens * activation_bytes(plan.model, runtime.compute_dtype),
-    }
-
-
 def _rows(plan: Plan) -> list[list[str]]:
     shape, cost, rates = plan.model, plan.cost, plan.rates
     flops = plan.tokens * cost.training_flops_per_token
@@ -147,14 +146,6 @@ def _rows(plan: Plan) -> list[list[str]]:
         ["learning rates", f"matrices {rates.matrix:.3g}, head {rates.head:.3g}, embeddings {rates.embedding:.3g}"],
         ["arithmetic", f"{cost.training_flops_per_token / 1e6:,.0f} MFLOP a token, {flops:.2e} in all"],
     ]  # fmt: skip
-
-
-def _memory_in_words(memory: dict[str, int]) -> str:
-    kept = sum(memory.values()) - memory["activations"]
-    return (
-        f"{kept / 1e9:.2f} GB of weights, gradients and optimizer state on each process, and up to about "
-        f"{memory['activations'] / 1e9:.1f} GB of activations"
-    )
 
 
 def _time_in_words(time: ExpectedTime, plan: Plan, runtime: Runtime) -> str:

@@ -19,7 +19,7 @@ import torch
 from chatsmith.runtime.cache import prepare_compiling
 from chatsmith.runtime.errors import UserError
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
 
 ONEDNN_PRIMITIVES = "512"
 """How many prepared products oneDNN keeps, of 1,024 by default; read when it makes its first one. It prepares one for

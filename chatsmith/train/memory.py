@@ -222,13 +222,9 @@ def find_fit(
     return max(fitting, key=lambda fit: min(fit.rows, enough))  # the first of several
 
 
-def why_not(fit: Fit, room: float) -> str:
-    """One line: what a step that does not fit would need at least."""
-    state = sum(fit.memory[name] for name in ("weights", "gradients", "optimizer")) / 1e9
-    return (
-        f"a step needs {fit.memory['peak'] / 1e9:.1f} GB at least, {state:.1f} GB of it for weights, gradients and the "
-        f"optimizer, and {room / 1e9:.1f} GB are there"
-    )
+def most_at_once(shape: GPTConfig) -> int:
+    """Rows of a microbatch on a GPU that has room."""
+    return max(1, MOST_TOKENS // shape.context_length)
 
 
 def fit_plan(
@@ -264,7 +260,8 @@ def fit_plan(
     if fit.tier != "plain":
         notice(f"to fit into memory: {fit.tier}, {fit.rows} rows at once")
     if not fit.fits:
-        notice(f"{why_not(fit, room)}; trying all the same")
+        needed = f"{fit.memory['peak'] / 1e9:.1f} GB are needed and {room / 1e9:.1f} are there"
+        notice(f"by calculation a step does not fit, {needed}; trying all the same")
     model.run_block = RECOMPUTING[fit.way.recompute]
     if fit.way.bf16_tables:
         for table in (model.embedding, *model.value_embeddings.values()):
