@@ -15,6 +15,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from chatsmith.data.packing import Batch
+from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
 from chatsmith.optim.optimizer import Optimizer
 from chatsmith.runtime.device import DTYPES, Runtime, peak_resident_bytes, resident_bytes
@@ -75,10 +76,9 @@ def of_step(text: str, is_profiled: bool) -> dict[str, int]:
     shape = model_shape(depth, vocab_size, sequence_length=length, width=width)
     recompute = next((one for one in RECOMPUTING if one in rest), "nothing")
     way = Way(DTYPES[dtype], is_compiled="compile" in rest, recompute=recompute)
-    found = {"floor": resident_bytes(), "foreseen": step_memory(shape, rows, 1, way)["peak"]}
+    runtime = Runtime(torch.device("cpu"), way.dtype)
 
-    def train() -> None:
-        runtime = Runtime(torch.device("cpu"), way.dtype)
+    def train(shape: GPTConfig, rows: int, length: int) -> None:
         model = GPT(shape)
         model.init_weights(torch.Generator().manual_seed(1))
         plan = make_plan(shape, 10**6, batch_tokens=rows * length, rows_per_microbatch=rows)
@@ -86,13 +86,16 @@ def of_step(text: str, is_profiled: bool) -> dict[str, int]:
         model.run_block = RECOMPUTING[recompute]
         optimizer = Optimizer(model, plan.rates)
         for step in (1, 2):
-            ids = torch.randint(vocab_size, (rows, length))
+            ids = torch.randint(shape.vocab_size, (rows, length))
             train_step(model, optimizer, [Batch(ids, ids)], plan, compute_loss, runtime, step)
 
-    if not is_profiled:
-        train()
-        return found | {"resident": peak_resident_bytes()}
-    return found | {"peak": profiled_peak(train)}
+    foreseen = step_memory(shape, rows, 1, way)["peak"]
+    if is_profiled:
+        return {"foreseen": foreseen, "peak": profiled_peak(lambda: train(shape, rows, length))}
+    train(model_shape(1, 300, sequence_length=16, width=64), 1, 16)  # what any step loads
+    floor = resident_bytes()
+    train(shape, rows, length)
+    return {"foreseen": foreseen, "floor": floor, "resident": peak_resident_bytes()}
 
 
 def profiled_peak(work) -> int:

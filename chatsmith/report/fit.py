@@ -50,8 +50,8 @@ def _in_words(plan: Plan, fit: Fit, room: float) -> str:
         return f"fits: {peak} ({parts}), {fit.tier}, {fit.rows} rows at once"
     state = sum(fit.memory[name] for name in ("weights", "gradients", "optimizer"))
     words = (
-        f"does not fit, because a step needs {format_bytes(fit.memory['peak'])} at least, {format_bytes(state)} of it for "
-        f"weights, gradients and the optimizer, and {format_bytes(room)} are there"
+        f"does not fit, because a step needs {format_bytes(fit.memory['peak'])} at least, {format_bytes(state)} of it "
+        f"for weights, gradients and the optimizer, and {format_bytes(room)} are there"
     )
     if fit.way.on_gpu and fit.way.world_size == 1:
         for count in (2, 4, 8):
