@@ -187,6 +187,8 @@ class Training(Compute, Run):
 class TokenTraining(Training):
     """Training on tokens"""
 
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """What to compute in; auto: bf16 where the hardware supports it, fp16 with a scaled loss on GPUs that lack it."""
     tokens: Natural = 0
     """Token budget (padding and prompts included); 0 means that others decide."""
     batch_tokens: Natural = 0

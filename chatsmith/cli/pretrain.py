@@ -38,7 +38,10 @@ def main(config: Config) -> None:
     """Pretrain the model of `config.run`, unless it is already what this would make."""
     started = time.monotonic()
     run = RunDirectory(config.run)
-    with exclusive(run, config.device, config.dtype) as (runtime, reporter), contextlib.ExitStack() as opened:
+    with (
+        exclusive(run, config.device, config.dtype, scales_loss=True) as (runtime, reporter),
+        contextlib.ExitStack() as opened,
+    ):
         manifest = load_manifest(run.data)
         tokenizer = Tokenizer.load(run.tokenizer)
         key = stage_key(config, documents=manifest.documents.fingerprint, tokenizer=tokenizer.fingerprint)

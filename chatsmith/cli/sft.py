@@ -37,7 +37,7 @@ def main(config: Config) -> None:
     """Fine-tune, unless the run's model is already what this would make."""
     started = time.monotonic()
     run = RunDirectory(config.run)
-    with exclusive(run, config.device, config.dtype) as (runtime, reporter):
+    with exclusive(run, config.device, config.dtype, scales_loss=True) as (runtime, reporter):
         source = resolve_bundle(config.from_ or run.stage("pretrain"))
         data = _Conversations(config, run)
         key = stage_key(config, bundle=bundle_fingerprint(source), conversations=data.fingerprint)

@@ -10,8 +10,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from chatsmith.bundle import GENERATION_DEFAULTS, model_card, save_bundle
 from chatsmith.model.gpt import GPT
+from chatsmith.report.estimate import device_called, step_time
 from chatsmith.runtime.console import Reporter, format_seconds
 from chatsmith.runtime.device import Runtime, detect_runtime, peak_memory_bytes
 from chatsmith.runtime.distributed import process_group
@@ -25,9 +28,11 @@ T = TypeVar("T")
 
 
 @contextlib.contextmanager
-def exclusive(run: RunDirectory, device: str, dtype: str) -> Iterator[tuple[Runtime, Reporter]]:
+def exclusive(
+    run: RunDirectory, device: str, dtype: str, scales_loss: bool = False
+) -> Iterator[tuple[Runtime, Reporter]]:
     """The runtime and the console of a command that trains in `run`, which it locks; all processes join their group."""
-    runtime = detect_runtime(device, dtype)
+    runtime = detect_runtime(device, dtype, scales_loss)
     lock = run.lock() if runtime.is_main else contextlib.nullcontext()
     with process_group(runtime), lock:
         yield runtime, Reporter(silent=not runtime.is_main)
@@ -95,7 +100,25 @@ def facts_of(training: TrainingRun, plan: Plan, result: TrainResult) -> dict[str
         "share_of_peak": round(result.share_of_peak, 4),
         "peak_memory_gb": round(peak_memory_bytes(training.runtime) / 1e9, 3),
         "foreseen_memory_gb": round(plan.foreseen_memory_bytes / 1e9, 3),
+        **_foreseen_speed(plan, training.runtime),
     }
+
+
+def _foreseen_speed(plan: Plan, runtime: Runtime) -> dict[str, float]:
+    """Tokens/s by the model of time, where the GPU is in its table."""
+    title = torch.cuda.get_device_name(runtime.device) if runtime.device.type == "cuda" else ""
+    device, dtype = device_called(title), runtime.dtype_name
+    if device is None or dtype not in device.flops or not plan.has_equal_steps:
+        return {}
+    step = step_time(
+        plan.model,
+        device,
+        tokens_per_step=plan.tokens_per_step,
+        microbatch_tokens=plan.rows_per_microbatch * plan.sequence_length,
+        world_size=plan.world_size,
+        dtype=dtype,
+    )
+    return {"foreseen_tokens_per_second": round(plan.tokens_per_step / step.seconds, 1)}
 
 
 def save_trained(

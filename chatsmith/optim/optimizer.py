@@ -72,8 +72,12 @@ class Optimizer:
         )
         self.parameters = [parameter for _, parameter in model.named_parameters()]
 
-    def step(self, scale: float, momentum: float, decay_scale: float) -> None:
-        """One update: all learning rates times `scale`, Muon's momentum, and the weight decay times `decay_scale`."""
+    def step(self, scale: float, momentum: float, decay_scale: float, loss_scale: float = 1.0) -> None:
+        """One update: all learning rates times `scale`, Muon's momentum, and the weight decay times `decay_scale`;
+        gradients are divided by `loss_scale`."""
+        for parameter in self.parameters if loss_scale != 1.0 else ():
+            if parameter.grad is not None:
+                parameter.grad /= loss_scale
         self.muon.step(self.rates.matrix * scale, momentum, self.rates.weight_decay * decay_scale)
         self.adamw.step(scale)
 

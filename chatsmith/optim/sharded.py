@@ -134,16 +134,19 @@ class ShardedOptimizer:
         self._start(even_incomplete=True)
 
     @torch.no_grad()
-    def step(self, scale: float, momentum: float, decay_scale: float) -> None:
-        """One update: all learning rates times `scale`, Muon's momentum, and the weight decay times `decay_scale`."""
+    def step(self, scale: float, momentum: float, decay_scale: float, loss_scale: float = 1.0) -> None:
+        """One update: all learning rates times `scale`, Muon's momentum, and the weight decay times `decay_scale`;
+        gradients are divided by `loss_scale`."""
         self.reduce_gradients()
-        self._sum_small()
+        self._sum_small(loss_scale)
         for bucket in self.buckets:
             assert bucket.work is not None and bucket.received is not None
             bucket.work.wait()
             if piece := bucket.pieces[self.rank]:
                 weights = self.exact[piece]
                 weights.grad = bucket.received[: len(weights)].to(weights.dtype)
+                if loss_scale != 1.0:
+                    weights.grad /= loss_scale
             bucket.received = bucket.work = None
         self.muon.step(self.rates.matrix * scale, momentum, self.rates.weight_decay * decay_scale)
         self.adamw.step(scale)
@@ -264,7 +267,7 @@ class ShardedOptimizer:
         assert first is not None
         return first.of(self.named[first.name]).shape
 
-    def _sum_small(self) -> None:
+    def _sum_small(self, loss_scale: float) -> None:
         gradients = []
         for name in self.small:
             parameter = self.named[name]
@@ -273,6 +276,7 @@ class ShardedOptimizer:
             gradients.append(parameter.grad)
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(flat)
+        flat /= loss_scale
         for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
 

@@ -42,7 +42,8 @@ CURVES = {
     "CORE": ("core",),
 }
 """What is drawn, and the keys of metrics.jsonl it is from: the first one that a stage has."""
-SPENT = ("tokens", "steps", "tokens_per_second", "share_of_peak", "peak_memory_gb")
+SPENT = ("tokens", "steps", "tokens_per_second", "share_of_peak", "peak_memory_gb", "foreseen_memory_gb",
+         "foreseen_tokens_per_second")  # fmt: skip
 SHAPE = ("num_layers", "num_heads", "head_dim", "vocab_size", "context_length")
 MEANS = {"core": "CORE", "chat": "ChatCORE"}
 PACKAGES = ("torch", "numpy", "tokenizers", "tiktoken", "safetensors", "huggingface-hub")

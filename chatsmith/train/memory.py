@@ -307,6 +307,10 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
+PATIENCE = 1000
+"""Steps without an overflow after which the scale of the loss is tried twice as large."""
+
+
 @dataclass
 class Notch:
     """How much of a step is in memory at once. Where memory runs out it is lowered, for the rest of the run: half the
@@ -319,6 +323,10 @@ class Notch:
     """Into which every microbatch is cut."""
     is_new: bool = False
     """Lowered in this step."""
+    loss_scale: float = 2.0**16
+    """In float16, what the loss is multiplied by so that gradients do not vanish below its smallest number
+    (Micikevicius et al. 2018, arXiv:1710.03740): half after an overflow, twice after PATIENCE steps without."""
+    good_steps: int = 0
 
     def lower(self, model: GPT, rows: int) -> None:
         """Take the next notch; `rows` is those of the largest microbatch. Raises UserError after the last one."""
@@ -333,6 +341,15 @@ class Notch:
                 "what fits: fewer layers, shorter rows, a smaller vocabulary, or more GPUs"
             )
         self.is_new = True
+
+    def can_update(self, model: GPT, runtime: Runtime) -> bool:
+        """Whether the gradients of a step in float16 are finite on all processes; adapts the scale of the next one."""
+        sums = torch.stack([w.grad.norm() for w in model.parameters() if w.grad is not None])
+        is_good = sum_number(float(not sums.isfinite().all()), runtime) == 0
+        self.good_steps = self.good_steps + 1 if is_good else 0
+        if not is_good or self.good_steps % PATIENCE == 0:
+            self.loss_scale *= 2.0 if is_good else 0.5
+        return is_good
 
     def agree(self, model: GPT, runtime: Runtime) -> None:
         """Take the lowest notch of all processes, and say so. All call it, once a step."""

@@ -77,12 +77,12 @@ def train_step(
     counted = [(batch, num) for batch in batches if (num := batch.num_targets)]
     on_device = [batch.to(runtime.device) for batch, _ in counted]
     trained = sum_number(float(sum(num for _, num in counted)), runtime)
+    loss_scale = notch.loss_scale if runtime.compute_dtype == torch.float16 else 1.0
     while True:
         try:
             # Every token weighs the same, however unevenly microbatches and processes are masked.
-            losses = _gradients(
-                model, optimizer, on_device, compute_loss, 1 / max(trained, 1.0), notch.pieces
-            )
+            scale = loss_scale / max(trained, 1.0)
+            losses = _gradients(model, optimizer, on_device, compute_loss, scale, notch.pieces)
             if trained:
                 optimizer.reduce_gradients()
             break
@@ -95,7 +95,7 @@ def train_step(
     total = 0.0
     for loss in losses:  # not before the last backward pass: reading waits for the device
         total += loss.item()
-    total = sum_number(total, runtime)
+    total = sum_number(total, runtime) / loss_scale
     notch.agree(model, runtime)
     if not math.isfinite(total):
         raise NonFiniteLossError(
@@ -105,9 +105,10 @@ def train_step(
         )
     if not trained:
         return 0.0
-    progress = step / plan.steps
-    scale = plan.schedule.rate(progress)
-    optimizer.step(scale, plan.schedule.muon_momentum(progress), scale)
+    if loss_scale == 1.0 or notch.can_update(model, runtime):
+        progress = step / plan.steps
+        rate = plan.schedule.rate(progress)
+        optimizer.step(rate, plan.schedule.muon_momentum(progress), rate, loss_scale)
     optimizer.zero_grad()
     return total
 

@@ -51,7 +51,7 @@ def refused(result: tuple[int, str, str], message: str) -> None:
         (["--save-minutes", 0], "save_minutes is 0"),
         (["--seed", -1], "seed is -1"),
         (["--device", "gpu"], "device must be auto, cpu"),
-        (["--dtype", "fp16"], "--dtype must be one of auto, fp32, bf16"),
+        (["--dtype", "fp8"], "--dtype must be one of auto, fp32, bf16, fp16"),
         (["--dept", 4], "unknown flag --dept (did you mean --depth?)"),
     ],
 )
