@@ -21,7 +21,7 @@ from chatsmith.model.attention import LONGEST_IN_PIECES, PIECE
 from chatsmith.model.config import Cost, GPTConfig, model_cost
 from chatsmith.model.gpt import GPT, straight
 from chatsmith.model.loss import ROWS_PER_CHUNK
-from chatsmith.optim.muon import MOST_AT_ONCE_ON_GPU
+from chatsmith.optim.muon import STACKED_NUMBERS
 from chatsmith.runtime.atomic import write_text
 from chatsmith.runtime.cache import cache_folder
 from chatsmith.runtime.device import Runtime, free_memory, resident_bytes
@@ -151,16 +151,19 @@ def step_memory(shape: GPTConfig, rows: int, accumulation: int, way: Way) -> dic
     # A table's dense gradient is added to what is there: of the same tokens as previous ones, of former microbatches.
     sums = accumulation > 1
     tables = width * max(table_size * shape.vocab_size * (1 + sums), EXACT * shape.bigram_buckets * sums)
-    stacked = cost.matrices // 3  # all matrices of the shape that has most; nine times in memory
-    if way.on_gpu:
-        stacked = min(stacked, max(4 * width * width, MOST_AT_ONCE_ON_GPU))
-    update, sent = 9 * EXACT * stacked // way.world_size, 0
-    if way.world_size > 1:  # all gradients are copied to be sent, and all weights to arrive
-        sent, update = gradients, update + weights + gradients // way.world_size
+    stacked, copies = cost.matrices // 3, 9  # all matrices of the shape that has most, in float32
+    if way.on_gpu:  # a part of them, and iterated in the compute type
+        stacked = min(stacked, max(4 * width * width, STACKED_NUMBERS))
+        copies = 6 if way.dtype == torch.bfloat16 else 9
+    update, sent, left = copies * EXACT * stacked // way.world_size, 0, gradients
+    if (
+        way.world_size > 1
+    ):  # all gradients are copied to be sent, and then dropped; all weights are copied to arrive
+        sent, left, update = gradients, gradients // way.world_size, max(update, weights)
 
     forward = activations + max(logits, head + max(head, stream + block))
     at_end = gradients + max(tables, block)
-    peak = max(forward + (gradients if accumulation > 1 else 0), at_end + sent, gradients + update)
+    peak = max(forward + (gradients if accumulation > 1 else 0), at_end + sent, left + update)
     workspace = GPU_WORKSPACE if way.on_gpu else 0
     return state | {
         "activations": activations,

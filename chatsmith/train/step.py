@@ -17,7 +17,7 @@ from chatsmith.model.gpt import GPT
 from chatsmith.model.loss import IGNORED, chunk_gradient, chunked_cross_entropy
 from chatsmith.optim.optimizer import Optimizer
 from chatsmith.optim.sharded import ShardedOptimizer
-from chatsmith.runtime.device import Runtime, can_compile, gemm_peak
+from chatsmith.runtime.device import Runtime, can_compile, gemm_peak, read_later
 from chatsmith.runtime.distributed import sum_number
 from chatsmith.runtime.errors import UserError
 from chatsmith.train.memory import Notch, is_out_of_memory
@@ -68,7 +68,9 @@ def train_step(
     """Update `model` once, from this process's `batches` and those of all other processes, as step number `step` of the
     plan. Returns the mean loss over the step's trained tokens.
 
-    Where memory runs out before the update, `notch` is lowered and the gradients are computed again, in smaller pieces.
+    The host waits for the device once, for the last forward pass: the last backward pass is still running then.
+    Where memory runs out before the update, `notch` is lowered and the gradients are computed again, in smaller
+    pieces.
 
     Where no process has anything to learn from, nothing is updated and the mean is 0. Raises NonFiniteLossError before
     the update that would spoil the weights, UserError where the smallest pieces do not fit.
@@ -82,7 +84,7 @@ def train_step(
         try:
             # Every token weighs the same, however unevenly microbatches and processes are masked.
             scale = loss_scale / max(trained, 1.0)
-            losses = _gradients(model, optimizer, on_device, compute_loss, scale, notch.pieces)
+            read = _gradients(model, optimizer, on_device, compute_loss, scale, notch.pieces)
             if trained:
                 optimizer.reduce_gradients()
             break
@@ -93,8 +95,8 @@ def train_step(
         optimizer.start_over()
         notch.lower(model, max(len(next(iter(batch))) for batch in on_device))
     total = 0.0
-    for loss in losses:  # not before the last backward pass: reading waits for the device
-        total += loss.item()
+    for loss in read():
+        total += loss
     total = sum_number(total, runtime) / loss_scale
     notch.agree(model, runtime)
     if not math.isfinite(total):
@@ -120,17 +122,21 @@ def _gradients(
     compute_loss: ComputeLoss[B],
     scale: float,
     pieces: int,
-) -> list[Tensor]:
-    """Forward and backward of all microbatches, each cut into at most so many pieces. Returns their losses."""
+) -> Callable[[], list[float]]:
+    """Forward and backward of all microbatches, each cut into at most so many pieces. What is returned gives their
+    losses, as `read_later` does."""
     cut = [piece for batch in batches for piece in batch_pieces(batch, pieces)]
     losses: list[Tensor] = []
+    read: Callable[[], list[float]] = list
     for index, batch in enumerate(cut, start=1):
         if index == len(cut):
             optimizer.last_backward()
         loss = compute_loss(model, batch, scale)
-        loss.backward()
         losses.append(loss.detach())
-    return losses
+        if index == len(cut):
+            read = read_later(torch.stack(losses))
+        loss.backward()
+    return read
 
 
 def batch_pieces(batch: B, pieces: int) -> list[B]:
