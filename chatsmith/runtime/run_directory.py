@@ -114,6 +114,8 @@ class RunDirectory:
                 file.truncate(0)
                 file.write(str(os.getpid()))
                 file.flush()
+                # Only the holder writes here, so what has another process's number is a dead one's.
+                atomic.sweep(self.path, *(path for depth in ("*/", "*/*/", "*/*/*/") for path in self.path.glob(depth)))
                 yield
             finally:
                 if is_new and list(self.path.iterdir()) == [lock_path]:
