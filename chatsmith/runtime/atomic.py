@@ -19,7 +19,6 @@ from pathlib import Path
 
 from chatsmith.runtime.errors import UserError
 
-
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.(?P<kind>tmp|old)")
 _temporaries: set[Path] = set()
 """What this process is writing right now."""
