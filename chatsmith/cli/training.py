@@ -75,6 +75,9 @@ def training_run(
         reporter,
         track=None if config.track == "none" else config.track,
         save_seconds=60 * config.save_minutes,
+        on_bad_loss=config.on_bad_loss,
+        disk_wait_seconds=60 * config.disk_wait,
+        on_save=config.on_save,
         started=started,
     )
 

@@ -1,13 +1,18 @@
 """Several processes as one: joining the group that torchrun describes, adding numbers up, and agreeing on one."""
 
 import importlib
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
 from chatsmith.runtime.device import Runtime
+from chatsmith.runtime.errors import UserError
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -19,11 +24,37 @@ def process_group(runtime: Runtime) -> Iterator[None]:
     # Its functions take the group of that moment as a default. Imported later, as torch._dynamo does, they keep it for
     # ever; its threads then outlive it, and one that frees a tensor while Python ends aborts the process (1 in 10).
     importlib.import_module("torch.distributed.nn.functional")
-    dist.init_process_group("nccl" if runtime.device.type == "cuda" else "gloo")
+    dist.init_process_group(
+        "nccl" if runtime.device.type == "cuda" else "gloo",
+        store=_store_of_attempt(runtime),
+        rank=runtime.rank,
+        world_size=runtime.world_size,
+    )
     try:
         yield
+    except RuntimeError as error:
+        if not _is_lost_connection(error):
+            raise
+        raise UserError(
+            "another process of this training ended, and this one with it; the same command, or torchrun with "
+            "--max-restarts, goes on from the last saved state"
+        ) from error
     finally:
         dist.destroy_process_group()
+
+
+def _store_of_attempt(runtime: Runtime) -> dist.Store:
+    """Where the processes leave their addresses for each other. torchrun's store outlives an attempt that it restarts:
+    under the same names, the new processes would read dead ones' addresses."""
+    store, _, _ = next(dist.rendezvous("env://"))
+    return dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+
+
+def _is_lost_connection(error: RuntimeError) -> bool:
+    """Whether a collective failed because another process is gone: gloo and NCCL say it in their own words."""
+    return isinstance(error, dist.DistError) or any(
+        word in str(error) for word in ("gloo", "NCCL", "Connection")
+    )
 
 
 def sum_number(value: float, runtime: Runtime) -> float:
@@ -47,3 +78,12 @@ def sum_numbers(values: Mapping[str, float], runtime: Runtime) -> dict[str, floa
 def main_number(value: float, runtime: Runtime) -> float:
     """The main process's number, on every process: for what each would measure a little differently."""
     return sum_number(value if runtime.is_main else 0.0, runtime)
+
+
+def gathered(items: list[T], runtime: Runtime) -> list[T]:
+    """The items of all processes, in their order."""
+    if runtime.world_size == 1:
+        return items
+    lists: list[list[T]] = [[]] * runtime.world_size
+    dist.all_gather_object(lists, items)
+    return [item for of_one in lists for item in of_one]

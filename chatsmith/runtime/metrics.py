@@ -60,6 +60,12 @@ class MetricsLog:
         if self._tracker is not None:
             self._tracker.log(stage, step, _numbers(values))
 
+    def drop(self, stage: str, after_step: int) -> None:
+        """Take what `stage` wrote after step `after_step` out of the file. Raises UserError on a full disk."""
+        drop_records(self._path, stage, after_step)
+        self._file.close()
+        self._file = self._path.open("ab", buffering=0)  # which may be another one now
+
     def _append(self, line: bytes) -> None:
         end = self._file.seek(0, os.SEEK_END)
         try:

@@ -102,6 +102,7 @@ def fine_tune(
             compute_loss,
             evaluate=partial(evaluate, validation, plan) if validation else None,
             evaluate_every=settings.evaluate_every(plan),
+            text_of=tokenizer.decode,
         )
 
     if budget:

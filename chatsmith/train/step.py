@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from itertools import pairwise
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -18,7 +19,7 @@ from chatsmith.model.loss import IGNORED, chunk_gradient, chunked_cross_entropy
 from chatsmith.optim.optimizer import Optimizer
 from chatsmith.optim.sharded import ShardedOptimizer
 from chatsmith.runtime.device import Runtime, can_compile, gemm_peak
-from chatsmith.runtime.distributed import sum_number
+from chatsmith.runtime.distributed import gathered, sum_number
 from chatsmith.runtime.errors import UserError
 from chatsmith.train.plan import Plan
 
@@ -29,7 +30,7 @@ COMPILING_PAYS_SECONDS = 120.0
 
 
 class NonFiniteLossError(UserError):
-    """The loss became NaN or infinite; the last saved state and the last good bundle are intact."""
+    """The loss is not finite, or explodes; the weights, the last saved state and the last good bundle are intact."""
 
 
 class Trainable(Protocol):
@@ -58,12 +59,15 @@ def train_step(
     compute_loss: ComputeLoss[B],
     runtime: Runtime,
     step: int,
+    *,
+    most_loss: float = math.inf,
+    rate: float = 1.0,
 ) -> float:
     """Update `model` once, from this process's `batches` and those of all other processes, as step number `step` of the
-    plan. Returns the mean loss over the step's trained tokens.
+    plan, with `rate` times its learning rates. Returns the mean loss over the step's trained tokens.
 
-    Where no process has anything to learn from, nothing is updated and the mean is 0. Raises NonFiniteLossError before
-    the update that would spoil the weights.
+    Nothing is updated where no process has anything to learn from (then the mean is 0), and where the loss is not
+    finite or above `most_loss`.
     """
     counted = [(batch, num) for batch in batches if (num := batch.num_targets)]
     on_device = [batch.to(runtime.device) for batch, _ in counted]
@@ -82,19 +86,48 @@ def train_step(
     for loss in losses:  # not before the last backward pass: reading waits for the device
         total += loss.item()
     total = sum_number(total, runtime)
-    if not math.isfinite(total):
-        raise NonFiniteLossError(
-            f"the loss became {total} at step {step:,}; nothing saved so far is touched. Lower the learning rate, "
-            "for example by half, or look for broken text near this step",
-            setting="rate_scale",
-        )
-    if not trained:
-        return 0.0
-    progress = step / plan.steps
-    scale = plan.schedule.rate(progress)
-    optimizer.step(scale, plan.schedule.muon_momentum(progress), scale)
+    if trained and math.isfinite(total) and total <= most_loss:
+        progress = step / plan.steps
+        scale = rate * plan.schedule.rate(progress)
+        optimizer.step(scale, plan.schedule.muon_momentum(progress), scale)
     optimizer.zero_grad()
     return total
+
+
+MOST_NAMED, SHOWN_IDS = 3, 24
+"""Rows that are named, and how many ids of each document in them."""
+
+
+def hardest_rows(
+    model: GPT,
+    batches: Iterable[Any],
+    compute_loss: ComputeLoss[Any],
+    text_of: Callable[[list[int]], str],
+    runtime: Runtime,
+) -> list[str]:
+    """The rows of a step (`batches`: of type Batch) with the highest losses over all processes: for each a line with
+    its loss and with how its documents begin."""
+    found: list[tuple[float, list[int]]] = []
+    for batch in batches:
+        for row in range(len(batch.inputs)):
+            one = Batch(*(part[row : row + 1] for part in batch))
+            if count := one.num_targets:
+                with torch.no_grad(), uncompiled():
+                    loss = compute_loss(model, one.to(runtime.device), 1 / count).item()
+                found.append((loss if math.isfinite(loss) else math.inf, one.inputs[0].tolist()))
+    found = sorted(found, key=lambda pair: -pair[0])[:MOST_NAMED]
+    lines = [(loss, _beginnings(ids, text_of)) for loss, ids in found]
+    lines = sorted(gathered(lines, runtime), key=lambda pair: -pair[0])[:MOST_NAMED]
+    return [f"a row with loss {loss:.3f}: {text}" for loss, text in lines]
+
+
+def _beginnings(ids: list[int], text_of: Callable[[list[int]], str]) -> str:
+    starts = [index for index, id in enumerate(ids) if id == ids[0]]  # every row begins with <|bos|>
+    texts = [
+        text_of(ids[start + 1 : min(end, start + 1 + SHOWN_IDS)])
+        for start, end in pairwise([*starts, len(ids)])
+    ]
+    return " … ".join(" ".join(text.split()) for text in texts if text)
 
 
 def prepare(
