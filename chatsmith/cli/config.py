@@ -184,13 +184,13 @@ class Training(Compute, Run):
     save_minutes: Annotated[float, Bound(gt=0, finite=False)] = 5.0
     """Minutes between two checkpoints."""
     on_bad_loss: Literal["stop", "back"] = "stop"
-    """Steps with a loss that is not finite, or far above the usual, are left out. After three in a row: stop, or go back
-    to the last checkpoint and on with half the learning rate."""
+    """Steps with a loss that is not finite, or far above the usual, are left out. After three in a row: stop, or go
+    back to the last checkpoint and on with half the learning rate."""
     disk_wait: Annotated[float, Bound(ge=0, finite=False)] = 0.0
     """Minutes to wait for room when the disk is full; 0 stops at once. Nothing that was saved is lost either way."""
     on_save: str = ""
-    """A shell command that runs after each checkpoint, in the background, with its folder in $CHATSMITH_STATE: to copy it
-    elsewhere."""
+    """A shell command that runs after each checkpoint, in the background, with its folder in $CHATSMITH_STATE: to copy
+    it elsewhere."""
     track: Literal["none", "wandb", "tensorboard", "trackio"] = "none"
     """Send the metrics to an experiment tracker as well as to metrics.jsonl."""
 

@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.errors import UserError
@@ -43,11 +45,11 @@ def process_group(runtime: Runtime) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def _store_of_attempt(runtime: Runtime) -> dist.Store:
+def _store_of_attempt(runtime: Runtime) -> Store:
     """Where the processes leave their addresses for each other. torchrun's store outlives an attempt that it restarts:
     under the same names, the new processes would read dead ones' addresses."""
-    store, _, _ = next(dist.rendezvous("env://"))
-    return dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    store, _, _ = next(rendezvous("env://"))
+    return PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
 
 
 def _is_lost_connection(error: RuntimeError) -> bool:
