@@ -200,6 +200,8 @@ def _explained(error: OSError) -> str:
 def _failed(message: str, environ: Mapping[str, str], code: int) -> int:
     if environ.get("CHATSMITH_DEBUG"):
         traceback.print_exc()
+    if code >= 130 and environ.get("RANK", "0") != "0":
+        return code  # the main process says it
     # One line, whatever the message holds: a program may read it.
     print(f"chatsmith: {' '.join(message.split())}", file=sys.stderr)
     return code

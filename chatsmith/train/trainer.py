@@ -15,6 +15,7 @@
 """
 
 import math
+import shutil
 import statistics
 import time
 from collections import deque
@@ -32,9 +33,11 @@ from torch import Tensor
 from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
 from chatsmith.optim.sharded import make_optimizer
+from chatsmith.runtime.background import AfterSave
 from chatsmith.runtime.console import Reporter, format_seconds
 from chatsmith.runtime.device import Runtime, gemm_peak, peak_memory_bytes
-from chatsmith.runtime.distributed import sum_numbers
+from chatsmith.runtime.distributed import main_number, sum_number, sum_numbers
+from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.metrics import MetricsLog
 from chatsmith.runtime.signals import SIGNALS, StoppedError, stop_request
 from chatsmith.train.checkpoint import (
@@ -242,6 +245,7 @@ class Trainer:
         self._budget, self._carried = budget, carried
         self._key = TrainingKey(run.key, plan.steps, plan.rows_per_step if plan.has_equal_steps else None)
         self._metrics: MetricsLog | None = None
+        self._after_save: AfterSave | None = None
         self._cleanup = ExitStack()
 
     def __enter__(self) -> "Trainer":
@@ -258,7 +262,10 @@ class Trainer:
         with ExitStack() as opened:
             if run.runtime.is_main:
                 keep_records(run.metrics_path, run.stage, run.state_folder, str(self._key), self.step)
-                self._metrics = opened.enter_context(MetricsLog(run.metrics_path, run.track))
+                waits = run.disk_wait_seconds > 0
+                self._metrics = opened.enter_context(MetricsLog(run.metrics_path, run.track, waits=waits))
+                if run.on_save:
+                    self._after_save = AfterSave(run.on_save, run.state_folder, run.reporter.notice)
             self._request = opened.enter_context(stop_request(silent=not run.runtime.is_main))
             unit, self._per_step = ("tokens", plan.tokens_per_step) if plan.has_equal_steps else ("steps", 1)
             self._bar = opened.enter_context(run.reporter.progress(run.stage, steps * self._per_step, unit))
@@ -383,9 +390,15 @@ class Trainer:
             return True
         number = self._signal()
         is_due = time.monotonic() - self._last_save > self.run.save_seconds
-        if number or (is_due and not self.is_done and not self._refused):
+        is_due = number > 0 or (is_due and not self.is_done and not self._refused)
+        self._wait_for_room(
+            self._state_bytes() if is_due else 0, 0.0 if number else self.run.disk_wait_seconds
+        )
+        if is_due:
             self._save()
             self._last_save = time.monotonic()
+        if self._after_save:
+            self._after_save.look()
         if number:
             raise TrainingStoppedError(
                 f"stopped after step {self.step:,} of {self.plan.steps:,}, which is saved; "
@@ -393,6 +406,36 @@ class Trainer:
                 number,
             )
         return False
+
+    def _state_bytes(self) -> int:
+        """What a state takes on the disk, a little more than its tensors."""
+        own = sum(tensor.nbytes for tensor in self.optimizer.named_state().values())
+        whole = (*self.model.state_dict().values(), *self.named_state().values())
+        return (
+            int(1.01 * (sum_number(own, self.run.runtime) + sum(tensor.nbytes for tensor in whole))) + 2**16
+        )
+
+    def _wait_for_room(self, needed: int, longest: float) -> None:
+        """Return when the disk has room for `needed` bytes and for the metrics so far: all processes wait together, for
+        as long as it takes up to `longest` seconds. Raises UserError after that."""
+        run, began = self.run, time.monotonic()
+        if not (needed or longest):  # metrics that cannot be written have said so
+            return
+        while True:
+            free = shutil.disk_usage(run.state_folder.parents[1]).free
+            is_behind = self._metrics is not None and not self._metrics.catch_up()
+            if not sum_number(float(run.runtime.is_main and (is_behind or free < needed)), run.runtime):
+                return
+            waited = time.monotonic() - began
+            if main_number(waited, run.runtime) >= longest:
+                raise UserError(
+                    f"the disk is full: a training state of {needed / 1e6:,.0f} MB has no room in {run.state_folder} "
+                    f"({free / 1e6:,.0f} MB are free); what was saved is kept: free space and repeat the command",
+                    setting="disk_wait",
+                )
+            if waited < POLL_SECONDS:
+                run.reporter.notice(f"the disk is full: waiting up to {format_seconds(longest)} for room")
+            time.sleep(POLL_SECONDS)
 
     def _signal(self) -> int:
         """The signal that asked any process to stop, or 0. It may reach them in different steps, and none may go on
@@ -496,6 +539,9 @@ RECENT, FEWEST = 64, 16
 SPIKE, SPREADS = 3.0, 20.0
 """Nats above the median, and median absolute deviations above it, from which on a loss is refused. Losses of one run
 fall by nats at its beginning and spread by tenths afterwards; ids at random are twice as hard as text, or more."""
+
+POLL_SECONDS = 1.0
+"""How often a full disk is looked at."""
 
 MOST_REFUSED = 3
 LOWEST_RATE = 1 / 8
