@@ -91,7 +91,7 @@ STAGES = ("data", "tokenizer", "pretrain", "sft", "rl", "evaluate")
 SHARED = ("pretrain", "sft", "rl", "evaluate", "minutes")  # what several processes do together
 WEIGHTS = {"pretrain": 3, "sft": 3, "rl": 3, "evaluate": 1, "data": 1, "tokenizer": 1, "run": 2, "minutes": 1}
 MINUTES = 0.05
-CLOCK = ("second", "time", "finished", "memory", "share", "MFU", "sha256")
+CLOCK = ("modified", "second", "time", "finished", "memory", "share", "MFU", "sha256")
 LONGEST_SECONDS = 300
 
 
@@ -365,7 +365,7 @@ def differences(run: Path, after: Path, name: str) -> Iterator[str]:
             continue
         if one.name in ("README.md", "settings.toml", "job.json", "worker.log") or not other.exists():
             continue
-        if one.suffix == ".json" and (place.parts[0] == "evals" or one.name == "done.json"):
+        if one.name in ("done.json", "manifest.json") or place.parts[0] == "evals":
             found, expected = (without_clock(json.loads(path.read_text())) for path in (one, other))
             if found != expected:
                 yield f"{place} differs: {found} instead of {expected}"
