@@ -29,7 +29,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     limit on file sizes or the device stops the writing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with _temporary(path) as temporary:
-        with _explained(path, temporary), temporary.open("wb") as file:
+        with explained(path, temporary), temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -52,7 +52,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with _temporary(path) as temporary:
         temporary.mkdir()
-        with _explained(path, temporary):
+        with explained(path, temporary):
             yield temporary
             for file in temporary.rglob("*"):
                 if file.is_file():
@@ -142,7 +142,8 @@ def _exchange(temporary: Path, path: Path) -> None:
 
 
 @contextmanager
-def _explained(path: Path, temporary: Path) -> Iterator[None]:
+def explained(path: Path, temporary: Path) -> Iterator[None]:
+    """Turn what the system says in a block that writes `temporary`, which will become `path`, into a UserError."""
     try:
         yield
     except OSError as error:

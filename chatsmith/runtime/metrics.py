@@ -63,6 +63,11 @@ class MetricsLog:
         if self._tracker is not None:
             self._tracker.log(stage, step, _numbers(values))
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether there are lines that had no room."""
+        return bool(self._unwritten)
+
     def catch_up(self) -> bool:
         """Write what had no room before. Returns whether there was room."""
         try:

@@ -20,7 +20,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -35,7 +35,7 @@ from chatsmith.model.gpt import GPT
 from chatsmith.optim.sharded import make_optimizer
 from chatsmith.runtime.background import AfterSave
 from chatsmith.runtime.console import Reporter, format_seconds
-from chatsmith.runtime.device import Runtime, gemm_peak, peak_memory_bytes
+from chatsmith.runtime.device import Runtime, gemm_peak, peak_memory_bytes, settled
 from chatsmith.runtime.distributed import main_number, sum_number, sum_numbers
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.metrics import MetricsLog
@@ -43,6 +43,7 @@ from chatsmith.runtime.signals import SIGNALS, StoppedError, stop_request
 from chatsmith.train.checkpoint import (
     Carried,
     Progress,
+    StateWriter,
     TrainingKey,
     check_other_states,
     keep_records,
@@ -244,6 +245,7 @@ class Trainer:
         self._earlier = Progress()
         self._budget, self._carried = budget, carried
         self._key = TrainingKey(run.key, plan.steps, plan.rows_per_step if plan.has_equal_steps else None)
+        self._writer = StateWriter(run.state_folder, run.runtime)
         self._metrics: MetricsLog | None = None
         self._after_save: AfterSave | None = None
         self._cleanup = ExitStack()
@@ -277,7 +279,11 @@ class Trainer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._cleanup.__exit__(kind, error, trace)
+        try:
+            with suppress(UserError) if error else nullcontext():
+                self._writer.finish(even_incomplete=error is not None)
+        finally:
+            self._cleanup.__exit__(kind, error, trace)
 
     @property
     def is_done(self) -> bool:
@@ -311,6 +317,9 @@ class Trainer:
             rate=self._rate,
         )
         self.step += 1
+        if not self.meter.seconds and run.runtime.device.type == "cuda":
+            # Compiling leaves a million objects; while the collector walks them, the GPU waits (0.5 s in nanochat).
+            self._cleanup.enter_context(settled())
         is_good = math.isfinite(loss) and loss <= limit
         self.meter.record(loss, time.perf_counter() - started, counts=is_good)
         if is_good:
@@ -365,7 +374,7 @@ class Trainer:
         # One of several processes cannot leave the others alone in an evaluation.
         self._request.interrupts = self.run.runtime.world_size == 1
         try:
-            if self._signal():
+            if self._agree()[0]:
                 return False
             scores = evaluate()
         except StoppedError:
@@ -388,15 +397,27 @@ class Trainer:
         if self._refused >= MOST_REFUSED:
             self._go_back()
             return True
-        number = self._signal()
-        is_due = time.monotonic() - self._last_save > self.run.save_seconds
-        is_due = number > 0 or (is_due and not self.is_done and not self._refused)
-        self._wait_for_room(
-            self._state_bytes() if is_due else 0, 0.0 if number else self.run.disk_wait_seconds
+        # What reaches processes in different steps, and none may act on alone; their clocks differ, too.
+        is_late = time.monotonic() - self._last_save > self.run.save_seconds
+        number, agreed = self._agree(
+            save=self.run.runtime.is_main and is_late and not (self.is_done or self._refused),
+            behind=self._metrics is not None and self._metrics.is_behind,
+            failed=self._writer.has_failed,
         )
-        if is_due:
+        if agreed["failed"]:
+            if self._writer.has_failed:
+                self._writer.finish()
+            raise UserError("another process could not write its part of the training state, and says why")
+        saves = number > 0 or agreed["save"] > 0
+        if saves or agreed["behind"]:
+            self._wait_for_room(
+                self._state_bytes() if saves else 0, 0 if number else self.run.disk_wait_seconds
+            )
+        if saves:
             self._save()
             self._last_save = time.monotonic()
+        if number:
+            self._writer.finish()
         if self._after_save:
             self._after_save.look()
         if number:
@@ -407,27 +428,29 @@ class Trainer:
             )
         return False
 
+    def _agree(self, **own: float) -> tuple[int, dict[str, float]]:
+        """The signal that asked any process to stop, or 0; and the sums of `own` over all processes."""
+        asked = {str(number): float(self._request.received == number) for number in SIGNALS}
+        agreed = sum_numbers(own | asked, self.run.runtime)
+        return next((number for number in SIGNALS if agreed[str(number)]), 0), agreed
+
     def _state_bytes(self) -> int:
         """What a state takes on the disk, a little more than its tensors."""
-        own = sum(tensor.nbytes for tensor in self.optimizer.named_state().values())
-        whole = (*self.model.state_dict().values(), *self.named_state().values())
-        return (
-            int(1.01 * (sum_number(own, self.run.runtime) + sum(tensor.nbytes for tensor in whole))) + 2**16
-        )
+        parts = (*self.optimizer.named_state().values(), *self.optimizer.named_weights().values())
+        own = sum_number(sum(tensor.nbytes for tensor in parts), self.run.runtime)
+        return int(1.01 * (own + sum(tensor.nbytes for tensor in self.named_state().values()))) + 2**16
 
     def _wait_for_room(self, needed: int, longest: float) -> None:
         """Return when the disk has room for `needed` bytes and for the metrics so far: all processes wait together, for
         as long as it takes up to `longest` seconds. Raises UserError after that."""
         run, began = self.run, time.monotonic()
-        if not (needed or longest):  # metrics that cannot be written have said so
-            return
         while True:
             free = shutil.disk_usage(run.state_folder.parents[1]).free
             is_behind = self._metrics is not None and not self._metrics.catch_up()
             if not sum_number(float(run.runtime.is_main and (is_behind or free < needed)), run.runtime):
                 return
-            waited = time.monotonic() - began
-            if main_number(waited, run.runtime) >= longest:
+            waited = main_number(time.monotonic() - began, run.runtime)
+            if waited >= longest:
                 raise UserError(
                     f"the disk is full: a training state of {needed / 1e6:,.0f} MB has no room in {run.state_folder} "
                     f"({free / 1e6:,.0f} MB are free); what was saved is kept: free space and repeat the command",
@@ -436,14 +459,6 @@ class Trainer:
             if waited < POLL_SECONDS:
                 run.reporter.notice(f"the disk is full: waiting up to {format_seconds(longest)} for room")
             time.sleep(POLL_SECONDS)
-
-    def _signal(self) -> int:
-        """The signal that asked any process to stop, or 0. It may reach them in different steps, and none may go on
-        alone."""
-        asked = {str(number): float(self._request.received == number) for number in SIGNALS}
-        return next(
-            (int(number) for number, times in sum_numbers(asked, self.run.runtime).items() if times), 0
-        )
 
     def _restore(self) -> None:
         run = self.run
@@ -469,6 +484,7 @@ class Trainer:
         )
         if self.run.on_bad_loss == "stop" or rate < LOWEST_RATE:
             raise NonFiniteLossError(message, setting="rate_scale")
+        self._writer.finish()
         self._restore()
         if not self.step:
             raise NonFiniteLossError(f"{message}; no state was saved yet to go back to", setting="rate_scale")
@@ -506,19 +522,9 @@ class Trainer:
             self._carried.load_named_state(state)
 
     def _save(self) -> None:
-        optimizer_state = self.optimizer.whole_state()  # all processes have to ask for it
-        if not self.run.runtime.is_main:
-            return
         seconds = self._earlier.seconds + time.monotonic() - self.run.started
         progress = Progress(self.step, self.plan.steps, self.seconds, seconds)
-        save_training(
-            self.run.state_folder,
-            self.model,
-            optimizer_state,
-            progress=progress,
-            key=self._key,
-            carried=self,
-        )
+        save_training(self._writer, self.optimizer, progress=progress, key=self._key, carried=self)
 
     def result(self, tokens_per_second: float = 0.0, share_of_peak: float = 0.0) -> TrainResult:
         """How the run ended."""
