@@ -14,6 +14,7 @@ from chatsmith.cli.training import (
     exclusive,
     facts_of,
     finish,
+    is_up_to_date,
     save_trained,
     settings_from,
     time_budget,
@@ -45,8 +46,7 @@ def main(config: Config) -> None:
         manifest = load_manifest(run.data)
         tokenizer = Tokenizer.load(run.tokenizer)
         key = stage_key(config, documents=manifest.documents.fingerprint, tokenizer=tokenizer.fingerprint)
-        if run.is_done(STAGE, key):
-            reporter.line(f"The pretrained model in {run.bundle(STAGE)} is up to date.")
+        if is_up_to_date(run, STAGE, key, reporter):
             return
 
         shape = model_shape(

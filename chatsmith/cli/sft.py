@@ -8,12 +8,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from chatsmith.bundle import bundle_fingerprint, load_bundle
+from chatsmith.bundle import bundle_fingerprint
 from chatsmith.cli.config import SftConfig as Config
 from chatsmith.cli.training import (
     exclusive,
     facts_of,
     finish,
+    is_up_to_date,
+    load_start,
     save_trained,
     settings_from,
     time_budget,
@@ -41,11 +43,10 @@ def main(config: Config) -> None:
         source = resolve_bundle(config.from_ or run.stage("pretrain"))
         data = _Conversations(config, run)
         key = stage_key(config, bundle=bundle_fingerprint(source), conversations=data.fingerprint)
-        if run.is_done(STAGE, key):
-            reporter.line(f"The fine-tuned model in {run.bundle(STAGE)} is up to date.")
+        if is_up_to_date(run, STAGE, key, reporter):
             return
 
-        start = load_bundle(source, device=runtime.device)
+        start = load_start(source, runtime)
         training = training_run(run, STAGE, key, config, runtime, reporter, started)
         reporter.stage("Fine-tuning", f"{start.path}, on {runtime.describe()}")
         try:

@@ -3,7 +3,6 @@ leaves there.
 """
 
 import contextlib
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
@@ -12,13 +11,15 @@ from typing import Any, TypeVar
 
 import torch
 
-from chatsmith.bundle import GENERATION_DEFAULTS, model_card, save_bundle
+from chatsmith.bundle import GENERATION_DEFAULTS, Bundle, check_bundle, load_bundle, model_card, save_bundle
 from chatsmith.model.gpt import GPT
 from chatsmith.report.estimate import device_called, step_time
+from chatsmith.runtime.atomic import remove_folder
 from chatsmith.runtime.console import Reporter, format_seconds
 from chatsmith.runtime.device import Runtime, detect_runtime, peak_memory_bytes
 from chatsmith.runtime.distributed import process_group
-from chatsmith.runtime.run_directory import RunDirectory
+from chatsmith.runtime.errors import UserError
+from chatsmith.runtime.run_directory import RunDirectory, command_for
 from chatsmith.text.tokenizer import Tokenizer
 from chatsmith.train.plan import Plan
 from chatsmith.train.timing import TimeBudget
@@ -36,6 +37,29 @@ def exclusive(
     lock = run.lock() if runtime.is_main else contextlib.nullcontext()
     with process_group(runtime), lock:
         yield runtime, Reporter(silent=not runtime.is_main)
+
+
+def is_up_to_date(run: RunDirectory, stage: str, key: str, reporter: Reporter) -> bool:
+    """Whether the model of `stage` is the one of these settings, and whole; the console gets the answer."""
+    if not run.is_done(stage, key):
+        return False
+    try:
+        check_bundle(run.bundle(stage))
+    except UserError as error:
+        reporter.notice(f"the finished model is damaged and is trained again ({error})")
+        return False
+    reporter.line(f"The model in {run.bundle(stage)} is up to date.")
+    remove_folder(run.state(stage))  # a kill may have come between the last two lines of `finish`
+    return True
+
+
+def load_start(source: Path, runtime: Runtime) -> Bundle:
+    """The model to train on. Raises UserError, with the command that makes it again where it is one of a run."""
+    try:
+        return load_bundle(source, device=runtime.device)
+    except UserError as error:
+        command = command_for(source)
+        raise UserError(f"{error}: {command}" if command else str(error)) from error
 
 
 def settings_from(config: Any, kind: type[T]) -> T:
@@ -56,6 +80,9 @@ def training_run(
         reporter,
         track=None if config.track == "none" else config.track,
         save_seconds=60 * config.save_minutes,
+        on_bad_loss=config.on_bad_loss,
+        disk_wait_seconds=60 * config.disk_wait,
+        on_save=config.on_save,
         started=started,
     )
 
@@ -177,4 +204,4 @@ def finish(
     """Record that `stage` is done, with its bundle and `outputs`. No training state is needed any more, of these
     settings or others."""
     run.mark_done(stage, key, facts, [run.bundle(stage), *outputs], config)
-    shutil.rmtree(run.state(stage), ignore_errors=True)
+    remove_folder(run.state(stage))

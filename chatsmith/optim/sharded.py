@@ -165,6 +165,11 @@ class ShardedOptimizer:
         self._armed, self._next = False, 0
         for tensor in (*self.parameters, *self.exact.values()):
             tensor.grad = None
+        for bucket in self.buckets:  # of a step that was left out
+            if bucket.work is not None:
+                bucket.work.wait()
+            bucket.received = bucket.work = None
+        self._armed = False
 
     def named_state(self) -> dict[str, Tensor]:
         """What this process owns of the state of a resumed run: by parameter name, followed by @start:stop where it is

@@ -96,7 +96,7 @@ def gather(path: Path, price_per_hour: float = 0.0) -> Facts:
         "tokenizer": read("tokenizer", _tokenizer, run),
         "machine": read("machine", _machine),
         "recorded": {
-            name: {key: value for key, value in kept[name].items() if key not in ("key", name)}
+            name: {key: value for key, value in kept[name].items() if key not in ("key", "done", name)}
             for name in stages
             if kept[name]
         },

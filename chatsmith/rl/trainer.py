@@ -219,6 +219,9 @@ def reinforce(
     with trainer:
         if trainer.step == 0:
             trainer.record(scores_before)
+        if trainer.awaits_evaluation:
+            trainer.evaluate_if_due(evaluate_every, lambda: evaluate(trainer.step))
+            trainer.save_or_stop()
         while not trainer.is_done:
             started = time.perf_counter()
             number = trainer.step // settings.updates
@@ -240,8 +243,7 @@ def reinforce(
                 trainer.log(metrics, in_words(shown))
                 trainer.correct_steps()
                 started = time.perf_counter()
-            if trainer.evaluation_is_due(evaluate_every):
-                trainer.record(evaluate(trainer.step))
+            trainer.evaluate_if_due(evaluate_every, lambda: evaluate(trainer.step))
             trainer.save_or_stop()
     result = trainer.result()
 

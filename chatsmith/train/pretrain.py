@@ -80,6 +80,7 @@ def pretrain(
             compute_loss,
             evaluate=partial(evaluate, plan),
             evaluate_every=settings.evaluate_every(plan),
+            text_of=tokenizer.decode,
             sample=partial(sample, model) if sample else None,
         )
 

@@ -103,6 +103,7 @@ def fine_tune(
             compute_loss,
             evaluate=partial(evaluate, validation, plan) if validation else None,
             evaluate_every=settings.evaluate_every(plan),
+            text_of=tokenizer.decode,
         )
 
     def planned(tokens: int, notice: Callable[[str], object]) -> Plan:

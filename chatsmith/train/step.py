@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from itertools import pairwise
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -18,7 +19,7 @@ from chatsmith.model.loss import IGNORED, chunk_gradient, chunked_cross_entropy
 from chatsmith.optim.optimizer import Optimizer
 from chatsmith.optim.sharded import ShardedOptimizer
 from chatsmith.runtime.device import Runtime, can_compile, gemm_peak, read_later
-from chatsmith.runtime.distributed import sum_number
+from chatsmith.runtime.distributed import gathered, sum_number
 from chatsmith.runtime.errors import UserError
 from chatsmith.train.memory import Notch, is_out_of_memory
 from chatsmith.train.plan import Plan
@@ -30,7 +31,7 @@ COMPILING_PAYS_SECONDS = 120.0
 
 
 class NonFiniteLossError(UserError):
-    """The loss became NaN or infinite; the last saved state and the last good bundle are intact."""
+    """The loss is not finite, or explodes; the weights, the last saved state and the last good bundle are intact."""
 
 
 class Trainable(Protocol):
@@ -64,16 +65,20 @@ def train_step(
     runtime: Runtime,
     step: int,
     notch: Notch | None = None,
+    *,
+    most_loss: float = math.inf,
+    rate: float = 1.0,
 ) -> float:
     """Update `model` once, from this process's `batches` and those of all other processes, as step number `step` of the
-    plan. Returns the mean loss over the step's trained tokens.
+    plan, with `rate` times its learning rates. Returns the mean loss over the step's trained tokens.
 
     The host waits for the device once, for the last forward pass: the last backward pass is still running then.
     Where memory runs out before the update, `notch` is lowered and the gradients are computed again, in smaller
     pieces.
 
-    Where no process has anything to learn from, nothing is updated and the mean is 0. Raises NonFiniteLossError before
-    the update that would spoil the weights, UserError where the smallest pieces do not fit.
+    Nothing is updated where no process has anything to learn from (then the mean is 0), and where the loss is not
+    finite or above `most_loss`.
+    Raises UserError where the smallest pieces do not fit.
     """
     notch = notch or Notch()
     counted = [(batch, num) for batch in batches if (num := batch.num_targets)]
@@ -99,18 +104,11 @@ def train_step(
         total += loss
     total = sum_number(total, runtime) / loss_scale
     notch.agree(model, runtime)
-    if not math.isfinite(total):
-        raise NonFiniteLossError(
-            f"the loss became {total} at step {step:,}; nothing saved so far is touched. Lower the learning rate, "
-            "for example by half, or look for broken text near this step",
-            setting="rate_scale",
-        )
-    if not trained:
-        return 0.0
-    if loss_scale == 1.0 or notch.can_update(model, runtime):
+    is_good = trained and math.isfinite(total) and total <= most_loss
+    if is_good and (loss_scale == 1.0 or notch.can_update(model, runtime)):
         progress = step / plan.steps
-        rate = plan.schedule.rate(progress)
-        optimizer.step(rate, plan.schedule.muon_momentum(progress), rate, loss_scale)
+        scale = rate * plan.schedule.rate(progress)
+        optimizer.step(scale, plan.schedule.muon_momentum(progress), scale, loss_scale)
     optimizer.zero_grad()
     return total
 
@@ -145,6 +143,42 @@ def batch_pieces(batch: B, pieces: int) -> list[B]:
         return [batch]
     columns = [[None] * pieces if column is None else column.chunk(pieces) for column in batch]
     return [piece for rows in zip(*columns, strict=False) if (piece := type(batch)(*rows)).num_targets]
+
+
+MOST_NAMED, SHOWN_IDS = 3, 24
+"""Rows that are named, and how many ids of each document in them."""
+
+
+def hardest_rows(
+    model: GPT,
+    batches: Iterable[Any],
+    compute_loss: ComputeLoss[Any],
+    text_of: Callable[[list[int]], str],
+    runtime: Runtime,
+) -> list[str]:
+    """The rows of a step (`batches`: of type Batch) with the highest losses over all processes: for each a line with
+    its loss and with how its documents begin."""
+    found: list[tuple[float, list[int]]] = []
+    for batch in batches:
+        for row in range(len(batch.inputs)):
+            one = Batch(*(part[row : row + 1] for part in batch))
+            if count := one.num_targets:
+                with torch.no_grad(), uncompiled():
+                    loss = compute_loss(model, one.to(runtime.device), 1 / count).item()
+                found.append((loss if math.isfinite(loss) else math.inf, one.inputs[0].tolist()))
+    found = sorted(found, key=lambda pair: -pair[0])[:MOST_NAMED]
+    lines = [(loss, _beginnings(ids, text_of)) for loss, ids in found]
+    lines = sorted(gathered(lines, runtime), key=lambda pair: -pair[0])[:MOST_NAMED]
+    return [f"a row with loss {loss:.3f}: {text}" for loss, text in lines]
+
+
+def _beginnings(ids: list[int], text_of: Callable[[list[int]], str]) -> str:
+    starts = [index for index, id in enumerate(ids) if id == ids[0]]  # every row begins with <|bos|>
+    texts = [
+        text_of(ids[start + 1 : min(end, start + 1 + SHOWN_IDS)])
+        for start, end in pairwise([*starts, len(ids)])
+    ]
+    return " … ".join(" ".join(text.split()) for text in texts if text)
 
 
 def prepare(
