@@ -71,8 +71,8 @@ Examples:
 
 
 OUT_OF_MEMORY = (
-    "the GPU's memory ran out; what was saved is kept, and the same command goes on from there. `chatsmith plan` says what "
-    "fits; other programs on the GPU take memory, too (nvidia-smi shows them)"
+    "the GPU's memory ran out; what was saved is kept, and the same command goes on from there. `chatsmith plan` says "
+    "what fits; other programs on the GPU take memory, too (nvidia-smi shows them)"
 )
 
 
