@@ -128,9 +128,9 @@ class ShardedOptimizer:
     def start_over(self) -> None:
         """Drop the step's gradients: its backward passes are done again. What was sent of them stays sent, since the
         others have received it."""
-        sent = self._next
-        self.zero_grad()
-        self._next = sent
+        self._armed = False
+        for parameter in self.parameters:
+            parameter.grad = None
 
     def reduce_gradients(self) -> None:
         """Send what has not been sent yet. All processes call it after their backward passes and before any other
