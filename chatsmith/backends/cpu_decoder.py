@@ -44,10 +44,18 @@ class CPUDecoder:
         rounded_up = math.ceil(max_rows / LANES) * LANES
         width, heads = view.config.model_dim, view.config.num_heads
         wide = view.config.mlp_dim * (2 if view.config.is_portable else 1)
-        sizes = {"x": width, "embedding": width, "bigram": width, "normed": width, "qkv": max(3 * width, wide // 2)}
+        sizes = {
+            "x": width,
+            "embedding": width,
+            "bigram": width,
+            "normed": width,
+            "qkv": max(3 * width, wide // 2),
+        }
         sizes |= {"wide": wide, "scores": heads * max_blocks * cache.block_size}
         self._workspace = {name: torch.zeros(max_rows, size) for name, size in sizes.items()}
-        self._workspace["halves"] = torch.zeros(rounded_up, max(width, view.config.mlp_dim), dtype=torch.bfloat16)
+        self._workspace["halves"] = torch.zeros(
+            rounded_up, max(width, view.config.mlp_dim), dtype=torch.bfloat16
+        )
 
     @staticmethod
     def is_possible(view: GPT, cache: KVCache) -> bool:

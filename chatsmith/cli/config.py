@@ -188,6 +188,10 @@ class Sources(Settings):
 class Training(Compute, Run):
     """Training"""
 
+    NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset(
+        {"track", "save_minutes", "on_bad_loss", "disk_wait", "on_save"}
+    )
+
     minutes: NaturalNumber = 0.0
     """Token budget in minutes on this machine, from the start of the command; 0 means not by time."""
     rows_per_microbatch: Natural = 0
@@ -200,6 +204,14 @@ class Training(Compute, Run):
     """Seed of the initial weights and of the order of the data."""
     save_minutes: Annotated[float, Bound(gt=0, finite=False)] = 5.0
     """Minutes between two checkpoints."""
+    on_bad_loss: Literal["stop", "back"] = "stop"
+    """Steps with a loss that is not finite, or far above the usual, are left out. After three in a row: stop, or go
+    back to the last checkpoint and on with half the learning rate."""
+    disk_wait: Annotated[float, Bound(ge=0, finite=False)] = 0.0
+    """Minutes to wait for room when the disk is full; 0 stops at once. Nothing that was saved is lost either way."""
+    on_save: str = ""
+    """A shell command that runs after each checkpoint, in the background, with its folder in $CHATSMITH_STATE: to copy
+    it elsewhere."""
     track: Literal["none", "wandb", "tensorboard", "trackio"] = "none"
     """Send the metrics to an experiment tracker as well as to metrics.jsonl."""
 
@@ -209,13 +221,12 @@ class TokenTraining(Training):
     """Training on tokens"""
 
     # The content of the mixture is in the key.
-    NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset(
-        {
-            *("track", "save_minutes", "rows_per_microbatch", "evaluations", "evaluate_tokens"),
-            *("mixture", "benchmarks"),
-        }
-    )
+    NOT_IN_KEY: ClassVar[frozenset[str]] = Training.NOT_IN_KEY | {
+        *("rows_per_microbatch", "evaluations", "evaluate_tokens", "mixture", "benchmarks")
+    }
 
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
+    """What to compute in; auto: bf16 where the hardware supports it, fp16 with a scaled loss on GPUs that lack it."""
     tokens: Natural = 0
     """Token budget (padding and prompts included); 0 means that others decide."""
     batch_tokens: Natural = 0
@@ -374,6 +385,8 @@ class MidConfig(TokenTraining):
 class SftConfig(TokenTraining):
     """Supervised fine-tuning on conversations."""
 
+    from_: Path | None = None
+    """The bundle to start from; by default the run's pretrained model."""
     conversations: tuple[Path, ...] = ()
     """Files of conversations to train on; by default those that `data prepare` found."""
     validation_conversations: tuple[Path, ...] = ()
@@ -401,7 +414,7 @@ class RlConfig(Training):
 
     NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset(
         {
-            *("track", "save_minutes", "rows_per_microbatch", "eval_data", "show_every", "give_up_after"),
+            *("rows_per_microbatch", "eval_data", "show_every", "give_up_after", *Training.NOT_IN_KEY),
             *("problems", "test_problems"),  # their content is in the key
         }
     )

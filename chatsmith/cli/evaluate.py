@@ -228,12 +228,13 @@ def choose_suites(
 def record(evaluation: Evaluation, run: RunDirectory, results: Sequence[SuiteResult]) -> None:
     """Write whole results into the model card and the run's record, unless they are there."""
     done_key = result_key(keys=[suite_key(result.suite, evaluation) for result in results])
-    if run.is_done(STAGE, done_key):
-        return
     card = evaluation.model / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
     scores = {name: words for result in results for name, words in report.in_words(result).items()}
-    write_text(card, with_scores(text, scores))
+    scored = with_scores(text, scores)
+    if run.is_done(STAGE, done_key) and scored == text:
+        return
+    write_text(card, scored)
     assert evaluation.files is not None
     outputs = [evaluation.files.suite(result.suite) for result in results]
     run.mark_done(STAGE, done_key, report.facts(results), outputs=outputs)

@@ -5,7 +5,7 @@ module is imported and its `main` called. Whatever a person can cause ends as on
 `chatsmith:`; CHATSMITH_DEBUG=1 shows the traceback instead.
 
 Exit codes: 0 done, 1 a defect in chatsmith (with its traceback), 2 wrong input or environment, 130 stopped by
-Ctrl-C, 141 the reader of our output went away.
+Ctrl-C, 141 the reader of our output went away, 143 stopped by SIGTERM.
 """
 
 import errno
@@ -19,6 +19,7 @@ from importlib import import_module
 
 from chatsmith import __version__
 from chatsmith.cli import config
+from chatsmith.runtime import signals
 from chatsmith.runtime.errors import UserError, nearest
 
 
@@ -75,12 +76,23 @@ Examples:
 """
 
 
+OUT_OF_MEMORY = (
+    "the GPU's memory ran out; what was saved is kept, and the same command goes on from there. `chatsmith plan` says "
+    "what fits; other programs on the GPU take memory, too (nvidia-smi shows them)"
+)
+
+
 def run() -> None:
     """The entry point of the console script."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # What the terminal cannot encode is written as an escape: no character is worth a training run.
             stream.reconfigure(errors="backslashreplace")
+    if sys.argv[1:2] not in (
+        ["chat"],
+        ["serve"],
+    ):  # where a signal ends a reply, or the server in its own way
+        signals.install()
     sys.exit(main(sys.argv[1:], os.environ))
 
 
@@ -97,7 +109,12 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt as stop:  # training says how to go on
-        return _failed(str(stop) or "stopped", environ, code=130)
+        code = stop.code if isinstance(stop, signals.StoppedError) else 130
+        return _failed(str(stop) or "stopped", environ, code)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported to answer --help
+            raise
+        return _failed(OUT_OF_MEMORY, environ, code=2)
     except UserError as error:
         return _failed(str(error), environ, code=2)
     except OSError as error:
@@ -199,6 +216,8 @@ def _explained(error: OSError) -> str:
 def _failed(message: str, environ: Mapping[str, str], code: int) -> int:
     if environ.get("CHATSMITH_DEBUG"):
         traceback.print_exc()
+    if code >= 130 and environ.get("RANK", "0") != "0":
+        return code  # the main process says it
     # One line, whatever the message holds: a program may read it.
     print(f"chatsmith: {' '.join(message.split())}", file=sys.stderr)
     return code

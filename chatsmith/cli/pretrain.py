@@ -20,6 +20,7 @@ from chatsmith.cli.training import (
     exclusive,
     facts_of,
     finish,
+    is_up_to_date,
     save_trained,
     settings_from,
     shape_of,
@@ -47,7 +48,10 @@ def main(config: Config) -> None:
     """Pretrain the model of `config.run`, unless it is already what this would make."""
     started = time.monotonic()
     run = RunDirectory(config.run)
-    with exclusive(run, config.device, config.dtype) as (runtime, reporter), contextlib.ExitStack() as opened:
+    with (
+        exclusive(run, config.device, config.dtype, scales_loss=True) as (runtime, reporter),
+        contextlib.ExitStack() as opened,
+    ):
         manifest = load_manifest(run.data)
         start = load_bundle(resolve_bundle(config.from_), device=runtime.device) if config.from_ else None
         tokenizer = _tokenizer(run, start)
@@ -58,8 +62,7 @@ def main(config: Config) -> None:
         if start:
             inputs["bundle"] = bundle_fingerprint(start.path)
         key = stage_key(config, **inputs)
-        if run.is_done(STAGE, key):
-            reporter.line(f"The pretrained model in {run.bundle(STAGE)} is up to date.")
+        if is_up_to_date(run, STAGE, key, reporter):
             return
 
         shape = start.config if start else shape_of(config, tokenizer.vocab_size)

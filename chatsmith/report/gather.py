@@ -42,7 +42,8 @@ CURVES = {
     "CORE": ("core",),
 }
 """What is drawn, and the keys of metrics.jsonl it is from: the first one that a stage has."""
-SPENT = ("tokens", "steps", "tokens_per_second", "share_of_peak", "peak_memory_gb")
+SPENT = ("tokens", "steps", "tokens_per_second", "share_of_peak", "peak_memory_gb", "foreseen_memory_gb",
+         "foreseen_tokens_per_second")  # fmt: skip
 SHAPE = ("num_layers", "num_heads", "head_dim", "vocab_size", "context_length")
 MEANS = {"core": "CORE", "chat": "ChatCORE"}
 PACKAGES = ("torch", "numpy", "tokenizers", "tiktoken", "safetensors", "huggingface-hub")
@@ -95,7 +96,7 @@ def gather(path: Path, price_per_hour: float = 0.0) -> Facts:
         "tokenizer": read("tokenizer", _tokenizer, run),
         "machine": read("machine", _machine),
         "recorded": {
-            name: {key: value for key, value in kept[name].items() if key not in ("key", name)}
+            name: {key: value for key, value in kept[name].items() if key not in ("key", "done", name)}
             for name in stages
             if kept[name]
         },

@@ -195,6 +195,18 @@ def _summary(page: Page, facts: Facts) -> None:
         rows.append(row)
     page.heading("Summary")
     page.table(["stage", "", "time", *(["cost"] if price else []), "tokens", "tokens/s", "memory, GB"], rows)
+    promises = (
+        ("peak_memory_gb", "foreseen_memory_gb", "GB"),
+        ("tokens_per_second", "foreseen_tokens_per_second", "tokens/s"),
+    )
+    kept = [
+        f"{stage} {format_number(spent[said])} {unit} ({spent[said] / spent[found] - 1:+.0%})"
+        for stage, spent in (time["stages"] if time else {}).items()
+        for found, said, unit in promises
+        if spent.get(said) and spent.get(found)
+    ]
+    if kept:
+        page.text(f"Foreseen before, with how far that was off: {', '.join(kept)}.")
     if time:
         cost = f", ${time['dollars']:,.2f} at ${price:,.2f} an hour" if price else ""
         page.text(

@@ -9,7 +9,8 @@ call and where things are kept is handed in.
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -42,10 +43,10 @@ from chatsmith.rl.rollouts import (
     sums_of,
 )
 from chatsmith.runtime.console import Reporter, format_seconds
-from chatsmith.runtime.device import Runtime, free_memory
+from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.distributed import sum_numbers
 from chatsmith.runtime.errors import UserError
-from chatsmith.train.memory import affordable_tokens
+from chatsmith.train.memory import fit_plan
 from chatsmith.train.plan import Plan, make_rollout_plan
 from chatsmith.train.step import train_step
 from chatsmith.train.timing import TimeBudget, trial
@@ -218,6 +219,9 @@ def reinforce(
     with trainer:
         if trainer.step == 0:
             trainer.record(scores_before)
+        if trainer.awaits_evaluation:
+            trainer.evaluate_if_due(evaluate_every, lambda: evaluate(trainer.step))
+            trainer.save_or_stop()
         while not trainer.is_done:
             started = time.perf_counter()
             number = trainer.step // settings.updates
@@ -239,8 +243,7 @@ def reinforce(
                 trainer.log(metrics, in_words(shown))
                 trainer.correct_steps()
                 started = time.perf_counter()
-            if trainer.evaluation_is_due(evaluate_every):
-                trainer.record(evaluate(trainer.step))
+            trainer.evaluate_if_due(evaluate_every, lambda: evaluate(trainer.step))
             trainer.save_or_stop()
     result = trainer.result()
 
@@ -345,19 +348,21 @@ def measure_steps(budget: TimeBudget, model: GPT, rounds: Rounds, replies: int) 
 def _plan(
     model: GPT, steps: int, replies: int, settings: RLSettings, runtime: Runtime, wanted_steps: int
 ) -> Plan:
-    shape = model.config
-    at_once = affordable_tokens(shape, runtime.compute_dtype, free_memory(runtime.device))
-    return make_rollout_plan(
-        shape,
+    rows = settings.rows_per_microbatch or max(1, MOST_AT_ONCE // model.config.context_length)
+    planned = partial(
+        make_rollout_plan,
+        model.config,
         steps=steps,
         replies=replies,
-        texts=math.ceil(settings.replay / runtime.world_size),
-        rows_per_microbatch=settings.rows_per_microbatch
-        or min(at_once, MOST_AT_ONCE) // shape.context_length,
         world_size=runtime.world_size,
         rate_scale=settings.rate_scale,
         wanted_steps=wanted_steps,
     )
+    is_asked = settings.rows_per_microbatch > 0
+    fitted = fit_plan(model, planned(rows_per_microbatch=rows), runtime, str, is_asked=is_asked)
+    texts = math.ceil(settings.replay / runtime.world_size)
+    plan = planned(rows_per_microbatch=fitted.rows_per_microbatch, texts=texts)
+    return replace(plan, foreseen_memory_bytes=fitted.foreseen_memory_bytes)
 
 
 def blended(initial: dict[str, Tensor], best: dict[str, Tensor], share: float) -> dict[str, Tensor]:

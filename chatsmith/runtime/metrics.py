@@ -5,6 +5,7 @@ is closed off by the next one, and dropped when training begins. It does not dra
 """
 
 import contextlib
+import errno
 import importlib
 import json
 import math
@@ -31,13 +32,14 @@ class Tracker(Protocol):
 class MetricsLog:
     """Append lines to the file at `path` (metrics.jsonl of a run); `track` is one of TRACKERS or None.
 
-    Raises UserError if the tracker is unknown or not installed.
+    With `waits`, lines that a full disk has no room for are kept for `catch_up`. Raises UserError if the tracker is
+    unknown or not installed.
     """
 
-    def __init__(self, path: Path, track: str | None = None) -> None:
+    def __init__(self, path: Path, track: str | None = None, waits: bool = False) -> None:
         self._tracker = open_tracker(track, path.parent) if track else None
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._path = path
+        self._path, self._waits, self._unwritten = path, waits, b""
         # Unbuffered: what could not be written must not be tried again when the file is closed.
         self._file = path.open("ab", buffering=0)
         if _ends_mid_line(path):
@@ -56,9 +58,33 @@ class MetricsLog:
         the file, where it cannot be written whole; then nothing of it stays."""
         record = {"stage": stage, "step": step, "time": round(time.time(), 3)}
         record.update({name: _finite_or_none(value) for name, value in values.items()})
-        self._append(json.dumps(record, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n")
+        self._unwritten += json.dumps(record, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n"
+        self.catch_up()
         if self._tracker is not None:
             self._tracker.log(stage, step, _numbers(values))
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether there are lines that had no room."""
+        return bool(self._unwritten)
+
+    def catch_up(self) -> bool:
+        """Write what had no room before. Returns whether there was room."""
+        try:
+            self._append(self._unwritten)
+        except OSError as error:
+            if self._waits and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                return False
+            self._unwritten = b""
+            raise
+        self._unwritten = b""
+        return True
+
+    def drop(self, stage: str, after_step: int) -> None:
+        """Take what `stage` wrote after step `after_step` out of the file. Raises UserError on a full disk."""
+        drop_records(self._path, stage, after_step)
+        self._file.close()
+        self._file = self._path.open("ab", buffering=0)  # which may be another one now
 
     def _append(self, line: bytes) -> None:
         end = self._file.seek(0, os.SEEK_END)

@@ -20,6 +20,7 @@ writes a stage's outputs. A recipe says which stages run, in which order, with w
     given = "…"
 """
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -114,6 +115,10 @@ class RunDirectory:
                 file.truncate(0)
                 file.write(str(os.getpid()))
                 file.flush()
+                # Only the holder writes here, so what has another process's number is a dead one's.
+                atomic.sweep(
+                    self.path, *(path for depth in ("*/", "*/*/", "*/*/*/") for path in self.path.glob(depth))
+                )
                 yield
             finally:
                 if is_new and list(self.path.iterdir()) == [lock_path]:
@@ -123,11 +128,18 @@ class RunDirectory:
                 fcntl.flock(file, fcntl.LOCK_UN)
 
     def is_done(self, stage: str, key: str) -> bool:
-        """Whether `stage` finished with this very key and the outputs it named are still there."""
+        """Whether `stage` finished with this very key, and the outputs it named are still those it made.
+
+        Of a bundle only the description is looked at, which seals the rest: see `bundle.check_bundle`.
+        """
         done = self._read_done(stage)
         if done is None or done["key"] != key:
             return False
-        return all((self.path / output).exists() for output in done.get("outputs", []))
+        hashes = done.get("hashes", {})  # an older chatsmith kept none
+        paths = {output: self.path / output for output in done.get("outputs", [])}
+        return all(
+            path.exists() and hashes.get(output) in (None, _hash(path)) for output, path in paths.items()
+        )
 
     def mark_done(
         self,
@@ -142,17 +154,21 @@ class RunDirectory:
         `outputs` are files or folders inside the run without which the stage counts as not done. `config` holds the
         settings it ran with, however it was started: they are written to `settings.toml`, as a section of a recipe.
         """
-        if config is not None:
-            kept = tomli_w.dumps({"key": key, stage: settings_of(config)})
-            # Paths may hold bytes that are no text.
-            atomic.write_bytes(self.stage(stage) / "settings.toml", kept.encode("utf-8", "replace"))
+        names = {str(output.relative_to(self.path)): output for output in outputs}
         record = {
             "key": key,
             "finished_at": time.time(),
             "facts": dict(facts),
-            "outputs": [str(output.relative_to(self.path)) for output in outputs],
+            "outputs": list(names),
+            "hashes": {name: _hash(output) for name, output in names.items()},
         }
-        atomic.write_text(self.stage(stage) / "done.json", json.dumps(record, indent=2) + "\n")
+        text = json.dumps(record | {"sha256": _record_hash(record)}, indent=2) + "\n"
+        if config is not None:
+            # The record once more: without one, hours of training count as not done.
+            kept = tomli_w.dumps({"key": key, "done": text, stage: settings_of(config)})
+            # Paths may hold bytes that are no text.
+            atomic.write_bytes(self.stage(stage) / "settings.toml", kept.encode("utf-8", "replace"))
+        atomic.write_text(self.stage(stage) / "done.json", text)
 
     def done_facts(self, stage: str) -> dict[str, Any] | None:
         """The facts given to `mark_done`, or None if the stage has never finished."""
@@ -187,12 +203,32 @@ class RunDirectory:
         return kept["value"] if kept and kept["given"] == given else None
 
     def _read_done(self, stage: str) -> dict[str, Any] | None:
-        try:
-            done = json.loads((self.stage(stage) / "done.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None  # absent, or damaged by something else than us: the stage simply runs again
-        complete = isinstance(done, dict) and {"key", "finished_at", "facts"} <= done.keys()
-        return done if complete else None
+        """The newest whole record of `done.json` and `settings.toml`; None without one: the stage simply runs again."""
+        found = []
+        with contextlib.suppress(OSError, ValueError):
+            found.append(json.loads((self.stage(stage) / "done.json").read_text(encoding="utf-8")))
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            kept = tomllib.loads((self.stage(stage) / "settings.toml").read_text(encoding="utf-8"))
+            found.append(json.loads(kept["done"]))
+        whole = [done for done in found if _is_whole(done)]
+        return max(whole, key=lambda done: done["finished_at"], default=None)
+
+
+def _is_whole(done: Any) -> bool:
+    if not (isinstance(done, dict) and {"key", "finished_at", "facts"} <= done.keys()):
+        return False
+    seal = done.pop("sha256", None)  # an older chatsmith wrote none
+    return seal == _record_hash(done) or (seal is None and "hashes" not in done)
+
+
+def _record_hash(done: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(done, sort_keys=True).encode("utf-8")).hexdigest()
+
+
+def _hash(output: Path) -> str | None:
+    """SHA-256 of a file, or of what describes a bundle; None of other folders."""
+    path = output / BUNDLE_FILE if output.is_dir() else output
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def resolve_bundle(path: Path) -> Path:
@@ -202,12 +238,14 @@ def resolve_bundle(path: Path) -> Path:
     """
     if (path / BUNDLE_FILE).is_file():
         return path
-    if (path / "bundle" / BUNDLE_FILE).is_file():
+    if (path / "bundle").is_dir():
         return path / "bundle"
     if not path.exists():
         raise UserError(f"{path} does not exist; give the folder of a run (runs/NAME) or of a bundle")
     if not path.is_dir():
         raise UserError(f"{path} is a file; give the folder of a run (runs/NAME) or of a bundle")
+    if path.name in BUNDLE_STAGES and RunDirectory(path.parent).recipe.is_file():
+        raise UserError(f"{path} holds no model; train it with: {command_for(path / 'bundle')}")
     try:
         return RunDirectory(path).newest_bundle()
     except UserError as error:
@@ -216,6 +254,13 @@ def resolve_bundle(path: Path) -> Path:
             f"{path} holds no model: neither {BUNDLE_FILE} nor one of bundle, {stages} is there; "
             f"give another folder, or train a model with `chatsmith pretrain {path}`"
         ) from error
+
+
+def command_for(bundle: Path) -> str:
+    """The command that makes this bundle of a run again; empty where it is not in a run."""
+    stage = bundle.parent
+    is_in_run = bundle.name == "bundle" and stage.name in BUNDLE_STAGES
+    return f"chatsmith {stage.name} {stage.parent}" if is_in_run else ""
 
 
 # ---- settings and recipes ----
@@ -289,6 +334,10 @@ def read_recipe(path: Path) -> Recipe:
         raise UserError(f"the recipe {path} cannot be read ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"the recipe {path} is not valid TOML: {error}") from error
+    if not content:
+        raise UserError(
+            f"the recipe {path} is empty; delete it, and name the recipe again: chatsmith run RECIPE --run RUN"
+        )
     name, description = content.pop("name", path.stem), content.pop("description", "")
     stages, frozen = content.pop("stages", []), content.pop("frozen", {})
     if not (isinstance(name, str) and isinstance(description, str)):

@@ -46,15 +46,37 @@ def test_a_small_model_s_time_is_that_of_its_own_rows_and_not_of_a_large_model_s
     assert facts["share_of_peak"] < 0.3, "products this small cannot come near to the peak"
     assert facts["memory_bytes"].keys() == {"weights", "gradients", "optimizer", "activations"}
     assert all(facts["memory_bytes"].values())
+    memory = facts["memory"]
+    assert memory["fits"] and memory["micro_batch"] == 8 and memory["tier"] == "plain"
+    assert memory["weights"] < memory["peak_bytes"] < memory["free_bytes"] and memory["floor_bytes"] > 10**8
 
 
 def test_people_are_told_how_the_time_is_known(plan):
     _, timed, _ = plan(*TINY)
     assert "by rows of this shape timed now" in timed and "55%" not in timed
-    assert "GB of weights, gradients and optimizer state" in timed and "assumed" not in timed
+    assert "fits: " in timed and " MB of " in timed and "come on top" in timed and "assumed" not in timed
     _, estimated, _ = plan("40", "--world-size", "8")
     assert "an estimate: at 55% of its matrix peak" in estimated
     assert "that 8 processes are 8 times as fast is assumed" in estimated
+
+
+def test_a_gpu_that_is_not_here_is_told_whether_it_fits_and_why_not(plan):
+    large = ("--vocab-size", "32768", "--sequence-length", "2048", "--head-dim", "128", "--gpu")
+    code, fits, _ = plan("24", *large, "4090")
+    assert (
+        code == 0
+        and "fits: " in fits
+        and "GB of 24.0 GB at most (weights" in fits
+        and "recomputing blocks" in fits
+    )
+    _, out, _ = plan("24", *large, "4090", "--json")
+    facts = json.loads(out)
+    assert facts["memory"]["fits"] and facts["memory"]["peak_bytes"] <= 24e9
+    assert facts["memory"]["micro_batch"] == facts["plan"]["rows_per_microbatch"]
+    _, no, _ = plan("24", *large, "4070")
+    assert "does not fit, because a step needs" in no and "12.0 GB are there" in no
+    _, several, _ = plan("32", *large, "l40s")
+    assert "fits" in several
 
 
 @pytest.mark.parametrize(
