@@ -63,7 +63,7 @@ def main(config: Config) -> None:
             )
             for split in ("train", "validation")
         )
-        training = training_run(run, STAGE, key, config, runtime, reporter, started)
+        training = training_run(run, STAGE, key, config, runtime, reporter, started, tokenizer)
         size = f"{shape.num_layers} layers, {shape.model_dim} channels, {shape.vocab_size:,} tokens of vocabulary"
         reporter.stage("Pretraining", f"{size}, on {runtime.describe()}")
         model, plan, result = pretrain(

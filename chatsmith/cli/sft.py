@@ -46,7 +46,7 @@ def main(config: Config) -> None:
             return
 
         start = load_bundle(source, device=runtime.device)
-        training = training_run(run, STAGE, key, config, runtime, reporter, started)
+        training = training_run(run, STAGE, key, config, runtime, reporter, started, start.tokenizer)
         reporter.stage("Fine-tuning", f"{start.path}, on {runtime.describe()}")
         try:
             plan, result, rows = fine_tune(

@@ -3,6 +3,7 @@ leaves there.
 """
 
 import contextlib
+import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -11,11 +12,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from chatsmith.bundle import GENERATION_DEFAULTS, model_card, save_bundle
+from chatsmith.evals.suites import along_training
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.console import Reporter, format_seconds
 from chatsmith.runtime.device import Runtime, detect_runtime, peak_memory_bytes
 from chatsmith.runtime.distributed import process_group
-from chatsmith.runtime.run_directory import RunDirectory
+from chatsmith.runtime.run_directory import BUNDLE_FILE, RunDirectory, settings_of
+from chatsmith.tasks.benchmark_files import default_folder
 from chatsmith.text.tokenizer import Tokenizer
 from chatsmith.train.plan import Plan
 from chatsmith.train.timing import TimeBudget
@@ -39,9 +42,37 @@ def settings_from(config: Any, kind: type[T]) -> T:
 
 
 def training_run(
-    run: RunDirectory, stage: str, key: str, config: Any, runtime: Runtime, reporter: Reporter, started: float
+    run: RunDirectory,
+    stage: str,
+    key: str,
+    config: Any,
+    runtime: Runtime,
+    reporter: Reporter,
+    started: float,
+    tokenizer: Tokenizer,
 ) -> TrainingRun:
-    """`stage` of a run directory as the trainer sees it."""
+    """`stage` of a run directory as the trainer sees it. Raises UserError where a benchmark is wanted whose files are
+    missing."""
+    benchmark, every = None, getattr(config, "core_every", 0)
+    if every:
+        suite = "core" if stage == "pretrain" else "chat"
+        benchmark = along_training(suite, tokenizer, runtime, config.eval_data or default_folder())
+
+    def keep(model: GPT, step: int) -> None:
+        name = f"{run.path.name}, {stage} after step {step:,}"
+        empty: dict[str, str] = {}
+        card = model_card(
+            name, "Kept along the way of a training run.", data=empty, recipe=empty, scores=empty, cost=empty
+        )
+        save_bundle(
+            run.stage(stage) / "steps" / str(step),
+            model,
+            tokenizer,
+            generation=GENERATION_DEFAULTS,
+            card=card,
+            provenance={"stage": stage, "seed": config.seed, "step": step, "settings": key},
+        )
+
     return TrainingRun(
         stage,
         key,
@@ -52,6 +83,11 @@ def training_run(
         track=None if config.track == "none" else config.track,
         save_seconds=60 * config.save_minutes,
         started=started,
+        settings={name: value for name, value in settings_of(config).items() if name not in ("run", "json")},
+        keep=keep,
+        keep_every=config.keep_every,
+        benchmark=benchmark,
+        benchmark_every=every,
     )
 
 
@@ -151,6 +187,9 @@ def finish(
     outputs: Sequence[Path] = (),
 ) -> None:
     """Record that `stage` is done, with its bundle and `outputs`. No training state is needed any more, of these
-    settings or others."""
+    settings or others, and no checkpoint that others have kept."""
+    for path in run.checkpoints(stage).values():
+        if json.loads((path / BUNDLE_FILE).read_bytes())["provenance"].get("settings") != key:
+            shutil.rmtree(path, ignore_errors=True)
     run.mark_done(stage, key, facts, [run.bundle(stage), *outputs], config)
     shutil.rmtree(run.state(stage), ignore_errors=True)

@@ -69,6 +69,11 @@ class RunDirectory:
         """The folder of the model bundle that stage `name` makes."""
         return self.stage(name) / "bundle"
 
+    def checkpoints(self, name: str) -> dict[int, Path]:
+        """The bundles that stage `name` kept along the way, by step."""
+        folders = (path for path in (self.stage(name) / "steps").glob("*") if path.name.isdigit())
+        return {int(path.name): path for path in sorted(folders, key=lambda path: int(path.name))}
+
     def state(self, name: str) -> Path:
         """The folder of the training state that stage `name` keeps for resuming."""
         return self.stage(name) / "state"
@@ -196,10 +201,18 @@ class RunDirectory:
 
 
 def resolve_bundle(path: Path) -> Path:
-    """The bundle meant by `path`: a bundle itself, the one in a stage's folder, or a run's newest.
+    """The bundle meant by `path`: a bundle itself, the one in a stage's folder, a run's newest, or with RUN/STAGE@N the
+    one that the stage kept after step N.
 
     Raises UserError that lists what was looked for.
     """
+    stage, at, step = path.name.partition("@")
+    if at and not path.exists():
+        kept = RunDirectory(path.parent).checkpoints(stage)
+        if step.isdigit() and int(step) in kept:
+            return kept[int(step)]
+        there = f"there are {', '.join(map(str, kept))}" if kept else "`--keep-every N` keeps some"
+        raise UserError(f"{path.parent} has no checkpoint {path.name}; {there}")
     if (path / BUNDLE_FILE).is_file():
         return path
     if (path / "bundle" / BUNDLE_FILE).is_file():
@@ -216,6 +229,16 @@ def resolve_bundle(path: Path) -> Path:
             f"{path} holds no model: neither {BUNDLE_FILE} nor one of bundle, {stages} is there; "
             f"give another folder, or train a model with `chatsmith pretrain {path}`"
         ) from error
+
+
+def run_of(bundle: Path) -> tuple[RunDirectory, str] | None:
+    """The run that a bundle is in, and what it is called there (sft, pretrain@2000); None for one that stands alone."""
+    stage = bundle.parent
+    if bundle.name == "bundle" and stage.name in BUNDLE_STAGES:
+        return RunDirectory(stage.parent), stage.name
+    if stage.name == "steps" and stage.parent.name in BUNDLE_STAGES:
+        return RunDirectory(stage.parents[1]), f"{stage.parent.name}@{bundle.name}"
+    return None
 
 
 # ---- settings and recipes ----

@@ -45,7 +45,7 @@ from chatsmith.train.checkpoint import (
     save_training,
 )
 from chatsmith.train.plan import Plan, make_plan
-from chatsmith.train.step import B, ComputeLoss, train_step
+from chatsmith.train.step import B, ComputeLoss, train_step, uncompiled
 from chatsmith.train.timing import TimeBudget, seconds_per_step
 
 
@@ -67,6 +67,16 @@ class TrainingRun:
     """Save when at least this long has passed since the last time."""
     started: float = field(default_factory=time.monotonic)
     """When the command began, by `time.monotonic()`."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Those it is to be compared by with other runs, and that a tracker shows."""
+    keep: Callable[[GPT, int], None] | None = None
+    """Writes the weights after a step as they are, on the main process …"""
+    keep_every: int = 0
+    """… after every so many steps; 0: never."""
+    benchmark: Callable[[GPT], dict[str, float]] | None = None
+    """Scores that take longer than those of a job, over all processes …"""
+    benchmark_every: int = 0
+    """… after every so many steps of `fit`; 0: never."""
 
 
 @dataclass(frozen=True)
@@ -160,13 +170,21 @@ def fit(
             share_of_peak = tokens_per_second * plan.cost.training_flops_per_token / peak
             progress = {"tokens": trainer.step * plan.tokens_per_step}
             speed = {"tokens_per_second": tokens_per_second, "share_of_peak": share_of_peak}
-            shown = {"loss": trainer.meter.loss} | trainer.scores
+            shown = {"mean loss": trainer.meter.loss} | trainer.scores
             trainer.log(progress | speed, in_words(shown) | {"MFU": f"{share_of_peak:.0%}"})
             trainer.correct_steps()
             if job.evaluate and trainer.evaluation_is_due(job.evaluate_every):
-                trainer.record(job.evaluate(), **progress)
-                if job.sample:
-                    reporter.line(job.sample())
+                scores = job.evaluate()
+                sample = {"sample": job.sample()} if job.sample else {}
+                trainer.record(scores, **progress, **sample)
+                for text in sample.values():
+                    reporter.line(text)
+            if run.benchmark and run.benchmark_every and trainer.step % run.benchmark_every == 0:
+                began = time.monotonic()
+                with uncompiled():
+                    trainer.record(run.benchmark(model), **progress)
+                if budget:  # its minutes are for training
+                    budget.started += time.monotonic() - began
             trainer.save_or_stop()
     result = trainer.result(tokens_per_second, share_of_peak)
     reporter.line(
@@ -241,7 +259,9 @@ class Trainer:
         with ExitStack() as opened:
             if run.runtime.is_main:
                 keep_records(run.metrics_path, run.stage, run.state_folder, str(self._key), self.step)
-                self._metrics = opened.enter_context(MetricsLog(run.metrics_path, run.track))
+                self._metrics = opened.enter_context(
+                    MetricsLog(run.metrics_path, run.track, {run.stage: run.settings})
+                )
             self._stop = opened.enter_context(stop_request(silent=not run.runtime.is_main))
             unit, self._per_step = ("tokens", plan.tokens_per_step) if plan.has_equal_steps else ("steps", 1)
             self._bar = opened.enter_context(run.reporter.progress(run.stage, steps * self._per_step, unit))
@@ -298,15 +318,19 @@ class Trainer:
         """Whether to evaluate after this step: after every `every` steps, unless that is 0, and after the last."""
         return self.is_done or (every > 0 and self.step % every == 0)
 
-    def record(self, scores: dict[str, float], **progress: float) -> None:
-        """Record an evaluation after the step just done."""
-        self.scores = scores
+    def record(self, scores: dict[str, float], **progress: Any) -> None:
+        """Record an evaluation after the step just done, and show it from now on."""
+        self.scores = {**self.scores, **scores}
+        self._bar.advance(0, **in_words(scores))
         if self._metrics:
             self._metrics.write(stage=self.run.stage, step=self.step, **progress, **scores)
 
     def save_or_stop(self) -> None:
-        """Save the state if it is time to; save it and raise TrainingStoppedError if someone asked to stop. After the
-        last step neither is needed."""
+        """Keep the weights if it is time to. Save the state if it is time to; save it and raise TrainingStoppedError if
+        someone asked to stop. After the last step neither is needed."""
+        run = self.run
+        if run.keep and run.keep_every and self.step % run.keep_every == 0 and run.runtime.is_main:
+            run.keep(self.model, self.step)
         if self.is_done:
             return
         # The signal may reach processes in different steps, and none may go on alone.
