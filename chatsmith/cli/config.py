@@ -73,6 +73,8 @@ class Settings:
 
     POSITIONAL: ClassVar[tuple[str, ...]] = ()
     """Fields that are written without a flag."""
+    BUDGET: ClassVar[frozenset[str]] = frozenset()
+    """Fields that say the same thing in different ways: one of them takes the place of what a weaker place says."""
     NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset()
     """Fields that do not change what a stage makes (see `stage_key`)."""
 
@@ -194,6 +196,9 @@ class Training(Compute, Run):
 class TokenTraining(Training):
     """Training on tokens"""
 
+    COUNTED: ClassVar[dict[str, bool]] = {"compile": True}
+    BUDGET: ClassVar[frozenset[str]] = frozenset({"tokens", "minutes"})
+
     tokens: Natural = 0
     """Token budget (padding and prompts included); 0 means that others decide."""
     batch_tokens: Natural = 0
@@ -279,6 +284,8 @@ class PretrainConfig(Shape, TokenTraining):
 
     NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset({*WAYS, "evaluations", "evaluate_tokens", "prompt"})
 
+    BUDGET: ClassVar[frozenset[str]] = frozenset({"tokens", "minutes", "ratio"})
+
     ratio: PositiveNumber = 10.0
     """Token budget in tokens per non-embedding parameter (Chinchilla ratio), where neither tokens nor minutes are
     given."""
@@ -291,6 +298,8 @@ class SftConfig(TokenTraining):
     """Supervised fine-tuning on conversations."""
 
     NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset({*WAYS, "evaluations", "evaluate_tokens"})
+
+    BUDGET: ClassVar[frozenset[str]] = frozenset({"tokens", "minutes", "epochs"})
 
     from_: Path | None = None
     """The bundle to start from; by default the run's pretrained model."""

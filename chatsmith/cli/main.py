@@ -117,18 +117,27 @@ def _dispatch(argv: list[str], environ: Mapping[str, str]) -> None:
 def execute(command: Command, argv: Sequence[str], environ: Mapping[str, str]) -> None:
     """Fill the settings of `command`, from flags, variables, and the recipe inside the run it works on; run it."""
     # Not above: what only lists commands needs no argparse.
-    from chatsmith.cli.settings import check_environment, from_environment, from_flags, from_recipe, made
+    from chatsmith.cli.settings import (
+        check_environment,
+        from_environment,
+        from_flags,
+        from_recipe,
+        layered,
+        made,
+    )
     from chatsmith.runtime.run_directory import RunDirectory, read_recipe
 
     section, prog = command.section, f"chatsmith {command.name}"
     check_environment(environ, {one.section for one in COMMANDS.values()})
     variables = from_environment(command.config, section, environ)
-    values = variables | from_flags(command.config, argv, prog, variables)
+    flags = from_flags(command.config, argv, prog, variables)
+    values = layered(command.config, variables, flags)
     if "run" in command.config.POSITIONAL:
         recipe = RunDirectory(values.get("run", config.DEFAULT_RUN)).recipe
         if recipe.is_file():
             kept = read_recipe(recipe).sections.get(section, {})
-            values = from_recipe(command.config, section, kept, is_old=True) | values
+            written = from_recipe(command.config, section, kept, is_old=True)
+            values = layered(command.config, written, variables, flags)
     try:
         settings = made(command.config, values, prog)
         import_module(f"chatsmith.cli.{command.module}").main(settings)

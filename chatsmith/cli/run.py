@@ -17,7 +17,7 @@ from chatsmith.cli import data, evaluate, pretrain, rl, sft, tokenizer
 from chatsmith.cli.config import KINDERGARTEN, STAGES, ServeConfig, Settings
 from chatsmith.cli.config import RunConfig as Config
 from chatsmith.cli.report import write_report
-from chatsmith.cli.settings import expanded, from_environment, from_recipe, made, to_recipe
+from chatsmith.cli.settings import expanded, from_environment, from_recipe, layered, made, to_recipe
 from chatsmith.runtime.console import Reporter, format_number, format_seconds
 from chatsmith.runtime.device import peak_resident_bytes
 from chatsmith.runtime.errors import UserError, did_you_mean
@@ -139,10 +139,11 @@ def configure(
     configs: dict[str, Settings] = {}
     for name in recipe.stages:
         config_class = STAGES[name]
-        values = (
-            from_recipe(config_class, name, recipe.sections.get(name, {}), is_old=is_old)
-            | from_environment(config_class, name, environ)
-            | from_recipe(config_class, name, overrides.get(name, {}))
+        values = layered(
+            config_class,
+            from_recipe(config_class, name, recipe.sections.get(name, {}), is_old=is_old),
+            from_environment(config_class, name, environ),
+            from_recipe(config_class, name, overrides.get(name, {})),
         )
         try:
             configs[name] = made(config_class, values | {"run": run.path})

@@ -17,9 +17,10 @@ from chatsmith.model.gpt import GPT
 from chatsmith.runtime.console import Reporter, format_seconds
 from chatsmith.runtime.device import Runtime, detect_runtime, peak_memory_bytes
 from chatsmith.runtime.distributed import process_group
-from chatsmith.runtime.run_directory import BUNDLE_FILE, RunDirectory, settings_of
+from chatsmith.runtime.run_directory import BUNDLE_FILE, RunDirectory, all_keys, settings_of
 from chatsmith.tasks.benchmark_files import default_folder
 from chatsmith.text.tokenizer import Tokenizer
+from chatsmith.train.checkpoint import saved_states
 from chatsmith.train.plan import Plan
 from chatsmith.train.timing import TimeBudget
 from chatsmith.train.trainer import TrainingRun, TrainResult
@@ -73,9 +74,10 @@ def training_run(
             provenance={"stage": stage, "seed": config.seed, "step": step, "settings": key},
         )
 
+    saved = [str(state.facts.get("key")).partition(" ")[0] for state in saved_states(run.state(stage))]
     return TrainingRun(
         stage,
-        key,
+        next((one for one in all_keys(key) if one in saved), key),
         run.state(stage),
         run.metrics,
         runtime,

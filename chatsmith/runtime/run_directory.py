@@ -130,7 +130,7 @@ class RunDirectory:
     def is_done(self, stage: str, key: str) -> bool:
         """Whether `stage` finished with this very key and the outputs it named are still there."""
         done = self._read_done(stage)
-        if done is None or done["key"] != key:
+        if done is None or done["key"] not in all_keys(key):
             return False
         return all((self.path / output).exists() for output in done.get("outputs", []))
 
@@ -189,7 +189,7 @@ class RunDirectory:
         if not self.recipe.exists():
             return None
         kept = read_recipe(self.recipe).frozen.get(stage, {}).get(name)
-        return kept["value"] if kept and kept["given"] == given else None
+        return kept["value"] if kept and kept["given"] in all_keys(given) else None
 
     def _read_done(self, stage: str) -> dict[str, Any] | None:
         try:
@@ -244,15 +244,36 @@ def run_of(bundle: Path) -> tuple[RunDirectory, str] | None:
 # ---- settings and recipes ----
 
 
-def stage_key(config: Any, **inputs: str) -> str:
+class StageKey(str):
+    """A key, and those under which an older chatsmith kept the same: it counted how a stage computes."""
+
+    former: tuple[str, ...] = ()
+
+
+def all_keys(key: str) -> tuple[str, ...]:
+    """The key, and the former ones."""
+    return (key, *getattr(key, "former", ()))
+
+
+def stage_key(config: Any, **inputs: str) -> StageKey:
     """The identity of a stage's outputs: sha256 over its settings and the keys of what it is made from.
 
     Fields in NEVER_IN_KEY, and those that the class names in a `NOT_IN_KEY` class variable, do not count. A field that
-    was renamed counts under its first name (`metadata={"former": (…)}`), so that what is done stays done.
+    was renamed counts under its first name (`metadata={"former": (…)}`), so that what is done stays done. So does a
+    switch that no longer counts, `COUNTED` by its class with the value that stands for both.
     """
+    counted: Mapping[str, bool] = getattr(config, "COUNTED", {})
+    others = [{**counted, name: not value} for name, value in counted.items()]
+    first, *former = (_hash_of(config, inputs, switches) for switches in (counted, *others))
+    key = StageKey(first)
+    key.former = tuple(former)
+    return key
+
+
+def _hash_of(config: Any, inputs: Mapping[str, str], switches: Mapping[str, bool]) -> str:
     skipped = NEVER_IN_KEY | frozenset(getattr(config, "NOT_IN_KEY", ()))
     values = {
-        one.metadata.get("former", (one.name,))[0]: getattr(config, one.name)
+        one.metadata.get("former", (one.name,))[0]: switches.get(one.name, getattr(config, one.name))
         for one in fields(config)
         if one.name not in skipped
     }

@@ -22,7 +22,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -63,8 +63,8 @@ class SavedState(NamedTuple):
 def save_state(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
     """Save a state as the newest one in `folder`, keep the complete one before it, remove older ones.
 
-    `facts` must be JSON; of the states with another `key` among them the newest complete one is kept. Returns the new
-    state's folder. Raises UserError on a full disk; then the states saved earlier are as they were.
+    `facts` must be JSON; of the states with each other `key` the newest complete one is kept. Returns the new state's
+    folder. Raises UserError on a full disk; then the states saved earlier are as they were.
     """
     earlier = _saved(folder)
     number = int(earlier[-1].name) + 1 if earlier else 1
@@ -73,9 +73,10 @@ def save_state(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, 
         seal = write_tensors(temporary / _TENSORS, tensors)
         stored = {"format_version": STATE_FORMAT_VERSION, "tensors": seal.to_json(), "facts": dict(facts)}
         (temporary / _FACTS).write_text(json.dumps(stored, indent=1), encoding="utf-8")
-    own = [path for path in earlier if _has_key(path, facts.get("key"))]
-    others = [path for path in earlier if path not in own]
-    _remove_all_but(folder, newest, _newest_whole(own), _newest_whole(others))
+    by_run: dict[object, list[Path]] = {}
+    for path in earlier:
+        by_run.setdefault(_key_of(path), []).append(path)
+    _remove_all_but(folder, newest, *map(_newest_whole, by_run.values()))
     return newest
 
 
@@ -147,11 +148,11 @@ def _read_facts(folder: Path) -> tuple[Seal, dict[str, Any]]:
     return seal, facts
 
 
-def _has_key(folder: Path, key: object) -> bool:
+def _key_of(folder: Path) -> object:
     try:
-        return _read_facts(folder)[1].get("key") == key
+        return _read_facts(folder)[1].get("key")
     except ValueError:
-        return False
+        return None
 
 
 def _newest_whole(saved: list[Path]) -> Path | None:
@@ -229,6 +230,17 @@ class Progress:
     """What the steps took."""
     seconds: float = 0.0
     """What the commands took, evaluations and all, each up to its last save."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """With which the run was started."""
+
+    def differences(self, settings: Mapping[str, Any]) -> str:
+        """What these settings change: 'tokens 1000, not 2000'; empty where nothing, or the former are not known."""
+        names = [name for name in {**self.settings, **settings} if self.settings]
+        return ", ".join(
+            f"{name} {self.settings.get(name, 'unset')}, not {settings.get(name, 'unset')}"
+            for name in names
+            if self.settings.get(name) != settings.get(name)
+        )
 
 
 def save_training(
@@ -270,7 +282,13 @@ def restore_training(
     return Progress(**{name: value for name, value in state.facts.items() if name in names})
 
 
-def check_other_states(folder: Path, key: TrainingKey, plan: Plan, notice: Callable[[str], None]) -> None:
+def check_other_states(
+    folder: Path,
+    key: TrainingKey,
+    plan: Plan,
+    notice: Callable[[str], None],
+    settings: Mapping[str, Any],
+) -> None:
     """Say which state of different settings is in `folder`. Raises UserError where this would be the same run but for
     the number of processes."""
     states = saved_states(folder)
@@ -289,9 +307,10 @@ def check_other_states(folder: Path, key: TrainingKey, plan: Plan, notice: Calla
             )
     step, steps = others[-1]["step"], others[-1].get("steps")
     of = f" of {steps:,}" if steps else ""
+    changed = Progress(settings=others[-1].get("settings", {})).differences(settings)
     notice(
-        f"found a checkpoint of a run with different settings (step {step:,}{of}); it is kept until this run finishes, "
-        "and the former settings resume from it"
+        f"found a checkpoint of a run with different settings (step {step:,}{of}){f': {changed}' if changed else ''}; it "
+        "is kept until this run finishes, and the former settings resume from it"
     )
 
 

@@ -241,7 +241,7 @@ class Trainer:
         run, plan = self.run, self.plan
         if plan.rounding:
             run.reporter.notice(plan.rounding)
-        check_other_states(run.state_folder, self._key, plan, run.reporter.notice)
+        check_other_states(run.state_folder, self._key, plan, run.reporter.notice, run.settings)
         self._earlier = restore_training(
             run.state_folder,
             self.model,
@@ -253,7 +253,9 @@ class Trainer:
         self.step, steps = self._earlier.step, self._earlier.steps or plan.steps
         self.plan = plan.with_steps(steps)
         if self.step:
-            run.reporter.notice(f"resuming after step {self.step:,} of {steps:,}, saved earlier")
+            changed = self._earlier.differences(run.settings)
+            begun = f"; it was begun with {changed}" if changed else ""
+            run.reporter.notice(f"resuming after step {self.step:,} of {steps:,}, saved earlier{begun}")
         if self._budget:
             self._budget.begin(plan.steps, self.step, steps)
         with ExitStack() as opened:
@@ -349,7 +351,7 @@ class Trainer:
         if not self.run.runtime.is_main:
             return
         seconds = self._earlier.seconds + time.monotonic() - self.run.started
-        progress = Progress(self.step, self.plan.steps, self.seconds, seconds)
+        progress = Progress(self.step, self.plan.steps, self.seconds, seconds, self.run.settings)
         save_training(
             self.run.state_folder,
             self.model,
