@@ -196,7 +196,7 @@ class Training(Compute, Run):
 class TokenTraining(Training):
     """Training on tokens"""
 
-    COUNTED: ClassVar[dict[str, bool]] = {"compile": True}
+    HOW: ClassVar[tuple[str, ...]] = ("compile",)
     BUDGET: ClassVar[frozenset[str]] = frozenset({"tokens", "minutes"})
 
     tokens: Natural = 0

@@ -131,6 +131,7 @@ def measure_text(evaluation: Evaluation) -> SuiteResult:
         return SuiteResult("base", score.to_json(), score.seconds, transcript=tuple(transcript))
     num_rows = min(num_rows, max(1, TRAINING_TOKENS // length))
     with _text(evaluation, "train") as cache:
+        rows_at_once = min(rows_at_once, math.ceil(num_rows / runtime.world_size))
         batches = TrainingRows(cache, length, seed=0).batches(rows_at_once, **share)
         taken = islice(batches, math.ceil(num_rows / rows_at_once / runtime.world_size))
         train = _score(evaluation, taken, num_rows * length).to_json()

@@ -39,6 +39,7 @@ CURVES = {
     "memory (GB)": ("memory_gb", "peak_memory_gb"),
     "reward": ("reward",),
     "pass@1, development problems": ("dev_pass_at_1",),
+    "mean reward, development problems": ("dev_reward",),
     "CORE": ("core",),
 }
 """What is drawn, and the keys of metrics.jsonl it is from: the first one that a stage has."""
@@ -258,27 +259,32 @@ def _score(found: Facts, name: str = "accuracy") -> Facts:
 
 
 def _gain(path: Path) -> Facts:
-    """What reinforcement learning brought on problems it was not trained on: shares with intervals, in all and by
-    section."""
+    """What reinforcement learning brought on problems it was not trained on: shares of right answers (or means of a
+    graded reward) with intervals, in all and by section."""
     found = _json(path)
     if not found:
         return {}
+    name = "reward" if "reward_before" in found else "pass_at_1"
     parts = {
-        "all": {name.removeprefix("pass_at_1_"): value for name, value in found.items()},
+        "all": {key.removeprefix(f"{name}_"): value for key, value in found.items()},
         **found["sections"],
     }
     shares: dict[str, Facts] = {}
-    for name, part in parts.items():
-        ends = {when: [part[when], *part[f"{when}_interval"]] for when in ("before", "after")}
-        shares[name] = {"n": int(part["n"])}
-        for when, (share, low, high) in ends.items():
-            shares[name][when] = [float(share), float(low), float(high)]
-    low, high = found["gain_interval"]
+    for part_name, part in parts.items():
+        shares[part_name] = {"n": int(part["n"])}
+        for when in ("before", "after"):
+            shares[part_name][when] = _with_interval(part[when], part[f"{when}_interval"])
     return {
         "task": found["task"],
-        "gain": [float(found["gain"]), float(low), float(high)],
+        "is_graded": name == "reward",
+        "gain": _with_interval(found["gain"], found["gain_interval"]),
         "sections": shares,
     }
+
+
+def _with_interval(value: float, interval: Sequence[float | None]) -> list[float | None]:
+    low, high = interval
+    return [float(value), *(None if end is None else float(end) for end in (low, high))]
 
 
 def _data(manifest: Facts) -> Facts:

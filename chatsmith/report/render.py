@@ -219,15 +219,22 @@ def _show_scores(page: Page, facts: Facts) -> None:
         page.text(f"Not evaluated yet; to do so: chatsmith evaluate {facts['run']['path']}")
     if rl:
         page.heading("Reinforcement learning, before and after", 3)
+        is_graded = rl["is_graded"]
+        what, scale, unit, digits = (
+            ("mean reward", 1, "", 3) if is_graded else ("greedy pass@1", 100, " %", 1)
+        )
         rows = []
-        for name, part in rl["sections"].items():
-            shares = ([f"{100 * share:.1f}" for share in part[when]] for when in ("before", "after"))
-            rows.append(
-                [name, *(f"{share} % ({low} to {high})" for share, low, high in shares), f"{part['n']:,}"]
+
+        def shown(numbers: Sequence[float | None], sign: str = "", unit: str = unit) -> str:
+            value, low, high = (
+                NOTHING if one is None else f"{scale * one:{sign}.{digits}f}" for one in numbers
             )
-        page.table([f"greedy pass@1, {rl['task']}", "before", "after", "problems"], rows)
-        gain, low, high = (f"{100 * share:+.1f}" for share in rl["gain"])
-        page.text(f"Gain: {gain} points (95 % interval {low} to {high}).")
+            return f"{value}{unit} ({low} to {high})"
+
+        for name, part in rl["sections"].items():
+            rows.append([name, shown(part["before"]), shown(part["after"]), f"{part['n']:,}"])
+        page.table([f"{what}, {rl['task']}", "before", "after", "problems"], rows)
+        page.text(f"Gain: {shown(rl['gain'], '+', '' if is_graded else ' points')}, with its 95 % interval.")
 
 
 def _show_data(page: Page, data: Facts) -> None:

@@ -245,28 +245,26 @@ def run_of(bundle: Path) -> tuple[RunDirectory, str] | None:
 
 
 class StageKey(str):
-    """A key, and those under which an older chatsmith kept the same: it counted how a stage computes."""
+    """A key, and those of stages that differ in how they compute alone, and so make the same."""
 
-    former: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
 
 
 def all_keys(key: str) -> tuple[str, ...]:
-    """The key, and the former ones."""
-    return (key, *getattr(key, "former", ()))
+    """The key, and the others that stand for the same."""
+    return (key, *getattr(key, "others", ()))
 
 
 def stage_key(config: Any, **inputs: str) -> StageKey:
     """The identity of a stage's outputs: sha256 over its settings and the keys of what it is made from.
 
     Fields in NEVER_IN_KEY, and those that the class names in a `NOT_IN_KEY` class variable, do not count. A field that
-    was renamed counts under its first name (`metadata={"former": (…)}`), so that what is done stays done. So does a
-    switch that no longer counts, `COUNTED` by its class with the value that stands for both.
+    was renamed counts under its first name (`metadata={"former": (…)}`), so that what is done stays done. Switches in
+    `HOW` count in the text of the key, as ever, but the keys of either position stand for the same.
     """
-    counted: Mapping[str, bool] = getattr(config, "COUNTED", {})
-    others = [{**counted, name: not value} for name, value in counted.items()]
-    first, *former = (_hash_of(config, inputs, switches) for switches in (counted, *others))
-    key = StageKey(first)
-    key.former = tuple(former)
+    switches = {name: getattr(config, name) for name in getattr(config, "HOW", ())}
+    key = StageKey(_hash_of(config, inputs, {}))
+    key.others = tuple(_hash_of(config, inputs, {name: not value}) for name, value in switches.items())
     return key
 
 

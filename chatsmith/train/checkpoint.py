@@ -309,7 +309,7 @@ def check_other_states(
     of = f" of {steps:,}" if steps else ""
     changed = Progress(settings=others[-1].get("settings", {})).differences(settings)
     notice(
-        f"found a checkpoint of a run with different settings (step {step:,}{of}){f': {changed}' if changed else ''}; it "
+        f"found a checkpoint of a run with different settings (step {step:,}{of}){changed and f': {changed}'}; it "
         "is kept until this run finishes, and the former settings resume from it"
     )
 
