@@ -294,7 +294,8 @@ class Record:
             card = models[stage] / "README.md"
             text = card.read_text(encoding="utf-8") if card.is_file() else ""
             write_text(card, with_scores(text, scores))
-        run.mark_done(STAGE, done_key, self._facts, outputs=self._outputs)
+        if not all("@" in stage for stage in self._words):  # a checkpoint's scores are not the run's
+            run.mark_done(STAGE, done_key, self._facts, outputs=self._outputs)
 
 
 def track(tracker: str, run: RunDirectory, stage: str, results: Sequence[SuiteResult]) -> None:

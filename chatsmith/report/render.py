@@ -11,7 +11,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from chatsmith.report.gather import CURVES, Facts
+from chatsmith.report.gather import CURVES, MEANS, Facts
 from chatsmith.report.plots import curve
 from chatsmith.runtime.console import format_number, format_seconds
 
@@ -133,7 +133,7 @@ def report(facts: Facts) -> Page:
         replies = {_column(stage): text for stage, text in sample["replies"].items()}
         page.replies({f"prompt ({sample['section']})": sample["prompt"], **expected, **replies})
     if tokenizer := facts["tokenizer"]:
-        _objects(page, "Tokenizer: bytes per token", "text", tokenizer["vocabularies"])
+        _show_vocabularies(page, tokenizer["vocabularies"])
         absent = ", ".join(tokenizer["not_available_offline"])
         page.text(f"Not on this machine, so not compared: {absent}." if absent else "")
         page.text(tokenizer["note"])
@@ -250,6 +250,20 @@ def _show_data(page: Page, data: Facts) -> None:
             page.table([f"file of {kind}", "share of characters"], rows)
 
 
+def _show_vocabularies(page: Page, vocabularies: Mapping[str, Facts]) -> None:
+    """Bytes per token by text, and how much more this tokenizer packs into one than each of the others."""
+    own, *others = vocabularies
+    rows = []
+    for text, size in vocabularies[own].items():
+        sizes = [vocabularies[name].get(text) for name in others]
+        cells = [NOTHING if one is None else f"{one} ({size / one - 1:+.0%})" for one in sizes]
+        rows.append([text, str(size), *(cells if text != "ids" else map(str, sizes))])
+    page.heading("Tokenizer: bytes per token")
+    page.table(["text", own, *others], rows)
+    if others:
+        page.text(f"In brackets: how much more text {own} packs into a token.")
+
+
 def _objects(
     page: Page, heading: str, first: str, objects: Mapping[str, Facts], *, only_different: bool = False
 ) -> None:
@@ -269,7 +283,8 @@ def _objects(
 
 
 def _column(stage: str) -> str:
-    return COLUMNS.get(stage, stage)
+    name, at, step = stage.partition("@")
+    return COLUMNS.get(name, name) + (at and f" after step {step}")
 
 
 def _cells(scores: Mapping[str, Mapping[str, Facts]]) -> dict[str, str]:
@@ -293,7 +308,7 @@ def _score(name: str, score: Facts | None) -> str:
 
 def _number(name: str, value: float) -> str:
     """Means and bits per byte as they are, accuracies in percent."""
-    return f"{value:.4f}" if name in ("bits per byte", "CORE", "ChatCORE") else f"{100 * value:.1f} %"
+    return f"{value:.4f}" if name in MEANS.values() or name.startswith("bits") else f"{100 * value:.1f} %"
 
 
 def _flat(value: Any, name: str = "") -> Iterable[tuple[str, str]]:
