@@ -19,6 +19,7 @@ from importlib import import_module
 
 from chatsmith import __version__
 from chatsmith.cli import config
+from chatsmith.runtime.console import printable
 from chatsmith.runtime.errors import UserError, nearest
 
 
@@ -203,5 +204,5 @@ def _failed(message: str, environ: Mapping[str, str], code: int) -> int:
     if environ.get("CHATSMITH_DEBUG"):
         traceback.print_exc()
     # One line, whatever the message holds: a program may read it.
-    print(f"chatsmith: {' '.join(message.split())}", file=sys.stderr)
+    print(f"chatsmith: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code

@@ -25,6 +25,7 @@ from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import Request, SamplingParams
 from chatsmith.model.config import model_cost
 from chatsmith.model.gpt import GPT
+from chatsmith.runtime.console import counted
 from chatsmith.runtime.run_directory import RunDirectory, stage_key
 from chatsmith.text.tokenizer import Tokenizer
 from chatsmith.train.plan import model_shape
@@ -64,7 +65,7 @@ def main(config: Config) -> None:
             for split in ("train", "validation")
         )
         training = training_run(run, STAGE, key, config, runtime, reporter, started, tokenizer)
-        size = f"{shape.num_layers} layers, {shape.model_dim} channels, {shape.vocab_size:,} tokens of vocabulary"
+        size = f"{counted(shape.num_layers, 'layer')}, {shape.model_dim} channels, vocabulary {shape.vocab_size:,}"
         reporter.stage("Pretraining", f"{size}, on {runtime.describe()}")
         model, plan, result = pretrain(
             training,

@@ -6,6 +6,7 @@ outputs were made by the same settings skips itself. No stage's work is done her
 """
 
 import os
+import shlex
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from chatsmith.cli.config import KINDERGARTEN, STAGES, ServeConfig, Settings
 from chatsmith.cli.config import RunConfig as Config
 from chatsmith.cli.report import write_report
 from chatsmith.cli.settings import expanded, from_environment, from_recipe, layered, made, to_recipe
+from chatsmith.data.dataset import load_manifest
 from chatsmith.runtime.console import Reporter, format_number, format_seconds
 from chatsmith.runtime.device import peak_resident_bytes
 from chatsmith.runtime.errors import UserError, did_you_mean
@@ -73,7 +75,14 @@ def run_recipe(config: Config, reporter: Reporter) -> tuple[RunDirectory, list[S
         _keep_recipe(run, recipe)
     reporter.stage(f"Recipe {recipe.name}", f"{' → '.join(recipe.stages)}, in {run.path}")
     try:
-        return run, [_run_stage(name, configs[name], run) for name in recipe.stages]
+        results = []
+        for name in recipe.stages:
+            lack = _lacks(name, configs[name], run)
+            if lack:
+                reporter.notice(f"{name} is left out: {lack}")
+            else:
+                results.append(_run_stage(name, configs[name], run))
+        return run, results
     finally:
         write_report(run.path, reporter)  # also where a stage fails: it says how far the run has come
 
@@ -170,18 +179,28 @@ def show_results(
 
 def show_next_steps(run: RunDirectory, reporter: Reporter) -> None:
     """What a person may want to type now."""
+    path = shlex.quote(str(run.path))
     address = f"http://{ServeConfig.host}:{ServeConfig.port}"
     steps = (
-        (f"chatsmith chat {run.path}", "chat with your model"),
-        (f"chatsmith serve {run.path}", f"the same on a web page, at {address}, and behind an API"),
-        (f"chatsmith evaluate {run.path}", "measure it again, with different settings"),
-        (f"chatsmith data inspect {run.path}", "see what it was trained on, and in which pieces"),
+        (f"chatsmith chat {path}", "chat with your model"),
+        (f"chatsmith serve {path}", f"the same on a web page, at {address}, and behind an API"),
+        (f"chatsmith evaluate {path}", "measure it again, with different settings"),
+        (f"chatsmith data inspect {path}", "see what it was trained on, and in which pieces"),
         ("chatsmith run textbook --data FILES --conversations FILES", "the same with text of your own"),
     )
     width = max(len(command) for command, _ in steps)
     reporter.line("\nTry next:")
     for command, purpose in steps:
         reporter.line(f"  {command:<{width}}  {purpose}")
+
+
+def _lacks(name: str, config: Any, run: RunDirectory) -> str:
+    """What keeps a stage after pretraining from having anything to do, where only texts were given; empty: nothing."""
+    if name == "sft" and not config.conversations and load_manifest(run.data).conversations is None:
+        return "no conversations were given, so the model will continue text, but not chat"
+    if name == "rl" and not config.from_ and not run.bundle("sft").is_dir():
+        return "there is no fine-tuned model to start from"
+    return ""
 
 
 def _run_stage(name: str, config: Any, run: RunDirectory) -> StageResult:
@@ -241,7 +260,7 @@ def _toml_value(text: str) -> Any:
 def _in_words(facts: Mapping[str, Any]) -> str:
     """'loss 1.235, tokens 1.2M': the first facts of a stage."""
     shown = [
-        f"{name.replace('_', ' ')} {_fact(value)}"
+        f"{'mean loss' if name == 'loss' else name.replace('_', ' ')} {_fact(value)}"
         for name, value in facts.items()
         if isinstance(value, int | float) or (isinstance(value, str) and len(value) <= LONGEST_TEXT_SHOWN)
     ]

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from chatsmith.bundle import GENERATION_DEFAULTS, model_card, save_bundle
 from chatsmith.evals.suites import along_training
 from chatsmith.model.gpt import GPT
-from chatsmith.runtime.console import Reporter, format_seconds
+from chatsmith.runtime.console import Reporter, counted, format_seconds
 from chatsmith.runtime.device import Runtime, detect_runtime, peak_memory_bytes
 from chatsmith.runtime.distributed import process_group
 from chatsmith.runtime.run_directory import BUNDLE_FILE, RunDirectory, all_keys, settings_of
@@ -156,10 +156,11 @@ def save_trained(
         summary,
         data={"Sources": f"see data/manifest.json of the run {run.path.name}"},
         recipe={
-            "Shape": f"{shape.num_layers} layers, {shape.model_dim} channels, {shape.num_heads} heads",
+            "Shape": f"{counted(shape.num_layers, 'layer')}, {shape.model_dim} channels, "
+            f"{counted(shape.num_heads, 'head')}",
             "Parameters": f"{plan.cost.parameters:,}",
             "Context": f"{shape.context_length:,} tokens",
-            "Training": f"{tokens:,} tokens in {plan.steps:,} steps",
+            "Training": f"{tokens:,} tokens in {counted(plan.steps, 'step')}",
             "Seed": str(seed),
         },
         scores={},

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from chatsmith.data.problems import Problem
-from chatsmith.evals.statistics import mean_interval, paired_interval
+from chatsmith.evals.statistics import paired_interval, points_interval
 from chatsmith.rl.rollouts import is_graded
 from chatsmith.runtime.console import Reporter
 
@@ -56,7 +56,7 @@ class BeforeAfter:
             "n": len(self.pairs),
             **self._scores(self.name),
             "gain": gain,
-            "gain_interval": _ends(low, high),
+            "gain_interval": [low, high],
             "sections": {
                 name: {"n": len(part.pairs), **part._scores("")} for name, part in self._sections().items()
             },
@@ -91,14 +91,9 @@ class BeforeAfter:
             values, key = [pair[index] for pair in self.pairs], f"{name}_{when}".removeprefix("_")
             found |= {
                 key: sum(values) / max(1, len(values)),
-                f"{key}_interval": _ends(*mean_interval(values)),
+                f"{key}_interval": list(points_interval(values)),
             }
         return found
-
-
-def _ends(low: float, high: float) -> list[float | None]:
-    """For JSON, which knows no infinity: one graded reply says nothing of others."""
-    return [end if math.isfinite(end) else None for end in (low, high)]
 
 
 def _number(value: float, is_graded: bool) -> str:

@@ -108,49 +108,26 @@ def ratio_interval(parts: Sequence[tuple[float, float]], seed: int = 0) -> tuple
     return _percentiles(sums[:, 0] / sums[:, 1])
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """The 95 % interval of the mean of any numbers: Wilson's if each is 0 or 1, else Student's; (-inf, inf) for one."""
-    if all(value in (0, 1) for value in values):
-        return wilson_interval(round(sum(values)), len(values))
-    mean, half = float(np.mean(values)), math.inf
-    if len(values) > 1:
-        half = _student(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return mean - half, mean + half
-
-
 def paired_interval(pairs: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
     """The mean of after minus before, and its 95 % interval, of two measurements of each item.
 
     Of right and wrong answers Newcombe's (1998, Statistics in Medicine 17, method 10): from Wilson's intervals, so that
-    a few items that came out alike give no certainty. Of other numbers Student's.
+    a few items that came out alike give no certainty. Of other numbers a bootstrap's.
     """
     if not pairs:
-        return 0.0, -math.inf, math.inf
+        return 0.0, -1.0, 1.0
     before, after = zip(*pairs, strict=True)
     gain = sum(after) / len(after) - sum(before) / len(before)
     if not all(value in (0, 1) for value in (*before, *after)):
-        return gain, *mean_interval([b - a for a, b in pairs])
+        return gain, *points_interval([b - a for a, b in pairs])
     p, q = sum(before) / len(before), sum(after) / len(after)
-    (low_p, high_p), (low_q, high_q) = mean_interval(before), mean_interval(after)
+    (low_p, high_p), (low_q, high_q) = points_interval(before), points_interval(after)
     both = sum(a * b for a, b in pairs) / len(pairs)
     spread = math.sqrt(p * (1 - p) * q * (1 - q))
     phi = (both - p * q) / spread if spread else 0.0  # how alike the answers are
     low = math.hypot(q - low_q, high_p - p) ** 2 - 2 * phi * (q - low_q) * (high_p - p)
     high = math.hypot(high_q - q, p - low_p) ** 2 - 2 * phi * (high_q - q) * (p - low_p)
     return gain, gain - math.sqrt(max(0.0, low)), gain + math.sqrt(max(0.0, high))
-
-
-def _student(freedom: int) -> float:
-    """The 97.5 % point of Student's t: exact for 1 and 2, else Peizer and Pratt's expansion (within 0.3 %)."""
-    if freedom < 3:
-        return (12.706204736, 4.302652730)[freedom - 1]
-    z, v = Z_95, freedom
-    return (
-        z
-        + (z**3 + z) / (4 * v)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
-    )
 
 
 @dataclass(frozen=True)

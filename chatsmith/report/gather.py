@@ -284,18 +284,13 @@ def _gain(path: Path) -> Facts:
     for part_name, part in parts.items():
         shares[part_name] = {"n": int(part["n"])}
         for when in ("before", "after"):
-            shares[part_name][when] = _with_interval(part[when], part[f"{when}_interval"])
+            shares[part_name][when] = list(map(float, (part[when], *part[f"{when}_interval"])))
     return {
         "task": found["task"],
         "is_graded": name == "reward",
-        "gain": _with_interval(found["gain"], found["gain_interval"]),
+        "gain": list(map(float, (found["gain"], *found["gain_interval"]))),
         "sections": shares,
     }
-
-
-def _with_interval(value: float, interval: Sequence[float | None]) -> list[float | None]:
-    low, high = interval
-    return [float(value), *(None if end is None else float(end) for end in (low, high))]
 
 
 def _data(manifest: Facts) -> Facts:

@@ -5,6 +5,7 @@ escaped.
 """
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -160,9 +161,8 @@ def comparison(a: Facts, b: Facts) -> Page:
         page.items(f"Missing or damaged in {name}", facts["missing"])
     scores = {name: _cells(facts["scores"]) for name, facts in runs.items()}
     _objects(page, "Scores", "score", scores)
-    page.text(
-        f"Which differences are real: chatsmith evaluate --compare {a['run']['path']} {b['run']['path']}"
-    )
+    command = shlex.join(["chatsmith", "evaluate", "--compare", a["run"]["path"], b["run"]["path"]])
+    page.text(f"Which differences are real: {command}")
     for title, section in (
         ("Time", "time"),
         ("Data", "data"),
@@ -216,7 +216,7 @@ def _show_scores(page: Page, facts: Facts) -> None:
         page.table(["score", *map(_column, scores), "chance", "items"], rows)
         page.text("In brackets: 95 % intervals. Bits per byte: less is better.")
     else:
-        page.text(f"Not evaluated yet; to do so: chatsmith evaluate {facts['run']['path']}")
+        page.text(f"Not evaluated yet; to do so: chatsmith evaluate {shlex.quote(facts['run']['path'])}")
     if rl:
         page.heading("Reinforcement learning, before and after", 3)
         is_graded = rl["is_graded"]
@@ -225,10 +225,8 @@ def _show_scores(page: Page, facts: Facts) -> None:
         )
         rows = []
 
-        def shown(numbers: Sequence[float | None], sign: str = "", unit: str = unit) -> str:
-            value, low, high = (
-                NOTHING if one is None else f"{scale * one:{sign}.{digits}f}" for one in numbers
-            )
+        def shown(numbers: Sequence[float], sign: str = "", unit: str = unit) -> str:
+            value, low, high = (f"{scale * one:{sign}.{digits}f}" for one in numbers)
             return f"{value}{unit} ({low} to {high})"
 
         for name, part in rl["sections"].items():

@@ -41,7 +41,7 @@ from chatsmith.rl.rollouts import (
     shown_reply,
     sums_of,
 )
-from chatsmith.runtime.console import Reporter, format_seconds
+from chatsmith.runtime.console import Reporter, counted, format_seconds
 from chatsmith.runtime.device import Runtime, free_memory
 from chatsmith.runtime.distributed import sum_numbers
 from chatsmith.runtime.errors import UserError
@@ -248,8 +248,8 @@ def reinforce(
 
     name, first = next(iter(scores_before.items()))
     reporter.line(
-        f"{result.steps:,} steps in {format_seconds(result.seconds)}; best on the development problems after step "
-        f"{progress.best_step:,}: {_in_words({name: progress.best_score})}, {_in_words({name: first})} before"
+        f"{counted(result.steps, 'step')} in {format_seconds(result.seconds)}; best on the development problems after "
+        f"step {progress.best_step:,}: {_in_words({name: progress.best_score})}, {_in_words({name: first})} before"
     )
     initial = (reference or load_bundle(start.path).model).state_dict()
     started = time.monotonic()

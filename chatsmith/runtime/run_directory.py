@@ -25,6 +25,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shlex
 import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -85,7 +86,9 @@ class RunDirectory:
         for name in reversed(BUNDLE_STAGES):
             if self.bundle(name).is_dir():
                 return self.bundle(name)
-        raise UserError(f"{self.path} holds no model yet; train one with: chatsmith pretrain {self.path}")
+        raise UserError(
+            f"{self.path} holds no model yet; train one with: chatsmith pretrain {shlex.quote(str(self.path))}"
+        )
 
     def create(self) -> None:
         """Make the folder, or raise UserError if something else is there or it cannot be written."""
@@ -227,7 +230,7 @@ def resolve_bundle(path: Path) -> Path:
         stages = ", ".join(f"{stage}/bundle" for stage in reversed(BUNDLE_STAGES))
         raise UserError(
             f"{path} holds no model: neither {BUNDLE_FILE} nor one of bundle, {stages} is there; "
-            f"give another folder, or train a model with `chatsmith pretrain {path}`"
+            f"give another folder, or train a model with `chatsmith pretrain {shlex.quote(str(path))}`"
         ) from error
 
 

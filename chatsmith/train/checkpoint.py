@@ -35,6 +35,7 @@ from chatsmith.optim.optimizer import Optimizer
 from chatsmith.optim.sharded import ShardedOptimizer
 from chatsmith.runtime import atomic
 from chatsmith.runtime.atomic import new_folder
+from chatsmith.runtime.console import differences
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.metrics import drop_records, records_of
 from chatsmith.train.plan import Plan
@@ -233,15 +234,6 @@ class Progress:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """With which the run was started."""
 
-    def differences(self, settings: Mapping[str, Any]) -> str:
-        """What these settings change: 'tokens 1000, not 2000'; empty where nothing, or the former are not known."""
-        names = [name for name in {**self.settings, **settings} if self.settings]
-        return ", ".join(
-            f"{name} {self.settings.get(name, 'unset')}, not {settings.get(name, 'unset')}"
-            for name in names
-            if self.settings.get(name) != settings.get(name)
-        )
-
 
 def save_training(
     folder: Path,
@@ -283,11 +275,7 @@ def restore_training(
 
 
 def check_other_states(
-    folder: Path,
-    key: TrainingKey,
-    plan: Plan,
-    notice: Callable[[str], None],
-    settings: Mapping[str, Any],
+    folder: Path, key: TrainingKey, plan: Plan, notice: Callable[[str], None], settings: Mapping[str, Any]
 ) -> None:
     """Say which state of different settings is in `folder`. Raises UserError where this would be the same run but for
     the number of processes."""
@@ -307,7 +295,7 @@ def check_other_states(
             )
     step, steps = others[-1]["step"], others[-1].get("steps")
     of = f" of {steps:,}" if steps else ""
-    changed = Progress(settings=others[-1].get("settings", {})).differences(settings)
+    changed = differences(others[-1].get("settings", {}), settings)
     notice(
         f"found a checkpoint of a run with different settings (step {step:,}{of}){changed and f': {changed}'}; it "
         "is kept until this run finishes, and the former settings resume from it"

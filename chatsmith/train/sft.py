@@ -13,6 +13,7 @@ from chatsmith.bundle import Bundle
 from chatsmith.data.packing import Batch, ConversationRows, NothingToLearnError
 from chatsmith.model.config import model_cost
 from chatsmith.model.loss import token_losses
+from chatsmith.runtime.console import counted
 from chatsmith.text.chat import Conversation, render
 from chatsmith.train.plan import Plan
 from chatsmith.train.step import expected_seconds, prepare, uncompiled
@@ -68,7 +69,8 @@ def fine_tune(
                 "nothing is validated"
             )
     reporter.line(
-        f"{rows.num_conversations:,} conversations in {rows.rows_per_epoch:,} rows of {shape.context_length} tokens, "
+        f"{counted(rows.num_conversations, 'conversation')} in {counted(rows.rows_per_epoch, 'row')} of "
+        f"{shape.context_length} tokens, "
         f"{1 - rows.utilisation:.0%} of it padding"
     )
     if rows.cut:

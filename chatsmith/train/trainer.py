@@ -31,7 +31,7 @@ from typing import Any, Generic
 from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
 from chatsmith.optim.sharded import make_optimizer
-from chatsmith.runtime.console import Reporter, format_seconds
+from chatsmith.runtime.console import Reporter, counted, differences, format_seconds
 from chatsmith.runtime.device import Runtime, gemm_peak, peak_memory_bytes
 from chatsmith.runtime.distributed import sum_number
 from chatsmith.runtime.metrics import MetricsLog
@@ -188,7 +188,7 @@ def fit(
             trainer.save_or_stop()
     result = trainer.result(tokens_per_second, share_of_peak)
     reporter.line(
-        f"{result.steps:,} steps, {result.steps * plan.tokens_per_step:,} tokens in "
+        f"{counted(result.steps, 'step')}, {result.steps * plan.tokens_per_step:,} tokens in "
         f"{format_seconds(result.seconds)}: {tokens_per_second:,.0f} tokens/s, MFU {share_of_peak:.0%} (of this "
         f"machine's measured matrix peak), {peak_memory_bytes(runtime) / 1e9:.1f} GB at most"
     )
@@ -253,7 +253,7 @@ class Trainer:
         self.step, steps = self._earlier.step, self._earlier.steps or plan.steps
         self.plan = plan.with_steps(steps)
         if self.step:
-            changed = self._earlier.differences(run.settings)
+            changed = differences(self._earlier.settings, run.settings)
             begun = f"; it was begun with {changed}" if changed else ""
             run.reporter.notice(f"resuming after step {self.step:,} of {steps:,}, saved earlier{begun}")
         if self._budget:
