@@ -338,12 +338,13 @@ def compare(config: Config, reporter: Reporter) -> dict[str, Any]:
 def find_results(path: Path, config: Config) -> ResultFiles:
     """Where the results of a run, of a bundle in a run, or of a folder or file made by --results are. Raises UserError
     if there are none, or those of several models."""
-    in_run = run_of(path) or (path.name.count("@") and (RunDirectory(path.parent), ""))
-    run = in_run[0] if in_run else RunDirectory(path)
-    if not run.evals.is_dir():
+    bundle, in_run = path, None
+    with contextlib.suppress(UserError):
+        bundle = resolve_bundle(path)
+        in_run = run_of(bundle)
+    if in_run is None or not in_run[0].evals.is_dir():
         return files_in(path, config.split, config.max_examples)
-    bundle = resolve_bundle(path)
-    _, name = run_of(bundle) or (run, bundle.name)
+    run, name = in_run
     fingerprint = bundle_fingerprint(bundle)
     return ResultFiles(run.evals, name, config.split, config.max_examples, fingerprint, config.prompts)
 

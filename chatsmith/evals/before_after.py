@@ -29,49 +29,48 @@ class BeforeAfter:
         return is_graded([*self.before, *self.after])
 
     @property
-    def name(self) -> str:
-        """Of the score, in files."""
-        return "reward" if self.is_graded else "pass_at_1"
-
-    @property
     def pairs(self) -> list[tuple[float, float]]:
         """Before and after, of the problems that both are known of."""
         pairs = zip(self.before, self.after, strict=True)
         return [pair for pair in pairs if not any(map(math.isnan, pair))]
 
     @property
-    def gain(self) -> tuple[float, float, float]:
-        """The gain and its 95 % interval, from the pairs."""
-        return paired_interval(self.pairs)
+    def right(self) -> "BeforeAfter":
+        """The same with 1 for right and 0 for wrong."""
+        before, after = ([float(one >= 1) for one in column] for column in (self.before, self.after))
+        return BeforeAfter(self.problems, before, after)
 
     def facts(self) -> dict[str, float]:
         """The numbers that come first in the table of results."""
-        found = self._scores(self.name)
-        return {f"{self.name}_{when}": round(found[f"{self.name}_{when}"], 4) for when in ("before", "after")}
+        return {name: round(value, 4) for name, value in self._named().items() if isinstance(value, float)}
 
     def to_json(self) -> dict[str, Any]:
-        """Scores, intervals, the gain, and the same by section."""
-        gain, low, high = self.gain
-        return {
-            "n": len(self.pairs),
-            **self._scores(self.name),
-            "gain": gain,
-            "gain_interval": [low, high],
-            "sections": {
-                name: {"n": len(part.pairs), **part._scores("")} for name, part in self._sections().items()
-            },
+        """Scores, intervals, the gain, and the same by section; of a graded reward also that of its means."""
+        found = {"n": len(self.problems), **self._named(), **_gains("gain", self.right)}
+        if self.is_graded:
+            found |= _gains("reward_gain", self)
+        sections = {
+            name: {"n": len(part.pairs), **(part if self.is_graded else part.right).scores("")}
+            for name, part in self._sections().items()
         }
+        return {**found, "sections": sections}
+
+    def _named(self) -> dict[str, Any]:
+        means = self.scores("reward_") if self.is_graded else {}
+        return means | self.right.scores("pass_at_1_")
 
     def show(self, reporter: Reporter) -> None:
         """The table, for people."""
         rows = []
         for name, part in [*self._sections().items(), ("all", self)]:
-            found = part._scores("")
+            found = part.scores("")
             ends = (f"{_number(found[when], self.is_graded)}" for when in ("before", "after"))
             rows.append([name, *ends, str(len(part.pairs))])
         reporter.table("The test", ["section", "before", "after", "problems"], rows)
         scale, unit, what = (1, "", "mean reward") if self.is_graded else (100, " points", "greedy pass@1")
-        gain, low, high = (f"{scale * value:+.{3 if self.is_graded else 1}f}" for value in self.gain)
+        gain, low, high = (
+            f"{scale * value:+.{3 if self.is_graded else 1}f}" for value in paired_interval(self.pairs)
+        )
         reporter.line(f"Gain: {gain}{unit} of {what}, with a 95 % interval from {low} to {high}")
         if failed := len(self.problems) - len(self.pairs):
             reporter.notice(f"{failed:,} of the problems are left out: their reward could not be computed")
@@ -84,16 +83,19 @@ class BeforeAfter:
             parts[name] = BeforeAfter([self.problems[index] for index in indices], *columns)
         return parts
 
-    def _scores(self, name: str) -> dict[str, Any]:
-        """Means and their 95 % intervals, under `name` and when."""
+    def scores(self, prefix: str) -> dict[str, Any]:
+        """Means and their 95 % intervals, before and after."""
         found: dict[str, Any] = {}
         for index, when in enumerate(("before", "after")):
-            values, key = [pair[index] for pair in self.pairs], f"{name}_{when}".removeprefix("_")
-            found |= {
-                key: sum(values) / max(1, len(values)),
-                f"{key}_interval": list(points_interval(values)),
-            }
+            values = [pair[index] for pair in self.pairs]
+            mean, interval = sum(values) / max(1, len(values)), list(points_interval(values))
+            found |= {f"{prefix}{when}": mean, f"{prefix}{when}_interval": interval}
         return found
+
+
+def _gains(name: str, tested: BeforeAfter) -> dict[str, Any]:
+    gain, *interval = paired_interval(tested.pairs)
+    return {name: gain, f"{name}_interval": interval}
 
 
 def _number(value: float, is_graded: bool) -> str:

@@ -276,6 +276,7 @@ def _gain(path: Path) -> Facts:
     if not found:
         return {}
     name = "reward" if "reward_before" in found else "pass_at_1"
+    gain = "reward_gain" if name == "reward" else "gain"
     parts = {
         "all": {key.removeprefix(f"{name}_"): value for key, value in found.items()},
         **found["sections"],
@@ -288,7 +289,7 @@ def _gain(path: Path) -> Facts:
     return {
         "task": found["task"],
         "is_graded": name == "reward",
-        "gain": list(map(float, (found["gain"], *found["gain_interval"]))),
+        "gain": list(map(float, (found[gain], *found[f"{gain}_interval"]))),
         "sections": shares,
     }
 

@@ -133,21 +133,20 @@ class RolloutWorker:
     def development_scores(
         self, problems: Sequence[Problem], samples: int, seed: int, runtime: Runtime
     ) -> dict[str, float]:
-        """Greedy pass@1 on all problems and pass@k on the first of them, over all processes; of a graded reward the
-        mean on all problems instead."""
+        """Greedy pass@1 on all problems and pass@k on the first of them, over all processes; of a graded reward, before
+        these, the mean on all problems."""
         started = time.perf_counter()
         scores = self.scores(problems, runtime)
-        if is_graded(scores):
-            found = [score for score in scores if not math.isnan(score)]
-            mean = sum(found) / len(found)
-            return {"dev_reward": mean, "evaluation_seconds": time.perf_counter() - started}
+        known = [score for score in scores if not math.isnan(score)]
+        mean = {"dev_reward": sum(known) / len(known)} if is_graded(scores) else {}
         some = range(runtime.rank, min(len(problems), PASS_AT_K_PROBLEMS), runtime.world_size)
         # No round of training has the number -1, so the seeds are different.
         groups = self.write([problems[index] for index in some], samples, seeds_of(seed, -1, some))
         counts = {"solved": sum(group.num_right > 0 for group in groups), "asked": len(groups)}
         sums = sum_numbers(counts, runtime)
         return {
-            "dev_pass_at_1": sum(scores) / max(len(scores), 1),
+            **mean,
+            "dev_pass_at_1": sum(score >= 1 for score in scores) / max(len(scores), 1),
             f"dev_pass_at_{samples}": sums["solved"] / max(sums["asked"], 1),
             "evaluation_seconds": time.perf_counter() - started,
         }

@@ -236,8 +236,8 @@ def reinforce(
                 else:
                     metrics = _update_metrics(sum_numbers(tally.sums(), runtime), 0.0, seconds, progress)
                 shown = {name: metrics[name] for name in SHOWN if name in metrics} | trainer.scores
-                if "dev_reward" in shown:
-                    shown.pop("pass_at_1", None)
+                if "dev_reward" in shown:  # of a graded reward nothing is right or wrong
+                    shown = {name: value for name, value in shown.items() if "pass_at" not in name}
                 trainer.log(metrics, in_words(shown))
                 trainer.correct_steps()
                 started = time.perf_counter()
@@ -551,11 +551,8 @@ def _show_replies(groups: Sequence[Group], step: int, reporter: Reporter) -> lis
 
 
 def _in_words(scores: Mapping[str, float]) -> str:
-    """Development scores, as pass@1 61.3%, or mean reward -48.2."""
-    words = []
-    for name, value in scores.items():
-        if name.startswith("dev_pass"):
-            words.append(f"{name.removeprefix('dev_').replace('_at_', '@')} {value:.1%}")
-        elif name == "dev_reward":
-            words.append(f"mean reward {value:.4g}")
-    return ", ".join(words)
+    """Development scores, as pass@1 61.3%; of a graded reward as mean reward -48.2 alone."""
+    if "dev_reward" in scores:
+        return f"mean reward {scores['dev_reward']:.4g}"
+    shown = {name.removeprefix("dev_").replace("_at_", "@"): value for name, value in scores.items()}
+    return ", ".join(f"{name} {value:.1%}" for name, value in shown.items() if name.startswith("pass"))

@@ -1,4 +1,4 @@
-"""The same request and seed give the same completion, bit for bit, whatever else the engine does or did: in bf16, too."""
+"""The same request and seed give the same completion, bit for bit, whatever else the engine does or did, in bf16."""
 
 import random
 
@@ -14,12 +14,13 @@ from chatsmith.model.gpt import GPT
 from chatsmith.runtime.errors import UserError
 from chatsmith.text.tokenizer import Tokenizer, train_tokenizer
 
-WORDS = "cat mat hat dog cow pig hen fox ant bee elk owl and the of under over quickly slowly seven eleven".split()
+TEXT = "cat mat hat dog cow pig hen fox ant bee elk owl and the of under over quickly slowly seven eleven"
+WORDS = TEXT.split()
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return train_tokenizer([" ".join(WORDS) * 20], vocab_size=380)
+    return train_tokenizer([TEXT * 20], vocab_size=380)
 
 
 @pytest.fixture(scope="module")
