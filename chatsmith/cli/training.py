@@ -22,6 +22,7 @@ from chatsmith.tasks.benchmark_files import default_folder
 from chatsmith.text.tokenizer import Tokenizer
 from chatsmith.train.checkpoint import saved_states
 from chatsmith.train.plan import Plan
+from chatsmith.train.step import uncompiled
 from chatsmith.train.timing import TimeBudget
 from chatsmith.train.trainer import TrainingRun, TrainResult
 
@@ -54,25 +55,26 @@ def training_run(
 ) -> TrainingRun:
     """`stage` of a run directory as the trainer sees it. Raises UserError where a benchmark is wanted whose files are
     missing."""
-    benchmark, every = None, getattr(config, "core_every", 0)
-    if every:
-        suite = "core" if stage == "pretrain" else "chat"
-        benchmark = along_training(suite, tokenizer, runtime, config.eval_data or default_folder())
+    every = getattr(config, "core_every", 0)
+    suite = "core" if stage == "pretrain" else "chat"
+    benchmark = every and along_training(suite, tokenizer, runtime, config.eval_data or default_folder())
 
-    def keep(model: GPT, step: int) -> None:
-        name = f"{run.path.name}, {stage} after step {step:,}"
-        empty: dict[str, str] = {}
-        card = model_card(
-            name, "Kept along the way of a training run.", data=empty, recipe=empty, scores=empty, cost=empty
-        )
-        save_bundle(
-            run.stage(stage) / "steps" / str(step),
-            model,
-            tokenizer,
-            generation=GENERATION_DEFAULTS,
-            card=card,
-            provenance={"stage": stage, "seed": config.seed, "step": step, "settings": key},
-        )
+    def after_step(model: GPT, step: int) -> dict[str, float]:
+        if config.keep_every and step % config.keep_every == 0 and runtime.is_main:
+            name = f"{run.path.name}, {stage} after step {step:,}"
+            tables: dict[str, dict[str, str]] = {"data": {}, "recipe": {}, "scores": {}, "cost": {}}
+            save_bundle(
+                run.stage(stage) / "steps" / str(step),
+                model,
+                tokenizer,
+                generation=GENERATION_DEFAULTS,
+                card=model_card(name, "Kept along the way of a training run.", **tables),
+                provenance={"stage": stage, "seed": config.seed, "step": step, "settings": key},
+            )
+        if not benchmark or step % every:
+            return {}
+        with uncompiled():
+            return benchmark(model)
 
     saved = [str(state.facts.get("key")).partition(" ")[0] for state in saved_states(run.state(stage))]
     return TrainingRun(
@@ -86,10 +88,7 @@ def training_run(
         save_seconds=60 * config.save_minutes,
         started=started,
         settings={name: value for name, value in settings_of(config).items() if name not in ("run", "json")},
-        keep=keep,
-        keep_every=config.keep_every,
-        benchmark=benchmark,
-        benchmark_every=every,
+        after_step=after_step,
     )
 
 

@@ -45,7 +45,7 @@ from chatsmith.train.checkpoint import (
     save_training,
 )
 from chatsmith.train.plan import Plan, make_plan
-from chatsmith.train.step import B, ComputeLoss, train_step, uncompiled
+from chatsmith.train.step import B, ComputeLoss, train_step
 from chatsmith.train.timing import TimeBudget, seconds_per_step
 
 
@@ -69,14 +69,8 @@ class TrainingRun:
     """When the command began, by `time.monotonic()`."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Those it is to be compared by with other runs, and that a tracker shows."""
-    keep: Callable[[GPT, int], None] | None = None
-    """Writes the weights after a step as they are, on the main process …"""
-    keep_every: int = 0
-    """… after every so many steps; 0: never."""
-    benchmark: Callable[[GPT], dict[str, float]] | None = None
-    """Scores that take longer than those of a job, over all processes …"""
-    benchmark_every: int = 0
-    """… after every so many steps of `fit`; 0: never."""
+    after_step: Callable[[GPT, int], dict[str, float]] = lambda model, step: {}
+    """What else is to be done with the model after a step, on all processes; scores that come of it are recorded."""
 
 
 @dataclass(frozen=True)
@@ -179,12 +173,6 @@ def fit(
                 trainer.record(scores, **progress, **sample)
                 for text in sample.values():
                     reporter.line(text)
-            if run.benchmark and run.benchmark_every and trainer.step % run.benchmark_every == 0:
-                began = time.monotonic()
-                with uncompiled():
-                    trainer.record(run.benchmark(model), **progress)
-                if budget:  # its minutes are for training
-                    budget.started += time.monotonic() - began
             trainer.save_or_stop()
     result = trainer.result(tokens_per_second, share_of_peak)
     reporter.line(
@@ -328,11 +316,13 @@ class Trainer:
             self._metrics.write(stage=self.run.stage, step=self.step, **progress, **scores)
 
     def save_or_stop(self) -> None:
-        """Keep the weights if it is time to. Save the state if it is time to; save it and raise TrainingStoppedError if
-        someone asked to stop. After the last step neither is needed."""
-        run = self.run
-        if run.keep and run.keep_every and self.step % run.keep_every == 0 and run.runtime.is_main:
-            run.keep(self.model, self.step)
+        """Do what the run wants done after a step. Save the state if it is time to; save it and raise
+        TrainingStoppedError if someone asked to stop. After the last step neither is needed."""
+        began = time.monotonic()
+        if scores := self.run.after_step(self.model, self.step):
+            self.record(scores, tokens=self.step * self.plan.tokens_per_step)
+            if self._budget:  # its minutes are for training
+                self._budget.started += time.monotonic() - began
         if self.is_done:
             return
         # The signal may reach processes in different steps, and none may go on alone.
