@@ -236,8 +236,6 @@ def reinforce(
                 else:
                     metrics = _update_metrics(sum_numbers(tally.sums(), runtime), 0.0, seconds, progress)
                 shown = {name: metrics[name] for name in SHOWN if name in metrics} | trainer.scores
-                if "dev_reward" in shown:  # of a graded reward nothing is right or wrong
-                    shown = {name: value for name, value in shown.items() if "pass_at" not in name}
                 trainer.log(metrics, in_words(shown))
                 trainer.correct_steps()
                 started = time.perf_counter()
@@ -456,14 +454,17 @@ class RewardMonitor:
             )
         notices: list[str] = []
         first = self._counts["first_entropy"] = self._counts["first_entropy"] or metrics["entropy"]
-        if self._in_a_row("same", metrics["equal_groups"] >= SAME) == PATIENCE:
-            notices.append(
-                f"in {metrics['equal_groups']:.0%} of the groups all replies earn the same (mean reward "
-                f"{metrics['reward']:.3g}), so there is next to nothing to learn from them: take problems that the "
-                "model solves now and then, more samples of each, or a reward that tells replies apart"
-            )
         is_same = metrics["equal_groups"] >= SAME and metrics["pass_at_1"] < SAME
         is_collapsed = is_same and metrics["entropy"] < COLLAPSED * first
+        if (
+            self._in_a_row("same", is_same and not is_collapsed and metrics["nonzero_rewards"] > 0)
+            == PATIENCE
+        ):
+            notices.append(
+                f"in {metrics['equal_groups']:.0%} of the groups all replies earn the same, so there is next to nothing to "
+                "learn from them: take problems that the model solves now and then, more samples of each, or a reward that "
+                "tells replies apart"
+            )
         if self._in_a_row("collapsed", is_collapsed) == PATIENCE:
             notices.append(
                 f"the model gives nearly the same reply every time (entropy {metrics['entropy']:.4f}, at first "

@@ -403,8 +403,9 @@ class Meter:
 
 
 def in_words(numbers: Mapping[str, float]) -> dict[str, str]:
-    """Each number with three digits after the point."""
-    return {name: f"{value:.3f}" for name, value in numbers.items()}
+    """Each number with three digits after the point; where a reward is graded, nothing is right or wrong."""
+    hidden = "pass_at" if "dev_reward" in numbers else "nothing"
+    return {name: f"{value:.3f}" for name, value in numbers.items() if hidden not in name}
 
 
 class TrainingStoppedError(KeyboardInterrupt):

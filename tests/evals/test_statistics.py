@@ -174,5 +174,5 @@ def test_row_12_a_gain_from_few_problems_is_not_certain():
     gain, low, high = paired_interval([(0.0, 0.0)] * 5)
     assert gain == 0 and low < -0.3 and high > 0.3
     gain, low, high = paired_interval([(-150.0 - n, -48.0 + n) for n in range(10)])
-    assert low < gain == pytest.approx(111.0) < high and high - low < 20
+    assert gain == pytest.approx(111.0) and low < gain < high and high - low < 20
     assert paired_interval([]) == (0.0, -1.0, 1.0)

@@ -409,10 +409,10 @@ def test_row_12_a_graded_reward_is_reported_as_such_and_the_best_kept_by_it(run,
 def test_row_12_groups_without_difference_are_told():
     monitor = RewardMonitor(10, 16)
     metrics = {"failed_rewards": 0, "replies": 8, "nonzero_rewards": 1.0, "entropy": 1.0, "truncated": 0.0}
-    metrics |= {"equal_groups": 0.95, "pass_at_1": 1.0, "reward": 1.0}
+    metrics |= {"equal_groups": 0.95, "pass_at_1": 0.2, "reward": 0.2}
     notices = [monitor.check(metrics) for _ in range(4)]
     assert [len(one) for one in notices] == [0, 0, 1, 0]
-    assert notices[2][0].startswith("in 95% of the groups all replies earn the same (mean reward 1)")
+    assert notices[2][0].startswith("in 95% of the groups all replies earn the same, so")
     older = {"watch": monitor.named_state()["watch"][:4]}  # a state of a chatsmith that did not count them
     monitor.load_named_state(older)
     assert monitor.check(metrics) == []
