@@ -461,9 +461,9 @@ class RewardMonitor:
             == PATIENCE
         ):
             notices.append(
-                f"in {metrics['equal_groups']:.0%} of the groups all replies earn the same, so there is next to nothing to "
-                "learn from them: take problems that the model solves now and then, more samples of each, or a reward that "
-                "tells replies apart"
+                f"in {metrics['equal_groups']:.0%} of the groups all replies earn the same, so there is next to "
+                "nothing to learn from them: take problems that the model solves now and then, more samples of each, "
+                "or a reward that tells replies apart"
             )
         if self._in_a_row("collapsed", is_collapsed) == PATIENCE:
             notices.append(

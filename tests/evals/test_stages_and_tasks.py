@@ -149,7 +149,7 @@ def test_nanochats_words_are_its_own_and_kept_apart(
 
 
 def test_samples_are_kept_and_shown_in_the_report(run: Path, capsys: pytest.CaptureFixture[str]):
-    evaluate.main(Config(run, stages=("pretrain@5", "pretrain", "sft")))
+    evaluate.main(Config(run, stages=("pretrain@5", "pretrain", "sft"), batch_tokens=64))
     out = capsys.readouterr().out
     assert "The capital of France is →" in out and "Hello! Who are you? →" in out
     asked = gather(run)["samples"]
