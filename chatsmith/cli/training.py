@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from chatsmith.bundle import GENERATION_DEFAULTS, model_card, save_bundle
+from chatsmith.cli.config import Shape
 from chatsmith.evals.suites import along_training
+from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.console import Reporter, counted, format_seconds
 from chatsmith.runtime.device import Runtime, detect_runtime, peak_memory_bytes
@@ -21,7 +23,7 @@ from chatsmith.runtime.run_directory import BUNDLE_FILE, RunDirectory, all_keys,
 from chatsmith.tasks.benchmark_files import default_folder
 from chatsmith.text.tokenizer import Tokenizer
 from chatsmith.train.checkpoint import saved_states
-from chatsmith.train.plan import Plan
+from chatsmith.train.plan import Plan, model_shape
 from chatsmith.train.step import uncompiled
 from chatsmith.train.timing import TimeBudget
 from chatsmith.train.trainer import TrainingRun, TrainResult
@@ -57,7 +59,7 @@ def training_run(
     missing."""
     every = getattr(config, "core_every", 0)
     suite = "core" if stage == "pretrain" else "chat"
-    benchmark = every and along_training(suite, tokenizer, runtime, config.eval_data or default_folder())
+    benchmark = every and along_training(suite, tokenizer, runtime, config.benchmarks or default_folder())
 
     def after_step(model: GPT, step: int) -> dict[str, float]:
         if config.keep_every and step % config.keep_every == 0 and runtime.is_main:
@@ -89,6 +91,21 @@ def training_run(
         started=started,
         settings={name: value for name, value in settings_of(config).items() if name not in ("run", "json")},
         after_step=after_step,
+    )
+
+
+def shape_of(config: Shape, vocab_size: int) -> GPTConfig:
+    """The model that the settings describe."""
+    return model_shape(
+        config.depth,
+        vocab_size,
+        sequence_length=config.sequence_length,
+        width=config.width or None,
+        head_dim=config.head_dim,
+        bigram_buckets=config.bigram_buckets,
+        window_pattern=config.window_pattern,
+        value_embeddings=config.value_embeddings,
+        architecture=config.architecture,
     )
 
 

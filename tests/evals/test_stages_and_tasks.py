@@ -221,7 +221,7 @@ def test_weights_are_kept_and_core_is_measured_along_the_way(
         "2",
         "--core-every",
         "3",
-        "--eval-data",
+        "--benchmarks",
         str(small_benchmarks),
     ]
     flags += ["--track", "wandb", "--prompt", "a cat"]
