@@ -76,6 +76,21 @@ class CPUDecoder:
                 return index
         return len(chunks)
 
+    def parts(self, chunks: list[Chunk]) -> list[list[Chunk]]:
+        """All of a step's chunks, in parts that there is room for; longer ones are cut."""
+        parts: list[list[Chunk]] = [[]]
+        room = self._max_rows
+        for sequence, start, end in chunks:
+            while start < end:
+                cut = min(end, start + room)
+                parts[-1].append(Chunk(sequence, start, cut))
+                room -= cut - start
+                start = cut
+                if not room:
+                    parts.append([])
+                    room = self._max_rows
+        return [part for part in parts if part]
+
     def hidden(self, chunks: list[Chunk]) -> Tensor:
         """Hidden states (R, C) of the packed tokens of chunks; their keys and values go into the pool."""
         numbers = torch.tensor(packed_tokens(chunks))

@@ -56,8 +56,11 @@ def main(config: Config) -> None:
         screen = Screen(sys.stdout, is_terminal=True)
         screen.notice(f"{talk.llm.bundle.path}. /help lists what you can type; Ctrl-D leaves.")
         screen.notice(talk.engine.describe())
-        if talk.llm.bundle.provenance.get("stage") == "pretrain":
-            screen.notice("This model was not taught to converse yet: `chatsmith sft` does that.")
+        if talk.llm.bundle.provenance.get("stage") == "pretrain" and not config.complete:
+            screen.notice(
+                "This model was not taught to converse yet: `chatsmith sft` does that, and --complete has it continue "
+                "what you write."
+            )
         converse(talk, typed_lines(screen), screen)
     else:
         screen = Screen(sys.stdout, shows_calls=False)  # the replies alone, for programs
@@ -89,13 +92,21 @@ def open_talk(config: Config) -> "Talk":
         max_running=2,
     )
     sampling = llm.sampling(**{name: getattr(config, name) for name in SAMPLING_FLAGS})
-    return Talk(llm, sampling, config.system)
+    return Talk(llm, sampling, config.system, continues=config.complete)
 
 
 class Talk:
     """A conversation with a model: what was said, and the making of the next reply."""
 
-    def __init__(self, llm: "LLM", sampling: "SamplingParams", system: str | None = None) -> None:
+    def __init__(
+        self,
+        llm: "LLM",
+        sampling: "SamplingParams",
+        system: str | None = None,
+        *,
+        continues: bool = False,
+    ) -> None:
+        """`continues`: each text is continued, without a conversation."""
         self.llm = llm
         self.engine = llm.engine
         self.system = system
@@ -106,6 +117,7 @@ class Talk:
         self.begins_to_drop = False
         """Did the last question push turns out, and the one before it none?"""
         self._sampling = sampling
+        self._continues = continues
 
     def reset(self) -> None:
         """Forget what was said, not the system message."""
@@ -139,7 +151,7 @@ class Talk:
         if completion.error is not None:
             raise UserError(f"the model could not reply: {completion.error}")
         # A reply without a word is no turn of a conversation.
-        if any(part.text for part in completion.parts):
+        if any(part.text for part in completion.parts) and not self._continues:
             self.history += [question, Message("assistant", completion.parts)]
         return completion
 
@@ -152,6 +164,8 @@ class Talk:
         kept = list(self.history)
         while True:
             prompt = render_prompt([*beginning, *kept, question], self.llm.tokenizer)
+            if self._continues:
+                prompt = [self.llm.tokenizer.bos_id, *self.llm.tokenizer.encode(question.text)]
             if len(prompt) + room <= context or not kept:
                 break
             del kept[:2]

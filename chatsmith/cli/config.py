@@ -55,12 +55,16 @@ class Bound:
         return " and ".join(f"{word} {limit}" for word, limit in limits.items() if limit is not None)
 
 
+WAYS = ("track", "save_minutes", "rows_per_microbatch", "keep_every", "core_every", "eval_data")
+"""Settings of training that change how, and not what comes out."""
+
 Positive = Annotated[int, Bound(ge=1)]
 Natural = Annotated[int, Bound(ge=0)]
 PositiveNumber = Annotated[float, Bound(gt=0)]
 NaturalNumber = Annotated[float, Bound(ge=0)]
 VocabSize = Annotated[int, Bound(ge=285)]  # 256 bytes and 29 special tokens (text/tokenizer.py)
 Dtype = Literal["auto", "fp32", "bf16"]
+Tracker = Literal["none", "wandb", "tensorboard", "trackio"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,8 @@ class Settings:
 
     POSITIONAL: ClassVar[tuple[str, ...]] = ()
     """Fields that are written without a flag."""
+    BUDGET: ClassVar[frozenset[str]] = frozenset()
+    """Fields that say the same thing in different ways: one of them takes the place of what a weaker place says."""
     NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset()
     """Fields that do not change what a stage makes (see `stage_key`)."""
 
@@ -212,7 +218,10 @@ class Training(Compute, Run):
     on_save: str = ""
     """A shell command that runs after each checkpoint, in the background, with its folder in $CHATSMITH_STATE: to copy
     it elsewhere."""
-    track: Literal["none", "wandb", "tensorboard", "trackio"] = "none"
+    keep_every: Natural = 0
+    """Keep the weights after every this many steps as a bundle, STAGE/steps/N in the run, to chat with and evaluate as
+    RUN/STAGE@N; 0 never."""
+    track: Tracker = "none"
     """Send the metrics to an experiment tracker as well as to metrics.jsonl."""
 
 
@@ -220,9 +229,11 @@ class Training(Compute, Run):
 class TokenTraining(Training):
     """Training on tokens"""
 
+    HOW: ClassVar[tuple[str, ...]] = ("compile",)
+    BUDGET: ClassVar[frozenset[str]] = frozenset({"tokens", "minutes"})
     # The content of the mixture is in the key.
     NOT_IN_KEY: ClassVar[frozenset[str]] = Training.NOT_IN_KEY | {
-        *("rows_per_microbatch", "evaluations", "evaluate_tokens", "mixture", "benchmarks")
+        *("evaluations", "evaluate_tokens", "mixture", "benchmarks")
     }
 
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -235,6 +246,8 @@ class TokenTraining(Training):
     """Validation tokens in one evaluation."""
     compile: bool = True
     """Compile the model where that is possible."""
+    core_every: Natural = 0
+    """Measure CORE (ChatCORE in fine-tuning) after every this many steps, on 500 items of each task; 0 never."""
     mixture: tuple[str, ...] = ()
     """What to learn from, each as SOURCE [epochs=N|weight=SHARE] [cap=ITEMS] [split=train|validation]. Sources:
     documents, conversations (the run's own), smoltalk, mmlu, arc_easy, arc_challenge, gsm8k, spelling, counting,
@@ -354,6 +367,7 @@ class TokenizerConfig(Run):
 class PretrainConfig(Shape, TokenTraining):
     """Train a language model from scratch on the documents, or another one further."""
 
+    BUDGET: ClassVar[frozenset[str]] = frozenset({"tokens", "minutes", "ratio"})
     # The content of the mixture, and of the bundle to start from, is in the key.
     NOT_IN_KEY: ClassVar[frozenset[str]] = TokenTraining.NOT_IN_KEY | {"prompt", "from_"}
 
@@ -385,6 +399,8 @@ class MidConfig(TokenTraining):
 class SftConfig(TokenTraining):
     """Supervised fine-tuning on conversations."""
 
+    BUDGET: ClassVar[frozenset[str]] = frozenset({"tokens", "minutes", "epochs"})
+
     from_: Path | None = None
     """The bundle to start from; by default the run's pretrained model."""
     conversations: tuple[Path, ...] = ()
@@ -414,7 +430,7 @@ class RlConfig(Training):
 
     NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset(
         {
-            *("rows_per_microbatch", "eval_data", "show_every", "give_up_after", *Training.NOT_IN_KEY),
+            *("show_every", "give_up_after", *Training.NOT_IN_KEY),
             *("problems", "test_problems"),  # their content is in the key
         }
     )
@@ -488,10 +504,17 @@ class EvaluateConfig(Output, Run):
 
     run: Path = DEFAULT_RUN
     """A run, whose newest stage is measured, or a bundle."""
-    stages: tuple[str, ...] = ()
-    """Measure these stages of the run, one after the other: pretrain, mid, sft, rl, or all that it has."""
     text: tuple[Path, ...] = ()
     """Measure bits per byte on these files or folders alone, instead of the run's validation text; nothing is kept."""
+    stages: tuple[str, ...] = ()
+    """Measure these stages of the run, and not the newest alone: all, or names (pretrain, mid, sft, rl, pretrain@1000).
+    A pretrained model is asked no questions unless the suite is named."""
+    tasks: tuple[str, ...] = ()
+    """Measure these tasks alone: gsm8k,arc_easy. What CORE and chat both have is asked as core/arc_easy or
+    chat/arc_easy."""
+    prompts: Literal["own", "nanochat"] = "own"
+    """The wording of ARC, MMLU and HumanEval; with nanochat's, scores compare with its published ones (spelling and the
+    kindergarten's exam are left out)."""
     suite: Literal["auto", "base", "core", "chat", "exam", "all"] = "auto"
     """What to measure: base (bits per byte, and CORE if its files are there), core, chat, exam, or all of these that
     there are files for. auto: what takes little time and suits what the model was trained for."""
@@ -510,9 +533,11 @@ class EvaluateConfig(Output, Run):
     hf: Path | None = None
     """Measure CORE of this local checkpoint of the transformers library instead (needs chatsmith[hf])."""
     results: Path | None = None
-    """A folder for the results of a model outside a run."""
+    """A folder for the results, instead of the run's; of a model outside a run they are kept nowhere else."""
     compare: tuple[Path, ...] = ()
     """Two runs (or bundles in runs, or folders of --results) that were measured: which differences are significant."""
+    track: Tracker = "none"
+    """Send the scores and samples to an experiment tracker, too."""
     leakage: bool = False
     """Look for test items in the run's training text (13-gram overlap)."""
     batch_size: Positive = 64
@@ -529,6 +554,12 @@ class EvaluateConfig(Output, Run):
             raise UserError(f"compare takes two models, not {len(self.compare)}", setting="compare")
         if self.text and (self.hf or self.suite not in ("auto", "base")):
             raise UserError("text is for bits per byte alone, of one of chatsmith's models", setting="text")
+        if self.text and (self.results or self.tasks):
+            raise UserError("what is measured on text is kept nowhere, and has no tasks", setting="text")
+        if self.stages and (self.hf or self.text):
+            raise UserError("stages are those of a run, measured on its own text", setting="stages")
+        if self.tasks and self.suite in ("base", "all"):
+            raise UserError(f"tasks are of core, chat and exam, not of {self.suite}", setting="tasks")
         if self.hf and self.suite not in ("auto", "all", "core"):
             raise UserError(
                 f"a transformers checkpoint is only measured by CORE, not by the suite {self.suite}"
@@ -547,7 +578,9 @@ class ChatConfig(Inference):
     """Chat with a model in the terminal."""
 
     run: Path = DEFAULT_RUN
-    """A run, whose newest stage answers, or a bundle."""
+    """A run, whose newest stage answers, a stage of it (RUN/pretrain, RUN/pretrain@1000), or a bundle."""
+    complete: bool = False
+    """Continue each text instead of answering it: for models that were not taught to converse."""
     prompt: str | None = None
     """Ask this, print only the reply, and exit."""
     system: str | None = None
@@ -567,6 +600,8 @@ class ChatConfig(Inference):
         for name, text in (("prompt", self.prompt), ("system", self.system)):
             if text is not None and not text.strip():
                 raise UserError(f"{name} is empty; give a text or leave it out", setting=name)
+        if self.complete and self.system:
+            raise UserError("a text that is continued has no system message", setting="system")
 
 
 @dataclass(frozen=True)
@@ -611,6 +646,9 @@ class ServeConfig(Inference):
     prefix_caching: bool = True
     """Reuse the KV cache of shared prompt prefixes. Turn it off if clients must not learn, from how fast a reply
     begins, what others sent."""
+    exact: bool = False
+    """Refuse to start where the same request and seed may give another reply beside other requests, or after them: on
+    GPUs, and without a C compiler. On a CPU replies are exact without being asked."""
     max_queue: Natural = 256
     """Requests that may wait for an engine; beyond it, clients get 429 with a time to retry."""
     max_queue_tokens: Natural = 0
@@ -671,7 +709,8 @@ def _folder_name(path: Path) -> str:
     """The folder's name; for runs/NAME/sft/bundle, NAME-sft."""
     parts = [part for part in path.absolute().parts if part != "bundle"]
     stages = ("pretrain", "mid", "sft", "rl")
-    return "-".join(parts[-2:]) if parts[-1] in stages and len(parts) > 2 else parts[-1]
+    is_stage = parts[-1].partition("@")[0] in stages and len(parts) > 2
+    return ("-".join(parts[-2:]) if is_stage else parts[-1]).replace("@", "-")
 
 
 # ---- around the pipeline ----

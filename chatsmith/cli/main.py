@@ -20,6 +20,7 @@ from importlib import import_module
 from chatsmith import __version__
 from chatsmith.cli import config
 from chatsmith.runtime import signals
+from chatsmith.runtime.console import printable
 from chatsmith.runtime.errors import UserError, nearest
 
 
@@ -140,18 +141,27 @@ def _dispatch(argv: list[str], environ: Mapping[str, str]) -> None:
 def execute(command: Command, argv: Sequence[str], environ: Mapping[str, str]) -> None:
     """Fill the settings of `command`, from flags, variables, and the recipe inside the run it works on; run it."""
     # Not above: what only lists commands needs no argparse.
-    from chatsmith.cli.settings import check_environment, from_environment, from_flags, from_recipe, made
+    from chatsmith.cli.settings import (
+        check_environment,
+        from_environment,
+        from_flags,
+        from_recipe,
+        layered,
+        made,
+    )
     from chatsmith.runtime.run_directory import RunDirectory, read_recipe
 
     section, prog = command.section, f"chatsmith {command.name}"
     check_environment(environ, {one.section for one in COMMANDS.values()})
     variables = from_environment(command.config, section, environ)
-    values = variables | from_flags(command.config, argv, prog, variables)
+    flags = from_flags(command.config, argv, prog, variables)
+    values = layered(command.config, variables, flags)
     if "run" in command.config.POSITIONAL:
         recipe = RunDirectory(values.get("run", config.DEFAULT_RUN)).recipe
         if recipe.is_file():
             kept = read_recipe(recipe).sections.get(section, {})
-            values = from_recipe(command.config, section, kept, is_old=True) | values
+            written = from_recipe(command.config, section, kept, is_old=True)
+            values = layered(command.config, written, variables, flags)
     try:
         settings = made(command.config, values, prog)
         import_module(f"chatsmith.cli.{command.module}").main(settings)
@@ -219,5 +229,5 @@ def _failed(message: str, environ: Mapping[str, str], code: int) -> int:
     if code >= 130 and environ.get("RANK", "0") != "0":
         return code  # the main process says it
     # One line, whatever the message holds: a program may read it.
-    print(f"chatsmith: {' '.join(message.split())}", file=sys.stderr)
+    print(f"chatsmith: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code

@@ -34,7 +34,7 @@ from chatsmith.report.estimate import (
 )
 from chatsmith.report.fit import fit_here, fit_within
 from chatsmith.report.plots import save_curve
-from chatsmith.runtime.console import Reporter
+from chatsmith.runtime.console import Reporter, counted
 from chatsmith.runtime.device import DTYPES, Runtime, can_compile, detect_runtime, gemm_peak
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import BUNDLE_STAGES, Recipe, RunDirectory, read_recipe
@@ -446,10 +446,11 @@ def _rows(plan: Plan) -> list[list[str]]:
     shape, cost, rates = plan.model, plan.cost, plan.rates
     flops = plan.tokens * cost.training_flops_per_token
     return [
-        ["model", f"{shape.num_layers} layers, {shape.model_dim} channels, {shape.num_heads} heads"],
+        ["model", f"{counted(shape.num_layers, 'layer')}, {shape.model_dim} channels, "
+         f"{counted(shape.num_heads, 'head')}"],
         ["parameters", f"{cost.parameters:,}: {cost.matrices:,} in blocks, {cost.head:,} in the head, "
          f"{cost.tables:,} in embedding tables"],
-        ["token budget", f"{plan.tokens:,} tokens: {plan.steps:,} steps of {plan.tokens_per_step:,}"],
+        ["token budget", f"{plan.tokens:,} tokens: {counted(plan.steps, 'step')} of {plan.tokens_per_step:,}"],
         ["a step", f"{plan.world_size} x {plan.accumulation} x {plan.rows_per_microbatch} rows "
          f"of {plan.sequence_length}"],
         ["learning rates", f"matrices {rates.matrix:.3g}, head {rates.head:.3g}, embeddings {rates.embedding:.3g}, "

@@ -35,6 +35,7 @@ from chatsmith.engine.request import Request, SamplingParams
 from chatsmith.ingest.hub import open_tokens
 from chatsmith.model.config import model_cost
 from chatsmith.model.gpt import GPT
+from chatsmith.runtime.console import counted
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import RunDirectory, resolve_bundle, stage_key
 from chatsmith.text.tokenizer import Tokenizer
@@ -76,8 +77,8 @@ def main(config: Config) -> None:
         rows = TrainingRows(text, length, config.seed)
         if sources:
             rows = Opener(run, tokenizer, length, config.seed, runtime, reporter, opened).mixture(sources)
-        training = training_run(run, STAGE, key, config, runtime, reporter, started)
-        size = f"{shape.num_layers} layers, {shape.model_dim} channels, {shape.vocab_size:,} tokens of vocabulary"
+        training = training_run(run, STAGE, key, config, runtime, reporter, started, tokenizer)
+        size = f"{counted(shape.num_layers, 'layer')}, {shape.model_dim} channels, vocabulary {shape.vocab_size:,}"
         reporter.stage("Pretraining", f"{size}, on {runtime.describe()}")
         model, plan, result = pretrain(
             training,

@@ -63,7 +63,7 @@ def main(config: Config) -> None:
         fitting = found.fitting(
             lambda problem: fits(problem, start.tokenizer, context_length, config.max_tokens)
         )
-        training = training_run(run, STAGE, key, config, runtime, reporter, started)
+        training = training_run(run, STAGE, key, config, runtime, reporter, started, start.tokenizer)
         budget = time_budget(
             run,
             training,

@@ -6,6 +6,7 @@ outputs were made by the same settings skips itself. No stage's work is done her
 """
 
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ from chatsmith.cli.plan import EXPECTED, within_budget
 from chatsmith.cli.recipe import configure, find_recipe, read_overrides
 from chatsmith.cli.report import write_report
 from chatsmith.cli.settings import GENERAL_VARIABLES, PREFIX
+from chatsmith.data.dataset import load_manifest
 from chatsmith.runtime.console import Reporter, format_number, format_seconds
 from chatsmith.runtime.device import peak_resident_bytes
 from chatsmith.runtime.errors import UserError
@@ -97,7 +99,9 @@ def run_recipe(config: Config, reporter: Reporter) -> tuple[RunDirectory, list[S
     results: list[StageResult] = []
     try:
         for name in recipe.stages:
-            if count == 1 or name not in SHARED:
+            if lack := _lacks(name, configs[name], run):
+                reporter.notice(f"{name} is left out: {lack}")
+            elif count == 1 or name not in SHARED:
                 results.append(_run_stage(name, run, partial(MAINS[name], configs[name])))
             else:
                 machines.begin(name)
@@ -125,12 +129,13 @@ def show_results(
 
 def show_next_steps(run: RunDirectory, reporter: Reporter) -> None:
     """What a person may want to type now."""
+    path = shlex.quote(str(run.path))
     address = f"http://{ServeConfig.host}:{ServeConfig.port}"
     steps = (
-        (f"chatsmith chat {run.path}", "chat with your model"),
-        (f"chatsmith serve {run.path}", f"the same on a web page, at {address}, and behind an API"),
-        (f"chatsmith evaluate {run.path}", "measure it again, with different settings"),
-        (f"chatsmith data inspect {run.path}", "see what it was trained on, and in which pieces"),
+        (f"chatsmith chat {path}", "chat with your model"),
+        (f"chatsmith serve {path}", f"the same on a web page, at {address}, and behind an API"),
+        (f"chatsmith evaluate {path}", "measure it again, with different settings"),
+        (f"chatsmith data inspect {path}", "see what it was trained on, and in which pieces"),
         ("chatsmith run textbook --data FILES --conversations FILES", "the same with text of your own"),
     )
     width = max(len(command) for command, _ in steps)
@@ -140,6 +145,16 @@ def show_next_steps(run: RunDirectory, reporter: Reporter) -> None:
     expected = read_recipe(run.recipe).sections.get("expected", {}) if run.recipe.is_file() else {}
     if "advice" in expected:
         reporter.line(f"Next time, a better buy: {expected['advice']}")
+
+
+def _lacks(name: str, config: Any, run: RunDirectory) -> str:
+    """What keeps a stage after pretraining from having anything to do, where only texts were given; empty: nothing."""
+    has_own = name == "sft" and (config.mixture or config.conversations)
+    if name == "sft" and not has_own and load_manifest(run.data).conversations is None:
+        return "no conversations were given, so the model will continue text, but not chat"
+    if name == "rl" and not config.from_ and not run.bundle("sft").is_dir():
+        return "there is no fine-tuned model to start from"
+    return ""
 
 
 def _launch_stage(name: str, run: RunDirectory, processes: int, place: Place) -> None:
@@ -189,7 +204,7 @@ def _keep_recipe(run: RunDirectory, recipe: Recipe) -> None:
 def _in_words(facts: Mapping[str, Any]) -> str:
     """'loss 1.235, tokens 1.2M': the first facts of a stage."""
     shown = [
-        f"{name.replace('_', ' ')} {_fact(value)}"
+        f"{'mean loss' if name == 'loss' else name.replace('_', ' ')} {_fact(value)}"
         for name, value in facts.items()
         if isinstance(value, int | float) or (isinstance(value, str) and len(value) <= LONGEST_TEXT_SHOWN)
     ]

@@ -77,6 +77,7 @@ def make_service(config: Config, keys: "Keys") -> "Service":
             config.prefix_caching,
             None if config.quantize == "none" else config.quantize,
             config.tokens_beside_decoding,
+            config.exact,
         )
 
     models = {

@@ -63,7 +63,7 @@ def tune(config: Config | MidConfig, stage: str, title: str, how: str) -> None:
             return
 
         start = load_start(start_path, runtime)
-        training = training_run(run, stage, key, config, runtime, reporter, started)
+        training = training_run(run, stage, key, config, runtime, reporter, started, start.tokenizer)
         reporter.stage(title, f"{start.path}, on {runtime.describe()}")
         context = start.config.context_length
         opener = Opener(run, start.tokenizer, context, config.seed, runtime, reporter, opened)

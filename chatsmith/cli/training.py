@@ -3,6 +3,8 @@ leaves there.
 """
 
 import contextlib
+import json
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
@@ -13,17 +15,21 @@ import torch
 
 from chatsmith.bundle import GENERATION_DEFAULTS, Bundle, check_bundle, load_bundle, model_card, save_bundle
 from chatsmith.cli.config import Shape
+from chatsmith.evals.suites import along_training
 from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
 from chatsmith.report.estimate import device_called, step_time
 from chatsmith.runtime.atomic import remove_folder
-from chatsmith.runtime.console import Reporter, format_seconds
+from chatsmith.runtime.console import Reporter, counted, format_seconds
 from chatsmith.runtime.device import Runtime, detect_runtime, peak_memory_bytes
 from chatsmith.runtime.distributed import process_group
 from chatsmith.runtime.errors import UserError
-from chatsmith.runtime.run_directory import RunDirectory, command_for
+from chatsmith.runtime.run_directory import BUNDLE_FILE, RunDirectory, all_keys, command_for, settings_of
+from chatsmith.tasks.benchmark_files import default_folder
 from chatsmith.text.tokenizer import Tokenizer
+from chatsmith.train.checkpoint import saved_states
 from chatsmith.train.plan import Plan, model_shape
+from chatsmith.train.step import uncompiled
 from chatsmith.train.timing import TimeBudget
 from chatsmith.train.trainer import TrainingRun, TrainResult
 
@@ -70,12 +76,42 @@ def settings_from(config: Any, kind: type[T]) -> T:
 
 
 def training_run(
-    run: RunDirectory, stage: str, key: str, config: Any, runtime: Runtime, reporter: Reporter, started: float
+    run: RunDirectory,
+    stage: str,
+    key: str,
+    config: Any,
+    runtime: Runtime,
+    reporter: Reporter,
+    started: float,
+    tokenizer: Tokenizer,
 ) -> TrainingRun:
-    """`stage` of a run directory as the trainer sees it."""
+    """`stage` of a run directory as the trainer sees it. Raises UserError where a benchmark is wanted whose files are
+    missing."""
+    every = getattr(config, "core_every", 0)
+    suite = "core" if stage == "pretrain" else "chat"
+    benchmark = every and along_training(suite, tokenizer, runtime, config.benchmarks or default_folder())
+
+    def after_step(model: GPT, step: int) -> dict[str, float]:
+        if config.keep_every and step % config.keep_every == 0 and runtime.is_main:
+            name = f"{run.path.name}, {stage} after step {step:,}"
+            tables: dict[str, dict[str, str]] = {"data": {}, "recipe": {}, "scores": {}, "cost": {}}
+            save_bundle(
+                run.stage(stage) / "steps" / str(step),
+                model,
+                tokenizer,
+                generation=GENERATION_DEFAULTS,
+                card=model_card(name, "Kept along the way of a training run.", **tables),
+                provenance={"stage": stage, "seed": config.seed, "step": step, "settings": key},
+            )
+        if not benchmark or step % every:
+            return {}
+        with uncompiled():
+            return benchmark(model)
+
+    saved = [str(state.facts.get("key")).partition(" ")[0] for state in saved_states(run.state(stage))]
     return TrainingRun(
         stage,
-        key,
+        next((one for one in all_keys(key) if one in saved), key),
         run.state(stage),
         run.metrics,
         runtime,
@@ -86,6 +122,8 @@ def training_run(
         disk_wait_seconds=60 * config.disk_wait,
         on_save=config.on_save,
         started=started,
+        settings={name: value for name, value in settings_of(config).items() if name not in ("run", "json")},
+        after_step=after_step,
     )
 
 
@@ -186,10 +224,11 @@ def save_trained(
         summary,
         data={"Sources": f"see data/manifest.json of the run {run.path.name}"},
         recipe={
-            "Shape": f"{shape.num_layers} layers, {shape.model_dim} channels, {shape.num_heads} heads",
+            "Shape": f"{counted(shape.num_layers, 'layer')}, {shape.model_dim} channels, "
+            f"{counted(shape.num_heads, 'head')}",
             "Parameters": f"{plan.cost.parameters:,}",
             "Context": f"{shape.context_length:,} tokens",
-            "Training": f"{tokens:,} tokens in {plan.steps:,} steps",
+            "Training": f"{tokens:,} tokens in {counted(plan.steps, 'step')}",
             "Seed": str(seed),
         },
         scores={},
@@ -219,6 +258,9 @@ def finish(
     outputs: Sequence[Path] = (),
 ) -> None:
     """Record that `stage` is done, with its bundle and `outputs`. No training state is needed any more, of these
-    settings or others."""
+    settings or others, and no checkpoint that others have kept."""
+    for path in run.checkpoints(stage).values():
+        if json.loads((path / BUNDLE_FILE).read_bytes())["provenance"].get("settings") != key:
+            shutil.rmtree(path, ignore_errors=True)
     run.mark_done(stage, key, facts, [run.bundle(stage), *outputs], config)
     remove_folder(run.state(stage))

@@ -190,7 +190,10 @@ class JsonLines:
                     self.broken(number, "not a JSON object")
         if self.broken_count * self.one_in > self.total:
             up_to = f"up to 1 line in {self.one_in} is passed over"
-            raise UserError(f"{self.path}: {self._summary()}. Repair or remove them ({up_to})")
+            count = f"{self.broken_count:,} of {self.total:,} lines cannot be used"
+            raise UserError(
+                f"{self.path}: {count}, first {self._first_broken}. Repair or remove them ({up_to})"
+            )
 
     def broken(self, number: int, reason: str) -> None:
         """Count line `number` as unusable. To be called at most once a line, before the next one is read."""
@@ -200,10 +203,8 @@ class JsonLines:
     def add_notice(self, notices: list[str] | None) -> None:
         """Add one line about the broken lines met so far, if any."""
         if notices is not None and self.broken_count:
-            notices.append(f"{self.path}: passed over {self._summary()}")
-
-    def _summary(self) -> str:
-        return f"{self.broken_count:,} of {self.total:,} lines cannot be used, first {self._first_broken}"
+            count = f"passed over {self.broken_count:,} of {self.total:,} lines"
+            notices.append(f"{self.path}: {count}; the first, {self._first_broken}")
 
 
 def _json_documents(path: Path, notices: list[str] | None, column: str) -> Iterator[Document]:

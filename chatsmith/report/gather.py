@@ -22,6 +22,7 @@ import torch
 import chatsmith
 from chatsmith.bundle import bundle_fingerprint
 from chatsmith.data.dataset import DataManifest, load_manifest
+from chatsmith.evals.samples import LENGTHS
 from chatsmith.report.reference_vocabularies import REFERENCE_VOCABULARIES, load_offline
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import Recipe, RunDirectory, read_recipe
@@ -39,20 +40,21 @@ CURVES = {
     "memory (GB)": ("memory_gb", "peak_memory_gb"),
     "reward": ("reward",),
     "pass@1, development problems": ("dev_pass_at_1",),
+    "mean reward, development problems": ("dev_reward",),
     "CORE": ("core",),
 }
 """What is drawn, and the keys of metrics.jsonl it is from: the first one that a stage has."""
 SPENT = ("tokens", "steps", "tokens_per_second", "share_of_peak", "peak_memory_gb", "foreseen_memory_gb",
          "foreseen_tokens_per_second")  # fmt: skip
 SHAPE = ("num_layers", "num_heads", "head_dim", "vocab_size", "context_length")
-MEANS = {"core": "CORE", "chat": "ChatCORE"}
+MEANS = {"core": "CORE", "chat": "ChatCORE", "chat-nanochat": "ChatCORE with nanochat's prompts"}
 PACKAGES = ("torch", "numpy", "tokenizers", "tiktoken", "safetensors", "huggingface-hub")
 MAX_POINTS = 300  # of a curve; more are averaged in groups: they could not be told apart on a page
 MAX_SOURCES = 20  # shown by name; the smaller ones are summed up
 MAX_SAMPLES = 8  # prompts
 HELD_OUT_CHARACTERS = 200_000  # enough for two digits of bytes per token
 
-_RESULT = re.compile(r"(.+?)-(base|core|chat|exam)(?:-(\d+))?\.json")
+_RESULT = re.compile(r"(.+?)-(base|core|chat|exam)(-nanochat)?(?:-(\d+))?\.json")
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # a UserError is a ValueError
 
 
@@ -172,8 +174,10 @@ def _results(run: RunDirectory, missing: list[str]) -> dict[tuple[str, str], tup
     model that has been replaced since."""
     found = {}
     matches = filter(None, (_RESULT.fullmatch(path.name) for path in run.evals.glob("*.json")))
-    for match in sorted(matches, key=lambda match: float(match[3] or "inf")):
-        stage, suite, path, bundle = match[1], match[2], run.evals / match[0], run.bundle(match[1])
+    for match in sorted(matches, key=lambda match: float(match[4] or "inf")):
+        stage, suite, path = match[1], match[2] + (match[3] or ""), run.evals / match[0]
+        name, _, step = stage.partition("@")
+        bundle = run.stage(name) / "steps" / step if step else run.bundle(name)
         try:
             content = _json(path)
             if content.get("model") and bundle.is_dir() and content["model"] != bundle_fingerprint(bundle):
@@ -184,10 +188,13 @@ def _results(run: RunDirectory, missing: list[str]) -> dict[tuple[str, str], tup
             found[stage, suite] = path, content
         except _DAMAGE as error:
             missing.append(f"evals/{path.name}: {error if isinstance(error, ValueError) else 'damaged'}")
-    order = [*PIPELINE, ""]
-    return dict(
-        sorted(found.items(), key=lambda one: (order.index(one[0][0] if one[0][0] in order else ""), one[0]))
-    )
+
+    def place(stage: str, suite: str) -> tuple[int, float, str]:
+        """Checkpoints stand before the model of their stage."""
+        name, _, step = stage.partition("@")
+        return PIPELINE.index(name) if name in PIPELINE else len(PIPELINE), float(step or "inf"), suite
+
+    return dict(sorted(found.items(), key=lambda one: place(*one[0])))
 
 
 # ---- sections ----
@@ -240,7 +247,12 @@ def _scores(results: Facts) -> dict[str, dict[str, Facts]]:
 def _score_rows(suite: str, content: Facts) -> dict[str, Facts]:
     found = content["result"]
     if suite == "base":
-        return {"bits per byte": _score({**found, "n": found.get("tokens")}, "bits_per_byte")}
+        texts = {"bits per byte": found, "bits per byte, training text": content.get("train")}
+        return {
+            name: _score({**text, "n": text.get("tokens")}, "bits_per_byte")
+            for name, text in texts.items()
+            if text
+        }
     if suite in MEANS:
         tasks = {f"{MEANS[suite]}: {task}": _score(score) for task, score in found["tasks"].items()}
         return {MEANS[suite]: _score(found, "centered"), **tasks}
@@ -259,25 +271,26 @@ def _score(found: Facts, name: str = "accuracy") -> Facts:
 
 
 def _gain(path: Path) -> Facts:
-    """What reinforcement learning brought on problems it was not trained on: shares with intervals, in all and by
-    section."""
+    """What reinforcement learning brought on problems it was not trained on: shares of right answers (or means of a
+    graded reward) with intervals, in all and by section."""
     found = _json(path)
     if not found:
         return {}
+    name = "reward" if "reward_before" in found else "pass_at_1"
+    gain = "reward_gain" if name == "reward" else "gain"
     parts = {
-        "all": {name.removeprefix("pass_at_1_"): value for name, value in found.items()},
+        "all": {key.removeprefix(f"{name}_"): value for key, value in found.items()},
         **found["sections"],
     }
     shares: dict[str, Facts] = {}
-    for name, part in parts.items():
-        ends = {when: [part[when], *part[f"{when}_interval"]] for when in ("before", "after")}
-        shares[name] = {"n": int(part["n"])}
-        for when, (share, low, high) in ends.items():
-            shares[name][when] = [float(share), float(low), float(high)]
-    low, high = found["gain_interval"]
+    for part_name, part in parts.items():
+        shares[part_name] = {"n": int(part["n"])}
+        for when in ("before", "after"):
+            shares[part_name][when] = list(map(float, (part[when], *part[f"{when}_interval"])))
     return {
         "task": found["task"],
-        "gain": [float(found["gain"]), float(low), float(high)],
+        "is_graded": name == "reward",
+        "gain": list(map(float, (found[gain], *found[f"{gain}_interval"]))),
         "sections": shares,
     }
 
@@ -341,8 +354,8 @@ def _is_number(value: Any) -> bool:
 
 
 def _samples(results: Facts, rollouts: Sequence[Facts]) -> list[Facts]:
-    """A few prompts, with what the model of each stage said: those first that most stages were asked, one of each
-    section; and what reinforcement learning showed last."""
+    """The fixed prompts, and a few others, with what the model of each stage said: those first that most stages were
+    asked, one of each section; and what reinforcement learning showed last."""
     asked: dict[str, Facts] = {}
     for (stage, _), (path, content) in results.items():
         replies = [("exam", reply) for reply in content["transcript"]]
@@ -358,15 +371,17 @@ def _samples(results: Facts, rollouts: Sequence[Facts]) -> list[Facts]:
                     "replies": {},
                 }
                 said = asked.setdefault(f"{section} {prompt}", new)["replies"]
-                said.setdefault(
-                    stage, f"({'right' if reply.get('correct') else 'wrong'}) {_text(reply['reply'])}"
-                )
+                verdict = {True: "(right) ", False: "(wrong) "}.get(reply.get("correct"), "")
+                said.setdefault(stage, verdict + _text(reply["reply"]))
+    fixed = [one for one in asked.values() if one["section"] in LENGTHS]
     chosen: list[Facts] = []
     nth: Counter[str] = Counter()
     for one in sorted(asked.values(), key=lambda one: -len(one["replies"])):
+        if one in fixed:
+            continue
         chosen.append({**one, "nth": nth[one["section"]]})
         nth[one["section"]] += 1
-    chosen = sorted(chosen, key=lambda one: one.pop("nth"))[:MAX_SAMPLES]
+    chosen = fixed + sorted(chosen, key=lambda one: one.pop("nth"))[:MAX_SAMPLES]
     for row in [row for row in rollouts if row.get("shown")][-1:]:
         for reply in row["shown"][:4]:
             said = {"rl": f"(reward {reply['reward']}) {reply['reply']}"}

@@ -147,9 +147,10 @@ def explained(path: Path, temporary: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        kept = " and is as it was" if path.exists() else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
-                f"the disk is full: {path} was not written and is as it was; free space and repeat the command"
+                f"the disk is full: {path} was not written{kept}; free space and repeat the command"
             ) from error
         # In the block that fills a folder anything may happen, and what names no file of it is not about writing it.
         is_ours = not temporary.is_dir() or (
@@ -157,11 +158,11 @@ def explained(path: Path, temporary: Path) -> Iterator[None]:
         )
         if error.errno == errno.EFBIG:
             raise UserError(
-                f"{path} was not written and is as it was: it is larger than files may be here ({error.strerror}); "
+                f"{path} was not written{kept}: it is larger than files may be here ({error.strerror}); "
                 "raise the limit (ulimit -f) and repeat the command"
             ) from error
         if is_ours:
-            raise UserError(f"{path} was not written and is as it was: {error.strerror}") from error
+            raise UserError(f"{path} was not written{kept}: {error.strerror}") from error
         raise
 
 

@@ -26,6 +26,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shlex
 import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -70,6 +71,11 @@ class RunDirectory:
         """The folder of the model bundle that stage `name` makes."""
         return self.stage(name) / "bundle"
 
+    def checkpoints(self, name: str) -> dict[int, Path]:
+        """The bundles that stage `name` kept along the way, by step."""
+        folders = (path for path in (self.stage(name) / "steps").glob("*") if path.name.isdigit())
+        return {int(path.name): path for path in sorted(folders, key=lambda path: int(path.name))}
+
     def state(self, name: str) -> Path:
         """The folder of the training state that stage `name` keeps for resuming."""
         return self.stage(name) / "state"
@@ -81,7 +87,9 @@ class RunDirectory:
         for name in reversed(BUNDLE_STAGES):
             if self.bundle(name).is_dir():
                 return self.bundle(name)
-        raise UserError(f"{self.path} holds no model yet; train one with: chatsmith pretrain {self.path}")
+        raise UserError(
+            f"{self.path} holds no model yet; train one with: chatsmith pretrain {shlex.quote(str(self.path))}"
+        )
 
     def create(self) -> None:
         """Make the folder, or raise UserError if something else is there or it cannot be written."""
@@ -133,7 +141,7 @@ class RunDirectory:
         Of a bundle only the description is looked at, which seals the rest: see `bundle.check_bundle`.
         """
         done = self._read_done(stage)
-        if done is None or done["key"] != key:
+        if done is None or done["key"] not in all_keys(key):
             return False
         hashes = done.get("hashes", {})  # an older chatsmith kept none
         paths = {output: self.path / output for output in done.get("outputs", [])}
@@ -200,7 +208,7 @@ class RunDirectory:
         if not self.recipe.exists():
             return None
         kept = read_recipe(self.recipe).frozen.get(stage, {}).get(name)
-        return kept["value"] if kept and kept["given"] == given else None
+        return kept["value"] if kept and kept["given"] in all_keys(given) else None
 
     def _read_done(self, stage: str) -> dict[str, Any] | None:
         """The newest whole record of `done.json` and `settings.toml`; None without one: the stage simply runs again."""
@@ -232,10 +240,18 @@ def _hash(output: Path) -> str | None:
 
 
 def resolve_bundle(path: Path) -> Path:
-    """The bundle meant by `path`: a bundle itself, the one in a stage's folder, or a run's newest.
+    """The bundle meant by `path`: a bundle itself, the one in a stage's folder, a run's newest, or with RUN/STAGE@N the
+    one that the stage kept after step N.
 
     Raises UserError that lists what was looked for.
     """
+    stage, at, step = path.name.partition("@")
+    if at and not path.exists():
+        kept = RunDirectory(path.parent).checkpoints(stage)
+        if step.isdigit() and int(step) in kept:
+            return kept[int(step)]
+        there = f"there are {', '.join(map(str, kept))}" if kept else "`--keep-every N` keeps some"
+        raise UserError(f"{path.parent} has no checkpoint {path.name}; {there}")
     if (path / BUNDLE_FILE).is_file():
         return path
     if (path / "bundle").is_dir():
@@ -252,7 +268,7 @@ def resolve_bundle(path: Path) -> Path:
         stages = ", ".join(f"{stage}/bundle" for stage in reversed(BUNDLE_STAGES))
         raise UserError(
             f"{path} holds no model: neither {BUNDLE_FILE} nor one of bundle, {stages} is there; "
-            f"give another folder, or train a model with `chatsmith pretrain {path}`"
+            f"give another folder, or train a model with `chatsmith pretrain {shlex.quote(str(path))}`"
         ) from error
 
 
@@ -260,22 +276,51 @@ def command_for(bundle: Path) -> str:
     """The command that makes this bundle of a run again; empty where it is not in a run."""
     stage = bundle.parent
     is_in_run = bundle.name == "bundle" and stage.name in BUNDLE_STAGES
-    return f"chatsmith {stage.name} {stage.parent}" if is_in_run else ""
+    return f"chatsmith {stage.name} {shlex.quote(str(stage.parent))}" if is_in_run else ""
+
+
+def run_of(bundle: Path) -> tuple[RunDirectory, str] | None:
+    """The run that a bundle is in, and what it is called there (sft, pretrain@2000); None for one that stands alone."""
+    stage = bundle.parent
+    if bundle.name == "bundle" and stage.name in BUNDLE_STAGES:
+        return RunDirectory(stage.parent), stage.name
+    if stage.name == "steps" and stage.parent.name in BUNDLE_STAGES:
+        return RunDirectory(stage.parents[1]), f"{stage.parent.name}@{bundle.name}"
+    return None
 
 
 # ---- settings and recipes ----
 
 
-def stage_key(config: Any, **inputs: str) -> str:
+class StageKey(str):
+    """A key, and those of stages that differ in how they compute alone, and so make the same."""
+
+    others: tuple[str, ...] = ()
+
+
+def all_keys(key: str) -> tuple[str, ...]:
+    """The key, and the others that stand for the same."""
+    return (key, *getattr(key, "others", ()))
+
+
+def stage_key(config: Any, **inputs: str) -> StageKey:
     """The identity of a stage's outputs: sha256 over its settings and the keys of what it is made from.
 
     Fields in NEVER_IN_KEY, and those that the class names in a `NOT_IN_KEY` class variable, do not count. A field that
     was renamed counts under its first name (`metadata={"former": (…)}`), and one that was added later
-    (`metadata={"new": True}`) not while it has its default, so that what is done stays done.
+    (`metadata={"new": True}`) not while it has its default, so that what is done stays done. Switches in `HOW` count in
+    the text of the key, as ever, but the keys of either position stand for the same.
     """
+    switches = {name: getattr(config, name) for name in getattr(config, "HOW", ())}
+    key = StageKey(_hash_of(config, inputs, {}))
+    key.others = tuple(_hash_of(config, inputs, {name: not value}) for name, value in switches.items())
+    return key
+
+
+def _hash_of(config: Any, inputs: Mapping[str, str], switches: Mapping[str, bool]) -> str:
     skipped = NEVER_IN_KEY | frozenset(getattr(config, "NOT_IN_KEY", ()))
     values = {
-        one.metadata.get("former", (one.name,))[0]: getattr(config, one.name)
+        one.metadata.get("former", (one.name,))[0]: switches.get(one.name, getattr(config, one.name))
         for one in fields(config)
         if one.name not in skipped
         and not (one.metadata.get("new") and getattr(config, one.name) == one.default)

@@ -16,6 +16,7 @@ from chatsmith.data.tokens import TokenCache
 from chatsmith.model.config import GPTConfig, model_cost
 from chatsmith.model.gpt import GPT
 from chatsmith.model.loss import bits_per_byte
+from chatsmith.runtime.console import counted
 from chatsmith.runtime.device import Runtime, gemm_peak
 from chatsmith.runtime.distributed import main_number
 from chatsmith.text.tokenizer import Tokenizer
@@ -101,7 +102,7 @@ def pretrain(
             tokens = measure_tokens(budget, model, first, job(first), settings.evaluations)
     plan = planned(tokens, reporter.notice)
     reporter.line(
-        f"{plan.cost.parameters:,} parameters, {plan.tokens:,} tokens in {plan.steps:,} steps "
+        f"{plan.cost.parameters:,} parameters, {plan.tokens:,} tokens in {counted(plan.steps, 'step')} "
         f"of {plan.tokens_per_step:,}"
     )
     result = fit(run, model, plan, job(plan), budget)

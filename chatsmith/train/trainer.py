@@ -34,7 +34,7 @@ from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
 from chatsmith.optim.sharded import make_optimizer
 from chatsmith.runtime.background import AfterSave
-from chatsmith.runtime.console import Reporter, format_seconds
+from chatsmith.runtime.console import Reporter, counted, differences, format_seconds
 from chatsmith.runtime.device import Runtime, gemm_peak, peak_memory_bytes, settled
 from chatsmith.runtime.distributed import main_number, sum_number, sum_numbers
 from chatsmith.runtime.errors import UserError
@@ -80,6 +80,10 @@ class TrainingRun:
     """A shell command that runs after each save, with the state's folder in $CHATSMITH_STATE."""
     started: float = field(default_factory=time.monotonic)
     """When the command began, by `time.monotonic()`."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Those it is to be compared by with other runs, and that a tracker shows."""
+    after_step: Callable[[GPT, int], dict[str, float]] = lambda model, step: {}
+    """What else is to be done with the model after a step, on all processes; scores that come of it are recorded."""
 
 
 @dataclass(frozen=True)
@@ -165,9 +169,8 @@ def fit(
 
     def evaluate() -> None:
         tokens = trainer.step * plan.tokens_per_step
-        scored = job.evaluate and trainer.evaluate_if_due(job.evaluate_every, job.evaluate, tokens=tokens)
-        if scored and job.sample:
-            reporter.line(job.sample())
+        if job.evaluate:
+            trainer.evaluate_if_due(job.evaluate_every, job.evaluate, job.sample, tokens=tokens)
 
     with trainer:
         is_first = True
@@ -186,7 +189,7 @@ def fit(
             share_of_peak = tokens_per_second * plan.cost.training_flops_per_token / peak
             progress = {"tokens": trainer.step * plan.tokens_per_step}
             speed = {"tokens_per_second": tokens_per_second, "share_of_peak": share_of_peak}
-            shown = {"loss": trainer.meter.loss} | trainer.scores
+            shown = {"mean loss": trainer.meter.loss} | trainer.scores
             trainer.log(progress | speed, in_words(shown) | {"MFU": f"{share_of_peak:.0%}"})
             trainer.correct_steps()
             evaluate()
@@ -195,7 +198,7 @@ def fit(
     result = trainer.result(tokens_per_second, share_of_peak)
     foreseen = f", {plan.foreseen_memory_bytes / 1e9:.1f} foreseen" if plan.foreseen_memory_bytes else ""
     reporter.line(
-        f"{result.steps:,} steps, {result.steps * plan.tokens_per_step:,} tokens in "
+        f"{counted(result.steps, 'step')}, {result.steps * plan.tokens_per_step:,} tokens in "
         f"{format_seconds(result.seconds)}: {tokens_per_second:,.0f} tokens/s, MFU {share_of_peak:.0%} (of this "
         f"machine's measured matrix peak), {peak_memory_bytes(runtime) / 1e9:.1f} GB at most{foreseen}"
     )
@@ -257,18 +260,22 @@ class Trainer:
         run, plan = self.run, self.plan
         if plan.rounding:
             run.reporter.notice(plan.rounding)
-        check_other_states(run.state_folder, self._key, plan, run.reporter.notice)
+        check_other_states(run.state_folder, self._key, plan, run.reporter.notice, run.settings)
         self._restore()
         steps = self.plan.steps
         if self.step:
-            run.reporter.notice(f"resuming after step {self.step:,} of {steps:,}, saved earlier")
+            changed = differences(self._earlier.settings, run.settings)
+            begun = f"; it was begun with {changed}" if changed else ""
+            run.reporter.notice(f"resuming after step {self.step:,} of {steps:,}, saved earlier{begun}")
         if self._budget:
             self._budget.begin(plan.steps, self.step, steps, self._earlier.seconds)
         with ExitStack() as opened:
             if run.runtime.is_main:
                 keep_records(run.metrics_path, run.stage, run.state_folder, str(self._key), self.step)
-                waits = run.disk_wait_seconds > 0
-                self._metrics = opened.enter_context(MetricsLog(run.metrics_path, run.track, waits=waits))
+                waits, settings = run.disk_wait_seconds > 0, {run.stage: run.settings}
+                self._metrics = opened.enter_context(
+                    MetricsLog(run.metrics_path, run.track, settings, waits=waits)
+                )
                 if run.on_save:
                     self._after_save = AfterSave(run.on_save, run.state_folder, run.reporter.notice)
             self._request = opened.enter_context(stop_request(silent=not run.runtime.is_main))
@@ -368,10 +375,15 @@ class Trainer:
             self._bar.expect(steps * self._per_step)
 
     def evaluate_if_due(
-        self, every: int, evaluate: Callable[[], dict[str, float]], **progress: float
+        self,
+        every: int,
+        evaluate: Callable[[], dict[str, float]],
+        sample: Callable[[], str] | None = None,
+        **progress: float,
     ) -> bool:
-        """Evaluate after every `every` steps, unless that is 0, and after the last, and record the scores. Returns
-        whether it did. Someone who asks to stop need not wait for it: then a resumed run evaluates first."""
+        """Evaluate after every `every` steps, unless that is 0, and after the last; record the scores, with a `sample` of
+        what the model says, and show that. Returns whether it did. Someone who asks to stop need not wait for it: then a
+        resumed run evaluates first."""
         if not (self.awaits_evaluation or self.is_done or (every > 0 and self.step % every == 0)):
             return False
         self.awaits_evaluation = True
@@ -386,21 +398,31 @@ class Trainer:
         finally:
             self._request.interrupts = False
         self.awaits_evaluation = False
-        self.record(scores, **progress)
+        said = {"sample": sample()} if sample else {}
+        self.record(scores, **progress, **said)
+        for text in said.values():
+            self.run.reporter.line(text)
         return True
 
-    def record(self, scores: dict[str, float], **progress: float) -> None:
-        """Record an evaluation after the step just done."""
-        self.scores = scores
+    def record(self, scores: dict[str, float], **progress: Any) -> None:
+        """Record an evaluation after the step just done, and show it from now on."""
+        self.scores = {**self.scores, **scores}
+        self._bar.advance(0, **in_words(scores))
         if self._metrics:
             self._metrics.write(stage=self.run.stage, step=self.step, **progress, **scores)
 
     def save_or_stop(self) -> bool:
         """Save the state if it is time to, which it never is after the last step or one that was left out; save it and
-        raise TrainingStoppedError if someone asked to stop. Returns True where it went back to the last saved state."""
+        raise TrainingStoppedError if someone asked to stop. Returns True where it went back to the last saved state.
+        Before that, what the run wants done after a step is done."""
         if self._refused >= MOST_REFUSED:
             self._go_back()
             return True
+        began = time.monotonic()
+        if scores := self.run.after_step(self.model, self.step):
+            self.record(scores, tokens=self.step * self.plan.tokens_per_step)
+            if self._budget:  # its minutes are for training
+                self._budget.started += time.monotonic() - began
         # What reaches processes in different steps, and none may act on alone; their clocks differ, too.
         is_late = time.monotonic() - self._last_save > self.run.save_seconds
         number, agreed = self._agree(
@@ -527,7 +549,7 @@ class Trainer:
 
     def _save(self) -> None:
         seconds = self._earlier.seconds + time.monotonic() - self.run.started
-        progress = Progress(self.step, self.plan.steps, self.seconds, seconds)
+        progress = Progress(self.step, self.plan.steps, self.seconds, seconds, self.run.settings)
         save_training(self._writer, self.optimizer, progress=progress, key=self._key, carried=self)
 
     def result(self, tokens_per_second: float = 0.0, share_of_peak: float = 0.0) -> TrainResult:
@@ -604,8 +626,9 @@ class Meter:
 
 
 def in_words(numbers: Mapping[str, float]) -> dict[str, str]:
-    """Each number with three digits after the point."""
-    return {name: f"{value:.3f}" for name, value in numbers.items()}
+    """Each number with three digits after the point; where a reward is graded, nothing is right or wrong."""
+    hidden = "pass_at" if "dev_reward" in numbers else "nothing"
+    return {name: f"{value:.3f}" for name, value in numbers.items() if hidden not in name}
 
 
 class TrainingStoppedError(StoppedError):
