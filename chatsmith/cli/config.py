@@ -605,6 +605,8 @@ class RunConfig(Sources):
     """Run directory, created if need be. By default runs/ and the recipe's name."""
     set: tuple[str, ...] = ()
     """Change settings of the recipe, each as stage.name=value: --set pretrain.depth=6."""
+    restore: Path | None = None
+    """Begin with a copy of this run directory, unless the run is there already."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ outputs were made by the same settings skips itself. No stage's work is done her
 """
 
 import os
+import shutil
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from chatsmith.cli.config import KINDERGARTEN, STAGES, ServeConfig, Settings
 from chatsmith.cli.config import RunConfig as Config
 from chatsmith.cli.report import write_report
 from chatsmith.cli.settings import expanded, from_environment, from_recipe, made, to_recipe
+from chatsmith.runtime.atomic import new_folder
 from chatsmith.runtime.console import Reporter, format_number, format_seconds
 from chatsmith.runtime.device import peak_resident_bytes
 from chatsmith.runtime.errors import UserError, did_you_mean
@@ -66,6 +68,8 @@ def run_recipe(config: Config, reporter: Reporter) -> tuple[RunDirectory, list[S
             "a recipe runs in one process; under torchrun start the training stages: "
             "torchrun ... -m chatsmith pretrain RUN, then sft, then rl"
         )
+    if config.restore:
+        restore(config.restore, config.run or Path(config.recipe), reporter)
     recipe, run = find_recipe(config)
     is_old = Path(config.recipe).is_dir()
     configs, recipe = configure(recipe, run, read_overrides(config), os.environ, is_old=is_old)
@@ -76,6 +80,19 @@ def run_recipe(config: Config, reporter: Reporter) -> tuple[RunDirectory, list[S
         return run, [_run_stage(name, configs[name], run) for name in recipe.stages]
     finally:
         write_report(run.path, reporter)  # also where a stage fails: it says how far the run has come
+
+
+def restore(source: Path, run: Path, reporter: Reporter) -> None:
+    """Make `run` a copy of the run directory `source`, unless it is there. Raises UserError if `source` is none."""
+    if (run / "recipe.toml").is_file():
+        reporter.notice(f"{run} is there already and goes on; nothing is restored")
+        return
+    if not (source / "recipe.toml").is_file():
+        raise UserError(f"{source} is not a copy of a run: it has no recipe.toml", setting="restore")
+    with new_folder(run) as folder:
+        # A copy that was made of a run at work may have what was half-written then.
+        shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
+    reporter.notice(f"{run} is restored from {source}")
 
 
 def find_recipe(config: Config) -> tuple[Recipe, RunDirectory]:
