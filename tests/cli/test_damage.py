@@ -43,7 +43,6 @@ def test_a_damaged_model_of_a_finished_stage_is_trained_again(tiny_copy, capsys,
     code, out, _ = run_again(tiny_copy, capsys)
     assert code == 0 and "the finished model is damaged and is trained again" in out
     assert weights(tiny_copy) == before
-    assert "Not evaluated yet" not in (tiny_copy / "rl" / "bundle" / "README.md").read_text()
 
 
 def test_a_stage_that_starts_from_a_damaged_model_names_the_command_that_makes_it(tiny_copy, capsys):
