@@ -35,6 +35,7 @@ from chatsmith.optim.sharded import make_optimizer
 from chatsmith.runtime.background import AfterSave
 from chatsmith.runtime.console import Reporter, format_seconds
 from chatsmith.runtime.device import Runtime, gemm_peak, peak_memory_bytes, settled
+from chatsmith.runtime.disk import wait_for_room
 from chatsmith.runtime.distributed import sum_number, sum_numbers
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.metrics import MetricsLog
