@@ -12,6 +12,7 @@ MODULES = (
     "cli/training.py",
     "data/tokens.py",
     "runtime/atomic.py",
+    "runtime/disk.py",
     "runtime/distributed.py",
     "runtime/run_directory.py",
     "runtime/signals.py",

@@ -194,9 +194,7 @@ class Sources(Settings):
 class Training(Compute, Run):
     """Training"""
 
-    NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset(
-        {"track", "save_minutes", "on_bad_loss", "disk_wait", "on_save"}
-    )
+    NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset({*WAYS, "on_bad_loss", "disk_wait", "on_save"})
 
     minutes: NaturalNumber = 0.0
     """Token budget in minutes on this machine, from the start of the command; 0 means not by time."""
@@ -737,6 +735,8 @@ class RunConfig(Sources):
     """Run directory, created if need be. By default runs/ and the recipe's name."""
     set: tuple[str, ...] = ()
     """Change settings of the recipe, each as stage.name=value: --set pretrain.depth=6."""
+    restore: Path | None = None
+    """Begin with a copy of this run directory, unless the run is there already."""
     processes: Natural = 0
     """Processes on this machine that share the training stages and the evaluation; 0: one for each GPU."""
     nodes: Natural = 0

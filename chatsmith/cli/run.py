@@ -7,6 +7,7 @@ outputs were made by the same settings skips itself. No stage's work is done her
 
 import os
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,7 @@ from chatsmith.cli.recipe import configure, find_recipe, read_overrides
 from chatsmith.cli.report import write_report
 from chatsmith.cli.settings import GENERAL_VARIABLES, PREFIX
 from chatsmith.data.dataset import load_manifest
+from chatsmith.runtime.atomic import new_folder
 from chatsmith.runtime.console import Reporter, format_number, format_seconds
 from chatsmith.runtime.device import peak_resident_bytes
 from chatsmith.runtime.errors import UserError
@@ -68,6 +70,8 @@ def main(config: Config) -> None:
 
 def run_recipe(config: Config, reporter: Reporter) -> tuple[RunDirectory, list[StageResult]]:
     """Run the recipe's stages; returns the run directory and a result for each stage."""
+    if config.restore:
+        restore(config.restore, config.run or Path(config.recipe), reporter)
     place = find_place(os.environ, config.nodes)
     recipe, run = find_recipe(config)
     is_old = Path(config.recipe).is_dir()
@@ -109,6 +113,19 @@ def run_recipe(config: Config, reporter: Reporter) -> tuple[RunDirectory, list[S
         return run, results
     finally:
         write_report(run.path, reporter)  # also where a stage fails: it says how far the run has come
+
+
+def restore(source: Path, run: Path, reporter: Reporter) -> None:
+    """Make `run` a copy of the run directory `source`, unless it is there. Raises UserError if `source` is none."""
+    if (run / "recipe.toml").is_file():
+        reporter.notice(f"{run} is there already and goes on; nothing is restored")
+        return
+    if not (source / "recipe.toml").is_file():
+        raise UserError(f"{source} is not a copy of a run: it has no recipe.toml", setting="restore")
+    with new_folder(run) as folder:
+        # A copy that was made of a run at work may have what was half-written then.
+        shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
+    reporter.notice(f"{run} is restored from {source}")
 
 
 def show_results(

@@ -144,6 +144,9 @@ class RunDirectory:
         if done is None or done["key"] not in all_keys(key):
             return False
         hashes = done.get("hashes", {})  # an older chatsmith kept none
+        record = self.stage(stage) / "done.json"
+        if not record.exists():  # it was lost, or a kill came before it
+            atomic.write_text(record, json.dumps(done | {"sha256": _record_hash(done)}, indent=2) + "\n")
         paths = {output: self.path / output for output in done.get("outputs", [])}
         return all(
             path.exists() and hashes.get(output) in (None, _hash(path)) for output, path in paths.items()

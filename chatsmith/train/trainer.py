@@ -15,7 +15,6 @@
 """
 
 import math
-import shutil
 import statistics
 import time
 from collections import deque
@@ -36,7 +35,8 @@ from chatsmith.optim.sharded import make_optimizer
 from chatsmith.runtime.background import AfterSave
 from chatsmith.runtime.console import Reporter, counted, differences, format_seconds
 from chatsmith.runtime.device import Runtime, gemm_peak, peak_memory_bytes, settled
-from chatsmith.runtime.distributed import main_number, sum_number, sum_numbers
+from chatsmith.runtime.disk import wait_for_room
+from chatsmith.runtime.distributed import sum_number, sum_numbers
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.metrics import MetricsLog
 from chatsmith.runtime.signals import SIGNALS, StoppedError, stop_request
@@ -381,9 +381,9 @@ class Trainer:
         sample: Callable[[], str] | None = None,
         **progress: float,
     ) -> bool:
-        """Evaluate after every `every` steps, unless that is 0, and after the last; record the scores, with a `sample` of
-        what the model says, and show that. Returns whether it did. Someone who asks to stop need not wait for it: then a
-        resumed run evaluates first."""
+        """Evaluate after every `every` steps, unless that is 0, and after the last; record the scores, with a `sample`
+        of what the model says, and show that. Returns whether it did. Someone who asks to stop need not wait for it:
+        then a resumed run evaluates first."""
         if not (self.awaits_evaluation or self.is_done or (every > 0 and self.step % every == 0)):
             return False
         self.awaits_evaluation = True
@@ -436,8 +436,10 @@ class Trainer:
             raise UserError("another process could not write its part of the training state, and says why")
         saves = number > 0 or agreed["save"] > 0
         if saves or agreed["behind"]:
-            self._wait_for_room(
-                self._state_bytes() if saves else 0, 0 if number else self.run.disk_wait_seconds
+            needed, longest = self._state_bytes() if saves else 0, 0 if number else self.run.disk_wait_seconds
+            catch_up = self._metrics.catch_up if self._metrics else lambda: True
+            wait_for_room(
+                self.run.state_folder, needed, longest, catch_up, self.run.runtime, self.run.reporter
             )
         if saves:
             self._save()
@@ -465,26 +467,6 @@ class Trainer:
         parts = (*self.optimizer.named_state().values(), *self.optimizer.named_weights().values())
         own = sum_number(sum(tensor.nbytes for tensor in parts), self.run.runtime)
         return int(1.01 * (own + sum(tensor.nbytes for tensor in self.named_state().values()))) + 2**16
-
-    def _wait_for_room(self, needed: int, longest: float) -> None:
-        """Return when the disk has room for `needed` bytes and for the metrics so far: all processes wait together, for
-        as long as it takes up to `longest` seconds. Raises UserError after that."""
-        run, began = self.run, time.monotonic()
-        while True:
-            free = shutil.disk_usage(run.state_folder.parents[1]).free
-            is_behind = self._metrics is not None and not self._metrics.catch_up()
-            if not sum_number(float(run.runtime.is_main and (is_behind or free < needed)), run.runtime):
-                return
-            waited = main_number(time.monotonic() - began, run.runtime)
-            if waited >= longest:
-                raise UserError(
-                    f"the disk is full: a training state of {needed / 1e6:,.0f} MB has no room in {run.state_folder} "
-                    f"({free / 1e6:,.0f} MB are free); what was saved is kept: free space and repeat the command",
-                    setting="disk_wait",
-                )
-            if waited < POLL_SECONDS:
-                run.reporter.notice(f"the disk is full: waiting up to {format_seconds(longest)} for room")
-            time.sleep(POLL_SECONDS)
 
     def _restore(self) -> None:
         run = self.run
@@ -571,9 +553,6 @@ RECENT, FEWEST = 64, 16
 SPIKE, SPREADS = 3.0, 20.0
 """Nats above the median, and median absolute deviations above it, from which on a loss is refused. Losses of one run
 fall by nats at its beginning and spread by tenths afterwards; ids at random are twice as hard as text, or more."""
-
-POLL_SECONDS = 1.0
-"""How often a full disk is looked at."""
 
 MOST_REFUSED = 3
 LOWEST_RATE = 1 / 8

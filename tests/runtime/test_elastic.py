@@ -31,7 +31,10 @@ def ranks(run: Path, rank: str) -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
-            words, place = (path / "cmdline").read_bytes().split(b"\0"), (path / "environ").read_bytes().split(b"\0")
+            words, place = (
+                (path / "cmdline").read_bytes().split(b"\0"),
+                (path / "environ").read_bytes().split(b"\0"),
+            )
         except OSError:
             continue
         if str(run).encode() in words and f"RANK={rank}".encode() in place:
@@ -41,7 +44,11 @@ def ranks(run: Path, rank: str) -> list[int]:
 
 def steps_of(run: Path) -> list[int]:
     path = run / "metrics.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
+    lines = (
+        [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+        if path.exists()
+        else []
+    )
     return [line["step"] for line in lines if line["stage"] == "pretrain" and "loss" in line]
 
 

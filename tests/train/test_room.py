@@ -6,12 +6,13 @@ import json
 import os
 import time
 from collections import namedtuple
+from dataclasses import replace
 
 import pytest
 
+from chatsmith.runtime import disk
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.metrics import MetricsLog
-from chatsmith.train import trainer
 from chatsmith.train.checkpoint import saved_states
 from chatsmith.train.step import prepare
 from chatsmith.train.trainer import Job, fit
@@ -21,7 +22,7 @@ Usage = namedtuple("Usage", "free")
 
 @pytest.fixture
 def train(new_model, new_plan, batches_from, runtime, monkeypatch):
-    monkeypatch.setattr(trainer, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(disk, "POLL_SECONDS", 0.01)
 
     def start(run, steps: int = 4):
         model = new_model()
@@ -42,7 +43,7 @@ def records(run) -> list[int]:
 
 def test_a_save_waits_for_room_and_goes_on(training_run, train, monkeypatch):
     free = iter([10**9, 0, 0, 0, *[10**9] * 99])
-    monkeypatch.setattr(trainer.shutil, "disk_usage", lambda _: Usage(next(free)))
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: Usage(next(free)))
     one = training_run(save_seconds=0.0, disk_wait_seconds=60.0)
     assert train(one).steps == 4
     assert told(one).count("the disk is full: waiting up to 1 min 00 s for room") == 1
@@ -55,7 +56,7 @@ def test_without_room_it_stops_before_the_save_and_the_older_state_stays(
 ):
     room = [10**9]
     monkeypatch.setattr(
-        trainer.shutil,
+        disk.shutil,
         "disk_usage",
         lambda _: Usage(room[0] if len(saved_states(one.state_folder)) < 2 else 0),
     )
@@ -66,7 +67,7 @@ def test_without_room_it_stops_before_the_save_and_the_older_state_stays(
         train(one, steps=8)
     assert error.value.settings == ("disk_wait",)
     assert [state.facts["step"] for state in saved_states(one.state_folder)] == [1, 2]
-    monkeypatch.setattr(trainer.shutil, "disk_usage", lambda _: Usage(10**9))
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: Usage(10**9))
     assert train(one, steps=8).steps == 8 and records(one) == list(range(1, 9))
 
 
@@ -94,7 +95,7 @@ def test_a_command_runs_after_saves_in_the_background_and_its_failure_is_one_lin
     copies.mkdir()
     command = f'echo "$CHATSMITH_RUN" > "{copies}/$(basename $CHATSMITH_STATE)"; sleep 30; exit 3'
     started = time.monotonic()
-    train(trainer.replace(one, on_save=command))
+    train(replace(one, on_save=command))
     assert time.monotonic() - started < 25
     deadline = time.monotonic() + 20
     while (
