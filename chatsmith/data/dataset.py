@@ -45,7 +45,7 @@ FINGERPRINT_FORMAT = 1  # raised when equal files no longer give equal items
 FILE_NAME = "manifest.json"
 HUB = "hub:"
 """With what the origin of a hub's shard begins."""
-_BYTES_PER_PROCESS = 1 << 26  # fewer are read sooner than a process has started
+_BYTES_PER_PROCESS = 1 << 27  # fewer are read sooner than a process has started
 
 Item = TypeVar("Item")
 

@@ -50,10 +50,10 @@ class Document:
     """For people, e.g. `shard_00000.parquet, row 12`."""
 
 
-def file_type(path: Path, types: Iterable[str] = SUPPORTED) -> str | None:
+def file_type(path: Path, types: tuple[str, ...] = SUPPORTED) -> str | None:
     """The one of `types` that `path` ends in, in upper or lower case; None if there is none."""
     name = path.name.lower()
-    return next((ending for ending in types if name.endswith(ending)), None)
+    return next((ending for ending in types if name.endswith(ending)), None) if name.endswith(types) else None
 
 
 def find_files(

@@ -27,12 +27,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from chatsmith.data.conversations import ConversationFiles, checked_conversation, read_conversations
-from chatsmith.data.documents import file_type, key_names, named_errors, parquet_rows, unpacked_chunks
+from chatsmith.data.documents import (
+    JSON_LINES,
+    PACKINGS,
+    file_type,
+    key_names,
+    named_errors,
+    parquet_rows,
+    unpacked_chunks,
+)
 from chatsmith.runtime.errors import UserError
 from chatsmith.text.chat import Conversation, conversation_to_json
 
-_PACKINGS = ("", ".gz", ".zst")
-TYPES = (*(kind + packing for kind in (".jsonl", ".ndjson", ".json") for packing in _PACKINGS), ".parquet")
+TYPES = (*JSON_LINES, *(".json" + packing for packing in PACKINGS), ".parquet")
 
 SAMPLE = 100
 """From so many records the form of a file is found."""
@@ -364,7 +371,7 @@ def _columns(path: Path) -> list[str]:
 
 def is_core_form(path: Path, form: Form) -> bool:
     """Whether the core reads a file in place: JSON lines with `messages`, and nothing in them to convert."""
-    if form.name != "messages" or not file_type(path, (".jsonl", ".jsonl.gz", ".jsonl.zst")):
+    if form.name != "messages" or not file_type(path, JSON_LINES):
         return False
     overlap = max(map(len, _OPENAI_ONLY)) - 1
     with named_errors(path):
