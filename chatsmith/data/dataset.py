@@ -24,9 +24,11 @@ import json
 import multiprocessing
 import os
 import re
+import signal
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b, file_digest, sha256
 from pathlib import Path
@@ -279,24 +281,6 @@ Listed = Mapping[Path, "tuple[Role, SourceFile]"]
 """The shards of a hub, by where they are or will be: for what, and what the listing says of them."""
 
 
-@dataclass(frozen=True)
-class Survey:
-    """How `survey` goes about it."""
-
-    chats: ConversationFiles = MESSAGES
-    """Recognizes files of conversations and converts other forms."""
-    held_out: float = 0.01
-    """The share of items to hold out (0 to 1, at least one item) where no validation files are found."""
-    text_column: str = "text"
-    types: tuple[str, ...] = SUPPORTED
-    """Endings of the names of documents."""
-    listed: Listed = field(default_factory=dict)
-    processes: int = 0
-    """Processes that read; 0: as many as there are processors, where that pays."""
-    advance: Callable[[int], None] = lambda size: None
-    """Is called with the size of every file that was read, in bytes."""
-
-
 def survey(
     data: Sequence[Path],
     *,
@@ -310,56 +294,29 @@ def survey(
 
     Raises UserError, naming the file, for whatever cannot be read or holds nothing.
     """
-    how, notices = Survey(**more), list[str]()
-    talk_roles = _roles(conversations, validation_conversations, how.chats.types, how, notices)
-    text_roles = _roles(data, validation, how.types, how, notices)
+    how = Survey(**more)
+    talk_roles = how.roles(conversations, validation_conversations, how.chats.types)
+    text_roles = how.roles(data, validation, how.types)
     for file in list(text_roles):
         if file not in how.listed and how.chats.holds_conversations(file):
             talk_roles.setdefault(file, text_roles.pop(file))
     if "train" not in text_roles.values():
+        reason = f"in {_list(data)}; give files with text"
         if text_roles:
-            raise UserError(
-                f"no documents to train on: {_list(list(text_roles))} is for measuring, because it is named for it or "
-                "has such a name (validation, valid, val, test); name or rename files to train on"
+            reason = (
+                f": {_list(list(text_roles))} is for measuring, because it is named for it or has such a name "
+                "(validation, valid, val, test); name or rename files to train on"
             )
-        raise UserError(f"no documents to train on in {_list(data)}; give files with text")
-    documents = _split(_documents(how.text_column), text_roles, None, how, notices)
-    talks = None
-    if "train" in talk_roles.values():
-        talks = _split(_CONVERSATIONS, talk_roles, how.chats.as_messages, how, notices)
-    return DataManifest(source, documents, talks, tuple(notices))
+        raise UserError(f"no documents to train on {reason}")
+    documents = how.split(_documents(how.text_column), text_roles)
+    talks = how.split(_CONVERSATIONS, talk_roles) if "train" in talk_roles.values() else None
+    return DataManifest(source, documents, talks, tuple(how.notices))
 
 
 Role = Literal["train", "validation", "test"]
 
 _VALIDATION_NAMES = {"validation", "valid", "val"}
 _TEST_NAMES = {"test"}
-
-
-def _roles(
-    train: Sequence[Path],
-    validation: Sequence[Path],
-    types: tuple[str, ...],
-    how: Survey,
-    notices: list[str],
-) -> dict[Path, Role]:
-    """Every file under the named paths, and what it is for (rules 1 to 3)."""
-    roles: dict[Path, Role] = {}
-    for path in validation:
-        roles |= dict.fromkeys(
-            [path] if path in how.listed else find_files([path], types, notices), "validation"
-        )
-    for path in train:
-        if path in how.listed:
-            roles.setdefault(path, how.listed[path][0])
-            continue
-        for file in find_files([path], types, notices):
-            role = role_by_name(file, Path(os.path.abspath(path)), types)
-            # Where validation files were named, another one is neither trained nor measured on.
-            roles.setdefault(file, "test" if role == "validation" and validation else role)
-    if set_aside := [file for file, role in roles.items() if role == "test"]:
-        notices.append(f"set aside, for their names: {_list(set_aside)}; to train on them, name the files")
-    return roles
 
 
 def role_by_name(file: Path, named: Path, types: tuple[str, ...]) -> Role:
@@ -374,87 +331,121 @@ def role_by_name(file: Path, named: Path, types: tuple[str, ...]) -> Role:
     return "validation" if (names | {named.name.lower()}) & _VALIDATION_NAMES else "train"
 
 
-Conversion = Callable[[Path, list[str]], tuple[Path, str]]
+@dataclass
+class Survey:
+    """How `survey` goes about it, and what it notices."""
 
+    chats: ConversationFiles = MESSAGES
+    """Recognizes files of conversations and converts other forms."""
+    held_out: float = 0.01
+    """The share of items to hold out (0 to 1, at least one item) where no validation files are found."""
+    text_column: str = "text"
+    types: tuple[str, ...] = SUPPORTED
+    """Endings of the names of documents."""
+    listed: Mapping[Path, "tuple[Role, SourceFile]"] = field(default_factory=dict)
+    """The shards of a hub, by where they are or will be: for what, and what the listing says of them. Those to train on
+    are not read."""
+    processes: int = 0
+    """Processes that read; 0: as many as there are processors, where that pays."""
+    advance: Callable[[int], None] = lambda size: None
+    """Is called with the size of every file that was read, in bytes."""
+    notices: list[str] = field(default_factory=list)
 
-def _split(
-    kind: _Kind[Item],
-    roles: dict[Path, Role],
-    convert: Conversion | None,
-    how: Survey,
-    notices: list[str],
-) -> Split:
-    """What is trained on and what is measured on, from the files' roles (rule 4)."""
-    train_files, validation_files = (
-        [file for file, role in roles.items() if role == wanted] for wanted in ("train", "validation")
-    )
-    train, digests = _look_through(kind, train_files, convert, how, notices)
-    validation, validation_digests = _look_through(kind, validation_files, convert, how, notices)
-    column = how.text_column if convert is None else "text"
-    to_come = sum(file.is_remote for file in train)
-    if to_come:
-        notices.append(f"{to_come:,} shards of a hub are read as they come; their characters are estimated")
-    if not len(digests) and not to_come:
-        raise UserError(f"{_list(train_files)}: no {kind.plural} in there; give files that hold some")
-    if validation:
-        if not len(validation_digests):
-            raise UserError(f"{_list(validation_files)}: no {kind.plural} to validate on in there")
-        shared = np.isin(digests, validation_digests)
-        if shared.any():
-            notices.append(f"{shared.sum():,} training {kind.plural} are also in validation: not trained on")
-        if shared.all() and not to_come:
-            raise UserError(f"all training {kind.plural} are also in the validation files; name other files")
-        counts = int((~shared).sum()), len(validation_digests)
-        return Split("files", train, validation, -1, *counts, column)
-    different = np.unique(digests)
-    if len(different) == 1:
-        return _split_single(kind, train, len(digests), column, notices)
-    largest = _largest_held_out(different, how.held_out)
-    count = int((digests <= np.uint64(largest)).sum())
-    notices.append(
-        f"no validation {kind.plural} were named: {count:,} of {len(digests):,} are held out by content"
-    )
-    if 2 * count > len(digests):
-        notices.append(
-            f"of {len(digests):,} {kind.plural} only {len(different):,} are different, so more is held out than "
-            "trained on; give others, or name some for validation"
+    def roles(
+        self, train: Sequence[Path], validation: Sequence[Path], types: tuple[str, ...]
+    ) -> dict[Path, Role]:
+        """Every file under the named paths, and what it is for (rules 1 to 3)."""
+
+        def files(path: Path) -> list[Path]:
+            return [path] if path in self.listed else find_files([path], types, self.notices)
+
+        roles: dict[Path, Role] = {file: "validation" for path in validation for file in files(path)}
+        for path in train:
+            for file in files(path):
+                role = role_by_name(file, Path(os.path.abspath(path)), types)
+                # Where validation files were named, another one is neither trained nor measured on.
+                role = "test" if role == "validation" and validation else role
+                roles.setdefault(file, self.listed[file][0] if file in self.listed else role)
+        if set_aside := [file for file, role in roles.items() if role == "test"]:
+            self.notices.append(
+                f"set aside, for their names: {_list(set_aside)}; to train on them, name the files"
+            )
+        return roles
+
+    def split(self, kind: _Kind[Any], roles: dict[Path, Role]) -> Split:
+        """What is trained on and what is measured on, from the files' roles (rule 4)."""
+        train_files, validation_files = (
+            [file for file, role in roles.items() if role == wanted] for wanted in ("train", "validation")
         )
-    return Split("content", train, (), largest, len(digests) - count, count, column)
+        train, digests = self._look_through(kind, train_files)
+        validation, validation_digests = self._look_through(kind, validation_files)
+        column = "text" if kind is _CONVERSATIONS else self.text_column
+        to_come = sum(file.is_remote for file in train)
+        if to_come:
+            self.notices.append(f"{to_come:,} shards are read as they come; their characters are estimated")
+        if not len(digests) and not to_come:
+            raise UserError(f"{_list(train_files)}: no {kind.plural} in there; give files that hold some")
+        if validation:
+            if not len(validation_digests):
+                raise UserError(f"{_list(validation_files)}: no {kind.plural} to validate on in there")
+            shared = np.isin(digests, validation_digests)
+            if shared.any():
+                self.notices.append(
+                    f"{shared.sum():,} training {kind.plural} are also in validation: not trained on"
+                )
+            if shared.all() and not to_come:
+                raise UserError(
+                    f"all training {kind.plural} are also in the validation files; name other files"
+                )
+            counts = int((~shared).sum()), len(validation_digests)
+            return Split("files", train, validation, -1, *counts, column)
+        different = np.unique(digests)
+        if len(different) == 1:
+            return _split_single(kind, train, len(digests), column, self.notices)
+        largest = _largest_held_out(different, self.held_out)
+        count = int((digests <= np.uint64(largest)).sum())
+        self.notices.append(
+            f"no validation {kind.plural} were named: {count:,} of {len(digests):,} are held out by content"
+        )
+        if 2 * count > len(digests):
+            self.notices.append(
+                f"of {len(digests):,} {kind.plural} only {len(different):,} are different, so more is held out than "
+                "trained on; give others, or name some for validation"
+            )
+        return Split("content", train, (), largest, len(digests) - count, count, column)
 
-
-def _look_through(
-    kind: _Kind[Item],
-    files: Sequence[Path],
-    convert: Conversion | None,
-    how: Survey,
-    notices: list[str],
-) -> tuple[tuple[SourceFile, ...], np.ndarray]:
-    """Read every file, several at once; return their descriptions and the digests of all items, in order."""
-    converted = [convert(path, notices) if convert else (path, "") for path in files]
-    is_read = [path not in how.listed or how.listed[path][0] == "validation" for path in files]
-    paths = [path for (path, _), it_is in zip(converted, is_read, strict=True) if it_is]
-    useful = sum(path.stat().st_size for path in paths) // _BYTES_PER_PROCESS
-    processes = how.processes or min(useful, len(os.sched_getaffinity(0)))
-    described, digests, look = [], array("Q"), functools.partial(_look_into, kind)
-    # New processes, not forks: there may be threads here, of pyarrow or of downloads.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max(1, processes), context) as pool:
-        found = pool.map(look, paths) if processes > 1 and len(paths) > 1 else map(look, paths)
-        for named, (_, form), it_is in zip(files, converted, is_read, strict=True):
-            if not it_is:
-                described.append(how.listed[named][1])
-                continue
-            file, file_digests, file_notices = next(found)
-            how.advance(file.bytes)
-            digests.extend(file_digests)
-            notices += file_notices
-            if not file_digests:
-                notices.append(f"{named} holds no {kind.plural}")
-            origin = "" if file.path == named else str(named)
-            if named in how.listed:
-                origin = how.listed[named][1].origin
-            described.append(replace(file, form=form, origin=origin))
-    return tuple(described), np.array(digests, dtype=np.uint64)
+    def _look_through(
+        self, kind: _Kind[Any], files: Sequence[Path]
+    ) -> tuple[tuple[SourceFile, ...], np.ndarray]:
+        """Read every file, several at once; return their descriptions and the digests of all items, in order."""
+        as_messages = self.chats.as_messages if kind is _CONVERSATIONS else lambda path, _: (path, "")
+        is_read = {path for path in files if self.listed.get(path, ("validation",))[0] == "validation"}
+        converted = {path: as_messages(path, self.notices) for path in files if path in is_read}
+        paths = [path for path, _ in converted.values()]
+        useful = sum(path.stat().st_size for path in paths) // _BYTES_PER_PROCESS
+        processes = self.processes or min(useful, os.cpu_count() or 1)
+        described, digests, look = [], array("Q"), functools.partial(_look_into, kind)
+        # New processes, not forks: there may be threads here, of pyarrow or of downloads. Ctrl-C is for this one.
+        context, alone = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)
+        with ProcessPoolExecutor(max(1, processes), context, signal.signal, alone) as pool:
+            try:
+                found = pool.map(look, paths) if processes > 1 and len(paths) > 1 else map(look, paths)
+                for named in files:
+                    if named not in is_read:
+                        described.append(self.listed[named][1])
+                        continue
+                    file, file_digests, notices = next(found)
+                    self.advance(file.bytes)
+                    digests.extend(file_digests)
+                    self.notices += notices if file_digests else [f"{named} holds no {kind.plural}"]
+                    origin = str(named) if file.path != named else ""
+                    origin = self.listed[named][1].origin if named in self.listed else origin
+                    described.append(replace(file, form=converted[named][1], origin=origin))
+            except BrokenProcessPool:
+                raise UserError("a process that read the data was killed (out of memory?)") from None
+            finally:
+                pool.shutdown(cancel_futures=True)
+        return tuple(described), np.array(digests, dtype=np.uint64)
 
 
 def _look_into(kind: _Kind[Any], path: Path) -> tuple[SourceFile, array, list[str]]:

@@ -11,6 +11,7 @@ data files in a folder. The last shard of a listing without validation files is 
 that more shards to train on change nothing else.
 """
 
+import fcntl
 import glob
 import hashlib
 import itertools
@@ -34,7 +35,7 @@ import huggingface_hub  # loads what is used of it when it is used
 
 from chatsmith.data.dataset import HUB, DataManifest, SourceFile, SplitName, role_by_name
 from chatsmith.data.documents import JSON_LINES, SUPPORTED, file_type
-from chatsmith.data.tokens import TokenCache, open_token_cache
+from chatsmith.data.tokens import IN_USE, TokenCache, open_token_cache
 from chatsmith.runtime import atomic
 from chatsmith.runtime.cache import shared_folder
 from chatsmith.runtime.errors import UserError
@@ -340,11 +341,13 @@ def open_tokens(
     shared = shared_folder("tokens")
     shared.mkdir(parents=True, exist_ok=True)
     cache = open_token_cache(folder, manifest, tokenizer, split, build=build, shared=shared)
-    cache.hold(shared)
+    in_use = cache.opened.enter_context((shared / IN_USE).open("a"))
+    fcntl.flock(in_use, fcntl.LOCK_SH)  # who removes tokens asks for it first
     if build and not cache.is_complete:
-        cache.feed(
-            start_downloads((*manifest.documents.validation, *cache.unfinished_files(manifest, split)))
-        )
+        files = cache.unfinished_files(manifest, split)
+        downloads = start_downloads((*manifest.documents.validation, *files))
+        cache.opened.callback(downloads.stop)
+        cache.check = downloads.check
     return cache
 
 
