@@ -332,9 +332,7 @@ def parts_of(manifest: DataManifest, split: SplitName) -> list[DataManifest]:
     """
 
     def part(files: Iterable[SourceFile]) -> DataManifest:
-        return replace(
-            manifest, documents=replace(manifest.documents, train=tuple(files)), conversations=None
-        )
+        return DataManifest(manifest.source, replace(manifest.documents, train=tuple(files)))
 
     if split == "validation" and manifest.documents.method == "files":
         return [part(())]
@@ -386,11 +384,12 @@ class CacheWriter:
         """Keep other writers out, and yield how many windows there are now."""
         with (self.folder / LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            for leftover in self.folder.glob(".*.tmp"):  # of a build that was stopped while it published
+            for leftover in self.folder.glob(
+                f".{PROGRESS}.*.tmp"
+            ):  # of a build that was stopped while it published
                 leftover.unlink()
-            self.progress = Progress.load(self.folder, self.progress.key) or replace(
-                self.progress, documents=[], ids=[], hashes=[], complete=False
-            )
+            fresh = Progress(self.progress.key, self.progress.bos_id, self.progress.id_bytes)
+            self.progress = Progress.load(self.folder, fresh.key) or fresh
             for name, size in self.progress.sizes().items():
                 with (self.folder / name).open("ab") as file:
                     file.truncate(size)
