@@ -17,7 +17,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from chatsmith.data.dataset import DataManifest, survey
+from chatsmith.data.dataset import DataManifest
+from chatsmith.ingest.survey import survey
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from chatsmith.cli.config import KINDERGARTEN
 from chatsmith.cli.config import DataConfig as Config
 from chatsmith.cli.inspect_data import show_manifest
 from chatsmith.cli.settings import expanded
-from chatsmith.data.dataset import DataManifest, Role, SourceFile, load_manifest, survey
+from chatsmith.data.dataset import DataManifest, SourceFile, load_manifest
 from chatsmith.data.documents import ANY_TYPE, SUPPORTED, find_files, read_documents
 from chatsmith.ingest import hub
 from chatsmith.ingest.forms import (
@@ -29,6 +29,7 @@ from chatsmith.ingest.forms import (
     write_conversations,
     write_documents,
 )
+from chatsmith.ingest.survey import Role, survey
 from chatsmith.runtime.atomic import new_folder
 from chatsmith.runtime.console import Bar, Reporter
 from chatsmith.runtime.errors import UserError

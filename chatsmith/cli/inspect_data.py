@@ -16,10 +16,11 @@ from rich.text import Text
 
 from chatsmith.cli.config import InspectConfig as Config
 from chatsmith.cli.settings import expanded
-from chatsmith.data.dataset import DataManifest, Split, load_manifest, survey
+from chatsmith.data.dataset import DataManifest, Split, load_manifest
 from chatsmith.data.documents import Document
 from chatsmith.data.packing import RowPacker, Rows
 from chatsmith.ingest import hub
+from chatsmith.ingest.survey import survey
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.run_directory import RunDirectory
 from chatsmith.text.chat import render

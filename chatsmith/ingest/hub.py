@@ -33,9 +33,10 @@ from typing import Literal
 
 import huggingface_hub  # loads what is used of it when it is used
 
-from chatsmith.data.dataset import HUB, DataManifest, SourceFile, SplitName, role_by_name
+from chatsmith.data.dataset import HUB, DataManifest, SourceFile, SplitName
 from chatsmith.data.documents import JSON_LINES, SUPPORTED, file_type
 from chatsmith.data.tokens import IN_USE, TokenCache, open_token_cache
+from chatsmith.ingest.survey import role_by_name
 from chatsmith.runtime import atomic
 from chatsmith.runtime.cache import shared_folder
 from chatsmith.runtime.console import Reporter

@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from chatsmith.cli import main as cli
-from chatsmith.data import dataset
-from chatsmith.data.dataset import load_manifest, survey
+from chatsmith.data.dataset import load_manifest
 from chatsmith.data.documents import Document, find_files, read_documents
 from chatsmith.data.tokens import CacheWriter, TokenCache, build
+from chatsmith.ingest import survey as surveys
 from chatsmith.ingest.forms import write_documents
+from chatsmith.ingest.survey import survey
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import read_recipe
 from chatsmith.serve.auth import read_keys
@@ -123,8 +124,8 @@ def test_row_21_each_of_many_files_is_looked_at_once_and_counted(
     for number in range(300):
         (tmp_path / f"{number}.txt").write_text(f"file {number}")
     looked: list[Path] = []
-    look = dataset._look_into
-    monkeypatch.setattr(dataset, "_look_into", lambda kind, path: looked.append(path) or look(kind, path))
+    look = surveys._look_into
+    monkeypatch.setattr(surveys, "_look_into", lambda kind, path: looked.append(path) or look(kind, path))
     read: list[int] = []
     survey([tmp_path], advance=read.append)
     assert len(looked) == len(set(looked)) == 300 and len(read) == 300

@@ -17,11 +17,11 @@ from chatsmith.bundle import save_bundle
 from chatsmith.cli import download, evaluate
 from chatsmith.cli import main as cli
 from chatsmith.cli.evaluate import Config
-from chatsmith.data.dataset import survey
 from chatsmith.evals import chat, suites
 from chatsmith.evals.chat import WrittenTask
 from chatsmith.evals.evaluation import Evaluation
 from chatsmith.evals.statistics import wilson_interval
+from chatsmith.ingest.survey import survey
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import Runtime
