@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from chatsmith.data.conversations import holds_conversations
-from chatsmith.data.dataset import load_manifest, survey
+from chatsmith.data.dataset import load_manifest
 from chatsmith.data.documents import find_files
 from chatsmith.data.packing import NOT_TRAINED_ON, Batch, ValidationRows
 from chatsmith.data.tokens import TokenCache, open_token_cache
@@ -25,6 +25,7 @@ from chatsmith.evals.evaluation import Evaluation
 from chatsmith.evals.results import SuiteResult
 from chatsmith.evals.statistics import ratio_interval
 from chatsmith.ingest.hub import open_tokens
+from chatsmith.ingest.survey import survey
 from chatsmith.model.gpt import GPT
 from chatsmith.model.loss import bits_per_byte
 from chatsmith.runtime.console import Reporter
