@@ -94,7 +94,8 @@ def run_recipe(config: Config, reporter: Reporter) -> tuple[RunDirectory, list[S
     warn(recipe, configs, run, processes, reporter)
     evaluating: Any = configs.get("evaluate")
     if evaluating and evaluating.download:
-        fetch_benchmarks(evaluate.eval_folder(evaluating), reporter, evaluating.mirror)  # before the first GPU second is spent
+        # Before the first GPU second is spent.
+        fetch_benchmarks(evaluate.eval_folder(evaluating), reporter, evaluating.mirror)
     results: list[StageResult] = []
     try:
         for name in recipe.stages:
