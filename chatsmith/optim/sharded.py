@@ -178,7 +178,7 @@ class ShardedOptimizer:
                         )
                         owned.of(value).copy_(slot[: owned.stop - owned.start])
                         if not is_matrix:
-                            whole[f"adamw.step.{owned.name}"] = updates
+                            whole[f"adamw.step.{owned.name}"] = updates.clone()  # files hold no shared tensors
         return whole if self.rank == 0 else {}
 
     def _gathered(self, part: Tensor, length: int) -> Tensor:
