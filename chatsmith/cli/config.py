@@ -307,7 +307,8 @@ class InspectConfig(Run):
     """Look at documents and conversations, and at how they tokenize and pack."""
 
     data: tuple[Path, ...] = ()
-    """Look at these files or folders instead of the run's data; no run is needed."""
+    """Look at these files or folders, or the first shard of hub:OWNER/NAME, instead of the run's data; no run is
+    needed."""
     tokenizer: Path | None = None
     """A tokenizer.json, or its folder, to use instead of the run's."""
     documents: Natural = 3

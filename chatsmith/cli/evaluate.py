@@ -22,6 +22,7 @@ from typing import Any
 
 from chatsmith.bundle import bundle_fingerprint, with_scores
 from chatsmith.cli.config import EvaluateConfig as Config
+from chatsmith.cli.download import fetch_benchmarks
 from chatsmith.cli.settings import expanded
 from chatsmith.data.dataset import FILE_NAME, file_sha256, load_manifest
 from chatsmith.evals import report
@@ -38,7 +39,7 @@ from chatsmith.runtime.distributed import main_number, process_group
 from chatsmith.runtime.errors import UserError, did_you_mean
 from chatsmith.runtime.metrics import open_tracker
 from chatsmith.runtime.run_directory import BUNDLE_STAGES, RunDirectory, resolve_bundle, run_of
-from chatsmith.tasks.benchmark_files import MissingFileError, default_folder, fetch, has_file, origins
+from chatsmith.tasks.benchmark_files import MissingFileError, default_folder, has_file
 
 STAGE = "evaluate"
 
@@ -50,7 +51,7 @@ def main(config: Config) -> None:
     with process_group(runtime):
         if config.download:
             if runtime.is_main:
-                download(config, reporter)
+                fetch_benchmarks(eval_folder(config), reporter, config.mirror)
             main_number(0.0, runtime)  # the others wait for the files
         if config.compare:
             found = compare(config, reporter)
@@ -368,26 +369,6 @@ def find_leakage(config: Config, reporter: Reporter) -> dict[str, Any]:
     found = check.report()
     report.show_leakage(found, characters, reporter)
     return {"leakage": found}
-
-
-def download(config: Config, reporter: Reporter) -> None:
-    """Fetch the benchmarks' files that are missing."""
-    folder = eval_folder(config)
-    missing = [origin for path, origin in origins().items() if not has_file(folder, path)]
-    if not missing:
-        return
-    with reporter.progress("benchmarks", len(missing), "files") as bar:
-        for origin in missing:
-            try:
-                notice = fetch(origin, folder, mirror=config.mirror)
-            except UserError as error:
-                raise UserError(
-                    f"{error}; try again, name a copy with --mirror, or put the files in place by hand "
-                    "(docs/evaluation.md has the layout)"
-                ) from None
-            if notice:
-                reporter.notice(notice)
-            bar.advance(1)
 
 
 def eval_folder(config: Config) -> Path:

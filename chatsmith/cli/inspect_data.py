@@ -16,9 +16,11 @@ from rich.text import Text
 
 from chatsmith.cli.config import InspectConfig as Config
 from chatsmith.cli.settings import expanded
-from chatsmith.data.dataset import DataManifest, Split, load_manifest, survey
+from chatsmith.data.dataset import DataManifest, Split, load_manifest
 from chatsmith.data.documents import Document
 from chatsmith.data.packing import RowPacker, Rows
+from chatsmith.ingest import hub
+from chatsmith.ingest.survey import survey
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.run_directory import RunDirectory
 from chatsmith.text.chat import Rendered, render
@@ -45,7 +47,12 @@ def main(config: Config) -> None:
     reporter = Reporter()
     run = RunDirectory(config.run)
     if config.data:
-        manifest = survey([expanded(path) for path in config.data])
+        paths = []
+        for path in config.data:
+            first = hub.find_shards(path).files[:1] if hub.is_source(path) else ()
+            hub.fetch(first, reporter)
+            paths.append(first[0].path if first else expanded(path))
+        manifest = survey(paths)
         title = ", ".join(str(path) for path in config.data[:3])
     else:
         manifest = load_manifest(run.data)

@@ -32,7 +32,6 @@ from chatsmith.data.mixture import Mixture
 from chatsmith.data.packing import TrainingRows
 from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import Request, SamplingParams
-from chatsmith.ingest.hub import open_tokens
 from chatsmith.model.config import model_cost
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.console import counted
@@ -68,15 +67,11 @@ def main(config: Config) -> None:
 
         shape = start.config if start else shape_of(config, tokenizer.vocab_size)
         length = shape.context_length
-        text, validation_text = (
-            opened.enter_context(
-                contextlib.closing(open_tokens(run.tokens, manifest, tokenizer, split, build=runtime.is_main))
-            )
-            for split in ("train", "validation")
-        )
-        rows = TrainingRows(text, length, config.seed)
+        opener = Opener(run, tokenizer, length, config.seed, runtime, reporter, opened)
         if sources:
-            rows = Opener(run, tokenizer, length, config.seed, runtime, reporter, opened).mixture(sources)
+            rows = opener.mixture(sources)
+        else:
+            rows = TrainingRows(opener.text(manifest, "train"), length, config.seed)
         training = training_run(run, STAGE, key, config, runtime, reporter, started, tokenizer)
         size = f"{counted(shape.num_layers, 'layer')}, {shape.model_dim} channels, vocabulary {shape.vocab_size:,}"
         reporter.stage("Pretraining", f"{size}, on {runtime.describe()}")
@@ -85,7 +80,7 @@ def main(config: Config) -> None:
             start.model if start else shape,
             tokenizer,
             rows,
-            validation_text,
+            opener.text(manifest, "validation"),
             settings_from(config, TrainingSettings),
             tokens=config.tokens or int(config.ratio * model_cost(shape).scaling_parameters),
             budget=time_budget(run, training, config.minutes),

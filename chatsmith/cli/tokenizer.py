@@ -49,7 +49,7 @@ def main(config: Config) -> None:
         reporter.stage("Tokenizer", f"learning up to {config.vocab_size:,} tokens from the training text")
         # All of them come while this goes on; here the first ones are waited for.
         downloads = start_downloads(chain(manifest.documents.validation, whole.documents.train))
-        fetch((*manifest.documents.validation, *manifest.documents.train))
+        fetch((*manifest.documents.validation, *manifest.documents.train), reporter)
         downloads.check()
         started = time.monotonic()
         tokenizer = _train(config, manifest, reporter)

@@ -15,14 +15,14 @@ import pytest
 import torch
 
 from chatsmith.bundle import save_bundle
-from chatsmith.cli import evaluate
+from chatsmith.cli import download, evaluate
 from chatsmith.cli import main as cli
 from chatsmith.cli.evaluate import Config
-from chatsmith.data.dataset import survey
 from chatsmith.evals import chat, exam, suites
 from chatsmith.evals.chat import WrittenTask
 from chatsmith.evals.evaluation import Evaluation
 from chatsmith.evals.statistics import wilson_interval
+from chatsmith.ingest.survey import survey
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import Runtime
@@ -216,21 +216,21 @@ def test_only_missing_files_are_downloaded_and_a_refusal_says_what_else_there_is
     for path in ("gsm8k/test.jsonl", "humaneval/HumanEval.jsonl"):
         (folder / path).unlink()
     asked = []
-    monkeypatch.setattr(evaluate, "fetch", lambda origin, *_, **__: asked.append(origin.path))
-    evaluate.download(Config(eval_data=folder), reporter)
+    monkeypatch.setattr(download, "fetch", lambda origin, *_, **__: asked.append(origin.path))
+    download.fetch_benchmarks(folder, reporter)
     assert sorted(asked) == ["gsm8k/test.jsonl", "humaneval/HumanEval.jsonl"]
 
     def fails(*_: object, **__: object) -> str:
         raise UserError("the server says 404 Not Found")
 
-    monkeypatch.setattr(evaluate, "fetch", fails)
+    monkeypatch.setattr(download, "fetch", fails)
     with pytest.raises(UserError, match=r"404.*--mirror.*docs/evaluation\.md"):
-        evaluate.download(Config(eval_data=folder), reporter)
+        download.fetch_benchmarks(folder, reporter)
 
 
 def test_only_the_main_process_downloads_and_the_others_wait(run: Path, monkeypatch: pytest.MonkeyPatch):
     done: list[str] = []
-    monkeypatch.setattr(evaluate, "download", lambda *_: done.append("download"))
+    monkeypatch.setattr(evaluate, "fetch_benchmarks", lambda *_: done.append("download"))
     monkeypatch.setattr(evaluate, "evaluate", lambda *_: done.append("measure") or [])
     monkeypatch.setattr(evaluate, "main_number", lambda *_: done.append("wait"))
     monkeypatch.setattr(evaluate, "process_group", lambda _: contextlib.nullcontext())
