@@ -23,7 +23,7 @@ from chatsmith.backends.native import load_library
 from chatsmith.backends.quantized import Quantization, decoding_view
 from chatsmith.bundle import load_bundle
 from chatsmith.cli.config import BenchInferConfig as Config
-from chatsmith.cli.plan import shape_of
+from chatsmith.cli.training import shape_of
 from chatsmith.data.dataset import load_manifest
 from chatsmith.data.packing import ValidationRows
 from chatsmith.engine.engine import Engine

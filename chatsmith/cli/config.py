@@ -146,6 +146,13 @@ class Shape(Settings):
     window_pattern: str = "L"
     """Attention windows, repeated over the layers: L the whole context, S a quarter of it; the last layer is always
     L."""
+    value_embeddings: bool = dataclasses.field(default=True, metadata={"new": True})
+    """Tables of the vocabulary's size that add to the attention values: better per token, and most of the
+    parameters."""
+    architecture: Literal["chatsmith", "portable"] = dataclasses.field(
+        default="chatsmith", metadata={"new": True}
+    )
+    """portable: the shape of Qwen3, which runs in transformers, vLLM, llama.cpp and Ollama; it learns a little less."""
 
 
 @dataclass(frozen=True)
@@ -201,6 +208,14 @@ class Training(Compute, Run):
 class TokenTraining(Training):
     """Training on tokens"""
 
+    # The content of the mixture is in the key.
+    NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("track", "save_minutes", "rows_per_microbatch", "evaluations", "evaluate_tokens"),
+            *("mixture", "benchmarks"),
+        }
+    )
+
     tokens: Natural = 0
     """Token budget (padding and prompts included); 0 means that others decide."""
     batch_tokens: Natural = 0
@@ -209,6 +224,14 @@ class TokenTraining(Training):
     """Validation tokens in one evaluation."""
     compile: bool = True
     """Compile the model where that is possible."""
+    mixture: tuple[str, ...] = ()
+    """What to learn from, each as SOURCE [epochs=N|weight=SHARE] [cap=ITEMS] [split=train|validation]. Sources:
+    documents, conversations (the run's own), smoltalk, mmlu, arc_easy, arc_challenge, gsm8k, spelling, counting,
+    identity:FILE.toml, hub:OWNER/NAME, files and folders."""
+    benchmarks: Path | None = None
+    """The folder with the files of gsm8k, arc_easy, …; by default the cache, into which they are downloaded."""
+    from_: Path | None = None
+    """The bundle to start from; by default that of the stage before."""
 
     def check(self) -> None:
         if self.tokens and self.minutes:
@@ -310,6 +333,8 @@ class TokenizerConfig(Run):
     sample_megabytes: Annotated[float, Bound(gt=0, finite=False)] = 16.0
     """Training text to learn from, sampled evenly from all of it, in millions of characters. Of a hub, only the first
     shards that hold so much are read."""
+    split: Literal["chatsmith", "qwen2"] = dataclasses.field(default="chatsmith", metadata={"new": True})
+    """How text is cut before merging; qwen2: a way that llama.cpp and Ollama know, for portable models."""
     document_characters: Natural = 0
     """Learn from the first so many characters of each document, so that a few long ones do not outweigh many; 0 means
     all."""
@@ -317,11 +342,13 @@ class TokenizerConfig(Run):
 
 @dataclass(frozen=True)
 class PretrainConfig(Shape, TokenTraining):
-    """Train a language model from scratch on the documents."""
+    """Train a language model from scratch on the documents, or another one further."""
 
-    NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset(
-        {"track", "save_minutes", "rows_per_microbatch", "evaluations", "evaluate_tokens", "prompt"}
-    )
+    # The content of the mixture, and of the bundle to start from, is in the key.
+    NOT_IN_KEY: ClassVar[frozenset[str]] = TokenTraining.NOT_IN_KEY | {"prompt", "from_"}
+
+    from_: Path | None = None
+    """A bundle to train further, with its tokenizer and shape, instead of a new model."""
 
     ratio: PositiveNumber = 10.0
     """Token budget in tokens per non-embedding parameter (Chinchilla ratio), where neither tokens nor minutes are
@@ -331,21 +358,29 @@ class PretrainConfig(Shape, TokenTraining):
 
 
 @dataclass(frozen=True)
+class MidConfig(TokenTraining):
+    """Mid-training: documents and conversations in one stream, before fine-tuning."""
+
+    mixture: tuple[str, ...] = ("conversations", "documents weight=0.5")
+    """What to learn from, each as SOURCE [epochs=N|weight=SHARE] [cap=ITEMS] [split=train|validation]. Sources:
+    documents, conversations (the run's own), smoltalk, mmlu, arc_easy, arc_challenge, gsm8k, spelling, counting,
+    identity:FILE.toml, hub:OWNER/NAME, files and folders."""
+    loss: Literal["all", "assistant"] = "all"
+    """What is learned of conversations: all of them, or what the assistant says. Of documents it is always all."""
+    epochs: PositiveNumber = 1.0
+    """Passes over the mixture, unless `tokens` or `minutes` are given."""
+
+
+@dataclass(frozen=True)
 class SftConfig(TokenTraining):
     """Supervised fine-tuning on conversations."""
 
-    NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset(
-        {"track", "save_minutes", "rows_per_microbatch", "evaluations", "evaluate_tokens"}
-    )
-
-    from_: Path | None = None
-    """The bundle to start from; by default the run's pretrained model."""
     conversations: tuple[Path, ...] = ()
     """Files of conversations to train on; by default those that `data prepare` found."""
     validation_conversations: tuple[Path, ...] = ()
     """Files of validation conversations; without them, none of `conversations` is held out."""
     epochs: PositiveNumber = 1.0
-    """Passes over the conversations, unless `tokens` or `minutes` are given."""
+    """Passes over the conversations, or over the mixture, unless `tokens` or `minutes` are given."""
     rate_scale: PositiveNumber = 0.5
     """Multiplies all learning rates of the plan."""
     evaluations: Natural = 4
@@ -357,6 +392,8 @@ class SftConfig(TokenTraining):
             raise UserError(
                 "validation_conversations goes with conversations; give both", setting="conversations"
             )
+        if self.mixture and self.conversations:
+            raise UserError("name the files of conversations in the mixture alone", setting="conversations")
 
 
 @dataclass(frozen=True)
@@ -439,6 +476,8 @@ class EvaluateConfig(Output, Run):
 
     run: Path = DEFAULT_RUN
     """A run, whose newest stage is measured, or a bundle."""
+    stages: tuple[str, ...] = ()
+    """Measure these stages of the run, one after the other: pretrain, mid, sft, rl, or all that it has."""
     text: tuple[Path, ...] = ()
     """Measure bits per byte on these files or folders alone, instead of the run's validation text; nothing is kept."""
     suite: Literal["auto", "base", "core", "chat", "exam", "all"] = "auto"
@@ -619,7 +658,7 @@ def named_models(config: ServeConfig) -> dict[str, Path]:
 def _folder_name(path: Path) -> str:
     """The folder's name; for runs/NAME/sft/bundle, NAME-sft."""
     parts = [part for part in path.absolute().parts if part != "bundle"]
-    stages = ("pretrain", "sft", "rl")
+    stages = ("pretrain", "mid", "sft", "rl")
     return "-".join(parts[-2:]) if parts[-1] in stages and len(parts) > 2 else parts[-1]
 
 
@@ -641,11 +680,24 @@ class RunConfig(Sources):
     POSITIONAL: ClassVar[tuple[str, ...]] = ("recipe",)
 
     recipe: str = "kindergarten"
-    """A built-in recipe (kindergarten, textbook), a .toml file, or a run directory to continue."""
+    """A built-in recipe (kindergarten, textbook, gpu, speedrun, d24, d26, d32), a .toml file, or a run directory to
+    continue."""
     run: Path | None = None
     """Run directory, created if need be. By default runs/ and the recipe's name."""
     set: tuple[str, ...] = ()
     """Change settings of the recipe, each as stage.name=value: --set pretrain.depth=6."""
+    processes: Natural = 0
+    """Processes on this machine that share the training stages and the evaluation; 0: one for each GPU."""
+    nodes: Natural = 0
+    """Machines that share them, with one file system; 0: as Slurm's or torchrun's environment says."""
+
+
+@dataclass(frozen=True)
+class DoctorConfig(RunConfig, Output):
+    """Whether this machine is ready: devices, memory, disk, data, ports."""
+
+    recipe: str = ""
+    """Also check what this recipe needs: a built-in one, a .toml file, or a run directory."""
 
 
 @dataclass(frozen=True)
@@ -664,11 +716,57 @@ class ReportConfig(Output):
 
 
 @dataclass(frozen=True)
+class ExportConfig(Output):
+    """The model for other programs: transformers, llama.cpp, Ollama, vLLM.
+
+    What is written is compared with the model itself, by another program, before it is kept; parity.json says how.
+    """
+
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("run", "out")
+
+    run: Path = DEFAULT_RUN
+    """A run, whose newest model is exported, or a bundle."""
+    out: Path = Path("model")
+    """What to write: a new folder, or a new .gguf file."""
+    to: Literal["transformers", "gguf"] = "transformers"
+    """The form: a folder for transformers, vLLM and others; or a file for llama.cpp, Ollama and LM Studio, which takes
+    a model trained with pretrain.architecture=portable and tokenizer.split=qwen2."""
+    type: Literal["f32", "bf16", "q8_0"] = "bf16"
+    """What a GGUF file keeps large matrices in."""
+    unverified: bool = False
+    """Keep the result where nothing is installed that could compare it."""
+
+    def check(self) -> None:
+        if (self.to == "gguf") != (self.out.suffix == ".gguf"):
+            raise UserError(f"{self.out}: a GGUF file ends in .gguf, and a folder does not", setting="out")
+
+
+@dataclass(frozen=True)
+class ImportConfig(Settings):
+    """A transformers folder, exported by chatsmith or of the same shape, as a bundle."""
+
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("folder", "out")
+
+    folder: Path = Path("model")
+    """The folder to read. No code in it is executed."""
+    out: Path = Path("imported")
+    """The bundle to write: a new folder."""
+
+
+@dataclass(frozen=True)
 class PlanConfig(Shape, Output):
-    """What a model of a given depth will cost, and how it will be trained."""
+    """What a recipe, or a model of a given depth, will cost, and how it will be trained."""
 
-    POSITIONAL: ClassVar[tuple[str, ...]] = ("depth",)
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("what",)
 
+    what: str = ""
+    """A recipe (speedrun, …, or a .toml file), or the depth of a model; by default depth 6."""
+    budget_usd: NaturalNumber = 0.0
+    """Choose the deepest model whose whole pipeline costs at most so many dollars."""
+    hours: NaturalNumber = 0.0
+    """Choose the deepest model whose whole pipeline takes at most so many hours."""
+    params: Natural = 0
+    """Choose the depth whose number of parameters is nearest to this."""
     vocab_size: VocabSize = 8192
     """Vocabulary size."""
     tokens: Natural = 0
@@ -687,10 +785,19 @@ class PlanConfig(Shape, Output):
     """How many of them train together."""
     price_per_gpu_hour: NaturalNumber = 0.0
     """Dollars for an hour of one GPU; 0 means a usual price."""
+    table: Literal["none", "depths", "gpus"] = "none"
+    """Compare depths, or all known GPUs, in a table."""
+    plot: Path | None = None
+    """Draw the hours of that table into this file (.png, .svg)."""
 
     def check(self) -> None:
-        if self.gpu == "this" and (self.count > 1 or self.price_per_gpu_hour):
-            raise UserError("count and price_per_gpu_hour go with gpu: name one", setting="gpu")
+        if self.gpu == "this" and self.count > 1 and self.table != "gpus":
+            raise UserError("count goes with gpu: name one", setting="gpu")
+        choices = [self.what, self.budget_usd, self.hours, self.params]
+        if sum(map(bool, choices)) > 1:
+            raise UserError("a recipe or depth, budget_usd, hours, params: only one of them", setting="what")
+        if self.plot and self.table == "none":
+            raise UserError("plot goes with table: depths or gpus", setting="table")
 
 
 @dataclass(frozen=True)
@@ -751,6 +858,7 @@ STAGES: dict[str, type[Run]] = {
     "data": DataConfig,
     "tokenizer": TokenizerConfig,
     "pretrain": PretrainConfig,
+    "mid": MidConfig,
     "sft": SftConfig,
     "rl": RlConfig,
     "evaluate": EvaluateConfig,

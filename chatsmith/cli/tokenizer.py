@@ -101,7 +101,7 @@ def _train(config: Config, manifest: DataManifest, reporter: Reporter) -> Tokeni
             # The files' sizes also count what is held out, and the JSON around conversations.
             bar.advance(max(0, expected - read))
 
-        tokenizer = train_tokenizer(sample(), config.vocab_size)
+        tokenizer = train_tokenizer(sample(), config.vocab_size, config.split)
     if tokenizer.vocab_size < config.vocab_size:
         reporter.notice(
             f"the text is too small for {config.vocab_size:,} tokens: no more than {tokenizer.vocab_size:,} "

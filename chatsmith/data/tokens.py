@@ -172,6 +172,8 @@ class TokenCache:
         """The id that packing puts before each document."""
         self.num_windows: int = self._first_windows[-1]
         """Windows published so far."""
+        self.num_documents = sum(_last(one.documents) for one in readable)
+        """Documents published so far."""
         self.num_ids: int = self._first_ids[-1]
         """Ids published so far."""
         self.is_complete = self._progress[reached].complete
