@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from chatsmith.cli import data, evaluate, mid, pretrain, rl, sft, tokenizer
+from chatsmith.cli import data, download, evaluate, mid, pretrain, rl, sft, tokenizer
 from chatsmith.cli.config import RunConfig as Config
 from chatsmith.cli.config import ServeConfig
 from chatsmith.cli.doctor import processes_for, warn
@@ -93,7 +93,8 @@ def run_recipe(config: Config, reporter: Reporter) -> tuple[RunDirectory, list[S
     warn(recipe, configs, run, processes, reporter)
     evaluating: Any = configs.get("evaluate")
     if evaluating and evaluating.download:
-        evaluate.download(evaluating, reporter)  # before the first GPU second is spent
+        folder = evaluate.eval_folder(evaluating)
+        download.fetch_benchmarks(folder, reporter, evaluating.mirror)  # before the first GPU second is spent
     results: list[StageResult] = []
     try:
         for name in recipe.stages:
