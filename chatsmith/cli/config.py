@@ -331,10 +331,6 @@ class DownloadConfig(Settings):
     mirror: str = ""
     """A server with a copy of the benchmarks' folder, to download from instead of the original places."""
 
-    def check(self) -> None:
-        if not self.names:
-            raise UserError("name what to download: hub:OWNER/NAME, or benchmarks", setting="names")
-
 
 @dataclass(frozen=True)
 class TokenCacheConfig(Output):

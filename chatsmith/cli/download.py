@@ -17,6 +17,8 @@ def main(config: Config) -> None:
     reporter = Reporter()
     groups = sorted({path.split("/")[0] for path in origins()})
     known = (*groups, "benchmarks", "hub:OWNER/NAME")
+    if not config.names:
+        raise UserError(f"name what to download: {', '.join(known)}")
     for name in config.names:
         if name not in known[:-1] and not hub.is_source(name):
             raise UserError(f"there is no {name!r}{did_you_mean(name, known)}; known are {', '.join(known)}")

@@ -16,11 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from chatsmith.cli import data, evaluate, mid, pretrain, rl, sft, tokenizer
+from chatsmith.cli import data, download, evaluate, mid, pretrain, rl, sft, tokenizer
 from chatsmith.cli.config import RunConfig as Config
 from chatsmith.cli.config import ServeConfig
 from chatsmith.cli.doctor import processes_for, warn
-from chatsmith.cli.download import fetch_benchmarks
 from chatsmith.cli.launch import Machines, Place, find_place, launch
 from chatsmith.cli.plan import EXPECTED, within_budget
 from chatsmith.cli.recipe import configure, find_recipe, read_overrides
@@ -100,8 +99,8 @@ def run_recipe(config: Config, reporter: Reporter) -> tuple[RunDirectory, list[S
     warn(recipe, configs, run, processes, reporter)
     evaluating: Any = configs.get("evaluate")
     if evaluating and evaluating.download:
-        # Before the first GPU second is spent.
-        fetch_benchmarks(evaluate.eval_folder(evaluating), reporter, evaluating.mirror)
+        folder = evaluate.eval_folder(evaluating)
+        download.fetch_benchmarks(folder, reporter, evaluating.mirror)  # before the first GPU second is spent
     results: list[StageResult] = []
     try:
         for name in recipe.stages:
