@@ -191,7 +191,7 @@ class TokenTraining(Training):
     NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset(
         {
             *("track", "save_minutes", "rows_per_microbatch", "evaluations", "evaluate_tokens"),
-            *("mixture", "benchmarks"),
+            *("mixture", "eval_data"),
         }
     )
 
@@ -207,7 +207,7 @@ class TokenTraining(Training):
     """What to learn from, each as SOURCE [epochs=N|weight=SHARE] [cap=ITEMS] [split=train|validation]. Sources:
     documents, conversations (the run's own), smoltalk, mmlu, arc_easy, arc_challenge, gsm8k, spelling, counting,
     identity:FILE.toml, hub:OWNER/NAME, files and folders."""
-    benchmarks: Path | None = None
+    eval_data: Path | None = None
     """The folder with the files of gsm8k, arc_easy, …; by default the cache, into which they are downloaded."""
     from_: Path | None = None
     """The bundle to start from; by default that of the stage before."""
