@@ -15,11 +15,8 @@ The training state is not part of it (see `train.checkpoint`).
 The file goes from one sealed file to the whole folder, and ends with the model card.
 """
 
-import errno
 import hashlib
 import json
-import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,32 +92,49 @@ def check_seal(path: Path, seal: Seal) -> None:
         raise DamagedFileError(f"{path} is not the file that was saved: its content has changed")
 
 
+_STORED_TYPES = {
+    torch.int64: "I64",
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.int32: "I32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.uint8: "U8",
+}
+"""What can be written, in the order of the file: wide types first, so that every tensor is aligned."""
+
+
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> Seal:
     """Write tensors of any device to a new safetensors file at `path`, not atomically. Returns its seal.
 
-    Raises OSError on a full disk, above a limit on file sizes and the like, as an ordinary file would.
+    The bytes are those of `safetensors.torch.save_file`, which would have to be read once more for their hash. Raises
+    OSError on a full disk, above a limit on file sizes and the like.
     """
-    on_cpu = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    types = list(_STORED_TYPES)
+    ordered = sorted(tensors, key=lambda name: (types.index(tensors[name].dtype), name))
+    header: dict[str, Any] = {}
+    end = 0
+    for name in ordered:
+        tensor, start = tensors[name], end
+        end += tensor.numel() * tensor.element_size()
+        shape, kind = list(tensor.shape), _STORED_TYPES[tensor.dtype]
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    digest = hashlib.sha256()
     try:
-        safetensors.torch.save_file(on_cpu, path)
-    except SafetensorError as error:
-        if number := _errno_of(error):
-            raise OSError(number, os.strerror(number), str(path)) from error
-        raise
-    # safetensors creates the file for its owner alone; this gives it the permissions of an ordinary new file.
-    ordinary = path.with_name(f".{path.name}.rights")
-    ordinary.touch()
-    path.chmod(ordinary.stat().st_mode)
-    ordinary.unlink()
-    return seal_of(path)
+        with path.open("wb") as file:
 
+            def write(content: Any) -> None:
+                file.write(content)
+                digest.update(content)
 
-def _errno_of(error: SafetensorError) -> int | None:
-    """The system's number for what went wrong, if that is what `error` is about: safetensors reports every I/O error
-    with its own exception, which is no OSError, and has the number in its text alone."""
-    if number := re.search(r"\(os error (\d+)\)", str(error)):
-        return int(number[1])
-    return errno.ENOSPC if "No space left" in str(error) or "quota exceeded" in str(error) else None
+            write(len(text).to_bytes(8, "little") + text)
+            for name in ordered:
+                write(tensors[name].detach().to("cpu").contiguous().flatten().view(torch.uint8).numpy())
+    except OSError as error:  # what writing raises names no file
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    return Seal(8 + len(text) + end, digest.hexdigest())
 
 
 def read_tensors(path: Path, seal: Seal) -> dict[str, torch.Tensor]:
@@ -187,7 +201,7 @@ def save_bundle(
             "provenance": {"chatsmith_version": chatsmith.__version__, **(provenance or {})},
             "files": {name: seal.to_json() for name, seal in {_WEIGHTS: weights_seal, **seals}.items()},
         }
-        _write(folder / _CONFIG, _json_text({**config, "sha256": _content_hash(config)}))
+        _write(folder / _CONFIG, _json_text({**config, "sha256": content_hash(config)}))
 
 
 def load_bundle(
@@ -267,7 +281,7 @@ def _read_config(path: Path) -> dict[str, Any]:
             f"{path} was made by a newer chatsmith (bundle format {version}, this one reads up to "
             f"{FORMAT_VERSION}): upgrade chatsmith"
         )
-    if version > 1 and config.pop("sha256", None) != _content_hash(config):
+    if version > 1 and config.pop("sha256", None) != content_hash(config):
         raise UserError(f"{path / _CONFIG} is not what was saved: its content has changed; {_WHAT_TO_DO}")
     return config
 
@@ -331,7 +345,8 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _content_hash(config: Mapping[str, Any]) -> str:
+def content_hash(config: Mapping[str, Any]) -> str:
+    """SHA-256 of what is JSON, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode("utf-8")).hexdigest()
 
 

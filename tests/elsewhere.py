@@ -8,6 +8,7 @@ lie where it lies, or the operation fails as it would on the device. And on MPS 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -117,6 +118,7 @@ def pretending(kind: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.dev
         "set_device": None,
         "synchronize": None,
         "max_memory_allocated": 0,
+        "Event": Mock(),
         "mem_get_info": (FREE_BYTES, FREE_BYTES),
     }.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)

@@ -15,7 +15,8 @@ from chatsmith.cli.settings import expanded
 from chatsmith.data.dataset import FILE_NAME, DataManifest, SplitName, load_manifest
 from chatsmith.data.mixture import Entry, Mixture, Part, cache_conversations
 from chatsmith.data.packing import NOT_TRAINED_ON, ConversationRows, NothingToLearnError, TrainingRows
-from chatsmith.data.tokens import TokenCache, open_token_cache
+from chatsmith.data.tokens import TokenCache
+from chatsmith.ingest.hub import open_tokens
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.distributed import sum_number
@@ -109,7 +110,7 @@ class Opener:
         """The tokens of documents; by default of the run's own."""
         folder = folder or self.run.tokens
         if (folder, split) not in self.texts:
-            cache = open_token_cache(folder, manifest, self.tokenizer, split, build=self.runtime.is_main)
+            cache = open_tokens(folder, manifest, self.tokenizer, split, build=self.runtime.is_main)
             self.texts[folder, split] = self.opened.enter_context(closing(cache))
         return self.texts[folder, split]
 

@@ -22,6 +22,7 @@ from chatsmith.cli.training import (
     finish,
     save_trained,
     settings_from,
+    shape_of,
     time_budget,
     training_run,
 )
@@ -35,7 +36,6 @@ from chatsmith.model.gpt import GPT
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import RunDirectory, resolve_bundle, stage_key
 from chatsmith.text.tokenizer import Tokenizer
-from chatsmith.train.plan import model_shape
 from chatsmith.train.pretrain import pretrain
 from chatsmith.train.trainer import TrainingSettings
 
@@ -61,19 +61,7 @@ def main(config: Config) -> None:
             reporter.line(f"The pretrained model in {run.bundle(STAGE)} is up to date.")
             return
 
-        shape = (
-            start.config
-            if start
-            else model_shape(
-                config.depth,
-                tokenizer.vocab_size,
-                sequence_length=config.sequence_length,
-                width=config.width or None,
-                head_dim=config.head_dim,
-                bigram_buckets=config.bigram_buckets,
-                window_pattern=config.window_pattern,
-            )
-        )
+        shape = start.config if start else shape_of(config, tokenizer.vocab_size)
         length = shape.context_length
         opener = Opener(run, tokenizer, length, config.seed, runtime, reporter, opened)
         if sources:

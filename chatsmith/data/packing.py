@@ -137,13 +137,13 @@ class Rows:
     def __len__(self) -> int:
         return len(self.row_starts) - 1
 
-    def write(self, row: int, ids: np.ndarray, bos_id: int, out: np.ndarray) -> int:
+    def write(self, row: int, cache: TokenCache, out: np.ndarray) -> int:
         """Write a row's ids into the front of `out` (T + 1,); return how many it has."""
         position = 0
         for piece in range(self.row_starts[row], self.row_starts[row + 1]):
             start, count = self.piece_starts[piece], self.piece_counts[piece]
-            out[position] = bos_id
-            out[position + 1 : position + 1 + count] = ids[start : start + count]
+            out[position] = cache.bos_id
+            out[position + 1 : position + 1 + count] = cache.read(start, start + count)
             position += 1 + int(count)
         return position
 
@@ -327,7 +327,7 @@ class TrainingRows(RowStream[int]):
         for out, number in zip(filled, rows, strict=True):
             entry = bisect_right(self._first_rows, number) - 1
             row = number - self._first_rows[entry]
-            written = self._packed[entry].write(row, self._cache.ids, self._cache.bos_id, out)
+            written = self._packed[entry].write(row, self._cache, out)
             assert written == len(out), "a training row is full"
         return make_batch(filled[:, :-1], filled[:, 1:])
 
@@ -378,7 +378,7 @@ class ValidationRows:
         bos_id = self._cache.bos_id
         rows = np.full((rows_per_batch, self._length + 1), bos_id, dtype=np.int64)
         for out, number in zip(rows, numbers, strict=False):
-            self._rows.write(number, self._cache.ids, bos_id, out)
+            self._rows.write(number, self._cache, out)
         # Documents hold no <|bos|>: a target that is one stands between documents, or is padding.
         targets = np.where(rows[:, 1:] == bos_id, NOT_TRAINED_ON, rows[:, 1:])
         return make_batch(rows[:, :-1], targets)
@@ -426,7 +426,7 @@ class ConversationRows(RowStream[int]):
         starts, counts, masked = _conversations_in(cache)
         is_long = counts > sequence_length
         for number in np.flatnonzero(is_long):
-            ids = cache.ids[starts[number] : starts[number] + sequence_length]
+            ids = cache.read(starts[number], starts[number] + sequence_length)
             turn_ends = np.flatnonzero(ids >> 1 == turn_end_id)
             counts[number] = turn_ends[-1] + 1 if len(turn_ends) else 0
             masked[number] = (ids[: counts[number]] & 1).any()
@@ -482,7 +482,7 @@ class ConversationRows(RowStream[int]):
         bos = self._cache.bos_id
         filled = np.full((rows_per_batch, self.sequence_length + 1), bos, dtype=np.int64)
         for out, number in zip(filled, numbers, strict=False):
-            self._rows.write(number, self._cache.ids, bos, out)
+            self._rows.write(number, self._cache, out)
         is_learned = filled != bos if self._learns_all else filled & 1
         targets = np.where(is_learned, filled >> 1, NOT_TRAINED_ON)
         return make_batch(filled[:, :-1] >> 1, targets[:, 1:])
@@ -493,7 +493,7 @@ def _conversations_in(cache: TokenCache) -> tuple[np.ndarray, np.ndarray, np.nda
     starts, counts, masked = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0, bool)]
     for window in range(cache.num_windows):
         offsets = cache.window_offsets(window)
-        bits = cache.ids[offsets[0] : offsets[-1]] & 1
+        bits = cache.read(offsets[0], offsets[-1]) & 1  # a window is in one part
         starts.append(offsets[:-1])
         counts.append(np.diff(offsets))
         masked.append(np.add.reduceat(bits, offsets[:-1] - offsets[0], dtype=np.int64) > 0)

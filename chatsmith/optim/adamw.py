@@ -3,6 +3,7 @@
 torch's fused kernel does the arithmetic in one pass; this file only gives its state names.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -53,7 +54,7 @@ class AdamW:
             for key, value in values.items()
         }
 
-    def load_named_state(self, state: dict[str, Tensor]) -> None:
+    def load_named_state(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `named_state` gave; a parameter that had no state has none."""
         positions = {name: index for index, name in enumerate(self.names)}
         restored: dict[int, dict[str, Tensor]] = {}

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 
+import torch
 from torch import Tensor
 
 from chatsmith.model.gpt import GPT
@@ -55,6 +56,11 @@ def betas_of(role: str) -> tuple[float, float]:
     return (0.8, 0.995) if role in ("embedding", "value_embedding", "bigram") else (0.8, 0.95)
 
 
+def runs_in_bf16(model: GPT) -> bool:
+    """Whether the model computes in bf16 on a GPU: then Muon does, too, and gradients travel in it. CPUs stay exact."""
+    return model.compute_dtype == torch.bfloat16 and model.head.weight.device.type == "cuda"
+
+
 class Optimizer:
     """Muon for the matrices and AdamW for the rest, driven as one."""
 
@@ -63,14 +69,15 @@ class Optimizer:
         for name, parameter in model.named_parameters():
             by_role.setdefault(role_of(name), {})[name] = parameter
         self.rates = rates
-        self.muon = Muon(by_role.pop("matrix"), steps=rates.orthogonalize_steps)
+        steps, in_bf16 = rates.orthogonalize_steps, runs_in_bf16(model)
+        self.muon = Muon(by_role.pop("matrix"), steps=steps, in_bf16=in_bf16)
         self.adamw = AdamW(
             [
                 AdamGroup(role, parameters, getattr(rates, role), betas_of(role))
                 for role, parameters in by_role.items()
             ]
         )
-        self.parameters = [parameter for _, parameter in model.named_parameters()]
+        self.named: dict[str, Tensor] = dict(model.named_parameters())
 
     def step(self, scale: float, momentum: float, decay_scale: float) -> None:
         """One update: all learning rates times `scale`, Muon's momentum, and the weight decay times `decay_scale`."""
@@ -85,21 +92,21 @@ class Optimizer:
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
-        for parameter in self.parameters:
+        for parameter in self.named.values():
             parameter.grad = None
+
+    def named_weights(self) -> dict[str, Tensor]:
+        """The weights that this process owns, by parameter name: all."""
+        return self.named
 
     def named_state(self) -> dict[str, Tensor]:
         """Everything a resumed run needs, by parameter name."""
         return self.muon.named_state() | self.adamw.named_state()
 
-    def whole_state(self) -> dict[str, Tensor]:
-        """The same: one process owns everything."""
-        return self.named_state()
-
     def close(self) -> None:
         """Nothing is left to take back."""
 
-    def load_named_state(self, state: dict[str, Tensor]) -> None:
+    def load_named_state(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `named_state` gave."""
         self.muon.load_named_state(state)
         self.adamw.load_named_state(state)

@@ -7,12 +7,15 @@ orthogonalized as a whole, so it has one owner, while the rows of tables and of 
     step                                Muon on the owned matrices, AdamW on the owned rows
     after it                            all-gather: everybody gets the new weights
 
-A bucket holds at most one matrix for each process, all of one shape, or one table. Buckets start in one fixed order,
-since all processes have to call the same collectives in the same order, and each as soon as its gradients are there.
+A bucket holds one matrix for each process, all of one shape, or one table. Of matrices that do not go round, each
+travels by itself, to one owner and from it, so that nothing is sent but gradients and weights. Buckets start in one
+fixed order, since all processes have to call the same collectives in the same order, and each as soon as its gradients
+are there.
 What is too small to deal out (gates, scalars) is summed whole and updated by all alike.
 
-Traffic: every gradient once and every weight once, in `wire` precision. Where that is less exact than the weights, an
-owner keeps the exact weights, and everybody, the owner included, computes with what was sent.
+Traffic: every gradient once and every weight once, in `wire` precision: bf16 where GPUs compute in bf16, else that of
+the weights. Where it is less exact than the weights, an owner keeps the exact weights, and everybody, the owner
+included, computes with what was sent: a forward pass in bf16 would round the exact ones to the same.
 
 Memory on each process: weights and gradients whole, optimizer state (and exact weights) 1 / world_size.
 """
@@ -20,7 +23,8 @@ Memory on each process: weights and gradients whole, optimizer state (and exact 
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 
 import torch
 import torch.distributed as dist
@@ -29,7 +33,7 @@ from torch import Tensor
 from chatsmith.model.gpt import GPT
 from chatsmith.optim.adamw import AdamGroup, AdamW
 from chatsmith.optim.muon import Muon
-from chatsmith.optim.optimizer import Optimizer, Rates, betas_of, role_of
+from chatsmith.optim.optimizer import Optimizer, Rates, betas_of, role_of, runs_in_bf16
 from chatsmith.runtime.device import Runtime
 
 TABLES = ("embedding", "value_embedding", "bigram", "head")
@@ -65,7 +69,9 @@ class Bucket:
 
     pieces: list[Piece | None]
     """What each process owns here; None where there is nothing left for it."""
-    missing: set[str]
+    owner: int | None = None
+    """The one process that owns anything here; None where pieces are scattered."""
+    missing: set[str] = field(default_factory=set)
     """Parameters whose gradients are not complete yet."""
     received: Tensor | None = None
     """The sum of the gradients of this process's piece, once `work` is done."""
@@ -86,7 +92,7 @@ class ShardedOptimizer:
         self.rates, self.rank, self.world_size = rates, rank, world_size
         self.named = dict(model.named_parameters())
         self.parameters: list[Tensor] = list(self.named.values())
-        self.wire = wire or self.parameters[0].dtype
+        self.wire = wire or (torch.bfloat16 if runs_in_bf16(model) else self.parameters[0].dtype)
         self.small = [n for n in self.named if role_of(n) not in (*TABLES, "matrix")]
         self.buckets = _deal(self.named, world_size)
         self.exact = {p: self._exact(p) for b in self.buckets if (p := b.pieces[rank])}
@@ -97,7 +103,7 @@ class ShardedOptimizer:
             (matrices if role == "matrix" else others[role])[piece.key] = weights
         for name in self.small:
             others[role_of(name)][name] = self.named[name]
-        self.muon = Muon(matrices, steps=rates.orthogonalize_steps)
+        self.muon = Muon(matrices, steps=rates.orthogonalize_steps, in_bf16=runs_in_bf16(model))
         self.adamw = AdamW(
             [AdamGroup(role, owned, getattr(rates, role), betas_of(role)) for role, owned in others.items()]
         )
@@ -138,6 +144,8 @@ class ShardedOptimizer:
                 weights = self.exact[piece]
                 weights.grad = bucket.received[: len(weights)].to(weights.dtype)
             bucket.received = bucket.work = None
+        for name in self.named.keys() - set(self.small):  # sent: its memory is free for the update
+            self.named[name].grad = None
         self.muon.step(self.rates.matrix * scale, momentum, self.rates.weight_decay * decay_scale)
         self.adamw.step(scale)
         self._gather()
@@ -151,45 +159,16 @@ class ShardedOptimizer:
     def named_state(self) -> dict[str, Tensor]:
         """What this process owns of the state of a resumed run: by parameter name, followed by @start:stop where it is
         a part. The states of all processes together are the whole."""
-        state = self.muon.named_state() | self.adamw.named_state()
-        if self._keeps_exact_weights:
-            state |= {f"exact.{piece.key}": weights for piece, weights in self.exact.items()}
-        return state
+        return self.muon.named_state() | self.adamw.named_state()
 
-    def whole_state(self) -> dict[str, Tensor]:
-        """What an `Optimizer` of one process would save, on the main process; all processes have to call it."""
-        own = self.muon.named_state() | self.adamw.named_state()
-        whole = {key: value for key, value in own.items() if "@" not in key}
-        updates = next(value for key, value in own.items() if key.startswith("adamw.step."))
-        for bucket in self.buckets:
-            piece, shape = bucket.pieces[self.rank], self._slot_shape(bucket)
-            is_matrix = any(role_of(name) == "matrix" for name in bucket.names)
-            for kind in (
-                ("muon.momentum", "muon.variance") if is_matrix else ("adamw.exp_avg", "adamw.exp_avg_sq")
-            ):
-                part = own[f"{kind}.{piece.key}"] if piece else self.parameters[0].new_zeros(0, *shape[1:])
-                columns = 1 if kind == "muon.variance" else shape[-1]
-                slots = self._gathered(part.reshape(-1, *shape[1:-1], columns), shape[0])
-                for owned, slot in zip(bucket.pieces, slots, strict=True):
-                    if owned and self.rank == 0:
-                        like = self.named[owned.name]
-                        value = whole.setdefault(
-                            f"{kind}.{owned.name}", torch.empty((*like.shape[:-1], columns), dtype=slot.dtype)
-                        )
-                        owned.of(value).copy_(slot[: owned.stop - owned.start])
-                        if not is_matrix:
-                            whole[f"adamw.step.{owned.name}"] = updates
-        return whole if self.rank == 0 else {}
-
-    def _gathered(self, part: Tensor, length: int) -> Tensor:
-        """Everybody's parts, filled up to `length` entries: (W, length, ...)."""
-        own = (part if len(part) == length else _padded(part, length)).contiguous()
-        everything = own.new_empty((self.world_size * length, *own.shape[1:]))
-        _all_gather(everything, own)
-        return everything.view(self.world_size, length, *own.shape[1:])
+    def named_weights(self) -> dict[str, Tensor]:
+        """The exact weights that this process owns, named like the state; those of small parameters on all."""
+        exact = {piece.key: weights for piece, weights in self.exact.items()}
+        return exact | {name: self.named[name] for name in self.small}
 
     def load_named_state(self, state: Mapping[str, Tensor]) -> None:
-        """Restore from the states of all processes, however many there were, or from an `Optimizer`'s.
+        """Restore from the states of all processes, however many there were, or from an `Optimizer`'s; the model has
+        its weights already, which are under `model.` in `state`, too.
 
         Raises KeyError where a part is missing.
         """
@@ -209,7 +188,9 @@ class ShardedOptimizer:
             self.adamw.load_named_state(restored)
             if self._keeps_exact_weights:
                 for piece, weights in self.exact.items():
-                    weights.copy_(restored[f"exact.{piece.key}"])
+                    weights.copy_(find(f"model.{piece.key}", weights))
+                for name in self.named.keys() - set(self.small):  # everybody computes with what is sent
+                    self.named[name].copy_(self.named[name].to(self.wire))
 
     @property
     def _keeps_exact_weights(self) -> bool:
@@ -239,23 +220,28 @@ class ShardedOptimizer:
             if bucket.missing and not even_incomplete:
                 return
             self._next += 1
+            if bucket.owner is not None:
+                bucket.received = self._gradient(bucket.pieces[bucket.owner], bucket).clone()
+                bucket.work = dist.reduce(bucket.received, bucket.owner, async_op=True)
+                continue
             sent = torch.cat([self._gradient(piece, bucket) for piece in bucket.pieces])
             bucket.received = torch.empty_like(sent[: len(sent) // self.world_size])
             bucket.work = _reduce_scatter(bucket.received, sent, async_op=True)
 
     def _gradient(self, piece: Piece | None, bucket: Bucket) -> Tensor:
-        shape = self._slot_shape(bucket)
         gradient = self.named[piece.name].grad if piece else None
-        device = self.parameters[0].device
-        if piece is None or gradient is None:
-            return torch.zeros(shape, dtype=self.wire, device=device)
-        part = piece.of(gradient).to(self.wire)
-        return part if len(part) == shape[0] else _padded(part, shape[0])
+        return self._filled(None if piece is None or gradient is None else piece.of(gradient), bucket)
 
-    def _slot_shape(self, bucket: Bucket) -> torch.Size:
-        first = bucket.pieces[0]
-        assert first is not None
-        return first.of(self.named[first.name]).shape
+    def _filled(self, part: Tensor | None, bucket: Bucket) -> Tensor:
+        """As it travels: in the wire's type, of the shape that all pieces of the bucket have."""
+        first = next(piece for piece in bucket.pieces if piece)
+        shape = first.of(self.named[first.name]).shape
+        if part is not None and len(part) == shape[0]:
+            return part.to(self.wire)
+        filled = torch.zeros(shape, dtype=self.wire, device=self.parameters[0].device)
+        if part is not None:
+            filled[: len(part)] = part
+        return filled
 
     def _sum_small(self) -> None:
         gradients = []
@@ -271,22 +257,21 @@ class ShardedOptimizer:
 
     def _gather(self) -> None:
         """Give everybody the new weights of all pieces."""
-        arriving: list[tuple[Bucket, Tensor, dist.Work | None]] = []
+        arriving: list[tuple[list[Piece | None], Tensor, dist.Work | None]] = []
         for bucket in self.buckets:
-            shape, piece = self._slot_shape(bucket), bucket.pieces[self.rank]
-            own = (
-                self.exact[piece].to(self.wire)
-                if piece
-                else self.parameters[0].new_zeros(shape, dtype=self.wire)
-            )
-            own = own if len(own) == shape[0] else _padded(own, shape[0])
-            all_slots = own.new_empty((self.world_size * shape[0], *shape[1:]))
-            arriving.append((bucket, all_slots, _all_gather(all_slots, own.contiguous(), async_op=True)))
-        for bucket, all_slots, work in arriving:
+            piece, owner = bucket.pieces[self.rank], bucket.owner
+            own = self._filled(self.exact[piece] if piece else None, bucket).contiguous()
+            if owner is None:
+                slots = own.new_empty((self.world_size, *own.shape))
+                work = _all_gather(slots.flatten(0, 1), own, async_op=True)
+                arriving.append((bucket.pieces, slots, work))
+            else:
+                work = dist.broadcast(own, owner, async_op=True)
+                arriving.append(([bucket.pieces[owner]], own[None], work))
+        for pieces, slots, work in arriving:
             assert work is not None
             work.wait()
-            slots = all_slots.view(self.world_size, -1, *all_slots.shape[1:])
-            for piece, slot in zip(bucket.pieces, slots, strict=True):
+            for piece, slot in zip(pieces, slots, strict=True):
                 if piece:
                     piece.of(self.named[piece.name]).copy_(slot[: piece.stop - piece.start])
 
@@ -304,20 +289,12 @@ def _entries(name: str, tensor: Tensor) -> Tensor:
     return tensor[None] if is_single_matrix else tensor
 
 
-def _padded(part: Tensor, length: int) -> Tensor:
-    return torch.cat([part, part.new_zeros(length - len(part), *part.shape[1:])])
-
-
 def _deal(named: Mapping[str, Tensor], world_size: int) -> list[Bucket]:
     """The buckets in the order in which a backward pass completes them, roughly: the head, the blocks from the last to
     the first, tables last."""
     buckets: list[Bucket] = []
     waiting: dict[torch.Size, list[Piece]] = defaultdict(list)
-
-    def close(pieces: list[Piece]) -> None:
-        slots = [*pieces, *[None] * (world_size - len(pieces))]
-        buckets.append(Bucket(slots, set()))
-        pieces.clear()
+    loads = [0] * world_size
 
     names = list(named)
     order = [n for n in names if role_of(n) == "head"]
@@ -330,14 +307,18 @@ def _deal(named: Mapping[str, Tensor], world_size: int) -> list[Bucket]:
             for index in range(len(entries)):
                 pieces.append(Piece(name, index, index + 1))
                 if len(pieces) == world_size:
-                    close(pieces)
+                    buckets.append(Bucket([*pieces]))
+                    pieces.clear()
         else:
             share = -(-len(entries) // world_size)
             starts = range(0, len(entries), share)
-            close([Piece(name, start, min(start + share, len(entries))) for start in starts])
-    for pieces in waiting.values():
-        if pieces:
-            close(pieces)
+            dealt = [Piece(name, start, min(start + share, len(entries))) for start in starts]
+            buckets.append(Bucket([*dealt, *[None] * (world_size - len(dealt))]))
+    nobody: list[Piece | None] = [None] * world_size
+    for piece in sorted(chain(*waiting.values()), key=lambda piece: -piece.of(named[piece.name]).numel()):
+        owner = loads.index(min(loads))  # who has least so far
+        loads[owner] += piece.of(named[piece.name]).numel()
+        buckets.append(Bucket([*nobody[:owner], piece, *nobody[owner + 1 :]], owner))
     return buckets
 
 

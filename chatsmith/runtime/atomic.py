@@ -21,7 +21,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with _explained(path, temporary), temporary.open("wb") as file:
+        with explained(path, temporary), temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -49,7 +49,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        with _explained(path, temporary):
+        with explained(path, temporary):
             yield temporary
             for file in temporary.rglob("*"):
                 if file.is_file():
@@ -68,7 +68,8 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _explained(path: Path, temporary: Path) -> Iterator[None]:
+def explained(path: Path, temporary: Path) -> Iterator[None]:
+    """Turn what the system says in a block that writes `temporary`, which will become `path`, into a UserError."""
     try:
         yield
     except OSError as error:

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from chatsmith.runtime.cache import prepare_compiling
+from chatsmith.runtime.distributed import Rank, gpu_index, rank_from
 from chatsmith.runtime.errors import UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
@@ -65,16 +67,17 @@ def detect_runtime(device: str = "auto", dtype: str = "auto") -> Runtime:
 
     auto takes CUDA, then MPS, then the CPU; and bf16 where the hardware supports it (CUDA 8.0 and up,
     CPUs with AVX512-BF16 or AMX), fp32 elsewhere: emulated bf16 was measured 70 times slower than fp32 on a CPU
-    with AVX2 only. Rank and world size come from torchrun's environment. Raises UserError for what is not there.
+    with AVX2 only. Rank and world size come from torchrun's environment or Slurm's. Raises UserError for what is not
+    there.
     """
-    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    chosen = _pick_device(device)
+    rank = rank_from(os.environ)
+    chosen = _pick_device(device, rank)
     if dtype not in ("auto", *DTYPES):
         raise UserError(f"dtype must be one of auto, {', '.join(DTYPES)}, not {dtype!r}")
     compute_dtype = _native_dtype(chosen) if dtype == "auto" else DTYPES[dtype]
     prepare_compiling()
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", ONEDNN_PRIMITIVES)
-    return Runtime(chosen, compute_dtype, rank, world_size)
+    return Runtime(chosen, compute_dtype, rank.rank, rank.world_size)
 
 
 def can_compile(device: torch.device) -> bool:
@@ -88,12 +91,12 @@ def can_compile(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def _pick_device(name: str) -> torch.device:
+def _pick_device(name: str, rank: Rank) -> torch.device:
     if name == "auto":
         mps = "mps" if torch.backends.mps.is_available() else "cpu"
         name = "cuda" if torch.cuda.is_available() else mps
     if name == "cuda":
-        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"  # torchrun's processes take a GPU each
+        name = f"cuda:{gpu_index(rank, torch.cuda.device_count(), os.environ)}"
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -201,6 +204,22 @@ def settled() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
+
+
+def read_later(values: Tensor) -> Callable[[], list[float]]:
+    """Let numbers travel to the host while the device goes on. What is returned gives them: it waits for what was begun
+    before this call, and for nothing begun since."""
+    if values.device.type != "cuda":
+        return values.tolist
+    on_host = values.to("cpu", non_blocking=True)  # into page-locked memory, which torch picks for this
+    copied = torch.cuda.Event()
+    copied.record()
+
+    def read() -> list[float]:
+        copied.synchronize()
+        return on_host.tolist()
+
+    return read
 
 
 # ---- speed ----

@@ -225,13 +225,15 @@ def stage_key(config: Any, **inputs: str) -> str:
     """The identity of a stage's outputs: sha256 over its settings and the keys of what it is made from.
 
     Fields in NEVER_IN_KEY, and those that the class names in a `NOT_IN_KEY` class variable, do not count. A field that
-    was renamed counts under its first name (`metadata={"former": (…)}`), so that what is done stays done.
+    was renamed counts under its first name (`metadata={"former": (…)}`), and one that was added later
+    (`metadata={"new": True}`) not while it has its default, so that what is done stays done.
     """
     skipped = NEVER_IN_KEY | frozenset(getattr(config, "NOT_IN_KEY", ()))
     values = {
         one.metadata.get("former", (one.name,))[0]: getattr(config, one.name)
         for one in fields(config)
         if one.name not in skipped
+        and not (one.metadata.get("new") and getattr(config, one.name) == one.default)
     }
     content = {"format": KEY_FORMAT, "config": values, "inputs": inputs}
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode("utf-8")).hexdigest()

@@ -6,7 +6,7 @@
     arc_easy, arc_challenge      the training questions of ARC
     gsm8k                        school problems in words, solved with calls of the calculator
     spelling, counting           words split into letters, letters counted one after the other
-    identity:FILE.toml           who the model is, from a persona file (tasks/identity.py)
+    identity:FILE.toml           who the model is, from a persona file (tasks/identity.py); identity alone: chatsmith's
     hub:OWNER/NAME[first:end]    a data set of the hub, or the files of a range of its shards
     PATH                         files or folders of documents, or of conversations in any form
 
@@ -33,6 +33,9 @@ from chatsmith.text.chat import Conversation
 
 VERSION = 1
 """Raised when the conversations of a named source are made differently."""
+
+PERSONA = Path(__file__).with_name("persona.toml")
+"""Who a model is that nobody has written a persona file for."""
 
 Read = Callable[[SplitName], Iterator[Conversation]]
 Notice = Callable[[str], None]
@@ -73,8 +76,8 @@ def open_source(name: str, around: Surroundings) -> Source:
     kind, colon, rest = name.partition(":")
     if name in ("documents", "conversations"):
         return _of_the_run(name, around.run_data())
-    if kind == "identity" and colon:
-        path = Path(rest).expanduser()
+    if kind == "identity":
+        path = Path(rest).expanduser() if colon else PERSONA
         persona = read_persona(path)
         fingerprint = f"identity {IDENTITY_VERSION} {file_sha256(path)}"
         return Source(fingerprint, f"made from {path}", read=partial(identity_conversations, persona))

@@ -1,16 +1,20 @@
 """The state of a training run on disk: all it takes to resume it exactly; and its records in metrics.jsonl.
 
-    state/000007/tensors.safetensors    state/000007/state.json
+    state/000007/tensors.safetensors    what process 0 owns; tensors.1.safetensors: process 1, and so on
+    state/000007/state.json             sizes and SHA-256 of these, the facts, and a SHA-256 of all that
     state/000008/...                    the newest, and the one before
 
-Tensors have names: `model.` + parameter, the optimizer's own names, `carried.` + whatever the job keeps from step to
-step. The facts say how far the run has come. The order of the data follows from the seed and the number of rows used,
-and training draws no random numbers, so a resumed run equals the uninterrupted one: bit for bit on a CPU.
+A thread writes it (`StateWriter`), from a copy: training waits for the copy alone. Every process writes the part of the
+optimizer's state and of the weights that it owns; any number of processes puts the parts together again.
 
-Every save is a new folder that appears whole or not at all, so a process killed while saving leaves the states before
-it untouched. No pickle: a random generator's state is saved as the uint8 tensor that torch gives. States may belong to
-several runs of one stage (their settings changed), told apart by the fact `key`: the saves of one leave the newest
-state of the others.
+Tensors have names: `model.` + parameter, the optimizer's own names, `carried.` + whatever the job keeps from step to
+step; those of a part end in @start:stop. The facts say how far the run has come. The order of the data follows from the
+seed and the number of rows used, and training draws no random numbers, so a resumed run equals the uninterrupted one:
+bit for bit on a CPU.
+
+Every save is a new folder that appears whole or not at all. No pickle: a random generator's state is saved as the uint8
+tensor that torch gives. States may belong to several runs of one stage (their settings changed), told apart by the fact
+`key`: the saves of one leave the newest state of the others.
 
 metrics.jsonl holds every step of a stage once. Steps since the last save are done again after a kill, so their records
 are dropped on resuming; the records of a superseded run move next to its newest state, and are restored with it.
@@ -18,10 +22,14 @@ are dropped on resuming; the records of a superseded run move next to its newest
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -29,19 +37,22 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from chatsmith.bundle import DamagedFileError, Seal, read_tensors, write_tensors
+from chatsmith.bundle import DamagedFileError, Seal, content_hash, read_tensors, write_tensors
 from chatsmith.model.gpt import GPT
 from chatsmith.optim.optimizer import Optimizer
-from chatsmith.optim.sharded import ShardedOptimizer
+from chatsmith.optim.sharded import ShardedOptimizer, whole_state
 from chatsmith.runtime import atomic
 from chatsmith.runtime.atomic import new_folder
+from chatsmith.runtime.device import Runtime
+from chatsmith.runtime.distributed import main_number
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.metrics import drop_records, records_of
 from chatsmith.train.plan import Plan
 
-STATE_FORMAT_VERSION = 1
-_TENSORS = "tensors.safetensors"
+STATE_FORMAT_VERSION = 2  # 1 had a single file of tensors, and no hash of the facts
 _FACTS = "state.json"
+POLL_SECONDS = 0.02
+"""How often the main process looks for the parts of others."""
 MODEL_PREFIX = "model."
 CARRIED_PREFIX = "carried."
 
@@ -60,23 +71,89 @@ class SavedState(NamedTuple):
     facts: dict[str, Any]
 
 
-def save_state(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
-    """Save a state as the newest one in `folder`, keep the complete one before it, remove older ones.
+class StateWriter:
+    """Writes the states of a run to `folder` in a thread, one at a time; every process writes its own part.
 
-    `facts` must be JSON; of the states with another `key` among them the newest complete one is kept. Returns the new
-    state's folder. Raises UserError on a full disk; then the states saved earlier are as they were.
+    What fails there is raised by the next call: UserError on a full disk. Then the states saved earlier are as they
+    were, as they are after a kill at any moment: a state gets its name when it is whole.
     """
-    earlier = _saved(folder)
-    number = int(earlier[-1].name) + 1 if earlier else 1
-    newest = folder / f"{number:06d}"
-    with new_folder(newest) as temporary:
-        seal = write_tensors(temporary / _TENSORS, tensors)
-        stored = {"format_version": STATE_FORMAT_VERSION, "tensors": seal.to_json(), "facts": dict(facts)}
-        (temporary / _FACTS).write_text(json.dumps(stored, indent=1), encoding="utf-8")
-    own = [path for path in earlier if _has_key(path, facts.get("key"))]
-    others = [path for path in earlier if path not in own]
-    _remove_all_but(folder, newest, _newest_whole(own), _newest_whole(others))
-    return newest
+
+    def __init__(self, folder: Path, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self._folder = folder
+        self._thread = ThreadPoolExecutor(1, "state writer")
+        self._written: Future[None] | None = None
+        self._is_given_up = threading.Event()
+
+    def begin(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Copy `tensors`, which may change afterwards, and let the thread write them as the newest state; the complete
+        one before it is kept, older ones are removed. All processes call it, after the same step.
+
+        `facts` (of the main process; the others' are ignored) must be JSON; of the states with another `key` among them
+        the newest complete one is kept. Waits for the state before, if that is still being written.
+        """
+        self.finish()
+        copies = {name: _copied(tensor) for name, tensor in tensors.items()}
+        self.runtime.synchronize()
+        saved = _saved(self._folder)
+        newest = self._folder / f"{int(saved[-1].name) + 1 if saved else 1:06d}"
+        with ExitStack() as opened:
+            if self.runtime.is_main:
+                opened.enter_context(new_folder(newest))
+            number, owner = (
+                int(main_number(value, self.runtime)) for value in (int(newest.name), os.getpid())
+            )
+            folder = self._folder / f".{number:06d}.{owner}.tmp"  # which the main process has made
+            if not self.runtime.is_main:
+                opened.enter_context(atomic.explained(newest, folder))
+            arguments = (folder, copies, dict(facts), opened.pop_all())
+        self._written = self._thread.submit(self._write, *arguments)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether what was begun has failed; `finish` raises why."""
+        written = self._written
+        return written is not None and written.done() and written.exception() is not None
+
+    def finish(self, even_incomplete: bool = False) -> None:
+        """Wait until what was begun is written; with `even_incomplete`, do not wait for other processes' parts."""
+        if even_incomplete and self.runtime.world_size > 1:
+            self._is_given_up.set()
+        written, self._written = self._written, None
+        if written is not None:
+            written.result()
+
+    def _write(
+        self, folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any], opened: ExitStack
+    ) -> None:
+        with opened:
+            name = _part_name(self.runtime.rank)
+            seals = {name: write_tensors(folder / name, tensors).to_json()}
+            if not self.runtime.is_main:
+                atomic.write_text(folder / f"{name}.json", json.dumps(seals))
+                return
+            for rank in range(1, self.runtime.world_size):
+                path = folder / f"{_part_name(rank)}.json"
+                while not path.exists():
+                    if self._is_given_up.wait(POLL_SECONDS):
+                        raise UserError("training ended before all processes had written their state")
+                seals |= json.loads(path.read_bytes())
+                path.unlink()
+            stored = {"format_version": STATE_FORMAT_VERSION, "files": seals, "facts": facts}
+            stored["sha256"] = content_hash(stored)
+            (folder / _FACTS).write_text(json.dumps(stored, indent=1), encoding="utf-8")
+        _remove_older(self._folder, facts.get("key"))
+
+
+def _part_name(rank: int) -> str:
+    return f"tensors.{rank}.safetensors" if rank else "tensors.safetensors"
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    """On the CPU, for good; from a GPU into page-locked memory, while the device goes on."""
+    pins = tensor.device.type == "cuda"
+    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pins)
+    return copy.copy_(tensor.detach(), non_blocking=pins)
 
 
 def load_state(
@@ -92,9 +169,10 @@ def load_state(
     is_damaged = False
     for candidate in reversed(_saved(folder)):
         try:
-            seal, facts = _read_facts(candidate)
+            seals, facts = _read_facts(candidate)
             if key is None or facts.get("key") == key:
-                return TrainingState(read_tensors(candidate / _TENSORS, seal), facts)
+                parts = [read_tensors(candidate / name, seal) for name, seal in seals.items()]
+                return TrainingState({name: value for part in parts for name, value in part.items()}, facts)
         except DamagedFileError as error:
             is_damaged = True
             notify(f"A damaged training state is passed over: {error}.")
@@ -126,25 +204,27 @@ def _saved(folder: Path) -> list[Path]:
     return sorted(numbered, key=lambda path: int(path.name))
 
 
-def _read_facts(folder: Path) -> tuple[Seal, dict[str, Any]]:
+def _read_facts(folder: Path) -> tuple[dict[str, Seal], dict[str, Any]]:
+    """The seals of the files of tensors, and the facts."""
     path = folder / _FACTS
     try:
         stored = json.loads(path.read_bytes())
-        version, seal, facts = (
-            int(stored["format_version"]),
-            Seal.from_json(stored["tensors"]),
-            stored["facts"],
-        )
+        version, facts = int(stored["format_version"]), stored["facts"]
+        files = {_part_name(0): stored["tensors"]} if version == 1 else stored["files"]
+        seals = {name: Seal.from_json(seal) for name, seal in files.items()}
+        is_whole = version == 1 or stored.pop("sha256") == content_hash(stored)
     except FileNotFoundError as error:
         raise DamagedFileError(f"{path} is missing") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedFileError(f"{path} is damaged") from error
     if version > STATE_FORMAT_VERSION:
         raise UserError(
             f"{folder} was saved by a newer chatsmith (state format {version}, this one reads up to "
             f"{STATE_FORMAT_VERSION}): upgrade chatsmith, or delete the folder {folder.parent} to start over"
         )
-    return seal, facts
+    if not is_whole:
+        raise DamagedFileError(f"{path} is not what was saved: its content has changed")
+    return seals, facts
 
 
 def _has_key(folder: Path, key: object) -> bool:
@@ -157,21 +237,24 @@ def _has_key(folder: Path, key: object) -> bool:
 def _newest_whole(saved: list[Path]) -> Path | None:
     """The newest state whose files are there in full length; contents are checked when one is loaded."""
     for folder in reversed(saved):
-        try:
-            seal, _ = _read_facts(folder)
-        except ValueError:
-            continue
-        tensors = folder / _TENSORS
-        if tensors.is_file() and tensors.stat().st_size == seal.size:
-            return folder
+        with contextlib.suppress(ValueError, FileNotFoundError):
+            seals, _ = _read_facts(folder)
+            if all((folder / name).stat().st_size == seal.size for name, seal in seals.items()):
+                return folder
     return None
 
 
-def _remove_all_but(folder: Path, *kept: Path | None) -> None:
-    """Remove other states, and what a killed process may have left half-written."""
+def _remove_older(folder: Path, key: object) -> None:
+    """Remove all states but the newest, which is complete, the complete one of its run before it and the newest one of
+    the other runs; and what a killed process may have left half-written."""
+    *earlier, newest = _saved(folder)
+    own = [path for path in earlier if _has_key(path, key)]
+    kept = (newest, _newest_whole(own), _newest_whole([path for path in earlier if path not in own]))
     for path in folder.iterdir():
-        left_behind = path.name.startswith(".") and path.name.endswith((".tmp", ".old"))
-        if path.is_dir() and path not in kept and (path.name.isdigit() or left_behind):
+        is_left_behind = path.name.startswith(".") and path.name.endswith((".tmp", ".old"))
+        if path.is_dir() and path not in kept and (path.name.isdigit() or is_left_behind):
+            if path.name.isdigit():  # under another name first: a kill must not leave half a state
+                path = path.rename(folder / f".{path.name}.old")
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -232,19 +315,21 @@ class Progress:
 
 
 def save_training(
-    folder: Path,
-    model: GPT,
-    optimizer_state: Mapping[str, Tensor],
+    writer: StateWriter,
+    optimizer: Optimizer | ShardedOptimizer,
     *,
     progress: Progress,
     key: TrainingKey,
     carried: Carried | None = None,
 ) -> None:
-    """Save the state of the run identified by `key`."""
-    tensors = {MODEL_PREFIX + name: value for name, value in model.state_dict().items()}
+    """Begin to save the state of the run identified by `key`. All processes call it, after the same step."""
+    tensors = {MODEL_PREFIX + name: value for name, value in optimizer.named_weights().items()}
+    tensors |= optimizer.named_state()
     kept = carried.named_state() if carried else {}
     tensors |= {CARRIED_PREFIX + name: value for name, value in kept.items()}
-    save_state(folder, {**tensors, **optimizer_state}, asdict(progress) | {"key": str(key)})
+    if not writer.runtime.is_main:  # what is no part is the same everywhere
+        tensors = {name: value for name, value in tensors.items() if "@" in name}
+    writer.begin(tensors, asdict(progress) | {"key": str(key)})
 
 
 def restore_training(
@@ -261,13 +346,20 @@ def restore_training(
     state = load_state(folder, notice, str(key))
     if state is None:
         return Progress()
-    model.load_state_dict(_under(MODEL_PREFIX, state.tensors))
-    with torch.no_grad():
-        optimizer.load_named_state(state.tensors)
+    load_training(model, optimizer, state.tensors)
     if carried:
         carried.load_named_state(_under(CARRIED_PREFIX, state.tensors))
     names = {field.name for field in fields(Progress)}  # an older chatsmith noted fewer
     return Progress(**{name: value for name, value in state.facts.items() if name in names})
+
+
+def load_training(model: GPT, optimizer: Optimizer | ShardedOptimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put weights and optimizer state, of however many processes, into a model and its optimizer."""
+    is_sharded = isinstance(optimizer, ShardedOptimizer)
+    weights = {name: value for name, value in tensors.items() if name.startswith(MODEL_PREFIX)}
+    whole = whole_state(weights if is_sharded else tensors, model)
+    model.load_state_dict(_under(MODEL_PREFIX, whole))
+    optimizer.load_named_state(tensors if is_sharded else whole)
 
 
 def check_other_states(folder: Path, key: TrainingKey, plan: Plan, notice: Callable[[str], None]) -> None:
@@ -320,5 +412,5 @@ def keep_records(path: Path, stage: str, state_folder: Path, key: str, step: int
         drop_records(path, stage, after_step=step or -1)
 
 
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

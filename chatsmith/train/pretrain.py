@@ -63,6 +63,9 @@ def pretrain(
     seconds = 60 * budget.minutes if budget else expected_seconds(tokens * flops_per_token, runtime)
     compute_loss = prepare(model, runtime, settings.compile, reporter.notice, seconds)
 
+    def plan_of(tokens: int) -> Plan:
+        return settings.plan(shape, tokens, runtime.world_size, from_scratch=model is not start)
+
     @cache
     def validation_rows() -> (
         ValidationRows
@@ -88,9 +91,9 @@ def pretrain(
             # A guess from half the matrix peak is enough to choose the batch size that is then measured.
             peak = gemm_peak(runtime, runtime.compute_dtype, seconds=0.3)
             guess = main_number(max(1, int(seconds * peak / 2 / flops_per_token)), runtime)
-            first = settings.plan(shape, int(guess), runtime.world_size)
+            first = plan_of(int(guess))
             tokens = measure_tokens(budget, model, first, job(first), settings.evaluations)
-    plan = settings.plan(shape, tokens, runtime.world_size)
+    plan = plan_of(tokens)
     reporter.line(
         f"{plan.cost.parameters:,} parameters, {plan.tokens:,} tokens in {plan.steps:,} steps "
         f"of {plan.tokens_per_step:,}"

@@ -17,7 +17,7 @@ from chatsmith.model.gpt import GPT
 from chatsmith.model.loss import IGNORED, chunk_gradient, chunked_cross_entropy
 from chatsmith.optim.optimizer import Optimizer
 from chatsmith.optim.sharded import ShardedOptimizer
-from chatsmith.runtime.device import Runtime, can_compile, gemm_peak
+from chatsmith.runtime.device import Runtime, can_compile, gemm_peak, read_later
 from chatsmith.runtime.distributed import sum_number
 from chatsmith.runtime.errors import UserError
 from chatsmith.train.plan import Plan
@@ -62,6 +62,8 @@ def train_step(
     """Update `model` once, from this process's `batches` and those of all other processes, as step number `step` of the
     plan. Returns the mean loss over the step's trained tokens.
 
+    The host waits for the device once, for the last forward pass: the last backward pass is still running then.
+
     Where no process has anything to learn from, nothing is updated and the mean is 0. Raises NonFiniteLossError before
     the update that would spoil the weights.
     """
@@ -70,17 +72,20 @@ def train_step(
     trained = sum_number(float(sum(num for _, num in counted)), runtime)
     losses: list[Tensor] = []
     total = 0.0
+    read: Callable[[], list[float]] = list
     for index, batch in enumerate(on_device, start=1):
         if index == len(on_device):
             optimizer.last_backward()
         # Every token weighs the same, however unevenly microbatches and processes are masked.
         loss = compute_loss(model, batch, 1 / max(trained, 1.0))
-        loss.backward()
         losses.append(loss.detach())
+        if index == len(on_device):
+            read = read_later(torch.stack(losses))
+        loss.backward()
     if trained:
         optimizer.reduce_gradients()
-    for loss in losses:  # not before the last backward pass: reading waits for the device
-        total += loss.item()
+    for loss in read():
+        total += loss
     total = sum_number(total, runtime)
     if not math.isfinite(total):
         raise NonFiniteLossError(
@@ -91,8 +96,8 @@ def train_step(
     if not trained:
         return 0.0
     progress = step / plan.steps
-    scale = plan.schedule.rate(progress)
-    optimizer.step(scale, plan.schedule.muon_momentum(progress), scale)
+    schedule = plan.schedule
+    optimizer.step(schedule.rate(progress), schedule.muon_momentum(progress), schedule.weight_decay(progress))
     optimizer.zero_grad()
     return total
 

@@ -21,7 +21,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -32,12 +32,14 @@ from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
 from chatsmith.optim.sharded import make_optimizer
 from chatsmith.runtime.console import Reporter, format_seconds
-from chatsmith.runtime.device import Runtime, gemm_peak, peak_memory_bytes
-from chatsmith.runtime.distributed import sum_number
+from chatsmith.runtime.device import Runtime, gemm_peak, peak_memory_bytes, settled
+from chatsmith.runtime.distributed import sum_numbers
+from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.metrics import MetricsLog
 from chatsmith.train.checkpoint import (
     Carried,
     Progress,
+    StateWriter,
     TrainingKey,
     check_other_states,
     keep_records,
@@ -88,7 +90,7 @@ class TrainingSettings:
         """The steps from one evaluation to the next; 0 where none is asked for along the way."""
         return math.ceil(plan.steps / self.evaluations) if self.evaluations else 0
 
-    def plan(self, shape: GPTConfig, tokens: int, world_size: int) -> Plan:
+    def plan(self, shape: GPTConfig, tokens: int, world_size: int, *, from_scratch: bool = False) -> Plan:
         """The plan of a model of this shape on about so many tokens."""
         return make_plan(
             shape,
@@ -97,6 +99,7 @@ class TrainingSettings:
             rows_per_microbatch=self.rows_per_microbatch or None,
             world_size=world_size,
             rate_scale=self.rate_scale,
+            from_scratch=from_scratch,
         )
 
 
@@ -216,6 +219,7 @@ class Trainer:
         self._earlier = Progress()
         self._budget, self._carried = budget, carried
         self._key = TrainingKey(run.key, plan.steps, plan.rows_per_step if plan.has_equal_steps else None)
+        self._writer = StateWriter(run.state_folder, run.runtime)
         self._metrics: MetricsLog | None = None
         self._cleanup = ExitStack()
 
@@ -253,7 +257,11 @@ class Trainer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._cleanup.__exit__(kind, error, trace)
+        try:
+            with suppress(UserError) if error else nullcontext():
+                self._writer.finish(even_incomplete=error is not None)
+        finally:
+            self._cleanup.__exit__(kind, error, trace)
 
     @property
     def is_done(self) -> bool:
@@ -269,9 +277,18 @@ class Trainer:
         """Do one optimizer step on this process's batches. `started` is when they began to be fetched, by
         `time.perf_counter()`: that belongs to the step's time."""
         loss = train_step(
-            self.model, self.optimizer, batches, self.plan, compute_loss, self.run.runtime, self.step + 1
+            self.model,
+            self.optimizer,
+            batches,
+            self.plan,
+            compute_loss,
+            self.run.runtime,
+            self.step + 1,
         )
         self.step += 1
+        if not self.meter.seconds and self.run.runtime.device.type == "cuda":
+            # Compiling leaves a million objects; while the collector walks them, the GPU waits (0.5 s in nanochat).
+            self._cleanup.enter_context(settled())
         self.meter.record(loss, time.perf_counter() - started)
 
     def log(self, metrics: Mapping[str, Any], shown: Mapping[str, str]) -> None:
@@ -309,31 +326,29 @@ class Trainer:
         last step neither is needed."""
         if self.is_done:
             return
-        # The signal may reach processes in different steps, and none may go on alone.
-        is_stopping = sum_number(float(self._stop.received), self.run.runtime) > 0
-        if is_stopping or time.monotonic() - self._last_save > self.run.save_seconds:
+        # What reaches processes in different steps, and none may act on alone; their clocks differ, too.
+        is_due = time.monotonic() - self._last_save > self.run.save_seconds
+        asked = {"stop": self._stop.received, "save": self.run.runtime.is_main and is_due}
+        agreed = sum_numbers(asked | {"failed": self._writer.has_failed}, self.run.runtime)
+        is_stopping = agreed["stop"] > 0
+        if agreed["failed"]:
+            if self._writer.has_failed:
+                self._writer.finish()
+            raise UserError("another process could not write its part of the training state, and says why")
+        if is_stopping or agreed["save"]:
             self._save()
             self._last_save = time.monotonic()
         if is_stopping:
+            self._writer.finish()
             raise TrainingStoppedError(
                 f"stopped after step {self.step:,} of {self.plan.steps:,}, which is saved; "
                 "the same command goes on from there"
             )
 
     def _save(self) -> None:
-        optimizer_state = self.optimizer.whole_state()  # all processes have to ask for it
-        if not self.run.runtime.is_main:
-            return
         seconds = self._earlier.seconds + time.monotonic() - self.run.started
         progress = Progress(self.step, self.plan.steps, self.seconds, seconds)
-        save_training(
-            self.run.state_folder,
-            self.model,
-            optimizer_state,
-            progress=progress,
-            key=self._key,
-            carried=self._carried,
-        )
+        save_training(self._writer, self.optimizer, progress=progress, key=self._key, carried=self._carried)
 
     def result(self, tokens_per_second: float = 0.0, share_of_peak: float = 0.0) -> TrainResult:
         """How the run ended."""

@@ -38,7 +38,7 @@ def edit_config(path: Path, edit: Callable[[dict[str, Any]], None]) -> None:
     config = json.loads((path / "config.json").read_text())
     if config.pop("sha256", None):
         edit(config)
-        config["sha256"] = bundle_module._content_hash(config)
+        config["sha256"] = bundle_module.content_hash(config)
     else:
         edit(config)
     (path / "config.json").write_text(json.dumps(config))

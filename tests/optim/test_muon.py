@@ -1,10 +1,17 @@
 """Muon against singular value decompositions and a step written out for one matrix at a time."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from chatsmith.model.config import GPTConfig
+from chatsmith.model.gpt import GPT
 from chatsmith.optim.muon import POLAR_EXPRESS, Muon, orthogonalize
+from chatsmith.optim.optimizer import Optimizer, Rates
+from tests.elsewhere import pretending
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -38,6 +45,69 @@ def test_iterating_on_the_gram_matrix_is_iterating_on_the_matrix():
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
     torch.testing.assert_close(orthogonalize(matrix), x, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(128, 128), (96, 384), (384, 96)])
+@pytest.mark.parametrize("spread", [0.0, 2.5])
+def test_in_bf16_the_plain_order_is_as_good_as_the_gram_matrix_in_float32(rows, columns, spread):
+    """Singular values of a wide range, and of noise: no more than 1.2, and the same direction."""
+    matrix = random(rows, columns)
+    if spread:
+        matrix = with_singular_values(rows, columns, torch.logspace(0, -spread, min(rows, columns)))
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    polar = left @ right
+    found = {in_bf16: orthogonalize(matrix, in_bf16=in_bf16) for in_bf16 in (False, True)}
+    assert found[True].dtype == torch.float32
+    cosines = {key: (one * polar).sum() / one.norm() / polar.norm() for key, one in found.items()}
+    assert torch.linalg.svdvals(found[True]).max() < 1.2
+    assert cosines[True] > 0.95 and cosines[True] > cosines[False] - 0.005
+    smallest = {key: torch.linalg.svdvals(one).min() for key, one in found.items()}
+    assert smallest[True] > 0.9 * smallest[False]
+
+
+class Products(TorchDispatchMode):
+    """Notes the types of all matrix products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.types: list[torch.dtype] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.bmm, torch.ops.aten.addmm):
+            self.types.append(args[0].dtype)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [("cuda", "bf16"), ("cuda", "fp32"), ("cpu", "bf16"), ("cpu", "fp32")]
+)
+def test_an_update_on_a_gpu_multiplies_in_bf16_alone(kind, dtype, monkeypatch):
+    """What tensor cores multiply 15 times as fast; elsewhere, and where float32 is asked for, it stays exact."""
+    with pretending("cuda", monkeypatch) if kind == "cuda" else nullcontext():
+        model = GPT(GPTConfig(vocab_size=32, context_length=8, num_layers=2, num_heads=2, head_dim=8))
+        model.init_weights(torch.Generator().manual_seed(1))
+        model.to(kind)
+        model.compute_dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype]
+        optimizer = Optimizer(model, Rates(0.02, 0.01, 0.1, 0.1, 0.1, 0.02, 0.01))
+        model.logits(model(torch.arange(8).to(kind)[None])).square().mean().backward()
+        with Products() as products:
+            optimizer.step(1.0, 0.9, 1.0)
+    expected = torch.bfloat16 if (kind, dtype) == ("cuda", "bf16") else torch.float32
+    assert set(products.types) == {expected} and len(products.types) >= 10
+
+
+def test_a_gpu_s_small_stacks_give_what_one_stack_gives(parameters, monkeypatch):
+    together = {name: parameter.clone() for name, parameter in parameters.items()}
+    set_gradients(together, 0)
+    Muon(together).step(0.1, 0.9, 0.1)
+    monkeypatch.setattr("chatsmith.optim.muon.STACKED_NUMBERS", 1)
+    with pretending("cuda", monkeypatch) as device:
+        apart = {name: parameter.to(device) for name, parameter in parameters.items()}
+        for name, parameter in apart.items():
+            parameter.grad = together[name].grad.to(device)
+        Muon(apart).step(0.1, 0.9, 0.1)
+    for name, parameter in together.items():
+        torch.testing.assert_close(apart[name].as_subclass(Tensor), parameter)
 
 
 @pytest.mark.parametrize("shape", [(5, 8, 12), (5, 12, 8), (2, 3, 8, 8)])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from chatsmith.runtime.device import Runtime
-from chatsmith.runtime.distributed import main_number, process_group, sum_number
+from chatsmith.runtime.distributed import Rank, gpu_index, main_number, process_group, rank_from, sum_number
 
 PROGRAM = """
 import importlib, json, torch
@@ -69,3 +69,72 @@ def test_a_process_alone_is_left_as_it_is():
     with process_group(runtime):
         assert not torch.distributed.is_initialized()
         assert (sum_number(2.5, runtime), main_number(2.5, runtime)) == (2.5, 2.5)
+
+
+STEP = {
+    "SLURM_JOB_ID": "20003",
+    "SLURM_STEP_ID": "1",
+    "SLURM_STEP_NUM_TASKS": "16",
+    "SLURM_PROCID": "11",
+    "SLURM_LOCALID": "3",
+    "SLURM_STEP_NODELIST": "gpu[07-08,12],login",
+}
+TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, Rank()),
+        (TORCHRUN, Rank(5, 8, 1)),
+        (STEP | TORCHRUN, Rank(5, 8, 1)),  # srun starts torchrun on each machine
+        ({"RANK": "0", "WORLD_SIZE": "1"}, Rank()),
+        (STEP, Rank(11, 16, 3, {"MASTER_ADDR": "gpu07", "MASTER_PORT": "15004"})),
+        (
+            STEP | {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "9"},
+            Rank(11, 16, 3, {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "9"}),
+        ),
+        # A batch script without srun is one process, though the job may have many tasks.
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "16", "SLURM_LOCALID": "0", "SLURM_JOB_ID": "3"}, Rank()),
+    ],
+)
+def test_the_starter_says_which_process_this_is(environment, expected):
+    assert rank_from(environment) == expected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [("node1", "node1"), ("a-b-3,c", "a-b-3"), ("n[010,20]", "n010"), ("rack2-[1-3]", "rack2-1")],
+)
+def test_processes_of_a_job_step_meet_on_its_first_machine(nodes, first):
+    assert rank_from(STEP | {"SLURM_STEP_NODELIST": nodes}).rendezvous["MASTER_ADDR"] == first
+
+
+@pytest.mark.parametrize(
+    ("visible", "environment", "expected"),
+    [
+        (8, {}, 3),
+        (8, {"CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7"}, 3),
+        (1, {"CUDA_VISIBLE_DEVICES": "3"}, 0),  # Slurm gave each task one
+        (1, {}, 3),  # four processes and one GPU: that it is not there is said by name
+    ],
+)
+def test_a_process_takes_its_own_gpu_also_where_no_other_is_visible(visible, environment, expected):
+    assert gpu_index(Rank(11, 16, 3), visible, environment) == expected
+
+
+def test_a_gpu_s_group_knows_its_device_and_keeps_the_host_s_numbers_off_it(monkeypatch):
+    made, chosen = [], []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *a, **k: made.append((a, k)))
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in STEP.items():
+        monkeypatch.setenv(name, value)
+    device = torch.device("cuda", 3)
+    with process_group(Runtime(device, torch.bfloat16, 11, 16)):
+        assert os.environ["MASTER_ADDR"] == "gpu07"
+    ((backend,), options) = made[0]
+    assert backend == "cpu:gloo,cuda:nccl" and options["device_id"] == device and chosen == [device]
+    assert (options["rank"], options["world_size"]) == (11, 16) and options["timeout"].total_seconds() >= 1800

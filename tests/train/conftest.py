@@ -1,8 +1,9 @@
 """A tiny model, its plan, and batches without a data folder behind them."""
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import Runtime
+from chatsmith.train.checkpoint import StateWriter
 from chatsmith.train.plan import Plan, make_plan
 from chatsmith.train.trainer import TrainingRun
 from tests.threads import one_thread
@@ -113,6 +115,14 @@ def training_run(
         )
 
     return make
+
+
+def save_state(folder: Path, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> Path:
+    """What `StateWriter` does, in one process and at once. Returns the new state's folder."""
+    writer = StateWriter(folder, Runtime(torch.device("cpu"), torch.float32))
+    writer.begin(tensors, facts)
+    writer.finish()
+    return max(path for path in folder.iterdir() if path.name.isdigit())
 
 
 def make_rows(first: int, count: int) -> Batch:

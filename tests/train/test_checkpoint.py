@@ -8,7 +8,8 @@ import torch
 
 from chatsmith.runtime.errors import UserError
 from chatsmith.train import checkpoint as state_module
-from chatsmith.train.checkpoint import load_state, save_state, saved_states
+from chatsmith.train.checkpoint import load_state, saved_states
+from tests.train.conftest import save_state
 
 
 def tensors(value: float) -> dict[str, torch.Tensor]:

@@ -1,11 +1,18 @@
 """Compiled, eager, on a GPU: the same loss and the same gradients."""
 
+from itertools import islice
+from unittest.mock import Mock
+
 import pytest
 import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
+from chatsmith.optim.sharded import make_optimizer
 from chatsmith.runtime.device import Runtime, can_compile
 from chatsmith.train import step
-from chatsmith.train.step import prepare, uncompiled
+from chatsmith.train.step import prepare, train_step, uncompiled
+from tests.elsewhere import Elsewhere, pretending
 
 CPU = torch.device("cpu")
 
@@ -82,3 +89,53 @@ def test_a_gpu_gives_the_loss_and_gradients_of_the_cpu(new_model, batches_from, 
     model = random_weights(new_model()).to(device)
     on_gpu = loss_and_gradients(model, batches, Runtime(device, torch.float32), compile)
     assert_equal_training(on_cpu, on_gpu, tolerance=1e-3)
+
+
+class Waits(TorchFunctionMode):
+    """Notes where the host waits for a device: it reads a tensor that lies there."""
+
+    READING = ("item", "tolist", "__bool__", "__float__", "__int__", "__index__", "cpu", "nonzero", "unique")
+
+    def __init__(self, log: list[str]) -> None:
+        super().__init__()
+        self.log = log
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        name = getattr(func, "__name__", "")
+        is_there = args and isinstance(args[0], Elsewhere)
+        blocks = name == "to" and "cpu" in map(str, args[1:]) and not (kwargs or {}).get("non_blocking")
+        if is_there and (name in self.READING or blocks):
+            self.log.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_waits_for_a_gpu_once_and_not_for_its_last_backward_pass(
+    new_model, new_plan, batches_from, monkeypatch
+):
+    """It reads what the last forward pass gave; whatever is begun after that goes on meanwhile."""
+    log: list[str] = []
+    model, plan = new_model(), new_plan(8, rows=8, rows_per_microbatch=2)
+    with pretending("cuda", monkeypatch) as device:
+        runtime = Runtime(device, torch.bfloat16)
+        model.to(device)
+        honest = prepare(model, runtime, False, pytest.fail)
+        optimizer, batches = make_optimizer(model, plan.rates, runtime), batches_from(2)
+        torch.cuda.Event = Mock(return_value=Mock(synchronize=lambda: log.append("event")))
+        backward = Tensor.backward
+
+        def noted(loss, *arguments):
+            log.append("backward")
+            backward(loss, *arguments)
+
+        def forward(model, batch, scale):
+            log.append("forward")
+            return honest(model, batch, scale)
+
+        monkeypatch.setattr(Elsewhere, "backward", noted, raising=False)
+        with Waits(log):
+            for step in (1, 2):
+                loss = train_step(model, optimizer, islice(batches, 4), plan, forward, runtime, step)
+                log.append("step")
+    assert 0 < loss < 10
+    of_step = [*["forward", "backward"] * 4, "event", "step"]
+    assert log == of_step * 2
