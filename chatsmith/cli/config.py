@@ -231,7 +231,7 @@ class TokenTraining(Training):
     BUDGET: ClassVar[frozenset[str]] = frozenset({"tokens", "minutes"})
     # The content of the mixture is in the key.
     NOT_IN_KEY: ClassVar[frozenset[str]] = Training.NOT_IN_KEY | {
-        *("evaluations", "evaluate_tokens", "mixture", "benchmarks")
+        *("evaluations", "evaluate_tokens", "mixture", "eval_data")
     }
 
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -250,7 +250,7 @@ class TokenTraining(Training):
     """What to learn from, each as SOURCE [epochs=N|weight=SHARE] [cap=ITEMS] [split=train|validation]. Sources:
     documents, conversations (the run's own), smoltalk, mmlu, arc_easy, arc_challenge, gsm8k, spelling, counting,
     identity:FILE.toml, hub:OWNER/NAME, files and folders."""
-    benchmarks: Path | None = None
+    eval_data: Path | None = None
     """The folder with the files of gsm8k, arc_easy, …; by default the cache, into which they are downloaded."""
     from_: Path | None = None
     """The bundle to start from; by default that of the stage before."""

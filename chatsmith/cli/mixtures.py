@@ -40,7 +40,7 @@ def named_sources(
     """What `config.mixture` names. Raises UserError for what cannot be found."""
     around = Surroundings(
         lambda: load_manifest(run.data),
-        expanded(config.benchmarks) if config.benchmarks else default_folder(),
+        expanded(config.eval_data) if config.eval_data else default_folder(),
         frozenset(spelling_words()),
         reporter.notice,
     )
