@@ -55,6 +55,7 @@ AROUND = (
     Command("demo", config.DemoConfig, "demo", "demo"),
     Command("run", config.RunConfig, "run", "run"),
     Command("report", config.ReportConfig, "report", "report"),
+    Command("watch", config.WatchConfig, "watch", "watch"),
     Command("plan", config.PlanConfig, "plan", "plan"),
     Command("data inspect", config.InspectConfig, "inspect_data", "inspect"),
     Command("bench infer", config.BenchInferConfig, "bench_infer", "bench_infer"),
