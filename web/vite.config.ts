@@ -19,7 +19,10 @@ function onlyWoff2(): Plugin {
   };
 }
 
-/** Tells the service worker, once all else is written, which files make up the page. */
+/** The training page, which is loaded by itself: the chat works offline, and keeps nothing of it. */
+const OF_RUNS = /^(runs\.html|assets\/runs-)/;
+
+/** Tells the service worker, once all else is written, which files make up the chat page. */
 function listFilesForServiceWorker(): Plugin {
   return {
     name: "list-files-for-service-worker",
@@ -31,7 +34,7 @@ function listFilesForServiceWorker(): Plugin {
         const files = readdirSync(OUT, { recursive: true, withFileTypes: true })
           .filter((entry) => entry.isFile())
           .map((entry) => relative(OUT, join(entry.parentPath, entry.name)))
-          .filter((name) => name !== "service-worker.js")
+          .filter((name) => name !== "service-worker.js" && !OF_RUNS.test(name))
           .sort();
         const hash = createHash("sha256");
         for (const name of files) {
@@ -59,7 +62,8 @@ export default defineConfig({
     emptyOutDir: true,
     target: ["chrome123", "firefox128", "safari18"],
     assetsInlineLimit: 0,
+    rollupOptions: { input: { index: "index.html", runs: "runs.html" } },
   },
-  server: { proxy: Object.fromEntries(["/v1", "/tokenize", "/detokenize"].map((path) => [path, "http://127.0.0.1:8000"])) },
+  server: { proxy: Object.fromEntries(["/v1", "/tokenize", "/detokenize", "/runs/"].map((path) => [path, "http://127.0.0.1:8000"])) },
   test: { include: ["tests/**/*.test.ts"] },
 });

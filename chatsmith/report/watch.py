@@ -21,7 +21,7 @@ from chatsmith.runtime.run_directory import RunDirectory
 
 MAX_ROWS = 1500
 """Steps of a stage that are sent at first; of more, every so many: they could not be told apart on a page."""
-SPARKS = 60
+SPARKS, MAX_TEXTS = 60, 100
 LOG_BYTES, LOG_LINES = 64_000, 60
 PACED = 20
 """Steps whose pace foretells the end."""
@@ -64,7 +64,7 @@ class RunWatcher:
         self.records: list[Facts] = []
         """The numbers of metrics.jsonl, in the order they were written."""
         self._epoch = time.time_ns()  # no other process begins with the same
-        self._shown: list[Facts] = []
+        self._texts: list[Facts] = []
         self._file: tuple[int, int] | None = None
         self._offset, self._tail = 0, b""
         self._signature: Any = None
@@ -98,7 +98,7 @@ class RunWatcher:
 
     def summary(self) -> Facts:
         """A line in the list of runs."""
-        losses = [row for row in self.records if row.get("loss") is not None]
+        losses = [row for row in self.records if row.get("loss") is not None and row["stage"] != "rl"]
         own = [row["loss"] for row in losses if row["stage"] == losses[-1]["stage"]]
         scores = [one for by_name in self._details["scores"].values() for one in by_name.items()]
         return {
@@ -127,38 +127,38 @@ class RunWatcher:
                 text = file.read()
         if not is_same:
             self._epoch += 1
-            self._file, self._offset, self._tail, self.records, self._shown = identity, 0, b"", [], []
+            self._file, self._offset, self._tail, self.records, self._texts = identity, 0, b"", [], []
         whole = text[: text.rfind(b"\n") + 1]  # the last line may still be being written
         self.bytes_read += len(text)
         self._offset += len(whole)
         self._tail = (self._tail + whole)[-_TAIL:]
         for row in parse_records(whole)[0]:
-            if row.get("shown"):
-                self._shown = [*self._shown[-19:], {key: row[key] for key in ("stage", "step", "shown")}]
+            if texts := {key: row[key] for key in ("shown", "sample") if row.get(key)}:
+                self._texts.append({"stage": row["stage"], "step": row["step"], **texts})
             self.records.append({key: value for key, value in row.items() if _is_plain(key, value)})
 
     def _stat_files(self) -> tuple[Any, ...]:
         """What changes when any of the small files does."""
-        run, names = self.run, ("done.json", "settings.toml", "state")
+        run, names = self.run, ("done.json", "settings.toml", "state", "steps")
         files = [run.recipe, run.data / "manifest.json", run.path / "report.html", *self._logs()]
         files += [run.stage(stage) / name for stage in PIPELINE for name in names]
         files += [path for path in _listed(run.evals) if path.suffix == ".json"]
         stats = [(str(path), path.stat()) for path in files if path.exists()]
-        return len(self._shown), *((name, one.st_mtime_ns, one.st_size, one.st_ino) for name, one in stats)
+        return len(self._texts), *((name, one.st_mtime_ns, one.st_size, one.st_ino) for name, one in stats)
 
     def _read_details(self) -> Facts:
         """Everything but the records, fit to be shown to whoever may see the page."""
         missing: list[str] = []
         by_stage: dict[str, list[Facts]] = {}
-        for row in [*self.records, *self._shown[-1:]]:
+        for row in self.records:
             by_stage.setdefault(row["stage"], []).append(row)
         found = read_run(self.run, by_stage, missing, self.price_per_hour)
         logs = self._logs()
-        found |= {
-            "missing": missing,
-            "rollouts": self._shown,
-            "log": self._log_tail(logs[-1]) if logs else [],
+        found |= {"missing": missing, "texts": self._texts[-MAX_TEXTS:]}
+        found["checkpoints"] = {
+            name: [path.name for path in _listed(self.run.stage(name) / "steps")] for name in found["stages"]
         }
+        found["log"] = self._log_tail(logs[-1]) if logs else []
         found["has_report"] = (self.run.path / "report.html").is_file()
         return presentable(found, self.run.path)
 
