@@ -64,6 +64,7 @@ class RunWatcher:
         self.records: list[Facts] = []
         """The numbers of metrics.jsonl, in the order they were written."""
         self._epoch = time.time_ns()  # no other process begins with the same
+        self._steps: dict[str, list[Facts]] = {}
         self._texts: list[Facts] = []
         self._file: tuple[int, int] | None = None
         self._offset, self._tail = 0, b""
@@ -98,8 +99,8 @@ class RunWatcher:
 
     def summary(self) -> Facts:
         """A line in the list of runs."""
-        losses = [row for row in self.records if row.get("loss") is not None and row["stage"] != "rl"]
-        own = [row["loss"] for row in losses if row["stage"] == losses[-1]["stage"]]
+        stages = [stage for stage in self._steps if stage != "rl"]
+        own = [row["loss"] for row in self._steps[stages[-1]] if row["loss"] is not None] if stages else []
         scores = [one for by_name in self._details["scores"].values() for one in by_name.items()]
         return {
             "name": self.name,
@@ -127,7 +128,8 @@ class RunWatcher:
                 text = file.read()
         if not is_same:
             self._epoch += 1
-            self._file, self._offset, self._tail, self.records, self._texts = identity, 0, b"", [], []
+            self._file, self._offset, self._tail = identity, 0, b""
+            self.records, self._steps, self._texts = [], {}, []
         whole = text[: text.rfind(b"\n") + 1]  # the last line may still be being written
         self.bytes_read += len(text)
         self._offset += len(whole)
@@ -135,7 +137,10 @@ class RunWatcher:
         for row in parse_records(whole)[0]:
             if texts := {key: row[key] for key in ("shown", "sample") if row.get(key)}:
                 self._texts.append({"stage": row["stage"], "step": row["step"], **texts})
-            self.records.append({key: value for key, value in row.items() if _is_plain(key, value)})
+            record = {key: value for key, value in row.items() if _is_plain(key, value)}
+            self.records.append(record)
+            if "loss" in record:
+                self._steps.setdefault(record["stage"], []).append(record)
 
     def _stat_files(self) -> tuple[Any, ...]:
         """What changes when any of the small files does."""
@@ -188,7 +193,7 @@ class RunWatcher:
         ended = max((one["finished_at"] for one in done.values()), default=0.0)
         is_in_stage = last.get("time", 0.0) > done.get(last.get("stage"), {}).get("finished_at", 0.0)
         stage = last["stage"] if is_in_stage else next((name for name in stages if not stages[name]), None)
-        steps = [row for row in rows if row["stage"] == stage and "loss" in row]
+        steps = self._steps.get(stage or "", [])
         pace = seconds_per_step(steps)
         saved = details["states"].get(stage) or {}
         newest = {**saved, **(steps[-1] if steps else {})}
@@ -244,19 +249,20 @@ class RunWatcher:
     def _alarms(self, steps: Sequence[Facts], pace: float | None, now: float) -> dict[str, str]:
         """What needs a look, in words by kind."""
         found: dict[str, str] = {}
-        losses = [row["loss"] for row in steps]
-        before, recent = losses[-FEWEST - 5 : -5], losses[-5:]
+        losses = [row["loss"] for row in steps[-FEWEST - 5 :]]
+        before, recent = losses[:-5], losses[-5:]
         if None in before + recent:
             found["loss"] = "The loss was not finite in a step of late."
         elif len(before) == FEWEST:
             usual, lately = fmean(before), median(recent)
             if lately > usual + JUMP * max(pstdev(before), 0.01 * abs(usual)):
                 found["loss"] = f"The loss jumped to {lately:.3f}, from {usual:.3f}."
-        part = [loss for loss in losses[-int(PLATEAU * len(losses)) :] if loss is not None]
+        rows = steps[-int(PLATEAU * len(steps)) :]
+        part = [row["loss"] for row in rows[:: max(1, len(rows) // (6 * FEWEST))] if row["loss"] is not None]
         third = len(part) // 3
-        if third >= FEWEST and steps[-1]["stage"] != "rl" and fmean(part[-third:]) >= fmean(part[:third]):
-            found["plateau"] = f"Plateau: the loss has not fallen for {len(part):,} steps."
-        earlier = seconds_per_step(steps[:-PACED])
+        if third >= FEWEST and rows[0]["stage"] != "rl" and fmean(part[-third:]) >= fmean(part[:third]):
+            found["plateau"] = f"Plateau: the loss has not fallen for {len(rows):,} steps."
+        earlier = seconds_per_step(steps[-2 * PACED - 1 : -PACED])
         if pace and earlier and len(steps) > FEWEST and earlier < SLOW * pace:
             found["slow"] = f"Throughput has fallen to {earlier / pace:.0%} of what it was."
         silent = now - steps[-1].get("time", now) if steps else 0.0

@@ -133,7 +133,7 @@ def send(target: str, event: Mapping[str, str]) -> None:
         urllib.request.urlopen(request, timeout=SEND_SECONDS).close()
         return
     named = {"RUN_EVENT": event["event"], "RUN_NAME": event["run"], "RUN_TEXT": event["text"]}
-    environment, text = {**os.environ, **named}, event["text"].encode()
+    environment, text = {**os.environ, **named}, f"{event['text']}\n".encode()
     # Its output does not go where this process writes its log for programs.
     quiet = subprocess.DEVNULL
     subprocess.run(
