@@ -602,6 +602,8 @@ class RunConfig(Sources):
     """Run directory, created if need be. By default runs/ and the recipe's name."""
     set: tuple[str, ...] = ()
     """Change settings of the recipe, each as stage.name=value: --set pretrain.depth=6."""
+    ui: bool = False
+    """Open a page in the browser that shows how the run goes."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from chatsmith.cli.config import KINDERGARTEN, STAGES, ServeConfig, Settings
 from chatsmith.cli.config import RunConfig as Config
 from chatsmith.cli.report import write_report
 from chatsmith.cli.settings import expanded, from_environment, from_recipe, made, to_recipe
+from chatsmith.cli.watch import open_page
 from chatsmith.runtime.console import Reporter, format_number, format_seconds
 from chatsmith.runtime.device import peak_resident_bytes
 from chatsmith.runtime.errors import UserError, did_you_mean
@@ -71,6 +72,8 @@ def run_recipe(config: Config, reporter: Reporter) -> tuple[RunDirectory, list[S
     configs, recipe = configure(recipe, run, read_overrides(config), os.environ, is_old=is_old)
     with run.lock():
         _keep_recipe(run, recipe)
+    if config.ui:
+        open_page(run.path, reporter)
     reporter.stage(f"Recipe {recipe.name}", f"{' → '.join(recipe.stages)}, in {run.path}")
     try:
         return run, [_run_stage(name, configs[name], run) for name in recipe.stages]

@@ -3,11 +3,10 @@
 It only reads, at whatever time: a run may be in training, over, interrupted, or copied here from another machine.
 """
 
-import contextlib
+import atexit
 import subprocess
 import sys
 import webbrowser
-from collections.abc import Iterator
 from pathlib import Path
 
 from chatsmith.cli.config import WatchConfig as Config
@@ -43,17 +42,11 @@ def main(config: Config) -> None:
     )
 
 
-@contextlib.contextmanager
-def page_beside(run: Path, reporter: Reporter) -> Iterator[None]:
-    """The page of a run in a process of its own, opened in the browser, while the block trains."""
+def open_page(run: Path, reporter: Reporter) -> None:
+    """Open the page of a run in the browser, served by a process of its own that ends with this one."""
     command = [sys.executable, "-m", "chatsmith", "watch", str(run), "--port", str(Config.port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    atexit.register(process.terminate)
     address = f"http://{Config.host}:{Config.port}/runs"
-    reporter.line(f"Training page: {address}")
+    reporter.line(f"Training page: {address}, until this ends; then: chatsmith watch {run}")
     webbrowser.open(address)
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait()
-        reporter.line(f"chatsmith watch {run} shows this page again.")

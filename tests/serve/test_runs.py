@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-import os
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from chatsmith.cli.serve import Config, make_service
-from chatsmith.cli.watch import page_beside
+from chatsmith.cli.watch import open_page
 from chatsmith.report.watch import WatchedRuns
 from chatsmith.runtime.console import Reporter
 from chatsmith.serve.app import create_app
@@ -162,12 +162,11 @@ def test_an_address_is_told() -> None:
     assert bodies == [{"event": "alarm", "run": "a", "text": "b"}]
 
 
-def test_the_page_beside_a_run_is_opened_and_ends_with_it(
-    run: Path, monkeypatch: pytest.MonkeyPatch, capsys
-) -> None:
+def test_a_run_opens_its_page_if_it_is_to(run: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     opened: list[str] = []
+    ending: list[Callable[[], None]] = []
     monkeypatch.setattr("webbrowser.open", opened.append)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(__import__("sys").path))
-    with page_beside(run, Reporter()):
-        assert opened == ["http://127.0.0.1:8001/runs"]
-    assert "chatsmith watch" in capsys.readouterr().out
+    monkeypatch.setattr("atexit.register", ending.append)
+    open_page(run, Reporter())
+    assert opened == ["http://127.0.0.1:8001/runs"] and opened[0] in capsys.readouterr().out
+    ending[0]()

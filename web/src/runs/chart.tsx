@@ -187,7 +187,7 @@ function optionsOf(
     },
     scales: {
       x: { time: false, range: (_, low, high) => (chart.isOfStage ? [low, high] : [0, Math.max(high, latest().end)]) },
-      y: { range: (u, low, high) => rangeOf(chart, u, low, high) },
+      y: { range: (_, low, high) => rangeOf(chart, low, high) },
     },
     axes: [
       { ...axis, incrs: STEPS, values: (_, ticks) => ticks.map((tick) => (tick === 0 ? "0" : duration(tick))), space: 70, size: 30 },
@@ -218,11 +218,12 @@ const FROM_ZERO: ReadonlySet<string> = new Set(["rate", "mfu", "speed", "memory"
 const BEGINNING = 0.03;
 
 /** Room above and below. Shares begin at 0; the first losses, far above all others, would press these flat. */
-function rangeOf(chart: Chart, u: uPlot, low: number, high: number): [number, number] {
+function rangeOf(chart: Chart, low: number, high: number): [number, number] {
   let top = high;
-  if (chart.id === "loss" && u.scales.x!.min === 0) {
-    const later = chart.curves.filter(({ look }) => look !== "dots").map(({ points }) => points[Math.floor(BEGINNING * points.length)]?.[1] ?? high);
-    top = Math.max(...later);
+  if (chart.id === "loss") {
+    const after = chart.curves.filter(({ look }) => look !== "dots").map(({ points }) => points[Math.floor(BEGINNING * points.length)]?.[1] ?? low);
+    const later = Math.max(...after);
+    top = later > low ? Math.min(high, later) : high;
   }
   const room = (top - low || Math.abs(top) || 1) * 0.06;
   return [FROM_ZERO.has(chart.id) ? 0 : low - room, top + room];

@@ -210,7 +210,7 @@ export function Beside({ runs }: { runs: readonly [Run, Run] }) {
   return (
     <section class="card">
       <h2>Side by side</h2>
-      <div class="scroll" tabIndex={0} role="group" aria-label="Two runs side by side">
+      <div class="scroll is-wrapped" tabIndex={0} role="group" aria-label="Two runs side by side">
         <table>
           <thead>
             <tr>

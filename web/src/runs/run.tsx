@@ -182,7 +182,7 @@ function Curves({ run, records, earlier, other, runs, watching }: CurvesProps) {
       </div>
       <div class="charts">
         {charts.map((chart, index) => (
-          <ChartView key={chart.id} chart={chart} records={records} bands={bands} end={end} height={index === 0 ? 260 : 170} scheme={scheme} />
+          <ChartView key={chart.id} chart={chart} records={records} bands={chart.isOfStage ? bands.filter(({ stage }) => stage === "rl") : bands} end={end} height={index === 0 ? 260 : 170} scheme={scheme} />
         ))}
       </div>
       <RecordTable records={records} />

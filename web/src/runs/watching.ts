@@ -6,7 +6,7 @@ import { readList, readRun, type Run, type State, type Summary } from "./data";
 import { headline, progress } from "./words";
 
 const RUNNING_SECONDS = 2;
-const QUIET_SECONDS = 10;
+const QUIET_SECONDS = 5;
 const HIDDEN_SECONDS = 20;
 const SHAPE = /^#\/([^/]+)(?:\/with\/([^/]+))?$/;
 
