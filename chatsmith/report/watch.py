@@ -22,7 +22,7 @@ from chatsmith.runtime.run_directory import RunDirectory
 MAX_ROWS = 1500
 """Steps of a stage that are sent at first; of more, every so many: they could not be told apart on a page."""
 SPARKS, MAX_TEXTS = 60, 100
-LOG_BYTES, LOG_LINES = 64_000, 60
+LOG_BYTES, LOG_LINES = 8_000, 60
 PACED = 20
 """Steps whose pace foretells the end."""
 SIGN_OF_LIFE, PATIENCE, BETWEEN_STAGES = 10.0, 5, 60.0
@@ -70,6 +70,8 @@ class RunWatcher:
         self._offset, self._tail = 0, b""
         self._signature: Any = None
         self._details: Facts = {}
+        self._log: list[str] = []
+        self._log_signature: Any = None
 
     def refresh(self) -> None:
         """Read what is new. Raises UserError if there is no run any more."""
@@ -79,13 +81,17 @@ class RunWatcher:
         signature = self._stat_files()
         if signature != self._signature:
             self._details, self._signature = self._read_details(), signature
+        logs = [(path.stat().st_mtime_ns, path) for path in _listed(self.run.path) if path.suffix == ".log"]
+        if logs and max(logs) != self._log_signature:
+            self._log, self._log_signature = self._log_tail(max(logs)[1]), max(logs)
 
     def facts(self, since: str = "", version: str = "") -> Facts:
         """The run for the page: its state, the records after the cursor `since`, and the rest unless the page already
         has this `version` of it."""
         epoch, _, index = since.partition(".")
         start = int(index) if epoch == str(self._epoch) and index.isdigit() else 0
-        newest = f"{hash(self._signature) & 0xFFFFFFFF:x}"
+        newest = "-".join(f"{hash(one) & 0xFFFFFFFF:x}" for one in (self._signature, self._log_signature))
+        known_details, _, known_log = version.partition("-")
         return {
             "name": self.name,
             "state": self.state(),
@@ -94,7 +100,8 @@ class RunWatcher:
             "rows": self.records[start:] if start else thinned(self.records, MAX_ROWS),
             "bytes_read": self.bytes_read,
             "version": newest,
-            "details": None if version == newest else self._details,
+            "details": None if newest.startswith(f"{known_details}-") else self._details,
+            "log": None if newest.endswith(f"-{known_log}") else self._log,
         }
 
     def summary(self) -> Facts:
@@ -145,7 +152,7 @@ class RunWatcher:
     def _stat_files(self) -> tuple[Any, ...]:
         """What changes when any of the small files does."""
         run, names = self.run, ("done.json", "settings.toml", "state", "steps")
-        files = [run.recipe, run.data / "manifest.json", run.path / "report.html", *self._logs()]
+        files = [run.recipe, run.data / "manifest.json", run.path / "report.html"]
         files += [run.stage(stage) / name for stage in PIPELINE for name in names]
         files += [path for path in _listed(run.evals) if path.suffix == ".json"]
         stats = [(str(path), path.stat()) for path in files if path.exists()]
@@ -158,19 +165,12 @@ class RunWatcher:
         for row in self.records:
             by_stage.setdefault(row["stage"], []).append(row)
         found = read_run(self.run, by_stage, missing, self.price_per_hour)
-        logs = self._logs()
         found |= {"missing": missing, "texts": self._texts[-MAX_TEXTS:]}
         found["checkpoints"] = {
             name: [path.name for path in _listed(self.run.stage(name) / "steps")] for name in found["stages"]
         }
-        found["log"] = self._log_tail(logs[-1]) if logs else []
         found["has_report"] = (self.run.path / "report.html").is_file()
         return presentable(found, self.run.path)
-
-    def _logs(self) -> list[Path]:
-        """Log files in the run, the newest last."""
-        logs = [path for path in _listed(self.run.path) if path.suffix == ".log"]
-        return sorted(logs, key=lambda path: path.stat().st_mtime)
 
     def _log_tail(self, path: Path) -> list[str]:
         with path.open("rb") as file:
@@ -179,7 +179,8 @@ class RunWatcher:
         self.bytes_read += len(text)
         # A progress bar overwrites its line: what stands after the last return is what was seen.
         lines = (line.rstrip("\r").rsplit("\r")[-1] for line in text.decode("utf-8", "replace").split("\n"))
-        return [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in lines if line.strip()][-LOG_LINES:]
+        plain = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in lines if line.strip()]
+        return presentable(plain[-LOG_LINES:], self.run.path)
 
     # ---- what it means ----
 
@@ -198,7 +199,8 @@ class RunWatcher:
         saved = details["states"].get(stage) or {}
         newest = {**saved, **(steps[-1] if steps else {})}
         step, total = newest.get("step", 0), newest.get("steps")
-        known = details["time"]["stages"].get(stage, {}).get("seconds", 0.0) if stage else 0.0
+        spent = details["time"] or {"seconds": 0.0, "stages": {}}
+        known = spent["stages"].get(stage, {}).get("seconds", 0.0)
         latest = max(ended, last.get("time", 0.0))
         patience = BETWEEN_STAGES if latest == ended else max(SIGN_OF_LIFE, PATIENCE * (pace or 0.0))
         is_held = is_locked(self.run.path / ".lock")
@@ -213,7 +215,7 @@ class RunWatcher:
             "step": step,
             "steps": total,
             "is_done": stages,
-            "seconds": details["time"]["seconds"] + max(0.0, newest.get("seconds", 0.0) - known),
+            "seconds": spent["seconds"] + max(0.0, newest.get("seconds", 0.0) - known),
             "seconds_left": (total - step) * pace if kind == "running" and total and pace else None,
             "price_per_hour": self.price_per_hour,
             "last_at": latest or None,
@@ -229,15 +231,12 @@ class RunWatcher:
     def _typed(self) -> str:
         """The run as one would type it here, no more of its path than that takes."""
         path = self.run.path.absolute()
-        return (
-            os.path.relpath(path)
-            if path.is_relative_to(Path.cwd())
-            else presentable(f"{path}", path.parent.parent)
-        )
+        is_near = path.is_relative_to(Path.cwd()) and len(path.relative_to(Path.cwd()).parts) < 3
+        return os.path.relpath(path) if is_near else f"…/{path.parent.name}/{path.name}"
 
     def _reason(self, steps: Sequence[Facts], saved: Facts) -> str:
         """Why it stopped, as far as anything says."""
-        said = [line for line in self._details["log"][-5:] if line.startswith("chatsmith:")]
+        said = [line for line in self._log[-5:] if line.startswith("chatsmith:")]
         if said:
             return said[-1].removeprefix("chatsmith:").strip()
         if steps and steps[-1]["loss"] is None:
@@ -291,7 +290,8 @@ class WatchedRuns:
     def refresh(self) -> None:
         """Look for runs that have come or gone."""
         known = {watcher.run.path: watcher for watcher in self.by_name.values()}
-        paths = [one for path in self._paths for one in (path, *_listed(path)) if is_run(RunDirectory(one))]
+        inside = [[path] if is_run(RunDirectory(path)) else _listed(path) for path in self._paths]
+        paths = [one for found in inside for one in found if is_run(RunDirectory(one))]
         self.by_name = {}
         for path in sorted(dict.fromkeys(paths), key=lambda path: -path.stat().st_mtime):
             name = path.absolute().name

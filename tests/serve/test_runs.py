@@ -138,9 +138,7 @@ def test_who_is_told_of_what(run: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_command_is_told(tmp_path: Path) -> None:
     event = {"event": "ended", "run": "mine", "text": "mine: done; $(touch evil)"}
     send(f'cd {tmp_path}; cat > said; echo "$RUN_EVENT $RUN_NAME" >> said', event)
-    assert (tmp_path / "said").read_text() == "mine: done; $(touch evil)\nended mine\n".replace(
-        "\nended", "ended", 1
-    )
+    assert (tmp_path / "said").read_text() == "mine: done; $(touch evil)\nended mine\n"
     assert [path.name for path in tmp_path.iterdir()] == ["said"]
 
 

@@ -73,7 +73,6 @@ export interface Details {
   warnings: string[];
   missing: string[];
   settings: Record<string, Record<string, unknown>>;
-  log: string[];
   has_report: boolean;
 }
 
@@ -83,6 +82,8 @@ export interface Run {
   state: State;
   rows: Row[];
   details: Details;
+  /** The end of the log. */
+  log: string[];
   models: Record<string, string>;
   cursor: string;
   version: string;
@@ -98,19 +99,21 @@ export interface Summary {
   spark: number[];
 }
 
-interface Answer extends Omit<Run, "details"> {
+interface Answer extends Omit<Run, "details" | "log"> {
   details: Details | null;
+  log: string[] | null;
   starts_anew: boolean;
 }
 
 /** The run `name`, going on from what is known of it. */
 export async function readRun(name: string, known: Run | null): Promise<Run> {
   const since = known ? { since: known.cursor, version: known.version } : {};
-  const { starts_anew, details, rows, ...rest } = (await ask("runs/data", { run: name, ...since })) as Answer;
+  const { starts_anew, details, log, rows, ...rest } = (await ask("runs/data", { run: name, ...since })) as Answer;
   return {
     ...rest,
     rows: starts_anew || !known ? rows : rows.length > 0 ? [...known.rows, ...rows] : known.rows,
     details: details ?? known!.details,
+    log: log ?? known?.log ?? [],
   };
 }
 

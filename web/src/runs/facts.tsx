@@ -154,12 +154,12 @@ export function Warnings({ details }: { details: Details }) {
   ) : null;
 }
 
-export function Log({ details }: { details: Details }) {
-  return details.log.length > 0 ? (
+export function Log({ lines }: { lines: readonly string[] }) {
+  return lines.length > 0 ? (
     <section class="card">
       <h2>The end of the log</h2>
       <pre class="log" tabIndex={0} ref={(box) => void (box && (box.scrollTop = box.scrollHeight))}>
-        {details.log.join("\n")}
+        {lines.join("\n")}
       </pre>
     </section>
   ) : null;

@@ -5,6 +5,7 @@ import { followTheme } from "../storage/preferences";
 import "../styles/theme.css";
 import "../styles/base.css";
 import "../styles/controls.css";
+import "../styles/tokens.css";
 import "../styles/runs.css";
 import { RunsPage } from "./page";
 import { Watching } from "./watching";

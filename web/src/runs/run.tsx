@@ -32,7 +32,7 @@ export function RunView({ run, other, runs, watching }: Props) {
       <Scores details={run.details} />
       <DataShares details={run.details} />
       <Warnings details={run.details} />
-      <Log details={run.details} />
+      <Log lines={run.log} />
       <Settings details={run.details} />
     </>
   );

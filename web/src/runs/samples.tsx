@@ -2,6 +2,7 @@
 
 import { useState } from "preact/hooks";
 import { Icon } from "../components/icon";
+import { Asked } from "./asked";
 import { Command } from "./command";
 import type { Details, Sample, State, Texts } from "./data";
 import { capital, short, whole } from "./words";
@@ -20,7 +21,7 @@ export function Samples({ details, models, state }: Props) {
   const stages = Object.keys(details.stages).filter((stage) => samples.some(({ replies }) => replies[stage] !== undefined));
   return (
     <>
-      {samples.length > 0 && <ByStage samples={samples} stages={stages} />}
+      {samples.length > 0 && <ByStage samples={samples} stages={stages} model={Object.values(models).at(-1)} />}
       <Written texts={details.texts.filter(({ sample }) => sample)} />
       <Tried texts={details.texts.filter(({ shown }) => shown)} />
       <TalkTo details={details} models={models} run={state.command.replace(/^\S+ \S+ /, "")} />
@@ -28,7 +29,7 @@ export function Samples({ details, models, state }: Props) {
   );
 }
 
-function ByStage({ samples, stages }: { samples: readonly Sample[]; stages: readonly string[] }) {
+function ByStage({ samples, stages, model }: { samples: readonly Sample[]; stages: readonly string[]; model: string | undefined }) {
   const [stage, setStage] = useState<string | null>(null);
   const shown = stage ? [stage] : stages;
   return (
@@ -57,6 +58,7 @@ function ByStage({ samples, stages }: { samples: readonly Sample[]; stages: read
             {sample.section}
             {sample.expected && `; expected: ${sample.expected}`}
           </p>
+          {model && <Asked model={model} prompt={sample.prompt} />}
         </article>
       ))}
     </section>
