@@ -18,7 +18,6 @@ from chatsmith.cli.config import KINDERGARTEN, STAGES, ServeConfig, Settings
 from chatsmith.cli.config import RunConfig as Config
 from chatsmith.cli.report import write_report
 from chatsmith.cli.settings import expanded, from_environment, from_recipe, made, to_recipe
-from chatsmith.cli.watch import open_page
 from chatsmith.runtime.console import Reporter, format_number, format_seconds
 from chatsmith.runtime.device import peak_resident_bytes
 from chatsmith.runtime.errors import UserError, did_you_mean
@@ -73,6 +72,8 @@ def run_recipe(config: Config, reporter: Reporter) -> tuple[RunDirectory, list[S
     with run.lock():
         _keep_recipe(run, recipe)
     if config.ui:
+        from chatsmith.cli.watch import open_page  # brings the server, which no training needs
+
         open_page(run.path, reporter)
     reporter.stage(f"Recipe {recipe.name}", f"{' → '.join(recipe.stages)}, in {run.path}")
     try:

@@ -196,7 +196,8 @@ class RunWatcher:
         stage = last["stage"] if is_in_stage else next((name for name in stages if not stages[name]), None)
         steps = self._steps.get(stage or "", [])
         pace = seconds_per_step(steps)
-        saved = details["states"].get(stage) or {}
+        states = details["states"].get(stage) or {}
+        saved = {key: value for key, value in states.items() if _is_plain(key, value)}
         newest = {**saved, **(steps[-1] if steps else {})}
         step, total = newest.get("step", 0), newest.get("steps")
         spent = details["time"] or {"seconds": 0.0, "stages": {}}

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -142,6 +143,35 @@ def test_it_needs_no_torch_and_is_cheap(tmp_path, capsys):
         print(
             f"\n20,000 steps: {1000 * cost:.2f} ms of a core a look; one each 2 s is {cost / 2:.2%} of a core"
         )
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "7", '{"facts": 5}', '{"facts": {"step": "x", "seconds": []}}']
+)
+def test_damaged_files_are_named_and_the_rest_is_shown(tiny_run, tmp_path, content):
+    names = [
+        "recipe.toml",
+        "data/manifest.json",
+        "pretrain/done.json",
+        "evals/rl.json",
+        "sft/state/000001/state.json",
+    ]
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    (run / "sft" / "done.json").unlink()
+    for name in [*names, next(run.glob("evals/rl-exam*.json")).relative_to(run)]:
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text(content)
+    odd = [
+        {"stage": 5, "step": 1},
+        {"stage": "sft", "step": "x"},
+        {"stage": "sft", "step": 99, "loss": "x", "time": []},
+    ]
+    with (run / "metrics.jsonl").open("a") as file:
+        file.writelines(f"{json.dumps(row)}\n" for row in odd)
+    watcher = RunWatcher(run)
+    watcher.refresh()
+    found = json.loads(json.dumps([watcher.facts(), watcher.summary()], allow_nan=False))
+    assert len(found[0]["details"]["missing"]) >= 3
 
 
 # ---- how it stands ----
