@@ -13,6 +13,7 @@ import subprocess
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -57,15 +58,13 @@ def gather(path: Path, price_per_hour: float = 0.0) -> Facts:
 
     Raises UserError if there is no run at all.
     """
-    from chatsmith.bundle import (
-        bundle_fingerprint,
-    )  # brings torch, which whoever only looks at a run does without
+    # It brings torch, which whoever only looks at a run does without.
+    from chatsmith.bundle import bundle_fingerprint
 
     run, missing = RunDirectory(path), []
     records = attempt(missing, "metrics.jsonl", read_records, run.metrics, missing)
     found = read_run(run, records, missing, price_per_hour, bundle_fingerprint)
-    done, settings, frozen = found.pop("done"), found["settings"], found.pop("frozen")
-    found.pop("states")
+    done, recipe, _ = found.pop("done"), found.pop("recipe"), found.pop("states")
     models = {
         name: attempt(missing, f"{name}/bundle", _model, run, name, done[name], bundle_fingerprint)
         for name in done
@@ -76,12 +75,8 @@ def gather(path: Path, price_per_hour: float = 0.0) -> Facts:
         "tokenizer": attempt(missing, "tokenizer", _tokenizer, run),
         "machine": attempt(missing, "machine", _machine),
     }
-    about = found["run"]
-    again = Recipe(about.pop("recipe"), about["description"], tuple(done), settings, frozen)
-    found["reproduce"] = {
-        "command": "chatsmith run recipe.toml --run runs/again",
-        "recipe.toml": again.to_toml(),
-    }
+    again = replace(recipe, stages=tuple(done), sections=found["settings"]).to_toml()
+    found["reproduce"] = {"command": "chatsmith run recipe.toml --run runs/again", "recipe.toml": again}
     return {**found, "missing": missing}
 
 
@@ -112,17 +107,13 @@ def read_run(
     results = read("evals", _results, run, missing, fingerprint)
     manifest = read("data/manifest.json", _json, run.data / "manifest.json")
     settings = {name: read(f"{name} settings", _settings, name, kept[name], recipe) for name in stages}
+    about = {"name": recipe.name or run.path.name, "path": str(run.path), "description": recipe.description}
     return {
-        "run": {
-            "name": recipe.name or run.path.name,
-            "path": str(run.path),
-            "description": recipe.description,
-            "recipe": recipe.name,
-        },
+        "run": about,
+        "recipe": recipe,
         "stages": read("stages", _progress, stages, done, states, records, results),
         "done": done,
         "states": states,
-        "frozen": recipe.frozen,
         "time": read("time", _time, stages, done, states, records, results, price_per_hour),
         "scores": read("scores", _scores, results),
         "rl": read("evals/rl.json", _gain, run.evals / "rl.json"),
