@@ -19,10 +19,7 @@ function onlyWoff2(): Plugin {
   };
 }
 
-/** The training page, which is loaded by itself: the chat works offline, and keeps nothing of it. */
-const OF_RUNS = /^(runs\.html|assets\/runs-)/;
-
-/** Tells the service worker, once all else is written, which files make up the chat page. */
+/** Tells the service worker, once all else is written, which files make up the page. */
 function listFilesForServiceWorker(): Plugin {
   return {
     name: "list-files-for-service-worker",
@@ -34,7 +31,7 @@ function listFilesForServiceWorker(): Plugin {
         const files = readdirSync(OUT, { recursive: true, withFileTypes: true })
           .filter((entry) => entry.isFile())
           .map((entry) => relative(OUT, join(entry.parentPath, entry.name)))
-          .filter((name) => name !== "service-worker.js" && !OF_RUNS.test(name))
+          .filter((name) => name !== "service-worker.js")
           .sort();
         const hash = createHash("sha256");
         for (const name of files) {
@@ -54,16 +51,22 @@ function listFilesForServiceWorker(): Plugin {
   };
 }
 
-export default defineConfig({
+/**
+ * The chat; with `--mode runs`, after it, the training page. Built apart, they share no files: the chat loads nothing more
+ * for it, and keeps nothing of it for offline.
+ */
+export default defineConfig(({ command, mode }) => ({
   base: "./",
-  plugins: [onlyWoff2(), listFilesForServiceWorker()],
+  logLevel: command === "build" ? "warn" : "info",
+  publicDir: mode === "runs" ? false : "public",
+  plugins: mode === "runs" ? [] : [onlyWoff2(), listFilesForServiceWorker()],
   build: {
     outDir: OUT,
-    emptyOutDir: true,
+    emptyOutDir: mode !== "runs",
     target: ["chrome123", "firefox128", "safari18"],
     assetsInlineLimit: 0,
-    rollupOptions: { input: { index: "index.html", runs: "runs.html" } },
+    rollupOptions: { input: mode === "runs" ? "runs.html" : "index.html" },
   },
   server: { proxy: Object.fromEntries(["/v1", "/tokenize", "/detokenize", "/runs/"].map((path) => [path, "http://127.0.0.1:8000"])) },
   test: { include: ["tests/**/*.test.ts"] },
-});
+}));
