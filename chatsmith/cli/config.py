@@ -467,7 +467,7 @@ class ChatConfig(Inference):
 
 @dataclass(frozen=True)
 class Listening(Settings):
-    """Where a server listens, and to whom."""
+    """Access"""
 
     host: str = "127.0.0.1"
     """The address to listen at; 0.0.0.0 lets other machines in."""

@@ -168,7 +168,9 @@ def _done(run: RunDirectory, stage: str) -> Facts:
     done = _json(run.stage(stage) / "done.json")
     if gone := [output for output in done.get("outputs", ()) if not (run.path / output).exists()]:
         raise ValueError(f"it is finished, but {', '.join(gone)} is no longer there")
-    return {**done["facts"], "is_done": True, "finished_at": float(done["finished_at"])} if done else {}
+    return (
+        {**done["facts"], "is_done": True, "finished_at": float(done.get("finished_at", 0.0))} if done else {}
+    )
 
 
 def _settings(stage: str, kept: Facts, recipe: Recipe) -> Facts:

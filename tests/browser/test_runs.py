@@ -185,6 +185,14 @@ def test_what_it_looks_like(new_page, watch, two_runs, tmp_path, request):
 def test_a_served_run_has_it_beside_the_chat(new_page, server):
     page = opened(new_page, server)
     page.reads(page.page.locator("h1"), "Done")
+    page.page.get_by_role("button", name="now, and look inside").first.click()
+    page.until("document.querySelectorAll('.asked .token').length > 4")
+    tokens = page.page.locator(".asked .token")
+    before = tokens.all_inner_texts()[:3]
+    tokens.nth(3).click()
+    page.page.locator(".asked .alternative:not(.is-chosen):enabled code:not(.is-special)").first.click()
+    page.page.locator(".asked .is-picked").wait_for()
+    assert tokens.all_inner_texts()[:3] == before, "it goes on from the token that was chosen"
     page.page.get_by_role("button", name="rl", exact=True).click()
     page.page.get_by_role("link", name="Talk to").click()
     page.page.locator(".model-picker.is-ready").wait_for()
