@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,14 @@ TINY_RECIPE = Path(__file__).parent / "recipes" / "tiny.toml"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Browsers come last: Playwright keeps an event loop running in this thread, and asyncio allows but one."""
     items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _a_cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What runs share is shared by the tests alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CHATSMITH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -52,4 +60,5 @@ def tiny_copy(tiny_run: Path, tmp_path: Path) -> Path:
 def subprocess_environment() -> dict[str, str]:
     """For `chatsmith` in a process of its own: one thread, and none of the caller's settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("CHATSMITH_")}
+    kept["CHATSMITH_CACHE"] = os.environ["CHATSMITH_CACHE"]
     return {**kept, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}

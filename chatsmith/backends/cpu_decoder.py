@@ -43,10 +43,11 @@ class CPUDecoder:
         self._network = self._lay_out(view, cache)
         rounded_up = math.ceil(max_rows / LANES) * LANES
         width, heads = view.config.model_dim, view.config.num_heads
-        sizes = {"x": width, "embedding": width, "bigram": width, "normed": width, "qkv": 3 * width}
-        sizes |= {"wide": 4 * width, "scores": heads * max_blocks * cache.block_size}
+        wide = view.config.mlp_dim * (2 if view.config.is_portable else 1)
+        sizes = {"x": width, "embedding": width, "bigram": width, "normed": width, "qkv": max(3 * width, wide // 2)}
+        sizes |= {"wide": wide, "scores": heads * max_blocks * cache.block_size}
         self._workspace = {name: torch.zeros(max_rows, size) for name, size in sizes.items()}
-        self._workspace["halves"] = torch.zeros(rounded_up, 4 * width, dtype=torch.bfloat16)
+        self._workspace["halves"] = torch.zeros(rounded_up, max(width, view.config.mlp_dim), dtype=torch.bfloat16)
 
     @staticmethod
     def is_possible(view: GPT, cache: KVCache) -> bool:
@@ -54,7 +55,7 @@ class CPUDecoder:
         return (
             cache.dtype in (torch.float32, torch.bfloat16)
             and view.embedding.weight.dtype in (torch.float32, torch.bfloat16)
-            and view.config.head_dim % LANES == 0
+            and view.config.head_dim % LANES == view.config.mlp_dim % LANES == 0
             and all(_weights_of(linear) is not None for block in view.blocks for linear in products(block))
         )
 
@@ -101,6 +102,7 @@ class CPUDecoder:
             config.bigram_buckets,
             cache.block_size,
             STORED_AS[cache.dtype],
+            config.is_portable,
             Weights.of(view.embedding.weight),
             bigram,
             self._floats(view.smear_gate.weight),

@@ -23,13 +23,13 @@ from chatsmith.backends.native import load_library
 from chatsmith.backends.quantized import Quantization, decoding_view
 from chatsmith.bundle import load_bundle
 from chatsmith.cli.config import BenchInferConfig as Config
-from chatsmith.cli.plan import shape_of
+from chatsmith.cli.training import shape_of
 from chatsmith.data.dataset import load_manifest
 from chatsmith.data.packing import ValidationRows
-from chatsmith.data.tokens import open_token_cache
 from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import Request, SamplingParams
 from chatsmith.evals.bpb import score_text
+from chatsmith.ingest.hub import open_tokens
 from chatsmith.model.config import kv_bytes_per_token
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.console import Reporter
@@ -337,7 +337,7 @@ def measure_bits(path: Path, runtime: Runtime, reporter: Reporter) -> dict[str, 
     bundle = load_bundle(folder, device=runtime.device, dtype=runtime.compute_dtype)
     kinds: dict[str, Quantization | None] = {"own": None, "bfloat16": "bf16", "int8": "int8"}
     found: dict[str, float] = {}
-    with open_token_cache(run.tokens, load_manifest(run.data), bundle.tokenizer, "validation") as cache:
+    with open_tokens(run.tokens, load_manifest(run.data), bundle.tokenizer, "validation") as cache:
         rows = ValidationRows(cache, bundle.config.context_length)
         for name, kept in kinds.items():
             model = bundle.model if kept is None else decoding_view(bundle.model, load_library(), kept)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from chatsmith.cli.config import BenchTrainConfig as Config
-from chatsmith.cli.plan import shape_of
+from chatsmith.cli.training import shape_of
 from chatsmith.data.packing import Batch
 from chatsmith.model.gpt import GPT
 from chatsmith.optim.optimizer import Optimizer

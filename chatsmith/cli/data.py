@@ -2,12 +2,15 @@
 
 Later stages read only what the manifest names. The word `kindergarten` among the data stands for the built-in
 world, whose texts and conversations are generated into `<run>/data`. Other files are read where they are, and never
-copied or changed. `chatsmith data inspect` is in `inspect_data`.
+copied or changed. Of a hub's shards (hub:OWNER/NAME) those for validation and the first one are fetched and looked at;
+the others come while the next stages work. `chatsmith data inspect` is in `inspect_data`.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,9 +18,17 @@ from chatsmith.cli.config import KINDERGARTEN
 from chatsmith.cli.config import DataConfig as Config
 from chatsmith.cli.inspect_data import show_manifest
 from chatsmith.cli.settings import expanded
-from chatsmith.data.dataset import DataManifest, load_manifest, survey
-from chatsmith.data.documents import find_files
-from chatsmith.ingest.forms import TYPES, conversation_files, write_conversations, write_documents
+from chatsmith.data.dataset import DataManifest, Role, SourceFile, load_manifest, survey
+from chatsmith.data.documents import ANY_TYPE, SUPPORTED, find_files, read_documents
+from chatsmith.ingest import hub
+from chatsmith.ingest.forms import (
+    FORMS,
+    TYPES,
+    column_map,
+    conversation_files,
+    write_conversations,
+    write_documents,
+)
 from chatsmith.runtime.atomic import new_folder
 from chatsmith.runtime.console import Bar, Reporter
 from chatsmith.runtime.errors import UserError
@@ -36,44 +47,150 @@ def main(config: Config) -> None:
     reporter = Reporter()
     run = RunDirectory(config.run)
     with run.lock():
-        _check_outside(config, run)
-        # Another generator's texts are other data.
-        generator = GENERATOR_VERSION if KINDERGARTEN in config.data else ""
-        key = stage_key(config, files=_listing(config), generator=generator)
+        named = Named.of(config)
+        named.check_outside(run)
+        # Another generator's texts are other data; settings that came later count where they are not the default.
+        inputs = {
+            "files": named.listing(config),
+            "generator": GENERATOR_VERSION if named.is_kindergarten else "",
+        }
+        for name in sorted(config.NOT_IN_KEY):
+            if (value := getattr(config, name)) != getattr(Config, name):
+                inputs[name] = str(value)
+        key = stage_key(config, **inputs)
         if run.is_done(STAGE, key) and _is_intact(run):
             reporter.line(f"The data in {run.data} is up to date.")
             return
         reporter.stage("Data", ", ".join(str(path) for path in config.data[:3]))
         started = time.monotonic()
         with new_folder(run.data) as folder:
-            _gather(config, folder, reporter).save(folder)
+            _gather(config, named, folder, reporter).save(folder)
         manifest = load_manifest(run.data)
         show_manifest(manifest, reporter)
         facts = {"seconds": round(time.monotonic() - started, 2), **_figures(manifest)}
         run.mark_done(STAGE, key, facts, [run.data / "manifest.json"], config)
 
 
-def _gather(config: Config, folder: Path, reporter: Reporter) -> DataManifest:
+@dataclass
+class Named:
+    """The files and shards that the settings name, without the kindergarten's."""
 
-    data, validation = _named(config.data), _named(config.validation)
-    conversations = _named(config.conversations)
-    validation_conversations = _named(config.validation_conversations)
-    is_kindergarten = KINDERGARTEN in config.data
-    if is_kindergarten:
+    is_kindergarten: bool
+    data: list[Path] = field(default_factory=list)
+    validation: list[Path] = field(default_factory=list)
+    conversations: list[Path] = field(default_factory=list)
+    validation_conversations: list[Path] = field(default_factory=list)
+    shards: dict[Path, SourceFile] = field(default_factory=dict)
+    """Those of hubs, by where they are or will be."""
+    listed: dict[Path, tuple[Role, SourceFile]] = field(default_factory=dict)
+    """Those of `shards` that are not read before they are used, or are for validation."""
+    notices: list[str] = field(default_factory=list)
+
+    @staticmethod
+    def of(config: Config) -> "Named":
+        """Asks the hubs for their listings. Raises UserError if one cannot be had."""
+        named = Named(KINDERGARTEN in config.data)
+        for name in ("data", "validation", "conversations", "validation_conversations"):
+            for path in getattr(config, name):
+                if hub.is_source(path):
+                    getattr(named, name).extend(named.find(path, name, bool(config.validation)))
+                elif path != KINDERGARTEN:
+                    getattr(named, name).append(expanded(path))
+        return named
+
+    def find(self, source: Path, use: str, has_validation: bool) -> list[Path]:
+        """The places of a source's shards."""
+        found = hub.find_shards(source)
+        if found.repository.is_earlier:
+            self.notices.append(f"{source}: the hub cannot be reached, so what it listed before is taken")
+        files = list(found.files)
+        is_remote = all(file.is_remote for file in files)
+        if use == "data":
+            pinned = () if has_validation else found.validation
+            if not is_remote:  # a folder stands in for the hub
+                self.validation += [file.path for file in pinned]
+                return [file.path for file in files]
+            files += [file for file in pinned if file not in files]
+            if pinned or has_validation:
+                self.listed |= {file.path: ("train", file) for file in found.files}
+                self.listed |= {file.path: ("validation", file) for file in pinned}
+        elif use == "validation" and is_remote:
+            self.listed |= {file.path: ("validation", file) for file in files}
+        self.shards |= {file.path: file for file in files}
+        return [file.path for file in files]
+
+    def check_outside(self, run: RunDirectory) -> None:
+        """Refuse data inside the folder that this stage replaces."""
+        for path in (*self.data, *self.validation, *self.conversations, *self.validation_conversations):
+            if path.resolve().is_relative_to(run.data.resolve()):
+                raise UserError(
+                    f"{path} lies in {run.data}, which this command rebuilds; move it and name it again"
+                )
+
+    def listing(self, config: Config) -> str:
+        """A hash of the names, sizes and times of the files named: what tells a changed folder quickly. Of shards, the
+        hashes count, and for what they are."""
+
+        def here(*paths: list[Path]) -> list[Path]:
+            return [path for path in chain(*paths) if path not in self.shards]
+
+        texts = find_files(here(self.data, self.validation), _types(config))
+        chats = find_files(here(self.conversations, self.validation_conversations), TYPES)
+        files = ((file, file.stat()) for file in dict.fromkeys((*texts, *chats)))
+        lines = [f"{file} {status.st_size} {status.st_mtime_ns}" for file, status in files]
+        for name in ("data", "validation", "conversations", "validation_conversations"):
+            for path in getattr(self, name):
+                if file := self.shards.get(path):
+                    role = self.listed.get(path, ("read",))[0]
+                    lines.append(f"{name} {role} {file.sha256 if file.is_remote else file.path} {file.bytes}")
+        return sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _types(config: Config) -> tuple[str, ...]:
+    return (*SUPPORTED, *ANY_TYPE) if config.as_text else SUPPORTED
+
+
+def _gather(config: Config, named: Named, folder: Path, reporter: Reporter) -> DataManifest:
+
+    first = next((path for path, (role, _) in named.listed.items() if role == "train"), None)
+    wanted = [
+        file
+        for path, file in named.shards.items()
+        if path == first or path not in named.listed or named.listed[path][0] == "validation"
+    ]
+    hub_bytes = sum(file.bytes for file in wanted if file.is_remote and not file.path.exists())
+    if hub_bytes:
+        with reporter.progress("downloading", hub_bytes, "bytes") as bar:
+            hub.fetch(wanted, bar.advance)
+    if first is not None and next(read_documents([first], [], config.text_column), None) is None:
+        raise UserError(f"{first} holds no documents")
+    data, validation = named.data, named.validation
+    conversations, validation_conversations = named.conversations, named.validation_conversations
+    if named.is_kindergarten:
         _generate_kindergarten(config, folder, reporter)
         data.insert(0, folder / "train.parquet")
         validation.insert(0, folder / "validation.parquet")
         conversations.insert(0, folder / "conversations_train.jsonl")
         validation_conversations.insert(0, folder / "conversations_validation.jsonl")
-    return survey(
-        data,
-        chats=conversation_files(folder / "conversations"),
-        validation=validation,
-        conversations=conversations,
-        validation_conversations=validation_conversations,
-        held_out=config.held_out,
-        source="kindergarten" if is_kindergarten else "files",
-    )
+    forms = FORMS
+    if config.columns:
+        pairs = (pair.split("=", 1) for pair in config.columns)
+        forms = (column_map(dict(pairs)), *FORMS)
+    with reporter.progress("reading", None, "bytes") as bar:
+        manifest = survey(
+            data,
+            validation=validation,
+            conversations=conversations,
+            validation_conversations=validation_conversations,
+            source="kindergarten" if named.is_kindergarten else "files",
+            chats=conversation_files(folder / "conversations", forms),
+            held_out=config.held_out,
+            text_column=config.text_column,
+            types=_types(config),
+            listed=named.listed,
+            advance=bar.advance,
+        )
+    return replace(manifest, notices=(*named.notices, *manifest.notices))
 
 
 def _generate_kindergarten(config: Config, folder: Path, reporter: Reporter) -> None:
@@ -93,33 +210,6 @@ def _counted(items: Iterator[Item], bar: Bar) -> Iterator[Item]:
     for item in items:
         yield item
         bar.advance()
-
-
-def _named(paths: Sequence[Path]) -> list[Path]:
-    return [expanded(path) for path in paths if path != KINDERGARTEN]
-
-
-def _all_named(config: Config) -> list[Path]:
-    return _named((*config.data, *config.validation, *config.conversations, *config.validation_conversations))
-
-
-def _check_outside(config: Config, run: RunDirectory) -> None:
-    """Refuse data inside the folder that this stage replaces."""
-    for path in _all_named(config):
-        if path.resolve().is_relative_to(run.data.resolve()):
-            raise UserError(
-                f"{path} lies in {run.data}, which this command rebuilds; move it and name it again"
-            )
-
-
-def _listing(config: Config) -> str:
-    """A hash of the names, sizes and times of the files named: what tells a changed folder quickly."""
-
-    texts = find_files(_named((*config.data, *config.validation)))
-    chats = find_files(_named((*config.conversations, *config.validation_conversations)), TYPES)
-    files = ((file, file.stat()) for file in dict.fromkeys((*texts, *chats)))
-    lines = (f"{file} {status.st_size} {status.st_mtime_ns}" for file, status in files)
-    return sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _is_intact(run: RunDirectory) -> bool:

@@ -17,7 +17,9 @@ def main(config: Config) -> None:
     """Run the recipe, then chat in the terminal, or show a sample conversation where there is none."""
     reporter = Reporter()
     started = time.monotonic()
-    directory, results = run.run_recipe(RunConfig(recipe="kindergarten", run=config.run), reporter)
+    directory, results = run.run_recipe(
+        RunConfig(recipe="kindergarten", run=config.run, processes=1), reporter
+    )
     if not all(result.was_done for result in results):
         run.show_results(directory, results, time.monotonic() - started, reporter)
         run.show_next_steps(directory, reporter)

@@ -55,13 +55,46 @@ def main(config: Config) -> None:
             found = find_leakage(config, reporter)
         else:
             try:
-                found = {result.suite: result.result for result in evaluate(config, runtime, reporter)}
+                by_stage = {
+                    stage: {result.suite: result.result for result in evaluate(one, runtime, reporter)}
+                    for stage, one in each_stage(config).items()
+                }
             except MissingFileError as error:
                 raise UserError(
                     f"{error} (--download fetches the benchmarks, --eval-data names a folder)"
                 ) from None
+            found = by_stage if config.stages else by_stage[""]
     if config.json and runtime.is_main:
         sys.stdout.write(json.dumps(found) + "\n")
+
+
+def each_stage(config: Config) -> dict[str, Config]:
+    """The settings for each stage that is asked for; under an empty name where none is.
+
+    Of the suite `all`, a model that only continues text is measured by `base`, and one that chats by `chat`. Raises
+    UserError for a stage that the run does not have.
+    """
+    if not config.stages:
+        return {"": config}
+    run = RunDirectory(config.run)
+    there = [stage for stage in BUNDLE_STAGES if run.bundle(stage).is_dir()]
+    wanted = there if config.stages == ("all",) else config.stages
+    if not there or not set(wanted) <= set(there):
+        raise UserError(
+            f"{config.run} has no model of {', '.join(sorted(set(wanted) - set(there))) or 'any stage'}; it has "
+            f"those of: {', '.join(there) or 'none'}",
+            setting="stages",
+        )
+    suites = {stage: "base" if stage == "pretrain" else "chat" for stage in wanted}
+    return {
+        stage: replace(
+            config,
+            run=run.stage(stage),
+            stages=(),
+            suite=suite if config.suite == "all" else config.suite,
+        )
+        for stage, suite in suites.items()
+    }
 
 
 def evaluate(config: Config, runtime: Runtime, reporter: Reporter) -> list[SuiteResult]:

@@ -21,7 +21,7 @@ from chatsmith.data.documents import Document
 from chatsmith.data.packing import RowPacker, Rows
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.run_directory import RunDirectory
-from chatsmith.text.chat import render
+from chatsmith.text.chat import Rendered, render
 from chatsmith.text.tokenizer import Tokenizer
 
 FILES_SHOWN = 20
@@ -191,9 +191,13 @@ def _show_conversation(manifest: DataManifest, tokenizer: Tokenizer, reporter: R
     conversation = next(manifest.read_conversations("train"), None)
     if conversation is None:
         return
-    rendered = render(conversation, tokenizer)
+    show_rendered("A conversation", render(conversation, tokenizer), tokenizer, reporter)
+
+
+def show_rendered(title: str, rendered: Rendered, tokenizer: Tokenizer, reporter: Reporter) -> None:
+    """The first tokens of a conversation, those marked that the model learns to say."""
     reporter.stage(
-        "A conversation",
+        title,
         f"{len(rendered.ids):,} tokens, of which the model learns to say {sum(rendered.mask):,} (marked)",
     )
     tokens = [_visible(tokenizer, token) for token in rendered.ids[: 2 * TOKENS_SHOWN]]

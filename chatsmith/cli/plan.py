@@ -1,23 +1,44 @@
-"""`chatsmith plan`: what a model of a given depth is, what it will cost here, and how it will be trained.
+"""`chatsmith plan`: what a recipe, or a model of a given depth, is, what it will cost, and how it will be trained.
 
 Nothing is kept: the numbers come from the pure functions that training uses, and the time from a few rows of that very
 shape that are trained on here; of models too large for that in a second or so, from this machine's measured matrix peak
-and the share of it that training was measured to reach. For a GPU that is not here the time is computed from counted
-operations and bytes (`report/estimate.py`).
+and the share of it that training was measured to reach. For GPUs that are not here the time is computed from counted
+operations and bytes (`report/estimate.py`). A budget in dollars or hours, or a size, chooses the depth.
 """
 
 import json
+import os
 import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
 
 from chatsmith.cli.config import PlanConfig as Config
 from chatsmith.cli.config import Shape
-from chatsmith.model.config import GPTConfig, model_cost
-from chatsmith.report.estimate import find_device, step_time
+from chatsmith.cli.recipe import Sections, configure, named_recipe
+from chatsmith.cli.training import shape_of
+from chatsmith.model.config import model_cost
+from chatsmith.report.estimate import (
+    DEVICES,
+    PRETRAINING_SHARE,
+    Device,
+    StepTime,
+    download_bytes,
+    find_device,
+    kept_bytes,
+    step_time,
+)
+from chatsmith.report.plots import save_curve
 from chatsmith.runtime.console import Reporter
-from chatsmith.runtime.device import Runtime, can_compile, detect_runtime, gemm_peak
+from chatsmith.runtime.device import Runtime, can_compile, detect_runtime, free_memory, gemm_peak
+from chatsmith.runtime.errors import UserError
+from chatsmith.runtime.run_directory import BUNDLE_STAGES, Recipe, RunDirectory, read_recipe
 from chatsmith.train.memory import activation_bytes, state_bytes
-from chatsmith.train.plan import Plan, make_plan, model_shape
+from chatsmith.train.plan import Plan, make_plan, nanochat_share
 from chatsmith.train.step import COMPILING_PAYS_SECONDS
 from chatsmith.train.timing import foreseen_step_seconds
 
@@ -25,113 +46,405 @@ EXPECTED_SHARE_OF_PEAK = 0.55
 """What `chatsmith bench train` reaches at depth 6 (docs/lab-log.md, "Throughput"); small models on CPU, which are timed
 instead, reach 11 to 21 %."""
 
-
-def main(config: Config) -> None:
-    """Print the plan as a table or as JSON."""
-
-    shape = shape_of(config, config.vocab_size)
-    tokens = config.tokens or int(config.ratio * model_cost(shape).scaling_parameters)
-    world_size = config.count if config.gpu != "this" else config.world_size
-    plan = make_plan(shape, tokens, batch_tokens=config.batch_tokens or None, world_size=world_size)
-    if config.gpu != "this":
-        plan_for_gpu(config, plan)
-        return
-    runtime = detect_runtime(config.device)
-    time, memory = expected_time(plan, runtime), expected_memory(plan, runtime)
-    reporter = Reporter(json=config.json)
-    if config.json:
-        facts = {"plan": asdict(plan), "cost": asdict(plan.cost), "tokens": plan.tokens}
-        sys.stdout.write(json.dumps({**facts, **asdict(time), "memory_bytes": memory}) + "\n")
-        return
-    rows = [*_rows(plan), ["memory", _memory_in_words(memory)], ["time", _time_in_words(time, plan, runtime)]]
-    reporter.table("The plan", ["what", "how much"], rows)
+LARGE = {"vocab_size": 32_768, "sequence_length": 2048, "head_dim": 128, "window_pattern": "SSSL"}
+"""What a model that a budget on GPUs chooses is like, where no flag says otherwise: nanochat's present one."""
+DEPTHS = range(2, 62, 2)
+PUBLISHED_ON = 8 * DEVICES["h100"].flops["bf16"] * DEVICES["h100"].efficiency["bf16"]
+"""Products a second of the machine for which recipes give the minutes that others needed."""
 
 
-def plan_for_gpu(config: Config, plan: Plan) -> None:
-    """The plan, time and price on GPUs by their data sheet: computed, not measured."""
-    device = find_device(config.gpu)
-    dtype = "bf16" if "bf16" in device.flops else "fp16"
-    step = step_time(
-        plan.model,
-        device,
-        tokens_per_step=plan.tokens_per_step,
-        microbatch_tokens=min(32_768, plan.tokens_per_step // plan.world_size),
-        world_size=plan.world_size,
-        dtype=dtype,
-    )
-    hours = plan.steps * step.seconds / 3600
-    price = config.price_per_gpu_hour or device.dollars_per_hour
-    speed = plan.tokens_per_step / step.seconds
-    facts = {
-        "parameters": plan.cost.parameters,
-        "tokens": plan.tokens,
-        "tokens_per_second": speed,
-        "mfu": speed * plan.cost.training_flops_per_token / (device.flops[dtype] * plan.world_size),
-        "hours": hours,
-        "dollars": hours * price * plan.world_size,
-        "disk_bytes": plan.tokens * (2 if plan.model.vocab_size <= 65_536 else 4)
-        + 3 * 12 * plan.cost.parameters,
-        "seconds_of_a_step": vars(step),
-        "is_measured": False,
-    }
-    reporter = Reporter(json=config.json)
-    if config.json:
-        sys.stdout.write(json.dumps(facts | {"plan": asdict(plan), "cost": asdict(plan.cost)}) + "\n")
-        return
-    name = f"{plan.world_size} x {device.title}"
-    rows = [
-        *_rows(plan),
-        ["on", f"{name}, {dtype}; computed from the data sheet, not measured"],
-        ["speed", f"{speed:,.0f} tokens/s, MFU {facts['mfu']:.0%}"],
-        ["pretraining", f"{hours:.1f} h, ${facts['dollars']:,.0f} at ${price:.2f} for each GPU and hour"],
-        ["disk", f"{facts['disk_bytes'] / 1e9:.0f} GB of token ids and saved states"],
-    ]
-    reporter.table("The plan", ["what", "how much"], rows)
-
-
-def shape_of(config: Shape, vocab_size: int) -> GPTConfig:
-    """The model that the settings describe."""
-    return model_shape(
-        config.depth,
-        vocab_size,
-        sequence_length=config.sequence_length,
-        width=config.width or None,
-        head_dim=config.head_dim,
-        bigram_buckets=config.bigram_buckets,
-        window_pattern=config.window_pattern,
-    )
+# ---- what is planned ----
 
 
 @dataclass(frozen=True)
-class ExpectedTime:
-    """How long a plan will take here."""
+class Pipeline:
+    """A recipe, or pretraining alone: the plan of its pretraining, and what its other stages take."""
 
-    seconds: float
-    is_timed: bool
-    """Rows of the plan's shape were timed; otherwise it is an estimate from the matrix peak."""
-    share_of_peak: float
+    name: str
+    plan: Plan
+    minutes: float = 0.0
+    """Of pretraining, where the budget is in minutes."""
+    tuned: Mapping[str, float] = field(default_factory=dict)
+    """Tokens of the stages that train further, by name."""
+    timed: Mapping[str, float] = field(default_factory=dict)
+    """Minutes of the stages that have them."""
+    published: Mapping[str, float] = field(default_factory=dict)
+    """Minutes of other stages on eight H100."""
+    sources: tuple[str, ...] = ()
+    """Names of everything that is read."""
+    bundles: int = 1
+    """Stages that leave a model."""
+    expected: Mapping[str, Any] = field(default_factory=dict)
+    """What others published of it."""
 
 
-def expected_time(plan: Plan, runtime: Runtime) -> ExpectedTime:
-    """Timed on this machine where that takes a few seconds, else estimated. That several processes share the work
-    without loss is taken for granted."""
+def of_depth(config: Config, depth: int, world_size: int) -> Pipeline:
+    """Pretraining of a model of this depth."""
+    shape = shape_of(replace(config, depth=depth), config.vocab_size)
+    tokens = config.tokens or int(config.ratio * model_cost(shape).scaling_parameters)
+    batch = config.batch_tokens or None
+    plan = make_plan(shape, tokens, batch_tokens=batch, world_size=world_size, from_scratch=True)
+    return Pipeline(f"depth {depth}", plan)
 
-    peak = gemm_peak(runtime, runtime.compute_dtype, seconds=0.5)
-    at_peak = plan.tokens * plan.cost.training_flops_per_token / (peak * plan.world_size)
-    of_step = foreseen_step_seconds(plan, runtime, peak)
-    if of_step is None:
-        return ExpectedTime(at_peak / EXPECTED_SHARE_OF_PEAK, False, EXPECTED_SHARE_OF_PEAK)
-    return ExpectedTime(plan.steps * of_step, True, at_peak / (plan.steps * of_step))
+
+def of_recipe(name: str, world_size: int, clock: "Clock") -> Pipeline:
+    """The pipeline of a recipe by its name. Raises UserError if there is none, or it does not pretrain."""
+    recipe = named_recipe(name)
+    run = RunDirectory(Path("runs") / recipe.name)
+    configs, recipe = configure(recipe, run, within_budget(recipe, {}, world_size, clock), os.environ)
+    if "pretrain" not in configs:
+        raise UserError(f"the recipe {recipe.name} does not pretrain a model: there is nothing to plan")
+    return pipeline_of(recipe, configs, world_size, clock)
+
+
+def pipeline_of(
+    recipe: Recipe, configs: Mapping[str, Any], world_size: int, clock: "Clock | None" = None
+) -> Pipeline:
+    """What a recipe with these settings takes. Without a `clock`, a budget in minutes is that of the usual ratio."""
+    pretrain = configs["pretrain"]
+    shape = shape_of(pretrain, getattr(configs.get("tokenizer"), "vocab_size", 8192))
+
+    def plan_of(tokens: int) -> Plan:
+        return make_plan(
+            shape,
+            tokens,
+            batch_tokens=pretrain.batch_tokens or None,
+            rows_per_microbatch=pretrain.rows_per_microbatch or None,
+            world_size=world_size,
+            rate_scale=pretrain.rate_scale,
+            from_scratch=True,
+        )
+
+    plan = plan_of(pretrain.tokens or int(pretrain.ratio * model_cost(shape).scaling_parameters))
+    if pretrain.minutes and clock:
+        plan = plan_of(max(1, int(60 * pretrain.minutes * plan.tokens / clock.seconds(plan))))
+    expected = recipe.sections.get("expected", {})
+    others = {stage: config for stage, config in configs.items() if stage not in ("data", "pretrain")}
+    sources = [
+        *map(str, getattr(configs.get("data"), "data", ())),
+        *(entry for config in configs.values() for entry in getattr(config, "mixture", ())),
+        *(["benchmarks"] if getattr(configs.get("evaluate"), "download", False) else []),
+    ]
+    return Pipeline(
+        recipe.name,
+        plan,
+        pretrain.minutes,
+        {stage: expected[f"{stage}_tokens"] for stage in others if f"{stage}_tokens" in expected},
+        {stage: minutes for stage, one in others.items() if (minutes := getattr(one, "minutes", 0))},
+        {stage: expected[f"{stage}_minutes"] for stage in others if f"{stage}_minutes" in expected},
+        tuple(sources),
+        len(set(BUNDLE_STAGES) & set(configs)),
+        expected,
+    )
+
+
+def within_budget(
+    recipe: Recipe,
+    overrides: Sections,
+    world_size: int,
+    clock: "Clock | None" = None,
+    run: RunDirectory | None = None,
+) -> Sections:
+    """`overrides`, and what follows from the recipe's [budget], if it has one: the depth of the best model for the
+    hours, and the minutes of the stages. A `run` that was begun with the same budget keeps its depth.
+
+    Raises UserError for a budget that is none.
+    """
+    budget = {**recipe.sections.get("budget", {}), **overrides.get("budget", {})}
+    if not budget:
+        return overrides
+    hours = budget.get("hours", 0)
+    if set(budget) != {"hours"} or not isinstance(hours, int | float) or not hours > 0:
+        raise UserError("[budget] takes hours, more than 0: --set budget.hours=8")
+    kept = read_recipe(run.recipe).sections if run and run.recipe.is_file() else {}
+    given = {**recipe.sections.get("pretrain", {}), **overrides.get("pretrain", {})}
+    if "depth" in given:
+        depth = given["depth"]
+    elif kept.get("budget") == budget and "depth" in kept.get("pretrain", {}):
+        depth = kept["pretrain"]["depth"]
+    else:
+        shape = {one.name: given[one.name] for one in fields(Shape) if one.name in given}
+        vocab_size = {**recipe.sections.get("tokenizer", {}), **overrides.get("tokenizer", {})}.get(
+            "vocab_size", 8192
+        )
+        asked = Config(hours=hours, vocab_size=vocab_size, **shape)
+        depth = chosen(asked, world_size, clock or clock_here(world_size), 0.0).plan.model.num_layers
+    minutes = {"pretrain": PRETRAINING_SHARE, "sft": 0.6 * (1 - PRETRAINING_SHARE)}
+    found: dict[str, dict[str, Any]] = {"budget": budget, "pretrain": {"depth": depth}}
+    for stage, share in minutes.items():
+        found[stage] = {"minutes": round(60 * hours * share, 2), **found.get(stage, {})}
+    return {stage: {**found.get(stage, {}), **overrides.get(stage, {})} for stage in {*found, *overrides}}
+
+
+def chosen(config: Config, world_size: int, clock: "Clock", price: float) -> Pipeline:
+    """The deepest model that the budget pays for, or the one whose size is nearest to what was asked for."""
+    pipelines = {depth: of_depth(config, depth, world_size) for depth in DEPTHS}
+    if config.params:
+        depth = min(DEPTHS, key=lambda one: abs(pipelines[one].plan.cost.parameters - config.params))
+        return pipelines[depth]
+    hours = config.hours or config.budget_usd / price
+    best = None
+    for pipeline in pipelines.values():
+        state, plan = state_bytes(pipeline.plan.cost), pipeline.plan
+        kept = state["weights"] + state["gradients"] + state["optimizer"] / world_size
+        row = plan.sequence_length * activation_bytes(plan.model, torch.bfloat16)
+        if kept + row > clock.memory or clock.seconds(plan) > 3600 * hours * PRETRAINING_SHARE:
+            break
+        best = pipeline
+    if best is None:
+        raise UserError(
+            f"{hours * 60:.0f} minutes are too few for a model of depth {DEPTHS[0]} there; give more",
+            setting="hours" if config.hours else "budget_usd",
+        )
+    rest = clock.seconds(best.plan) * (1 / PRETRAINING_SHARE - 1) / 60
+    return replace(best, timed={"all other stages": rest})
+
+
+# ---- how long it takes ----
+
+
+class Clock:
+    """How long training takes on `count` GPUs of the table: computed, not measured."""
+
+    def __init__(self, device: Device, count: int) -> None:
+        self.device, self.count = device, count
+        self.dtype = "bf16" if "bf16" in device.flops else "fp16"
+
+    @cached_property
+    def products_per_second(self) -> float:
+        """Of all devices, at what they reach of their data sheet."""
+        return self.count * self.device.flops[self.dtype] * self.device.efficiency[self.dtype]
+
+    @property
+    def memory(self) -> float:
+        """Bytes that one device has for training."""
+        return 0.9 * self.device.memory
+
+    def step(self, plan: Plan) -> StepTime:
+        """A step of pretraining, by cause."""
+        return step_time(
+            plan.model,
+            self.device,
+            tokens_per_step=plan.tokens_per_step,
+            microbatch_tokens=min(32_768, plan.tokens_per_step // plan.world_size),
+            world_size=plan.world_size,
+            dtype=self.dtype,
+        )
+
+    def seconds(self, plan: Plan) -> float:
+        """All steps of a plan."""
+        return plan.steps * self.step(plan).seconds
+
+    def facts(self, plan: Plan) -> dict[str, Any]:
+        """What a program may want to know."""
+        speed = plan.tokens / self.seconds(plan)
+        peak = self.device.flops[self.dtype] * self.count
+        return {
+            "tokens_per_second": speed,
+            "mfu": speed * plan.cost.training_flops_per_token / peak,
+            "seconds_of_a_step": vars(self.step(plan)),
+            "is_measured": False,
+        }
+
+    def rows(self, plan: Plan) -> list[list[str]]:
+        """What a person may want to know."""
+        facts, name = self.facts(plan), f"{self.count} x {self.device.title}"
+        return [
+            ["on", f"{name}, {self.dtype}; computed from the data sheet, not measured"],
+            ["speed", f"{facts['tokens_per_second']:,.0f} tokens/s, MFU {facts['mfu']:.0%}"],
+        ]
+
+
+class MeasuredClock(Clock):
+    """How long training takes here: timed where that takes a second or so, else estimated. That several processes share
+    the work without loss is taken for granted."""
+
+    def __init__(self, runtime: Runtime, count: int) -> None:
+        self.runtime, self.count = runtime, count
+        self._foreseen = cache(lambda plan: foreseen_step_seconds(plan, runtime, self._peak))
+
+    @property
+    def memory(self) -> float:
+        """Bytes that are free here."""
+        return free_memory(self.runtime.device)
+
+    @cached_property
+    def _peak(self) -> float:
+        return gemm_peak(self.runtime, self.runtime.compute_dtype, seconds=0.5)
+
+    @cached_property
+    def products_per_second(self) -> float:
+        """Of all processes, at the share of the peak that training reaches."""
+        return self.count * self._peak * EXPECTED_SHARE_OF_PEAK
+
+    def seconds(self, plan: Plan) -> float:
+        """All steps of a plan."""
+        of_step = self._foreseen(plan)
+        return self._at_peak(plan) / EXPECTED_SHARE_OF_PEAK if of_step is None else plan.steps * of_step
+
+    def _at_peak(self, plan: Plan) -> float:
+        return plan.tokens * plan.cost.training_flops_per_token / (self._peak * plan.world_size)
+
+    def facts(self, plan: Plan) -> dict[str, Any]:
+        """What a program may want to know."""
+        seconds, is_timed = self.seconds(plan), self._foreseen(plan) is not None
+        return {
+            "seconds": seconds,
+            "is_timed": is_timed,
+            "share_of_peak": self._at_peak(plan) / seconds,
+            "memory_bytes": expected_memory(plan, self.runtime),
+            "is_measured": is_timed,
+        }
+
+    def rows(self, plan: Plan) -> list[list[str]]:
+        """What a person may want to know."""
+        facts = self.facts(plan)
+        seconds, share = facts["seconds"], facts["share_of_peak"]
+        words = f"about {_about(seconds)} on {self.runtime.describe()}, "
+        if facts["is_timed"]:
+            words += f"by rows of this shape timed now, at {share:.0%} of its matrix peak"
+            if seconds > COMPILING_PAYS_SECONDS and can_compile(self.runtime.device):
+                words += "; compiling saves up to a third"
+        else:
+            words += f"an estimate: at {share:.0%} of its matrix peak, as depth 6 was measured"
+        if plan.world_size > 1:
+            words += f"; that {plan.world_size} processes are {plan.world_size} times as fast is assumed"
+        return [["memory", _memory_in_words(facts["memory_bytes"])], ["time", words]]
+
+
+def clock_here(count: int) -> Clock:
+    """For the GPUs that are here: by their data sheet if it is known, else measured."""
+    runtime = detect_runtime()
+    name = torch.cuda.get_device_name(runtime.device).lower() if runtime.device.type == "cuda" else ""
+    device = next((device for key, device in DEVICES.items() if key in name), None)
+    return Clock(device, count) if device and name else MeasuredClock(runtime, count)
 
 
 def expected_memory(plan: Plan, runtime: Runtime) -> dict[str, int]:
     """Bytes on one process, by what they are for."""
-
     tokens = plan.rows_per_microbatch * plan.sequence_length
     return {
         **state_bytes(plan.cost),
         "activations": tokens * activation_bytes(plan.model, runtime.compute_dtype),
     }
+
+
+# ---- what it costs ----
+
+
+def hours_by_stage(pipeline: Pipeline, clock: Clock) -> dict[str, float]:
+    """Hours of every stage that something is known of."""
+    plan = pipeline.plan
+    seconds = clock.seconds(plan)
+    hours = {"pretrain": pipeline.minutes / 60 or seconds / 3600}
+    hours |= {stage: seconds * tokens / plan.tokens / 3600 for stage, tokens in pipeline.tuned.items()}
+    slower = PUBLISHED_ON / clock.products_per_second
+    hours |= {stage: minutes * slower / 60 for stage, minutes in pipeline.published.items()}
+    return hours | {stage: minutes / 60 for stage, minutes in pipeline.timed.items()}
+
+
+def facts_of(pipeline: Pipeline, clock: Clock, price: float) -> dict[str, Any]:
+    """What a program may want to know of a pipeline; `price` is that of an hour of all GPUs, in dollars."""
+    plan = pipeline.plan
+    by_stage = hours_by_stage(pipeline, clock)
+    hours = sum(by_stage.values())
+    download = download_bytes(pipeline.sources)
+    return {
+        "name": pipeline.name,
+        "depth": plan.model.num_layers,
+        "parameters": plan.cost.parameters,
+        "tokens": plan.tokens,
+        "hours": hours,
+        "hours_by_stage": by_stage,
+        "dollars": hours * price,
+        "disk_bytes": download + kept_bytes(plan.cost, plan.tokens, plan.model.vocab_size, pipeline.bundles),
+        "download_bytes": download,
+        "rule": rule_of(plan),
+        "expected": dict(pipeline.expected),
+        **clock.facts(plan),
+    }
+
+
+def rule_of(plan: Plan) -> str:
+    """Whose rules for learning rates, momentum and weight decay a plan follows."""
+    share = nanochat_share(plan.tokens_per_step)
+    if share == 0:
+        return "tuned here, at 4,096 tokens a step"
+    untried = "which no training here has tried"
+    if share == 1:
+        return f"nanochat's, published for steps from 2^19 tokens on, {untried}"
+    return f"between ours (up to 2^17 tokens a step) and nanochat's (from 2^19 on), {untried}"
+
+
+# ---- the command ----
+
+
+def main(config: Config) -> None:
+    """Print the plan, or a table of plans, for people or as JSON."""
+    reporter = Reporter(json=config.json)
+    if config.what.isdigit():
+        config = replace(config, depth=int(config.what), what="")
+    is_here = config.gpu == "this"
+    count = config.world_size if is_here else config.count
+    clock = (
+        MeasuredClock(detect_runtime(config.device), count)
+        if is_here
+        else Clock(find_device(config.gpu), count)
+    )
+    price = count * (config.price_per_gpu_hour or (0.0 if is_here else clock.device.dollars_per_hour))
+    if not is_here and (config.budget_usd or config.hours or config.params or config.table == "depths"):
+        usual = {one.name: one.default for one in fields(config)}
+        config = replace(
+            config, **{key: value for key, value in LARGE.items() if getattr(config, key) == usual[key]}
+        )
+    if config.budget_usd and not price:
+        raise UserError("a budget in dollars needs a price: name a gpu, or price_per_gpu_hour", setting="gpu")
+    if config.table != "none":
+        show_table(config, count, clock, price, reporter)
+        return
+    if config.what:
+        pipeline = of_recipe(config.what, count, clock)
+    elif config.budget_usd or config.hours or config.params:
+        pipeline = chosen(config, count, clock, price)
+    else:
+        pipeline = of_depth(config, config.depth, count)
+    facts, plan = facts_of(pipeline, clock, price), pipeline.plan
+    if config.json:
+        sys.stdout.write(json.dumps(facts | {"plan": asdict(plan), "cost": asdict(plan.cost)}) + "\n")
+        return
+    reporter.table(
+        "The plan", ["what", "how much"], [*_rows(plan), *clock.rows(plan), *_cost_rows(facts, price)]
+    )
+
+
+def show_table(config: Config, count: int, clock: Clock, price: float, reporter: Reporter) -> None:
+    """Depths on the same GPUs, or the same model on all GPUs of the table."""
+    if config.table == "depths":
+        pipelines = [of_depth(config, depth, count) for depth in range(4, 34, 2)]
+        found = [facts_of(pipeline, clock, price) for pipeline in pipelines]
+        points = [(one["depth"], one["hours"]) for one in found]
+    else:
+        found, count = [], config.count
+        for device in DEVICES.values():
+            clock = Clock(device, count)
+            pipeline = (
+                of_recipe(config.what, count, clock) if config.what else of_depth(config, config.depth, count)
+            )
+            each = count * (config.price_per_gpu_hour or device.dollars_per_hour)
+            found.append(facts_of(pipeline, clock, each) | {"name": device.title})
+        points = [(index, one["hours"]) for index, one in enumerate(found)]
+    if config.plot:
+        save_curve(config.plot, f"hours, by {config.table}", config.table, points)
+    if config.json:
+        sys.stdout.write(json.dumps(found) + "\n")
+        return
+    rows = [
+        [one["name"], *(f"{one[key] / size:,.{digits}f}" for key, size, digits in COLUMNS)] for one in found
+    ]
+    reporter.table("", ["", "M parameters", "B tokens", "hours", "dollars"], rows)
+
+
+COLUMNS = (("parameters", 1e6, 0), ("tokens", 1e9, 2), ("hours", 1, 1), ("dollars", 1, 0))
 
 
 def _rows(plan: Plan) -> list[list[str]]:
@@ -144,31 +457,41 @@ def _rows(plan: Plan) -> list[list[str]]:
         ["token budget", f"{plan.tokens:,} tokens: {plan.steps:,} steps of {plan.tokens_per_step:,}"],
         ["a step", f"{plan.world_size} x {plan.accumulation} x {plan.rows_per_microbatch} rows "
          f"of {plan.sequence_length}"],
-        ["learning rates", f"matrices {rates.matrix:.3g}, head {rates.head:.3g}, embeddings {rates.embedding:.3g}"],
+        ["learning rates", f"matrices {rates.matrix:.3g}, head {rates.head:.3g}, embeddings {rates.embedding:.3g}, "
+         f"weight decay {rates.weight_decay:.2g}"],
+        ["their rule", rule_of(plan)],
         ["arithmetic", f"{cost.training_flops_per_token / 1e6:,.0f} MFLOP a token, {flops:.2e} in all"],
     ]  # fmt: skip
 
 
-def _memory_in_words(memory: dict[str, int]) -> str:
+def _cost_rows(facts: Mapping[str, Any], price: float) -> list[list[str]]:
+    by_stage: Mapping[str, float] = facts["hours_by_stage"]
+    rows: list[list[str]] = []
+    if price or len(by_stage) > 1:
+        dollars = f", ${facts['dollars']:,.0f} at ${price:.2f} an hour" if price else ""
+        stages = ", ".join(f"{stage} {hours:.2f} h" for stage, hours in by_stage.items())
+        rows.append(["in all", f"{facts['hours']:.1f} h{dollars} ({stages})"])
+    rows.append(["disk", f"{facts['disk_bytes'] / 1e9:.1f} GB, of which {facts['download_bytes'] / 1e9:.1f} GB "
+                 "are downloaded"])  # fmt: skip
+    expected = facts["expected"]
+    rows += [[title, expected[key]] for key, title in EXPECTED.items() if key in expected]
+    return rows
+
+
+EXPECTED = {
+    "cost": "published cost",
+    "scores": "published scores",
+    "source": "published by",
+    "advice": "better buy",
+}
+
+
+def _memory_in_words(memory: Mapping[str, int]) -> str:
     kept = sum(memory.values()) - memory["activations"]
     return (
         f"{kept / 1e9:.2f} GB of weights, gradients and optimizer state on each process, and up to about "
         f"{memory['activations'] / 1e9:.1f} GB of activations"
     )
-
-
-def _time_in_words(time: ExpectedTime, plan: Plan, runtime: Runtime) -> str:
-
-    words = f"about {_about(time.seconds)} on {runtime.describe()}, "
-    if time.is_timed:
-        words += f"by rows of this shape timed now, at {time.share_of_peak:.0%} of its matrix peak"
-        if time.seconds > COMPILING_PAYS_SECONDS and can_compile(runtime.device):
-            words += "; compiling saves up to a third"
-    else:
-        words += f"an estimate: at {time.share_of_peak:.0%} of its matrix peak, as depth 6 was measured"
-    if plan.world_size > 1:
-        words += f"; that {plan.world_size} processes are {plan.world_size} times as fast is assumed"
-    return words
 
 
 def _about(seconds: float) -> str:

@@ -1,5 +1,8 @@
 """`chatsmith pretrain`: train a model from scratch on the run's documents, and write `<run>/pretrain/bundle`.
 
+With `--from BUNDLE` it goes on from that model, with its tokenizer; a `--mixture` can bring in other text, such as what
+the model had learned from before.
+
 Reads the run's data and tokenizer; tokenizes in the background while it trains. Interrupted, it saves, and resumes the
 next time. A budget in minutes is measured once, kept in the run's recipe.toml, and every later run with the same
 settings trains on the same number of tokens.
@@ -7,27 +10,33 @@ settings trains on the same number of tokens.
 
 import contextlib
 import time
+from typing import Any
 
 from chatsmith.backends import choose_backend
+from chatsmith.bundle import Bundle, bundle_fingerprint, load_bundle
 from chatsmith.cli.config import PretrainConfig as Config
+from chatsmith.cli.mixtures import Opener, fingerprint_of, named_sources
 from chatsmith.cli.training import (
     exclusive,
     facts_of,
     finish,
     save_trained,
     settings_from,
+    shape_of,
     time_budget,
     training_run,
 )
 from chatsmith.data.dataset import load_manifest
-from chatsmith.data.tokens import open_token_cache
+from chatsmith.data.mixture import Mixture
+from chatsmith.data.packing import TrainingRows
 from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import Request, SamplingParams
+from chatsmith.ingest.hub import open_tokens
 from chatsmith.model.config import model_cost
 from chatsmith.model.gpt import GPT
-from chatsmith.runtime.run_directory import RunDirectory, stage_key
+from chatsmith.runtime.errors import UserError
+from chatsmith.runtime.run_directory import RunDirectory, resolve_bundle, stage_key
 from chatsmith.text.tokenizer import Tokenizer
-from chatsmith.train.plan import model_shape
 from chatsmith.train.pretrain import pretrain
 from chatsmith.train.trainer import TrainingSettings
 
@@ -40,37 +49,38 @@ def main(config: Config) -> None:
     run = RunDirectory(config.run)
     with exclusive(run, config.device, config.dtype) as (runtime, reporter), contextlib.ExitStack() as opened:
         manifest = load_manifest(run.data)
-        tokenizer = Tokenizer.load(run.tokenizer)
-        key = stage_key(config, documents=manifest.documents.fingerprint, tokenizer=tokenizer.fingerprint)
+        start = load_bundle(resolve_bundle(config.from_), device=runtime.device) if config.from_ else None
+        tokenizer = _tokenizer(run, start)
+        inputs = {"documents": manifest.documents.fingerprint, "tokenizer": tokenizer.fingerprint}
+        sources = named_sources(config, run, runtime, reporter)
+        if sources:
+            inputs["mixture"] = fingerprint_of(sources)
+        if start:
+            inputs["bundle"] = bundle_fingerprint(start.path)
+        key = stage_key(config, **inputs)
         if run.is_done(STAGE, key):
             reporter.line(f"The pretrained model in {run.bundle(STAGE)} is up to date.")
             return
 
-        shape = model_shape(
-            config.depth,
-            tokenizer.vocab_size,
-            sequence_length=config.sequence_length,
-            width=config.width or None,
-            head_dim=config.head_dim,
-            bigram_buckets=config.bigram_buckets,
-            window_pattern=config.window_pattern,
-        )
+        shape = start.config if start else shape_of(config, tokenizer.vocab_size)
+        length = shape.context_length
         text, validation_text = (
             opened.enter_context(
-                contextlib.closing(
-                    open_token_cache(run.tokens, manifest, tokenizer, split, build=runtime.is_main)
-                )
+                contextlib.closing(open_tokens(run.tokens, manifest, tokenizer, split, build=runtime.is_main))
             )
             for split in ("train", "validation")
         )
+        rows = TrainingRows(text, length, config.seed)
+        if sources:
+            rows = Opener(run, tokenizer, length, config.seed, runtime, reporter, opened).mixture(sources)
         training = training_run(run, STAGE, key, config, runtime, reporter, started)
         size = f"{shape.num_layers} layers, {shape.model_dim} channels, {shape.vocab_size:,} tokens of vocabulary"
         reporter.stage("Pretraining", f"{size}, on {runtime.describe()}")
         model, plan, result = pretrain(
             training,
-            shape,
+            start.model if start else shape,
             tokenizer,
-            text,
+            rows,
             validation_text,
             settings_from(config, TrainingSettings),
             tokens=config.tokens or int(config.ratio * model_cost(shape).scaling_parameters),
@@ -78,12 +88,25 @@ def main(config: Config) -> None:
             sample=(lambda model: _continuation(model, tokenizer, config.prompt)) if config.prompt else None,
         )
         if runtime.is_main:
-            facts = facts_of(training, plan, result)
+            facts: dict[str, Any] = facts_of(training, plan, result)
+            if isinstance(rows, Mixture):
+                facts["mixture"] = rows.facts(plan.steps * plan.rows_per_step)
             summary = (
                 "A language model that continues text, trained from scratch; not yet fine-tuned to chat."
             )
             save_trained(run, STAGE, model, tokenizer, plan, facts, summary=summary, seed=config.seed)
             finish(run, STAGE, key, config, facts)
+
+
+def _tokenizer(run: RunDirectory, start: Bundle | None) -> Tokenizer:
+    """The run's, or that of the model to start from. Raises UserError where these differ."""
+    if start is None:
+        return Tokenizer.load(run.tokenizer)
+    if run.tokenizer.is_dir() and Tokenizer.load(run.tokenizer).fingerprint != start.tokenizer.fingerprint:
+        raise UserError(
+            f"{start.path} has another tokenizer than {run.tokenizer}; go on in a run without the tokenizer stage"
+        )
+    return start.tokenizer
 
 
 def _continuation(model: GPT, tokenizer: Tokenizer, prompt: str) -> str:

@@ -6,37 +6,40 @@ outputs were made by the same settings skips itself. No stage's work is done her
 """
 
 import os
+import sys
 import time
-import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from chatsmith.cli import data, evaluate, pretrain, rl, sft, tokenizer
-from chatsmith.cli.config import KINDERGARTEN, STAGES, ServeConfig, Settings
+from chatsmith.cli import data, evaluate, mid, pretrain, rl, sft, tokenizer
 from chatsmith.cli.config import RunConfig as Config
+from chatsmith.cli.config import ServeConfig
+from chatsmith.cli.doctor import processes_for, warn
+from chatsmith.cli.launch import Machines, Place, find_place, launch
+from chatsmith.cli.plan import EXPECTED, within_budget
+from chatsmith.cli.recipe import configure, find_recipe, read_overrides
 from chatsmith.cli.report import write_report
-from chatsmith.cli.settings import expanded, from_environment, from_recipe, made, to_recipe
+from chatsmith.cli.settings import GENERAL_VARIABLES, PREFIX
 from chatsmith.runtime.console import Reporter, format_number, format_seconds
 from chatsmith.runtime.device import peak_resident_bytes
-from chatsmith.runtime.errors import UserError, did_you_mean
+from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import Recipe, RunDirectory, read_recipe, write_recipe
 
-BUILT_IN = Path(__file__).parent.parent / "recipes"
 MAINS = {
     "data": data.main,
     "tokenizer": tokenizer.main,
     "pretrain": pretrain.main,
+    "mid": mid.main,
     "sft": sft.main,
     "rl": rl.main,
     "evaluate": evaluate.main,
 }
-OTHER_SECTIONS = ("serve",)  # kept for commands that are no part of a pipeline
+SHARED = ("pretrain", "mid", "sft", "rl", "evaluate")  # stages that several processes share
 FACTS_SHOWN = 5  # of a stage in the table of results
 LONGEST_TEXT_SHOWN = 24  # longer ones are hashes and paths
-
-Sections = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -55,105 +58,57 @@ def main(config: Config) -> None:
     reporter = Reporter()
     started = time.monotonic()
     run, results = run_recipe(config, reporter)
+    if not results:
+        return
     show_results(run, results, time.monotonic() - started, reporter)
     show_next_steps(run, reporter)
 
 
 def run_recipe(config: Config, reporter: Reporter) -> tuple[RunDirectory, list[StageResult]]:
     """Run the recipe's stages; returns the run directory and a result for each stage."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise UserError(
-            "a recipe runs in one process; under torchrun start the training stages: "
-            "torchrun ... -m chatsmith pretrain RUN, then sft, then rl"
-        )
+    place = find_place(os.environ, config.nodes)
     recipe, run = find_recipe(config)
     is_old = Path(config.recipe).is_dir()
-    configs, recipe = configure(recipe, run, read_overrides(config), os.environ, is_old=is_old)
+    overrides = read_overrides(config)
+    if not is_old:
+        devices = (config.processes or processes_for({})) * place.nodes
+        overrides = within_budget(recipe, overrides, devices, run=run)
+    configs, recipe = configure(recipe, run, overrides, os.environ, is_old=is_old)
+    processes = config.processes or processes_for(configs)
+    machines = Machines(place)
+    if place.node:  # the first machine does what is not shared, and speaks
+        for name in recipe.stages:
+            if name in SHARED:
+                machines.begin(name)
+                _launch_stage(name, run, processes, place)
+        return run, []
     with run.lock():
         _keep_recipe(run, recipe)
     if config.ui:
         from chatsmith.cli.watch import open_page  # brings the server, which no training needs
 
         open_page(run.path, reporter)
-    reporter.stage(f"Recipe {recipe.name}", f"{' → '.join(recipe.stages)}, in {run.path}")
+    count = processes * place.nodes
+    shared = f", on {count} processes" if count > 1 else ""
+    reporter.stage(f"Recipe {recipe.name}", f"{' → '.join(recipe.stages)}, in {run.path}{shared}")
+    for key, title in EXPECTED.items():
+        if key in recipe.sections.get("expected", {}):
+            reporter.line(f"{title}: {recipe.sections['expected'][key]}")
+    warn(recipe, configs, run, processes, reporter)
+    evaluating: Any = configs.get("evaluate")
+    if evaluating and evaluating.download:
+        evaluate.download(evaluating, reporter)  # before the first GPU second is spent
+    results: list[StageResult] = []
     try:
-        return run, [_run_stage(name, configs[name], run) for name in recipe.stages]
+        for name in recipe.stages:
+            if count == 1 or name not in SHARED:
+                results.append(_run_stage(name, run, partial(MAINS[name], configs[name])))
+            else:
+                machines.begin(name)
+                results.append(_run_stage(name, run, partial(_launch_stage, name, run, processes, place)))
+        return run, results
     finally:
         write_report(run.path, reporter)  # also where a stage fails: it says how far the run has come
-
-
-def find_recipe(config: Config) -> tuple[Recipe, RunDirectory]:
-    """The recipe that `config` names and the run directory it goes to. Raises UserError if there is none."""
-    path = Path(config.recipe)
-    if path.is_dir():
-        continued = RunDirectory(path)
-        if not continued.recipe.is_file():
-            raise UserError(
-                f"{path} is a folder without a recipe.toml; name a recipe, and the folder as the run",
-                setting="run",
-            )
-        return read_recipe(continued.recipe), RunDirectory(config.run or path)
-    recipe = read_recipe(path if path.suffix == ".toml" else _built_in(config.recipe))
-    return recipe, RunDirectory(config.run or Path("runs") / recipe.name)
-
-
-def read_overrides(config: Config) -> dict[str, dict[str, Any]]:
-    """Recipe sections made of --set and the data flags of `config`."""
-    overrides: dict[str, dict[str, Any]] = {}
-    for text in config.set:
-        place, equals, value = text.partition("=")
-        stage, dot, name = place.strip().partition(".")
-        if not (equals and dot and stage and name):
-            raise UserError(f"--set takes stage.name=value, like pretrain.depth=6, not {text!r}")
-        overrides.setdefault(stage, {})[name.replace("-", "_")] = _toml_value(value.strip())
-    for name in ("data", "validation", "conversations", "validation_conversations"):
-        paths: tuple[Path, ...] = getattr(config, name)
-        if paths:
-            # Absolute, so that the run can be continued from another folder.
-            places = [path if path == KINDERGARTEN else expanded(path).absolute() for path in paths]
-            overrides.setdefault("data", {})[name] = [str(place) for place in places]
-    return overrides
-
-
-def configure(
-    recipe: Recipe,
-    run: RunDirectory,
-    overrides: Sections,
-    environ: Mapping[str, str],
-    *,
-    is_old: bool = False,
-) -> tuple[dict[str, Settings], Recipe]:
-    """Each stage's settings, and the recipe with all of them written out.
-
-    `overrides` are stronger than `environ`; `is_old`: the recipe is that of a run, which may have former names.
-    Raises UserError for an unknown stage, section or setting, or a value that a stage refuses.
-    """
-    if not recipe.stages:
-        raise UserError(f'the recipe {recipe.name} names no stages; add a line like stages = ["tokenizer"]')
-    for name in (*recipe.stages, *recipe.sections, *overrides):
-        is_kept = name in OTHER_SECTIONS and name not in recipe.stages
-        if name not in STAGES and not is_kept:
-            raise UserError(
-                f"the recipe {recipe.name} names an unknown stage {name!r}{did_you_mean(name, STAGES)}"
-            )
-    sections: dict[str, dict[str, Any]] = {
-        name: {**recipe.sections.get(name, {}), **overrides.get(name, {})}
-        for name in dict.fromkeys((*recipe.stages, *recipe.sections, *overrides))
-    }
-    configs: dict[str, Settings] = {}
-    for name in recipe.stages:
-        config_class = STAGES[name]
-        values = (
-            from_recipe(config_class, name, recipe.sections.get(name, {}), is_old=is_old)
-            | from_environment(config_class, name, environ)
-            | from_recipe(config_class, name, overrides.get(name, {}))
-        )
-        try:
-            configs[name] = made(config_class, values | {"run": run.path})
-        except UserError as error:
-            raise UserError(f"stage {name}: {error}") from error
-        sections[name] = to_recipe(configs[name])
-    return configs, replace(recipe, sections=sections)
 
 
 def show_results(
@@ -167,7 +122,8 @@ def show_results(
     reporter.line()
     reporter.table(f"Results in {run.path}", ["stage", "time", "result"], rows)
     is_new = not all(result.was_done for result in results)
-    memory = f", at most {peak_resident_bytes() / 1e9:.1f} GB of memory" if is_new else ""
+    most = max([peak_resident_bytes() / 1e9, *(one.facts.get("peak_memory_gb", 0.0) for one in results)])
+    memory = f", at most {most:.1f} GB of memory" if is_new else ""
     reporter.line(f"Finished in {format_seconds(seconds)}{memory}.")
 
 
@@ -185,13 +141,25 @@ def show_next_steps(run: RunDirectory, reporter: Reporter) -> None:
     reporter.line("\nTry next:")
     for command, purpose in steps:
         reporter.line(f"  {command:<{width}}  {purpose}")
+    expected = read_recipe(run.recipe).sections.get("expected", {}) if run.recipe.is_file() else {}
+    if "advice" in expected:
+        reporter.line(f"Next time, a better buy: {expected['advice']}")
 
 
-def _run_stage(name: str, config: Any, run: RunDirectory) -> StageResult:
+def _launch_stage(name: str, run: RunDirectory, processes: int, place: Place) -> None:
+    """The stage in processes of its own, with the settings that stand in the run's recipe."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(PREFIX)}
+    kept |= {key: os.environ[key] for key in GENERAL_VARIABLES if key in os.environ}
+    threads = max(1, len(os.sched_getaffinity(0)) // processes) if sys.platform == "linux" else 1
+    kept.setdefault("OMP_NUM_THREADS", str(threads))
+    launch([sys.executable, "-m", "chatsmith", name, str(run.path)], processes, place, kept)
+
+
+def _run_stage(name: str, run: RunDirectory, work: Callable[[], None]) -> StageResult:
     done_before = run.finished_at(name)
     started = time.monotonic()
     try:
-        MAINS[name](config)
+        work()
     except UserError as error:
         if not error.settings:
             raise
@@ -220,25 +188,6 @@ def _keep_recipe(run: RunDirectory, recipe: Recipe) -> None:
         if recipe == kept:
             return
     write_recipe(run.recipe, recipe)
-
-
-def _built_in(name: str) -> Path:
-    path = BUILT_IN / f"{name}.toml"
-    names = sorted(file.stem for file in BUILT_IN.glob("*.toml"))
-    if name not in names:
-        known = ", ".join(names)
-        raise UserError(
-            f"no recipe {name!r}{did_you_mean(name, names)}; name one of {known}, a .toml file or a run directory"
-        )
-    return path
-
-
-def _toml_value(text: str) -> Any:
-    """`text` as TOML reads it: 6, 0.5, true, ["a"]; anything else is the text itself."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
 
 
 def _in_words(facts: Mapping[str, Any]) -> str:

@@ -30,7 +30,11 @@ from chatsmith.runtime.errors import UserError, did_you_mean
 from chatsmith.runtime.run_directory import public_name, settings_of
 
 PREFIX = "CHATSMITH_"
-GENERAL_VARIABLES = ("CHATSMITH_DEBUG", "CHATSMITH_SHARED_DATA")  # the second one is for the tests
+GENERAL_VARIABLES = (
+    "CHATSMITH_DEBUG",
+    "CHATSMITH_CACHE",
+    "CHATSMITH_SHARED_DATA",
+)  # the last one is for the tests
 Values = dict[str, Any]
 """Values by field name."""
 SettingsT = TypeVar("SettingsT", bound=Settings)
@@ -103,7 +107,9 @@ def made(config_class: type[SettingsT], values: Values, prog: str = "") -> Setti
 
 
 def expanded(path: Path) -> Path:
-    """`path` with ~ replaced by the home folder. Raises UserError where that is not known."""
+    """`path` with ~ replaced by the home folder; a name of data stays. Raises UserError where that is not known."""
+    if str(path).startswith("hub:"):
+        return path
     try:
         return path.expanduser()
     except RuntimeError as error:
@@ -237,7 +243,8 @@ def _parser(config_class: type[Settings], prog: str, weaker: Mapping[str, Any]) 
                 shown = " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
                 text += f" (default: {shown})"
             if name in config_class.POSITIONAL:
-                group.add_argument(name, nargs="?", metavar=public_name(name).upper(), help=_literal(text))
+                count = "*" if get_origin(hints[name]) is tuple else "?"
+                group.add_argument(name, nargs=count, metavar=public_name(name).upper(), help=_literal(text))
                 continue
             _add_flag(group, public_name(name), hints[name], _literal(text))
             for former in fields[name].metadata.get("former", ()):

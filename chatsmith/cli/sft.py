@@ -1,15 +1,18 @@
 """`chatsmith sft`: fine-tune a model on conversations, and write `<run>/sft/bundle`.
 
-Starts from the run's pretrained model, or from any bundle with `--from`; learns from the run's conversations, or from
-any files with `--conversations`.
+Starts from the run's mid-trained or pretrained model, or from any bundle with `--from`; learns from the run's
+conversations, from any files with `--conversations`, or from a `--mixture`. `chatsmith mid` is the same command with
+other settings, one stage earlier.
 """
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from contextlib import ExitStack
+from typing import Any
 
 from chatsmith.bundle import bundle_fingerprint, load_bundle
+from chatsmith.cli.config import MidConfig
 from chatsmith.cli.config import SftConfig as Config
+from chatsmith.cli.mixtures import Opener, fingerprint_of, named_sources, show_samples
 from chatsmith.cli.training import (
     exclusive,
     facts_of,
@@ -19,89 +22,88 @@ from chatsmith.cli.training import (
     time_budget,
     training_run,
 )
-from chatsmith.data.dataset import SplitName, file_sha256, load_manifest
+from chatsmith.data.dataset import file_sha256, load_manifest
 from chatsmith.data.documents import find_files
-from chatsmith.data.packing import NothingToLearnError
-from chatsmith.ingest.forms import TYPES, read_files
+from chatsmith.data.mixture import Entry
+from chatsmith.data.packing import ConversationRows
+from chatsmith.ingest.forms import TYPES
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import RunDirectory, resolve_bundle, stage_key
-from chatsmith.text.chat import Conversation
+from chatsmith.tasks.sources import Source, conversation_source
 from chatsmith.train.sft import fine_tune
 from chatsmith.train.trainer import TrainingSettings
-
-STAGE = "sft"
 
 
 def main(config: Config) -> None:
     """Fine-tune, unless the run's model is already what this would make."""
+    tune(config, "sft", "Fine-tuning", "then fine-tuned on conversations.")
+
+
+def tune(config: Config | MidConfig, stage: str, title: str, how: str) -> None:
+    """Train the model of an earlier stage, or of `config.from_`, on conversations or a mixture."""
     started = time.monotonic()
     run = RunDirectory(config.run)
-    with exclusive(run, config.device, config.dtype) as (runtime, reporter):
-        source = resolve_bundle(config.from_ or run.stage("pretrain"))
-        data = _Conversations(config, run)
-        key = stage_key(config, bundle=bundle_fingerprint(source), conversations=data.fingerprint)
-        if run.is_done(STAGE, key):
-            reporter.line(f"The fine-tuned model in {run.bundle(STAGE)} is up to date.")
+    with exclusive(run, config.device, config.dtype) as (runtime, reporter), ExitStack() as opened:
+        before = "mid" if stage == "sft" and run.bundle("mid").is_dir() else "pretrain"
+        start_path = resolve_bundle(config.from_ or run.stage(before))
+        if config.mixture:
+            sources = named_sources(config, run, runtime, reporter)
+            inputs = {"mixture": fingerprint_of(sources)}
+        else:
+            sources = [_conversations(config, run, reporter)]
+            inputs = {"conversations": sources[0][1].fingerprint}
+        key = stage_key(config, bundle=bundle_fingerprint(start_path), **inputs)
+        if run.is_done(stage, key):
+            reporter.line(f"The model in {run.bundle(stage)} is up to date.")
             return
 
-        start = load_bundle(source, device=runtime.device)
-        training = training_run(run, STAGE, key, config, runtime, reporter, started)
-        reporter.stage("Fine-tuning", f"{start.path}, on {runtime.describe()}")
-        try:
-            plan, result, rows = fine_tune(
-                training,
-                start,
-                data.read("train", reporter),
-                data.read("validation", reporter),
-                settings_from(config, TrainingSettings),
-                tokens=config.tokens,
-                epochs=config.epochs,
-                budget=time_budget(run, training, config.minutes),
-            )
-        except NothingToLearnError as error:
-            if error.skipped:
-                raise
-            raise UserError(
-                f"there is no conversation to learn from in {data.origin}; give some", setting="conversations"
-            ) from error
+        start = load_bundle(start_path, device=runtime.device)
+        training = training_run(run, stage, key, config, runtime, reporter, started)
+        reporter.stage(title, f"{start.path}, on {runtime.describe()}")
+        context = start.config.context_length
+        opener = Opener(run, start.tokenizer, context, config.seed, runtime, reporter, opened)
+        mixture = opener.mixture(sources, learns_all=getattr(config, "loss", "") == "all")
         if runtime.is_main:
-            facts = facts_of(training, plan, result)
-            facts |= {"conversations": rows.num_conversations, "cut": rows.cut, "skipped": rows.skipped}
-            summary = "A small assistant: pretrained on text, then fine-tuned on conversations."
-            save_trained(
-                run, STAGE, start.model, start.tokenizer, plan, facts, summary=summary, seed=config.seed
-            )
-            finish(run, STAGE, key, config, facts)
-
-
-class _Conversations:
-    """Where the conversations come from: the files given, or those of the run's manifest."""
-
-    def __init__(self, config: Config, run: RunDirectory) -> None:
-        self.files: dict[SplitName, list[Path]] | None = None
-        self.origin = str(run.data)
-        if config.conversations:
-            self.files = {
-                "train": find_files(config.conversations, TYPES),
-                "validation": find_files(config.validation_conversations, TYPES),
+            show_samples(mixture, start.tokenizer, reporter)
+        plan, result = fine_tune(
+            training,
+            start,
+            mixture,
+            settings_from(config, TrainingSettings),
+            validation=opener.validation(sources),
+            validation_text=opener.validation_text,
+            tokens=config.tokens,
+            epochs=config.epochs,
+            budget=time_budget(run, training, config.minutes),
+        )
+        if runtime.is_main:
+            facts: dict[str, Any] = facts_of(training, plan, result)
+            talks = [part.rows for part in mixture.parts if isinstance(part.rows, ConversationRows)]
+            facts |= {
+                "conversations": sum(rows.num_conversations for rows in talks),
+                "cut": sum(rows.cut for rows in talks),
+                "skipped": sum(rows.skipped for rows in talks),
+                "mixture": mixture.facts(plan.steps * plan.rows_per_step),
             }
-            self.origin = ", ".join(map(str, self.files["train"]))
-            self.fingerprint = " ".join(file_sha256(file) for files in self.files.values() for file in files)
-            return
-        self.manifest = load_manifest(run.data)
-        if self.manifest.conversations is None:
-            raise UserError(
-                f"{run.path} has no conversations to learn from; give some with --conversations PATH"
+            summary = f"A small assistant: pretrained on text, {how}"
+            save_trained(
+                run, stage, start.model, start.tokenizer, plan, facts, summary=summary, seed=config.seed
             )
-        self.fingerprint = self.manifest.conversations.fingerprint
+            finish(run, stage, key, config, facts)
 
-    def read(self, split: SplitName, reporter: Reporter) -> Iterator[Conversation]:
-        """The conversations of a split; what is wrong with the files is reported after the last of them."""
-        if self.files is None:
-            yield from self.manifest.read_conversations(split)
-            return
-        notices: list[str] = []
-        yield from read_files(self.files[split], notices)
-        for notice in notices:
-            reporter.notice(notice)
+
+def _conversations(config: Config | MidConfig, run: RunDirectory, reporter: Reporter) -> tuple[Entry, Source]:
+    """What there is to learn from without a mixture: the files given, or the run's conversations."""
+    if isinstance(config, Config) and config.conversations:
+        files = {
+            "train": find_files(config.conversations, TYPES),
+            "validation": find_files(config.validation_conversations, TYPES),
+        }
+        fingerprint = " ".join(file_sha256(file) for named in files.values() for file in named)
+        name = ", ".join(map(str, files["train"]))
+        return Entry(name), conversation_source(files.__getitem__, fingerprint, "", reporter.notice)
+    data = load_manifest(run.data)
+    if data.conversations is None:
+        raise UserError(f"{run.path} has no conversations to learn from; give some with --conversations PATH")
+    return Entry("conversations"), Source(data.conversations.fingerprint, read=data.read_conversations)

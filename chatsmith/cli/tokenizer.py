@@ -7,9 +7,12 @@ train, and never touches the network.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
 
 from chatsmith.cli.config import TokenizerConfig as Config
 from chatsmith.data.dataset import DataManifest, Split, SplitName, load_manifest
+from chatsmith.ingest.hub import fetch, start_downloads
 from chatsmith.report.reference_vocabularies import REFERENCE_VOCABULARIES, load_offline
 from chatsmith.runtime.console import Reporter, format_seconds
 from chatsmith.runtime.errors import UserError
@@ -35,12 +38,18 @@ def main(config: Config) -> None:
     reporter = Reporter()
     run = RunDirectory(config.run)
     with run.lock():
-        manifest = load_manifest(run.data)
-        key = stage_key(config, data=manifest.fingerprint)
+        whole = load_manifest(run.data)
+        manifest = _enough(whole, config.sample_megabytes * 1e6)
+        cap = {"cap": str(config.document_characters)} if config.document_characters else {}
+        key = stage_key(config, data=manifest.fingerprint, **cap)
         if _is_current(run, key):
             reporter.line(f"The tokenizer in {run.tokenizer} is up to date.")
             return
         reporter.stage("Tokenizer", f"learning up to {config.vocab_size:,} tokens from the training text")
+        # All of them come while this goes on; here the first ones are waited for.
+        downloads = start_downloads(chain(manifest.documents.validation, whole.documents.train))
+        fetch((*manifest.documents.validation, *manifest.documents.train))
+        downloads.check()
         started = time.monotonic()
         tokenizer = _train(config, manifest, reporter)
         seconds = time.monotonic() - started
@@ -48,6 +57,17 @@ def main(config: Config) -> None:
         facts = {"vocab_size": tokenizer.vocab_size, "seconds": round(seconds, 2)}
         facts["bytes_per_token"] = _report(tokenizer, seconds, manifest, reporter)
         run.mark_done(STAGE, key, {**facts, "fingerprint": tokenizer.fingerprint}, [file], config)
+
+
+def _enough(manifest: DataManifest, characters: float) -> DataManifest:
+    """The manifest with no more shards of a hub, from the first on, than hold so many characters: more shards do not
+    change the tokenizer."""
+    kept, found = [], 0
+    for file in manifest.documents.train:
+        if not file.is_remote or found < characters:
+            kept.append(file)
+            found += file.characters if file.is_remote else 0
+    return replace(manifest, documents=replace(manifest.documents, train=tuple(kept)))
 
 
 def _is_current(run: RunDirectory, key: str) -> bool:
@@ -71,14 +91,17 @@ def _train(config: Config, manifest: DataManifest, reporter: Reporter) -> Tokeni
 
         def sample() -> Iterator[str]:
             read = 0
-            for text in sample_evenly(_all_texts(manifest, "train"), share):
+            texts = _all_texts(manifest, "train")
+            if config.document_characters:
+                texts = (text[: config.document_characters] for text in texts)
+            for text in sample_evenly(texts, share):
                 read += len(text)
                 bar.advance(len(text))
                 yield text
             # The files' sizes also count what is held out, and the JSON around conversations.
             bar.advance(max(0, expected - read))
 
-        tokenizer = train_tokenizer(sample(), config.vocab_size)
+        tokenizer = train_tokenizer(sample(), config.vocab_size, config.split)
     if tokenizer.vocab_size < config.vocab_size:
         reporter.notice(
             f"the text is too small for {config.vocab_size:,} tokens: no more than {tokenizer.vocab_size:,} "

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from chatsmith.bundle import GENERATION_DEFAULTS, model_card, save_bundle
+from chatsmith.cli.config import Shape
+from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.console import Reporter, format_seconds
 from chatsmith.runtime.device import Runtime, detect_runtime, peak_memory_bytes
 from chatsmith.runtime.distributed import process_group
 from chatsmith.runtime.run_directory import RunDirectory
 from chatsmith.text.tokenizer import Tokenizer
-from chatsmith.train.plan import Plan
+from chatsmith.train.plan import Plan, model_shape
 from chatsmith.train.timing import TimeBudget
 from chatsmith.train.trainer import TrainingRun, TrainResult
 
@@ -52,6 +54,21 @@ def training_run(
         track=None if config.track == "none" else config.track,
         save_seconds=60 * config.save_minutes,
         started=started,
+    )
+
+
+def shape_of(config: Shape, vocab_size: int) -> GPTConfig:
+    """The model that the settings describe."""
+    return model_shape(
+        config.depth,
+        vocab_size,
+        sequence_length=config.sequence_length,
+        width=config.width or None,
+        head_dim=config.head_dim,
+        bigram_buckets=config.bigram_buckets,
+        window_pattern=config.window_pattern,
+        value_embeddings=config.value_embeddings,
+        architecture=config.architecture,
     )
 
 

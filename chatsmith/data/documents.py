@@ -1,8 +1,9 @@
 """Files to documents: what chatsmith reads, and what it says when it cannot.
 
-Documents come from `.parquet` (column `text`), `.jsonl`, `.jsonl.gz`, `.jsonl.zst` (field `text`), `.txt` and
-`.md`. Reading streams: memory does not grow with the files. Every error is a UserError of one line that names
-the file. What is training and what is validation text is decided in `dataset`.
+Documents come from `.parquet` (a column, usually `text`), `.jsonl` or `.ndjson` (a field of that name), and `.txt`,
+`.text`, `.md` or `.markdown`; all but the first also as `.gz` or `.zst`. Reading streams: memory does not grow with the
+files. Every error is a UserError of one line that names the file. What is training and what is validation text is
+decided in `dataset`.
 """
 
 import codecs
@@ -10,9 +11,11 @@ import gzip
 import json
 import os
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +25,12 @@ import zstandard
 
 from chatsmith.runtime.errors import UserError
 
-JSON_LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
-SUPPORTED = (".parquet", *JSON_LINES, ".txt", ".md")
+PACKINGS = ("", ".gz", ".zst")
+JSON_LINES = tuple(kind + packing for kind in (".jsonl", ".ndjson") for packing in PACKINGS)
+_TEXTS = tuple(kind + packing for kind in (".txt", ".text", ".md", ".markdown") for packing in PACKINGS)
+SUPPORTED = (".parquet", *JSON_LINES, *_TEXTS)
+ANY_TYPE = ("",)
+"""In place of types: every file. What has no supported ending is read as plain text."""
 
 DOCUMENT_CHARACTERS = 8_000
 """About how long a document cut from a text file is. A last piece may be shorter, no piece is much longer."""
@@ -49,51 +56,92 @@ def file_type(path: Path, types: Iterable[str] = SUPPORTED) -> str | None:
     return next((ending for ending in types if name.endswith(ending)), None)
 
 
-def find_files(paths: Iterable[Path], types: tuple[str, ...] = SUPPORTED) -> list[Path]:
+def find_files(
+    paths: Iterable[Path], types: tuple[str, ...] = SUPPORTED, notices: list[str] | None = None
+) -> list[Path]:
     """The files of these types that `paths` name, each once. Folders are searched recursively, in sorted order.
 
-    Hidden files and folders, and files of other types inside folders, are passed over. Raises UserError for a
-    missing path, a file of an unsupported type, and a folder without any supported file.
+    Hidden files and folders, files of other types, linked folders and folders that may not be read are passed over
+    inside folders: a line about the latter three is added to `notices`. Raises UserError for a missing path, what is
+    no file or folder, a file of an unsupported type, and a folder without any supported file.
     """
     found: dict[Path, None] = {}  # a set that keeps its order
     for path in paths:
-        if not path.exists():
-            raise UserError(f"{path} does not exist; check the path (seen from {Path.cwd()})")
         if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.is_file() and file_type(file, types))
-            files = [file for file in inside if not _is_hidden(file.relative_to(path))]
+            passed_over: Counter[str] = Counter()
+            files = _files_inside(path, types, passed_over)
+            others = ", ".join(f"{count:,} {kind}" for kind, count in passed_over.most_common(8))
             if not files:
-                raise UserError(f"the folder {path} holds no file of a supported type ({', '.join(types)})")
-        elif file_type(path, types):
+                hint = f"; in there are {others}" if others else ""
+                raise UserError(
+                    f"the folder {path} holds no file of a supported type ({_known(types)}){hint}"
+                )
+            if others and notices is not None:
+                notices.append(f"{path}: passed over {others}")
+        elif path.is_file() and file_type(path, types) is not None:
             files = [path]
+        elif path.is_file():
+            raise UserError(
+                f"{path} is of an unsupported type; chatsmith reads {_known(types)}", setting="as_text"
+            )
+        elif path.exists():
+            raise UserError(f"{path} is neither a file nor a folder; write what it gives into a file")
         else:
-            raise UserError(f"{path} is of an unsupported type; chatsmith reads {', '.join(types)}")
+            raise UserError(f"{path} does not exist; check the path (seen from {Path.cwd()})")
         # Links are kept: the name in a cache of downloads is a link to a file without a telling name.
         found.update(dict.fromkeys(Path(os.path.abspath(file)) for file in files))
     return list(found)
 
 
-def _is_hidden(relative: Path) -> bool:
-    return any(part.startswith(".") for part in relative.parts)
+def _files_inside(folder: Path, types: tuple[str, ...], passed_over: Counter[str]) -> list[Path]:
+    """The files of these types in a folder, sorted; `passed_over` counts, by kind, what else is there."""
+    files: list[Path] = []
+
+    def unreadable(error: OSError) -> None:
+        passed_over[f"folders that may not be read ({error.strerror})"] += 1
+
+    for place, folders, names in os.walk(folder, onerror=unreadable):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        passed_over["linked folders"] += sum(os.path.islink(os.path.join(place, name)) for name in folders)
+        for name in names:
+            path = Path(place, name)
+            if name.startswith("."):
+                continue
+            if path.is_file() and file_type(path, types) is not None:
+                files.append(path)
+            elif path.is_file():
+                passed_over[f"{path.suffix.lower()} files" if path.suffix else "files without an ending"] += 1
+            else:
+                passed_over["broken links, pipes and the like"] += 1
+    passed_over += Counter()  # without the zeros
+    return sorted(files)
 
 
-def read_documents(files: Iterable[Path], notices: list[str] | None = None) -> Iterator[Document]:
-    """The documents of `files`, in order, without blank ones.
+def _known(types: tuple[str, ...]) -> str:
+    """The endings for an error message: those of packed files are said in short."""
+    plain = [kind for kind in types if not kind.endswith(PACKINGS[1:])]
+    return ", ".join(plain) + (" (also .gz, .zst)" if len(plain) < len(types) else "")
+
+
+def read_documents(
+    files: Iterable[Path], notices: list[str] | None = None, column: str = "text"
+) -> Iterator[Document]:
+    """The documents of `files`, in order, without blank ones; `column` holds them in tables and JSON lines.
 
     One line for people about each file with broken lines is added to `notices`. Raises UserError for what cannot
     be read.
     """
     for path in files:
         with named_errors(path):
-            match file_type(path):
-                case ".parquet":
-                    yield from _parquet_documents(path)
-                case ".txt" | ".md":
-                    for number, text in enumerate(_text_documents(path), 1):
-                        if not text.isspace():
-                            yield Document(text, f"{path.name}, part {number:,}")
-                case _:
-                    yield from _json_documents(path, notices)
+            kind = file_type(path)
+            if kind == ".parquet":
+                yield from _parquet_documents(path, column)
+            elif kind in JSON_LINES:
+                yield from _json_documents(path, notices, column)
+            else:
+                for number, text in enumerate(_text_documents(path), 1):
+                    if not text.isspace():
+                        yield Document(text, f"{path.name}, part {number:,}")
 
 
 @contextmanager
@@ -158,16 +206,16 @@ class JsonLines:
         return f"{self.broken_count:,} of {self.total:,} lines cannot be used, first {self._first_broken}"
 
 
-def _json_documents(path: Path, notices: list[str] | None) -> Iterator[Document]:
+def _json_documents(path: Path, notices: list[str] | None, column: str) -> Iterator[Document]:
     lines = JsonLines(path)
     for number, value in lines:
-        text = value.get("text")
+        text = value.get(column)
         if text is None:
-            lines.broken(number, f"it has no `text` (but {key_names(value)})")
+            lines.broken(number, f"it has no `{column}` (but {key_names(value)})")
         elif not isinstance(text, str):
-            lines.broken(number, "`text` is no string")
+            lines.broken(number, f"`{column}` is no string")
         elif not is_encodable(text):
-            lines.broken(number, "`text` holds half a character (a lone surrogate)")
+            lines.broken(number, f"`{column}` holds half a character (a lone surrogate)")
         elif text and not text.isspace():
             yield Document(text, f"{path.name}, line {number:,}")
     lines.add_notice(notices)
@@ -203,7 +251,7 @@ def _numbered_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
         if rest:
             pending.append(rest)
     if pending:
-        yield number + 1, offset, b"".join(pending)
+        yield number + 1, offset, b"".join(pending).removeprefix(codecs.BOM_UTF8)
 
 
 def unpacked_chunks(path: Path) -> Iterator[bytes]:
@@ -236,12 +284,11 @@ def _zstd_chunks(path: Path) -> Iterator[bytes]:
         raise EOFError("it ends in the middle of its compressed data")
 
 
-def _parquet_documents(path: Path) -> Iterator[Document]:
-    for number, row in parquet_rows(path, ["text"]):
-        text = row["text"]
+def _parquet_documents(path: Path, column: str) -> Iterator[Document]:
+    for number, (text,) in _parquet_rows(path, [column]):
         if text is not None and not isinstance(text, str):
             kind = type(text).__name__
-            raise UserError(f"{path}, row {number:,}: the column `text` holds {kind}, not strings")
+            raise UserError(f"{path}, row {number:,}: the column `{column}` holds {kind}, not strings")
         if text and not text.isspace():
             yield Document(text, f"{path.name}, row {number:,}")
 
@@ -251,6 +298,11 @@ def parquet_rows(path: Path, columns: list[str]) -> Iterator[tuple[int, dict[str
 
     Raises UserError for a file that is not readable or lacks a column.
     """
+    for number, row in _parquet_rows(path, columns):
+        yield number, dict(zip(columns, row, strict=True))
+
+
+def _parquet_rows(path: Path, columns: list[str]) -> Iterator[tuple[int, tuple[Any, ...]]]:
     number = 0
     try:
         with pq.ParquetFile(path, memory_map=True) as file:
@@ -258,15 +310,21 @@ def parquet_rows(path: Path, columns: list[str]) -> Iterator[tuple[int, dict[str
             for missing in (name for name in columns if name not in names):
                 raise UserError(
                     f"{path} has no column `{missing}` (it has: {', '.join(names) or 'none'}); "
-                    "rename the column that holds the text"
+                    "name the column that holds the text",
+                    setting="text_column",
                 )
             for batch in file.iter_batches(_PARQUET_BATCH_ROWS, columns=columns, use_threads=False):
-                for values in zip(*batch.select(columns).columns, strict=True):
+                arrays = batch.select(columns).columns
+                try:  # all at once: a value at a time takes three times as long
+                    values = [array.to_pylist() for array in arrays]
+                except UnicodeDecodeError:  # then that tells which one it is
+                    values = [(value.as_py() for value in array) for array in arrays]
+                for row in zip(*values, strict=True):
                     number += 1
-                    yield number, {name: value.as_py() for name, value in zip(columns, values, strict=True)}
+                    yield number, row
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{path}, row {number:,}: the text is not valid UTF-8 (byte {error.start:,})"
+            f"{path}, row {number + 1:,}: the text is not valid UTF-8 (byte {error.start:,})"
         ) from None
     except pa.ArrowException as error:
         reason = str(error).splitlines()[0][:160]
@@ -280,7 +338,7 @@ def _text_documents(path: Path) -> Iterator[str]:
 
     Long files are cut at paragraph boundaries: a whole book becomes many documents, so that even one file can be
     split into training and validation text. The pieces, joined, are the file's text, character for character
-    (after `\\r\\n` became `\\n` and a byte order mark was dropped). Markdown is not rendered: its marks are text.
+    (after `\\r\\n` became `\\n` and byte order marks were dropped). Markdown is not rendered: its marks are text.
     Raises UserError, with the byte offset, when the file is not UTF-8.
     """
     pending = ""
@@ -319,25 +377,22 @@ def cut_position(text: str, wanted: int) -> int:
 
 
 def _decoded(path: Path) -> Iterator[str]:
-    """The text of a file in pieces, with `\\n` for `\\r\\n`, whatever the borders of reads cut in two."""
+    """The text of a file in pieces, with `\n` for `\r\n`, whatever the borders of reads cut in two."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     offset = 0  # bytes given to the decoder in earlier chunks
     held_back = ""  # a `\r` at a chunk's end, whose `\n` may begin the next one
-    with path.open("rb") as file:
-        while True:
-            chunk = file.read(_CHUNK_BYTES)
-            undecoded = len(decoder.getstate()[0])
-            try:
-                text = held_back + decoder.decode(chunk, final=not chunk)
-            except UnicodeDecodeError as error:
-                position = offset - undecoded + error.start
-                raise UserError(
-                    f"{path} is not valid UTF-8 (byte {position:,}); save it as UTF-8 and repeat the command"
-                ) from None
-            if offset == 0:
-                text = text.removeprefix("\ufeff")
-            offset += len(chunk)
-            held_back = "\r" if chunk and text.endswith("\r") else ""
-            yield text.removesuffix(held_back).replace("\r\n", "\n")
-            if not chunk:
-                return
+    for chunk in chain(unpacked_chunks(path), [b""]):
+        if offset == 0 and chunk.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise UserError(f"{path} is UTF-16 text; save it as UTF-8 and repeat the command")
+        undecoded = len(decoder.getstate()[0])
+        try:
+            text = held_back + decoder.decode(chunk, final=not chunk)
+        except UnicodeDecodeError as error:
+            position = offset - undecoded + error.start
+            raise UserError(
+                f"{path} is not valid UTF-8 (byte {position:,}); save it as UTF-8 and repeat the command"
+            ) from None
+        offset += len(chunk)
+        held_back = "\r" if chunk and text.endswith("\r") else ""
+        # Byte order marks stand wherever files were joined.
+        yield text.removesuffix(held_back).replace("\r\n", "\n").replace("\ufeff", "")

@@ -12,10 +12,11 @@ The order of rows is a function of the content, T and the seed: not of time, of 
 grown, of the batch size or of how many processes share the work.
 """
 
-from array import array
+import sys
+from abc import ABC, abstractmethod
 from bisect import bisect_right, insort
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice, pairwise
 from typing import Generic, NamedTuple, TypeVar
@@ -26,7 +27,6 @@ from torch import Tensor
 
 from chatsmith.data.tokens import TokenCache, part_end
 from chatsmith.runtime.errors import UserError
-from chatsmith.text.chat import Rendered
 
 NOT_TRAINED_ON = -1
 """The target that means "no loss here": padding, the user's words in a chat, the results of tools."""
@@ -137,13 +137,13 @@ class Rows:
     def __len__(self) -> int:
         return len(self.row_starts) - 1
 
-    def write(self, row: int, ids: np.ndarray, bos_id: int, out: np.ndarray) -> int:
+    def write(self, row: int, cache: TokenCache, out: np.ndarray) -> int:
         """Write a row's ids into the front of `out` (T + 1,); return how many it has."""
         position = 0
         for piece in range(self.row_starts[row], self.row_starts[row + 1]):
             start, count = self.piece_starts[piece], self.piece_counts[piece]
-            out[position] = bos_id
-            out[position + 1 : position + 1 + count] = ids[start : start + count]
+            out[position] = cache.bos_id
+            out[position + 1 : position + 1 + count] = cache.read(start, start + count)
             position += 1 + int(count)
         return position
 
@@ -219,7 +219,32 @@ class RowPacker:
         return row
 
 
-class TrainingRows:
+class RowStream(ABC, Generic[Item]):
+    """Endless, exactly resumable batches of rows, epoch after epoch."""
+
+    @abstractmethod
+    def order(self, start_row: int) -> Iterator[Item]:
+        """What identifies each row, in the order of training, from `start_row` on, without end."""
+
+    @abstractmethod
+    def batch(self, rows: Sequence[Item]) -> Batch:
+        """These rows as a (rows, T) batch."""
+
+    def batches(
+        self, rows_per_batch: int, start_row: int = 0, rank: int = 0, world_size: int = 1
+    ) -> Iterator[Batch]:
+        """Yield (rows_per_batch, T) batches forever.
+
+        `start_row` counts the rows that all processes have used so far; each turn uses up rows_per_batch *
+        world_size of them, of which this process gets those of its `rank`.
+        """
+        order = self.order(start_row)
+        while True:
+            turn = list(islice(order, rows_per_batch * world_size))
+            yield self.batch(turn[rank * rows_per_batch : (rank + 1) * rows_per_batch])
+
+
+class TrainingRows(RowStream[int]):
     """Endless, exactly resumable batches of full rows of text, each of which begins with <|bos|>.
 
     In the first epoch, rows are formed and shuffled within parts of 1, 2, 4, 8, ... windows (`tokens.part_end`),
@@ -227,27 +252,21 @@ class TrainingRows:
     takes a few hundredths of a second, so the index of rows is not stored.
     """
 
-    def __init__(self, cache: TokenCache, sequence_length: int, seed: int):
-        """`sequence_length` is T. Returns at once; rows are packed when they are needed."""
+    utilisation = 1.0
+    """The share of the rows that is not padding."""
+
+    def __init__(self, cache: TokenCache, sequence_length: int, seed: int, *, cap: int = 0):
+        """`sequence_length` is T; with a `cap`, only so many documents, the first. Returns at once: rows are packed
+        when they are needed, which waits for windows and raises as `TokenCache.wait_for_window` does."""
         self._cache = cache
-        self._length = sequence_length
+        self._left = cap or sys.maxsize  # documents that may still be packed
+        self._repeated = slice(cap + 1 if cap else None)
+        self.sequence_length = sequence_length
         self._seed = seed
         self._packer = RowPacker(sequence_length + 1)
         self._packed: list[Rows] = []  # an entry a window, and a last one when the epoch is finished
         self._first_rows = [0]  # of each entry, and the number of rows so far
         self._finished = False
-
-    def batches(
-        self, rows_per_batch: int, start_row: int = 0, rank: int = 0, world_size: int = 1
-    ) -> Iterator[Batch]:
-        """Yield (rows_per_batch, T) batches forever, epoch after epoch.
-
-        `start_row` counts the rows that all processes have used so far; each turn uses up rows_per_batch *
-        world_size of them, of which this process gets those of its `rank`. Waits for windows as it needs them
-        and raises as `TokenCache.wait_for_window` does.
-        """
-        for numbers in _endless_share(self._order(start_row), rows_per_batch, rank, world_size):
-            yield self._batch(numbers)
 
     @property
     def rows_per_epoch(self) -> int:
@@ -255,8 +274,13 @@ class TrainingRows:
         self._pack(None)
         return self._first_rows[-1]
 
-    def _order(self, start_row: int) -> Iterator[int]:
-        """The rows' numbers, in the order of training, from `start_row` on."""
+    def expected_rows(self, documents: int) -> float:
+        """About how many rows so many documents fill, by those tokenized so far: does not wait."""
+        ids_each = self._cache.num_ids / max(1, self._cache.num_documents)
+        return max(1.0, documents * (ids_each + 1) / (self.sequence_length + 1))
+
+    def order(self, start_row: int) -> Iterator[int]:
+        """The rows' numbers, in the order of training."""
         skip = start_row
         for epoch in count():
             for part, (first, end) in enumerate(self._parts(epoch)):
@@ -286,23 +310,26 @@ class TrainingRows:
         """Pack this many windows (None: all), and the rest of the epoch if there are no more."""
         while not self._finished and (windows is None or len(self._packed) < windows):
             window = len(self._packed)
-            if self._cache.wait_for_window(window):
-                rows = self._packer.add(self._cache.window_offsets(window))
+            if self._left and self._cache.wait_for_window(window):
+                offsets = self._cache.window_offsets(window)[: self._left + 1]
+                self._left -= len(offsets) - 1
+                rows = self._packer.add(offsets)
             else:
                 assert window, "a token cache has at least one window"
-                rows = self._packer.finish(self._cache.window_offsets(0))
+                rows = self._packer.finish(self._cache.window_offsets(0)[self._repeated])
                 self._finished = True
             self._packed.append(rows)
             self._first_rows.append(self._first_rows[-1] + len(rows))
 
-    def _batch(self, numbers: list[int]) -> Batch:
-        rows = np.empty((len(numbers), self._length + 1), dtype=np.int64)
-        for out, number in zip(rows, numbers, strict=True):
+    def batch(self, rows: Sequence[int]) -> Batch:
+        """Rows by their numbers."""
+        filled = np.empty((len(rows), self.sequence_length + 1), dtype=np.int64)
+        for out, number in zip(filled, rows, strict=True):
             entry = bisect_right(self._first_rows, number) - 1
             row = number - self._first_rows[entry]
-            written = self._packed[entry].write(row, self._cache.ids, self._cache.bos_id, out)
+            written = self._packed[entry].write(row, self._cache, out)
             assert written == len(out), "a training row is full"
-        return make_batch(rows[:, :-1], rows[:, 1:])
+        return make_batch(filled[:, :-1], filled[:, 1:])
 
 
 class ValidationRows:
@@ -351,7 +378,7 @@ class ValidationRows:
         bos_id = self._cache.bos_id
         rows = np.full((rows_per_batch, self._length + 1), bos_id, dtype=np.int64)
         for out, number in zip(rows, numbers, strict=False):
-            self._rows.write(number, self._cache.ids, bos_id, out)
+            self._rows.write(number, self._cache, out)
         # Documents hold no <|bos|>: a target that is one stands between documents, or is padding.
         targets = np.where(rows[:, 1:] == bos_id, NOT_TRAINED_ON, rows[:, 1:])
         return make_batch(rows[:, :-1], targets)
@@ -366,8 +393,9 @@ class NothingToLearnError(UserError):
         self.skipped = skipped
 
 
-class ConversationRows:
-    """Rows of whole conversations, several to a row by best fit, held in memory as compact arrays (5 bytes a token).
+class ConversationRows(RowStream[int]):
+    """Rows of whole conversations, several to a row by best fit, read from a cache (`data.mixture`): only an index of
+    rows is held, 12 bytes a conversation.
 
     A conversation longer than a row is cut after the last turn of the assistant that fits; one whose first answer
     does not fit is left out. Both are counted. So every row holds something to learn, no batch is all padding, and
@@ -376,58 +404,71 @@ class ConversationRows:
 
     def __init__(
         self,
-        rendered: Iterable[Rendered],
+        cache: TokenCache,
         sequence_length: int,
         seed: int,
         *,
         turn_end_id: int,
-        padding_id: int,
+        learns_all: bool = False,
     ):
-        """`sequence_length` is T; `turn_end_id` is the id of <|assistant_end|>; `padding_id` any id, usually
-        <|bos|>, as it is never a target.
+        """`cache` holds 2 * id + mask for each id; `sequence_length` is T; `turn_end_id` is the id of
+        <|assistant_end|>. With `learns_all` the mask does not count: all of a conversation is learned.
 
-        Raises NothingToLearnError if no conversation is left.
+        Waits for the whole cache. Raises NothingToLearnError if no conversation is left.
         """
-        self._length = sequence_length
-        self._seed = seed
-        self._padding_id = padding_id
-        self._ids, self._masks = array("I"), array("b")
-        self._starts = [0]
-        self.cut = 0
-        """Conversations of which only the first turns fitted."""
-        self.skipped = 0
+        cache.wait_until_complete()
+        self._cache, self.sequence_length, self._seed, self._learns_all = (
+            cache,
+            sequence_length,
+            seed,
+            learns_all,
+        )
+        starts, counts, masked = _conversations_in(cache)
+        is_long = counts > sequence_length
+        for number in np.flatnonzero(is_long):
+            ids = cache.read(starts[number], starts[number] + sequence_length)
+            turn_ends = np.flatnonzero(ids >> 1 == turn_end_id)
+            counts[number] = turn_ends[-1] + 1 if len(turn_ends) else 0
+            masked[number] = (ids[: counts[number]] & 1).any()
+        self.skipped = int((~masked).sum())
         """Conversations of which nothing to learn fitted."""
-        for conversation in rendered:
-            self._take(whole_turns(conversation, sequence_length + 1, turn_end_id), len(conversation.ids))
+        self.cut = int((is_long & masked).sum())
+        """Conversations of which only the first turns fitted."""
+        starts, counts = starts[masked], counts[masked]
+        self.num_conversations = len(starts)
+        """Conversations in the rows, whole or cut."""
         if not self.num_conversations:
             raise NothingToLearnError(self.skipped, sequence_length)
         bins: Shelves[int] = Shelves()  # of conversations of one length, the seed decides which goes where
         for number in np.random.default_rng([seed, 0]).permutation(self.num_conversations):
-            bins.add(self._starts[number + 1] - self._starts[number], int(number))
-        self._rows = bins.take_rows(sequence_length + 1)
-
-    @property
-    def num_conversations(self) -> int:
-        """Conversations in the rows, whole or cut."""
-        return len(self._starts) - 1
+            bins.add(int(counts[number]) + 1, int(number))
+        rows = bins.take_rows(sequence_length + 1)
+        packed = np.fromiter((number for row in rows for number in row), np.int64)
+        row_starts = np.cumsum([0, *map(len, rows)], dtype=np.int64)
+        self._rows = Rows(starts[packed], counts[packed].astype(np.int32), row_starts)
+        self.utilisation = float((counts + 1).sum()) / (len(rows) * (sequence_length + 1))
+        """The share of the rows that is not padding."""
 
     @property
     def rows_per_epoch(self) -> int:
         """Rows that hold every conversation once."""
         return len(self._rows)
 
-    @property
-    def utilisation(self) -> float:
-        """The share of the rows that is not padding."""
-        return len(self._ids) / (self.rows_per_epoch * (self._length + 1))
+    def expected_rows(self, conversations: int) -> float:
+        """The rows of an epoch, in which so many conversations are."""
+        return self.rows_per_epoch
 
-    def batches(
-        self, rows_per_batch: int, start_row: int = 0, rank: int = 0, world_size: int = 1
-    ) -> Iterator[Batch]:
-        """Yield (rows_per_batch, T) batches forever, epoch after epoch; arguments as in
-        `TrainingRows.batches`. Targets are -1 wherever the mask is 0 and in padding."""
-        for numbers in _endless_share(self._order(start_row), rows_per_batch, rank, world_size):
-            yield self._batch(numbers, rows_per_batch)
+    def order(self, start_row: int) -> Iterator[int]:
+        """The rows' numbers, in the order of training."""
+        first_epoch, skip = divmod(start_row, self.rows_per_epoch)
+        for epoch in count(first_epoch):
+            shuffled = np.random.default_rng([self._seed, 1, epoch]).permutation(self.rows_per_epoch)
+            yield from (int(row) for row in shuffled[skip:])
+            skip = 0
+
+    def batch(self, rows: Sequence[int]) -> Batch:
+        """Rows by their numbers. Targets are -1 wherever the mask is 0 and in padding."""
+        return self._batch(rows, len(rows))
 
     def validation_batches(
         self, rows_per_batch: int, *, rank: int = 0, world_size: int = 1
@@ -437,53 +478,26 @@ class ConversationRows:
         for numbers in _share(range(self.rows_per_epoch), rows_per_batch, rank, world_size):
             yield self._batch(numbers, rows_per_batch)
 
-    def _take(self, fitting: Rendered, whole_length: int) -> None:
-        if not any(fitting.mask):
-            self.skipped += 1
-            return
-        self.cut += len(fitting.ids) < whole_length
-        assert not fitting.mask[0], "nothing predicts the first id"
-        self._ids.extend(fitting.ids)
-        self._masks.extend(fitting.mask)
-        self._starts.append(len(self._ids))
-
-    def _order(self, start_row: int) -> Iterator[int]:
-        first_epoch, skip = divmod(start_row, self.rows_per_epoch)
-        for epoch in count(first_epoch):
-            shuffled = np.random.default_rng([self._seed, 1, epoch]).permutation(self.rows_per_epoch)
-            yield from (int(row) for row in shuffled[skip:])
-            skip = 0
-
     def _batch(self, numbers: Sequence[int], rows_per_batch: int) -> Batch:
-        ids = np.full((rows_per_batch, self._length + 1), self._padding_id, dtype=np.int64)
-        learned = np.zeros((rows_per_batch, self._length + 1), dtype=bool)
-        for row, number in enumerate(numbers):
-            position = 0
-            for conversation in self._rows[number]:
-                first, end = self._starts[conversation : conversation + 2]
-                ids[row, position : position + end - first] = self._ids[first:end]
-                learned[row, position : position + end - first] = self._masks[first:end]
-                position += end - first
-        targets = np.where(learned, ids, NOT_TRAINED_ON)
-        return make_batch(ids[:, :-1], targets[:, 1:])
+        bos = self._cache.bos_id
+        filled = np.full((rows_per_batch, self.sequence_length + 1), bos, dtype=np.int64)
+        for out, number in zip(filled, numbers, strict=False):
+            self._rows.write(number, self._cache, out)
+        is_learned = filled != bos if self._learns_all else filled & 1
+        targets = np.where(is_learned, filled >> 1, NOT_TRAINED_ON)
+        return make_batch(filled[:, :-1] >> 1, targets[:, 1:])
 
 
-def whole_turns(conversation: Rendered, length: int, turn_end_id: int) -> Rendered:
-    """The conversation, or as much of it as fits into `length` ids and ends with the assistant's `turn_end_id`:
-    nothing, if not even the first answer does."""
-    if len(conversation.ids) <= length:
-        return conversation
-    kept = next((end for end in range(length, 0, -1) if conversation.ids[end - 1] == turn_end_id), 0)
-    return Rendered(conversation.ids[:kept], conversation.mask[:kept])
-
-
-def _endless_share(
-    order: Iterator[int], rows_per_batch: int, rank: int, world_size: int
-) -> Iterator[list[int]]:
-    """Of each turn of rows_per_batch * world_size rows, those of this rank; the turns never end."""
-    while True:
-        turn = list(islice(order, rows_per_batch * world_size))
-        yield turn[rank * rows_per_batch : (rank + 1) * rows_per_batch]
+def _conversations_in(cache: TokenCache) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each conversation: where its ids start, how many there are, and whether the mask has any of them."""
+    starts, counts, masked = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0, bool)]
+    for window in range(cache.num_windows):
+        offsets = cache.window_offsets(window)
+        bits = cache.read(offsets[0], offsets[-1]) & 1  # a window is in one part
+        starts.append(offsets[:-1])
+        counts.append(np.diff(offsets))
+        masked.append(np.add.reduceat(bits, offsets[:-1] - offsets[0], dtype=np.int64) > 0)
+    return np.concatenate(starts), np.concatenate(counts), np.concatenate(masked)
 
 
 def _share(rows: Sequence[int], rows_per_batch: int, rank: int, world_size: int) -> Iterator[Sequence[int]]:

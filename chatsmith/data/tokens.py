@@ -1,41 +1,47 @@
 """Token ids on disk: every document of one split, tokenized ahead of training by a process of its own.
 
-A folder holds
+A split is cached in parts: a hub's shard is one, and so are local files that stand together. A part's folder holds
 
     ids.bin        the ids of all documents end to end, without <|bos|>: uint16, or uint32 above 65,536 ids
     offsets.bin    where each document ends in it, int64
     progress.json  how much of the two may be read, a hash of every window, and a hash of all this
+    about.json     for people: the files it was made of
+    .lock          held by whoever writes a window
 
 Documents come in windows. A window is published, atomically, once all of it is on disk, and never changes
-again; its hash is checked when it is read. The cache depends on the tokenizer, the documents and the split,
-and on nothing else: its key names the three, and a cache with another key is rebuilt.
+again; its hash is checked when it is read. A part depends on the tokenizer, the contents of its files and what is left
+out of them, and on nothing else: its key names all that, and is the name of its folder. So runs share parts, also while
+they are made, and one more shard changes no other.
 
 This file has both sides. `open_token_cache` starts the worker, `python -m chatsmith.data.tokens JOB`, where JOB
 is a JSON file with the manifest and the tokenizer: no torch in it, low priority. The parent writes to its stdin
 how many windows are wanted, 8 bytes a number: a run of minutes on a large corpus needs a small part of it. The
 worker answers through progress.json, which every process of a run may read, and prints what is wrong with the
 data to its stdout. It ends when its stdin does. A build that was interrupted continues after the last published
-window. Two builders of one folder are kept apart by their caller.
+window. Workers that build the same part take turns, a window each.
 """
 
 import contextlib
+import fcntl
+import functools
 import json
 import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b, sha256
-from itertools import islice
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 
-from chatsmith.data.dataset import DataManifest, SplitName
+from chatsmith.data.dataset import DataManifest, SourceFile, SplitName
 from chatsmith.data.documents import Document
 from chatsmith.runtime.atomic import write_text
 from chatsmith.runtime.errors import UserError
@@ -44,6 +50,7 @@ from chatsmith.text.tokenizer import Tokenizer
 FORMAT_VERSION = 2  # 1 had no hashes
 KEY_FORMAT = 1  # raised when equal inputs no longer give equal ids or windows
 IDS, OFFSETS, PROGRESS, LOG, JOB = "ids.bin", "offsets.bin", "progress.json", "worker.log", "job.json"
+ABOUT, LOCK, IN_USE = "about.json", ".lock", ".in-use"
 
 WINDOW_DOCUMENTS = 2_048
 WINDOW_CHARACTERS = 16_000_000
@@ -129,63 +136,89 @@ def _window_hash(ends: np.ndarray, ids: np.ndarray) -> str:
     return digest.hexdigest()
 
 
+class Feeder(Protocol):
+    """What fetches files while the worker reads others."""
+
+    def check(self) -> None:
+        """Raise UserError if it failed."""
+
+    def stop(self) -> None:
+        """Fetch nothing more."""
+
+
 class TokenCache:
     """Reads a cache that may still be growing. Close it, or use it in a `with`, to stop its worker."""
 
-    def __init__(self, folder: Path, key: str, worker: "subprocess.Popen[bytes] | None" = None):
-        self.folder = folder
-        self.key = key
+    def __init__(
+        self,
+        folder: Path,
+        key: str,
+        worker: "subprocess.Popen[bytes] | None" = None,
+        more: Sequence[tuple[Path, str]] = (),
+    ):
+        """The parts are in `folder` with `key`, and then in `more`."""
+        self._parts = [(folder, key), *more]
         self._worker = worker
-        self._progress = Progress.load(folder, key) or Progress(key)
-        self._ids: np.ndarray | None = None
+        self._feeder: Feeder | None = None
+        self._use: IO[str] | None = None
+        for place, _ in self._parts:
+            with contextlib.suppress(OSError):  # it is not there yet, or another's
+                os.utime(place / ABOUT)  # when it was last used
+        self._progress = [Progress.load(*part) or Progress(part[1]) for part in self._parts]
+        self._count()
         self._asked = 0
         self._ask(part_end(1))
 
-    @property
-    def bos_id(self) -> int:
+    def _count(self) -> None:
+        """How much may be read: the parts that are complete, and what there is of the next one."""
+        reached = next((n for n, one in enumerate(self._progress) if not one.complete), len(self._parts) - 1)
+        readable = self._progress[: reached + 1]
+        self._first_windows = np.cumsum([0, *(len(one.ids) for one in readable)]).tolist()
+        self._first_ids = np.cumsum([0, *(_last(one.ids) for one in readable)]).tolist()
+        self._arrays: dict[int, np.ndarray] = {}
+        self.bos_id = self._progress[0].bos_id
         """The id that packing puts before each document."""
-        return self._progress.bos_id
-
-    @property
-    def num_windows(self) -> int:
+        self.num_windows: int = self._first_windows[-1]
         """Windows published so far."""
-        return len(self._progress.ids)
-
-    @property
-    def num_ids(self) -> int:
+        self.num_documents = sum(_last(one.documents) for one in readable)
+        """Documents published so far."""
+        self.num_ids: int = self._first_ids[-1]
         """Ids published so far."""
-        return _last(self._progress.ids)
-
-    @property
-    def is_complete(self) -> bool:
+        self.is_complete = self._progress[reached].complete
         """Whether every document is in the cache."""
-        return self._progress.complete
+        self._reached = reached
 
-    @property
-    def ids(self) -> np.ndarray:
-        """(num_ids,) all published ids, memory-mapped and read-only."""
-        if self._ids is None or len(self._ids) != self.num_ids:
-            dtype = f"uint{8 * self._progress.id_bytes}"
-            self._ids = np.memmap(self.folder / IDS, dtype, mode="r", shape=(self.num_ids,))
-        return self._ids
+    def read(self, start: int, end: int) -> np.ndarray:
+        """(end - start,) the ids from `start` to `end`, of one document: memory-mapped and read-only."""
+        part = min(bisect_right(self._first_ids, start) - 1, self._reached)
+        if part not in self._arrays:
+            one = self._progress[part]
+            path, count = self._parts[part][0] / IDS, _last(one.ids)
+            self._arrays[part] = np.memmap(path, f"uint{8 * one.id_bytes}", mode="r", shape=(count,))
+        return self._arrays[part][start - self._first_ids[part] : end - self._first_ids[part]]
 
     def window_offsets(self, window: int) -> np.ndarray:
-        """(documents in the window + 1,) int64: document i of a published window is ids[o[i] : o[i + 1]].
+        """(documents in the window + 1,) int64: the ids of document i of a published window are those from o[i] to
+        o[i + 1].
 
         Raises UserError if the window is not what was written.
         """
-        documents, ids = self._progress.bounds(window)
+        part = bisect_right(self._first_windows, window) - 1
+        folder, progress, first_id = self._parts[part][0], self._progress[part], self._first_ids[part]
+        local = window - self._first_windows[part]
+        documents, ids = progress.bounds(local)
         count = documents.stop - documents.start
-        ends = np.fromfile(self.folder / OFFSETS, np.int64, count, offset=8 * documents.start)
+        ends = np.fromfile(folder / OFFSETS, np.int64, count, offset=8 * documents.start)
         offsets = np.concatenate([[ids.start], ends])
-        expected = self._progress.hashes[window]
+        expected = progress.hashes[local]
         is_sound = len(ends) == count and offsets[-1] == ids.stop and (np.diff(offsets) >= 0).all()
-        if not is_sound or (expected and expected != _window_hash(ends, self.ids[ids])):
+        content = self.read(first_id + ids.start, first_id + ids.stop)
+        if not is_sound or (expected and expected != _window_hash(ends, content)):
             raise UserError(
-                f"the tokens in {self.folder} are damaged (window {window} is not what was written); "
+                f"the tokens in {folder} are damaged (window {local} is not what was written); "
                 "delete that folder and repeat the command, which tokenizes the text again"
             )
-        return offsets
+        return offsets + first_id
 
     def wait_for_window(self, window: int) -> bool:
         """Return True once the window can be read, False if the cache is complete without it.
@@ -203,8 +236,27 @@ class TokenCache:
         self._ask(ALL_WINDOWS)
         self._wait(ALL_WINDOWS)
 
+    def unfinished_files(self, manifest: DataManifest, split: SplitName) -> list[SourceFile]:
+        """The training files of the parts that are not complete, in order."""
+        parts = zip(parts_of(manifest, split), self._progress, strict=True)
+        return [file for part, one in parts if not one.complete for file in part.documents.train]
+
+    def hold(self, shared: Path) -> None:
+        """Let nobody remove parts from `shared` until this is closed."""
+        with contextlib.suppress(OSError):  # a cache that may be read and not written
+            self._use = (shared / IN_USE).open("a")
+            fcntl.flock(self._use, fcntl.LOCK_SH)
+
+    def feed(self, feeder: Feeder) -> None:
+        """Have what fetches files for the worker checked while a window is waited for, and stopped with the worker."""
+        self._feeder = feeder
+
     def close(self) -> None:
         """Stop the worker if it still runs. What it has published stays, and a later build continues from there."""
+        if self._feeder:
+            self._feeder.stop()
+        if self._use:
+            self._use.close()
         if self._worker is None:
             return
         self._worker.terminate()
@@ -232,29 +284,30 @@ class TokenCache:
         """Return once this many windows are published, or all there are."""
         last_growth = time.monotonic()
         while self.num_windows < windows and not self.is_complete:
+            if self._feeder:
+                self._feeder.check()
             # Asked before the progress is read, or the worker's last window could fall between the two.
             has_ended = self._worker is not None and self._worker.poll() is not None
-            before = self._progress
-            self._progress = Progress.load(self.folder, self.key) or before
-            if self._progress != before:
+            before, part = self._progress[self._reached], self._parts[self._reached]
+            self._progress[self._reached] = Progress.load(*part) or before
+            if self._progress[self._reached] != before:
+                self._count()
                 last_growth = time.monotonic()
             elif has_ended:
                 raise UserError(self._how_the_worker_ended())
             elif time.monotonic() - last_growth > _STALLED_SECONDS:
                 minutes = _STALLED_SECONDS // 60
-                raise UserError(
-                    f"no new tokens in {self.folder} for {minutes} minutes; is the folder shared?"
-                )
+                raise UserError(f"no new tokens in {part[0]} for {minutes} minutes; is the folder shared?")
             else:
                 time.sleep(_POLL_SECONDS)
 
     def _how_the_worker_ended(self) -> str:
-        assert self._worker
-        said = self._worker.stdout.read().decode(errors="replace").strip() if self._worker.stdout else ""
+        assert self._worker and self._worker.stdout
+        said = self._worker.stdout.read().decode(errors="replace").strip()
         code = self._worker.returncode
         how = f"ended with code {code}" if code >= 0 else f"was killed by signal {-code} (out of memory?)"
         return said or (
-            f"the tokenizing process {how} before it was done; see {self.folder / LOG}. "
+            f"the tokenizing process {how} before it was done (see {LOG} in the run's tokens). "
             "Repeat the command to continue where it stopped"
         )
 
@@ -266,30 +319,56 @@ def open_token_cache(
     split: SplitName,
     *,
     build: bool = True,
+    shared: Path | None = None,
 ) -> TokenCache:
-    """The cache of one split in `folder`/<split>, at once; a worker continues to fill it if need be.
+    """The cache of one split, at once; a worker continues to fill it if need be.
 
-    With several processes, only one may `build`; the others read what it publishes. The worker tokenizes with one
-    thread on a small machine; with a quarter of the processors, at most 8, on a larger one.
+    Its parts are in `shared`, for other runs too (None: in `folder`); the worker's log is in `folder`/<split>. Of
+    several processes that see the same folders one should `build`; the others read what it publishes. The worker
+    tokenizes with one thread on a small machine; with a quarter of the processors, at most 8, on a larger one.
     """
     folder = folder / split
-    key = cache_key(tokenizer.fingerprint, manifest.documents.fingerprint, split)
-    progress = Progress.load(folder, key)
-    if not build or (progress and progress.complete):
-        return TokenCache(folder, key)
-    folder.mkdir(parents=True, exist_ok=True)
-    if progress is None:
-        (folder / PROGRESS).unlink(missing_ok=True)  # no reader may meet what another build left
+    former = (folder, cache_key(tokenizer.fingerprint, manifest.documents.fingerprint, split))
+    if (progress := Progress.load(*former)) and progress.complete:
+        return TokenCache(*former)  # in the run, where earlier versions kept it
+    parts = [(part, _place(shared or folder, part, tokenizer, split)) for part in parts_of(manifest, split)]
+    places = [place for _, place in parts]
+    if not build or all((one := Progress.load(*place)) and one.complete for place in places):
+        return TokenCache(*places[0], more=places[1:])
+    for part, (place, _) in parts:
+        names = [str(file.path) for file in (part.documents.train or part.documents.validation)]
+        write_text(place / ABOUT, json.dumps({"files": names, "split": split}))
     job = {
-        "folder": str(folder.absolute()),
-        "key": key,
+        "folder": str((shared or folder).absolute()),
         "split": split,
         "threads": max(1, min(8, (os.cpu_count() or 1) // 4)),
         "manifest": manifest.to_json(),
         "tokenizer": tokenizer.to_json(),
     }
     write_text(folder / JOB, json.dumps(job))
-    return TokenCache(folder, key, _start_worker(folder))
+    return TokenCache(*places[0], _start_worker(folder), places[1:])
+
+
+def parts_of(manifest: DataManifest, split: SplitName) -> list[DataManifest]:
+    """The manifest in parts that are cached by themselves: each shard of a hub, and local files that stand together.
+
+    Windows end with a part, and nothing that changes in one changes another.
+    """
+
+    def part(files: Iterable[SourceFile]) -> DataManifest:
+        return replace(
+            manifest, documents=replace(manifest.documents, train=tuple(files)), conversations=None
+        )
+
+    if split == "validation" and manifest.documents.method == "files":
+        return [part(())]
+    kinds = groupby(manifest.documents.train, lambda file: file.is_remote and file.sha256)
+    return [part(files) for _, files in kinds]
+
+
+def _place(shared: Path, part: DataManifest, tokenizer: Tokenizer, split: SplitName) -> tuple[Path, str]:
+    key = cache_key(tokenizer.fingerprint, part.documents.fingerprint, split)
+    return shared / key[:32], key
 
 
 def cache_key(tokenizer_fingerprint: str, documents_fingerprint: str, split: SplitName) -> str:
@@ -317,20 +396,29 @@ def _start_worker(folder: Path) -> "subprocess.Popen[bytes]":
 
 
 class CacheWriter:
-    """Appends windows to a cache's files, after the last one published under the same key."""
+    """Appends windows to a part's files, after the last one published under the same key."""
 
     def __init__(self, folder: Path, key: str, *, bos_id: int, vocab_size: int):
         folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(".*.tmp"):  # of a build that was stopped while it published
-            leftover.unlink()
         self.folder = folder
-        id_bytes = 2 if vocab_size <= 1 << 16 else 4
-        self.progress = Progress.load(folder, key) or Progress(key, bos_id, id_bytes)
-        self.progress.complete = False
-        for name, size in self.progress.sizes().items():
-            with (folder / name).open("ab") as file:
-                file.truncate(size)
-        self.progress.save(folder)
+        self.progress = Progress(key, bos_id, 2 if vocab_size <= 1 << 16 else 4)
+        with self.turn():
+            self.progress.save(folder)
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[int]:
+        """Keep other writers out, and yield how many windows there are now."""
+        with (self.folder / LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for leftover in self.folder.glob(".*.tmp"):  # of a build that was stopped while it published
+                leftover.unlink()
+            self.progress = Progress.load(self.folder, self.progress.key) or replace(
+                self.progress, documents=[], ids=[], hashes=[], complete=False
+            )
+            for name, size in self.progress.sizes().items():
+                with (self.folder / name).open("ab") as file:
+                    file.truncate(size)
+            yield len(self.progress.ids)
 
     def add_window(self, documents: list[list[int]]) -> None:
         """Write the ids of one window's documents and publish them. Raises UserError if the disk is full."""
@@ -367,13 +455,21 @@ def build(
     wait_until_wanted: Callable[[int], None] = lambda window: None,
 ) -> None:
     """Tokenize the documents that are not in the cache yet, window by window, and finish it."""
-    published = _last(writer.progress.documents)
     with ThreadPoolExecutor(threads) as pool:
-        for window in windows(islice(documents, published, None)):
-            wait_until_wanted(len(writer.progress.ids))
-            texts = (document.text for document in window)
-            writer.add_window(list(pool.map(encode, texts) if threads > 1 else map(encode, texts)))
-    writer.finish()
+        for number, window in enumerate(windows(documents)):
+            if number < len(writer.progress.ids):
+                continue
+            wait_until_wanted(number)
+            with writer.turn() as published:
+                if number == published:
+                    texts = (document.text for document in window)
+                    writer.add_window(list(pool.map(encode, texts) if threads > 1 else map(encode, texts)))
+                elif number > published:
+                    raise UserError(
+                        f"the tokens in {writer.folder} were removed meanwhile; repeat the command"
+                    )
+    with writer.turn():
+        writer.finish()
 
 
 def windows(documents: Iterable[Document]) -> Iterator[list[Document]]:
@@ -408,10 +504,10 @@ class Demand:
                 self._grown.notify_all()
         os._exit(3)
 
-    def wait_for(self, window: int) -> None:
-        """Return once the window of this number is wanted."""
+    def wait_for(self, before: int, window: int) -> None:
+        """Return once the window of this number, after `before` others, is wanted."""
         with self._grown:
-            self._grown.wait_for(lambda: self._windows > window)
+            self._grown.wait_for(lambda: self._windows > before + window)
 
 
 def main(job_file: Path) -> None:
@@ -419,14 +515,20 @@ def main(job_file: Path) -> None:
     demand = Demand()
     os.nice(10)  # training goes first; when it waits for tokens, the processors are ours anyway
     job = json.loads(job_file.read_bytes())
-    tokenizer = Tokenizer(job["tokenizer"])
+    tokenizer, split = Tokenizer(job["tokenizer"]), job["split"]
     manifest = DataManifest.from_json(job["manifest"])
+    before = 0  # windows in earlier parts
     try:
-        writer = CacheWriter(
-            Path(job["folder"]), job["key"], bos_id=tokenizer.bos_id, vocab_size=tokenizer.vocab_size
-        )
-        documents = manifest.read_documents(job["split"])
-        build(writer, documents, tokenizer.encode, job["threads"], demand.wait_for)
+        for part in parts_of(manifest, split):
+            folder, key = _place(Path(job["folder"]), part, tokenizer, split)
+            writer = CacheWriter(folder, key, bos_id=tokenizer.bos_id, vocab_size=tokenizer.vocab_size)
+            if not writer.progress.complete:
+                for file in (*part.documents.train, *part.documents.validation):
+                    while file.is_remote and not file.path.exists():  # it is being downloaded
+                        time.sleep(_POLL_SECONDS)
+                wanted = functools.partial(demand.wait_for, before)
+                build(writer, part.read_documents(split), tokenizer.encode, job["threads"], wanted)
+            before += len(writer.progress.ids)
     except UserError as error:
         sys.stdout.write(str(error))
         sys.exit(2)

@@ -24,6 +24,7 @@ from chatsmith.data.tokens import TokenCache, open_token_cache
 from chatsmith.evals.evaluation import Evaluation
 from chatsmith.evals.results import SuiteResult
 from chatsmith.evals.statistics import ratio_interval
+from chatsmith.ingest.hub import open_tokens
 from chatsmith.model.gpt import GPT
 from chatsmith.model.loss import bits_per_byte
 from chatsmith.runtime.console import Reporter
@@ -145,7 +146,7 @@ def _validation_text(evaluation: Evaluation) -> Iterator[TokenCache]:
         assert evaluation.data is not None and evaluation.tokens is not None
         manifest = evaluation.manifest or load_manifest(evaluation.data)
         is_main = evaluation.runtime.is_main
-        with open_token_cache(evaluation.tokens, manifest, tokenizer, "validation", build=is_main) as cache:
+        with open_tokens(evaluation.tokens, manifest, tokenizer, "validation", build=is_main) as cache:
             yield cache
         return
     for file in find_files(paths):

@@ -3,28 +3,42 @@
 The hub is spoken to by `huggingface_hub` alone, so its environment variables hold: HF_ENDPOINT (another hub), HF_TOKEN,
 HF_HOME and HF_HUB_CACHE (the cache, which all runs and other programs share), HF_HUB_OFFLINE. A repository is listed
 first, at one commit: the listing has every file's hash before a byte of it has come, and what arrives is held against
-it. A folder that holds copies of repositories can stand in for the hub.
+it. A folder that holds copies of repositories can stand in for the hub (HF_ENDPOINT=file:///FOLDER); where the hub
+cannot be reached, its last listing serves, so that nothing that is here waits for it.
+
+Data is named hub:OWNER/NAME, and more precisely hub:OWNER/NAME@REVISION/FOLDER[0:240]: shards 0 to 239 of the sorted
+data files in a folder. The last shard of a listing without validation files is for validation, whatever the range, so
+that more shards to train on change nothing else.
 """
 
 import glob
 import hashlib
+import itertools
+import json
 import os
+import re
 import shutil
+import threading
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import Literal
 
 import huggingface_hub  # loads what is used of it when it is used
 
+from chatsmith.data.dataset import HUB, DataManifest, SourceFile, SplitName, role_by_name
+from chatsmith.data.documents import JSON_LINES, SUPPORTED, file_type
+from chatsmith.data.tokens import TokenCache, open_token_cache
+from chatsmith.runtime import atomic
+from chatsmith.runtime.cache import shared_folder
 from chatsmith.runtime.errors import UserError
+from chatsmith.text.tokenizer import Tokenizer
 
 Kind = Literal["dataset", "model"]
 
@@ -36,6 +50,13 @@ TIMEOUT_SECONDS = 30
 """For plain addresses; huggingface_hub has its own."""
 
 _READ_BYTES = 1 << 20
+_SOURCE = re.compile(r"hub:([\w.-]+/[\w.-]+)(?:@([\w.-]+))?((?:/[^/\[\]]+)*)/?(?:\[(-?\d*)(:?)(-?\d*)\])?")
+_CHARACTERS_PER_BYTE = 2.5
+"""In compressed shards of web text: 100 MB for 250 million characters (nanochat's climbmix and fineweb-edu shards)."""
+
+
+class UnreachableError(UserError):
+    """The hub does not answer, or not now."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +91,8 @@ class Repository:
     files: tuple[HubFile, ...]
     folder: Path | None = None
     """The copy that stands in for the hub."""
+    is_earlier: bool = False
+    """Whether the hub could not be reached, so that this is what it listed before."""
 
 
 def list_repository(
@@ -78,8 +101,11 @@ def list_repository(
     """The files of the repository `name` (OWNER/NAME) as they are now, sorted by path, with sizes and hashes.
 
     `offline` is a folder of copies, OFFLINE/OWNER/NAME/FILES, to be read instead of the network. Raises UserError if
-    there is no such repository, if it may not be read, or if the hub cannot be reached.
+    there is no such repository, if it may not be read, or if the hub cannot be reached and was not before.
     """
+    endpoint = os.environ.get("HF_ENDPOINT") or ""
+    if offline is None and endpoint.startswith("file://"):
+        offline = Path(endpoint.removeprefix("file://"))
     if offline is not None:
         folder = offline / name
         if not folder.is_dir():
@@ -87,6 +113,25 @@ def list_repository(
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
         files = (HubFile(str(path.relative_to(folder)), path.stat().st_size, "", "") for path in paths)
         return Repository(name, kind, "", tuple(files), folder)
+    kept = (
+        shared_folder("listings") / f"{kind}--{name.replace('/', '--')}--{revision.replace('/', '--')}.json"
+    )
+    try:
+        repository = _ask_for_listing(name, kind, revision)
+    except UnreachableError:
+        try:
+            value = json.loads(kept.read_bytes())
+            files = tuple(HubFile(**file) for file in value["files"])
+            return Repository(name, kind, value["commit"], files, is_earlier=True)
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # there is none
+        raise
+    listing = {"commit": repository.commit, "files": [asdict(file) for file in repository.files]}
+    atomic.write_text(kept, json.dumps(listing))
+    return repository
+
+
+def _ask_for_listing(name: str, kind: Kind, revision: str) -> Repository:
     with _explained(name, kind):
         api = huggingface_hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
         commit = api.repo_info(name, repo_type=kind, revision=revision).sha
@@ -116,11 +161,57 @@ def download(
     if repository.folder is not None:
         yield from (repository.folder / path for path in paths)
         return
-    pool = ThreadPoolExecutor(workers)
+    downloads = Downloads([(repository, listed[path], cache) for path in paths], workers)
     try:
-        yield from pool.map(lambda path: _download_one(repository, listed[path], cache), paths)
+        yield from downloads
     finally:
-        pool.shutdown(cancel_futures=True)
+        downloads.stop()
+
+
+class Downloads:
+    """Files on their way: fetched in their order, several at once, by threads that nobody waits for at the end."""
+
+    def __init__(
+        self, wanted: Sequence[tuple[Repository, HubFile, Path | None]], workers: int = WORKERS
+    ) -> None:
+        self._wanted = wanted
+        self._next = itertools.count()
+        self._results: list[Path | UserError | None] = [None] * len(wanted)
+        self._is_stopped = False
+        self._changed = threading.Condition()
+        for _ in range(min(workers, len(wanted))):
+            threading.Thread(target=self._work, daemon=True).start()
+
+    def _work(self) -> None:
+        while not self._is_stopped and (index := next(self._next)) < len(self._wanted):
+            try:
+                result = _download_one(*self._wanted[index])
+            except UserError as error:
+                result, self._is_stopped = error, True
+            with self._changed:
+                self._results[index] = result
+                self._changed.notify_all()
+
+    def __iter__(self) -> Iterator[Path]:
+        """The places of the files, in order, each once it is there. Raises UserError for one that cannot be had."""
+        for index in range(len(self._wanted)):
+            with self._changed:
+                self._changed.wait_for(lambda index=index: self._results[index] is not None)
+            result = self._results[index]
+            if isinstance(result, UserError):
+                raise result
+            assert result is not None
+            yield result
+
+    def check(self) -> None:
+        """Raise UserError if a file could not be had."""
+        for error in self._results:
+            if isinstance(error, UserError):
+                raise error
+
+    def stop(self) -> None:
+        """Begin no other file."""
+        self._is_stopped = True
 
 
 def _download_one(repository: Repository, file: HubFile, cache: Path | None) -> Path:
@@ -145,6 +236,118 @@ def _download_one(repository: Repository, file: HubFile, cache: Path | None) -> 
         return path
 
 
+# ---- data by name ----
+
+
+@dataclass(frozen=True)
+class Shards:
+    """What a name like hub:OWNER/NAME[0:240] stands for."""
+
+    repository: Repository
+    files: tuple[SourceFile, ...]
+    """Those that are named, in order, without those for validation."""
+    validation: tuple[SourceFile, ...]
+    """Those called validation; else the last one of the listing, if there are several."""
+
+
+def is_source(path: Path | str) -> bool:
+    """Whether this names data on a hub."""
+    return str(path).startswith(HUB)
+
+
+def find_shards(source: Path | str) -> Shards:
+    """The shards that `source` names, by their listing: sizes and hashes, and where each is once it has come.
+
+    Data files are the .parquet files; where there are none, JSON lines; else .txt. Raises UserError as
+    `list_repository` does, for a name that cannot be read, and for one that stands for no file.
+    """
+    named = _SOURCE.fullmatch(str(source))
+    if not named:
+        raise UserError(
+            f"{source} is no name of data on a hub; write hub:OWNER/NAME or hub:OWNER/NAME[0:240]"
+        )
+    name, revision, folder, first, colon, end = named.groups()
+    repository = list_repository(name, revision=revision or "main")
+    under = folder.strip("/")
+    inside = [one for one in repository.files if f"{one.path}/".startswith(f"{under}/" if under else "")]
+    for types in ((".parquet",), JSON_LINES, tuple(kind for kind in SUPPORTED if kind.startswith(".txt"))):
+        if files := [file for file in inside if file_type(Path(file.path), types)]:
+            break
+    roles = [role_by_name(Path(file.path), Path(), SUPPORTED) for file in files]
+    validation = [file for file, role in zip(files, roles, strict=True) if role == "validation"]
+    shards = [file for file, role in zip(files, roles, strict=True) if role == "train"]
+    if not validation and len(shards) > 1:
+        validation = shards[-1:]
+    chosen = shards
+    if first is not None:
+        start = int(first or 0)
+        stop = (int(end) if end else None) if colon else (start + 1 or None)
+        chosen = shards[start:stop]
+    if not chosen:
+        raise UserError(f"{source} names no data: there are {len(shards):,} shards of text in {name}{folder}")
+    train = [file for file in chosen if file not in validation] or chosen
+    return Shards(
+        repository, *(tuple(_described(repository, file) for file in part) for part in (train, validation))
+    )
+
+
+def _described(repository: Repository, file: HubFile) -> SourceFile:
+    """What the listing says of a shard. The place is that of huggingface_hub's cache."""
+    if repository.folder is not None:
+        path, origin = repository.folder / file.path, ""
+    else:
+        origin = f"{HUB}{repository.name}@{repository.commit}/{file.path}"
+        path = Path(huggingface_hub.constants.HF_HUB_CACHE, _cache_place(repository, file.path))
+    packed = file.path.endswith((".parquet", ".gz", ".zst"))
+    characters = round(file.size * (_CHARACTERS_PER_BYTE if packed else 1))
+    return SourceFile(path, file.size, 0, file.sha256 or f"git-{file.blob}", 0, characters, origin=origin)
+
+
+def _cache_place(repository: Repository, path: str) -> str:
+    return f"{repository.kind}s--{repository.name.replace('/', '--')}/snapshots/{repository.commit}/{path}"
+
+
+def start_downloads(files: Iterable[SourceFile]) -> Downloads:
+    """Begin to fetch those of these shards that are not here, to where they are expected."""
+    wanted = []
+    for file in files:
+        if file.is_remote and not file.path.exists():
+            name, _, rest = file.origin.removeprefix(HUB).partition("@")
+            commit, _, path = rest.partition("/")
+            repository = Repository(name, "dataset", commit, ())
+            sha256, blob = ("", file.sha256[4:]) if file.sha256.startswith("git-") else (file.sha256, "")
+            cache = Path(str(file.path).removesuffix(_cache_place(repository, path)))
+            wanted.append((repository, HubFile(path, file.bytes, sha256, blob), cache))
+    return Downloads(wanted)
+
+
+def fetch(files: Sequence[SourceFile], advance: Callable[[int], None] = lambda size: None) -> None:
+    """Wait until these shards are here; `advance` is called with the size of each. Raises UserError."""
+    missing = [file for file in files if file.is_remote and not file.path.exists()]
+    downloads = start_downloads(missing)
+    try:
+        for file, path in zip(missing, downloads, strict=True):
+            assert path == file.path, "huggingface_hub keeps files where it always has"
+            advance(file.bytes)
+    finally:
+        downloads.stop()
+
+
+def open_tokens(
+    folder: Path, manifest: DataManifest, tokenizer: Tokenizer, split: SplitName, *, build: bool = True
+) -> TokenCache:
+    """`open_token_cache`, shared by runs, and with the shards coming that its worker waits for."""
+    shared = shared_folder("tokens")
+    shared.mkdir(parents=True, exist_ok=True)
+    cache = open_token_cache(folder, manifest, tokenizer, split, build=build, shared=shared)
+    cache.hold(shared)
+    if build and not cache.is_complete:
+        cache.feed(
+            start_downloads((*manifest.documents.validation, *cache.unfinished_files(manifest, split)))
+        )
+    return cache
+
+
 @contextmanager
 def _explained(name: str, kind: Kind) -> Iterator[None]:
     """Turn whatever the network and the hub can do into one line."""
@@ -164,15 +367,22 @@ def _explained(name: str, kind: Kind) -> Iterator[None]:
                 )
             case errors.RevisionNotFoundError():
                 reason = "it has no such revision"
-            case errors.OfflineModeIsEnabled():
-                reason = "it is not in the cache, and HF_HUB_OFFLINE is set"
             case OSError(errno=28):
-                reason = "the disk is full"
+                reason = "the disk is full; what has come is kept: free space and repeat the command"
             case _:
-                if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__:
-                    error = error.__cause__  # why the hub could not say
-                reason = " ".join(str(error).split())[:200] or type(error).__name__
+                reason = _unreachable(error)
+                raise UnreachableError(f"{name} cannot be fetched from the hub: {reason}") from error
         raise UserError(f"{name} cannot be fetched from the hub: {reason}") from error
+
+
+def _unreachable(error: Exception) -> str:
+    if isinstance(error, huggingface_hub.errors.OfflineModeIsEnabled):
+        return "it is not in the cache, and HF_HUB_OFFLINE is set"
+    if isinstance(error, huggingface_hub.errors.LocalEntryNotFoundError) and isinstance(
+        error.__cause__, Exception
+    ):
+        return _unreachable(error.__cause__)  # why the hub could not say
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def fetch_address(address: str, path: Path) -> None:

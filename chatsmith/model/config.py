@@ -5,9 +5,14 @@ and is all that is needed to rebuild the network, so a choice that changes resul
 never a property of the device."""
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from chatsmith.runtime.errors import UserError
+
+Architecture = Literal["chatsmith", "portable"]
+
+NO_SOFTCAP = 1e6
+"""A softcap that changes no logit: of one of 100, about a part in 10^9."""
 
 GATE_CHANNELS = 16
 """Gates look at the first few channels only, which is enough (nanochat uses 12 to 24) and costs nothing."""
@@ -37,6 +42,9 @@ class GPTConfig:
     """The base of the rotary embedding's wavelengths."""
     softcap: float = 15.0
     """Logits are squashed into (-softcap, softcap)."""
+    architecture: Architecture = "chatsmith"
+    """portable: the shape of Qwen3 (arXiv:2505.09388), which other programs know. SwiGLU instead of the squared ReLU,
+    and none of what looks at tokens beside attention: smear, value embeddings, bigrams, residual scalars, softcap."""
 
     def __post_init__(self) -> None:
         # JSON has no tuples.
@@ -58,17 +66,33 @@ class GPTConfig:
             raise UserError(f"value_embedding_layers must name layers 0 to {self.num_layers - 1}")
         if self.bigram_buckets < 0 or not self.softcap > 0 or not self.rope_base > 1:
             raise UserError("bigram_buckets must be >= 0, softcap > 0 and rope_base > 1")
+        if self.is_portable and (
+            self.value_embedding_layers or self.bigram_buckets or self.softcap != NO_SOFTCAP
+        ):
+            raise UserError("a portable model has no value embeddings, no bigrams and no softcap")
 
     @property
     def model_dim(self) -> int:
         """C: the width of the residual stream."""
         return self.num_heads * self.head_dim
 
+    @property
+    def is_portable(self) -> bool:
+        """Is this the shape that other programs know?"""
+        return self.architecture == "portable"
+
+    @property
+    def mlp_dim(self) -> int:
+        """Channels between the two layers of an MLP: 4C; for SwiGLU's three matrices about 8/3 C, so that they have as
+        many parameters (Shazeer 2020, arXiv:2002.05202), a multiple of 32, which quantized blocks of weights have."""
+        return max(32, round(8 * self.model_dim / 96) * 32) if self.is_portable else 4 * self.model_dim
+
     def to_json(self) -> dict[str, Any]:
-        """The fields as JSON values."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
-        }
+        """The fields as JSON values; one that is newer than the format only where it is not its default."""
+        values = asdict(self)
+        if not self.is_portable:
+            del values["architecture"]
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
     @staticmethod
     def from_json(values: dict[str, Any]) -> "GPTConfig":
@@ -112,7 +136,8 @@ def model_cost(config: GPTConfig, sequence_length: int | None = None) -> Cost:
     """The cost of a model of this shape trained on rows of `sequence_length` tokens (default: its context)."""
     length = sequence_length or config.context_length
     width = config.model_dim
-    matrices = 12 * width * width * config.num_layers
+    mlp = (3 if config.is_portable else 2) * width * config.mlp_dim
+    matrices = (4 * width * width + mlp) * config.num_layers
     head = config.vocab_size * width
     tables = (config.vocab_size * (1 + len(config.value_embedding_layers)) + config.bigram_buckets) * width
     seen = sum(min(window or length, length) for window in config.windows)

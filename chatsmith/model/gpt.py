@@ -82,14 +82,20 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two layers with a squared ReLU between (Primer, So et al. 2021, arXiv:2109.08668)."""
+    """Two layers with a squared ReLU between (Primer, So et al. 2021, arXiv:2109.08668); in portable models with SwiGLU
+    (Shazeer 2020, arXiv:2002.05202), whose gate is the first matrix of `up`."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.up = Linear(config.model_dim, 4 * config.model_dim)
-        self.down = Linear(4 * config.model_dim, config.model_dim)
+        self.is_gated = config.is_portable
+        rows = (2, config.mlp_dim) if self.is_gated else (config.mlp_dim,)
+        self.up = Linear(config.model_dim, *rows)
+        self.down = Linear(config.mlp_dim, config.model_dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.is_gated:
+            gate, x = self.up(x).chunk(2, dim=-1)
+            return self.down(F.silu(gate) * x)
         return self.down(F.relu(self.up(x)).square())
 
 
@@ -142,6 +148,10 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.residual_scalars = nn.Parameter(torch.empty(config.num_layers, 3))
         self.head = Linear(width, config.vocab_size)
+        if config.is_portable:
+            _fix(self.smear_gate, "weight", torch.zeros(1, GATE_CHANNELS))
+            _fix(self, "smear_strength", torch.zeros(1))
+            _fix(self, "residual_scalars", torch.tensor([1.0, 0.0, 0.0]).repeat(config.num_layers, 1))
         cos, sin = rotary_table(config.context_length, config.head_dim, config.rope_base)
         # Computed in float64, kept in float32: Apple's GPUs know no float64.
         self.register_buffer("cos", cos.float(), persistent=False)
@@ -178,8 +188,10 @@ class GPT(nn.Module):
 
         normal(self.embedding.weight, 0.8)
         normal(self.head.weight, 0.001)
-        self.smear_gate.weight.zero_()
-        self.smear_strength.zero_()
+        if not self.config.is_portable:
+            self.smear_gate.weight.zero_()
+            self.smear_strength.zero_()
+            self.residual_scalars.copy_(torch.tensor([1.0, 0.1, 0.1]).expand_as(self.residual_scalars))
         if self.bigram is not None:
             self.bigram.weight.zero_()
         for table in self.value_embeddings.values():
@@ -193,7 +205,6 @@ class GPT(nn.Module):
             block.mlp.down.weight.zero_()
             if block.attention.value_gate is not None:
                 block.attention.value_gate.weight.zero_()
-        self.residual_scalars.copy_(torch.tensor([1.0, 0.1, 0.1]).expand_as(self.residual_scalars))
 
     def forward(
         self,
@@ -264,6 +275,12 @@ class GPT(nn.Module):
         if str(layer) not in self.value_embeddings:
             return None
         return self.value_embeddings[str(layer)](tokens).to(dtype)
+
+
+def _fix(module: nn.Module, name: str, value: Tensor) -> None:
+    """Make a parameter a constant: neither trained nor stored."""
+    delattr(module, name)
+    module.register_buffer(name, value, persistent=False)
 
 
 def bigram_buckets(tokens: Tensor, previous: Tensor, num_buckets: int) -> Tensor:

@@ -7,9 +7,11 @@ against published runs that it was not fitted to (`PUBLISHED`, tested, and in do
 """
 
 import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from chatsmith.model.config import GPTConfig, model_cost
+from chatsmith.model.config import Cost, GPTConfig, model_cost
 from chatsmith.runtime.errors import UserError
 
 
@@ -137,6 +139,34 @@ def step_time(
         optimizer=muon / speed + 4 * state_bytes / world_size / read,
         host=HOST_SECONDS,
     )
+
+
+# ---- money, disk and network ----
+
+PRETRAINING_SHARE = 0.75
+"""Of a pipeline's time, what pretraining may take: of nanochat's 3 h 51 min it took 3 h."""
+SHARD_BYTES = 1e8
+"""Of one shard of the data sets that nanochat trains on (its speedrun.sh: 100 MB, 250 million characters)."""
+SOURCE_BYTES = {"smoltalk": 1e9, "mmlu": 5e7, "benchmarks": 2e8}
+"""About what else is downloaded, by name; the benchmarks are those of all suites, and the words."""
+
+
+def download_bytes(sources: Sequence[str]) -> float:
+    """About how many bytes come over the network for sources of these names."""
+    shards = {
+        source: int(found[2]) - int(found[1] or 0)
+        for source in sources
+        if (found := re.search(r"^hub:.*\[(\d*):(\d+)\]", source))
+    }
+    return SHARD_BYTES * sum(shards.values()) + sum(
+        size for name, size in SOURCE_BYTES.items() if any(source.split()[0] == name for source in sources)
+    )
+
+
+def kept_bytes(cost: Cost, tokens: int, vocab_size: int, bundles: int) -> int:
+    """Bytes on disk of token ids, of the bundles, and of three training states, which there are during a save."""
+    ids = tokens * (2 if vocab_size <= 65_536 else 4)
+    return ids + 4 * cost.parameters * bundles + 3 * 12 * cost.parameters
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from chatsmith.runtime import atomic
 from chatsmith.runtime.console import format_number
+from chatsmith.runtime.errors import UserError
 
 COLORS = {
     "#0000f1": "var(--first)",
@@ -60,6 +62,26 @@ def curve(title: str, x: str, series: Mapping[str, Sequence[Sequence[float]]], n
         drawn = io.StringIO()
         figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _inline(drawn.getvalue(), title, number)
+
+
+def save_curve(path: Path, title: str, x: str, points: Sequence[Sequence[float]]) -> None:
+    """One curve as an image of its own, of the type that the file's name ends with (.png, .svg, .pdf).
+
+    Raises UserError for another one.
+    """
+    _find_settings_folder()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=SIZE, layout="constrained", dpi=200)
+    axes = figure.add_subplot(title=title, xlabel=x)
+    axes.plot(*zip(*points, strict=True), marker="o")
+    axes.grid(linewidth=0.4)
+    try:
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format=path.suffix[1:] or "png")
+    except ValueError as error:
+        raise UserError(f"{path}: {error}", setting="plot") from error
+    atomic.write_bytes(path, drawn.getvalue())
 
 
 def _inline(svg: str, title: str, number: int) -> str:

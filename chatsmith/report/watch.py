@@ -165,7 +165,7 @@ class RunWatcher:
         for row in self.records:
             by_stage.setdefault(row["stage"], []).append(row)
         found = read_run(self.run, by_stage, missing, self.price_per_hour)
-        found.pop("recipe")
+        found["expected"] = found.pop("recipe").sections.get("expected", {})
         found |= {"missing": missing, "texts": self._texts[-MAX_TEXTS:]}
         found["checkpoints"] = {
             name: [path.name for path in _listed(self.run.stage(name) / "steps")] for name in found["stages"]

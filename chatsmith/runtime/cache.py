@@ -50,6 +50,12 @@ def cache_folder() -> Path:
     return folder
 
 
+def shared_folder(name: str) -> Path:
+    """The folder `name` for what runs share: in $CHATSMITH_CACHE, or in `chatsmith` in the cache."""
+    named = os.environ.get("CHATSMITH_CACHE")
+    return (Path(named) if named else (usual_cache() or cache_folder()) / "chatsmith") / name
+
+
 def prepare_compiling() -> None:
     """Let torch keep compiled code elsewhere than in /tmp, where nothing may be executed there."""
     if not may_execute(Path(tempfile.gettempdir())):

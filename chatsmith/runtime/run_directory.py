@@ -3,7 +3,7 @@
     runs/kindergarten/
       recipe.toml  metrics.jsonl
       data/  tokenizer/  tokens/
-      pretrain/ sft/ rl/      each with bundle/ and state/
+      pretrain/ mid/ sft/ rl/ each with bundle/ and state/
       evals/                  each stage's folder also has settings.toml and done.json
 
 It answers where things are, with which settings a stage ran (`settings.toml`), whether its outputs are still those of
@@ -40,7 +40,7 @@ from chatsmith.runtime.errors import UserError, did_you_mean
 
 KEY_FORMAT = 1  # raised when the meaning of a key changes, so that old outputs are made anew
 STAGE_FOLDERS = {"evaluate": "evals"}  # every other stage's folder has the stage's name
-BUNDLE_STAGES = ("pretrain", "sft", "rl")  # in pipeline order: the last one there is the newest
+BUNDLE_STAGES = ("pretrain", "mid", "sft", "rl")  # in pipeline order: the last one there is the newest
 BUNDLE_FILE = "config.json"  # every bundle has it
 # Fields that say where or how loudly a stage works, never what comes out of it.
 NEVER_IN_KEY = frozenset({"run", "json", "track", "device"})
@@ -225,13 +225,15 @@ def stage_key(config: Any, **inputs: str) -> str:
     """The identity of a stage's outputs: sha256 over its settings and the keys of what it is made from.
 
     Fields in NEVER_IN_KEY, and those that the class names in a `NOT_IN_KEY` class variable, do not count. A field that
-    was renamed counts under its first name (`metadata={"former": (…)}`), so that what is done stays done.
+    was renamed counts under its first name (`metadata={"former": (…)}`), and one that was added later
+    (`metadata={"new": True}`) not while it has its default, so that what is done stays done.
     """
     skipped = NEVER_IN_KEY | frozenset(getattr(config, "NOT_IN_KEY", ()))
     values = {
         one.metadata.get("former", (one.name,))[0]: getattr(config, one.name)
         for one in fields(config)
         if one.name not in skipped
+        and not (one.metadata.get("new") and getattr(config, one.name) == one.default)
     }
     content = {"format": KEY_FORMAT, "config": values, "inputs": inputs}
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode("utf-8")).hexdigest()

@@ -32,6 +32,7 @@ from chatsmith.serve.errors import CLIENT_CLOSED, ApiError, ClientGone, internal
 from chatsmith.serve.log import RequestRecord, log_failure
 from chatsmith.serve.models import ServedModel, Service, card
 from chatsmith.serve.page import add_page
+from chatsmith.serve.responses import ResponsesReply, ResponsesRequest, responses_reply
 
 LARGE_BODY = 16 * 1024
 """Bytes; a larger request is read in a thread, so that no other waits for it. Most are handled in a millisecond."""
@@ -52,7 +53,7 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
 
-RequestT = TypeVar("RequestT", bound=protocol.SamplingRequest)
+RequestT = TypeVar("RequestT", bound=protocol.SamplingRequest | ResponsesRequest)
 T = TypeVar("T")
 
 
@@ -145,6 +146,14 @@ def _guarded_routes(service: Service) -> APIRouter:
         return await _generate(http, service, request, text_reply)
 
     @router.post(
+        "/v1/responses",
+        responses=_streamed(protocol.ResponseObject),
+        summary="Continue a conversation, as items",
+    )
+    async def responses(http: Request, request: ResponsesRequest) -> Response:
+        return await _generate(http, service, request, responses_reply)
+
+    @router.post(
         "/tokenize",
         response_model=protocol.Tokenization,
         summary="The tokens of a text or a conversation",
@@ -191,7 +200,7 @@ async def _generate(
     http: Request,
     service: Service,
     request: RequestT,
-    make_reply: Callable[[RequestT, ServedModel, RequestRecord], Reply],
+    make_reply: Callable[[RequestT, ServedModel, RequestRecord], Reply | ResponsesReply],
 ) -> Response:
     record: RequestRecord = http.state.record
     model = _model_of(http, service, request)
@@ -208,7 +217,10 @@ async def _generate(
 def _model_of(
     http: Request,
     service: Service,
-    request: protocol.SamplingRequest | protocol.TokenizeRequest | protocol.DetokenizeRequest,
+    request: protocol.SamplingRequest
+    | ResponsesRequest
+    | protocol.TokenizeRequest
+    | protocol.DetokenizeRequest,
 ) -> ServedModel:
     """The model that a request names."""
     record: RequestRecord = http.state.record

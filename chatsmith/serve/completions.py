@@ -65,15 +65,16 @@ class Reply:
         self.jobs = jobs
         self._choices = choices
         self._is_chat = isinstance(request, ChatRequest)
-        self._outputs = outputs
+        self.outputs = outputs
         self._record = record
         with_ids = self._is_chat and request.return_token_ids
         self._prompt_ids = {"prompt_token_ids": list(jobs[0].prompt_ids)} if with_ids else {}
+        self.created = int(time.time())
         kind = "chat.completion" if self._is_chat else "text_completion"
         self._fields = {
             "id": f"{'chatcmpl' if self._is_chat else 'cmpl'}-{uuid.uuid4().hex}",
             "object": kind,
-            "created": int(time.time()),
+            "created": self.created,
             "model": model.name,
             "system_fingerprint": f"fp_{model.loaded.info.fingerprint[:12]}",
         }
@@ -95,21 +96,21 @@ class Reply:
 
     async def plain(self) -> bytes:
         """The whole answer."""
-        async with aclosing(self._outputs) as batches:
+        async with aclosing(self.outputs) as batches:
             async for batch in batches:
                 for output in batch:
-                    await self._chunks(output)
+                    await self.chunks(output)
         choices = [choice.to_json() for choice in self._choices]
-        return await encoded({**self._fields, "choices": choices, "usage": self._usage(), **self._prompt_ids})
+        return await encoded({**self._fields, "choices": choices, "usage": self.usage(), **self._prompt_ids})
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """The answer as server-sent events."""
         has_begun = not self._is_chat
-        async with aclosing(self._outputs) as batches:
+        async with aclosing(self.outputs) as batches:
             async for batch in batches:
                 events: list[bytes] = []
                 for output in batch:
-                    chunks = await self._chunks(output)
+                    chunks = await self.chunks(output)
                     if not has_begun:
                         has_begun = True
                         events += self._opening()
@@ -117,11 +118,12 @@ class Reply:
                 if events:
                     yield b"".join(events)
         if self._with_usage:
-            yield self._head + b'],"usage":' + _encode(self._usage()).encode() + b"}\n\n" + DONE
+            yield self._head + b'],"usage":' + _encode(self.usage()).encode() + b"}\n\n" + DONE
         else:
             yield DONE
 
-    async def _chunks(self, output: Output) -> list[dict[str, Any]]:
+    async def chunks(self, output: Output) -> list[dict[str, Any]]:
+        """What an output adds, as the choices of chunks."""
         # Forced ids count, too: they take time and room like others.
         self._completion_tokens += len(output.ids)
         if output.index in self._cached:
@@ -141,13 +143,14 @@ class Reply:
     def _event(self, choice: dict[str, Any], more: dict[str, Any] | None = None) -> bytes:
         fields = dict(more or {})
         if self._in_every_chunk:
-            fields["usage"] = self._usage()
+            fields["usage"] = self.usage()
         elif self._with_usage:
             fields["usage"] = None
         tail = b"," + _encode(fields)[1:].encode() if fields else b"}"
         return self._head + _encode(choice).encode() + b"]" + tail + b"\n\n"
 
-    def _usage(self) -> dict[str, Any]:
+    def usage(self) -> dict[str, Any]:
+        """Token counts so far."""
         return {
             "prompt_tokens": self._prompt_tokens,
             "completion_tokens": self._completion_tokens,

@@ -703,6 +703,19 @@ class Completion(Answer):
     usage: Usage
 
 
+class ResponseObject(BaseModel):
+    """The answer of POST /v1/responses: OpenAI's object, with what was asked for."""
+
+    id: str
+    object: Literal["response"]
+    created_at: int
+    model: str
+    status: Literal["in_progress", "completed", "incomplete"]
+    output: list[dict[str, Any]]
+    """Messages and calls of the client's tools."""
+    usage: dict[str, Any] | None
+
+
 class ModelExtension(Answer):
     """What a chat page wants to know."""
 

@@ -2,14 +2,14 @@
 
 ARC are science questions from school exams, an easy and a hard set (Clark et al. 2018, 1803.05457; the text is CC BY-SA
 4.0). MMLU are questions of 57 subjects, from school to the professions (Hendrycks et al. 2020, 2009.03300); its larger
-`auxiliary_train` is not read here. The model is asked for a letter, and the likeliest of the letters counts, whatever
-else it would rather say. So a question is a prompt and a number of letters, not a rule for replies.
+`auxiliary_train` is for learning (`tasks.sources`). The model is asked for a letter, and the likeliest of the letters
+counts, whatever else it would rather say. So a question is a prompt and a number of letters, not a rule for replies.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from chatsmith.runtime.errors import UserError
 from chatsmith.tasks.benchmark_files import file_of_split, read_items
@@ -91,12 +91,19 @@ def arc_questions(level: Level, split: str, folder: Path) -> list[LetterQuestion
 def mmlu_questions(split: str, folder: Path) -> list[LetterQuestion]:
     """The questions of a split: "train", "development" or "test". `folder` is that of the benchmarks."""
     path = file_of_split("MMLU", MMLU_FILES, split)
-    questions = []
     items = read_items(folder, path, ("subject", "question", "choices", "answer"))
+    return list(mmlu_items(items, split, path))
+
+
+def mmlu_items(items: Iterable[Mapping[str, Any]], split: str, path: str) -> Iterator[LetterQuestion]:
+    """Rows with `question`, `choices`, `answer` and perhaps `subject` as questions; `path` is where they are from.
+
+    Raises UserError for an answer that is no choice.
+    """
     for number, item in enumerate(items, start=1):
         choices, gold = item["choices"], item["answer"]
         if not isinstance(choices, list) or not isinstance(gold, int) or not 0 <= gold < len(choices):
             raise UserError(f"{path}, line {number}: the answer must be the index of a choice")
-        name = f"mmlu/{split}/{item['subject']}/{number}"
-        questions.append(LetterQuestion(name, item["question"], tuple(choices), gold))
-    return questions
+        yield LetterQuestion(
+            f"mmlu/{split}/{item['subject']}/{number}", item["question"], tuple(choices), gold
+        )

@@ -8,6 +8,7 @@ and which questions there are, so both stay the same when the list grows. Counti
 import hashlib
 import random
 import re
+import tomllib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,16 +31,9 @@ SECTIONS = ("spelling", "counting")
 PROBLEMS_PER_SECTION = 200
 _PARTS = 20
 _LENGTHS = range(4, 11)
-_SPELL = (
-    "How do you spell {word}?",
-    "Spell the word {word}, letter by letter.",
-    "How is the word {word} spelled?",
-)
-_COUNT = (
-    "How many times does the letter {letter} occur in the word {word}?",
-    "How many {letter}'s are there in {word}?",
-    "Count the letter {letter} in {word}.",
-)
+_WORDS = tomllib.loads(Path(__file__).with_name("letters.toml").read_text(encoding="utf-8"))
+CONVERSATIONS_VERSION = 1
+"""Raised when equal words no longer give equal conversations."""
 _LETTER = re.compile(r"[^\W\d_]+")
 
 
@@ -76,44 +70,67 @@ def spelling_problems(split: str, folder: Path, excluded: Collection[str]) -> li
 
 
 def spelling_conversations(
-    folder: Path, count: int, excluded: Collection[str], seed: int = 1
+    section: str, split: str, folder: Path, excluded: Collection[str]
 ) -> Iterator[Conversation]:
-    """`count` conversations with words of "train", to learn from, without those that are `excluded`."""
-    words = _words("train", folder, excluded)
-    rng = random.Random(seed)
-    for _ in range(count):
-        word = rng.choice(words)
-        problem = (_spelling_problem if rng.random() < 0.5 else _counting_problem)("", word, rng)
-        parts = (Part("text", f"The word {word} is spelled {'-'.join(word)}."),)
-        if problem.section == "counting":
-            letter = problem.answer.partition(" ")[0]
-            parts = (
-                Part("text", f"{word} is spelled {'-'.join(word)}. "),
-                Part("python", f'"{word}".count("{letter}")'),
-                Part("output", str(word.count(letter))),
-                Part("text", f"The letter {letter} occurs {_times(word.count(letter))}."),
+    """A conversation for each word of "train" or "development", without those that are `excluded`: to learn spelling
+    (`section` "spelling") or counting letters ("counting"). Half are in English, the others in six languages.
+
+    A count goes letter by letter, with strokes rather than numbers, and is checked with the calculator.
+    """
+    if split == "test":
+        raise UserError("the test words of spelling are not for training")
+    others = [language for language in _WORDS if language != "en"]
+    for word in _words(split, folder, excluded):
+        rng = random.Random(f"{section} conversation {word}")
+        language = _WORDS["en" if rng.random() < 0.5 else rng.choice(others)]
+        letters = "-".join(word)
+        if section == "spelling":
+            asked = rng.choice(language["spell"]).format(word=word)
+            yield (
+                Message.of("user", asked),
+                Message.of("assistant", language["spelled"].format(word=word, letters=letters)),
             )
-        yield (*problem.messages, Message("assistant", parts))
+            continue
+        letter = _letter_to_count(word, rng)
+        number = word.count(letter)
+        strokes = (
+            f"{one} {'|' * word[:place].count(letter)}" if one == letter else one
+            for place, one in enumerate(word, 1)
+        )
+        named = {
+            "word": word,
+            "letter": letter,
+            "letters": letters,
+            "steps": ", ".join(strokes),
+            "count": number,
+        }
+        parts = (
+            Part("text", language["steps"].format(**named)),
+            Part("python", f'"{word}".count("{letter}")'),
+            Part("output", str(number)),
+            Part("text", language["once" if number == 1 else "often"].format(**named)),
+        )
+        yield Message.of("user", rng.choice(language["count"]).format(**named)), Message("assistant", parts)
 
 
 def _spelling_problem(identity: str, word: str, rng: random.Random) -> Problem:
-    asked = rng.choice(_SPELL).format(word=word)
+    asked = rng.choice(_WORDS["en"]["spell"]).format(word=word)
     return Problem(identity, "spelling", (Message.of("user", asked),), "-".join(word), SpelledOut(word))
 
 
 def _counting_problem(identity: str, word: str, rng: random.Random) -> Problem:
-    # Mostly a letter that is there, preferably more than once; sometimes one that is not.
-    repeated = sorted({letter for letter in word if word.count(letter) > 1})
-    absent = [letter for letter in "abcdefghijklmnopqrstuvwxyz" if letter not in word]
-    choice = rng.random()
-    letter = rng.choice(repeated if repeated and choice < 0.5 else absent if choice > 0.9 else list(word))
-    asked = rng.choice(_COUNT).format(word=word, letter=letter)
+    letter = _letter_to_count(word, rng)
+    asked = rng.choice(_WORDS["en"]["count"]).format(word=word, letter=letter)
     count = word.count(letter)
     return Problem(identity, "counting", (Message.of("user", asked),), f"{letter} {count}", Number(count))
 
 
-def _times(count: int) -> str:
-    return "1 time" if count == 1 else f"{count} times"
+def _letter_to_count(word: str, rng: random.Random) -> str:
+    """Mostly a letter that is there, preferably more than once; sometimes one that is not."""
+    repeated = sorted({letter for letter in word if word.count(letter) > 1})
+    absent = [letter for letter in "abcdefghijklmnopqrstuvwxyz" if letter not in word]
+    choice = rng.random()
+    return rng.choice(repeated if repeated and choice < 0.5 else absent if choice > 0.9 else list(word))
 
 
 def _words(split: str, folder: Path, excluded: Collection[str]) -> list[str]:

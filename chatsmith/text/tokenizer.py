@@ -69,17 +69,24 @@ MIN_VOCAB_SIZE = NUM_BYTES + len(SPECIAL_TOKENS)
 #   agree here fold differently (for tiktoken's, ß matches a case-insensitive "ss"; for Oniguruma, it does not).
 # - Runs of white space are cut at 256 characters. Unbounded, the look-ahead makes tiktoken's engine keep one
 #   state a character, and it dies of a million spaces (tiktoken 0.14).
-SPLIT_PATTERN = "|".join(
-    [
-        r"'(?:[sdmtSDMT]|[lL][lL]|[vV][eE]|[rR][eE])",
-        r"[^\r\n\p{L}\p{N}]?\p{L}+",
-        r"\p{N}{1,2}",
-        r" ?[^\s\p{L}\p{N}]+[\r\n]*",
-        r"\s{0,255}[\r\n]",
-        r"\s{1,256}(?!\S)",
-        r"\s",
-    ]
-)
+def _split_pattern_with(digits: str) -> str:
+    return "|".join(
+        [
+            r"'(?:[sdmtSDMT]|[lL][lL]|[vV][eE]|[rR][eE])",
+            r"[^\r\n\p{L}\p{N}]?\p{L}+",
+            digits,
+            r" ?[^\s\p{L}\p{N}]+[\r\n]*",
+            r"\s{0,255}[\r\n]",
+            r"\s{1,256}(?!\S)",
+            r"\s",
+        ]
+    )
+
+
+SPLIT_PATTERN = _split_pattern_with(r"\p{N}{1,2}")
+SPLITS = {"chatsmith": SPLIT_PATTERN, "qwen2": _split_pattern_with(r"\p{N}")}
+"""The patterns by name. qwen2 is the one that llama.cpp and others know by that name, with digits one by one; runs of
+more than 256 white spaces alone are cut otherwise than there."""
 
 
 def check_vocab_size(vocab_size: int) -> None:
@@ -91,8 +98,8 @@ def check_vocab_size(vocab_size: int) -> None:
         )
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> "Tokenizer":
-    """Train a tokenizer of at most `vocab_size` ids, special tokens included, on `texts`.
+def train_tokenizer(texts: Iterable[str], vocab_size: int, split: str = "chatsmith") -> "Tokenizer":
+    """Train a tokenizer of at most `vocab_size` ids, special tokens included, on `texts`, cut by SPLITS[`split`].
 
     A small corpus has fewer pairs worth merging (those seen twice) and gives a smaller vocabulary: see
     the result's `vocab_size`. Raises UserError if `vocab_size` is too small for the 256 bytes and the special
@@ -102,7 +109,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> "Tokenizer":
     bpe = tokenizers.Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(tokenizers.Regex(SPLIT_PATTERN), behavior="isolated"),
+            pre_tokenizers.Split(tokenizers.Regex(SPLITS[split]), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

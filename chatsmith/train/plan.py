@@ -2,13 +2,14 @@
 
 Pure functions, no torch tensors, no clock: the same arguments give the same plan on every machine. Learning rates were
 tuned at the sizes a laptop can train (docs/lab-log.md, "Learning rates") and are carried to others by the rules
-beside each; ramps are shares of the run, so a run of a hundred steps and one of ten thousand have the same shape.
+beside each; for the batches of large runs they are those that nanochat published, which nothing here has tried. Ramps
+are shares of the run, so a run of a hundred steps and one of ten thousand have the same shape.
 """
 
 import math
 from dataclasses import dataclass, replace
 
-from chatsmith.model.config import Cost, GPTConfig, model_cost
+from chatsmith.model.config import NO_SOFTCAP, Architecture, Cost, GPTConfig, model_cost
 from chatsmith.optim.optimizer import Rates
 from chatsmith.optim.schedules import ramp, warmup_stable_decay
 from chatsmith.runtime.errors import UserError
@@ -23,6 +24,22 @@ of a 4-layer model, which a short run on a CPU does not earn back. The tables of
 REFERENCE_BATCH = 4096
 REFERENCE_WIDTH = 256
 """Where the learning rates below were tuned."""
+
+OURS_UP_TO = 2**17
+NANOCHAT_FROM = 2**19
+"""Tokens a step up to which the rules are those tuned here, and from which they are nanochat's (July 2026, 92d63d4).
+Between them every value goes from the one to the other, geometrically in the batch: no jump, and no training here has
+crossed the joint."""
+
+NANOCHAT_RATES = {"matrix": 0.02, "head": 0.008, "embedding": 0.3, "value_embedding": 0.15, "bigram": 0.3}
+"""Its peak learning rates at 2^19 tokens a step and 768 channels; it has no table for pairs of tokens, which get those
+of tokens."""
+
+D12_TOKENS = 1.32e9
+"""The token budget at which nanochat tuned: 12 for each parameter of its d12."""
+
+MOST_DECAY = 0.52
+"""Weight decay goes with 1 / token budget; this is nanochat's for its d8, the smallest model it is of use for."""
 
 MINIMUM_STEPS = 500
 """A run takes at least about this many steps: below it, more updates are worth more than smoother ones."""
@@ -49,14 +66,21 @@ class Schedule:
     momentum_start: float = 0.85
     momentum: float = 0.95
     momentum_ramp: float = 0.1
+    momentum_final: float = 0.95
 
     def rate(self, progress: float) -> float:
         """What all learning rates are multiplied by at `progress` in [0, 1]."""
         return warmup_stable_decay(progress, self.warmup, self.decay, self.final)
 
     def muon_momentum(self, progress: float) -> float:
-        """Muon's momentum at `progress`."""
-        return ramp(progress, self.momentum_start, self.momentum, self.momentum_ramp)
+        """Muon's momentum at `progress`: up at the start, and to `momentum_final` while learning rates fall."""
+        falling = max(0.0, (progress - 1) / self.decay + 1) if self.decay else 0.0
+        risen = ramp(progress, self.momentum_start, self.momentum, self.momentum_ramp)
+        return risen + (self.momentum_final - self.momentum) * falling
+
+    def weight_decay(self, progress: float) -> float:
+        """What the weight decay is multiplied by, on top of the learning rate: half a cosine to 0 (nanochat)."""
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 @dataclass(frozen=True)
@@ -132,8 +156,10 @@ def model_shape(
     head_dim: int = 64,
     bigram_buckets: int = 0,
     window_pattern: str = "L",
+    value_embeddings: bool = True,
+    architecture: Architecture = "chatsmith",
 ) -> GPTConfig:
-    """The model of a depth: C = 64 x depth unless `width` is given, and value embeddings.
+    """The model of a depth: C = 64 x depth unless `width` is given, and value embeddings unless they are left out.
 
     Up to SHALLOW layers every layer has a value embedding, above every other one, the last included (as in
     nanochat). `window_pattern` is repeated over the layers: L sees the whole context, S a quarter of it; the last
@@ -144,6 +170,7 @@ def model_shape(
     wanted = width or CHANNELS_PER_LAYER * depth
     if wanted % head_dim:
         raise UserError(f"the width {wanted} is not a multiple of head_dim {head_dim}")
+    embedded = range(depth) if depth <= SHALLOW else range((depth - 1) % 2, depth, 2)
     return GPTConfig(
         vocab_size=vocab_size,
         context_length=sequence_length,
@@ -151,8 +178,10 @@ def model_shape(
         num_heads=wanted // head_dim,
         head_dim=head_dim,
         windows=windows_for(window_pattern, depth, sequence_length),
-        value_embedding_layers=tuple(range(depth) if depth <= SHALLOW else range((depth - 1) % 2, depth, 2)),
+        value_embedding_layers=tuple(embedded) if value_embeddings and architecture == "chatsmith" else (),
         bigram_buckets=bigram_buckets,
+        softcap=NO_SOFTCAP if architecture == "portable" else 15.0,
+        architecture=architecture,
     )
 
 
@@ -170,20 +199,25 @@ def windows_for(pattern: str, depth: int, sequence_length: int) -> tuple[int, ..
 def batch_tokens_for(tokens: int, sequence_length: int) -> int:
     """Tokens a step for a token budget: the measured law B = 2^19 (D / 1.32e9)^0.383 where runs are long, fewer where
     that would leave less than MINIMUM_STEPS steps; a power of two times the row length, at least one row."""
-    law = 2**19 * (tokens / 1.32e9) ** 0.383
+    law = NANOCHAT_FROM * (tokens / D12_TOKENS) ** 0.383
     wanted = min(law, tokens / MINIMUM_STEPS)
     return sequence_length * 2 ** max(0, round(math.log2(max(1.0, wanted / sequence_length))))
+
+
+def nanochat_share(batch_tokens: int) -> float:
+    """How far the rules for steps of so many tokens are nanochat's: from 0 up to OURS_UP_TO to 1 from NANOCHAT_FROM."""
+    beyond = math.log2(batch_tokens / OURS_UP_TO) / math.log2(NANOCHAT_FROM / OURS_UP_TO)
+    return min(1.0, max(0.0, beyond))
 
 
 def rates_for(model: GPTConfig, batch_tokens: int) -> Rates:
     """Peak learning rates. Adam's go with 1 / sqrt(width), since its steps have a fixed size.
 
-    All shrink with sqrt(batch) below the reference batch and stay as they are above it: carrying the square root
-    on to the batches of large runs (2^19 tokens) would give eleven times the learning rates that nanochat found best
-    there."""
+    All grow with sqrt(batch) up to the reference batch and then stay. From NANOCHAT_FROM on those of matrices, head and
+    tables are nanochat's, which grow with sqrt(batch / 2^19)."""
     batch = min(1.0, batch_tokens / REFERENCE_BATCH) ** 0.5
     adam = batch * (REFERENCE_WIDTH / model.model_dim) ** 0.5
-    return Rates(
+    rates = Rates(
         matrix=0.02 * batch,
         head=0.01 * adam,
         embedding=0.6 * adam,
@@ -192,6 +226,23 @@ def rates_for(model: GPTConfig, batch_tokens: int) -> Rates:
         scalar=0.02 * batch,
         gate=0.01 * batch,
     )
+    share = nanochat_share(batch_tokens)
+    if share == 0:
+        return rates
+    large = max(1.0, batch_tokens / NANOCHAT_FROM) ** 0.5
+    adam = large * (768 / model.model_dim) ** 0.5
+    published = {role: rate * (large if role == "matrix" else adam) for role, rate in NANOCHAT_RATES.items()}
+    joined = {
+        role: (ours := getattr(rates, role)) * (rate / ours) ** share for role, rate in published.items()
+    }
+    return replace(rates, **joined)
+
+
+def weight_decay_for(tokens: int, batch_tokens: int) -> float:
+    """Weight decay of the matrices in training from random weights: none with small steps, where it was of no use here;
+    with large ones nanochat's, 0.28 sqrt(batch / 2^19) at the budget of its d12, less for longer runs."""
+    published = 0.28 * (batch_tokens / NANOCHAT_FROM) ** 0.5 * D12_TOKENS / tokens
+    return nanochat_share(batch_tokens) * min(MOST_DECAY, published)
 
 
 def make_plan(
@@ -202,9 +253,11 @@ def make_plan(
     rows_per_microbatch: int | None = None,
     world_size: int = 1,
     rate_scale: float = 1.0,
+    from_scratch: bool = False,
 ) -> Plan:
     """The plan to train `model` on about `tokens` tokens (rounded to whole steps, at least one).
 
+    `from_scratch`: from random weights, which may get weight decay and a momentum that fine-tuning does not.
     `batch_tokens` overrides the batch-size rule; `rows_per_microbatch` is what fits in memory at once (default:
     about 8,192 tokens) and changes nothing else. The step is the same at every world size that divides its rows;
     otherwise it is rounded up. Raises UserError if a value is impossible.
@@ -220,6 +273,11 @@ def make_plan(
     # A divisor, so that what fits in memory does not decide how large a step is.
     micro = max(size for size in range(1, at_once + 1) if rows % size == 0)
     per_step = rows * world_size * length
+    rates, schedule = rates_for(model, per_step).scaled(rate_scale), Schedule()
+    if from_scratch:
+        share = nanochat_share(per_step)
+        rates = replace(rates, weight_decay=weight_decay_for(tokens, per_step))
+        schedule = Schedule(momentum=0.95 + 0.02 * share, momentum_final=0.95 - 0.05 * share)
     return Plan(
         model=model,
         sequence_length=length,
@@ -227,8 +285,8 @@ def make_plan(
         accumulation=rows // micro,
         world_size=world_size,
         steps=max(1, round(tokens / per_step)),
-        rates=rates_for(model, per_step).scaled(rate_scale),
-        schedule=Schedule(),
+        rates=rates,
+        schedule=schedule,
         batch_tokens_asked=wanted,
     )
 

@@ -1,4 +1,4 @@
-"""Pretraining: a model from random weights to one that continues text.
+"""Pretraining: a model from random weights to one that continues text; or further, on other text.
 
 The rows of the tokenized documents come in a seeded order; the score is bits per byte on a fixed sample of the
 validation text.
@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 import torch
 
+from chatsmith.data.mixture import Mixture
 from chatsmith.data.packing import Batch, TrainingRows, ValidationRows
 from chatsmith.data.tokens import TokenCache
 from chatsmith.model.config import GPTConfig, model_cost
 from chatsmith.model.gpt import GPT
 from chatsmith.model.loss import bits_per_byte
-from chatsmith.runtime.device import gemm_peak
+from chatsmith.runtime.device import Runtime, gemm_peak
 from chatsmith.runtime.distributed import main_number
 from chatsmith.text.tokenizer import Tokenizer
 from chatsmith.train.plan import Plan
@@ -35,9 +36,9 @@ class Trained(NamedTuple):
 
 def pretrain(
     run: TrainingRun,
-    shape: GPTConfig,
+    start: GPTConfig | GPT,
     tokenizer: Tokenizer,
-    text: TokenCache,
+    rows: TrainingRows | Mixture,
     validation_text: TokenCache,
     settings: TrainingSettings,
     *,
@@ -45,18 +46,25 @@ def pretrain(
     budget: TimeBudget | None = None,
     sample: Callable[[GPT], str] | None = None,
 ) -> Trained:
-    """Train a model of `shape` on about `tokens` tokens of `text`, or with a `budget` on as many as its minutes hold.
+    """Train a model on about `tokens` tokens of `rows`, or with a `budget` on as many as its minutes hold: a new one if
+    `start` is its shape, else `start` itself.
 
     `sample` gives a text to show with every evaluation. Raises as `Trainer` does, and where there is no text.
     """
     runtime, reporter = run.runtime, run.reporter
-    rows = TrainingRows(text, shape.context_length, settings.seed)
-    model = GPT(shape)
-    model.init_weights(torch.Generator().manual_seed(settings.seed))
-    model.to(runtime.device)
+    if isinstance(start, GPT):
+        model = start.train()
+    else:
+        model = GPT(start)
+        model.init_weights(torch.Generator().manual_seed(settings.seed))
+        model.to(runtime.device)
+    shape = model.config
     flops_per_token = model_cost(shape).training_flops_per_token
     seconds = 60 * budget.minutes if budget else expected_seconds(tokens * flops_per_token, runtime)
     compute_loss = prepare(model, runtime, settings.compile, reporter.notice, seconds)
+
+    def plan_of(tokens: int) -> Plan:
+        return settings.plan(shape, tokens, runtime.world_size, from_scratch=model is not start)
 
     @cache
     def validation_rows() -> (
@@ -65,13 +73,7 @@ def pretrain(
         return ValidationRows(validation_text, shape.context_length)
 
     def evaluate(plan: Plan) -> dict[str, float]:
-        num_rows = max(1, settings.evaluate_tokens // shape.context_length)
-        sampled = validation_rows().batches(plan.rows_per_microbatch, max_rows=num_rows)
-        byte_lengths = torch.from_numpy(tokenizer.token_byte_lengths.copy()).to(runtime.device)
-        with uncompiled():
-            return {
-                "bpb": bits_per_byte(model, (batch.to(runtime.device) for batch in sampled), byte_lengths)
-            }
+        return {"bpb": bits_per_byte_on(validation_rows(), model, tokenizer, settings, plan, runtime)}
 
     def job(plan: Plan) -> Job[Batch]:
         return Job(
@@ -89,12 +91,28 @@ def pretrain(
             # A guess from half the matrix peak is enough to choose the batch size that is then measured.
             peak = gemm_peak(runtime, runtime.compute_dtype, seconds=0.3)
             guess = main_number(max(1, int(seconds * peak / 2 / flops_per_token)), runtime)
-            first = settings.plan(shape, int(guess), runtime.world_size)
+            first = plan_of(int(guess))
             tokens = measure_tokens(budget, model, first, job(first), settings.evaluations)
-    plan = settings.plan(shape, tokens, runtime.world_size)
+    plan = plan_of(tokens)
     reporter.line(
         f"{plan.cost.parameters:,} parameters, {plan.tokens:,} tokens in {plan.steps:,} steps "
         f"of {plan.tokens_per_step:,}"
     )
     result = fit(run, model, plan, job(plan), budget)
     return Trained(model, plan.with_steps(result.steps), result)
+
+
+def bits_per_byte_on(
+    rows: ValidationRows,
+    model: GPT,
+    tokenizer: Tokenizer,
+    settings: TrainingSettings,
+    plan: Plan,
+    runtime: Runtime,
+) -> float:
+    """Bits per byte on `settings.evaluate_tokens` of the validation text, the same at every call."""
+    num_rows = max(1, settings.evaluate_tokens // plan.sequence_length)
+    sampled = rows.batches(plan.rows_per_microbatch, max_rows=num_rows)
+    byte_lengths = torch.from_numpy(tokenizer.token_byte_lengths.copy()).to(runtime.device)
+    with uncompiled():
+        return bits_per_byte(model, (batch.to(runtime.device) for batch in sampled), byte_lengths)

@@ -91,8 +91,8 @@ def train_step(
     if not trained:
         return 0.0
     progress = step / plan.steps
-    scale = plan.schedule.rate(progress)
-    optimizer.step(scale, plan.schedule.muon_momentum(progress), scale)
+    schedule = plan.schedule
+    optimizer.step(schedule.rate(progress), schedule.muon_momentum(progress), schedule.weight_decay(progress))
     optimizer.zero_grad()
     return total
 

@@ -88,7 +88,7 @@ class TrainingSettings:
         """The steps from one evaluation to the next; 0 where none is asked for along the way."""
         return math.ceil(plan.steps / self.evaluations) if self.evaluations else 0
 
-    def plan(self, shape: GPTConfig, tokens: int, world_size: int) -> Plan:
+    def plan(self, shape: GPTConfig, tokens: int, world_size: int, *, from_scratch: bool = False) -> Plan:
         """The plan of a model of this shape on about so many tokens."""
         return make_plan(
             shape,
@@ -97,6 +97,7 @@ class TrainingSettings:
             rows_per_microbatch=self.rows_per_microbatch or None,
             world_size=world_size,
             rate_scale=self.rate_scale,
+            from_scratch=from_scratch,
         )
 
 

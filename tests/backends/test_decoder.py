@@ -11,7 +11,7 @@ from chatsmith.backends import cpu_decoder as decoder
 from chatsmith.backends.native import Weights, load_library
 from chatsmith.backends.quantized import Int8Linear, decoding_view
 from chatsmith.engine.request import Request, SamplingParams
-from chatsmith.model.config import GPTConfig
+from chatsmith.model.config import NO_SOFTCAP, GPTConfig
 from chatsmith.model.gpt import GPT
 from chatsmith.text.tokenizer import Tokenizer
 from tests.backends.conftest import fast_engine
@@ -36,6 +36,10 @@ def random_model(
         value_embedding_layers=(1,),
         bigram_buckets=bigram_buckets,
     )
+    return random_weights(config, dtype)
+
+
+def random_weights(config: GPTConfig, dtype: torch.dtype) -> GPT:
     model = GPT(config)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -81,6 +85,25 @@ def test_the_c_network_computes_the_model(
         found = torch.tensor([one.logprob for one in completion.logprobs if one], dtype=torch.float64)
         ids = completion.prompt_ids + completion.ids
         torch.testing.assert_close(found, likely(model, ids, len(completion.prompt_ids)), atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_the_c_network_computes_portable_models(
+    tokenizer: Tokenizer, stored: torch.dtype, quantize: Quantization | None
+) -> None:
+    config = GPTConfig(
+        tokenizer.vocab_size, 96, 2, 2, 32, softcap=NO_SOFTCAP, architecture="portable", windows=(7, 0)
+    )
+    model = random_weights(config, stored)
+    model.compute_dtype = torch.float32
+    engine = fast_engine(model, tokenizer, max_running=5, block_size=4, quantize=quantize)
+    assert engine.backend.name == "C"
+    for completion in engine.generate(requests(7)):
+        assert completion.logprobs is not None and len(completion.ids) == 24
+        found = torch.tensor([one.logprob for one in completion.logprobs if one], dtype=torch.float64)
+        expected = likely(model, completion.prompt_ids + completion.ids, len(completion.prompt_ids))
+        torch.testing.assert_close(found, expected, atol=0.2 if quantize else 2e-4, rtol=0)
 
 
 def test_a_pool_in_bfloat16_is_rounded_and_nothing_else(tokenizer: Tokenizer) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from chatsmith.cli import main as cli
+from chatsmith.cli import recipe as recipes
 from chatsmith.cli import run as run_stage
-from chatsmith.cli.config import Positive, Run
+from chatsmith.cli.config import STAGES, Positive, Run
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import RunDirectory, read_recipe, stage_key
 
@@ -40,9 +41,9 @@ def worked(monkeypatch, tmp_path):
 
         return main
 
-    for name in run_stage.STAGES:
+    for name in STAGES:
         monkeypatch.setitem(run_stage.MAINS, name, stage_main(name))
-        monkeypatch.setitem(run_stage.STAGES, name, FakeConfig)
+        monkeypatch.setitem(STAGES, name, FakeConfig)
     monkeypatch.chdir(tmp_path)
     return names
 
@@ -151,7 +152,7 @@ def test_wrong_recipes_are_one_line_errors(worked, recipe, capsys, content, mess
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("path", sorted(run_stage.BUILT_IN.glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(recipes.BUILT_IN.glob("*.toml")), ids=lambda path: path.stem)
 def test_built_in_recipes_fit_the_stages(path, tmp_path):
     """A renamed setting must not leave a recipe behind."""
     recipe = read_recipe(path)
@@ -159,8 +160,8 @@ def test_built_in_recipes_fit_the_stages(path, tmp_path):
     file = tmp_path / "text.txt"
     file.write_text("text")
     overrides = {"data": {"data": [str(file)]}} if recipe.sections["data"].get("data") == [] else {}
-    configs, resolved = run_stage.configure(recipe, RunDirectory(tmp_path), overrides, {})
-    assert set(configs) == set(recipe.stages) == set(resolved.sections)
+    configs, resolved = recipes.configure(recipe, RunDirectory(tmp_path), overrides, {})
+    assert set(configs) == set(recipe.stages) == set(resolved.sections) - set(recipes.OTHER_SECTIONS)
 
 
 def test_advice_of_a_stage_is_spelled_as_a_change_of_the_recipe(worked, recipe, monkeypatch, capsys):

@@ -1,17 +1,22 @@
 """Fine-tuning rows: whole conversations, nothing learned that should not be, and an end to every epoch."""
 
+import tempfile
 from itertools import islice
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chatsmith.data.mixture import cache_conversations
 from chatsmith.data.packing import ConversationRows
+from chatsmith.data.tokens import CacheWriter, TokenCache
 from chatsmith.runtime.errors import UserError
-from chatsmith.text.chat import Message, Part, Rendered, render
+from chatsmith.text.chat import Message, Part, Rendered
 from chatsmith.text.tokenizer import Tokenizer
 
 BOS, TURN_END = 0, 1
+FOLDER = tempfile.TemporaryDirectory()  # hypothesis calls a test many times, fixtures once
 few = settings(max_examples=50, deadline=None)
 
 
@@ -25,8 +30,17 @@ def talk(*turns: tuple[int, int], first_id: int = 10) -> Rendered:
     return rendered
 
 
-def rows_of(rendered, length: int, seed: int = 0) -> ConversationRows:
-    return ConversationRows(rendered, length, seed, turn_end_id=TURN_END, padding_id=BOS)
+def rows_of(rendered, length: int, seed: int = 0, **options) -> ConversationRows:
+    """Rows from a cache that holds these conversations."""
+    folder = tempfile.mkdtemp(dir=FOLDER.name)
+    writer = CacheWriter(Path(folder), "key", bos_id=2 * BOS, vocab_size=1 << 20)
+    for first in range(0, len(rendered), 4):  # several windows
+        window = rendered[first : first + 4]
+        writer.add_window(
+            [[2 * one + mask for one, mask in zip(r.ids[1:], r.mask[1:], strict=True)] for r in window]
+        )
+    writer.finish()
+    return ConversationRows(TokenCache(Path(folder), "key"), length, seed, turn_end_id=TURN_END, **options)
 
 
 turns = st.lists(st.tuples(st.integers(1, 12), st.integers(0, 12)), min_size=1, max_size=4)
@@ -139,20 +153,17 @@ def test_epochs_are_ordered_differently_and_by_the_seed():
     assert first_ids != again
 
 
-def test_a_real_conversation_learns_the_assistant_s_words_and_calls_alone(tokenizer: Tokenizer):
+def test_a_real_conversation_learns_the_assistant_s_words_and_calls_alone(
+    tokenizer: Tokenizer, tmp_path: Path
+):
     conversation = (
         Message.of("user", "The fox?"),
         Message("assistant", (Part("python", "2+2"), Part("output", "4"), Part("text", "Four."))),
         Message.of("user", "Where is my ball?"),
         Message.of("assistant", "Under the tree."),
     )
-    rows = ConversationRows(
-        [render(conversation, tokenizer)],
-        200,
-        0,
-        turn_end_id=tokenizer.special("<|assistant_end|>"),
-        padding_id=tokenizer.bos_id,
-    )
+    cache = cache_conversations(tmp_path, "key", [conversation], tokenizer, build=True)
+    rows = ConversationRows(cache, 200, 0, turn_end_id=tokenizer.special("<|assistant_end|>"))
     targets = next(rows.batches(1)).targets[0]
     learned = tokenizer.decode(targets[targets != -1].tolist())
     assert learned == (

@@ -44,7 +44,7 @@ def test_rows_are_full_and_begin_with_bos_and_so_does_every_document_in_them(mak
     assert rows.shape[1] == length + 1
     assert (rows[:, 0] == BOS).all()
     offsets = np.concatenate([cache.window_offsets(window) for window in range(cache.num_windows)])
-    first_ids = cache.ids[np.unique(offsets[offsets < cache.num_ids])]
+    first_ids = cache.read(0, cache.num_ids)[np.unique(offsets[offsets < cache.num_ids])]
     starts = np.isin(rows[:, 1:], first_ids)
     assert (rows[:, :-1][starts] == BOS).all()
 

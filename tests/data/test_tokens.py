@@ -51,12 +51,18 @@ def opened(run: Path, split="train", **options) -> TokenCache:
     return open_token_cache(run / "tokens", load_manifest(run / "data"), tokenizer, split, **options)
 
 
+def part_in(run: Path, split="train") -> Path:
+    """The folder of the cache's only part."""
+    (progress,) = (run / "tokens" / split).glob(f"*/{PROGRESS}")
+    return progress.parent
+
+
 def documents_in(cache: TokenCache) -> list[list[int]]:
     cache.wait_until_complete()
     found = []
     for window in range(cache.num_windows):
         offsets = cache.window_offsets(window)
-        found += [cache.ids[first:end].tolist() for first, end in pairwise(offsets)]
+        found += [cache.read(first, end).tolist() for first, end in pairwise(offsets)]
     return found
 
 
@@ -68,7 +74,8 @@ def test_a_worker_fills_the_cache_with_every_document_s_ids(run, tokenizer):
     with opened(run) as cache:
         assert documents_in(cache) == [tokenizer.encode(text) for text in TEXTS]
         assert cache.bos_id == tokenizer.bos_id
-        assert not np.isin(cache.ids, [tokenizer.bos_id]).any(), "packing adds <|bos|>, and text cannot"
+        ids = cache.read(0, cache.num_ids)
+        assert not np.isin(ids, [tokenizer.bos_id]).any(), "packing adds <|bos|>, and text cannot"
     with opened(run, "validation") as cache:
         assert documents_in(cache) == [tokenizer.encode("A held-out text.")]
 
@@ -97,7 +104,7 @@ def test_other_data_or_another_tokenizer_rebuild_the_cache(run, tokenizer):
 def test_a_damaged_cache_is_rebuilt(run, damage):
     with opened(run) as cache:
         expected = documents_in(cache)
-    ids = run / "tokens" / "train" / IDS
+    ids = part_in(run) / IDS
     ids.unlink() if damage == "gone" else ids.write_bytes(ids.read_bytes()[:-2])
     with opened(run) as cache:
         assert documents_in(cache) == expected
@@ -106,8 +113,7 @@ def test_a_damaged_cache_is_rebuilt(run, damage):
 def test_the_worker_s_user_errors_reach_the_reader(run):
     with opened(run) as cache:
         cache.wait_until_complete()
-    progress = run / "tokens" / "train" / PROGRESS
-    progress.unlink()
+    (part_in(run) / PROGRESS).unlink()
     (run / "data" / "train.parquet").write_bytes(b"PAR1 but not really")
     manifest = json.loads((run / "data" / "manifest.json").read_text())
     status = (run / "data" / "train.parquet").stat()
@@ -155,7 +161,7 @@ def test_an_interrupted_build_goes_on_where_it_stopped(tmp_path, tokenizer, monk
 
     encoded_before = len(encoded) - 1  # the tenth was in the window that was lost
     build(writer(), documents(TEXTS), tokenizer.encode)
-    assert encoded_before == cache._progress.documents[-1]
+    assert encoded_before == cache._progress[0].documents[-1]
     assert documents_in(TokenCache(tmp_path, "key")) == [tokenizer.encode(text) for text in TEXTS]
 
 
@@ -164,12 +170,20 @@ def test_windows_are_published_before_the_cache_is_complete(tmp_path, tokenizer)
     cache = TokenCache(tmp_path, "key")
     writer.add_window([[1, 2], [], [3]])
     assert cache.wait_for_window(0)
-    assert cache.ids.tolist() == [1, 2, 3] and cache.window_offsets(0).tolist() == [0, 2, 2, 3]
+    assert cache.read(0, cache.num_ids).tolist() == [1, 2, 3] and cache.window_offsets(0).tolist() == [
+        0,
+        2,
+        2,
+        3,
+    ]
     assert not cache.is_complete
     writer.add_window([[4]])
     writer.finish()
     assert cache.wait_for_window(1) and not cache.wait_for_window(2)
-    assert cache.ids.tolist() == [1, 2, 3, 4] and cache.window_offsets(1).tolist() == [3, 4]
+    assert cache.read(0, cache.num_ids).tolist() == [1, 2, 3, 4] and cache.window_offsets(1).tolist() == [
+        3,
+        4,
+    ]
 
 
 def test_windows_end_after_a_number_of_documents_or_characters(monkeypatch):
@@ -183,7 +197,7 @@ def test_windows_end_after_a_number_of_documents_or_characters(monkeypatch):
 def test_large_vocabularies_keep_their_ids(tmp_path):
     writer = CacheWriter(tmp_path, "key", bos_id=0, vocab_size=100_000)
     writer.add_window([[70_000, 99_999]])
-    assert TokenCache(tmp_path, "key").ids.tolist() == [70_000, 99_999]
+    assert TokenCache(tmp_path, "key").read(0, 2).tolist() == [70_000, 99_999]
 
 
 def test_threads_do_not_change_the_order(tmp_path, tokenizer):
@@ -239,7 +253,7 @@ def test_the_worker_ends_with_the_process_that_started_it(run):
     # Stops where it would read the text, so that only its parent's end can end it.
     stopped = (
         "import sys, time; from pathlib import Path; from chatsmith.data import tokens as t;"
-        "t.build = lambda *_: time.sleep(60); t.main(Path(sys.argv[1]))"
+        "t.CacheWriter = lambda *_, **__: time.sleep(60); t.main(Path(sys.argv[1]))"
     )
     job = str(run / "tokens" / "train" / JOB)
     worker = subprocess.Popen([sys.executable, "-c", stopped, job], stdin=subprocess.PIPE)
@@ -301,7 +315,7 @@ def bit_flips(path: Path) -> list[bytes]:
 def test_one_flipped_bit_is_one_clear_line_or_the_text_is_tokenized_again(run, name):
     with opened(run) as cache:
         expected = documents_in(cache)
-    path = run / "tokens" / "train" / name
+    path = part_in(run) / name
     good = path.read_bytes()
     for flipped in bit_flips(path):
         path.write_bytes(flipped)
@@ -326,7 +340,7 @@ def as_format_1(folder: Path, **changes: object) -> None:
 def test_a_cache_of_format_1_is_read_without_a_worker_and_its_offsets_are_checked(run, monkeypatch):
     with opened(run) as cache:
         expected = documents_in(cache)
-    folder = run / "tokens" / "train"
+    folder = part_in(run)
     as_format_1(folder)
     monkeypatch.setattr(token_cache, "_start_worker", None)
     with opened(run) as cache:

@@ -3,7 +3,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -34,6 +34,19 @@ def test_key_changes_with_settings_and_inputs_and_with_nothing_else():
         stage_key(Config()),
     ]
     assert len({key, *others}) == len(others) + 1
+
+
+@dataclass(frozen=True)
+class LaterConfig(Config):
+    tables: bool = field(default=True, metadata={"new": True})
+
+
+def test_a_setting_that_was_added_later_leaves_what_is_done_done_while_it_has_its_default():
+    assert (
+        stage_key(LaterConfig(), a="1")
+        == stage_key(Config(), a="1")
+        != stage_key(LaterConfig(tables=False), a="1")
+    )
 
 
 def test_key_does_not_depend_on_the_process(tmp_path):

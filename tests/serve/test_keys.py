@@ -80,6 +80,7 @@ def bearer(key: str) -> dict[str, str]:
 GUARDED = [
     ("POST", "/v1/chat/completions"),
     ("POST", "/v1/completions"),
+    ("POST", "/v1/responses"),
     ("GET", "/v1/models"),
     ("GET", "/v1/models/large"),
     ("POST", "/tokenize"),

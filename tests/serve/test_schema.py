@@ -28,7 +28,7 @@ CHECKS = [
 ]
 
 PATHS = (
-    *("/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/models/{model_id}"),
+    *("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/models", "/v1/models/{model_id}"),
     *("/tokenize", "/detokenize", "/tokenizer_info", "/health", "/ready"),
 )
 
@@ -67,7 +67,7 @@ def test_no_request_makes_it_fail_or_break_its_schema(
 
 def _small(body: dict[str, Any]) -> dict[str, Any]:
     """The same request with a short reply: what a fuzzer asks for would take minutes to write."""
-    limits = {"max_tokens": 4, "max_completion_tokens": 4, "n": 2}
+    limits = {"max_tokens": 4, "max_completion_tokens": 4, "max_output_tokens": 4, "n": 2}
     return {
         name: limits[name] if name in limits and type(value) is int and value > limits[name] else value
         for name, value in body.items()
@@ -80,6 +80,7 @@ ASKED = [
     ("/v1/chat/completions", {**CHAT, "n": 2, "logprobs": True, "top_logprobs": 2, "return_token_ids": True}),
     ("/v1/completions", {"prompt": ["a", "b"], "max_tokens": 2, "logprobs": 2, "echo": True}),
     ("/v1/completions", {"prompt": [1, 2], "max_tokens": 0, "echo": True, "return_token_ids": True}),
+    ("/v1/responses", {"input": "hello", "max_output_tokens": 3}),
     ("/tokenize", {"prompt": "a<|bos|>"}),
     ("/tokenize", {"messages": CHAT["messages"]}),
     ("/detokenize", {"tokens": [1, 2]}),

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from chatsmith.cli import run as run_stage
+from chatsmith.cli import recipe as recipes
 from chatsmith.cli import serve
 from chatsmith.cli.main import main as command
 from chatsmith.runtime.errors import UserError
@@ -35,7 +35,7 @@ def test_flags_come_before_environment_before_recipe(run: Path, monkeypatch: pyt
 
 def test_a_recipe_with_a_section_for_serving_can_still_be_run(run: Path) -> None:
     recipe = read_recipe(run / "recipe.toml")
-    configs, written = run_stage.configure(recipe, RunDirectory(run), {}, {})
+    configs, written = recipes.configure(recipe, RunDirectory(run), {}, {})
     assert list(configs) == ["data"]
     assert written.sections["serve"] == recipe.sections["serve"]
 

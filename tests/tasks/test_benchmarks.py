@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from chatsmith.tasks import spelling
 from chatsmith.tasks.benchmark_files import file_of_split, is_held_out
 from chatsmith.tasks.humaneval import PassesTests, humaneval_problems, reply_code
 from chatsmith.tasks.multiple_choice import LetterQuestion, arc_questions, chance, mmlu_questions
+from chatsmith.tasks.rules import Number
 from chatsmith.text.chat import check_conversation
 from chatsmith.tools.calculator import calculate
 from chatsmith.tools.sandbox import require_sandbox
@@ -102,8 +104,11 @@ def test_no_split_of_the_words_shares_one_with_another(words: Path):
         problems = spelling.spelling_problems(split, words, spelling_words())
         asked[split] = {problem.id.rpartition("/")[2] for problem in problems}
         assert {problem.section for problem in problems} == {"spelling", "counting"}
-    talks = spelling.spelling_conversations(words, 3000, spelling_words())
-    taught = {re.findall(r"(?:[a-z]-)+[a-z]", talk[1].text)[0].replace("-", "") for talk in talks}
+    taught = {
+        re.findall(r"(?:[a-z]-)+[a-z]", talk[1].text)[0].replace("-", "")
+        for section in spelling.SECTIONS
+        for talk in spelling.spelling_conversations(section, "train", words, spelling_words())
+    }
     assert len(taught) > 500 and len(asked["test"]) > 50
     assert not asked["development"] & asked["test"]
     assert not taught & (asked["development"] | asked["test"])
@@ -121,15 +126,20 @@ def test_spelling_problems_are_the_same_for_a_longer_list(words: Path):
 
 
 def test_what_is_taught_would_pass(words: Path):
-    for talk in spelling.spelling_conversations(words, 40, spelling_words()):
+    for talk in islice(spelling.spelling_conversations("spelling", "train", words, spelling_words()), 60):
         check_conversation(talk)
-        if len(talk[1].parts) == 1:
-            word = talk[1].text.split()[2]
-            assert spelling.SpelledOut(word).accepts(talk[1].text)
-            assert not spelling.SpelledOut(word + "s").accepts(talk[1].text)
-        else:
-            assert [part.kind for part in talk[1].parts] == ["text", "python", "output", "text"]
-            assert calculate(talk[1].parts[1].text) == talk[1].parts[2].text
+        (word,) = (one for one in re.findall(r"[a-z]{4,}", talk[0].text) if "-".join(one) in talk[1].text)
+        assert spelling.SpelledOut(word).accepts(talk[1].text)
+        assert not spelling.SpelledOut(word + "s").accepts(talk[1].text)
+    for talk in islice(spelling.spelling_conversations("counting", "train", words, spelling_words()), 60):
+        check_conversation(talk)
+        assert [part.kind for part in talk[1].parts] == ["text", "python", "output", "text"]
+        counted = calculate(talk[1].parts[1].text)
+        assert counted == talk[1].parts[2].text
+        assert Number(int(counted)).accepts(talk[1].text), "strokes on the way, no other number"
+        assert max((len(strokes) for strokes in re.findall(r"[|]+", talk[1].text)), default=0) == int(counted)
+    with pytest.raises(UserError, match="not for training"):
+        next(spelling.spelling_conversations("counting", "test", words, spelling_words()))
 
 
 @pytest.mark.parametrize(

@@ -7,18 +7,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatsmith.model.config import GPTConfig
-from chatsmith.optim.optimizer import Rates
+from chatsmith.model.config import GPTConfig, model_cost
+from chatsmith.optim.optimizer import ROLES, Rates
 from chatsmith.runtime.errors import UserError
 from chatsmith.train.plan import (
     MINIMUM_STEPS,
+    MOST_DECAY,
+    OURS_UP_TO,
     REFERENCE_BATCH,
     SHALLOW,
+    Plan,
     Schedule,
     batch_tokens_for,
     make_plan,
     make_rollout_plan,
     model_shape,
+    rates_for,
+    weight_decay_for,
     windows_for,
 )
 
@@ -145,7 +150,69 @@ def test_rates_grow_with_the_square_root_of_the_batch_up_to_the_one_they_were_tu
         assert getattr(rates(REFERENCE_BATCH), name) == pytest.approx(
             2 * getattr(rates(REFERENCE_BATCH // 4), name)
         )
-    assert rates(128 * REFERENCE_BATCH) == rates(REFERENCE_BATCH)
+    assert rates(OURS_UP_TO) == rates(REFERENCE_BATCH)
+
+
+batches = st.integers(12, 22).flatmap(lambda exponent: st.integers(2**exponent, 2 ** (exponent + 1)))
+D12 = model_shape(12, 32_768, sequence_length=2048, head_dim=128)
+
+
+def large(batch_tokens: int, tokens: int = 1_320_000_000) -> Plan:
+    return make_plan(D12, tokens, batch_tokens=batch_tokens, from_scratch=True)
+
+
+@settings(max_examples=100, deadline=None)
+@given(batch=batches)
+def test_rules_for_large_steps_join_those_for_small_ones_without_a_jump(batch):
+    """A step one percent larger changes no value by more than a percent or so, all the way from 4,096 to 2^23 tokens;
+    and on the joint itself every value goes one way."""
+    here, there = rates_for(D12, batch), rates_for(D12, batch * 101 // 100)
+    decays = [weight_decay_for(10**9, size) for size in (batch, batch * 101 // 100)]
+    assert decays[0] <= decays[1] <= decays[0] + 0.01
+    for role in ROLES:
+        assert getattr(there, role) == pytest.approx(getattr(here, role), rel=0.012)
+    assert here.matrix <= there.matrix
+    if batch <= OURS_UP_TO:
+        assert (here, decays[0]) == (rates_for(D12, REFERENCE_BATCH), 0)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_on_the_joint_every_rate_goes_one_way(role):
+    on_joint = [getattr(rates_for(D12, 2**17 + step * 2**12), role) for step in range(97)]
+    assert on_joint in (sorted(on_joint), sorted(on_joint, reverse=True))
+
+
+def test_nanochat_s_published_values_come_out():
+    """Those of 92d63d4 for d12 at 2^19 tokens a step and d20 at 2^20, and their weight decays."""
+    plan = large(2**19)
+    assert plan.rates.matrix == 0.02 and plan.rates.weight_decay == pytest.approx(0.28)
+    adam = (plan.rates.head, plan.rates.embedding, plan.rates.value_embedding)
+    assert adam == pytest.approx((0.008, 0.3, 0.15))
+    assert [plan.schedule.muon_momentum(share) for share in (0.2, 1.0)] == pytest.approx([0.97, 0.9])
+    d20 = model_shape(20, 32_768, sequence_length=2048, head_dim=128)
+    plan = make_plan(d20, 5_222_000_000, from_scratch=True)
+    assert plan.tokens_per_step == 2**20 and plan.rates.weight_decay == pytest.approx(0.1, rel=0.01)
+    assert plan.rates.matrix == pytest.approx(0.02 * 2**0.5)
+    assert plan.rates.embedding == pytest.approx(0.3 * 2**0.5 * (768 / 1280) ** 0.5)
+    published = {8: 2**18, 12: 2**19, 20: 2**20, 24: 2**20, 26: 2**20}
+    for depth, batch in published.items():
+        shape = model_shape(depth, 32_768, sequence_length=2048, head_dim=128)
+        assert batch_tokens_for(12 * model_cost(shape).scaling_parameters, 2048) == batch
+
+
+def test_fine_tuning_and_small_steps_have_no_decay_and_the_usual_momentum():
+    fine_tuning = make_plan(D12, 10**9, batch_tokens=2**19)
+    for plan in (fine_tuning, large(OURS_UP_TO), large(2**15)):
+        assert plan.rates.weight_decay == 0 and plan.schedule == Schedule()
+    assert large(2**19, 10**6).rates.weight_decay == MOST_DECAY, "a short run is not decayed away"
+
+
+def test_value_embeddings_can_be_left_out():
+    """October 2025's d20: 561 million parameters."""
+    options = {"sequence_length": 2048, "head_dim": 128}
+    october = model_shape(20, 65_536, value_embeddings=False, **options)
+    assert october.value_embedding_layers == () and model_cost(october).parameters == 560_988_160
+    assert model_cost(model_shape(20, 65_536, **options)).parameters > 1.3e9
 
 
 def test_wider_models_get_smaller_adam_rates_and_the_same_for_matrices():

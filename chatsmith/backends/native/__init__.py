@@ -77,6 +77,7 @@ class Network(Structure):
         *((name, c_int64) for name in ("L", "C", "H", "D", "gate_channels", "bigram_buckets")),
         ("block_size", c_int64),
         ("pool_kind", c_int64),
+        ("is_gated", c_int64),
         ("embedding", Weights),
         ("bigram", Weights),
         *((name, c_void_p) for name in ("smear_gate", "smear_strength", "cos", "sin")),

@@ -20,7 +20,7 @@ typedef struct {
 } layer;
 
 typedef struct {
-    int64_t L, C, H, D, gate_channels, bigram_buckets, block_size, pool_kind;
+    int64_t L, C, H, D, gate_channels, bigram_buckets, block_size, pool_kind, is_gated;
     weights embedding, bigram; /* tables of (rows, C); the bigram's has no data where the model has none */
     const float *smear_gate, *smear_strength, *cos, *sin; /* (channels,), (1,), (T, D / 2) twice */
     const layer *layers;
@@ -30,8 +30,8 @@ typedef struct {
     int64_t R, width;
     const int64_t *tokens, *previous, *positions; /* (R,); -1 before the first token */
     const int64_t *tables;                        /* (R, width): the blocks of each sequence */
-    float *x, *embedding, *bigram, *normed, *qkv, *wide, *scores; /* (R, C), but: (R, 3C), (R, 4C), (R, H, positions) */
-    uint16_t *halves;                                            /* (R, 4C) */
+    float *x, *embedding, *bigram, *normed, *qkv, *wide, *scores; /* (R, C), but: (R, 3C), (R, up's rows), (R, H, positions) */
+    uint16_t *halves;                                            /* (R, the largest product's columns) */
 } step;
 
 static float sigmoid(float x) { return 1 / (1 + expf(-x)); }
@@ -248,6 +248,11 @@ static void squared_relu(float *x, int64_t n) {
     for (int64_t i = 0; i < n; i++) x[i] = x[i] > 0 ? x[i] * x[i] : (x[i] == x[i] ? 0 : x[i]);
 }
 
+/* SwiGLU: the SiLU of n gates, times the n values behind them. */
+static void gated(float *y, const float *x, int64_t n) {
+    for (int64_t i = 0; i < n; i++) y[i] = x[i] * sigmoid(x[i]) * x[n + i];
+}
+
 /* Block.forward for all sequences. Called by all threads of a parallel region. */
 static void run_layer(const network *net, const layer *l, const step *s) {
     int64_t R = s->R, C = net->C;
@@ -269,8 +274,12 @@ static void run_layer(const network *net, const layer *l, const step *s) {
     for (int64_t r = 0; r < R; r++) norm(s->normed + r * C, s->x + r * C, C);
     linear(s->wide, s->normed, s->halves, &l->up, R, 0);
 #pragma omp for
-    for (int64_t r = 0; r < R; r++) squared_relu(s->wide + r * 4 * C, 4 * C);
-    linear(s->x, s->wide, s->halves, &l->down, R, 1);
+    for (int64_t r = 0; r < R; r++) {
+        float *wide = s->wide + r * l->up.rows;
+        if (net->is_gated) gated(s->qkv + r * l->down.columns, wide, l->down.columns); /* done with queries and keys */
+        else squared_relu(wide, l->down.columns);
+    }
+    linear(s->x, net->is_gated ? s->qkv : s->wide, s->halves, &l->down, R, 1);
 }
 
 /* Hidden states, normalised for the head, into s->normed. C, D and the gates' channels are multiples of 16. */

@@ -73,6 +73,8 @@ export interface Details {
   warnings: string[];
   missing: string[];
   settings: Record<string, Record<string, unknown>>;
+  /** What the recipe says others measured. */
+  expected: Record<string, unknown>;
   has_report: boolean;
 }
 

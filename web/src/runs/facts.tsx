@@ -154,6 +154,23 @@ export function Warnings({ details }: { details: Details }) {
   ) : null;
 }
 
+/** What the recipe promised, in its own words. */
+export function Expected({ details }: { details: Details }) {
+  const parts = ["cost", "scores", "source", "advice"].filter((name) => typeof details.expected[name] === "string");
+  return parts.length > 0 ? (
+    <section class="card">
+      <h2>What the recipe leads one to expect</h2>
+      <ul class="lines">
+        {parts.map((name) => (
+          <li key={name}>
+            {name}: {String(details.expected[name])}
+          </li>
+        ))}
+      </ul>
+    </section>
+  ) : null;
+}
+
 export function Log({ lines }: { lines: readonly string[] }) {
   return lines.length > 0 ? (
     <section class="card">

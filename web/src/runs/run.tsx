@@ -7,7 +7,7 @@ import { ChartView } from "./chart";
 import { Command } from "./command";
 import type { Run, State, Summary } from "./data";
 import { readReport } from "./data";
-import { Beside, DataShares, Log, Scores, Settings, Warnings } from "./facts";
+import { Beside, DataShares, Expected, Log, Scores, Settings, Warnings } from "./facts";
 import { Samples } from "./samples";
 import { bandsOf, chartsOf, placed, type Placed } from "./series";
 import { clock, duration, headline, outlook, progress, share, short } from "./words";
@@ -31,6 +31,7 @@ export function RunView({ run, other, runs, watching }: Props) {
       <Samples details={run.details} models={run.models} state={run.state} />
       <Scores details={run.details} />
       <DataShares details={run.details} />
+      <Expected details={run.details} />
       <Warnings details={run.details} />
       <Log lines={run.log} />
       <Settings details={run.details} />

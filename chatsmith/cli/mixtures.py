@@ -1,0 +1,195 @@
+"""What `pretrain`, `mid` and `sft` share of mixtures: from the texts of the settings to rows, and what people see."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from hashlib import sha256
+from itertools import chain, islice
+from pathlib import Path
+
+from chatsmith.cli.config import TokenTraining
+from chatsmith.cli.inspect_data import show_rendered
+from chatsmith.cli.settings import expanded
+from chatsmith.data.dataset import FILE_NAME, DataManifest, SplitName, load_manifest
+from chatsmith.data.mixture import Entry, Mixture, Part, cache_conversations
+from chatsmith.data.packing import NOT_TRAINED_ON, ConversationRows, NothingToLearnError, TrainingRows
+from chatsmith.data.tokens import TokenCache, open_token_cache
+from chatsmith.runtime.console import Reporter
+from chatsmith.runtime.device import Runtime
+from chatsmith.runtime.distributed import sum_number
+from chatsmith.runtime.errors import UserError
+from chatsmith.runtime.run_directory import RunDirectory
+from chatsmith.tasks.benchmark_files import default_folder
+from chatsmith.tasks.sources import Source, Surroundings, open_source
+from chatsmith.text.chat import Conversation, Rendered
+from chatsmith.text.tokenizer import Tokenizer
+from chatsmith.worlds.kindergarten.world import spelling_words
+
+CACHE_FORMAT = 1
+"""Raised when equal conversations no longer give equal ids."""
+VALIDATION_ITEMS = 500
+"""Conversations of each source of a mixture that are measured on, at most."""
+
+
+def named_sources(
+    config: TokenTraining, run: RunDirectory, runtime: Runtime, reporter: Reporter
+) -> list[tuple[Entry, Source]]:
+    """What `config.mixture` names. Raises UserError for what cannot be found."""
+    around = Surroundings(
+        lambda: load_manifest(run.data),
+        expanded(config.benchmarks) if config.benchmarks else default_folder(),
+        frozenset(spelling_words()),
+        reporter.notice,
+    )
+    entries = [Entry.parse(text) for text in config.mixture]
+    if not runtime.is_main:
+        sum_number(0, runtime)  # the main process has downloaded what was missing
+    found = [(entry, open_source(entry.source, around)) for entry in entries]
+    if runtime.is_main:
+        sum_number(0, runtime)
+    return found
+
+
+def fingerprint_of(sources: Sequence[tuple[Entry, Source]]) -> str:
+    """Changes with what is learned, and with how much of it."""
+    return " ".join(f"{entry} {source.fingerprint}" for entry, source in sources)
+
+
+class Opener:
+    """Makes rows of sources for one stage: opens their token caches in the run, which the main process fills."""
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        tokenizer: Tokenizer,
+        sequence_length: int,
+        seed: int,
+        runtime: Runtime,
+        reporter: Reporter,
+        opened: ExitStack,
+    ) -> None:
+        """Caches of documents are closed with `opened`."""
+        self._run, self._tokenizer, self._length, self._seed = run, tokenizer, sequence_length, seed
+        self._runtime, self._reporter, self._opened = runtime, reporter, opened
+        self._documents: DataManifest | None = None
+        self.validation_text: TokenCache | None = None
+        """Of the first source of documents."""
+
+    def mixture(self, sources: Sequence[tuple[Entry, Source]], *, learns_all: bool = False) -> Mixture:
+        """The rows to train on; shows the shares of several sources, and a conversation of each.
+
+        Raises NothingToLearnError, naming the source, for one without a conversation to learn from.
+        """
+        parts = [self._part(entry, source, learns_all) for entry, source in sources]
+        mixture = Mixture(parts)
+        if len(parts) > 1:
+            rows = [
+                [
+                    one["source"],
+                    *(f"{one[key]:,}" for key in ("items", "epochs", "tokens")),
+                    f"{one['share']:.1%}",
+                ]
+                for one in mixture.facts(mixture.rows_per_pass)
+            ]
+            title = "One pass over the mixture" if mixture.has_end else "Shares of the mixture"
+            self._reporter.table(title, ["source", "items", "epochs", "tokens", "share"], rows)
+        return mixture
+
+    def validation(self, sources: Sequence[tuple[Entry, Source]]) -> ConversationRows | None:
+        """Rows of what the sources have set apart, of several a part of each; None without any that fits."""
+        items = VALIDATION_ITEMS if len(sources) > 1 else None
+        measured = [source for entry, source in sources if source.read and entry.split == "train"]
+        talks = chain.from_iterable(
+            islice(source.read("validation"), items) for source in measured if source.read
+        )
+        content = " ".join([f"validation {items}", *(source.fingerprint for source in measured)])
+        try:
+            return self._rows("validation", content, talks)
+        except NothingToLearnError as error:
+            if error.skipped:
+                self._reporter.notice(
+                    f"none of the {error.skipped:,} validation conversations fits into {self._length} tokens, so "
+                    "nothing is validated"
+                )
+            return None
+
+    def _part(self, entry: Entry, source: Source, learns_all: bool) -> Part:
+        if source.about:
+            self._reporter.line(f"{entry.source}: {source.about}")
+        if source.read is None:
+            manifest = self._manifest(entry.source, source)
+            cache = self._text(entry.source, manifest, entry.split)
+            self.validation_text = self.validation_text or self._text(entry.source, manifest, "validation")
+            documents = manifest.documents
+            items = documents.train_items if entry.split == "train" else documents.validation_items
+            cache.wait_for_window(0)
+            rows = TrainingRows(cache, self._length, self._seed, cap=entry.cap)
+            return Part(entry, rows, min(items, entry.cap or items))
+        talks = islice(source.read(entry.split), entry.cap or None)
+        try:
+            content = f"{source.fingerprint} {entry.split} {entry.cap}"
+            rows = self._rows(entry.source, content, talks, learns_all)
+        except NothingToLearnError as error:
+            raise UserError(f"{entry.source}: {error}", setting="mixture") from error
+        self._reporter.line(
+            f"{rows.num_conversations:,} conversations in {rows.rows_per_epoch:,} rows of {self._length} tokens, "
+            f"{1 - rows.utilisation:.0%} of it padding"
+        )
+        if rows.cut:
+            self._reporter.notice(
+                f"{rows.cut:,} conversations are longer than a row: only their first turns are used"
+            )
+        if rows.skipped:
+            self._reporter.notice(
+                f"{rows.skipped:,} conversations are skipped: not one reply of them fits into a row"
+            )
+        return Part(entry, rows, rows.num_conversations)
+
+    def _rows(
+        self, name: str, content: str, conversations: Iterator[Conversation], learns_all: bool = False
+    ) -> ConversationRows:
+        key = sha256(json.dumps([CACHE_FORMAT, self._tokenizer.fingerprint, content]).encode()).hexdigest()
+        folder = self._folder(name, key)
+        cache = cache_conversations(folder, key, conversations, self._tokenizer, build=self._runtime.is_main)
+        turn_end = self._tokenizer.special("<|assistant_end|>")
+        return ConversationRows(cache, self._length, self._seed, turn_end_id=turn_end, learns_all=learns_all)
+
+    def _text(self, name: str, manifest: DataManifest, split: SplitName) -> TokenCache:
+        folder = self._run.tokens if name == "documents" else self._folder(name, manifest.fingerprint)
+        build = self._runtime.is_main
+        cache = open_token_cache(folder, manifest, self._tokenizer, split, build=build)
+        return self._opened.enter_context(closing(cache))
+
+    def _manifest(self, name: str, source: Source) -> DataManifest:
+        """The run's own, or one that the main process makes by reading the source once."""
+        assert source.manifest
+        if name == "documents":
+            return source.manifest()
+        folder = self._folder(name, source.fingerprint)
+        if self._runtime.is_main and not (folder / FILE_NAME).is_file():
+            manifest = source.manifest()
+            folder.mkdir(parents=True, exist_ok=True)
+            manifest.save(folder)
+        sum_number(0, self._runtime)
+        return load_manifest(folder)
+
+    def _folder(self, name: str, content: str) -> Path:
+        readable = re.sub(r"[^\w.-]+", "-", name).strip("-")[-40:]
+        return self._run.tokens / f"{readable}-{sha256(content.encode()).hexdigest()[:12]}"
+
+
+def show_samples(mixture: Mixture, tokenizer: Tokenizer, reporter: Reporter) -> None:
+    """A conversation of each source, or two of the only one, as the model gets them, with what it learns to say."""
+    talks = [part for part in mixture.parts if isinstance(part.rows, ConversationRows)]
+    for entry, rows, _ in talks:
+        for row in islice(rows.order(0), 2 if len(talks) == 1 else 1):
+            batch = rows.batch([row])
+            ids = batch.inputs[0].tolist()
+            end = [*ids, tokenizer.bos_id].index(
+                tokenizer.bos_id, 1
+            )  # where the row's next conversation begins
+            mask = [0, *(batch.targets[0] != NOT_TRAINED_ON).int().tolist()]
+            show_rendered(
+                f"A conversation of {entry.source}", Rendered(ids[:end], mask[:end]), tokenizer, reporter
+            )

@@ -1,0 +1,1 @@
+"""Models for other programs: exported, compared with ours, and read back."""

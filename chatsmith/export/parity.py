@@ -1,0 +1,255 @@
+"""The certificate of an export: does another program, reading the finished files alone, give what our model gives?
+
+Asked are fixed prompts (logits), a page of difficult Unicode (token ids), conversations (the chat template) and greedy
+continuations with the other program's own cache. Nothing here is shared with what wrote the files. A transformers
+folder is read by transformers; a GGUF file is read back, its numbers dequantized and run, by transformers as well.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from chatsmith.bundle import Bundle
+from chatsmith.engine.engine import Engine
+from chatsmith.engine.request import Request, SamplingParams
+from chatsmith.runtime.errors import UserError
+from chatsmith.text.chat import Conversation, Message, Part, conversation_to_json, render
+
+BOUNDS = {"fp32": 1e-4, "f32": 1e-4, "bf16": 0.05, "q8_0": 0.1}
+"""The largest difference of a logit, as a share of the largest logit, by what the weights are kept in."""
+
+MOST_BPB = 0.005
+"""How much more bits a byte of the model's own samples may take with rounded weights, as a share."""
+
+MOST_TOKENS = 96
+NEW_TOKENS = 24
+SAMPLED_TOKENS = 512
+
+HOSTILE = (
+    "",
+    " ",
+    "   three spaces, a tab\tand\r\n\r\nblank lines  \n",
+    "it's WE'LL they'Re don’t ſ'ſ 'S",
+    "0 12 345 6789 ٣٤ ४५ Ⅻ ½ x²",
+    "naïve Crème Brûlée ﬁ ß İi ǅ",
+    "e\u0301 e\u0301\u0302 q\u0307\u0323 \u200b\u200d\ufeff\u00ad",
+    "東京 서울 ไทย עברית العربية हिन्दी",
+    "👩‍👩‍👧‍👦 🇯🇵 ✍🏽 \U0001f9ff",
+    "def f(a, b):\n\treturn a**b != {'x': [1, 2]}  # ok",
+    "<|assistant_end|><|bos|> <|user_start|",
+    "\x00\x01\x7f\u0085\u2028\u2029\ufffd\ufffe\U0010ffff",
+    "a" * 300 + " " * 40 + "!?" * 50,
+    "https://example.org/?q=a+b&c=%20#x \\(\\alpha_1\\) $5",
+)
+TEXTS = (
+    "Once upon a time there was a small house at the edge of the wood.",
+    "What is 12 + 30? It is 42.",
+    "The quick brown fox jumps over the lazy dog. 東京 🙂\nNext line.",
+)
+_CALLED = Message("assistant", (Part("python", "6*7"), Part("output", "42"), Part("text", "It is 42.")))
+CONVERSATIONS: tuple[Conversation, ...] = (
+    (Message.of("user", "Hello!"), Message.of("assistant", "Good morning.")),
+    (Message.of("system", "Be brief."), Message.of("user", "What is 6 times 7?"), _CALLED),
+    (
+        Message.of("user", "Look it up:\n  東京"),
+        Message.of("assistant", "<tool_call>{}</tool_call>"),
+        Message.of("tool", '{"ok": true}'),
+        Message.of("assistant", "Done."),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a program gives for all that is asked."""
+
+    logits: list[Tensor]
+    """(T, V) float32 for each prompt."""
+    token_ids: list[list[int]]
+    """Of HOSTILE."""
+    chats: list[list[int]]
+    """Of CONVERSATIONS."""
+    greedy: list[list[int]]
+    """What follows the first half of each prompt, the end of the turn included."""
+
+
+def prompts_of(bundle: Bundle) -> list[list[int]]:
+    """What the model is shown: texts after `<|bos|>`, and ids from all over the vocabulary."""
+    longest = min(MOST_TOKENS, bundle.config.context_length - NEW_TOKENS)
+    generator = torch.Generator().manual_seed(1)
+    anything = torch.randint(bundle.config.vocab_size, (longest,), generator=generator).tolist()
+    texts = [[bundle.tokenizer.bos_id, *bundle.tokenizer.encode(text)] for text in TEXTS]
+    return [ids[:longest] for ids in [*texts, anything]]
+
+
+def our_answers(bundle: Bundle, prompts: Sequence[Sequence[int]]) -> Answers:
+    """What the bundle itself gives, in float32."""
+    model, tokenizer = bundle.model, bundle.tokenizer
+    with torch.inference_mode():
+        logits = [model.logits(model(torch.tensor([list(ids)])))[0] for ids in prompts]
+    sampling = SamplingParams(temperature=0, max_tokens=NEW_TOKENS)
+    requests = [Request(tuple(_half(ids)), sampling) for ids in prompts]
+    greedy = [list(one.ids) for one in Engine(model, tokenizer).generate(requests)]
+    chats = [render(conversation, tokenizer).ids for conversation in CONVERSATIONS]
+    return Answers(logits, [tokenizer.encode(text) for text in HOSTILE], chats, greedy)
+
+
+def transformers_answers(
+    folder: Path, prompts: Sequence[Sequence[int]], ends: Sequence[int], *, file: str | None = None
+) -> Answers:
+    """What transformers gives for the model in `folder`, whose own code it runs; for a GGUF file in it, its name."""
+    given = {"gguf_file": file} if file else {"trust_remote_code": True}
+    tokenizer = _transformers().AutoTokenizer.from_pretrained(folder, **given)
+    model = _network(folder, file)
+    logits, greedy = [], []
+    with torch.inference_mode():
+        for ids in prompts:
+            logits.append(model(torch.tensor([list(ids)])).logits[0].float())
+            asked = torch.tensor([_half(ids)])
+            options = {"max_new_tokens": NEW_TOKENS, "do_sample": False, "eos_token_id": list(ends)}
+            options |= {"pad_token_id": ends[-1], "attention_mask": torch.ones_like(asked)}
+            options |= {"temperature": None, "top_k": None, "top_p": None}
+            greedy.append(model.generate(asked, **options)[0, asked.shape[1] :].tolist())
+    # What people write is never a special token; a program that serves others should ask for that, too.
+    plain = {"add_special_tokens": False, "split_special_tokens": True}
+    token_ids = [tokenizer(text, **plain)["input_ids"] for text in HOSTILE]
+    chats = []
+    for conversation in CONVERSATIONS:
+        messages = conversation_to_json(conversation)["messages"]
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        chats.append(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return Answers(logits, token_ids, chats, greedy)
+
+
+def certificate(bundle: Bundle, path: Path, kind: str = "fp32") -> dict[str, Any]:
+    """Compare the finished export at `path` (a transformers folder, or a GGUF file with weights of `kind`) with the
+    bundle. Raises UserError where it does not hold; without a program that can tell, `verified` is false."""
+    try:
+        transformers = _transformers()
+    except UserError as error:
+        return {"verified": False, "why": str(error)}
+    prompts = prompts_of(bundle)
+    ends = [bundle.tokenizer.special("<|assistant_end|>"), bundle.tokenizer.bos_id]
+    ours = our_answers(bundle, prompts)
+    folder, file = (path, None) if path.is_dir() else (path.parent, path.name)
+    theirs = transformers_answers(folder, prompts, ends, file=file)
+    largest = max(float(one.abs().max()) for one in ours.logits)
+    difference = max(float((a - b).abs().max()) for a, b in zip(ours.logits, theirs.logits, strict=True))
+    found = {
+        "program": "transformers",
+        "version": transformers.__version__,
+        "verified": True,
+        "logits_difference": difference / largest,
+        "logits_bound": BOUNDS[kind],
+        "token_ids_equal": ours.token_ids == theirs.token_ids,
+        "chat_template_equal": ours.chats == theirs.chats,
+        "greedy_equal": ours.greedy == theirs.greedy,
+    }
+    failed = [name for name in ("token_ids_equal", "chat_template_equal") if not found[name]]
+    if found["logits_difference"] > BOUNDS[kind]:
+        failed.append("logits_difference")
+    if kind in ("fp32", "f32") and not found["greedy_equal"]:
+        failed.append("greedy_equal")
+    if kind in ("bf16", "q8_0"):
+        bits = _own_samples(bundle, folder, file)
+        found["bits_ratio"], found["bits_bound"] = bits, 1 + MOST_BPB
+        failed += ["bits_ratio"] if bits > 1 + MOST_BPB else []
+    if failed:
+        shown = json.dumps({one: found[one] for one in failed})
+        raise UserError(f"the export does not give what the model gives, so it was not kept: {shown}")
+    return found
+
+
+def _own_samples(bundle: Bundle, folder: Path, file: str | None) -> float:
+    """Bits of texts that the model samples itself, as the copy reads them, by those that the model needs."""
+    length = min(128, bundle.config.context_length - 1)
+    sampling = SamplingParams(max_tokens=length, ignore_end=True, seed=1)
+    asked = Request((bundle.tokenizer.bos_id,), sampling).replicas(max(1, SAMPLED_TOKENS // length))
+    texts = [[*one.prompt_ids, *one.ids] for one in Engine(bundle.model, bundle.tokenizer).generate(asked)]
+    copy = _network(folder, file)
+
+    def bits(logits: Tensor, ids: Tensor) -> float:
+        return float(torch.nn.functional.cross_entropy(logits[0, :-1].float(), ids[0, 1:], reduction="sum"))
+
+    with torch.inference_mode():
+        rows = [torch.tensor([text]) for text in texts]
+        own = sum(bits(bundle.model.logits(bundle.model(row)), row) for row in rows)
+        return sum(bits(copy(row).logits, row) for row in rows) / own
+
+
+def _network(folder: Path, file: str | None) -> Any:
+    """The network in float32, as transformers computes it. Its own reader of GGUF takes 128 for every head_dim of Qwen3
+    (5.24), so what the file says is read here by the package gguf."""
+    transformers = _transformers()
+    if file is None:
+        options = {"trust_remote_code": True, "dtype": torch.float32}
+        return transformers.AutoModelForCausalLM.from_pretrained(folder, **options).eval()
+    import gguf
+
+    reader = gguf.GGUFReader(folder / file)
+    facts = {
+        name.removeprefix("qwen3."): field.contents()
+        for name, field in reader.fields.items()
+        if name.startswith("qwen3.")
+    }
+    tensors = {
+        tensor.name: torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type).copy())
+        for tensor in reader.tensors
+    }
+    config = transformers.Qwen3Config(
+        vocab_size=len(tensors["token_embd.weight"]),
+        hidden_size=facts["embedding_length"],
+        intermediate_size=facts["feed_forward_length"],
+        num_hidden_layers=facts["block_count"],
+        num_attention_heads=facts["attention.head_count"],
+        num_key_value_heads=facts["attention.head_count_kv"],
+        head_dim=facts["attention.key_length"],
+        max_position_embeddings=facts["context_length"],
+        rms_norm_eps=facts["attention.layer_norm_rms_epsilon"],
+        rope_parameters={"rope_type": "default", "rope_theta": facts["rope.freq_base"]},
+        tie_word_embeddings=False,
+    )
+    network = transformers.Qwen3ForCausalLM(config).eval()
+    network.load_state_dict({_qwen3_name(name): tensor for name, tensor in tensors.items()})
+    return network
+
+
+_GGUF_NAMES = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "attn_output": "self_attn.o_proj",
+    **{f"attn_{one}": f"self_attn.{one}_proj" for one in "qkv"},
+    **{f"attn_{one}_norm": f"self_attn.{one}_norm" for one in "qk"},
+    **{f"ffn_{one}": f"mlp.{one}_proj" for one in ("gate", "up", "down")},
+}
+
+
+def _qwen3_name(name: str) -> str:
+    """blk.3.attn_q.weight as transformers calls it."""
+    *block, part, kind = name.split(".")
+    layer = f"model.layers.{block[1]}." if block else ""
+    return f"{layer}{_GGUF_NAMES[part]}.{kind}"
+
+
+def _half(ids: Sequence[int]) -> list[int]:
+    return list(ids[: max(1, len(ids) // 2)])
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError:
+        raise UserError(
+            "nothing independent is installed to compare with: pip install 'chatsmith[hf]'"
+        ) from None
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    return transformers

@@ -1,0 +1,388 @@
+"""POST /v1/responses: OpenAI's newer form of the same thing, which its clients and agent frameworks ask for by default.
+
+A request becomes a chat's, and the chat's reply becomes items: a message, or calls of the client's tools. Nothing is
+stored here, so a client sends the whole conversation each time, as it does to /v1/chat/completions; what would need
+storing is refused by name.
+"""
+
+import json
+import uuid
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, ValidationError
+
+from chatsmith.serve.completions import Reply, chat_reply
+from chatsmith.serve.errors import ApiError, invalid, unsupported
+from chatsmith.serve.ipc import Output
+from chatsmith.serve.log import RequestRecord
+from chatsmith.serve.models import ServedModel
+from chatsmith.serve.protocol import (
+    MAX_MESSAGES,
+    ChatRequest,
+    ClientModel,
+    Positive,
+    Share,
+    ShortText,
+    ToolName,
+    explain,
+)
+
+STORED = "responses are not stored here; send the whole conversation as input"
+
+
+class InputItem(ClientModel):
+    """A message, a call of a tool that an earlier reply made, or what the tool answered."""
+
+    type: Literal["message", "function_call", "function_call_output"] = "message"
+    role: Literal["system", "developer", "user", "assistant"] | None = None
+    content: str | list[dict[str, Any]] | None = None
+    call_id: str | None = None
+    name: str | None = None
+    arguments: str | None = None
+    output: str | list[dict[str, Any]] | None = None
+
+
+class FunctionTool(ClientModel):
+    """A client's tool."""
+
+    type: Literal["function"]
+    name: ToolName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+    """Makes no difference: arguments always follow the schema."""
+
+
+class ToolToCall(ClientModel):
+    """This tool must be called."""
+
+    type: Literal["function"]
+    name: ToolName
+
+
+class TextFormat(ClientModel):
+    """The format of the reply."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    name: ToolName | None = None
+    description: str | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    strict: bool | None = None
+
+
+class TextOptions(ClientModel):
+    """About the text of the reply."""
+
+    refused: ClassVar = {"verbosity": "the model has no such dial"}
+
+    format: TextFormat | None = None
+
+
+class ResponsesRequest(ClientModel):
+    """The body of POST /v1/responses."""
+
+    refused: ClassVar = {
+        "background": "responses are not stored here, so none can be fetched later",
+        "conversation": STORED,
+        "previous_response_id": STORED,
+        "prompt": "this server keeps no prompts",
+        "store": STORED,
+        "max_tool_calls": "this server calls no tools but the calculator",
+        "reasoning": "the model does not reason apart from its reply",
+        "service_tier": "there is one tier",
+        "truncation": "nothing is left out of a conversation; shorten it",
+        "top_logprobs": "use /v1/chat/completions",
+        "metadata": "responses are not stored",
+    }
+
+    model: str | None = None
+    input: str | Annotated[list[InputItem], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
+    instructions: str | None = None
+    """A system message before the input."""
+    max_output_tokens: Positive | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Share | None = None
+    stream: bool | None = None
+    tools: Annotated[list[FunctionTool], Field(fail_fast=True, max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolToCall | None = None
+    parallel_tool_calls: bool | None = None
+    text: TextOptions | None = None
+    include: list[str] | None = None
+    user: ShortText | None = None
+    prompt_cache_key: ShortText | None = None
+    safety_identifier: ShortText | None = None
+
+    @classmethod
+    def _is_harmless(cls, name: str, value: Any, obj: Mapping[str, Any]) -> bool:
+        asks_for_nothing = {
+            "background": False,
+            "store": False,
+            "truncation": "disabled",
+            "metadata": {},
+            "top_logprobs": 0,
+        }
+        if name == "reasoning":
+            return isinstance(value, dict) and value.get("effort") in (None, "none")
+        return (name in asks_for_nothing and value == asks_for_nothing[name]) or (
+            name == "service_tier" and value in ("auto", "default")
+        )
+
+    def as_chat(self) -> ChatRequest:
+        """The same question to /v1/chat/completions. Raises ApiError (400) with this request's names."""
+        if self.include:
+            raise unsupported("include", "a response has nothing beyond its output")
+        body: dict[str, Any] = {
+            "messages": [*self._instructions(), *self._messages()],
+            "max_completion_tokens": self.max_output_tokens,
+            **{name: getattr(self, name) for name in ("model", "temperature", "top_p", "stream", "user")},
+            "parallel_tool_calls": self.parallel_tool_calls,
+            "prompt_cache_key": self.prompt_cache_key,
+            "safety_identifier": self.safety_identifier,
+            "response_format": self._format(),
+        }
+        if self.tools:
+            functions = [tool.model_dump(exclude={"type"}, exclude_none=True) for tool in self.tools]
+            body["tools"] = [{"type": "function", "function": function} for function in functions]
+        choice = self.tool_choice
+        if isinstance(choice, ToolToCall):
+            body["tool_choice"] = {"type": "function", "function": {"name": choice.name}}
+        elif choice is not None and (self.tools or choice != "auto"):
+            body["tool_choice"] = choice
+        try:
+            return ChatRequest.model_validate(body)
+        except ValidationError as error:
+            raise self.renamed(
+                explain([{**one, "loc": ("body", *one["loc"])} for one in error.errors()], body)
+            ) from None
+        except ApiError as error:
+            raise self.renamed(error) from None
+
+    def renamed(self, error: ApiError) -> ApiError:
+        """An error about the chat that was made of this, in this request's words."""
+        path = (error.param or "").split(".")
+        if path[0] == "messages":
+            added = len(list(self._instructions()))
+            place = [str(int(one) - added) if one.isdigit() else one for one in path[1:2]]
+            path = ["input", *place] if not isinstance(self.input, str) else ["input"]
+        names = {"response_format": "text.format", "max_completion_tokens": "max_output_tokens"}
+        if error.param:
+            error.param = ".".join([names.get(path[0], path[0]), *path[1:]])
+        return error
+
+    def _instructions(self) -> Iterator[dict[str, Any]]:
+        if self.instructions is not None:
+            yield {"role": "system", "content": self.instructions}
+
+    def _messages(self) -> Iterator[dict[str, Any]]:
+        if isinstance(self.input, str):
+            yield {"role": "user", "content": self.input}
+            return
+        for number, item in enumerate(self.input):
+            place = f"input.{number}"
+            if item.type == "function_call":
+                function = {"name": _needed(item.name, f"{place}.name")}
+                function["arguments"] = _needed(item.arguments, f"{place}.arguments")
+                call = {
+                    "id": _needed(item.call_id, f"{place}.call_id"),
+                    "type": "function",
+                    "function": function,
+                }
+                yield {"role": "assistant", "content": None, "tool_calls": [call]}
+            elif item.type == "function_call_output":
+                output = _texts(_needed(item.output, f"{place}.output"), f"{place}.output")
+                yield {"role": "tool", "tool_call_id": item.call_id, "content": output}
+            else:
+                content = _texts(_needed(item.content, f"{place}.content"), f"{place}.content")
+                yield {"role": _needed(item.role, f"{place}.role"), "content": content}
+
+    def _format(self) -> dict[str, Any] | None:
+        wanted = self.text.format if self.text else None
+        if wanted is None or wanted.type != "json_schema":
+            return None if wanted is None else {"type": wanted.type}
+        if wanted.schema_ is None:
+            raise invalid("a format of the type json_schema needs a schema", "text.format.schema")
+        schema = {"name": wanted.name or "reply", "schema": wanted.schema_}
+        return {"type": "json_schema", "json_schema": schema}
+
+
+def _needed(value: Any, place: str) -> Any:
+    if value is None:
+        raise invalid(f"{place} is missing", place)
+    return value
+
+
+def _texts(content: str | list[dict[str, Any]], place: str) -> str:
+    """The text of a content; images and files cannot be read."""
+    if isinstance(content, str):
+        return content
+    for part in content:
+        if part.get("type") not in ("input_text", "output_text", "text", "refusal"):
+            raise unsupported(place, f"only text can be read here, not {part.get('type')!r}")
+    return "".join(str(part.get("text", part.get("refusal", ""))) for part in content)
+
+
+def responses_reply(request: ResponsesRequest, model: ServedModel, record: RequestRecord) -> "ResponsesReply":
+    """What answers a request. Raises ApiError (400)."""
+    try:
+        return ResponsesReply(request, chat_reply(request.as_chat(), model, record), model)
+    except ApiError as error:
+        raise request.renamed(error) from None
+
+
+class ResponsesReply:
+    """A chat's reply as a response: one object, or a stream of named events."""
+
+    def __init__(self, request: ResponsesRequest, chat: Reply, model: ServedModel) -> None:
+        self.is_stream, self.jobs, self.text = chat.is_stream, chat.jobs, chat.text
+        self._request, self._chat = request, chat
+        self._output: list[dict[str, Any]] = []
+        self._number = 0
+        self._finish_reason: str | None = None
+        defaults = model.loaded.defaults
+        self._fields = {
+            "id": f"resp_{uuid.uuid4().hex}",
+            "object": "response",
+            "created_at": chat.created,
+            "model": model.name,
+            "instructions": request.instructions,
+            "max_output_tokens": request.max_output_tokens,
+            "temperature": defaults.temperature if request.temperature is None else request.temperature,
+            "top_p": defaults.top_p if request.top_p is None else request.top_p,
+            "tools": [tool.model_dump(exclude_none=True) for tool in request.tools or []],
+            "tool_choice": request.model_dump()["tool_choice"] or "auto",
+            "parallel_tool_calls": request.parallel_tool_calls is not False,
+            "text": request.model_dump(exclude_none=True, by_alias=True).get(
+                "text", {"format": {"type": "text"}}
+            ),
+            "truncation": "disabled",
+            "previous_response_id": None,
+            "reasoning": {"effort": None, "summary": None},
+            "store": False,
+            "metadata": {},
+            "error": None,
+            "user": request.user,
+        }
+
+    async def plain(self) -> bytes:
+        """The whole response."""
+        async for _ in self._made():
+            pass
+        return json.dumps(self._response(), separators=(",", ":")).encode()
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """The response as server-sent events."""
+        opened = {"response": self._response()}
+        has_begun = False
+        async with aclosing(self._made()) as made:
+            async for events in made:
+                if not has_begun:  # only now: what goes wrong before is an ordinary error answer
+                    has_begun = True
+                    events = [("response.created", opened), ("response.in_progress", opened), *events]
+                if events:
+                    yield b"".join(self._event(kind, fields) for kind, fields in events)
+        kind = "response.completed" if self._status == "completed" else "response.incomplete"
+        yield self._event(kind, {"response": self._response()})
+
+    async def _made(self) -> AsyncGenerator[list[tuple[str, dict[str, Any]]], None]:
+        """What each batch of the engine's outputs adds to the items, as events."""
+        async with aclosing(self._renamed(self._chat.outputs)) as batches:
+            async for batch in batches:
+                events: list[tuple[str, dict[str, Any]]] = []
+                for output in batch:
+                    for chunk in await self._chat.chunks(output):
+                        events += self._add(chunk["delta"])
+                        self._finish_reason = chunk["finish_reason"] or self._finish_reason
+                if self._finish_reason is not None:
+                    events += self._close()
+                yield events
+
+    async def _renamed(
+        self, outputs: AsyncGenerator[list[Output], None]
+    ) -> AsyncGenerator[list[Output], None]:
+        try:
+            async with aclosing(outputs):
+                async for batch in outputs:
+                    yield batch
+        except ApiError as error:
+            raise self._request.renamed(error) from None
+
+    def _add(self, delta: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+        if text := delta.get("content"):
+            if not self._output or self._output[-1]["type"] != "message":
+                yield from self._open({"type": "message", "role": "assistant", "content": []}, "msg")
+                part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+                self._output[-1]["content"].append(part)
+                yield "response.content_part.added", {**self._place(0), "part": dict(part)}
+            self._output[-1]["content"][0]["text"] += text
+            yield "response.output_text.delta", {**self._place(0), "delta": text, "logprobs": []}
+        for call in delta.get("tool_calls", ()):
+            function = call["function"]
+            if "id" in call:
+                item = {
+                    "type": "function_call",
+                    "call_id": call["id"],
+                    "name": function["name"],
+                    "arguments": "",
+                }
+                yield from self._open(item, "fc")
+            if piece := function.get("arguments"):
+                self._output[-1]["arguments"] += piece
+                yield "response.function_call_arguments.delta", {**self._place(), "delta": piece}
+
+    def _open(self, item: dict[str, Any], prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        yield from self._close()
+        self._output.append({"id": f"{prefix}_{uuid.uuid4().hex}", "status": "in_progress", **item})
+        shown = {**self._output[-1], **({"content": []} if prefix == "msg" else {})}
+        yield "response.output_item.added", {"output_index": len(self._output) - 1, "item": shown}
+
+    def _close(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        if not self._output or self._output[-1]["status"] != "in_progress":
+            return
+        item = self._output[-1]
+        item["status"] = "incomplete" if self._finish_reason == "length" else "completed"
+        if item["type"] == "message":
+            part = item["content"][0]
+            yield "response.output_text.done", {**self._place(0), "text": part["text"], "logprobs": []}
+            yield "response.content_part.done", {**self._place(0), "part": part}
+        else:
+            done = {**self._place(), "name": item["name"], "arguments": item["arguments"]}
+            yield "response.function_call_arguments.done", done
+        yield "response.output_item.done", {"output_index": len(self._output) - 1, "item": item}
+
+    def _place(self, content_index: int | None = None) -> dict[str, Any]:
+        index = len(self._output) - 1
+        place = {"item_id": self._output[index]["id"], "output_index": index}
+        return place if content_index is None else {**place, "content_index": content_index}
+
+    def _event(self, kind: str, fields: dict[str, Any]) -> bytes:
+        body = {"type": kind, "sequence_number": self._number, **fields}
+        self._number += 1
+        return f"event: {kind}\ndata: {json.dumps(body, separators=(',', ':'))}\n\n".encode()
+
+    @property
+    def _status(self) -> str:
+        if self._finish_reason is None:
+            return "in_progress"
+        return "incomplete" if self._finish_reason == "length" else "completed"
+
+    def _response(self) -> dict[str, Any]:
+        usage = None
+        if self._finish_reason is not None:
+            counted = self._chat.usage()
+            usage = {
+                "input_tokens": counted["prompt_tokens"],
+                "input_tokens_details": {**counted["prompt_tokens_details"], "cache_write_tokens": 0},
+                "output_tokens": counted["completion_tokens"],
+                "output_tokens_details": {"reasoning_tokens": 0},
+                "total_tokens": counted["total_tokens"],
+            }
+        reason = {"reason": "max_output_tokens"} if self._status == "incomplete" else None
+        return {
+            **self._fields,
+            "status": self._status,
+            "incomplete_details": reason,
+            "output": list(self._output),
+            "usage": usage,
+        }

@@ -1,0 +1,155 @@
+"""Documents become passages; what cannot be read is listed with the reason, and nothing ends in a traceback."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from chatsmith.adapt.passages import PASSAGE_CHARACTERS, Passage, read_documents
+from chatsmith.adapt.search import PassageIndex, with_passages
+from chatsmith.runtime.errors import UserError
+from chatsmith.text.chat import Message, render_prompt
+from chatsmith.text.tokenizer import train_tokenizer
+
+bs4, docx, pypdf = (pytest.importorskip(name) for name in ("bs4", "docx", "pypdf"))
+pytest.importorskip("datasketch")
+
+MARKDOWN = """Before.
+
+# Cats
+
+A cat sleeps.
+
+## Food
+
+Cats eat fish.
+
+```
+# no heading
+```
+
+# Dogs
+
+Dogs bark.
+"""
+HTML = (
+    "<html><head><style>p{}</style></head><body><nav>Menu</nav><h1>Guide¶</h1><p>First <b>part</b>.</p>"
+    "<h2>Use</h2><ul><li><p>One item.</p></li></ul><pre>x = 1\ny = 2</pre><h1>End</h1><p>Last.</p></body></html>"
+)
+
+
+def test_each_form_is_split_by_its_headings(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text(MARKDOWN)
+    (tmp_path / "b.html").write_text(HTML)
+    (tmp_path / "c.txt").write_text("\ufeffPlain text.\n\nSecond paragraph.", encoding="utf-8")
+    document = docx.Document()
+    document.add_heading("Rules", 1)
+    document.add_paragraph("Be kind.")
+    document.add_heading("More", 2)
+    document.add_paragraph("Be brave.")
+    document.save(str(tmp_path / "d.docx"))
+    found = read_documents(tmp_path)
+    texts = {(one.document, one.heading): one.text for one in found.passages}
+    assert texts == {
+        ("a.md", ""): "Before.",
+        ("a.md", "Cats"): "A cat sleeps.",
+        ("a.md", "Cats › Food"): "Cats eat fish.\n\n```\n# no heading\n```",
+        ("a.md", "Dogs"): "Dogs bark.",
+        ("b.html", "Guide"): "First part .",
+        ("b.html", "Guide › Use"): "One item.\n\nx = 1\ny = 2",
+        ("b.html", "End"): "Last.",
+        ("c.txt", ""): "Plain text.\n\nSecond paragraph.",
+        ("d.docx", "Rules"): "Be kind.",
+        ("d.docx", "Rules › More"): "Be brave.",
+    }
+    assert found.left_out == []
+
+
+def test_a_hostile_folder_ends_in_a_list_of_what_was_left_out(tmp_path: Path) -> None:
+    (tmp_path / "good.txt").write_text("Something to read.")
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "fake.docx").write_bytes(b"PK\x03\x04 no document")
+    (tmp_path / "broken.pdf").write_bytes(b"%PDF-1.4 nothing")
+    writer = pypdf.PdfWriter()
+    writer.add_blank_page(100, 100)
+    writer.encrypt("secret", algorithm="RC4-128")
+    writer.write(tmp_path / "locked.pdf")
+    (tmp_path / "binary.txt").write_bytes(bytes(range(256)) * 10)
+    (tmp_path / "picture.png").write_bytes(b"x")
+    (tmp_path / "noending").write_text("x")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "loop").symlink_to(tmp_path)
+    (tmp_path / "dangling.txt").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pipe.txt")
+    with (tmp_path / "huge.txt").open("wb") as file:
+        file.truncate(200_000_000)
+    found = read_documents(tmp_path)
+    assert [one.document for one in found.passages] == ["good.txt"]
+    reasons = dict(found.left_out)
+    assert reasons["empty.txt"] == "is empty" and "200 MB" in reasons["huge.txt"]
+    assert "encrypted" in reasons["locked.pdf"] and "cannot be read" in reasons["fake.docx"]
+    assert "link" in reasons["sub/loop"] and "link" in reasons["dangling.txt"]
+    assert "ordinary" in reasons["pipe.txt"] and ".png" in reasons["picture.png"]
+    assert set(reasons) == {
+        *("empty.txt", "fake.docx", "broken.pdf", "locked.pdf", "binary.txt", "picture.png", "noending"),
+        *("sub/loop", "dangling.txt", "pipe.txt", "huge.txt"),
+    }
+
+
+def test_nothing_to_read_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"no text.*a\.png"):
+        read_documents(tmp_path)
+    with pytest.raises(UserError, match="not a folder"):
+        read_documents(tmp_path / "a.png")
+
+
+def test_duplicates_are_counted_once_and_near_ones_too(tmp_path: Path) -> None:
+    text = " ".join(f"word{number} goes here" for number in range(60))
+    (tmp_path / "a.txt").write_text(text)
+    (tmp_path / "b.txt").write_text(text.upper())
+    (tmp_path / "c.txt").write_text(text.replace("word30", "other"))
+    (tmp_path / "d.txt").write_text(" ".join(f"thing{number} is new" for number in range(60)))
+    found = read_documents(tmp_path)
+    assert [one.document for one in found.passages] == ["a.txt", "d.txt"] and found.num_duplicates == 2
+
+
+def test_passages_keep_to_their_length_and_lose_nothing(tmp_path: Path) -> None:
+    paragraphs = [f"paragraph {number} " + "word " * (number % 90) for number in range(200)]
+    endless = "".join(f"x{number:04}" for number in range(1_800))
+    (tmp_path / "a.txt").write_text("\n\n".join([*paragraphs, endless]))
+    found = read_documents(tmp_path)
+    joined = " ".join(" ".join(one.text.split()) for one in found.passages) + " "
+    assert all(f"paragraph {number} " in joined for number in range(200))
+    assert all(f"x{number:04}" in joined for number in range(1_800) if number % 800)
+    ordinary = [one for one in found.passages if "x0" not in one.text and "x1" not in one.text]
+    assert max(len(one.text) for one in ordinary) <= PASSAGE_CHARACTERS + 2
+
+
+def test_what_may_be_personal_is_counted_and_kept(tmp_path: Path) -> None:
+    text = "Write to ann@example.org, card 4111 1111 1111 1111, not 4111 1111 1111 1112, +49 30 1234567."
+    (tmp_path / "a.txt").write_text(text)
+    found = read_documents(tmp_path)
+    assert found.passages[0].text == text
+    assert found.personal == {"e-mail address": 1, "card number": 1, "telephone number": 1}
+
+
+def test_the_best_passages_go_into_the_prompt_as_far_as_there_is_room() -> None:
+    pytest.importorskip("bm25s")
+    passages = [
+        Passage("a.md", "Cats", "Cats eat fish and sleep."),
+        Passage("b.md", "", "Dogs bark at night."),
+        Passage("c.md", "", "Bread is baked from flour."),
+    ]
+    index = PassageIndex(passages)
+    assert index.best("what do cats eat?")[0].document == "a.md"
+    assert index.best("zebra") == []
+    tokenizer = train_tokenizer(["some text to train on"], 300)
+    asked = (Message.of("user", "What do cats eat?"),)
+    told, used = with_passages(asked, passages, tokenizer, 1_000)
+    assert (
+        used == passages and "[1] a.md, Cats" in told[-1].text and told[-1].text.endswith("What do cats eat?")
+    )
+    short, used = with_passages(asked, passages, tokenizer, len(render_prompt(told, tokenizer)) - 1)
+    assert used == passages[:2] and len(short) == 1
+    assert with_passages(asked, passages, tokenizer, 10) == (asked, [])
