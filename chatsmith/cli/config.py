@@ -600,18 +600,9 @@ class ChatConfig(Inference):
 
 
 @dataclass(frozen=True)
-class ServeConfig(Inference):
-    """Serve a model behind the OpenAI API and a web page.
+class Listening(Settings):
+    """Access"""
 
-    Listens on this machine only, unless --host says otherwise.
-    """
-
-    run: Path = DEFAULT_RUN
-    """A run, whose newest stage answers, or a bundle."""
-    model: tuple[str, ...] = ()
-    """More models, each NAME=PATH of a run or bundle. Given alone, they replace the default run."""
-    name: str | None = None
-    """The model's name in the API. Default: the name of its folder."""
     host: str = "127.0.0.1"
     """The address to listen at; 0.0.0.0 lets other machines in."""
     port: Annotated[int, Bound(ge=0, le=65535)] = 8000
@@ -624,6 +615,31 @@ class ServeConfig(Inference):
     """More names (Host header) that a server without keys answers to, besides its address and localhost; * is all."""
     trusted_proxy: tuple[str, ...] = ("127.0.0.1", "::1")
     """Addresses or networks of proxies, whose X-Forwarded-For says which client a request is from (for the log)."""
+
+    def check(self) -> None:
+        for proxy in self.trusted_proxy:
+            try:
+                ipaddress.ip_network(proxy, strict=False)
+            except ValueError:
+                raise UserError(
+                    f"{proxy!r} is no address and no network; write 10.0.0.7 or 10.0.0.0/8",
+                    setting="trusted_proxy",
+                ) from None
+
+
+@dataclass(frozen=True)
+class ServeConfig(Inference, Listening):
+    """Serve a model behind the OpenAI API and a web page.
+
+    Listens on this machine only, unless --host says otherwise.
+    """
+
+    run: Path = DEFAULT_RUN
+    """A run, whose newest stage answers, or a bundle."""
+    model: tuple[str, ...] = ()
+    """More models, each NAME=PATH of a run or bundle. Given alone, they replace the default run."""
+    name: str | None = None
+    """The model's name in the API. Default: the name of its folder."""
     cors_origins: tuple[str, ...] = ()
     """Origins (https://example.org) whose web pages may use the API; * is all."""
     replicas: Positive = 1
@@ -671,14 +687,7 @@ class ServeConfig(Inference):
                     "and nothing after it, or * for all",
                     setting="cors_origins",
                 )
-        for proxy in self.trusted_proxy:
-            try:
-                ipaddress.ip_network(proxy, strict=False)
-            except ValueError:
-                raise UserError(
-                    f"{proxy!r} is no address and no network; write 10.0.0.7 or 10.0.0.0/8",
-                    setting="trusted_proxy",
-                ) from None
+        Listening.check(self)
         named_models(self)
 
 
@@ -734,6 +743,8 @@ class RunConfig(Sources):
     """Change settings of the recipe, each as stage.name=value: --set pretrain.depth=6."""
     restore: Path | None = None
     """Begin with a copy of this run directory, unless the run is there already."""
+    ui: bool = False
+    """Open a page in the browser that shows how the run goes."""
     processes: Natural = 0
     """Processes on this machine that share the training stages and the evaluation; 0: one for each GPU."""
     nodes: Natural = 0
@@ -761,6 +772,25 @@ class ReportConfig(Output):
     """A second run, to compare with the first."""
     price_per_hour: NaturalNumber = 0.0
     """What an hour of the machine costs, in dollars, all its GPUs together; 0: unknown."""
+
+
+@dataclass(frozen=True)
+class WatchConfig(Listening):
+    """A page that shows how runs go, on this machine and on a phone; it needs no model."""
+
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("folder",)
+
+    # Not called `run`: see ReportConfig.
+    folder: Path = DEFAULT_RUN.parent
+    """A run, or a folder of runs."""
+    also: tuple[Path, ...] = ()
+    """More runs or folders, to compare with."""
+    port: Annotated[int, Bound(ge=0, le=65535)] = 8001
+    """The port to listen at; 0 takes a free one."""
+    price_per_hour: NaturalNumber = 0.0
+    """What an hour of the machine costs, in dollars, all its GPUs together; 0: unknown."""
+    notify: str = ""
+    """A command, or an http(s) address to post to, for when a run ends, fails or raises an alarm."""
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,7 @@ AROUND = (
     Command("demo", config.DemoConfig, "demo", "demo"),
     Command("run", config.RunConfig, "run", "run"),
     Command("report", config.ReportConfig, "report", "report"),
+    Command("watch", config.WatchConfig, "watch", "watch"),
     Command("export", config.ExportConfig, "export", "export"),
     Command("import", config.ImportConfig, "import_", "import"),
     Command("doctor", config.DoctorConfig, "doctor", "doctor"),

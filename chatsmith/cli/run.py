@@ -90,6 +90,10 @@ def run_recipe(config: Config, reporter: Reporter) -> tuple[RunDirectory, list[S
         return run, []
     with run.lock():
         _keep_recipe(run, recipe)
+    if config.ui:
+        from chatsmith.cli.watch import open_page  # brings the server, which no training needs
+
+        open_page(run.path, reporter)
     count = processes * place.nodes
     shared = f", on {count} processes" if count > 1 else ""
     reporter.stage(f"Recipe {recipe.name}", f"{' → '.join(recipe.stages)}, in {run.path}{shared}")

@@ -89,7 +89,7 @@ def training_run(
     missing."""
     every = getattr(config, "core_every", 0)
     suite = "core" if stage == "pretrain" else "chat"
-    benchmark = every and along_training(suite, tokenizer, runtime, config.benchmarks or default_folder())
+    benchmark = every and along_training(suite, tokenizer, runtime, config.eval_data or default_folder())
 
     def after_step(model: GPT, step: int) -> dict[str, float]:
         if config.keep_every and step % config.keep_every == 0 and runtime.is_main:

@@ -13,14 +13,12 @@ import subprocess
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import chatsmith
-from chatsmith.bundle import bundle_fingerprint
 from chatsmith.data.dataset import DataManifest, load_manifest
 from chatsmith.evals.samples import LENGTHS
 from chatsmith.report.reference_vocabularies import REFERENCE_VOCABULARIES, load_offline
@@ -63,40 +61,67 @@ def gather(path: Path, price_per_hour: float = 0.0) -> Facts:
 
     Raises UserError if there is no run at all.
     """
+    # It brings torch, which whoever only looks at a run does without.
+    from chatsmith.bundle import bundle_fingerprint
+
     run, missing = RunDirectory(path), []
-    if not (
-        run.recipe.is_file() or run.metrics.is_file() or any(run.stage(name).is_dir() for name in PIPELINE)
-    ):
-        raise UserError(f"there is no run at {path}; `chatsmith run` makes one")
+    records = attempt(missing, "metrics.jsonl", read_records, run.metrics, missing)
+    found = read_run(run, records, missing, price_per_hour, bundle_fingerprint)
+    done, recipe, _ = found.pop("done"), found.pop("recipe"), found.pop("states")
+    models = {
+        name: attempt(missing, f"{name}/bundle", _model, run, name, done[name], bundle_fingerprint)
+        for name in done
+    }
+    found |= {
+        "models": {name: model for name, model in models.items() if model},
+        "curves": attempt(missing, "curves", _curves, records),
+        "tokenizer": attempt(missing, "tokenizer", _tokenizer, run),
+        "machine": attempt(missing, "machine", _machine),
+    }
+    again = replace(recipe, stages=tuple(done), sections=found["settings"]).to_toml()
+    found["reproduce"] = {"command": "chatsmith run recipe.toml --run runs/again", "recipe.toml": again}
+    return {**found, "missing": missing}
+
+
+def read_run(
+    run: RunDirectory,
+    records: dict[str, list[Facts]],
+    missing: list[str],
+    price_per_hour: float = 0.0,
+    fingerprint: Callable[[Path], str] | None = None,
+) -> Facts:
+    """What small files say of a run, without torch: `records` are the lines of metrics.jsonl by stage (`read_records`).
+
+    With the `fingerprint` of a bundle, evaluations of a model that was replaced since are left out. What cannot be read
+    is added to `missing`. Raises UserError if there is no run at all.
+    """
+    if not is_run(run):
+        raise UserError(f"there is no run at {run.path}; `chatsmith run` makes one")
 
     def read(what: str, reader: Callable[..., Any], *arguments: Any) -> Any:
-        try:
-            return reader(*arguments)
-        except _DAMAGE as error:
-            missing.append(f"{what}: {' '.join(str(error).split()) or type(error).__name__}")
-            return {}
+        return attempt(missing, what, reader, *arguments)
 
     recipe = read("recipe.toml", read_recipe, run.recipe) if run.recipe.exists() else None
-    recipe = recipe or Recipe(path.name)
+    recipe = recipe or Recipe(run.path.name)
     stages = [name for name in PIPELINE if name in recipe.stages or run.stage(name).is_dir()]
     done = {name: read(f"{name}/done.json", _done, run, name) for name in stages}
     kept = {name: read(f"{name}/settings.toml", _toml, run.stage(name) / "settings.toml") for name in stages}
     states = {name: read(f"{name}/state", _newest_state, run.state(name)) for name in stages}
-    records = read("metrics.jsonl", _records, run.metrics, missing)
-    results = read("evals", _results, run, missing)
+    results = read("evals", _results, run, missing, fingerprint)
     manifest = read("data/manifest.json", _json, run.data / "manifest.json")
     settings = {name: read(f"{name} settings", _settings, name, kept[name], recipe) for name in stages}
-    sections = {
+    about = {"name": recipe.name or run.path.name, "path": str(run.path), "description": recipe.description}
+    return {
+        "run": about,
+        "recipe": recipe,
         "stages": read("stages", _progress, stages, done, states, records, results),
+        "done": done,
+        "states": states,
         "time": read("time", _time, stages, done, states, records, results, price_per_hour),
         "scores": read("scores", _scores, results),
         "rl": read("evals/rl.json", _gain, run.evals / "rl.json"),
         "data": read("data/manifest.json", _data, manifest),
-        "models": {name: read(f"{name}/bundle", _model, run, name, done[name]) for name in stages},
-        "curves": read("curves", _curves, records),
         "samples": read("samples", _samples, results, records.get("rl", [])),
-        "tokenizer": read("tokenizer", _tokenizer, run),
-        "machine": read("machine", _machine),
         "recorded": {
             name: {key: value for key, value in kept[name].items() if key not in ("key", "done", name)}
             for name in stages
@@ -105,14 +130,21 @@ def gather(path: Path, price_per_hour: float = 0.0) -> Facts:
         "warnings": read("warnings", _warnings, manifest, done, records) or [],
         "settings": settings,
     }
-    sections["models"] = {name: model for name, model in sections["models"].items() if model}
-    recipe = Recipe(recipe.name, recipe.description, tuple(stages), settings, recipe.frozen)
-    sections["reproduce"] = {
-        "command": "chatsmith run recipe.toml --run runs/again",
-        "recipe.toml": recipe.to_toml(),
-    }
-    about = {"name": recipe.name or path.name, "path": str(path), "description": recipe.description}
-    return {"run": about, **sections, "missing": missing}
+
+
+def is_run(run: RunDirectory) -> bool:
+    """Whether there is anything of a run."""
+    has_file = run.recipe.is_file() or run.metrics.is_file()
+    return has_file or any(run.stage(name).is_dir() for name in PIPELINE)
+
+
+def attempt(missing: list[str], what: str, reader: Callable[..., Any], *arguments: Any) -> Any:
+    """What `reader` finds, or nothing and a line about it in `missing`."""
+    try:
+        return reader(*arguments)
+    except _DAMAGE as error:
+        missing.append(f"{what}: {' '.join(str(error).split()) or type(error).__name__}")
+        return {}
 
 
 # ---- files ----
@@ -139,7 +171,9 @@ def _done(run: RunDirectory, stage: str) -> Facts:
     done = _json(run.stage(stage) / "done.json")
     if gone := [output for output in done.get("outputs", ()) if not (run.path / output).exists()]:
         raise ValueError(f"it is finished, but {', '.join(gone)} is no longer there")
-    return {**done["facts"], "is_done": True} if done else {}
+    return (
+        {**done["facts"], "is_done": True, "finished_at": float(done.get("finished_at", 0.0))} if done else {}
+    )
 
 
 def _settings(stage: str, kept: Facts, recipe: Recipe) -> Facts:
@@ -149,29 +183,43 @@ def _settings(stage: str, kept: Facts, recipe: Recipe) -> Facts:
 
 
 def _newest_state(folder: Path) -> Facts:
-    """The facts of the newest training state: `step`, `steps`, `seconds`."""
+    """The facts of the newest training state: `step`, `steps`, `seconds`; and when it was saved."""
     numbers = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
-    return dict(_json(folder / f"{max(numbers):06d}" / "state.json").get("facts", {})) if numbers else {}
+    if not numbers:
+        return {}
+    path = folder / f"{max(numbers):06d}" / "state.json"
+    found = _json(path).get("facts")
+    return {**found, "saved_at": path.stat().st_mtime} if found else {}
 
 
-def _records(path: Path, missing: list[str]) -> dict[str, list[Facts]]:
+def read_records(path: Path, missing: list[str]) -> dict[str, list[Facts]]:
     """The lines of metrics.jsonl by stage, in the order of steps."""
     records: dict[str, list[Facts]] = {}
-    damaged = 0
-    for line in path.read_bytes().splitlines() if path.exists() else ():
-        try:
-            record = _parsed(line)
-            records.setdefault(str(record["stage"]), []).append({**record, "step": int(record["step"])})
-        except _DAMAGE:
-            damaged += bool(line.strip())
+    rows, damaged = parse_records(path.read_bytes() if path.exists() else b"")
+    for row in rows:
+        records.setdefault(row["stage"], []).append(row)
     if damaged:
         missing.append(f"metrics.jsonl: {damaged:,} damaged lines are left out")
     return {stage: sorted(rows, key=lambda row: row["step"]) for stage, rows in records.items()}
 
 
-def _results(run: RunDirectory, missing: list[str]) -> dict[tuple[str, str], tuple[Path, Facts]]:
+def parse_records(text: bytes) -> tuple[list[Facts], int]:
+    """The records in lines of metrics.jsonl, and how many lines are damaged."""
+    rows, damaged = [], 0
+    for line in text.splitlines():
+        try:
+            record = _parsed(line)
+            rows.append({**record, "stage": str(record["stage"]), "step": int(record["step"])})
+        except _DAMAGE:
+            damaged += bool(line.strip())
+    return rows, damaged
+
+
+def _results(
+    run: RunDirectory, missing: list[str], fingerprint: Callable[[Path], str] | None
+) -> dict[tuple[str, str], tuple[Path, Facts]]:
     """File and content of each evaluation, by stage and suite; of several the one on the most items, and none of a
-    model that has been replaced since."""
+    model that has been replaced since, as far as a `fingerprint` tells."""
     found = {}
     matches = filter(None, (_RESULT.fullmatch(path.name) for path in run.evals.glob("*.json")))
     for match in sorted(matches, key=lambda match: float(match[4] or "inf")):
@@ -180,7 +228,8 @@ def _results(run: RunDirectory, missing: list[str]) -> dict[tuple[str, str], tup
         bundle = run.stage(name) / "steps" / step if step else run.bundle(name)
         try:
             content = _json(path)
-            if content.get("model") and bundle.is_dir() and content["model"] != bundle_fingerprint(bundle):
+            measured = content.get("model")
+            if fingerprint and measured and bundle.is_dir() and measured != fingerprint(bundle):
                 raise ValueError(f"left out, for the model of {stage} has been replaced since")
             if not (_score_rows(suite, content) and isinstance(content["transcript"], list)):
                 raise TypeError
@@ -314,16 +363,15 @@ def _data(manifest: Facts) -> Facts:
     return facts
 
 
-def _model(run: RunDirectory, stage: str, done: Facts) -> Facts:
+def _model(run: RunDirectory, stage: str, done: Facts, fingerprint: Callable[[Path], str]) -> Facts:
     """Shape and identity of the stage's bundle, and the checkpoints that were kept along the way."""
     model: Facts = {}
     if run.bundle(stage).is_dir():
-        fingerprint = bundle_fingerprint(run.bundle(stage))
         shape = _json(run.bundle(stage) / "config.json")["model"]
         model = {
             "parameters": done.get("parameters"),
             **{key: shape[key] for key in SHAPE},
-            "sha256": fingerprint,
+            "sha256": fingerprint(run.bundle(stage)),
         }
     if steps := sorted(int(path.name) for path in run.stage(stage).glob("steps/*") if path.name.isdigit()):
         model["checkpoints"] = [f"{run.path}/{stage}@{step}" for step in steps]
@@ -442,6 +490,8 @@ def _bytes_per_token(encode: Callable[[str], list[int]], texts: Mapping[str, str
 def _machine() -> Facts:
     """The machine and the versions that write the report (at the end of `chatsmith run`: that trained), and the commit
     where chatsmith runs from a git checkout."""
+    import torch  # see `gather`
+
     found: Facts = {"system": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count()}
     processors = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*: (.+)", processors.read_text()) if processors.exists() else []

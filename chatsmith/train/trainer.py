@@ -361,6 +361,7 @@ class Trainer:
             self._metrics.write(
                 stage=self.run.stage,
                 step=self.step,
+                steps=self.plan.steps,
                 loss=self.meter.last_loss,
                 rate=self.plan.schedule.rate(self.step / self.plan.steps),
                 seconds=self.seconds,

@@ -47,5 +47,7 @@ def test_a_signal_is_acknowledged_and_ends_the_process_with_its_code_and_no_temp
         process.send_signal(number)
         error = process.communicate(timeout=60)[1]
     assert process.returncode == 128 + number
-    assert set(error.splitlines()) <= {STOPPING, "chatsmith: stopped"} and (where == "python" or STOPPING in error)
+    assert set(error.splitlines()) <= {STOPPING, "chatsmith: stopped"} and (
+        where == "python" or STOPPING in error
+    )
     assert list(tmp_path.iterdir()) == []
