@@ -14,7 +14,7 @@ from chatsmith.cli import evaluate
 from chatsmith.cli import main as cli
 from chatsmith.cli.config import EvaluateConfig, ServeConfig, named_models
 from chatsmith.cli.evaluate import Config
-from chatsmith.data.dataset import survey
+from chatsmith.ingest.survey import survey
 from chatsmith.evals import chat, samples
 from chatsmith.evals.chat import WrittenTask
 from chatsmith.model.gpt import GPT
