@@ -36,7 +36,7 @@ help: ## this list
 	@echo
 	@echo 'Variables: PYTHON=python3.12 (which Python), TORCH_INDEX=URL (an extra index for a CPU build of torch)'
 
-demo: .venv/.installed ## train a small model on this machine, then talk to it (about ten minutes the first time)
+demo: .venv/.installed ## train a small model on this machine, then talk to it (a quarter of an hour the first time)
 	@$(MAKE) --no-print-directory web || echo 'The web chat was not built; all else works. make web tries again.'
 	@$(BIN)/chatsmith demo
 

@@ -287,7 +287,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     version = config.get("format_version")
     if config.get("architecture") != ARCHITECTURE or not isinstance(version, int) or version < 1:
         raise UserError(
-            f"{path / _CONFIG} is not of a chatsmith bundle (architecture {config.get('architecture')!r}); "
+            f"{path / _CONFIG} is not a bundle of chatsmith (architecture {config.get('architecture')!r}); "
             "give a folder that `chatsmith` saved"
         )
     if version > FORMAT_VERSION:

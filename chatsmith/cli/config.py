@@ -158,7 +158,7 @@ class Shape(Settings):
     architecture: Literal["chatsmith", "portable"] = dataclasses.field(
         default="chatsmith", metadata={"new": True}
     )
-    """portable: the shape of Qwen3, which runs in transformers, vLLM, llama.cpp and Ollama; it learns a little less."""
+    """portable: Qwen3's architecture, which transformers, llama.cpp and Ollama run; without smear, bigrams, softcap."""
 
 
 @dataclass(frozen=True)
@@ -197,27 +197,27 @@ class Training(Compute, Run):
     NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset({*WAYS, "on_bad_loss", "disk_wait", "on_save"})
 
     minutes: NaturalNumber = 0.0
-    """Token budget in minutes on this machine, from the start of the command; 0 means not by time."""
+    """Token budget in minutes on this machine, from the start of the command; 0 means no limit by time."""
     rows_per_microbatch: Natural = 0
-    """Rows in one forward pass; 0 means about 8,192 tokens."""
+    """Rows in one forward pass; 0 means what fits into the memory."""
     rate_scale: PositiveNumber = 1.0
     """Multiplies all learning rates of the plan."""
     evaluations: Natural = 8
-    """How many evaluations there are along the way."""
+    """Number of evaluations during training."""
     seed: Natural = 1
     """Seed of the initial weights and of the order of the data."""
     save_minutes: Annotated[float, Bound(gt=0, finite=False)] = 5.0
     """Minutes between two checkpoints."""
     on_bad_loss: Literal["stop", "back"] = "stop"
-    """Steps with a loss that is not finite, or far above the usual, are left out. After three in a row: stop, or go
-    back to the last checkpoint and on with half the learning rate."""
+    """Steps with a loss that is not finite, or far above the usual, are skipped. After three in a row: stop, or resume
+    from the last checkpoint with half the learning rate."""
     disk_wait: Annotated[float, Bound(ge=0, finite=False)] = 0.0
-    """Minutes to wait for room when the disk is full; 0 stops at once. Nothing that was saved is lost either way."""
+    """Minutes to wait for free space when the disk is full; 0 stops at once. Nothing saved is lost either way."""
     on_save: str = ""
     """A shell command that runs after each checkpoint, in the background, with its folder in $CHATSMITH_STATE: to copy
     it elsewhere."""
     keep_every: Natural = 0
-    """Keep the weights after every this many steps as a bundle, STAGE/steps/N in the run, to chat with and evaluate as
+    """Keep the weights every so many steps as a bundle, STAGE/steps/N in the run, to chat with and evaluate as
     RUN/STAGE@N; 0 never."""
     track: Tracker = "none"
     """Send the metrics to an experiment tracker as well as to metrics.jsonl."""
@@ -237,15 +237,15 @@ class TokenTraining(Training):
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
     """What to compute in; auto: bf16 where the hardware supports it, fp16 with a scaled loss on GPUs that lack it."""
     tokens: Natural = 0
-    """Token budget (padding and prompts included); 0 means that others decide."""
+    """Token budget (padding and prompts included); 0 means that another setting decides."""
     batch_tokens: Natural = 0
-    """Tokens of one optimizer step; 0 means by the plan's rule."""
+    """Tokens of one optimizer step; 0 means that the plan decides."""
     evaluate_tokens: Positive = 65_536
     """Validation tokens in one evaluation."""
     compile: bool = True
     """Compile the model where that is possible."""
     core_every: Natural = 0
-    """Measure CORE (ChatCORE in fine-tuning) after every this many steps, on 500 items of each task; 0 never."""
+    """Measure CORE (ChatCORE in fine-tuning) every so many steps, on 500 items of each task; 0 never."""
     mixture: tuple[str, ...] = ()
     """What to learn from, each as SOURCE [epochs=N|weight=SHARE] [cap=ITEMS] [split=train|validation]. Sources:
     documents, conversations (the run's own), smoltalk, mmlu, arc_easy, arc_challenge, gsm8k, spelling, counting,
@@ -329,7 +329,7 @@ class DownloadConfig(Settings):
     eval_data: Path | None = None
     """The folder of the benchmarks; by default the cache of downloads."""
     mirror: str = ""
-    """A server with a copy of the benchmarks' folder, to download from instead of the original places."""
+    """A server with a copy of the benchmarks' folder, to download from instead of the original servers."""
 
 
 @dataclass(frozen=True)
@@ -337,7 +337,7 @@ class TokenCacheConfig(Output):
     """List the tokens that runs share, and remove those that were not used for long."""
 
     prune_days: Annotated[float, Bound(ge=0)] | None = None
-    """Remove what was not used for this many days; 0 removes all that is not in use."""
+    """Remove tokens that were not used for so many days; 0 removes all that are not in use."""
 
 
 @dataclass(frozen=True)
@@ -407,7 +407,7 @@ class SftConfig(TokenTraining):
     rate_scale: PositiveNumber = 0.5
     """Multiplies all learning rates of the plan."""
     evaluations: Natural = 4
-    """How many evaluations there are along the way."""
+    """Number of evaluations during training."""
 
     def check(self) -> None:
         super().check()
@@ -476,17 +476,17 @@ class RlConfig(Training):
     replay_weight: PositiveNumber = 2.0
     """Weight of the forgetting penalty: nats per token forgotten, against reward per token gained."""
     evaluations: Natural = 4
-    """How many times the development problems are asked along the way."""
+    """Number of evaluations on the development problems during training."""
     development: Positive = 200
     """Development problems at most."""
     test: Natural = 0
     """Test problems at the end, at most; 0 means all."""
     give_up_after: Positive = 10
-    """Stop after this many steps without any reward."""
+    """Stop after so many steps without any reward."""
     show_every: Natural = 10
-    """Show some replies with their rewards every this many steps; 0 never."""
+    """Show some replies with their rewards every so many steps; 0 never."""
     rows_per_microbatch: Natural = 0
-    """Replies in one forward pass; 0 means as many as memory holds."""
+    """Replies in one forward pass; 0 means what fits into the memory."""
 
     def check(self) -> None:
         if self.test_problems and not self.problems:
@@ -502,17 +502,17 @@ class EvaluateConfig(Output, Run):
     text: tuple[Path, ...] = ()
     """Measure bits per byte on these files or folders alone, instead of the run's validation text; nothing is kept."""
     stages: tuple[str, ...] = ()
-    """Measure these stages of the run, and not the newest alone: all, or names (pretrain, mid, sft, rl, pretrain@1000).
+    """Measure these stages of the run, not only the newest: all, or names (pretrain, mid, sft, rl, pretrain@1000).
     A pretrained model is asked no questions unless the suite is named."""
     tasks: tuple[str, ...] = ()
-    """Measure these tasks alone: gsm8k,arc_easy. What CORE and chat both have is asked as core/arc_easy or
+    """Measure only these tasks: gsm8k,arc_easy. What CORE and chat both have is asked as core/arc_easy or
     chat/arc_easy."""
     prompts: Literal["own", "nanochat"] = "own"
-    """The wording of ARC, MMLU and HumanEval; with nanochat's, scores compare with its published ones (spelling and the
-    kindergarten's exam are left out)."""
+    """The wording of ARC, MMLU and HumanEval; with nanochat's, scores can be compared with its published ones (without
+    spelling and the kindergarten's exam)."""
     suite: Literal["auto", "base", "core", "chat", "exam", "all"] = "auto"
-    """What to measure: base (bits per byte, and CORE if its files are there), core, chat, exam, or all of these that
-    there are files for. auto: what takes little time and suits what the model was trained for."""
+    """What to measure: base (bits per byte, and CORE if its files are there), core, chat, exam, or all of these whose
+    files are there. auto: what takes little time and fits what the model was trained for."""
     split: Literal["exam", "development"] = "exam"
     """The problems for the final score, or those to tune on."""
     max_examples: Positive | None = None
@@ -524,11 +524,11 @@ class EvaluateConfig(Output, Run):
     download: bool = False
     """Download the benchmarks' files that are missing first, about 55 MB in all."""
     mirror: str = ""
-    """A server with a copy of the benchmarks' folder, to download from instead of the original places."""
+    """A server with a copy of the benchmarks' folder, to download from instead of the original servers."""
     hf: Path | None = None
     """Measure CORE of this local checkpoint of the transformers library instead (needs chatsmith[hf])."""
     results: Path | None = None
-    """A folder for the results, instead of the run's; of a model outside a run they are kept nowhere else."""
+    """A folder for the results, instead of the run's; those of a model outside a run are kept only there."""
     compare: tuple[Path, ...] = ()
     """Two runs (or bundles in runs, or folders of --results) that were measured: which differences are significant."""
     track: Tracker = "none"
@@ -583,9 +583,9 @@ class ChatConfig(Inference):
     seed: Annotated[int, Bound(ge=-(2**63), lt=2**63)] | None = None
     """Makes replies reproducible. Without it they differ every time."""
     temperature: NaturalNumber | None = None
-    """SamplingParams temperature; 0 always takes the most likely token. Default: the bundle's."""
+    """Sampling temperature; 0 always takes the most likely token. Default: the bundle's."""
     top_k: Natural | None = None
-    """Sample from this many most likely tokens; 0 is no limit. Default: the bundle's."""
+    """Sample from the most likely tokens, so many; 0 is no limit. Default: the bundle's."""
     top_p: Annotated[float, Bound(gt=0, le=1)] | None = None
     """Sample from the most likely tokens that together reach this probability. Default: the bundle's."""
     max_tokens: Positive | None = None
@@ -610,9 +610,9 @@ class Listening(Settings):
     api_key: tuple[str, ...] = ()
     """Keys that clients must send, each KEY or NAME=KEY. Others can read flags: a file is better."""
     api_key_file: Path | None = None
-    """A file with keys, one a line."""
+    """A file with keys, one per line."""
     allowed_host: tuple[str, ...] = ()
-    """More names (Host header) that a server without keys answers to, besides its address and localhost; * is all."""
+    """More names (Host header) that a server without keys answers to, next to its address and localhost; * is all."""
     trusted_proxy: tuple[str, ...] = ("127.0.0.1", "::1")
     """Addresses or networks of proxies, whose X-Forwarded-For says which client a request is from (for the log)."""
 
@@ -658,8 +658,8 @@ class ServeConfig(Inference, Listening):
     """Reuse the KV cache of shared prompt prefixes. Turn it off if clients must not learn, from how fast a reply
     begins, what others sent."""
     exact: bool = False
-    """Refuse to start where the same request and seed may give another reply beside other requests, or after them: on
-    GPUs, and without a C compiler. On a CPU replies are exact without being asked."""
+    """Refuse to start where the same request and seed may give another reply, depending on other requests: on GPUs,
+    and without a C compiler. On a CPU replies are exact anyway."""
     max_queue: Natural = 256
     """Requests that may wait for an engine; beyond it, clients get 429 with a time to retry."""
     max_queue_tokens: Natural = 0
@@ -852,7 +852,7 @@ class PlanConfig(Shape, Output):
     ratio: PositiveNumber = 10.0
     """Token budget in tokens per non-embedding parameter (Chinchilla ratio)."""
     batch_tokens: Natural = 0
-    """Tokens of one optimizer step; 0 means by the plan's rule."""
+    """Tokens of one optimizer step; 0 means that the plan decides."""
     world_size: Positive = 1
     """Processes that train together."""
     device: str = "auto"

@@ -296,7 +296,7 @@ def _groups(config_class: type[Settings]) -> Iterator[tuple[str, dict[str, str]]
         seen |= documented.keys()
         if documented:
             title = "settings" if owner is config_class else (owner.__doc__ or "").splitlines()[0].lower()
-            yield title, documented
+            yield "more settings" if title.endswith(".") else title, documented  # of another command
 
 
 def documentation(owner: type) -> dict[str, str]:

@@ -215,7 +215,7 @@ def test_a_newer_format_asks_for_an_upgrade(saved: Saved) -> None:
 def test_a_model_of_another_program_is_refused(saved: Saved, edit: Callable[[dict[str, Any]], None]) -> None:
     path = saved("bundle")
     edit_config(path, edit)
-    assert "not of a chatsmith bundle" in refusal(path)
+    assert "not a bundle of chatsmith" in refusal(path)
 
 
 @pytest.mark.parametrize(
