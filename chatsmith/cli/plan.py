@@ -34,7 +34,7 @@ from chatsmith.report.estimate import (
 )
 from chatsmith.report.fit import fit_here, fit_within
 from chatsmith.report.plots import save_curve
-from chatsmith.runtime.console import Reporter, counted
+from chatsmith.runtime.console import Reporter, counted, format_seconds
 from chatsmith.runtime.device import DTYPES, Runtime, can_compile, detect_runtime, gemm_peak
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import BUNDLE_STAGES, Recipe, RunDirectory, read_recipe
@@ -465,7 +465,7 @@ def _cost_rows(facts: Mapping[str, Any], price: float) -> list[list[str]]:
     rows: list[list[str]] = []
     if price or len(by_stage) > 1:
         dollars = f", ${facts['dollars']:,.0f} at ${price:.2f} an hour" if price else ""
-        stages = ", ".join(f"{stage} {hours:.2f} h" for stage, hours in by_stage.items())
+        stages = ", ".join(f"{stage} {format_seconds(3600 * hours)}" for stage, hours in by_stage.items())
         rows.append(["in all", f"{facts['hours']:.1f} h{dollars} ({stages})"])
     rows.append(["disk", f"{facts['disk_bytes'] / 1e9:.1f} GB, of which {facts['download_bytes'] / 1e9:.1f} GB "
                  "are downloaded"])  # fmt: skip

@@ -124,7 +124,7 @@ def test_a_budget_or_a_size_chooses_the_depth(plan, asked, depth):
 
 def test_a_budget_on_a_small_card_stays_within_its_memory(plan):
     facts = json.loads(plan("--hours", "100000", "--gpu", "t4", "--json")[1])
-    assert 16 * facts["parameters"] < 16e9
+    assert facts["memory"]["fits"] and facts["memory"]["peak_bytes"] <= 16e9
 
 
 def test_depths_and_gpus_are_compared_in_a_table_and_a_picture(plan, tmp_path):
