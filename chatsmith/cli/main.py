@@ -55,6 +55,7 @@ PIPELINE = (
 AROUND = (
     Command("demo", config.DemoConfig, "demo", "demo"),
     Command("run", config.RunConfig, "run", "run"),
+    Command("adapt", config.AdaptConfig, "adapt", "adapt"),
     Command("report", config.ReportConfig, "report", "report"),
     Command("export", config.ExportConfig, "export", "export"),
     Command("import", config.ImportConfig, "import_", "import"),

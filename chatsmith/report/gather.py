@@ -88,6 +88,7 @@ def gather(path: Path, price_per_hour: float = 0.0) -> Facts:
         "time": read("time", _time, stages, done, states, records, results, price_per_hour),
         "scores": read("scores", _scores, results),
         "rl": read("evals/rl.json", _gain, run.evals / "rl.json"),
+        "adapt": read("evals/adapt.json", _json, run.evals / "adapt.json"),
         "data": read("data/manifest.json", _data, manifest),
         "models": {name: read(f"{name}/bundle", _model, run, name, done[name]) for name in stages},
         "curves": read("curves", _curves, records),
