@@ -57,7 +57,9 @@ def measure(
         for name, file in material.texts.items():
             length = llm.bundle.config.context_length  # a row is a part: what the bootstrap draws anew
             found = measure_text(
-                Evaluation(path, "", runtime, Reporter(silent=True), Path(), text=(file,), batch_tokens=length)
+                Evaluation(
+                    path, "", runtime, Reporter(silent=True), Path(), text=(file,), batch_tokens=length
+                )
             )
             parts[name][model], figures[name][model] = list(found.transcript), found.result
         for name, questions in asked.items():
@@ -65,9 +67,7 @@ def measure(
     nearest = PassageIndex([Passage(str(at), "", one.question) for at, one in enumerate(material.pairs)])
     for name, questions in asked.items():
         best = [nearest.best(one.question, 1) for one in questions]
-        replies[name][NEAREST] = [
-            material.pairs[int(one[0].document)].answer if one else "" for one in best
-        ]
+        replies[name][NEAREST] = [material.pairs[int(one[0].document)].answer if one else "" for one in best]
     results = {
         model: [_result(name, asked[name], found[model]) for name, found in replies.items()]
         for model in (*models, NEAREST)
@@ -91,7 +91,9 @@ def measure(
         for test in tests
     }
     evidence = {
-        "models": {model: {"path": str(path), "model": bundle_fingerprint(path)} for model, path in models.items()},
+        "models": {
+            model: {"path": str(path), "model": bundle_fingerprint(path)} for model, path in models.items()
+        },
         "text": text,
         "questions": questions,
         "samples": _samples(asked, replies, models),
@@ -109,9 +111,13 @@ def sentence(evidence: Mapping[str, Any]) -> str:
             case "better":
                 said.append(f"It learned the wording of your documents: {figures}.")
             case "worse":
-                said.append(f"It did not learn the wording of your documents, but got worse at it: {figures}.")
+                said.append(
+                    f"It did not learn the wording of your documents, but got worse at it: {figures}."
+                )
             case _:
-                said.append(f"It learned nothing of your documents' wording that can be told from luck: {figures}.")
+                said.append(
+                    f"It learned nothing of your documents' wording that can be told from luck: {figures}."
+                )
     for name, asked in evidence["questions"].items():
         before, after = (asked[model]["right"] for model in (BASE, ADAPTED))
         figures = f"of {asked['n']} questions about {SAID[name]}, it answers {after}, before {before}"
@@ -122,7 +128,8 @@ def sentence(evidence: Mapping[str, Any]) -> str:
         said.append(f"{figures[0].upper()}{figures[1:]}{outcome}.")
         if asked[NEAREST]["right"] >= after > before:
             said.append(
-                f"Answering with the most similar training pair gets {asked[NEAREST]['right']}: it may only repeat pairs."
+                f"Answering with the most similar training pair gets {asked[NEAREST]['right']}: it may only repeat "
+                "pairs."
             )
     if "general" in text:
         before, after = (text["general"][model]["bits_per_byte"] for model in (BASE, ADAPTED))
@@ -139,7 +146,7 @@ def sentence(evidence: Mapping[str, Any]) -> str:
     return " ".join(said)
 
 
-def show(evidence: Mapping[str, Any], reporter: Reporter) -> None:
+def show(evidence: dict[str, Any], reporter: Reporter) -> None:
     """The evidence, for people."""
     for title, columns, rows in adapted_tables(evidence):
         reporter.table(title, columns, rows)
@@ -156,9 +163,7 @@ def _replies(llm: LLM, questions: Sequence[Question]) -> list[str]:
 
 
 def _result(name: str, questions: Sequence[Question], replies: Sequence[str]) -> TaskResult:
-    points = [
-        float(is_right(reply, one.answer)) for one, reply in zip(questions, replies, strict=True)
-    ]
+    points = [float(is_right(reply, one.answer)) for one, reply in zip(questions, replies, strict=True)]
     return TaskResult(name, tuple(one.question for one in questions), tuple(points), 0.0, 0.0)
 
 

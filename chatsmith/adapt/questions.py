@@ -52,9 +52,12 @@ _SIGNATURE = re.compile(
     r"(?P<subject>[A-Za-z_]\w+) ?\((?P<said>[^()\n]*)\)"
 )
 _NO_SUBJECT = frozenset(
-    "a an and as at but by each for he her here how if in it its no not of on one or she so such that the their there"
-    " these they this those to we what when where which while who why with you your return else case typedef int char"
-    " void function note warning example see next previous up".split()
+    re.findall(
+        r"\w+",
+        """a an and as at but by each for he her here how if in it its no not of on one or she so such that the their
+        there these they this those to we what when where which while who why with you your return else case typedef int
+        char void function note warning example see next previous up""",
+    )
 )
 
 

@@ -22,10 +22,10 @@ class PassageIndex:
 
     def best(self, question: str, count: int = MOST_PASSAGES) -> list[Passage]:
         """At most `count` passages that share words with the question, the best first."""
-        words = [word for word in words(question) if word in self._bm25.vocab_dict]
-        if not words:
+        known = [word for word in words(question) if word in self._bm25.vocab_dict]
+        if not known:
             return []
-        numbers, scores = self._bm25.retrieve([words], k=min(count, len(self.passages)), show_progress=False)
+        numbers, scores = self._bm25.retrieve([known], k=min(count, len(self.passages)), show_progress=False)
         return [
             self.passages[number] for number, score in zip(numbers[0], scores[0], strict=True) if score > 0
         ]

@@ -180,9 +180,7 @@ def _divided(documents: Documents) -> tuple[list[Passage], list[Passage]]:
     order = sorted(units, key=lambda name: sha256(name.encode("utf-8", "surrogateescape")).digest())
     small = [name for name in order if 3 * sizes[name] <= sum(sizes.values())] or order[:1]
     chosen = {
-        name
-        for name in small
-        if sha256(name.encode("utf-8", "surrogateescape")).digest()[0] % HELD_OUT == 0
+        name for name in small if sha256(name.encode("utf-8", "surrogateescape")).digest()[0] % HELD_OUT == 0
     } or {small[0]}
     if len(chosen) == len(units):
         chosen = {small[0]} if len(units) > 1 else set()
@@ -275,8 +273,8 @@ def _recipe(
     if exam < 60:
         least = f"fewer than 6 of {exam} more" if exam >= 6 else "any"
         reporter.notice(
-            f"this is little text: a gain of {least} right answers could not be told from luck, and a model learns more "
-            "of its wording than of its facts"
+            f"this is little text: a gain of {least} right answers could not be told from luck, and a model learns "
+            "more of its wording than of its facts"
         )
     if not has_pairs:
         reporter.notice("no questions could be made of the documents, so only their text is trained on")
@@ -338,8 +336,9 @@ def _as_conversation(pair: Question) -> dict[str, Any]:
 def _read_pairs(folder: Path) -> list[Question]:
     try:
         return [
-            Question(*(said["content"] for said in one["messages"][-2:]), one["passage"], one["form"])
+            Question(asked["content"], said["content"], one["passage"], one["form"])
             for one in _lines(folder / "pairs.jsonl")
+            for asked, said in [one["messages"]]
         ]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / 'pairs.jsonl'} is damaged: {type(error).__name__}: {error}") from None
