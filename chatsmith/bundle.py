@@ -17,7 +17,8 @@ The file goes from one sealed file to the whole folder, and ends with the model 
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -213,17 +214,9 @@ def load_bundle(
     off, altered or not readable, if its format is newer than this chatsmith, or if config, weights and
     tokenizer do not belong together.
     """
-    config = _read_config(path)
-    seals = _seals(path, config)
-    try:
-        for name, seal in seals.items():
-            if name != _WEIGHTS:
-                check_seal(path / name, seal)
-        weights = read_tensors(path / _WEIGHTS, seals[_WEIGHTS])
-    except DamagedFileError as error:
-        raise UserError(f"{error}; {_WHAT_TO_DO}") from error
-    except OSError as error:
-        raise _unreadable(path, error) from error
+    config = check_bundle(path, but=(_WEIGHTS,))
+    with _explained(path):
+        weights = read_tensors(path / _WEIGHTS, _seals(path, config)[_WEIGHTS])
     for version in range(config["format_version"], FORMAT_VERSION):
         config, weights = MIGRATIONS[version](config, weights)
     try:
@@ -247,6 +240,27 @@ def load_bundle(
         provenance=config.get("provenance", {}),
         path=path,
     )
+
+
+def check_bundle(path: Path, but: Collection[str] = ()) -> dict[str, Any]:
+    """Raise UserError, as `load_bundle` does, unless every file of the bundle, `but` those, is the one that was saved.
+    Returns what config.json says."""
+    config = _read_config(path)
+    with _explained(path):
+        for name, seal in _seals(path, config).items():
+            if name not in but:
+                check_seal(path / name, seal)
+    return config
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except DamagedFileError as error:
+        raise UserError(f"{error}; {_WHAT_TO_DO}") from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def bundle_fingerprint(path: Path) -> str:

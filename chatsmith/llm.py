@@ -7,7 +7,8 @@
         print(completion.text, completion.finish_reason)
     print(llm.chat([{"role": "user", "content": "What is 6 times 7?"}]).text)
 
-What is computed at once, and in which order, changes no completion: a seed repeats it.
+What is computed at once, and in which order, changes no completion on a CPU: a seed repeats it. On a GPU in bf16 it can
+change the last digits, and now and then a token.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,9 +32,10 @@ class LLM:
     """A model that completes texts and answers in conversations.
 
     `path` is a run directory, whose newest model is taken, or a bundle folder; or a bundle that is loaded already, with
-    its device and dtype. `quantize` keeps the large weights in "bf16" or "int8". `engine_settings` are those of
-    `Engine` (max_running, kv_tokens, …); its tool is the calculator unless another is given. Raises UserError if there
-    is no model, or it is damaged.
+    its device and dtype. `quantize` keeps the large weights in "bf16" or "int8". `exact`: what is computed at once, and
+    whether a prompt was cached, changes no bit; None: where that is possible, which is on CPUs. `engine_settings` are
+    those of `Engine` (max_running, kv_tokens, …); its tool is the calculator unless another is given. Raises UserError
+    if there is no model, or it is damaged.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class LLM:
         device: str = "auto",
         dtype: Literal["auto", "fp32", "bf16"] = "auto",
         quantize: Quantization | None = None,
+        exact: bool | None = None,
         **engine_settings: Any,
     ) -> None:
         if isinstance(path, Bundle):
@@ -56,7 +59,7 @@ class LLM:
         self.engine = Engine(
             self.bundle.model,
             self.tokenizer,
-            backend=choose_backend(self.bundle.model, quantize=quantize),
+            backend=choose_backend(self.bundle.model, quantize=quantize, exact=exact),
             **{"tool": calculator_tool, **engine_settings},
         )
 

@@ -140,6 +140,16 @@ def test_advice_is_spelled_as_a_flag_where_the_command_has_one(stage, capsys):
     assert capsys.readouterr().err == "chatsmith: depth is 0; it must be at least 1 (--depth)\n"
 
 
+def test_a_gpu_without_memory_is_one_line(stage, capsys):
+    def fail(config):
+        raise type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate 2 GiB")
+
+    stage.main = fail
+    code = cli.main(["pretrain"], {})
+    error = capsys.readouterr().err
+    assert code == 2 and error.count("\n") == 1 and "memory ran out" in error
+
+
 def test_a_defect_keeps_its_traceback(stage):
     def fail(config):
         raise ZeroDivisionError

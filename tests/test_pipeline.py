@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from chatsmith.cli import main as cli
-from chatsmith.train.trainer import ACKNOWLEDGED
+from chatsmith.runtime.signals import FINISHING_STEP
 from tests.threads import one_thread
 
 __all__ = ["one_thread"]
@@ -151,7 +151,7 @@ def test_ctrl_c_leaves_a_clean_run_that_goes_on_to_the_same_model(
     stopped_at = metrics_of(tiny_copy, "pretrain")[-1]["step"]
     assert stopped_at < 64
     assert error == (
-        f"{ACKNOWLEDGED}\n"
+        f"{FINISHING_STEP}\n"
         f"chatsmith: stopped after step {stopped_at} of 64, which is saved; the same command goes on from there\n"
     )
     assert (tiny_copy / "pretrain" / "bundle" / "model.safetensors").read_bytes() == before

@@ -181,7 +181,7 @@ def test_two_processes_killed_and_continued_come_to_the_same_end(hub: Hub, tmp_p
         )
         deadline = time.monotonic() + 120
         while not metrics.exists() or sum(f'"stage": "{stage}"' in line for line in metrics.open()) < 2:
-            assert process.poll() is None and time.monotonic() < deadline
+            assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
             time.sleep(0.02)
         return process
 

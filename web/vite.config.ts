@@ -51,15 +51,22 @@ function listFilesForServiceWorker(): Plugin {
   };
 }
 
-export default defineConfig({
+/**
+ * The chat; with `--mode runs`, after it, the training page. Built apart, they share no files: the chat loads nothing more
+ * for it, and keeps nothing of it for offline.
+ */
+export default defineConfig(({ command, mode }) => ({
   base: "./",
-  plugins: [onlyWoff2(), listFilesForServiceWorker()],
+  logLevel: command === "build" ? "warn" : "info",
+  publicDir: mode === "runs" ? false : "public",
+  plugins: mode === "runs" ? [] : [onlyWoff2(), listFilesForServiceWorker()],
   build: {
     outDir: OUT,
-    emptyOutDir: true,
+    emptyOutDir: mode !== "runs",
     target: ["chrome123", "firefox128", "safari18"],
     assetsInlineLimit: 0,
+    rollupOptions: { input: mode === "runs" ? "runs.html" : "index.html" },
   },
-  server: { proxy: Object.fromEntries(["/v1", "/tokenize", "/detokenize"].map((path) => [path, "http://127.0.0.1:8000"])) },
+  server: { proxy: Object.fromEntries(["/v1", "/tokenize", "/detokenize", "/runs/"].map((path) => [path, "http://127.0.0.1:8000"])) },
   test: { include: ["tests/**/*.test.ts"] },
-});
+}));

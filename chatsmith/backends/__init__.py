@@ -15,30 +15,38 @@ from chatsmith.engine.backend import Backend, Guide
 from chatsmith.engine.request import Constraint
 from chatsmith.engine.scheduler import Chunk
 from chatsmith.model.gpt import GPT
+from chatsmith.runtime.errors import UserError
 from chatsmith.text.tokenizer import Tokenizer
 
 __all__ = ["Quantization", "choose_backend", "weight_bytes"]
 
 
-def choose_backend(model: GPT, *, quantize: Quantization | None = None) -> Backend:
+def choose_backend(
+    model: GPT, *, quantize: Quantization | None = None, exact: bool | None = False
+) -> Backend:
     """The fastest way to decode with `model`, on the device where it is.
 
     Single tokens and short chunks run in C on a CPU, as recorded CUDA graphs on a GPU, through torch elsewhere.
     `quantize` keeps the weights of the large products in "bf16" or "int8"; master weights in fp32 that every product
     would cast to bf16 are kept in bf16 without being asked.
+
+    `exact` (None: where that is possible): a completion is the same bit for bit whatever runs beside it, and whether
+    its prompt was cached. Every token goes through C, which sums each of its numbers in one order; up to 256 tokens at
+    once that costs nothing (docs/lab-log.md). An engine cannot be made with True where there is no C.
     """
-    return _FastBackend(model, quantize)
+    return _FastBackend(model, quantize, exact)
 
 
 class _FastBackend(Backend):
     """Few tokens go through a decoder of their own, if there is one; all others through the model."""
 
-    def __init__(self, model: GPT, quantize: Quantization | None) -> None:
+    def __init__(self, model: GPT, quantize: Quantization | None, exact: bool | None) -> None:
         super().__init__(model)
-        self._source = model
+        self._source, self._must_be_exact = model, exact
         self._library = load_library() if self.device.type == "cpu" else None
         casts = self.dtype == torch.bfloat16 and model.embedding.weight.dtype == torch.float32
-        self.model = decoding_view(model, self._library, quantize or ("bf16" if casts else None))
+        quantize = quantize or ("bf16" if casts else None)
+        self.model = decoding_view(model, self._library, quantize, exact=exact is not False)
         self._decoder: CPUDecoder | GraphDecoder | None = None
         self._grammars: Grammars | None = None
 
@@ -53,8 +61,19 @@ class _FastBackend(Backend):
             self._decoder = CPUDecoder(self._library, self.model, self.cache, rows, longest)
         if self._decoder is not None:
             self.name = self._decoder.name
+        self.is_exact = self._must_be_exact is not False and isinstance(self._decoder, CPUDecoder)
+        if self._must_be_exact and not self.is_exact:
+            raise UserError(
+                "replies that are the same whatever runs beside them take a CPU, a C compiler, and a model whose width "
+                "is a multiple of 16; do without",
+                setting="exact",
+            )
+        if self.is_exact and self._library is not None:
+            self._library.tile_always()
 
     def forward(self, chunks: list[Chunk]) -> Tensor:
+        if self.is_exact and isinstance(self._decoder, CPUDecoder):
+            return torch.cat([self._decoder.hidden(part) for part in self._decoder.parts(chunks)])
         count = 0 if self._decoder is None else self._decoder.num_taken(chunks)
         if self._decoder is None or not count:
             return super().forward(chunks)

@@ -44,10 +44,18 @@ class CPUDecoder:
         rounded_up = math.ceil(max_rows / LANES) * LANES
         width, heads = view.config.model_dim, view.config.num_heads
         wide = view.config.mlp_dim * (2 if view.config.is_portable else 1)
-        sizes = {"x": width, "embedding": width, "bigram": width, "normed": width, "qkv": max(3 * width, wide // 2)}
+        sizes = {
+            "x": width,
+            "embedding": width,
+            "bigram": width,
+            "normed": width,
+            "qkv": max(3 * width, wide // 2),
+        }
         sizes |= {"wide": wide, "scores": heads * max_blocks * cache.block_size}
         self._workspace = {name: torch.zeros(max_rows, size) for name, size in sizes.items()}
-        self._workspace["halves"] = torch.zeros(rounded_up, max(width, view.config.mlp_dim), dtype=torch.bfloat16)
+        self._workspace["halves"] = torch.zeros(
+            rounded_up, max(width, view.config.mlp_dim), dtype=torch.bfloat16
+        )
 
     @staticmethod
     def is_possible(view: GPT, cache: KVCache) -> bool:
@@ -67,6 +75,21 @@ class CPUDecoder:
             if chunk.length > MOST_TOKENS or room < 0:
                 return index
         return len(chunks)
+
+    def parts(self, chunks: list[Chunk]) -> list[list[Chunk]]:
+        """All of a step's chunks, in parts that there is room for; longer ones are cut."""
+        parts: list[list[Chunk]] = [[]]
+        room = self._max_rows
+        for sequence, start, end in chunks:
+            while start < end:
+                cut = min(end, start + room)
+                parts[-1].append(Chunk(sequence, start, cut))
+                room -= cut - start
+                start = cut
+                if not room:
+                    parts.append([])
+                    room = self._max_rows
+        return [part for part in parts if part]
 
     def hidden(self, chunks: list[Chunk]) -> Tensor:
         """Hidden states (R, C) of the packed tokens of chunks; their keys and values go into the pool."""

@@ -4,6 +4,7 @@ A view shares the parameters of the model it is made from, so that what a traine
 Only quantized weights are a copy, which `refresh` brings up to date, in place as well.
 """
 
+import sys
 from typing import Literal
 
 import torch
@@ -23,19 +24,24 @@ FEWEST_OUTPUTS = 64
 """Smaller products (gates) are not worth a call, nor a loss of precision."""
 
 
-def decoding_view(model: GPT, library: Library | None, quantize: Quantization | None = None) -> GPT:
-    """A view of `model` whose large products, of few rows, run through `library`, where there is one.
+def decoding_view(
+    model: GPT, library: Library | None, quantize: Quantization | None = None, *, exact: bool = False
+) -> GPT:
+    """A view of `model` whose large products, of few rows (`exact`: of any number), run through `library`, where there
+    is one.
 
     `quantize` keeps the weights of those products in fewer bytes: "bf16", or "int8" with a scale a row (symmetric, by
     the largest). What is computed with them is computed in the model's own type.
     """
     rounds = (model.compute_dtype or model.embedding.weight.dtype) == torch.bfloat16
+    most_rows = sys.maxsize if exact else MOST_ROWS
     view = shared_copy(model)
     on_cpu = model.embedding.weight.device.type == "cpu"
     for module in list(view.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, Linear) and child.weight[..., 0].numel() >= FEWEST_OUTPUTS:
-                setattr(module, name, _for_decoding(child, library if on_cpu else None, quantize, rounds))
+                kept = library if on_cpu else None
+                setattr(module, name, _for_decoding(child, kept, quantize, rounds, most_rows))
     return view
 
 
@@ -64,16 +70,16 @@ def weight_bytes(view: GPT) -> int:
 
 
 def _for_decoding(
-    linear: Linear, library: Library | None, quantize: Quantization | None, rounds: bool
+    linear: Linear, library: Library | None, quantize: Quantization | None, rounds: bool, most_rows: int
 ) -> nn.Module:
     weight = linear.weight
     usable = library if weight.shape[-1] % LANES == 0 else None
     if quantize == "int8":
-        return Int8Linear(weight, usable, rounds)
+        return Int8Linear(weight, usable, rounds, most_rows)
     if quantize == "bf16":
         weight = nn.Parameter(weight.detach().to(torch.bfloat16), requires_grad=False)
     if usable is not None and weight.dtype in (torch.float32, torch.bfloat16):
-        return StreamedLinear(weight, usable, rounds)
+        return StreamedLinear(weight, usable, rounds, most_rows)
     linear.weight = weight  # of the view, not of the model
     return linear
 
@@ -81,14 +87,17 @@ def _for_decoding(
 class StreamedLinear(nn.Module):
     """A Linear whose product with few rows is the library's. `rounds`: the model computes in bf16."""
 
-    def __init__(self, weight: nn.Parameter, library: Library, rounds: bool) -> None:
+    def __init__(
+        self, weight: nn.Parameter, library: Library, rounds: bool, most_rows: int = MOST_ROWS
+    ) -> None:
         super().__init__()
+        self._most_rows = most_rows
         self.weight = weight
         self.weights = Weights.of(weight, rounds=rounds)
         self._library = library
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.numel() > MOST_ROWS * x.shape[-1]:
+        if x.numel() > self._most_rows * x.shape[-1]:
             return F.linear(x, self.weight.flatten(0, -2).to(x.dtype))
         return _product(self._library, x, self.weights)
 
@@ -99,8 +108,11 @@ class Int8Linear(nn.Module):
     weight: Tensor
     scale: Tensor
 
-    def __init__(self, weight: Tensor, library: Library | None, rounds: bool) -> None:
+    def __init__(
+        self, weight: Tensor, library: Library | None, rounds: bool, most_rows: int = MOST_ROWS
+    ) -> None:
         super().__init__()
+        self._most_rows = most_rows
         rows = weight[..., 0].numel()
         self.register_buffer("scale", torch.empty(rows, device=weight.device))
         self.register_buffer("weight", torch.empty_like(weight.detach().view(rows, -1), dtype=torch.int8))
@@ -115,7 +127,7 @@ class Int8Linear(nn.Module):
         self.weight.copy_((wide / self.scale[:, None]).round())
 
     def forward(self, x: Tensor) -> Tensor:
-        if self._library is None or self.weights is None or x.numel() > MOST_ROWS * x.shape[-1]:
+        if self._library is None or self.weights is None or x.numel() > self._most_rows * x.shape[-1]:
             return F.linear(x, self.weight.to(x.dtype)) * self.scale.to(x.dtype)
         return _product(self._library, x, self.weights)
 

@@ -63,8 +63,11 @@ def main(config: Config) -> None:
         screen = Screen(sys.stdout, is_terminal=True)
         screen.notice(f"{talk.llm.bundle.path}. /help lists what you can type; Ctrl-D leaves.")
         screen.notice(talk.engine.describe())
-        if talk.llm.bundle.provenance.get("stage") == "pretrain":
-            screen.notice("This model was not taught to converse yet: `chatsmith sft` does that.")
+        if talk.llm.bundle.provenance.get("stage") == "pretrain" and not config.complete:
+            screen.notice(
+                "This model was not taught to converse yet: `chatsmith sft` does that, and --complete has it continue "
+                "what you write."
+            )
         converse(talk, typed_lines(screen), screen)
     else:
         screen = Screen(sys.stdout, shows_calls=False)  # the replies alone, for programs
@@ -97,7 +100,7 @@ def open_talk(config: Config) -> "Talk":
     )
     sampling = llm.sampling(**{name: getattr(config, name) for name in SAMPLING_FLAGS})
     index = PassageIndex(read_documents(expanded(config.documents)).passages) if config.documents else None
-    return Talk(llm, sampling, config.system, index)
+    return Talk(llm, sampling, config.system, continues=config.complete, index=index)
 
 
 class Talk:
@@ -108,8 +111,11 @@ class Talk:
         llm: "LLM",
         sampling: "SamplingParams",
         system: str | None = None,
+        *,
+        continues: bool = False,
         index: PassageIndex | None = None,
     ) -> None:
+        """`continues`: each text is continued, without a conversation; else passages of `index` come with it."""
         self.llm = llm
         self.engine = llm.engine
         self.system = system
@@ -124,6 +130,7 @@ class Talk:
         self.begins_to_drop = False
         """Did the last question push turns out, and the one before it none?"""
         self._sampling = sampling
+        self._continues = continues
 
     def reset(self) -> None:
         """Forget what was said, not the system message."""
@@ -157,7 +164,7 @@ class Talk:
         if completion.error is not None:
             raise UserError(f"the model could not reply: {completion.error}")
         # A reply without a word is no turn of a conversation.
-        if any(part.text for part in completion.parts):
+        if any(part.text for part in completion.parts) and not self._continues:
             self.history += [question, Message("assistant", completion.parts)]
         return completion
 
@@ -170,6 +177,8 @@ class Talk:
         kept = list(self.history)
         while True:
             prompt = render_prompt([*beginning, *kept, question], self.llm.tokenizer)
+            if self._continues:
+                prompt = [self.llm.tokenizer.bos_id, *self.llm.tokenizer.encode(question.text)]
             if len(prompt) + room <= context or not kept:
                 break
             del kept[:2]

@@ -55,12 +55,16 @@ class Bound:
         return " and ".join(f"{word} {limit}" for word, limit in limits.items() if limit is not None)
 
 
+WAYS = ("track", "save_minutes", "rows_per_microbatch", "keep_every", "core_every", "eval_data")
+"""Settings of training that change how, and not what comes out."""
+
 Positive = Annotated[int, Bound(ge=1)]
 Natural = Annotated[int, Bound(ge=0)]
 PositiveNumber = Annotated[float, Bound(gt=0)]
 NaturalNumber = Annotated[float, Bound(ge=0)]
 VocabSize = Annotated[int, Bound(ge=285)]  # 256 bytes and 29 special tokens (text/tokenizer.py)
 Dtype = Literal["auto", "fp32", "bf16"]
+Tracker = Literal["none", "wandb", "tensorboard", "trackio"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,8 @@ class Settings:
 
     POSITIONAL: ClassVar[tuple[str, ...]] = ()
     """Fields that are written without a flag."""
+    BUDGET: ClassVar[frozenset[str]] = frozenset()
+    """Fields that say the same thing in different ways: one of them takes the place of what a weaker place says."""
     NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset()
     """Fields that do not change what a stage makes (see `stage_key`)."""
 
@@ -188,6 +194,8 @@ class Sources(Settings):
 class Training(Compute, Run):
     """Training"""
 
+    NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset({*WAYS, "on_bad_loss", "disk_wait", "on_save"})
+
     minutes: NaturalNumber = 0.0
     """Token budget in minutes on this machine, from the start of the command; 0 means not by time."""
     rows_per_microbatch: Natural = 0
@@ -200,7 +208,18 @@ class Training(Compute, Run):
     """Seed of the initial weights and of the order of the data."""
     save_minutes: Annotated[float, Bound(gt=0, finite=False)] = 5.0
     """Minutes between two checkpoints."""
-    track: Literal["none", "wandb", "tensorboard", "trackio"] = "none"
+    on_bad_loss: Literal["stop", "back"] = "stop"
+    """Steps with a loss that is not finite, or far above the usual, are left out. After three in a row: stop, or go
+    back to the last checkpoint and on with half the learning rate."""
+    disk_wait: Annotated[float, Bound(ge=0, finite=False)] = 0.0
+    """Minutes to wait for room when the disk is full; 0 stops at once. Nothing that was saved is lost either way."""
+    on_save: str = ""
+    """A shell command that runs after each checkpoint, in the background, with its folder in $CHATSMITH_STATE: to copy
+    it elsewhere."""
+    keep_every: Natural = 0
+    """Keep the weights after every this many steps as a bundle, STAGE/steps/N in the run, to chat with and evaluate as
+    RUN/STAGE@N; 0 never."""
+    track: Tracker = "none"
     """Send the metrics to an experiment tracker as well as to metrics.jsonl."""
 
 
@@ -208,14 +227,15 @@ class Training(Compute, Run):
 class TokenTraining(Training):
     """Training on tokens"""
 
+    HOW: ClassVar[tuple[str, ...]] = ("compile",)
+    BUDGET: ClassVar[frozenset[str]] = frozenset({"tokens", "minutes"})
     # The content of the mixture is in the key.
-    NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset(
-        {
-            *("track", "save_minutes", "rows_per_microbatch", "evaluations", "evaluate_tokens"),
-            *("mixture", "benchmarks"),
-        }
-    )
+    NOT_IN_KEY: ClassVar[frozenset[str]] = Training.NOT_IN_KEY | {
+        *("evaluations", "evaluate_tokens", "mixture", "eval_data")
+    }
 
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
+    """What to compute in; auto: bf16 where the hardware supports it, fp16 with a scaled loss on GPUs that lack it."""
     tokens: Natural = 0
     """Token budget (padding and prompts included); 0 means that others decide."""
     batch_tokens: Natural = 0
@@ -224,11 +244,13 @@ class TokenTraining(Training):
     """Validation tokens in one evaluation."""
     compile: bool = True
     """Compile the model where that is possible."""
+    core_every: Natural = 0
+    """Measure CORE (ChatCORE in fine-tuning) after every this many steps, on 500 items of each task; 0 never."""
     mixture: tuple[str, ...] = ()
     """What to learn from, each as SOURCE [epochs=N|weight=SHARE] [cap=ITEMS] [split=train|validation]. Sources:
     documents, conversations (the run's own), smoltalk, mmlu, arc_easy, arc_challenge, gsm8k, spelling, counting,
     identity:FILE.toml, hub:OWNER/NAME, files and folders."""
-    benchmarks: Path | None = None
+    eval_data: Path | None = None
     """The folder with the files of gsm8k, arc_easy, …; by default the cache, into which they are downloaded."""
     from_: Path | None = None
     """The bundle to start from; by default that of the stage before."""
@@ -285,7 +307,8 @@ class InspectConfig(Run):
     """Look at documents and conversations, and at how they tokenize and pack."""
 
     data: tuple[Path, ...] = ()
-    """Look at these files or folders instead of the run's data; no run is needed."""
+    """Look at these files or folders, or the first shard of hub:OWNER/NAME, instead of the run's data; no run is
+    needed."""
     tokenizer: Path | None = None
     """A tokenizer.json, or its folder, to use instead of the run's."""
     documents: Natural = 3
@@ -307,10 +330,6 @@ class DownloadConfig(Settings):
     """The folder of the benchmarks; by default the cache of downloads."""
     mirror: str = ""
     """A server with a copy of the benchmarks' folder, to download from instead of the original places."""
-
-    def check(self) -> None:
-        if not self.names:
-            raise UserError("name what to download: hub:OWNER/NAME, or benchmarks", setting="names")
 
 
 @dataclass(frozen=True)
@@ -343,6 +362,7 @@ class TokenizerConfig(Run):
 class PretrainConfig(Shape, TokenTraining):
     """Train a language model from scratch on the documents, or another one further."""
 
+    BUDGET: ClassVar[frozenset[str]] = frozenset({"tokens", "minutes", "ratio"})
     # The content of the mixture, and of the bundle to start from, is in the key.
     NOT_IN_KEY: ClassVar[frozenset[str]] = TokenTraining.NOT_IN_KEY | {"prompt", "from_"}
 
@@ -374,6 +394,10 @@ class MidConfig(TokenTraining):
 class SftConfig(TokenTraining):
     """Supervised fine-tuning on conversations."""
 
+    BUDGET: ClassVar[frozenset[str]] = frozenset({"tokens", "minutes", "epochs"})
+
+    from_: Path | None = None
+    """The bundle to start from; by default the run's pretrained model."""
     conversations: tuple[Path, ...] = ()
     """Files of conversations to train on; by default those that `data prepare` found."""
     validation_conversations: tuple[Path, ...] = ()
@@ -401,7 +425,7 @@ class RlConfig(Training):
 
     NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset(
         {
-            *("track", "save_minutes", "rows_per_microbatch", "eval_data", "show_every", "give_up_after"),
+            *("show_every", "give_up_after", *Training.NOT_IN_KEY),
             *("problems", "test_problems"),  # their content is in the key
         }
     )
@@ -475,10 +499,17 @@ class EvaluateConfig(Output, Run):
 
     run: Path = DEFAULT_RUN
     """A run, whose newest stage is measured, or a bundle."""
-    stages: tuple[str, ...] = ()
-    """Measure these stages of the run, one after the other: pretrain, mid, sft, rl, or all that it has."""
     text: tuple[Path, ...] = ()
     """Measure bits per byte on these files or folders alone, instead of the run's validation text; nothing is kept."""
+    stages: tuple[str, ...] = ()
+    """Measure these stages of the run, and not the newest alone: all, or names (pretrain, mid, sft, rl, pretrain@1000).
+    A pretrained model is asked no questions unless the suite is named."""
+    tasks: tuple[str, ...] = ()
+    """Measure these tasks alone: gsm8k,arc_easy. What CORE and chat both have is asked as core/arc_easy or
+    chat/arc_easy."""
+    prompts: Literal["own", "nanochat"] = "own"
+    """The wording of ARC, MMLU and HumanEval; with nanochat's, scores compare with its published ones (spelling and the
+    kindergarten's exam are left out)."""
     suite: Literal["auto", "base", "core", "chat", "exam", "all"] = "auto"
     """What to measure: base (bits per byte, and CORE if its files are there), core, chat, exam, or all of these that
     there are files for. auto: what takes little time and suits what the model was trained for."""
@@ -497,9 +528,11 @@ class EvaluateConfig(Output, Run):
     hf: Path | None = None
     """Measure CORE of this local checkpoint of the transformers library instead (needs chatsmith[hf])."""
     results: Path | None = None
-    """A folder for the results of a model outside a run."""
+    """A folder for the results, instead of the run's; of a model outside a run they are kept nowhere else."""
     compare: tuple[Path, ...] = ()
     """Two runs (or bundles in runs, or folders of --results) that were measured: which differences are significant."""
+    track: Tracker = "none"
+    """Send the scores and samples to an experiment tracker, too."""
     leakage: bool = False
     """Look for test items in the run's training text (13-gram overlap)."""
     batch_size: Positive = 64
@@ -516,6 +549,12 @@ class EvaluateConfig(Output, Run):
             raise UserError(f"compare takes two models, not {len(self.compare)}", setting="compare")
         if self.text and (self.hf or self.suite not in ("auto", "base")):
             raise UserError("text is for bits per byte alone, of one of chatsmith's models", setting="text")
+        if self.text and (self.results or self.tasks):
+            raise UserError("what is measured on text is kept nowhere, and has no tasks", setting="text")
+        if self.stages and (self.hf or self.text):
+            raise UserError("stages are those of a run, measured on its own text", setting="stages")
+        if self.tasks and self.suite in ("base", "all"):
+            raise UserError(f"tasks are of core, chat and exam, not of {self.suite}", setting="tasks")
         if self.hf and self.suite not in ("auto", "all", "core"):
             raise UserError(
                 f"a transformers checkpoint is only measured by CORE, not by the suite {self.suite}"
@@ -534,7 +573,9 @@ class ChatConfig(Inference):
     """Chat with a model in the terminal."""
 
     run: Path = DEFAULT_RUN
-    """A run, whose newest stage answers, or a bundle."""
+    """A run, whose newest stage answers, a stage of it (RUN/pretrain, RUN/pretrain@1000), or a bundle."""
+    complete: bool = False
+    """Continue each text instead of answering it: for models that were not taught to converse."""
     prompt: str | None = None
     """Ask this, print only the reply, and exit."""
     system: str | None = None
@@ -556,21 +597,14 @@ class ChatConfig(Inference):
         for name, text in (("prompt", self.prompt), ("system", self.system)):
             if text is not None and not text.strip():
                 raise UserError(f"{name} is empty; give a text or leave it out", setting=name)
+        if self.complete and self.system:
+            raise UserError("a text that is continued has no system message", setting="system")
 
 
 @dataclass(frozen=True)
-class ServeConfig(Inference):
-    """Serve a model behind the OpenAI API and a web page.
+class Listening(Settings):
+    """Access"""
 
-    Listens on this machine only, unless --host says otherwise.
-    """
-
-    run: Path = DEFAULT_RUN
-    """A run, whose newest stage answers, or a bundle."""
-    model: tuple[str, ...] = ()
-    """More models, each NAME=PATH of a run or bundle. Given alone, they replace the default run."""
-    name: str | None = None
-    """The model's name in the API. Default: the name of its folder."""
     host: str = "127.0.0.1"
     """The address to listen at; 0.0.0.0 lets other machines in."""
     port: Annotated[int, Bound(ge=0, le=65535)] = 8000
@@ -583,6 +617,31 @@ class ServeConfig(Inference):
     """More names (Host header) that a server without keys answers to, besides its address and localhost; * is all."""
     trusted_proxy: tuple[str, ...] = ("127.0.0.1", "::1")
     """Addresses or networks of proxies, whose X-Forwarded-For says which client a request is from (for the log)."""
+
+    def check(self) -> None:
+        for proxy in self.trusted_proxy:
+            try:
+                ipaddress.ip_network(proxy, strict=False)
+            except ValueError:
+                raise UserError(
+                    f"{proxy!r} is no address and no network; write 10.0.0.7 or 10.0.0.0/8",
+                    setting="trusted_proxy",
+                ) from None
+
+
+@dataclass(frozen=True)
+class ServeConfig(Inference, Listening):
+    """Serve a model behind the OpenAI API and a web page.
+
+    Listens on this machine only, unless --host says otherwise.
+    """
+
+    run: Path = DEFAULT_RUN
+    """A run, whose newest stage answers, or a bundle."""
+    model: tuple[str, ...] = ()
+    """More models, each NAME=PATH of a run or bundle. Given alone, they replace the default run."""
+    name: str | None = None
+    """The model's name in the API. Default: the name of its folder."""
     cors_origins: tuple[str, ...] = ()
     """Origins (https://example.org) whose web pages may use the API; * is all."""
     replicas: Positive = 1
@@ -600,6 +659,9 @@ class ServeConfig(Inference):
     prefix_caching: bool = True
     """Reuse the KV cache of shared prompt prefixes. Turn it off if clients must not learn, from how fast a reply
     begins, what others sent."""
+    exact: bool = False
+    """Refuse to start where the same request and seed may give another reply beside other requests, or after them: on
+    GPUs, and without a C compiler. On a CPU replies are exact without being asked."""
     max_queue: Natural = 256
     """Requests that may wait for an engine; beyond it, clients get 429 with a time to retry."""
     max_queue_tokens: Natural = 0
@@ -627,14 +689,7 @@ class ServeConfig(Inference):
                     "and nothing after it, or * for all",
                     setting="cors_origins",
                 )
-        for proxy in self.trusted_proxy:
-            try:
-                ipaddress.ip_network(proxy, strict=False)
-            except ValueError:
-                raise UserError(
-                    f"{proxy!r} is no address and no network; write 10.0.0.7 or 10.0.0.0/8",
-                    setting="trusted_proxy",
-                ) from None
+        Listening.check(self)
         named_models(self)
 
 
@@ -660,7 +715,8 @@ def _folder_name(path: Path) -> str:
     """The folder's name; for runs/NAME/sft/bundle, NAME-sft."""
     parts = [part for part in path.absolute().parts if part != "bundle"]
     stages = ("pretrain", "mid", "sft", "rl")
-    return "-".join(parts[-2:]) if parts[-1] in stages and len(parts) > 2 else parts[-1]
+    is_stage = parts[-1].partition("@")[0] in stages and len(parts) > 2
+    return ("-".join(parts[-2:]) if is_stage else parts[-1]).replace("@", "-")
 
 
 # ---- around the pipeline ----
@@ -687,6 +743,10 @@ class RunConfig(Sources):
     """Run directory, created if need be. By default runs/ and the recipe's name."""
     set: tuple[str, ...] = ()
     """Change settings of the recipe, each as stage.name=value: --set pretrain.depth=6."""
+    restore: Path | None = None
+    """Begin with a copy of this run directory, unless the run is there already."""
+    ui: bool = False
+    """Open a page in the browser that shows how the run goes."""
     processes: Natural = 0
     """Processes on this machine that share the training stages and the evaluation; 0: one for each GPU."""
     nodes: Natural = 0
@@ -739,6 +799,25 @@ class ReportConfig(Output):
     """A second run, to compare with the first."""
     price_per_hour: NaturalNumber = 0.0
     """What an hour of the machine costs, in dollars, all its GPUs together; 0: unknown."""
+
+
+@dataclass(frozen=True)
+class WatchConfig(Listening):
+    """A page that shows how runs go, on this machine and on a phone; it needs no model."""
+
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("folder",)
+
+    # Not called `run`: see ReportConfig.
+    folder: Path = DEFAULT_RUN.parent
+    """A run, or a folder of runs."""
+    also: tuple[Path, ...] = ()
+    """More runs or folders, to compare with."""
+    port: Annotated[int, Bound(ge=0, le=65535)] = 8001
+    """The port to listen at; 0 takes a free one."""
+    price_per_hour: NaturalNumber = 0.0
+    """What an hour of the machine costs, in dollars, all its GPUs together; 0: unknown."""
+    notify: str = ""
+    """A command, or an http(s) address to post to, for when a run ends, fails or raises an alarm."""
 
 
 @dataclass(frozen=True)

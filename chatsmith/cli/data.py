@@ -18,7 +18,7 @@ from chatsmith.cli.config import KINDERGARTEN
 from chatsmith.cli.config import DataConfig as Config
 from chatsmith.cli.inspect_data import show_manifest
 from chatsmith.cli.settings import expanded
-from chatsmith.data.dataset import DataManifest, Role, SourceFile, load_manifest, survey
+from chatsmith.data.dataset import DataManifest, SourceFile, load_manifest
 from chatsmith.data.documents import ANY_TYPE, SUPPORTED, find_files, read_documents
 from chatsmith.ingest import hub
 from chatsmith.ingest.forms import (
@@ -29,6 +29,7 @@ from chatsmith.ingest.forms import (
     write_conversations,
     write_documents,
 )
+from chatsmith.ingest.survey import Role, survey
 from chatsmith.runtime.atomic import new_folder
 from chatsmith.runtime.console import Bar, Reporter
 from chatsmith.runtime.errors import UserError
@@ -85,6 +86,8 @@ class Named:
     listed: dict[Path, tuple[Role, SourceFile]] = field(default_factory=dict)
     """Those of `shards` that are not read before they are used, or are for validation."""
     notices: list[str] = field(default_factory=list)
+    bytes: int = 0
+    """Of the files, after `listing`."""
 
     @staticmethod
     def of(config: Config) -> "Named":
@@ -136,7 +139,8 @@ class Named:
 
         texts = find_files(here(self.data, self.validation), _types(config))
         chats = find_files(here(self.conversations, self.validation_conversations), TYPES)
-        files = ((file, file.stat()) for file in dict.fromkeys((*texts, *chats)))
+        files = [(file, file.stat()) for file in dict.fromkeys((*texts, *chats))]
+        self.bytes = sum(status.st_size for _, status in files)
         lines = [f"{file} {status.st_size} {status.st_mtime_ns}" for file, status in files]
         for name in ("data", "validation", "conversations", "validation_conversations"):
             for path in getattr(self, name):
@@ -158,10 +162,7 @@ def _gather(config: Config, named: Named, folder: Path, reporter: Reporter) -> D
         for path, file in named.shards.items()
         if path == first or path not in named.listed or named.listed[path][0] == "validation"
     ]
-    hub_bytes = sum(file.bytes for file in wanted if file.is_remote and not file.path.exists())
-    if hub_bytes:
-        with reporter.progress("downloading", hub_bytes, "bytes") as bar:
-            hub.fetch(wanted, bar.advance)
+    hub.fetch(wanted, reporter)
     if first is not None and next(read_documents([first], [], config.text_column), None) is None:
         raise UserError(f"{first} holds no documents")
     data, validation = named.data, named.validation
@@ -176,7 +177,7 @@ def _gather(config: Config, named: Named, folder: Path, reporter: Reporter) -> D
     if config.columns:
         pairs = (pair.split("=", 1) for pair in config.columns)
         forms = (column_map(dict(pairs)), *FORMS)
-    with reporter.progress("reading", None, "bytes") as bar:
+    with reporter.progress("reading", named.bytes or None, "bytes") as bar:
         manifest = survey(
             data,
             validation=validation,

@@ -26,7 +26,7 @@ from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import can_compile, detect_runtime, free_memory
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import Recipe, RunDirectory
-from chatsmith.train.memory import activation_bytes, state_bytes
+from chatsmith.train.memory import Way, step_memory
 
 TOKENS_PER_BYTE = {".parquet": 0.52, ".zst": 0.6, ".gz": 0.6}
 """Tokens in a byte of a file: compressed shards of web text have 2.5 characters a byte, and a token has 4.8 (nanochat's
@@ -150,8 +150,8 @@ def _disk(pipeline: Pipeline, path: Path) -> Check:
 
 def _memory(pipeline: Pipeline, configs: Mapping[str, Any], processes: int) -> Check:
     plan, runtime = pipeline.plan, detect_runtime(configs["pretrain"].device, configs["pretrain"].dtype)
-    row = plan.sequence_length * activation_bytes(plan.model, runtime.compute_dtype)
-    needed = sum(state_bytes(plan.cost).values()) + row
+    way = Way(runtime.compute_dtype, runtime.device.type == "cuda", world_size=plan.world_size)
+    needed = step_memory(plan.model, 1, 1, way)["peak"]
     if runtime.device.type != "cuda":
         needed *= processes
     free = free_memory(runtime.device)

@@ -1,5 +1,8 @@
 """`chatsmith data download`: fetch the shards of a data set, or the benchmarks, before they are needed."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from chatsmith.cli.config import DownloadConfig as Config
 from chatsmith.cli.settings import expanded
 from chatsmith.ingest import hub
@@ -13,36 +16,43 @@ def main(config: Config) -> None:
     had."""
     reporter = Reporter()
     groups = sorted({path.split("/")[0] for path in origins()})
+    known = (*groups, "benchmarks", "hub:OWNER/NAME")
+    if not config.names:
+        raise UserError(f"name what to download: {', '.join(known)}")
     for name in config.names:
-        if name not in (*groups, "benchmarks") and not hub.is_source(name):
-            known = (*groups, "benchmarks", "hub:OWNER/NAME")
+        if name not in known[:-1] and not hub.is_source(name):
             raise UserError(f"there is no {name!r}{did_you_mean(name, known)}; known are {', '.join(known)}")
     for name in config.names:
         if hub.is_source(name):
-            _fetch_shards(name, reporter)
+            found = hub.find_shards(name)
+            files = list(dict.fromkeys((*found.validation, *found.files)))
+            hub.fetch(files, reporter)
+            size = sum(file.bytes for file in files)
+            reporter.line(f"{name}: {len(files):,} files, {size / 1e6:,.1f} MB, in {files[0].path.parent}")
         else:
-            _fetch_benchmarks(groups if name == "benchmarks" else [name], config, reporter)
+            folder = expanded(config.eval_data) if config.eval_data else default_folder()
+            fetch_benchmarks(folder, reporter, config.mirror, groups if name == "benchmarks" else [name])
+            reporter.line(f"{name}: in {folder}")
 
 
-def _fetch_shards(name: str, reporter: Reporter) -> None:
-    found = hub.find_shards(name)
-    files = list(dict.fromkeys((*found.validation, *found.files)))
-    missing = [file for file in files if file.is_remote and not file.path.exists()]
-    if missing:
-        with reporter.progress(name, sum(file.bytes for file in missing), "bytes") as bar:
-            hub.fetch(missing, bar.advance)
-    size = sum(file.bytes for file in files)
-    reporter.line(f"{name}: {len(files):,} files, {size / 1e6:,.1f} MB, in {files[0].path.parent}")
-
-
-def _fetch_benchmarks(groups: list[str], config: Config, reporter: Reporter) -> None:
-    folder = expanded(config.eval_data) if config.eval_data else default_folder()
-    wanted = [origin for path, origin in origins().items() if path.split("/")[0] in groups]
-    missing = [origin for origin in wanted if not has_file(folder, origin.path)]
-    if missing:
-        with reporter.progress(", ".join(groups), len(missing), "files") as bar:
-            for origin in missing:
-                if notice := fetch(origin, folder, mirror=config.mirror):
-                    reporter.notice(notice)
-                bar.advance(1)
-    reporter.line(f"{', '.join(groups)}: {len(wanted):,} files in {folder}")
+def fetch_benchmarks(folder: Path, reporter: Reporter, mirror: str = "", groups: Sequence[str] = ()) -> None:
+    """Fetch the benchmarks' files that are missing in `folder`: of these groups, e.g. arc, or of all."""
+    missing = [
+        origin
+        for path, origin in origins().items()
+        if not has_file(folder, path) and (not groups or path.split("/")[0] in groups)
+    ]
+    if not missing:
+        return
+    with reporter.progress("benchmarks", len(missing), "files") as bar:
+        for origin in missing:
+            try:
+                notice = fetch(origin, folder, mirror=mirror)
+            except UserError as error:
+                raise UserError(
+                    f"{error}; try again, name a copy with --mirror, or put the files in place by hand "
+                    "(docs/evaluation.md has the layout)"
+                ) from None
+            if notice:
+                reporter.notice(notice)
+            bar.advance(1)

@@ -2,8 +2,9 @@
 
 Suites: `base`, bits per byte on a run's validation text, and CORE where the benchmarks' files are at hand; `core`, the
 22 tasks of CORE alone; `chat`, what a model that holds conversations knows and can do; `exam`, the kindergarten's.
-Within a run the results go to `<run>/evals/` and into the model card, and are not measured again until the model, the
-data or the settings change. A bundle that stands alone is measured, and nothing is written unless --results says where.
+`--stages all` measures every stage of a run, `--tasks a,b` some tasks alone. Within a run the results go to
+`<run>/evals/` and into the model card, and are not measured again until the model, the data or the settings change. A
+bundle that stands alone is measured, and nothing is written unless --results says where.
 
 Two more questions: `--compare A B`, whether a difference between two measured models is real, and `--leakage`, whether
 test items stand in the text a run learns from.
@@ -13,7 +14,7 @@ import contextlib
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 
 from chatsmith.bundle import bundle_fingerprint, with_scores
 from chatsmith.cli.config import EvaluateConfig as Config
+from chatsmith.cli.download import fetch_benchmarks
 from chatsmith.cli.settings import expanded
 from chatsmith.data.dataset import FILE_NAME, file_sha256, load_manifest
 from chatsmith.evals import report
@@ -28,14 +30,16 @@ from chatsmith.evals.comparison import compare_means, compare_tasks, compare_tex
 from chatsmith.evals.evaluation import Evaluation
 from chatsmith.evals.leakage import LeakageCheck, find_test_sets
 from chatsmith.evals.results import KINDERGARTEN, ResultFiles, SuiteResult, files_in, read_results, result_key
-from chatsmith.evals.suites import measure, suite_key, tasks_of
+from chatsmith.evals.samples import LENGTHS
+from chatsmith.evals.suites import all_tasks, measure, suite_key, tasks_of
 from chatsmith.runtime.atomic import write_text
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import Runtime, detect_runtime
 from chatsmith.runtime.distributed import main_number, process_group
-from chatsmith.runtime.errors import UserError
-from chatsmith.runtime.run_directory import BUNDLE_STAGES, RunDirectory, resolve_bundle
-from chatsmith.tasks.benchmark_files import MissingFileError, default_folder, fetch, has_file, origins
+from chatsmith.runtime.errors import UserError, did_you_mean
+from chatsmith.runtime.metrics import open_tracker
+from chatsmith.runtime.run_directory import BUNDLE_STAGES, RunDirectory, resolve_bundle, run_of
+from chatsmith.tasks.benchmark_files import MissingFileError, default_folder, has_file
 
 STAGE = "evaluate"
 
@@ -47,7 +51,7 @@ def main(config: Config) -> None:
     with process_group(runtime):
         if config.download:
             if runtime.is_main:
-                download(config, reporter)
+                fetch_benchmarks(eval_folder(config), reporter, config.mirror)
             main_number(0.0, runtime)  # the others wait for the files
         if config.compare:
             found = compare(config, reporter)
@@ -55,106 +59,116 @@ def main(config: Config) -> None:
             found = find_leakage(config, reporter)
         else:
             try:
-                by_stage = {
-                    stage: {result.suite: result.result for result in evaluate(one, runtime, reporter)}
-                    for stage, one in each_stage(config).items()
-                }
+                found = evaluate(config, runtime, reporter)
             except MissingFileError as error:
                 raise UserError(
                     f"{error} (--download fetches the benchmarks, --eval-data names a folder)"
                 ) from None
-            found = by_stage if config.stages else by_stage[""]
     if config.json and runtime.is_main:
         sys.stdout.write(json.dumps(found) + "\n")
 
 
-def each_stage(config: Config) -> dict[str, Config]:
-    """The settings for each stage that is asked for; under an empty name where none is.
-
-    Of the suite `all`, a model that only continues text is measured by `base`, and one that chats by `chat`. Raises
-    UserError for a stage that the run does not have.
-    """
-    if not config.stages:
-        return {"": config}
-    run = RunDirectory(config.run)
-    there = [stage for stage in BUNDLE_STAGES if run.bundle(stage).is_dir()]
-    wanted = there if config.stages == ("all",) else config.stages
-    if not there or not set(wanted) <= set(there):
-        raise UserError(
-            f"{config.run} has no model of {', '.join(sorted(set(wanted) - set(there))) or 'any stage'}; it has "
-            f"those of: {', '.join(there) or 'none'}",
-            setting="stages",
-        )
-    suites = {stage: "base" if stage == "pretrain" else "chat" for stage in wanted}
-    return {
-        stage: replace(
-            config,
-            run=run.stage(stage),
-            stages=(),
-            suite=suite if config.suite == "all" else config.suite,
-        )
-        for stage, suite in suites.items()
-    }
-
-
-def evaluate(config: Config, runtime: Runtime, reporter: Reporter) -> list[SuiteResult]:
-    """The results of the suites that were asked for, shown and written down."""
-    run = None if config.hf else run_of(config.run)
-    evaluation = what_to_measure(config, run, runtime, reporter)
-    suites = choose_suites(config, evaluation, run, reporter)
-    reporter.stage("Evaluate", str(evaluation.model))
+def evaluate(config: Config, runtime: Runtime, reporter: Reporter) -> dict[str, Any]:
+    """The results that were asked for, shown and written down, as --json prints them: by suite, or with --stages by
+    stage and suite."""
+    run, models = find_models(config)
     writes = run is not None and runtime.is_main
+    is_whole = not (config.max_examples or config.text or config.tasks or config.results)
+    found: dict[str, Any] = {}
+    record = Record()
     with run.lock() if run and writes else contextlib.nullcontext():
-        results = []
-        for suite in suites:
-            result = measure(suite, evaluation)
-            if runtime.is_main:
-                report.show(result, reporter)
-            results.append(result)
-        is_whole = config.max_examples is None and config.split == "exam" and not config.text
-        if run and writes and is_whole:
-            record(evaluation, run, results)
-    return results
+        for stage, model in models.items():
+            evaluation = what_to_measure(config, run, stage, model, runtime, reporter)
+            suites = choose_suites(config, evaluation, run, stage, reporter)
+            if not suites:
+                continue
+            reporter.stage("Evaluate", str(model))
+            results = []
+            for suite in suites:
+                result = measure(suite, evaluation)
+                if runtime.is_main:
+                    report.show(result, reporter, is_part=bool(config.tasks))
+                results.append(result)
+            if run and writes:
+                if config.track != "none":
+                    track(config.track, run, stage, results)
+                if is_whole and config.split == "exam" and config.prompts == "own":
+                    record.add(stage, evaluation, results)
+            found[stage] = {one.suite: {**one.result, **train_of(one)} for one in results}
+            if not config.stages:
+                found = {result.suite: result.result for result in results}
+        if run and record.keys:
+            record.write(run, models)
+    return found
 
 
-def run_of(path: Path) -> RunDirectory | None:
-    """The run of the bundle that is meant by `path`; None for a bundle that stands alone. Raises UserError if there is
-    no bundle."""
-    bundle = resolve_bundle(path)
-    is_in_run = bundle.name == "bundle" and bundle.parent.name in BUNDLE_STAGES
-    return RunDirectory(bundle.parent.parent) if is_in_run else None
+def train_of(result: SuiteResult) -> dict[str, Any]:
+    """Bits per byte on training text as a part of the object of --json."""
+    return {"train": result.train} if result.train else {}
+
+
+def find_models(config: Config) -> tuple[RunDirectory | None, dict[str, Path]]:
+    """The run, None for what stands alone, and the models to measure by what they are called there: sft,
+    pretrain@2000. Raises UserError if there is none, or a stage has none."""
+    if config.hf:
+        return None, {config.hf.resolve().name: config.hf.resolve()}
+    if not config.stages:
+        bundle = resolve_bundle(config.run)
+        run, name = run_of(bundle) or (None, bundle.name)
+        return run, {name: bundle}
+    run = RunDirectory(config.run)
+    names = [name for text in config.stages for name in text.split(",") if name]
+    if names == ["all"]:
+        run.newest_bundle()  # or the error that says that there is none
+        names = [name for name in BUNDLE_STAGES if run.bundle(name).is_dir()]
+    models = {}
+    for name in names:
+        if name.partition("@")[0] not in BUNDLE_STAGES:
+            raise UserError(
+                f"stages takes all, or of {', '.join(BUNDLE_STAGES)} (or a checkpoint, pretrain@1000), not {name!r}",
+                setting="stages",
+            )
+        models[name] = resolve_bundle(run.path / name)
+    return run, models
 
 
 def what_to_measure(
-    config: Config, run: RunDirectory | None, runtime: Runtime, reporter: Reporter
+    config: Config,
+    run: RunDirectory | None,
+    stage: str,
+    model: Path,
+    runtime: Runtime,
+    reporter: Reporter,
 ) -> Evaluation:
-    """The model, how it is asked, and where its results go. Raises UserError if there is none, or if the run's data
-    have changed or cannot be read, and are needed. A run that never had data is none of that."""
+    """The model, how it is asked, and where its results go. Raises UserError if the run's data have changed or cannot
+    be read, and are needed. A run that never had data is none of that."""
     manifest = None
-    if config.hf:
-        model, fingerprint = config.hf.resolve(), transformers_fingerprint(config.hf)
-    else:
-        model = resolve_bundle(config.run)
-        fingerprint = bundle_fingerprint(model)
     if run and (run.data / FILE_NAME).is_file():
         try:
             manifest = load_manifest(run.data)
         except UserError as error:
-            if config.suite in ("auto", "base", "all") and not config.text:
+            if config.suite in ("auto", "base", "all") and not (config.text or config.tasks):
                 raise UserError(
                     f"{error}, or name a suite that does without: --suite exam, core or chat"
                 ) from None
             reporter.notice(f"The run's data cannot be used: {error}")
+    if config.results:
+        try:
+            config.results.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"results cannot be written to {config.results} ({error.strerror}); choose another folder"
+            ) from None
     # Named text is measured for once: its figure must not pass for the run's own.
-    folder = None if config.text else run.evals if run else config.results
-    stage = model.parent.name if run else model.name
+    folder = None if config.text else config.results or (run.evals if run else None)
+    options = (stage, config.split, config.max_examples)
     return Evaluation(
         model=model,
-        fingerprint=fingerprint,
+        fingerprint=transformers_fingerprint(model) if config.hf else bundle_fingerprint(model),
         runtime=runtime,
         reporter=reporter,
         benchmarks=eval_folder(config),
-        files=ResultFiles(folder, stage, config.split, config.max_examples) if folder else None,
+        files=ResultFiles(folder, *options, prompts=config.prompts) if folder else None,
         manifest=manifest,
         data=run.data if run else None,
         tokens=run.tokens if run else None,
@@ -163,10 +177,31 @@ def what_to_measure(
         split=config.split,
         max_examples=config.max_examples,
         tries=config.tries,
+        tasks=chosen_tasks(config, is_base=stage.startswith("pretrain")),
+        prompts=config.prompts,
         dtype=config.dtype,
         batch_size=config.batch_size,
         batch_tokens=config.batch_tokens,
     )
+
+
+def chosen_tasks(config: Config, *, is_base: bool) -> tuple[str, ...]:
+    """--tasks as SUITE/TASK. What both suites have is asked as the suite says, by default as CORE of a base model and
+    as chat of others. Raises UserError for unknown ones."""
+    names = {suite: [task.name for task in all_tasks(suite)] for suite in ("core", "chat")}
+    names["exam"] = [KINDERGARTEN]
+    suites = [config.suite] if config.suite in names else ["core", "chat"] if is_base else ["chat", "core"]
+    suites += ["exam"] * (config.suite not in names)
+    known = {f"{suite}/{name}": f"{suite}/{name}" for suite in names for name in names[suite]}
+    known |= {name: f"{suite}/{name}" for suite in reversed(suites) for name in names[suite]}
+    asked = [name for text in config.tasks for name in text.split(",") if name]
+    for name in asked:
+        if name not in known:
+            listed = ", ".join(dict.fromkeys(name for suite in suites for name in names[suite]))
+            raise UserError(
+                f"there is no task {name!r}{did_you_mean(name, known)}; known are {listed}", setting="tasks"
+            )
+    return tuple(known[name] for name in asked)
 
 
 def transformers_fingerprint(path: Path) -> str:
@@ -181,7 +216,7 @@ def transformers_fingerprint(path: Path) -> str:
 
 
 def choose_suites(
-    config: Config, evaluation: Evaluation, run: RunDirectory | None, reporter: Reporter
+    config: Config, evaluation: Evaluation, run: RunDirectory | None, stage: str, reporter: Reporter
 ) -> list[str]:
     """The suites to measure. Raises UserError if one was named that there are no data for, or if none was and nothing
     says what the model's run has taught."""
@@ -189,6 +224,8 @@ def choose_suites(
         return ["core"]
     if config.text:
         return ["base"]
+    if config.tasks:
+        return [suite for suite in ("core", "chat", "exam") if f"{suite}/" in " ".join(evaluation.tasks)]
     has_text = evaluation.manifest is not None
     # Of a bundle alone nobody can know; of a run nothing is asked that its data do not speak for.
     if not has_text and (config.suite == "base" or (config.suite == "auto" and run)):
@@ -201,18 +238,21 @@ def choose_suites(
         return [config.suite]
     if not has_text:
         reporter.notice("There is no validation text here: bits per byte are left out.")
+    # Where all stages are measured, a model that only continues text is asked no questions.
+    converses = not (config.stages and stage.startswith("pretrain"))
     suites = ["base"] if has_text else []
     if config.suite == "auto":
-        if evaluation.manifest is None or evaluation.manifest.source == KINDERGARTEN:
-            return [*suites, "exam"]
+        if evaluation.manifest is None or evaluation.was_taught_kindergarten:
+            return [*suites, "exam"] if converses else suites
         reporter.notice(
             "This model was not taught the kindergarten: its exam is left out (--suite exam asks it)."
         )
         return suites
-    wanted = ["core", "chat"] if config.suite == "all" else ["core"]
-    if config.split == "development":
-        wanted.remove("core")  # it has no other items
-    for suite in wanted:
+    wanted = {
+        "core": config.split == "exam",
+        "chat": config.suite == "all" and converses,
+    }  # core has no other items
+    for suite in (suite for suite, is_wanted in wanted.items() if is_wanted):
         paths = [task.files[evaluation.part] for task in tasks_of(suite, evaluation)]
         missing = [path for path in paths if not has_file(evaluation.benchmarks, path)]
         if missing:
@@ -222,21 +262,56 @@ def choose_suites(
             )
         else:
             suites.append(suite)
-    return [*suites, "exam"] if config.suite == "all" else suites
+    return [*suites, "exam"] if config.suite == "all" and converses else suites
 
 
-def record(evaluation: Evaluation, run: RunDirectory, results: Sequence[SuiteResult]) -> None:
-    """Write whole results into the model card and the run's record, unless they are there."""
-    done_key = result_key(keys=[suite_key(result.suite, evaluation) for result in results])
-    if run.is_done(STAGE, done_key):
-        return
-    card = evaluation.model / "README.md"
-    text = card.read_text(encoding="utf-8") if card.is_file() else ""
-    scores = {name: words for result in results for name, words in report.in_words(result).items()}
-    write_text(card, with_scores(text, scores))
-    assert evaluation.files is not None
-    outputs = [evaluation.files.suite(result.suite) for result in results]
-    run.mark_done(STAGE, done_key, report.facts(results), outputs=outputs)
+class Record:
+    """Whole results of one or several stages, for the model cards and the run's record."""
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+        self._facts: dict[str, Any] = {}
+        self._outputs: list[Path] = []
+        self._words: dict[str, dict[str, str]] = {}
+
+    def add(self, stage: str, evaluation: Evaluation, results: Sequence[SuiteResult]) -> None:
+        """The results of a stage; those of the last one come first in the table."""
+        assert evaluation.files is not None
+        self.keys += [suite_key(result.suite, evaluation) for result in results]
+        self._outputs += [evaluation.files.suite(result.suite) for result in results]
+        self._words[stage] = {name: words for one in results for name, words in report.in_words(one).items()}
+        earlier, new = self._facts, report.facts(results)
+        seconds = new["seconds"] + earlier.pop("seconds", 0)
+        *_, before = ["", *self._words][:-1]
+        renamed = {name if " " in name else f"{before} {name}": value for name, value in earlier.items()}
+        self._facts = {**new, **renamed, "seconds": round(seconds, 2)}
+
+    def write(self, run: RunDirectory, models: Mapping[str, Path]) -> None:
+        """Write it all, unless it is there."""
+        done_key = result_key(keys=self.keys)
+        for stage, scores in self._words.items():
+            card = models[stage] / "README.md"
+            text = card.read_text(encoding="utf-8") if card.is_file() else ""
+            if with_scores(text, scores) != text:  # a disk that cannot be written to matters only then
+                write_text(card, with_scores(text, scores))
+        if run.is_done(STAGE, done_key):
+            return
+        if not all("@" in stage for stage in self._words):  # a checkpoint's scores are not the run's
+            run.mark_done(STAGE, done_key, self._facts, outputs=self._outputs)
+
+
+def track(tracker: str, run: RunDirectory, stage: str, results: Sequence[SuiteResult]) -> None:
+    """Send the figures and samples of a stage's model to an experiment tracker, at its last step."""
+    name, _, step = stage.partition("@")
+    at = int(step or (run.done_facts(name) or {}).get("steps", 0))
+    with contextlib.closing(open_tracker(tracker, run.path)) as opened:
+        for result in results:
+            values = report.numbers(result)
+            opened.log(name, at, {f"evaluate/{label}": value for label, value in values.items()})
+            replies = [one for one in result.transcript if one.get("section") in LENGTHS]
+            opened.text(
+                name, at, "samples", "\n\n".join(f"{one['prompt']}\n{one['reply']}" for one in replies)
+            )
 
 
 def compare(config: Config, reporter: Reporter) -> dict[str, Any]:
@@ -265,13 +340,15 @@ def compare(config: Config, reporter: Reporter) -> dict[str, Any]:
 def find_results(path: Path, config: Config) -> ResultFiles:
     """Where the results of a run, of a bundle in a run, or of a folder or file made by --results are. Raises UserError
     if there are none, or those of several models."""
-    run = RunDirectory(path.parents[1] if path.name == "bundle" else path)
-    if not run.evals.is_dir():
+    bundle, in_run = path, None
+    with contextlib.suppress(UserError):
+        bundle = resolve_bundle(path)
+        in_run = run_of(bundle)
+    if in_run is None or not in_run[0].evals.is_dir():
         return files_in(path, config.split, config.max_examples)
-    bundle = resolve_bundle(path)
-    return ResultFiles(
-        run.evals, bundle.parent.name, config.split, config.max_examples, bundle_fingerprint(bundle)
-    )
+    run, name = in_run
+    fingerprint = bundle_fingerprint(bundle)
+    return ResultFiles(run.evals, name, config.split, config.max_examples, fingerprint, config.prompts)
 
 
 def find_leakage(config: Config, reporter: Reporter) -> dict[str, Any]:
@@ -292,26 +369,6 @@ def find_leakage(config: Config, reporter: Reporter) -> dict[str, Any]:
     found = check.report()
     report.show_leakage(found, characters, reporter)
     return {"leakage": found}
-
-
-def download(config: Config, reporter: Reporter) -> None:
-    """Fetch the benchmarks' files that are missing."""
-    folder = eval_folder(config)
-    missing = [origin for path, origin in origins().items() if not has_file(folder, path)]
-    if not missing:
-        return
-    with reporter.progress("benchmarks", len(missing), "files") as bar:
-        for origin in missing:
-            try:
-                notice = fetch(origin, folder, mirror=config.mirror)
-            except UserError as error:
-                raise UserError(
-                    f"{error}; try again, name a copy with --mirror, or put the files in place by hand "
-                    "(docs/evaluation.md has the layout)"
-                ) from None
-            if notice:
-                reporter.notice(notice)
-            bar.advance(1)
 
 
 def eval_folder(config: Config) -> Path:

@@ -16,9 +16,11 @@ from rich.text import Text
 
 from chatsmith.cli.config import InspectConfig as Config
 from chatsmith.cli.settings import expanded
-from chatsmith.data.dataset import DataManifest, Split, load_manifest, survey
+from chatsmith.data.dataset import DataManifest, SourceFile, Split, load_manifest
 from chatsmith.data.documents import Document
 from chatsmith.data.packing import RowPacker, Rows
+from chatsmith.ingest import hub
+from chatsmith.ingest.survey import survey
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.run_directory import RunDirectory
 from chatsmith.text.chat import Rendered, render
@@ -45,7 +47,12 @@ def main(config: Config) -> None:
     reporter = Reporter()
     run = RunDirectory(config.run)
     if config.data:
-        manifest = survey([expanded(path) for path in config.data])
+        paths = []
+        for path in config.data:
+            first = hub.find_shards(path).files[:1] if hub.is_source(path) else ()
+            hub.fetch(first, reporter)
+            paths.append(first[0].path if first else expanded(path))
+        manifest = survey(paths)
         title = ", ".join(str(path) for path in config.data[:3])
     else:
         manifest = load_manifest(run.data)
@@ -73,7 +80,12 @@ def show_manifest(manifest: DataManifest, reporter: Reporter) -> None:
         "Split",
         ["", "to train on", "to measure on", "chosen by"],
         [
-            [name, f"{split.train_items:,}", f"{split.validation_items:,}", _METHODS[split.method]]
+            [
+                name,
+                _counted(split.train_items, split.train),
+                f"{split.validation_items:,}",
+                _METHODS[split.method],
+            ]
             for name, split in splits
             if split
         ],
@@ -95,7 +107,15 @@ _METHODS = {
 def _file_rows(name: str, split: Split) -> list[list[str]]:
     train_use = "training" if split.method in ("files", "none") else "both"
     used = [(file, train_use) for file in split.train] + [(file, "validation") for file in split.validation]
-    return [[_shown(file.path), name, use, f"{file.items:,}", f"{file.characters:,}"] for file, use in used]
+    return [
+        [_shown(file.path), name, use, _counted(file.items, [file]), f"{file.characters:,}"]
+        for file, use in used
+    ]
+
+
+def _counted(items: int, files: Sequence[SourceFile]) -> str:
+    """A number of items; shards of a hub are not read before they are used."""
+    return "to come" if not items and any(file.is_remote for file in files) else f"{items:,}"
 
 
 def _shown(path: Path) -> str:

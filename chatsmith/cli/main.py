@@ -5,7 +5,7 @@ module is imported and its `main` called. Whatever a person can cause ends as on
 `chatsmith:`; CHATSMITH_DEBUG=1 shows the traceback instead.
 
 Exit codes: 0 done, 1 a defect in chatsmith (with its traceback), 2 wrong input or environment, 130 stopped by
-Ctrl-C, 141 the reader of our output went away.
+Ctrl-C, 141 the reader of our output went away, 143 stopped by SIGTERM.
 """
 
 import errno
@@ -19,6 +19,8 @@ from importlib import import_module
 
 from chatsmith import __version__
 from chatsmith.cli import config
+from chatsmith.runtime import signals
+from chatsmith.runtime.console import printable
 from chatsmith.runtime.errors import UserError, nearest
 
 
@@ -57,6 +59,7 @@ AROUND = (
     Command("run", config.RunConfig, "run", "run"),
     Command("adapt", config.AdaptConfig, "adapt", "adapt"),
     Command("report", config.ReportConfig, "report", "report"),
+    Command("watch", config.WatchConfig, "watch", "watch"),
     Command("export", config.ExportConfig, "export", "export"),
     Command("import", config.ImportConfig, "import_", "import"),
     Command("doctor", config.DoctorConfig, "doctor", "doctor"),
@@ -76,12 +79,23 @@ Examples:
 """
 
 
+OUT_OF_MEMORY = (
+    "the GPU's memory ran out; what was saved is kept, and the same command goes on from there. `chatsmith plan` says "
+    "what fits; other programs on the GPU take memory, too (nvidia-smi shows them)"
+)
+
+
 def run() -> None:
     """The entry point of the console script."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # What the terminal cannot encode is written as an escape: no character is worth a training run.
             stream.reconfigure(errors="backslashreplace")
+    if sys.argv[1:2] not in (
+        ["chat"],
+        ["serve"],
+    ):  # where a signal ends a reply, or the server in its own way
+        signals.install()
     sys.exit(main(sys.argv[1:], os.environ))
 
 
@@ -98,7 +112,12 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt as stop:  # training says how to go on
-        return _failed(str(stop) or "stopped", environ, code=130)
+        code = stop.code if isinstance(stop, signals.StoppedError) else 130
+        return _failed(str(stop) or "stopped", environ, code)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported to answer --help
+            raise
+        return _failed(OUT_OF_MEMORY, environ, code=2)
     except UserError as error:
         return _failed(str(error), environ, code=2)
     except OSError as error:
@@ -124,18 +143,27 @@ def _dispatch(argv: list[str], environ: Mapping[str, str]) -> None:
 def execute(command: Command, argv: Sequence[str], environ: Mapping[str, str]) -> None:
     """Fill the settings of `command`, from flags, variables, and the recipe inside the run it works on; run it."""
     # Not above: what only lists commands needs no argparse.
-    from chatsmith.cli.settings import check_environment, from_environment, from_flags, from_recipe, made
+    from chatsmith.cli.settings import (
+        check_environment,
+        from_environment,
+        from_flags,
+        from_recipe,
+        layered,
+        made,
+    )
     from chatsmith.runtime.run_directory import RunDirectory, read_recipe
 
     section, prog = command.section, f"chatsmith {command.name}"
     check_environment(environ, {one.section for one in COMMANDS.values()})
     variables = from_environment(command.config, section, environ)
-    values = variables | from_flags(command.config, argv, prog, variables)
+    flags = from_flags(command.config, argv, prog, variables)
+    values = layered(command.config, variables, flags)
     if "run" in command.config.POSITIONAL:
         recipe = RunDirectory(values.get("run", config.DEFAULT_RUN)).recipe
         if recipe.is_file():
             kept = read_recipe(recipe).sections.get(section, {})
-            values = from_recipe(command.config, section, kept, is_old=True) | values
+            written = from_recipe(command.config, section, kept, is_old=True)
+            values = layered(command.config, written, variables, flags)
     try:
         settings = made(command.config, values, prog)
         import_module(f"chatsmith.cli.{command.module}").main(settings)
@@ -200,6 +228,8 @@ def _explained(error: OSError) -> str:
 def _failed(message: str, environ: Mapping[str, str], code: int) -> int:
     if environ.get("CHATSMITH_DEBUG"):
         traceback.print_exc()
+    if code >= 130 and environ.get("RANK", "0") != "0":
+        return code  # the main process says it
     # One line, whatever the message holds: a program may read it.
-    print(f"chatsmith: {' '.join(message.split())}", file=sys.stderr)
+    print(f"chatsmith: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code

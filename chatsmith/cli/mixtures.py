@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import chain, islice
 from pathlib import Path
@@ -14,7 +15,8 @@ from chatsmith.cli.settings import expanded
 from chatsmith.data.dataset import FILE_NAME, DataManifest, SplitName, load_manifest
 from chatsmith.data.mixture import Entry, Mixture, Part, cache_conversations
 from chatsmith.data.packing import NOT_TRAINED_ON, ConversationRows, NothingToLearnError, TrainingRows
-from chatsmith.data.tokens import TokenCache, open_token_cache
+from chatsmith.data.tokens import TokenCache
+from chatsmith.ingest.hub import open_tokens
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.distributed import sum_number
@@ -38,7 +40,7 @@ def named_sources(
     """What `config.mixture` names. Raises UserError for what cannot be found."""
     around = Surroundings(
         lambda: load_manifest(run.data),
-        expanded(config.benchmarks) if config.benchmarks else default_folder(),
+        expanded(config.eval_data) if config.eval_data else default_folder(),
         frozenset(spelling_words()),
         reporter.notice,
     )
@@ -56,92 +58,92 @@ def fingerprint_of(sources: Sequence[tuple[Entry, Source]]) -> str:
     return " ".join(f"{entry} {source.fingerprint}" for entry, source in sources)
 
 
+@dataclass
 class Opener:
     """Makes rows of sources for one stage: opens their token caches in the run, which the main process fills."""
 
-    def __init__(
-        self,
-        run: RunDirectory,
-        tokenizer: Tokenizer,
-        sequence_length: int,
-        seed: int,
-        runtime: Runtime,
-        reporter: Reporter,
-        opened: ExitStack,
-    ) -> None:
-        """Caches of documents are closed with `opened`."""
-        self._run, self._tokenizer, self._length, self._seed = run, tokenizer, sequence_length, seed
-        self._runtime, self._reporter, self._opened = runtime, reporter, opened
-        self._documents: DataManifest | None = None
-        self.validation_text: TokenCache | None = None
-        """Of the first source of documents."""
+    run: RunDirectory
+    tokenizer: Tokenizer
+    sequence_length: int
+    seed: int
+    runtime: Runtime
+    reporter: Reporter
+    opened: ExitStack
+    """Closes what is still filled in the background."""
+    texts: dict[tuple[Path, SplitName], TokenCache] = field(default_factory=dict)
+    """Caches of documents, none of which may be filled by two workers."""
+    validation_text: TokenCache | None = None
+    """Of the first source of documents in a mixture."""
 
     def mixture(self, sources: Sequence[tuple[Entry, Source]], *, learns_all: bool = False) -> Mixture:
-        """The rows to train on; shows the shares of several sources, and a conversation of each.
+        """The rows to train on; shows the shares of several sources.
 
-        Raises NothingToLearnError, naming the source, for one without a conversation to learn from.
+        Raises UserError for a source without a conversation to learn from.
         """
-        parts = [self._part(entry, source, learns_all) for entry, source in sources]
-        mixture = Mixture(parts)
-        if len(parts) > 1:
-            rows = [
-                [
-                    one["source"],
-                    *(f"{one[key]:,}" for key in ("items", "epochs", "tokens")),
-                    f"{one['share']:.1%}",
-                ]
-                for one in mixture.facts(mixture.rows_per_pass)
-            ]
-            title = "One pass over the mixture" if mixture.has_end else "Shares of the mixture"
-            self._reporter.table(title, ["source", "items", "epochs", "tokens", "share"], rows)
+        mixture = Mixture([self._part(entry, source, learns_all) for entry, source in sources])
+        if len(sources) > 1:
+            shown = (
+                ["source", "items", "epochs", "tokens", "share"] if mixture.has_end else ["source", "share"]
+            )
+            facts = mixture.facts(mixture.rows_per_pass)
+            rows = [[f"{one[name]:,}" if name != "source" else one[name] for name in shown] for one in facts]
+            self.reporter.table("One pass over the mixture", shown, rows)
         return mixture
 
     def validation(self, sources: Sequence[tuple[Entry, Source]]) -> ConversationRows | None:
         """Rows of what the sources have set apart, of several a part of each; None without any that fits."""
         items = VALIDATION_ITEMS if len(sources) > 1 else None
         measured = [source for entry, source in sources if source.read and entry.split == "train"]
-        talks = chain.from_iterable(
-            islice(source.read("validation"), items) for source in measured if source.read
-        )
+        talks = chain(*(islice(source.read("validation"), items) for source in measured if source.read))
         content = " ".join([f"validation {items}", *(source.fingerprint for source in measured)])
         try:
             return self._rows("validation", content, talks)
         except NothingToLearnError as error:
             if error.skipped:
-                self._reporter.notice(
-                    f"none of the {error.skipped:,} validation conversations fits into {self._length} tokens, so "
-                    "nothing is validated"
+                self.reporter.notice(
+                    f"none of the {error.skipped:,} validation conversations fits into {self.sequence_length} tokens, "
+                    "so nothing is validated"
                 )
             return None
 
+    def text(self, manifest: DataManifest, split: SplitName, folder: Path | None = None) -> TokenCache:
+        """The tokens of documents; by default of the run's own."""
+        folder = folder or self.run.tokens
+        if (folder, split) not in self.texts:
+            cache = open_tokens(folder, manifest, self.tokenizer, split, build=self.runtime.is_main)
+            self.texts[folder, split] = self.opened.enter_context(closing(cache))
+        return self.texts[folder, split]
+
     def _part(self, entry: Entry, source: Source, learns_all: bool) -> Part:
         if source.about:
-            self._reporter.line(f"{entry.source}: {source.about}")
-        if source.read is None:
-            manifest = self._manifest(entry.source, source)
-            cache = self._text(entry.source, manifest, entry.split)
-            self.validation_text = self.validation_text or self._text(entry.source, manifest, "validation")
+            self.reporter.line(f"{entry.source}: {source.about}")
+        if source.manifest:
+            folder = None if entry.source == "documents" else self._folder(entry.source, source.fingerprint)
+            manifest = self._surveyed(folder, source.manifest) if folder else source.manifest()
+            cache = self.text(manifest, entry.split, folder)
+            self.validation_text = self.validation_text or self.text(manifest, "validation", folder)
             documents = manifest.documents
             items = documents.train_items if entry.split == "train" else documents.validation_items
             cache.wait_for_window(0)
-            rows = TrainingRows(cache, self._length, self._seed, cap=entry.cap)
+            rows = TrainingRows(cache, self.sequence_length, self.seed, cap=entry.cap)
             return Part(entry, rows, min(items, entry.cap or items))
+        assert source.read
         talks = islice(source.read(entry.split), entry.cap or None)
         try:
             content = f"{source.fingerprint} {entry.split} {entry.cap}"
             rows = self._rows(entry.source, content, talks, learns_all)
         except NothingToLearnError as error:
             raise UserError(f"{entry.source}: {error}", setting="mixture") from error
-        self._reporter.line(
-            f"{rows.num_conversations:,} conversations in {rows.rows_per_epoch:,} rows of {self._length} tokens, "
-            f"{1 - rows.utilisation:.0%} of it padding"
+        self.reporter.line(
+            f"{rows.num_conversations:,} conversations in {rows.rows_per_epoch:,} rows of {self.sequence_length} "
+            f"tokens, {1 - rows.utilisation:.0%} of it padding"
         )
         if rows.cut:
-            self._reporter.notice(
+            self.reporter.notice(
                 f"{rows.cut:,} conversations are longer than a row: only their first turns are used"
             )
         if rows.skipped:
-            self._reporter.notice(
+            self.reporter.notice(
                 f"{rows.skipped:,} conversations are skipped: not one reply of them fits into a row"
             )
         return Part(entry, rows, rows.num_conversations)
@@ -149,34 +151,26 @@ class Opener:
     def _rows(
         self, name: str, content: str, conversations: Iterator[Conversation], learns_all: bool = False
     ) -> ConversationRows:
-        key = sha256(json.dumps([CACHE_FORMAT, self._tokenizer.fingerprint, content]).encode()).hexdigest()
+        key = sha256(json.dumps([CACHE_FORMAT, self.tokenizer.fingerprint, content]).encode()).hexdigest()
         folder = self._folder(name, key)
-        cache = cache_conversations(folder, key, conversations, self._tokenizer, build=self._runtime.is_main)
-        turn_end = self._tokenizer.special("<|assistant_end|>")
-        return ConversationRows(cache, self._length, self._seed, turn_end_id=turn_end, learns_all=learns_all)
+        cache = cache_conversations(folder, key, conversations, self.tokenizer, build=self.runtime.is_main)
+        turn_end = self.tokenizer.special("<|assistant_end|>")
+        return ConversationRows(
+            cache, self.sequence_length, self.seed, turn_end_id=turn_end, learns_all=learns_all
+        )
 
-    def _text(self, name: str, manifest: DataManifest, split: SplitName) -> TokenCache:
-        folder = self._run.tokens if name == "documents" else self._folder(name, manifest.fingerprint)
-        build = self._runtime.is_main
-        cache = open_token_cache(folder, manifest, self._tokenizer, split, build=build)
-        return self._opened.enter_context(closing(cache))
-
-    def _manifest(self, name: str, source: Source) -> DataManifest:
-        """The run's own, or one that the main process makes by reading the source once."""
-        assert source.manifest
-        if name == "documents":
-            return source.manifest()
-        folder = self._folder(name, source.fingerprint)
-        if self._runtime.is_main and not (folder / FILE_NAME).is_file():
-            manifest = source.manifest()
+    def _surveyed(self, folder: Path, survey: Callable[[], DataManifest]) -> DataManifest:
+        """What the main process found when it read the documents through, once."""
+        if self.runtime.is_main and not (folder / FILE_NAME).is_file():
+            manifest = survey()
             folder.mkdir(parents=True, exist_ok=True)
             manifest.save(folder)
-        sum_number(0, self._runtime)
+        sum_number(0, self.runtime)
         return load_manifest(folder)
 
     def _folder(self, name: str, content: str) -> Path:
         readable = re.sub(r"[^\w.-]+", "-", name).strip("-")[-40:]
-        return self._run.tokens / f"{readable}-{sha256(content.encode()).hexdigest()[:12]}"
+        return self.run.tokens / f"{readable}-{sha256(content.encode()).hexdigest()[:12]}"
 
 
 def show_samples(mixture: Mixture, tokenizer: Tokenizer, reporter: Reporter) -> None:

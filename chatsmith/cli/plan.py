@@ -32,12 +32,13 @@ from chatsmith.report.estimate import (
     kept_bytes,
     step_time,
 )
+from chatsmith.report.fit import fit_here, fit_within
 from chatsmith.report.plots import save_curve
-from chatsmith.runtime.console import Reporter
-from chatsmith.runtime.device import Runtime, can_compile, detect_runtime, free_memory, gemm_peak
+from chatsmith.runtime.console import Reporter, counted
+from chatsmith.runtime.device import DTYPES, Runtime, can_compile, detect_runtime, gemm_peak
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import BUNDLE_STAGES, Recipe, RunDirectory, read_recipe
-from chatsmith.train.memory import activation_bytes, state_bytes
+from chatsmith.train.memory import Way
 from chatsmith.train.plan import Plan, make_plan, nanochat_share
 from chatsmith.train.step import COMPILING_PAYS_SECONDS
 from chatsmith.train.timing import foreseen_step_seconds
@@ -185,10 +186,8 @@ def chosen(config: Config, world_size: int, clock: "Clock", price: float) -> Pip
     hours = config.hours or config.budget_usd / price
     best = None
     for pipeline in pipelines.values():
-        state, plan = state_bytes(pipeline.plan.cost), pipeline.plan
-        kept = state["weights"] + state["gradients"] + state["optimizer"] / world_size
-        row = plan.sequence_length * activation_bytes(plan.model, torch.bfloat16)
-        if kept + row > clock.memory or clock.seconds(plan) > 3600 * hours * PRETRAINING_SHARE:
+        _, memory, _ = clock.fitted(pipeline.plan)
+        if not memory["fits"] or clock.seconds(pipeline.plan) > 3600 * hours * PRETRAINING_SHARE:
             break
         best = pipeline
     if best is None:
@@ -209,26 +208,26 @@ class Clock:
     def __init__(self, device: Device, count: int) -> None:
         self.device, self.count = device, count
         self.dtype = "bf16" if "bf16" in device.flops else "fp16"
+        way = Way(DTYPES[self.dtype], on_gpu=True, is_compiled=True, world_size=count)
+        self.fitted = cache(lambda plan: fit_within(plan, way, device.memory))
+        """The plan in the microbatches that fit, its memory as numbers, and in words."""
 
     @cached_property
     def products_per_second(self) -> float:
         """Of all devices, at what they reach of their data sheet."""
         return self.count * self.device.flops[self.dtype] * self.device.efficiency[self.dtype]
 
-    @property
-    def memory(self) -> float:
-        """Bytes that one device has for training."""
-        return 0.9 * self.device.memory
-
     def step(self, plan: Plan) -> StepTime:
         """A step of pretraining, by cause."""
+        fitted, memory, _ = self.fitted(plan)
         return step_time(
             plan.model,
             self.device,
             tokens_per_step=plan.tokens_per_step,
-            microbatch_tokens=min(32_768, plan.tokens_per_step // plan.world_size),
+            microbatch_tokens=fitted.rows_per_microbatch * plan.sequence_length,
             world_size=plan.world_size,
             dtype=self.dtype,
+            recompute=float("blocks" in memory["tier"]),
         )
 
     def seconds(self, plan: Plan) -> float:
@@ -243,6 +242,7 @@ class Clock:
             "tokens_per_second": speed,
             "mfu": speed * plan.cost.training_flops_per_token / peak,
             "seconds_of_a_step": vars(self.step(plan)),
+            "memory": self.fitted(plan)[1],
             "is_measured": False,
         }
 
@@ -252,6 +252,7 @@ class Clock:
         return [
             ["on", f"{name}, {self.dtype}; computed from the data sheet, not measured"],
             ["speed", f"{facts['tokens_per_second']:,.0f} tokens/s, MFU {facts['mfu']:.0%}"],
+            ["memory", self.fitted(plan)[2]],
         ]
 
 
@@ -262,11 +263,7 @@ class MeasuredClock(Clock):
     def __init__(self, runtime: Runtime, count: int) -> None:
         self.runtime, self.count = runtime, count
         self._foreseen = cache(lambda plan: foreseen_step_seconds(plan, runtime, self._peak))
-
-    @property
-    def memory(self) -> float:
-        """Bytes that are free here."""
-        return free_memory(self.runtime.device)
+        self.fitted = cache(lambda plan: fit_here(plan, runtime, self._compiles(plan)))
 
     @cached_property
     def _peak(self) -> float:
@@ -282,17 +279,24 @@ class MeasuredClock(Clock):
         of_step = self._foreseen(plan)
         return self._at_peak(plan) / EXPECTED_SHARE_OF_PEAK if of_step is None else plan.steps * of_step
 
+    def _compiles(self, plan: Plan) -> bool:
+        return self.seconds(plan) > COMPILING_PAYS_SECONDS and can_compile(self.runtime.device)
+
     def _at_peak(self, plan: Plan) -> float:
         return plan.tokens * plan.cost.training_flops_per_token / (self._peak * plan.world_size)
 
     def facts(self, plan: Plan) -> dict[str, Any]:
         """What a program may want to know."""
         seconds, is_timed = self.seconds(plan), self._foreseen(plan) is not None
+        memory = self.fitted(plan)[1]
         return {
             "seconds": seconds,
             "is_timed": is_timed,
             "share_of_peak": self._at_peak(plan) / seconds,
-            "memory_bytes": expected_memory(plan, self.runtime),
+            "memory": memory,
+            "memory_bytes": {
+                part: memory[part] for part in ("weights", "gradients", "optimizer", "activations")
+            },
             "is_measured": is_timed,
         }
 
@@ -303,13 +307,13 @@ class MeasuredClock(Clock):
         words = f"about {_about(seconds)} on {self.runtime.describe()}, "
         if facts["is_timed"]:
             words += f"by rows of this shape timed now, at {share:.0%} of its matrix peak"
-            if seconds > COMPILING_PAYS_SECONDS and can_compile(self.runtime.device):
+            if self._compiles(plan):
                 words += "; compiling saves up to a third"
         else:
             words += f"an estimate: at {share:.0%} of its matrix peak, as depth 6 was measured"
         if plan.world_size > 1:
             words += f"; that {plan.world_size} processes are {plan.world_size} times as fast is assumed"
-        return [["memory", _memory_in_words(facts["memory_bytes"])], ["time", words]]
+        return [["memory", self.fitted(plan)[2]], ["time", words]]
 
 
 def clock_here(count: int) -> Clock:
@@ -318,15 +322,6 @@ def clock_here(count: int) -> Clock:
     name = torch.cuda.get_device_name(runtime.device).lower() if runtime.device.type == "cuda" else ""
     device = next((device for key, device in DEVICES.items() if key in name), None)
     return Clock(device, count) if device and name else MeasuredClock(runtime, count)
-
-
-def expected_memory(plan: Plan, runtime: Runtime) -> dict[str, int]:
-    """Bytes on one process, by what they are for."""
-    tokens = plan.rows_per_microbatch * plan.sequence_length
-    return {
-        **state_bytes(plan.cost),
-        "activations": tokens * activation_bytes(plan.model, runtime.compute_dtype),
-    }
 
 
 # ---- what it costs ----
@@ -451,10 +446,11 @@ def _rows(plan: Plan) -> list[list[str]]:
     shape, cost, rates = plan.model, plan.cost, plan.rates
     flops = plan.tokens * cost.training_flops_per_token
     return [
-        ["model", f"{shape.num_layers} layers, {shape.model_dim} channels, {shape.num_heads} heads"],
+        ["model", f"{counted(shape.num_layers, 'layer')}, {shape.model_dim} channels, "
+         f"{counted(shape.num_heads, 'head')}"],
         ["parameters", f"{cost.parameters:,}: {cost.matrices:,} in blocks, {cost.head:,} in the head, "
          f"{cost.tables:,} in embedding tables"],
-        ["token budget", f"{plan.tokens:,} tokens: {plan.steps:,} steps of {plan.tokens_per_step:,}"],
+        ["token budget", f"{plan.tokens:,} tokens: {counted(plan.steps, 'step')} of {plan.tokens_per_step:,}"],
         ["a step", f"{plan.world_size} x {plan.accumulation} x {plan.rows_per_microbatch} rows "
          f"of {plan.sequence_length}"],
         ["learning rates", f"matrices {rates.matrix:.3g}, head {rates.head:.3g}, embeddings {rates.embedding:.3g}, "
@@ -484,14 +480,6 @@ EXPECTED = {
     "source": "published by",
     "advice": "better buy",
 }
-
-
-def _memory_in_words(memory: Mapping[str, int]) -> str:
-    kept = sum(memory.values()) - memory["activations"]
-    return (
-        f"{kept / 1e9:.2f} GB of weights, gradients and optimizer state on each process, and up to about "
-        f"{memory['activations'] / 1e9:.1f} GB of activations"
-    )
 
 
 def _about(seconds: float) -> str:

@@ -20,6 +20,7 @@ from chatsmith.cli.training import (
     exclusive,
     facts_of,
     finish,
+    is_up_to_date,
     save_trained,
     settings_from,
     shape_of,
@@ -31,9 +32,9 @@ from chatsmith.data.mixture import Mixture
 from chatsmith.data.packing import TrainingRows
 from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import Request, SamplingParams
-from chatsmith.ingest.hub import open_tokens
 from chatsmith.model.config import model_cost
 from chatsmith.model.gpt import GPT
+from chatsmith.runtime.console import counted
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import RunDirectory, resolve_bundle, stage_key
 from chatsmith.text.tokenizer import Tokenizer
@@ -47,7 +48,10 @@ def main(config: Config) -> None:
     """Pretrain the model of `config.run`, unless it is already what this would make."""
     started = time.monotonic()
     run = RunDirectory(config.run)
-    with exclusive(run, config.device, config.dtype) as (runtime, reporter), contextlib.ExitStack() as opened:
+    with (
+        exclusive(run, config.device, config.dtype, scales_loss=True) as (runtime, reporter),
+        contextlib.ExitStack() as opened,
+    ):
         manifest = load_manifest(run.data)
         start = load_bundle(resolve_bundle(config.from_), device=runtime.device) if config.from_ else None
         tokenizer = _tokenizer(run, start)
@@ -58,30 +62,25 @@ def main(config: Config) -> None:
         if start:
             inputs["bundle"] = bundle_fingerprint(start.path)
         key = stage_key(config, **inputs)
-        if run.is_done(STAGE, key):
-            reporter.line(f"The pretrained model in {run.bundle(STAGE)} is up to date.")
+        if is_up_to_date(run, STAGE, key, reporter):
             return
 
         shape = start.config if start else shape_of(config, tokenizer.vocab_size)
         length = shape.context_length
-        text, validation_text = (
-            opened.enter_context(
-                contextlib.closing(open_tokens(run.tokens, manifest, tokenizer, split, build=runtime.is_main))
-            )
-            for split in ("train", "validation")
-        )
-        rows = TrainingRows(text, length, config.seed)
+        opener = Opener(run, tokenizer, length, config.seed, runtime, reporter, opened)
         if sources:
-            rows = Opener(run, tokenizer, length, config.seed, runtime, reporter, opened).mixture(sources)
-        training = training_run(run, STAGE, key, config, runtime, reporter, started)
-        size = f"{shape.num_layers} layers, {shape.model_dim} channels, {shape.vocab_size:,} tokens of vocabulary"
+            rows = opener.mixture(sources)
+        else:
+            rows = TrainingRows(opener.text(manifest, "train"), length, config.seed)
+        training = training_run(run, STAGE, key, config, runtime, reporter, started, tokenizer)
+        size = f"{counted(shape.num_layers, 'layer')}, {shape.model_dim} channels, vocabulary {shape.vocab_size:,}"
         reporter.stage("Pretraining", f"{size}, on {runtime.describe()}")
         model, plan, result = pretrain(
             training,
             start.model if start else shape,
             tokenizer,
             rows,
-            validation_text,
+            opener.text(manifest, "validation"),
             settings_from(config, TrainingSettings),
             tokens=config.tokens or int(config.ratio * model_cost(shape).scaling_parameters),
             budget=time_budget(run, training, config.minutes),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from chatsmith.cli.config import KINDERGARTEN, STAGES, RunConfig, Settings
-from chatsmith.cli.settings import expanded, from_environment, from_recipe, made, to_recipe
+from chatsmith.cli.settings import expanded, from_environment, from_recipe, layered, made, to_recipe
 from chatsmith.runtime.errors import UserError, did_you_mean
 from chatsmith.runtime.run_directory import Recipe, RunDirectory, read_recipe
 
@@ -86,10 +86,11 @@ def configure(
     configs: dict[str, Settings] = {}
     for name in recipe.stages:
         config_class = STAGES[name]
-        values = (
-            from_recipe(config_class, name, recipe.sections.get(name, {}), is_old=is_old)
-            | from_environment(config_class, name, environ)
-            | from_recipe(config_class, name, overrides.get(name, {}))
+        values = layered(
+            config_class,
+            from_recipe(config_class, name, recipe.sections.get(name, {}), is_old=is_old),
+            from_environment(config_class, name, environ),
+            from_recipe(config_class, name, overrides.get(name, {})),
         )
         try:
             configs[name] = made(config_class, values | {"run": run.path})

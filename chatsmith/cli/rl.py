@@ -9,12 +9,14 @@ import json
 import time
 
 from chatsmith.backends import choose_backend
-from chatsmith.bundle import Bundle, bundle_fingerprint, load_bundle
+from chatsmith.bundle import Bundle, bundle_fingerprint
 from chatsmith.cli.config import RlConfig as Config
 from chatsmith.cli.training import (
     exclusive,
     facts_of,
     finish,
+    is_up_to_date,
+    load_start,
     save_trained,
     settings_from,
     time_budget,
@@ -52,17 +54,16 @@ def main(config: Config) -> None:
             reward=reward_fingerprint,
             replay=manifest.fingerprint if manifest else "",
         )
-        if run.is_done(STAGE, key):
-            reporter.line(f"The model in {run.bundle(STAGE)} is up to date.")
+        if is_up_to_date(run, STAGE, key, reporter):
             return
 
-        start = load_bundle(source, device=runtime.device)
+        start = load_start(source, runtime)
         start.model.compute_dtype = runtime.compute_dtype
         context_length = start.config.context_length
         fitting = found.fitting(
             lambda problem: fits(problem, start.tokenizer, context_length, config.max_tokens)
         )
-        training = training_run(run, STAGE, key, config, runtime, reporter, started)
+        training = training_run(run, STAGE, key, config, runtime, reporter, started, start.tokenizer)
         budget = time_budget(
             run,
             training,

@@ -6,6 +6,8 @@ outputs were made by the same settings skips itself. No stage's work is done her
 """
 
 import os
+import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from chatsmith.cli import data, evaluate, mid, pretrain, rl, sft, tokenizer
+from chatsmith.cli import data, download, evaluate, mid, pretrain, rl, sft, tokenizer
 from chatsmith.cli.config import RunConfig as Config
 from chatsmith.cli.config import ServeConfig
 from chatsmith.cli.doctor import processes_for, warn
@@ -23,6 +25,8 @@ from chatsmith.cli.plan import EXPECTED, within_budget
 from chatsmith.cli.recipe import configure, find_recipe, read_overrides
 from chatsmith.cli.report import write_report
 from chatsmith.cli.settings import GENERAL_VARIABLES, PREFIX
+from chatsmith.data.dataset import load_manifest
+from chatsmith.runtime.atomic import new_folder
 from chatsmith.runtime.console import Reporter, format_number, format_seconds
 from chatsmith.runtime.device import peak_resident_bytes
 from chatsmith.runtime.errors import UserError
@@ -66,6 +70,8 @@ def main(config: Config) -> None:
 
 def run_recipe(config: Config, reporter: Reporter) -> tuple[RunDirectory, list[StageResult]]:
     """Run the recipe's stages; returns the run directory and a result for each stage."""
+    if config.restore:
+        restore(config.restore, config.run or Path(config.recipe), reporter)
     place = find_place(os.environ, config.nodes)
     recipe, run = find_recipe(config)
     is_old = Path(config.recipe).is_dir()
@@ -84,6 +90,10 @@ def run_recipe(config: Config, reporter: Reporter) -> tuple[RunDirectory, list[S
         return run, []
     with run.lock():
         _keep_recipe(run, recipe)
+    if config.ui:
+        from chatsmith.cli.watch import open_page  # brings the server, which no training needs
+
+        open_page(run.path, reporter)
     count = processes * place.nodes
     shared = f", on {count} processes" if count > 1 else ""
     reporter.stage(f"Recipe {recipe.name}", f"{' → '.join(recipe.stages)}, in {run.path}{shared}")
@@ -93,11 +103,14 @@ def run_recipe(config: Config, reporter: Reporter) -> tuple[RunDirectory, list[S
     warn(recipe, configs, run, processes, reporter)
     evaluating: Any = configs.get("evaluate")
     if evaluating and evaluating.download:
-        evaluate.download(evaluating, reporter)  # before the first GPU second is spent
+        folder = evaluate.eval_folder(evaluating)
+        download.fetch_benchmarks(folder, reporter, evaluating.mirror)  # before the first GPU second is spent
     results: list[StageResult] = []
     try:
         for name in recipe.stages:
-            if count == 1 or name not in SHARED:
+            if lack := _lacks(name, configs[name], run):
+                reporter.notice(f"{name} is left out: {lack}")
+            elif count == 1 or name not in SHARED:
                 results.append(_run_stage(name, run, partial(MAINS[name], configs[name])))
             else:
                 machines.begin(name)
@@ -105,6 +118,19 @@ def run_recipe(config: Config, reporter: Reporter) -> tuple[RunDirectory, list[S
         return run, results
     finally:
         write_report(run.path, reporter)  # also where a stage fails: it says how far the run has come
+
+
+def restore(source: Path, run: Path, reporter: Reporter) -> None:
+    """Make `run` a copy of the run directory `source`, unless it is there. Raises UserError if `source` is none."""
+    if (run / "recipe.toml").is_file():
+        reporter.notice(f"{run} is there already and goes on; nothing is restored")
+        return
+    if not (source / "recipe.toml").is_file():
+        raise UserError(f"{source} is not a copy of a run: it has no recipe.toml", setting="restore")
+    with new_folder(run) as folder:
+        # A copy that was made of a run at work may have what was half-written then.
+        shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
+    reporter.notice(f"{run} is restored from {source}")
 
 
 def show_results(
@@ -125,12 +151,13 @@ def show_results(
 
 def show_next_steps(run: RunDirectory, reporter: Reporter) -> None:
     """What a person may want to type now."""
+    path = shlex.quote(str(run.path))
     address = f"http://{ServeConfig.host}:{ServeConfig.port}"
     steps = (
-        (f"chatsmith chat {run.path}", "chat with your model"),
-        (f"chatsmith serve {run.path}", f"the same on a web page, at {address}, and behind an API"),
-        (f"chatsmith evaluate {run.path}", "measure it again, with different settings"),
-        (f"chatsmith data inspect {run.path}", "see what it was trained on, and in which pieces"),
+        (f"chatsmith chat {path}", "chat with your model"),
+        (f"chatsmith serve {path}", f"the same on a web page, at {address}, and behind an API"),
+        (f"chatsmith evaluate {path}", "measure it again, with different settings"),
+        (f"chatsmith data inspect {path}", "see what it was trained on, and in which pieces"),
         ("chatsmith run textbook --data FILES --conversations FILES", "the same with text of your own"),
     )
     width = max(len(command) for command, _ in steps)
@@ -140,6 +167,16 @@ def show_next_steps(run: RunDirectory, reporter: Reporter) -> None:
     expected = read_recipe(run.recipe).sections.get("expected", {}) if run.recipe.is_file() else {}
     if "advice" in expected:
         reporter.line(f"Next time, a better buy: {expected['advice']}")
+
+
+def _lacks(name: str, config: Any, run: RunDirectory) -> str:
+    """What keeps a stage after pretraining from having anything to do, where only texts were given; empty: nothing."""
+    has_own = name == "sft" and (config.mixture or config.conversations)
+    if name == "sft" and not has_own and load_manifest(run.data).conversations is None:
+        return "no conversations were given, so the model will continue text, but not chat"
+    if name == "rl" and not config.from_ and not run.bundle("sft").is_dir():
+        return "there is no fine-tuned model to start from"
+    return ""
 
 
 def _launch_stage(name: str, run: RunDirectory, processes: int, place: Place) -> None:
@@ -189,7 +226,7 @@ def _keep_recipe(run: RunDirectory, recipe: Recipe) -> None:
 def _in_words(facts: Mapping[str, Any]) -> str:
     """'loss 1.235, tokens 1.2M': the first facts of a stage."""
     shown = [
-        f"{name.replace('_', ' ')} {_fact(value)}"
+        f"{'mean loss' if name == 'loss' else name.replace('_', ' ')} {_fact(value)}"
         for name, value in facts.items()
         if isinstance(value, int | float) or (isinstance(value, str) and len(value) <= LONGEST_TEXT_SHOWN)
     ]

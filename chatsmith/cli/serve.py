@@ -8,14 +8,18 @@ import os
 import re
 from pathlib import Path
 
+from chatsmith.cli.config import Listening, named_models
 from chatsmith.cli.config import ServeConfig as Config
-from chatsmith.cli.config import named_models
+from chatsmith.report.gather import is_run
+from chatsmith.report.watch import WatchedRuns
 from chatsmith.runtime.console import Reporter
+from chatsmith.runtime.run_directory import RunDirectory
 from chatsmith.serve.admission import Limits
 from chatsmith.serve.auth import Keys, read_keys
 from chatsmith.serve.ipc import EngineSettings
 from chatsmith.serve.metrics import Metrics
 from chatsmith.serve.models import ServedModel, Service
+from chatsmith.serve.runs import Runs
 from chatsmith.serve.server import Address, serve
 
 DEFAULT_RUN = Path("runs/kindergarten")
@@ -28,6 +32,20 @@ def main(config: Config) -> None:
     """Serve until a signal. Raises UserError for a model that cannot be loaded, or an address already taken."""
 
     reporter = Reporter(json=True)  # stdout is for the log
+    keys, address = who_may_come_in(config, reporter)
+    serve(
+        lambda: make_service(config, keys),
+        address,
+        allowed_hosts=config.allowed_host,
+        trusted_proxies=config.trusted_proxy,
+        cors_origins=config.cors_origins,
+        drain_seconds=config.drain_seconds,
+        tell=reporter.line,
+    )
+
+
+def who_may_come_in(config: Listening, reporter: Reporter) -> tuple[Keys, Address]:
+    """The keys, and where to listen; with a warning if that lets in others than it may seem."""
     entries = [*config.api_key, *(read_keys(config.api_key_file) if config.api_key_file else [])]
     keys = Keys(entries)
     address = Address(config.host, config.port)
@@ -39,15 +57,7 @@ def main(config: Config) -> None:
             reporter.notice(
                 "Warning: it asks for no key, so anyone who reaches it can use it. See --api-key-file."
             )
-    serve(
-        lambda: make_service(config, keys),
-        address,
-        allowed_hosts=config.allowed_host,
-        trusted_proxies=config.trusted_proxy,
-        cors_origins=config.cors_origins,
-        drain_seconds=config.drain_seconds,
-        tell=reporter.line,
-    )
+    return keys, address
 
 
 def engine_threads(num_engines: int) -> int:
@@ -77,6 +87,7 @@ def make_service(config: Config, keys: "Keys") -> "Service":
             config.prefix_caching,
             None if config.quantize == "none" else config.quantize,
             config.tokens_beside_decoding,
+            config.exact,
         )
 
     models = {
@@ -91,4 +102,6 @@ def make_service(config: Config, keys: "Keys") -> "Service":
         for number, (name, path) in enumerate(paths.items())
     }
     max_body_bytes = round(config.max_body_mib * 2**20)
-    return Service(models, keys, metrics, max_body_bytes, config.read_seconds, config.log_prompts)
+    trained = [path for path in paths.values() if is_run(RunDirectory(path))]
+    runs = Runs(WatchedRuns(trained), paths) if trained else None
+    return Service(models, keys, metrics, max_body_bytes, config.read_seconds, config.log_prompts, runs)

@@ -90,6 +90,27 @@ def from_recipe(
     )
 
 
+def layered(config_class: type[Settings], *layers: Values) -> Values:
+    """The values of all places, from the weakest to the strongest. A budget in one of them replaces those in weaker
+    ones, however they are expressed. Raises UserError where the strongest gives two."""
+    values: Values = {}
+    given: list[str] = []
+    for layer in layers:
+        given = [
+            field.name for field in dataclasses.fields(config_class) if field.name in config_class.BUDGET
+        ]
+        given = [name for name in given if layer.get(name)]
+        if given:
+            values = {name: value for name, value in values.items() if name not in config_class.BUDGET}
+        values |= layer
+    if len(given) > 1:
+        one, other = sorted(given, key=("tokens", "minutes", "epochs", "ratio").index)[:2]
+        raise UserError(
+            f"the token budget is given twice, as {one} and as {other}; leave one out", setting=one
+        )
+    return values
+
+
 def to_recipe(config: Settings) -> Values:
     """The settings of `config` as a recipe section: all but positional ones, `json`, and what is None."""
     return {

@@ -9,7 +9,7 @@ import time
 from contextlib import ExitStack
 from typing import Any
 
-from chatsmith.bundle import bundle_fingerprint, load_bundle
+from chatsmith.bundle import bundle_fingerprint
 from chatsmith.cli.config import MidConfig
 from chatsmith.cli.config import SftConfig as Config
 from chatsmith.cli.mixtures import Opener, fingerprint_of, named_sources, show_samples
@@ -17,6 +17,8 @@ from chatsmith.cli.training import (
     exclusive,
     facts_of,
     finish,
+    is_up_to_date,
+    load_start,
     save_trained,
     settings_from,
     time_budget,
@@ -44,7 +46,10 @@ def tune(config: Config | MidConfig, stage: str, title: str, how: str) -> None:
     """Train the model of an earlier stage, or of `config.from_`, on conversations or a mixture."""
     started = time.monotonic()
     run = RunDirectory(config.run)
-    with exclusive(run, config.device, config.dtype) as (runtime, reporter), ExitStack() as opened:
+    with (
+        exclusive(run, config.device, config.dtype, scales_loss=True) as (runtime, reporter),
+        ExitStack() as opened,
+    ):
         before = "mid" if stage == "sft" and run.bundle("mid").is_dir() else "pretrain"
         start_path = resolve_bundle(config.from_ or run.stage(before))
         if config.mixture:
@@ -54,12 +59,11 @@ def tune(config: Config | MidConfig, stage: str, title: str, how: str) -> None:
             sources = [_conversations(config, run, reporter)]
             inputs = {"conversations": sources[0][1].fingerprint}
         key = stage_key(config, bundle=bundle_fingerprint(start_path), **inputs)
-        if run.is_done(stage, key):
-            reporter.line(f"The model in {run.bundle(stage)} is up to date.")
+        if is_up_to_date(run, stage, key, reporter):
             return
 
-        start = load_bundle(start_path, device=runtime.device)
-        training = training_run(run, stage, key, config, runtime, reporter, started)
+        start = load_start(start_path, runtime)
+        training = training_run(run, stage, key, config, runtime, reporter, started, start.tokenizer)
         reporter.stage(title, f"{start.path}, on {runtime.describe()}")
         context = start.config.context_length
         opener = Opener(run, start.tokenizer, context, config.seed, runtime, reporter, opened)

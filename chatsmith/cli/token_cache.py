@@ -4,8 +4,7 @@ import fcntl
 import json
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,20 @@ from chatsmith.runtime.cache import shared_folder
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.errors import UserError
 
-DAY = 24 * 3600
-
 
 def main(config: Config) -> None:
-    """List the parts, the last used first; with `prune_days`, remove those that nobody uses."""
+    """List the parts, the last used first; with `prune_days`, remove those that were not used for so long. Raises
+    UserError for that while a run uses any."""
     reporter = Reporter(json=config.json)
     place = shared_folder("tokens")
     parts = sorted(map(_described, place.glob("*/")), key=lambda part: part["days"])
-    if config.prune_days is not None:
-        with _unused(place):
+    with ExitStack() as opened:
+        if config.prune_days is not None and parts:
+            lock = opened.enter_context((place / IN_USE).open("a"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(f"a run uses the tokens in {place}; wait until it has ended") from error
             for part in parts:
                 if part["days"] >= config.prune_days:
                     shutil.rmtree(part["folder"])
@@ -37,39 +40,24 @@ def main(config: Config) -> None:
         for part in parts
     ]
     reporter.table(f"Tokens in {place}", ["made of", "size", "days since use", "state"], rows)
-    reporter.line(
-        f"{sum(part['bytes'] for part in parts if part['state'] != 'removed') / 1e6:,.1f} MB in all."
-    )
+    size = sum(part["bytes"] for part in parts if part["state"] != "removed")
+    reporter.line(f"{size / 1e6:,.1f} MB in all.")
 
 
 def _described(folder: Path) -> dict[str, Any]:
-    try:
-        about = json.loads((folder / ABOUT).read_bytes())
-        progress = json.loads((folder / PROGRESS).read_bytes())
-        names = [Path(name).name for name in about["files"]]
-        name = names[0] + (f" and {len(names) - 1:,} more" if len(names) > 1 else "")
-        state = "complete" if progress["complete"] else "begun"
-        name = f"{name} ({about['split']})"
-    except (OSError, ValueError, KeyError, IndexError, TypeError):
-        name, state = folder.name, "damaged"
     files = [path.stat() for path in folder.iterdir()]
     used = max((one.st_mtime for one in files), default=0.0)
+    try:
+        about, progress = (json.loads((folder / name).read_bytes()) for name in (ABOUT, PROGRESS))
+        first, *others = about["files"]
+        name = Path(first).name + (f" and {len(others):,} more" if others else "") + f" ({about['split']})"
+        state = "complete" if progress["complete"] else "begun"
+    except (OSError, ValueError, KeyError, TypeError):
+        name, state = folder.name, "damaged"
     return {
         "folder": str(folder),
         "name": name,
         "bytes": sum(one.st_size for one in files),
-        "days": max(0.0, (time.time() - used) / DAY),
+        "days": max(0.0, (time.time() - used) / (24 * 3600)),
         "state": state,
     }
-
-
-@contextmanager
-def _unused(place: Path) -> Iterator[None]:
-    """Keep runs out while parts are removed. Raises UserError while one uses them."""
-    place.mkdir(parents=True, exist_ok=True)
-    with (place / IN_USE).open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"a run uses the tokens in {place}; wait until it has ended") from error
-        yield

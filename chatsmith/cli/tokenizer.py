@@ -7,8 +7,11 @@ train, and never touches the network.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, islice
+from threading import Thread
+from typing import TypeVar
 
 from chatsmith.cli.config import TokenizerConfig as Config
 from chatsmith.data.dataset import DataManifest, Split, SplitName, load_manifest
@@ -20,16 +23,14 @@ from chatsmith.runtime.run_directory import RunDirectory, stage_key
 from chatsmith.text.tokenizer import Tokenizer, sample_evenly, train_tokenizer
 
 STAGE = "tokenizer"
+T = TypeVar("T")
 
 # Enough for two digits of bytes per token on any corpus, and little enough to take a second.
 HELD_OUT_CHARACTERS = 2_000_000
 
-EXAMPLES = (
-    'The little fox asked: "Where is my red ball?"',
-    "12 + 345 = 357, so we don't need 1,000 more.",
-    "def add(a, b):\n    return a + b",
-    "Crème brûlée, 東京 🙂",
-)
+EXAMPLES = ("12 + 345 = 357", "def add(a, b):\n    return a + b", "Crème brûlée, 東京 🙂")
+"""Shown after some lines of the text at hand."""
+OWN_EXAMPLES, LONGEST_EXAMPLE = 3, 60
 
 
 def main(config: Config) -> None:
@@ -48,7 +49,7 @@ def main(config: Config) -> None:
         reporter.stage("Tokenizer", f"learning up to {config.vocab_size:,} tokens from the training text")
         # All of them come while this goes on; here the first ones are waited for.
         downloads = start_downloads(chain(manifest.documents.validation, whole.documents.train))
-        fetch((*manifest.documents.validation, *manifest.documents.train))
+        fetch((*manifest.documents.validation, *manifest.documents.train), reporter)
         downloads.check()
         started = time.monotonic()
         tokenizer = _train(config, manifest, reporter)
@@ -57,6 +58,20 @@ def main(config: Config) -> None:
         facts = {"vocab_size": tokenizer.vocab_size, "seconds": round(seconds, 2)}
         facts["bytes_per_token"] = _report(tokenizer, seconds, manifest, reporter)
         run.mark_done(STAGE, key, {**facts, "fingerprint": tokenizer.fingerprint}, [file], config)
+
+
+def interruptible(work: Callable[[], T]) -> T:
+    """The result of `work`, in a thread: native code that takes a minute would not let Ctrl-C through."""
+    done: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    return done.result()
 
 
 def _enough(manifest: DataManifest, characters: float) -> DataManifest:
@@ -101,7 +116,7 @@ def _train(config: Config, manifest: DataManifest, reporter: Reporter) -> Tokeni
             # The files' sizes also count what is held out, and the JSON around conversations.
             bar.advance(max(0, expected - read))
 
-        tokenizer = train_tokenizer(sample(), config.vocab_size, config.split)
+        tokenizer = interruptible(lambda: train_tokenizer(sample(), config.vocab_size, config.split))
     if tokenizer.vocab_size < config.vocab_size:
         reporter.notice(
             f"the text is too small for {config.vocab_size:,} tokens: no more than {tokenizer.vocab_size:,} "
@@ -149,7 +164,9 @@ def _report(tokenizer: Tokenizer, seconds: float, manifest: DataManifest, report
         ["vocabulary", "ids", "documents", "conversations"],
         rows,
     )
-    reporter.table("Examples, one token between bars", ["tokens", "text"], _example_rows(tokenizer))
+    reporter.table(
+        "Examples, one token between bars", ["tokens", "text"], _example_rows(tokenizer, _own_lines(manifest))
+    )
     reporter.line(f"Trained in {format_seconds(seconds)}.")
     return figures[0]
 
@@ -178,9 +195,15 @@ def _shown(bytes_per_token: float | None) -> str:
     return "none held out" if bytes_per_token is None else f"{bytes_per_token:.2f}"
 
 
-def _example_rows(tokenizer: Tokenizer) -> list[list[str]]:
+def _own_lines(manifest: DataManifest) -> list[str]:
+    texts = chain(_all_texts(manifest, "validation"), _all_texts(manifest, "train"))
+    lines = (text.strip().partition("\n")[0][:LONGEST_EXAMPLE] for text in texts)
+    return list(islice((line for line in lines if line), OWN_EXAMPLES))
+
+
+def _example_rows(tokenizer: Tokenizer, own: Sequence[str]) -> list[list[str]]:
     rows = []
-    for text in EXAMPLES:
+    for text in (*own, *EXAMPLES):
         ids = tokenizer.encode(text)
         rows.append([str(len(ids)), "|".join(_visible(tokenizer.decode_bytes([id])) for id in ids)])
     return rows

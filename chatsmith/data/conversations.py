@@ -4,9 +4,9 @@
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from chatsmith.data.documents import JSON_LINES, JsonLines, file_type, is_encodable, key_names, named_errors
 from chatsmith.runtime.errors import UserError
@@ -58,18 +58,3 @@ def checked_conversation(value: dict[str, Any]) -> Conversation:
     if not any(message.role == "assistant" and message.weight for message in conversation):
         raise ValueError("the assistant says nothing in it that is to be learned")
     return conversation
-
-
-class ConversationFiles(NamedTuple):
-    """How files of conversations are found and, if they have another form, converted: MESSAGES, or `ingest.forms`."""
-
-    types: tuple[str, ...]
-    """The endings of their names."""
-    holds_conversations: Callable[[Path], bool]
-    """Whether a file among the documents is one of them."""
-    as_messages: Callable[[Path, list[str]], tuple[Path, str]]
-    """The file that `read_conversations` reads in place of this one, and the name of this one's form. A line for
-    people about anything passed over is added to the list. Raises UserError for what is no conversation."""
-
-
-MESSAGES = ConversationFiles(JSON_LINES, holds_conversations, lambda path, notices: (path, "messages"))

@@ -50,10 +50,10 @@ class Document:
     """For people, e.g. `shard_00000.parquet, row 12`."""
 
 
-def file_type(path: Path, types: Iterable[str] = SUPPORTED) -> str | None:
+def file_type(path: Path, types: tuple[str, ...] = SUPPORTED) -> str | None:
     """The one of `types` that `path` ends in, in upper or lower case; None if there is none."""
     name = path.name.lower()
-    return next((ending for ending in types if name.endswith(ending)), None)
+    return next((ending for ending in types if name.endswith(ending)), None) if name.endswith(types) else None
 
 
 def find_files(
@@ -80,14 +80,13 @@ def find_files(
                 notices.append(f"{path}: passed over {others}")
         elif path.is_file() and file_type(path, types) is not None:
             files = [path]
-        elif path.is_file():
-            raise UserError(
-                f"{path} is of an unsupported type; chatsmith reads {_known(types)}", setting="as_text"
-            )
-        elif path.exists():
+        elif not path.exists():
+            raise UserError(f"{path} does not exist; check the path (seen from {Path.cwd()})")
+        elif not path.is_file():
             raise UserError(f"{path} is neither a file nor a folder; write what it gives into a file")
         else:
-            raise UserError(f"{path} does not exist; check the path (seen from {Path.cwd()})")
+            reason = f"is of an unsupported type; chatsmith reads {_known(types)}"
+            raise UserError(f"{path} {reason}", setting="as_text")
         # Links are kept: the name in a cache of downloads is a link to a file without a telling name.
         found.update(dict.fromkeys(Path(os.path.abspath(file)) for file in files))
     return list(found)
@@ -96,24 +95,19 @@ def find_files(
 def _files_inside(folder: Path, types: tuple[str, ...], passed_over: Counter[str]) -> list[Path]:
     """The files of these types in a folder, sorted; `passed_over` counts, by kind, what else is there."""
     files: list[Path] = []
-
-    def unreadable(error: OSError) -> None:
-        passed_over[f"folders that may not be read ({error.strerror})"] += 1
-
-    for place, folders, names in os.walk(folder, onerror=unreadable):
+    closed: list[OSError] = []
+    for place, folders, names in os.walk(folder, onerror=closed.append):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        passed_over["linked folders"] += sum(os.path.islink(os.path.join(place, name)) for name in folders)
-        for name in names:
-            path = Path(place, name)
-            if name.startswith("."):
-                continue
-            if path.is_file() and file_type(path, types) is not None:
-                files.append(path)
-            elif path.is_file():
-                passed_over[f"{path.suffix.lower()} files" if path.suffix else "files without an ending"] += 1
-            else:
+        linked = sum(os.path.islink(os.path.join(place, name)) for name in folders)
+        passed_over += Counter({"linked folders": linked})
+        for path in (Path(place, name) for name in names if not name.startswith(".")):
+            if not path.is_file():
                 passed_over["broken links, pipes and the like"] += 1
-    passed_over += Counter()  # without the zeros
+            elif file_type(path, types) is not None:
+                files.append(path)
+            else:
+                passed_over[f"{path.suffix.lower()} files" if path.suffix else "files without an ending"] += 1
+    passed_over.update(f"folders that may not be read ({error.strerror})" for error in closed)
     return sorted(files)
 
 
@@ -190,7 +184,10 @@ class JsonLines:
                     self.broken(number, "not a JSON object")
         if self.broken_count * self.one_in > self.total:
             up_to = f"up to 1 line in {self.one_in} is passed over"
-            raise UserError(f"{self.path}: {self._summary()}. Repair or remove them ({up_to})")
+            count = f"{self.broken_count:,} of {self.total:,} lines cannot be used"
+            raise UserError(
+                f"{self.path}: {count}, first {self._first_broken}. Repair or remove them ({up_to})"
+            )
 
     def broken(self, number: int, reason: str) -> None:
         """Count line `number` as unusable. To be called at most once a line, before the next one is read."""
@@ -200,10 +197,8 @@ class JsonLines:
     def add_notice(self, notices: list[str] | None) -> None:
         """Add one line about the broken lines met so far, if any."""
         if notices is not None and self.broken_count:
-            notices.append(f"{self.path}: passed over {self._summary()}")
-
-    def _summary(self) -> str:
-        return f"{self.broken_count:,} of {self.total:,} lines cannot be used, first {self._first_broken}"
+            count = f"passed over {self.broken_count:,} of {self.total:,} lines"
+            notices.append(f"{self.path}: {count}; the first, {self._first_broken}")
 
 
 def _json_documents(path: Path, notices: list[str] | None, column: str) -> Iterator[Document]:

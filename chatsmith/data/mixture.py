@@ -95,7 +95,10 @@ class Mixture(RowStream[tuple[int, int]]):
         place for what is given in epochs."""
         self.parts = parts
         weights = sum(part.entry.weight for part in parts)
-        by_epochs = [0 if part.entry.weight else _rows_of(part) for part in parts]
+        by_epochs = [
+            0 if part.entry.weight else max(1, round(part.entry.epochs * part.rows.rows_per_epoch))
+            for part in parts
+        ]
         self.has_end = any(by_epochs)
         """Whether a pass is defined: not by weights alone."""
         if self.has_end and weights >= 1:
@@ -135,21 +138,13 @@ class Mixture(RowStream[tuple[int, int]]):
     def facts(self, rows: int) -> list[dict[str, Any]]:
         """What the first `rows` rows are made of, a dict a source: `source`, `items`, `epochs`, `tokens` (without
         padding) and `share` of them."""
-        used = self.used(rows)
-        tokens = [
-            round(count * part.rows.sequence_length * part.rows.utilisation)
-            for part, count in zip(self.parts, used, strict=True)
-        ]
-        return [
-            {
-                "source": part.entry.source,
-                "items": part.items,
-                "epochs": round(count / part.rows.expected_rows(part.items), 4),
-                "tokens": one,
-                "share": round(one / max(1, sum(tokens)), 4),
-            }
-            for part, count, one in zip(self.parts, used, tokens, strict=True)
-        ]
+        found = []
+        for (entry, source, items), used in zip(self.parts, self.used(rows), strict=True):
+            tokens = round(used * source.sequence_length * source.utilisation)
+            epochs = round(used / source.expected_rows(items), 4)
+            found.append({"source": entry.source, "items": items, "epochs": epochs, "tokens": tokens})
+        total = max(1, sum(one["tokens"] for one in found))
+        return [one | {"share": round(one["tokens"] / total, 4)} for one in found]
 
     def _turns(self) -> Iterator[int]:
         """Whose row comes, without end: of the sources that would not be ahead of their share, the one that would first
@@ -162,10 +157,6 @@ class Mixture(RowStream[tuple[int, int]]):
                 turn = min(ready, key=lambda one: -(-(done[one] + 1) * total // self.quotas[one]))
                 done[turn] += 1
                 yield turn
-
-
-def _rows_of(part: Part) -> int:
-    return max(1, round(part.entry.epochs * part.rows.rows_per_epoch))
 
 
 def cache_conversations(

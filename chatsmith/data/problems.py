@@ -64,6 +64,8 @@ class Verdict:
     is_right: bool
     failure: str = ""
     """Why the function failed."""
+    score: float | None = None
+    """What the reply counts in evaluations, where that is not 1 for right and 0 for wrong: a graded reward."""
 
 
 RewardFunction = Callable[[Problem, Reply], Verdict]

@@ -37,7 +37,7 @@ from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b, sha256
 from itertools import groupby
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -136,16 +136,6 @@ def _window_hash(ends: np.ndarray, ids: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-class Feeder(Protocol):
-    """What fetches files while the worker reads others."""
-
-    def check(self) -> None:
-        """Raise UserError if it failed."""
-
-    def stop(self) -> None:
-        """Fetch nothing more."""
-
-
 class TokenCache:
     """Reads a cache that may still be growing. Close it, or use it in a `with`, to stop its worker."""
 
@@ -159,8 +149,10 @@ class TokenCache:
         """The parts are in `folder` with `key`, and then in `more`."""
         self._parts = [(folder, key), *more]
         self._worker = worker
-        self._feeder: Feeder | None = None
-        self._use: IO[str] | None = None
+        self.opened = contextlib.ExitStack()
+        """What is closed with this."""
+        self.check: Callable[[], None] = lambda: None
+        """Is called while a window is waited for, and may raise UserError."""
         for place, _ in self._parts:
             with contextlib.suppress(OSError):  # it is not there yet, or another's
                 os.utime(place / ABOUT)  # when it was last used
@@ -241,22 +233,9 @@ class TokenCache:
         parts = zip(parts_of(manifest, split), self._progress, strict=True)
         return [file for part, one in parts if not one.complete for file in part.documents.train]
 
-    def hold(self, shared: Path) -> None:
-        """Let nobody remove parts from `shared` until this is closed."""
-        with contextlib.suppress(OSError):  # a cache that may be read and not written
-            self._use = (shared / IN_USE).open("a")
-            fcntl.flock(self._use, fcntl.LOCK_SH)
-
-    def feed(self, feeder: Feeder) -> None:
-        """Have what fetches files for the worker checked while a window is waited for, and stopped with the worker."""
-        self._feeder = feeder
-
     def close(self) -> None:
         """Stop the worker if it still runs. What it has published stays, and a later build continues from there."""
-        if self._feeder:
-            self._feeder.stop()
-        if self._use:
-            self._use.close()
+        self.opened.close()
         if self._worker is None:
             return
         self._worker.terminate()
@@ -284,8 +263,7 @@ class TokenCache:
         """Return once this many windows are published, or all there are."""
         last_growth = time.monotonic()
         while self.num_windows < windows and not self.is_complete:
-            if self._feeder:
-                self._feeder.check()
+            self.check()
             # Asked before the progress is read, or the worker's last window could fall between the two.
             has_ended = self._worker is not None and self._worker.poll() is not None
             before, part = self._progress[self._reached], self._parts[self._reached]
@@ -356,9 +334,7 @@ def parts_of(manifest: DataManifest, split: SplitName) -> list[DataManifest]:
     """
 
     def part(files: Iterable[SourceFile]) -> DataManifest:
-        return replace(
-            manifest, documents=replace(manifest.documents, train=tuple(files)), conversations=None
-        )
+        return DataManifest(manifest.source, replace(manifest.documents, train=tuple(files)))
 
     if split == "validation" and manifest.documents.method == "files":
         return [part(())]
@@ -410,11 +386,12 @@ class CacheWriter:
         """Keep other writers out, and yield how many windows there are now."""
         with (self.folder / LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            for leftover in self.folder.glob(".*.tmp"):  # of a build that was stopped while it published
+            for leftover in self.folder.glob(
+                f".{PROGRESS}.*.tmp"
+            ):  # of a build that was stopped while it published
                 leftover.unlink()
-            self.progress = Progress.load(self.folder, self.progress.key) or replace(
-                self.progress, documents=[], ids=[], hashes=[], complete=False
-            )
+            fresh = Progress(self.progress.key, self.progress.bos_id, self.progress.id_bytes)
+            self.progress = Progress.load(self.folder, fresh.key) or fresh
             for name, size in self.progress.sizes().items():
                 with (self.folder / name).open("ab") as file:
                     file.truncate(size)

@@ -41,6 +41,9 @@ class Guide(Protocol):
 class Backend:
     """The model, its key-value pool, and the forward pass of a step."""
 
+    is_exact = False
+    """Whether a token's numbers are the same bit for bit whatever is computed beside it."""
+
     def __init__(self, model: GPT) -> None:
         self.name = "torch"
         """What single tokens go through."""

@@ -1,7 +1,7 @@
 """The test at the end of reinforcement learning: the same problems, asked of the model before and after.
 
 Each problem is asked of both, so the gain is measured pair by pair, which is more precise than the difference of two
-scores.
+scores. Replies are right or wrong, which makes pass@1, or a graded reward says how good they are.
 """
 
 import math
@@ -10,83 +10,93 @@ from dataclasses import dataclass
 from typing import Any
 
 from chatsmith.data.problems import Problem
-from chatsmith.evals.statistics import Z_95, Score
+from chatsmith.evals.statistics import paired_interval, points_interval
+from chatsmith.rl.rollouts import is_graded
 from chatsmith.runtime.console import Reporter
 
 
 @dataclass(frozen=True)
 class BeforeAfter:
-    """What was right before, and what after, problem by problem."""
+    """What the replies before and after were worth, problem by problem; problems whose reward failed are left out."""
 
     problems: Sequence[Problem]
-    before: Sequence[bool]
-    after: Sequence[bool]
+    before: Sequence[float]
+    after: Sequence[float]
 
     @property
-    def scores(self) -> tuple[Score, Score]:
-        """Before and after."""
-        return Score(sum(self.before), len(self.before)), Score(sum(self.after), len(self.after))
+    def is_graded(self) -> bool:
+        """Whether the reward is more than right or wrong."""
+        return is_graded([*self.before, *self.after])
 
     @property
-    def gain(self) -> tuple[float, float, float]:
-        """The gain in pass@1 and its 95 % interval, from the paired differences."""
-        n = len(self.problems)
-        differences = [after - before for before, after in zip(self.before, self.after, strict=True)]
-        mean = sum(differences) / n
-        variance = sum((difference - mean) ** 2 for difference in differences) / max(n - 1, 1)
-        half_width = Z_95 * math.sqrt(variance / n)
-        return mean, mean - half_width, mean + half_width
+    def pairs(self) -> list[tuple[float, float]]:
+        """Before and after, of the problems that both are known of."""
+        pairs = zip(self.before, self.after, strict=True)
+        return [pair for pair in pairs if not any(map(math.isnan, pair))]
+
+    @property
+    def right(self) -> "BeforeAfter":
+        """The same with 1 for right and 0 for wrong."""
+        before, after = ([float(one >= 1) for one in column] for column in (self.before, self.after))
+        return BeforeAfter(self.problems, before, after)
 
     def facts(self) -> dict[str, float]:
         """The numbers that come first in the table of results."""
-        before, after = self.scores
-        return {"pass_at_1_before": round(before.accuracy, 4), "pass_at_1_after": round(after.accuracy, 4)}
+        return {name: round(value, 4) for name, value in self._named().items() if isinstance(value, float)}
 
     def to_json(self) -> dict[str, Any]:
-        """Scores, intervals, the gain, and the same by section."""
-        before, after = self.scores
-        gain, low, high = self.gain
-        return {
-            "n": len(self.problems),
-            "pass_at_1_before": before.accuracy,
-            "pass_at_1_before_interval": list(before.interval),
-            "pass_at_1_after": after.accuracy,
-            "pass_at_1_after_interval": list(after.interval),
-            "gain": gain,
-            "gain_interval": [low, high],
-            "sections": {name: part._section_json() for name, part in self._sections().items()},
+        """Scores, intervals, the gain, and the same by section; of a graded reward also that of its means."""
+        found = {"n": len(self.problems), **self._named(), **_gains("gain", self.right)}
+        if self.is_graded:
+            found |= _gains("reward_gain", self)
+        sections = {
+            name: {"n": len(part.pairs), **(part if self.is_graded else part.right).scores("")}
+            for name, part in self._sections().items()
         }
+        return {**found, "sections": sections}
+
+    def _named(self) -> dict[str, Any]:
+        means = self.scores("reward_") if self.is_graded else {}
+        return means | self.right.scores("pass_at_1_")
 
     def show(self, reporter: Reporter) -> None:
         """The table, for people."""
-        rows = [
-            [name, *(f"{score.accuracy:.1%}" for score in part.scores), str(len(part.problems))]
-            for name, part in [*self._sections().items(), ("all", self)]
-        ]
+        rows = []
+        for name, part in [*self._sections().items(), ("all", self)]:
+            found = part.scores("")
+            ends = (f"{_number(found[when], self.is_graded)}" for when in ("before", "after"))
+            rows.append([name, *ends, str(len(part.pairs))])
         reporter.table("The test", ["section", "before", "after", "problems"], rows)
-        gain, low, high = self.gain
-        reporter.line(
-            f"Gain: {100 * gain:+.1f} points of greedy pass@1, with a 95 % interval from {100 * low:+.1f} "
-            f"to {100 * high:+.1f}"
+        scale, unit, what = (1, "", "mean reward") if self.is_graded else (100, " points", "greedy pass@1")
+        gain, low, high = (
+            f"{scale * value:+.{3 if self.is_graded else 1}f}" for value in paired_interval(self.pairs)
         )
+        reporter.line(f"Gain: {gain}{unit} of {what}, with a 95 % interval from {low} to {high}")
+        if failed := len(self.problems) - len(self.pairs):
+            reporter.notice(f"{failed:,} of the problems are left out: their reward could not be computed")
 
     def _sections(self) -> "dict[str, BeforeAfter]":
         parts: dict[str, BeforeAfter] = {}
         for name in sorted({problem.section for problem in self.problems}):
             indices = [index for index, problem in enumerate(self.problems) if problem.section == name]
-            parts[name] = BeforeAfter(
-                [self.problems[index] for index in indices],
-                [self.before[index] for index in indices],
-                [self.after[index] for index in indices],
-            )
+            columns = ([column[index] for index in indices] for column in (self.before, self.after))
+            parts[name] = BeforeAfter([self.problems[index] for index in indices], *columns)
         return parts
 
-    def _section_json(self) -> dict[str, Any]:
-        before, after = self.scores
-        return {
-            "n": len(self.problems),
-            "before": before.accuracy,
-            "before_interval": list(before.interval),
-            "after": after.accuracy,
-            "after_interval": list(after.interval),
-        }
+    def scores(self, prefix: str) -> dict[str, Any]:
+        """Means and their 95 % intervals, before and after."""
+        found: dict[str, Any] = {}
+        for index, when in enumerate(("before", "after")):
+            values = [pair[index] for pair in self.pairs]
+            mean, interval = sum(values) / max(1, len(values)), list(points_interval(values))
+            found |= {f"{prefix}{when}": mean, f"{prefix}{when}_interval": interval}
+        return found
+
+
+def _gains(name: str, tested: BeforeAfter) -> dict[str, Any]:
+    gain, *interval = paired_interval(tested.pairs)
+    return {name: gain, f"{name}_interval": interval}
+
+
+def _number(value: float, is_graded: bool) -> str:
+    return f"{value:.3f}" if is_graded else f"{value:.1%}"

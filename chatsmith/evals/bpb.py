@@ -1,7 +1,7 @@
 """Bits per byte of a model over text, with how much text that was and how sure the figure is.
 
 The measure itself is `model.loss.bits_per_byte`; this adds progress, the device, the counts and an interval. The text
-is the validation text of the model's run, or any files that are named.
+is the validation text of the model's run, with a sample of its training text beside it, or any files that are named.
 """
 
 import math
@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,23 @@ import numpy as np
 import torch
 
 from chatsmith.data.conversations import holds_conversations
-from chatsmith.data.dataset import load_manifest, survey
+from chatsmith.data.dataset import SplitName, load_manifest
 from chatsmith.data.documents import find_files
-from chatsmith.data.packing import NOT_TRAINED_ON, Batch, ValidationRows
+from chatsmith.data.packing import NOT_TRAINED_ON, Batch, TrainingRows, ValidationRows
 from chatsmith.data.tokens import TokenCache, open_token_cache
 from chatsmith.evals.evaluation import Evaluation
 from chatsmith.evals.results import SuiteResult
+from chatsmith.evals.samples import samples
 from chatsmith.evals.statistics import ratio_interval
 from chatsmith.ingest.hub import open_tokens
+from chatsmith.ingest.survey import survey
 from chatsmith.model.gpt import GPT
 from chatsmith.model.loss import bits_per_byte
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.errors import UserError
+
+TRAINING_TOKENS = 65_536
+"""Tokens of training text that are scored: far apart from the validation text's, the figures tell overfitting."""
 
 TextPart = tuple[float, int, int]
 """Bits, bytes and tokens of one batch."""
@@ -109,36 +115,45 @@ def score_text(
 
 
 def measure_text(evaluation: Evaluation) -> SuiteResult:
-    """Bits per byte on the validation text, or the rows of it that `max_examples` allows. Raises UserError if there is
-    no text."""
-    runtime, bundle = evaluation.runtime, evaluation.bundle
-    length = bundle.config.context_length
-    with _validation_text(evaluation) as cache:
+    """Bits per byte on the validation text, or the rows of it that `max_examples` allows, and on as much of the
+    training text, TRAINING_TOKENS at most; and what the model says to fixed prompts. Raises UserError if there is no
+    text."""
+    runtime, length = evaluation.runtime, evaluation.bundle.config.context_length
+    rows_at_once, most = max(1, evaluation.batch_tokens // length), evaluation.max_examples
+    with _text(evaluation, "validation") as cache:
         rows = ValidationRows(cache, length)
         if rows.num_targets == 0:
             raise UserError(f"{evaluation.model} has no validation text; give its run some, or name a file")
-        num_rows = min(rows.num_rows, evaluation.max_examples or rows.num_rows)
-        batches = rows.batches(
-            max(1, evaluation.batch_tokens // length),
-            rank=runtime.rank,
-            world_size=runtime.world_size,
-            max_rows=evaluation.max_examples,
-        )
-        mine = score_text(
-            bundle.model,
-            batches,
-            bundle.tokenizer.token_byte_lengths,
-            reporter=evaluation.reporter,
-            total_tokens=rows.num_targets * num_rows // rows.num_rows // runtime.world_size,
-        )
-    by_rank = evaluation.collect([mine.parts], runtime.world_size)
-    score = replace(mine, parts=tuple(tuple(part) for parts in by_rank for part in parts))
-    transcript = tuple({"bits": bits, "bytes": size, "tokens": tokens} for bits, size, tokens in score.parts)
-    return SuiteResult("base", score.to_json(), score.seconds, transcript=transcript)
+        num_rows = min(rows.num_rows, most or rows.num_rows)
+        share = {"rank": runtime.rank, "world_size": runtime.world_size}
+        batches = rows.batches(rows_at_once, **share, max_rows=most)
+        score = _score(evaluation, batches, rows.num_targets * num_rows // rows.num_rows)
+    transcript = [{"bits": bits, "bytes": size, "tokens": tokens} for bits, size, tokens in score.parts]
+    if evaluation.text:
+        return SuiteResult("base", score.to_json(), score.seconds, transcript=tuple(transcript))
+    num_rows = min(num_rows, max(1, TRAINING_TOKENS // length))
+    with _text(evaluation, "train") as cache:
+        rows_at_once = min(rows_at_once, math.ceil(num_rows / runtime.world_size))
+        batches = TrainingRows(cache, length, seed=0).batches(rows_at_once, **share)
+        taken = islice(batches, math.ceil(num_rows / rows_at_once / runtime.world_size))
+        train = _score(evaluation, taken, num_rows * length).to_json()
+    transcript += samples(evaluation)
+    return SuiteResult("base", score.to_json(), score.seconds, transcript=tuple(transcript), train=train)
+
+
+def _score(evaluation: Evaluation, batches: Iterable[Batch], total_tokens: int) -> TextScore:
+    """The score of the batches of all processes."""
+    bundle, world_size = evaluation.bundle, evaluation.runtime.world_size
+    lengths, reporter = bundle.tokenizer.token_byte_lengths, evaluation.reporter
+    mine = score_text(
+        bundle.model, batches, lengths, reporter=reporter, total_tokens=total_tokens // world_size
+    )
+    by_rank = evaluation.collect([mine.parts], world_size)
+    return replace(mine, parts=tuple(tuple(part) for parts in by_rank for part in parts))
 
 
 @contextmanager
-def _validation_text(evaluation: Evaluation) -> Iterator[TokenCache]:
+def _text(evaluation: Evaluation, split: SplitName) -> Iterator[TokenCache]:
     """The text as a token cache: that of the run, which the main process builds if need be, or a temporary one of the
     files that are named. Raises UserError if there is no text in them."""
     tokenizer, paths = evaluation.bundle.tokenizer, evaluation.text
@@ -146,7 +161,7 @@ def _validation_text(evaluation: Evaluation) -> Iterator[TokenCache]:
         assert evaluation.data is not None and evaluation.tokens is not None
         manifest = evaluation.manifest or load_manifest(evaluation.data)
         is_main = evaluation.runtime.is_main
-        with open_tokens(evaluation.tokens, manifest, tokenizer, "validation", build=is_main) as cache:
+        with open_tokens(evaluation.tokens, manifest, tokenizer, split, build=is_main) as cache:
             yield cache
         return
     for file in find_files(paths):

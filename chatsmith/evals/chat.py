@@ -7,7 +7,7 @@ the sandbox, letters).
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from chatsmith.data.problems import Problem
 from chatsmith.evals.core import notes_on_file, points_and_notes
 from chatsmith.evals.evaluation import Evaluation
 from chatsmith.evals.exam import choose_problems, run_exam
-from chatsmith.evals.results import TaskResult
+from chatsmith.evals.results import NANOCHAT, TaskResult
 from chatsmith.evals.scoring import Passage, decide_all
 from chatsmith.evals.statistics import pass_at_k, points_interval
 from chatsmith.tasks import gsm8k, humaneval, multiple_choice, spelling
@@ -23,6 +23,9 @@ from chatsmith.tasks.multiple_choice import LetterQuestion
 from chatsmith.text.chat import render_prompt
 from chatsmith.text.tokenizer import Tokenizer
 from chatsmith.worlds.kindergarten.world import spelling_words
+
+OWN = ("spelling",)
+"""Tasks without a fixed wording in nanochat."""
 
 TRIES_TEMPERATURE = 0.8
 """At which several tries a problem are drawn, as in the HumanEval paper."""
@@ -87,7 +90,8 @@ def measure_letters(evaluation: Evaluation, task: LetterTask) -> TaskResult:
     questions = choose_problems(task.load(evaluation.part, evaluation.benchmarks), evaluation.max_examples)
     started = time.perf_counter()
     mine = evaluation.share(questions)
-    passages = (letter_passages(question, tokenizer, scorer.context_length) for question in mine)
+    asked = (replace(question, wording=evaluation.prompts) for question in mine)
+    passages = (letter_passages(question, tokenizer, scorer.context_length) for question in asked)
     golds = [question.gold for question in mine]
     with evaluation.reporter.progress(task.name, len(mine), "questions") as bar:
         decisions = decide_all(scorer, "multiple choice", passages, golds, bar)
@@ -112,6 +116,8 @@ def measure_written(evaluation: Evaluation, task: WrittenTask) -> TaskResult:
     """The score of a task of problems: pass@1, and pass@k if there are several tries. Raises UserError if its file is
     not there."""
     problems = choose_problems(task.load(evaluation.part, evaluation.benchmarks), evaluation.max_examples)
+    if evaluation.prompts == NANOCHAT:  # which asks GSM8K as it is
+        problems = list(map(humaneval.prompt_alone, problems))
     tries = evaluation.tries if task.may_try_again else 1
     started = time.perf_counter()
     replies = run_exam(

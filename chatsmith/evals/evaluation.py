@@ -18,7 +18,7 @@ import torch.distributed as dist
 from chatsmith.bundle import Bundle, load_bundle
 from chatsmith.data.dataset import DataManifest
 from chatsmith.engine.engine import Engine
-from chatsmith.evals.results import ResultFiles, SplitName
+from chatsmith.evals.results import KINDERGARTEN, ResultFiles, SplitName
 from chatsmith.evals.scoring import EngineScorer, Scorer
 from chatsmith.evals.transformers_scorer import TransformersScorer
 from chatsmith.llm import LLM
@@ -55,11 +55,22 @@ class Evaluation:
     max_examples: int | None = None
     tries: int = 1
     """For each HumanEval problem."""
+    loaded: Bundle | None = None
+    """The model, where it is in memory already."""
+    tasks: tuple[str, ...] = ()
+    """Only these of the suites' tasks, as SUITE/TASK; none: all."""
+    prompts: str = "own"
+    """Whose wording of the chat tasks: own or nanochat."""
     dtype: str = "auto"
     batch_size: int = 64
     """Replies written at once."""
     batch_tokens: int = 8192
     """Tokens of validation text scored at once."""
+
+    @property
+    def was_taught_kindergarten(self) -> bool:
+        """Whether that is known of the model's run."""
+        return self.manifest is not None and self.manifest.source == KINDERGARTEN
 
     @property
     def part(self) -> str:
@@ -69,6 +80,8 @@ class Evaluation:
     @cached_property
     def bundle(self) -> Bundle:
         """The model, loaded."""
+        if self.loaded:
+            return self.loaded
         self.reporter.line(self.runtime.describe())
         return load_bundle(self.model, device=self.runtime.device, dtype=self.runtime.compute_dtype)
 
@@ -84,7 +97,7 @@ class Evaluation:
     def engine(self) -> Engine:
         """What writes the model's replies, with the calculator at hand."""
         size = self.batch_size
-        return LLM(self.bundle, max_running=size, tokens_per_step=max(1024, size)).engine
+        return LLM(self.bundle, exact=False, max_running=size, tokens_per_step=max(1024, size)).engine
 
     def share(self, items: Sequence[Item]) -> Sequence[Item]:
         """The items that this process works on."""

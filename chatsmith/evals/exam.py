@@ -16,7 +16,7 @@ from chatsmith.data.problems import Problem
 from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import Request, SamplingParams
 from chatsmith.evals.evaluation import Evaluation
-from chatsmith.evals.results import KINDERGARTEN, SuiteResult
+from chatsmith.evals.results import SuiteResult
 from chatsmith.evals.statistics import Score
 from chatsmith.runtime.console import Reporter
 from chatsmith.text.chat import Part, conversation_to_json, render_prompt
@@ -108,7 +108,7 @@ def measure_exam(evaluation: Evaluation) -> SuiteResult:
     seconds = time.perf_counter() - started
     replies = evaluation.collect(replies, len(problems))
     baseline, manifest = None, evaluation.manifest
-    if manifest is not None and manifest.source == KINDERGARTEN:
+    if manifest is not None and evaluation.was_taught_kindergarten:
         with reporter.progress("baseline", len(problems), "problems") as bar:
             nearest = NearestQuestion(manifest.read_conversations("train"))
             texts = []

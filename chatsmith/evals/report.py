@@ -12,15 +12,31 @@ MEANS = {"core": "CORE", "chat": "ChatCORE"}
 """What the mean centered accuracy over a suite's tasks is called."""
 
 
-def show(result: SuiteResult, reporter: Reporter) -> None:
-    """One suite, for people."""
+def show(result: SuiteResult, reporter: Reporter, *, is_part: bool = False) -> None:
+    """One suite, for people; `is_part`: some of its tasks, whose mean has no name."""
     found, took = result.result, format_seconds(result.seconds)
     if result.suite == "base":
         reporter.line(f"Bits per byte: {_base_in_words(found)}, in {took}")
+        if result.train:
+            reporter.line(f"On training text: {_base_in_words(result.train, 'training text')}")
+        for one in (one for one in result.transcript if one.get("section") in ("continued", "answered")):
+            reporter.line(f"  {one['prompt']} → {' '.join(one['reply'].split())}", "dim")
     elif result.suite == "exam":
         _show_exam(result, took, reporter)
     else:
-        _show_tasks(result, took, reporter)
+        _show_tasks(result, took, reporter, is_part)
+
+
+def numbers(result: SuiteResult) -> dict[str, float]:
+    """The figures of a suite by name, for trackers."""
+    found = result.result
+    if result.suite == "base":
+        train = {"bits_per_byte_train": result.train["bits_per_byte"]} if result.train else {}
+        return {"bits_per_byte": found["bits_per_byte"], **train}
+    if result.suite in MEANS:
+        tasks = {f"{result.suite}/{task}": score["accuracy"] for task, score in found["tasks"].items()}
+        return {MEANS[result.suite]: found["centered"], **tasks}
+    return {f"exam/{name}": score["accuracy"] for name, score in _scores(found)}
 
 
 def show_comparison(a: str, b: str, lines: Sequence[Comparison], reporter: Reporter) -> None:
@@ -110,8 +126,8 @@ def _show_exam(result: SuiteResult, took: str, reporter: Reporter) -> None:
     reporter.table(f"Exam, in {took}", columns, rows)
 
 
-def _show_tasks(result: SuiteResult, took: str, reporter: Reporter) -> None:
-    found, name = result.result, MEANS[result.suite]
+def _show_tasks(result: SuiteResult, took: str, reporter: Reporter, is_part: bool) -> None:
+    found, name = result.result, f"Part of {MEANS[result.suite]}" if is_part else MEANS[result.suite]
     rows = []
     tasks_of_note: dict[str, list[str]] = {}
     lines = []
@@ -130,7 +146,8 @@ def _show_tasks(result: SuiteResult, took: str, reporter: Reporter) -> None:
             tasks_of_note.setdefault(note, []).append(task)
     columns = ["task", "right", "95 % interval", "chance", "centered", "items", "time", ""]
     reporter.table(f"{name}, in {took}", columns, rows)
-    reporter.line(f"{name}: {_mean_in_words(found)}")
+    if not is_part:
+        reporter.line(f"{name}: {_mean_in_words(found)}")
     for line in lines:
         reporter.line(line)
     for note, tasks in tasks_of_note.items():
@@ -149,8 +166,8 @@ def _scores(exam: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     return [*exam["sections"].items(), ("overall", {**exam, "accuracy": exam["overall"]})]
 
 
-def _base_in_words(base: dict[str, Any]) -> str:
-    text = f"{base['bytes']:,} bytes of validation text ({base['tokens']:,} tokens)"
+def _base_in_words(base: dict[str, Any], kind: str = "text") -> str:
+    text = f"{base['bytes']:,} bytes of {kind} ({base['tokens']:,} tokens)"
     interval = f", 95 % interval {base['low']:.4f} to {base['high']:.4f}," if base.get("low") else ""
     return f"{base['bits_per_byte']:.4f}{interval} on {text}"
 

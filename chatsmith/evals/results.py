@@ -24,7 +24,10 @@ SplitName = Literal["exam", "development"]
 KINDERGARTEN = "kindergarten"
 """The exam as a task of the chat suite."""
 
-_RESULT_FILE = re.compile(r"(.+?)-(?:base|core|chat|exam)(?:-development)?(?:-\d+)?\.json$")
+NANOCHAT = "nanochat"
+"""Whose wording of the chat tasks can be chosen."""
+
+_RESULT_FILE = re.compile(r"(.+?)-(?:base|core|chat|exam)(?:-nanochat)?(?:-development)?(?:-\d+)?\.json$")
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class SuiteResult:
     """What the result depends on, as a hash; empty: not written yet."""
     model: str = ""
     """The fingerprint of the model that was measured; empty: not written yet."""
+    train: dict[str, Any] | None = None
+    """For `base`: the same figures on training text."""
 
 
 @dataclass(frozen=True)
@@ -139,12 +144,14 @@ class ResultFiles:
     max_examples: int | None = None
     model: str = ""
     """The fingerprint of the model that is there now; empty: unknown."""
+    prompts: str = "own"
 
     def suite(self, suite: str) -> Path:
         """The file of a suite."""
+        prompts = f"-{self.prompts}" if suite == "chat" and self.prompts != "own" else ""
         split = "-development" if suite != "base" and self.split == "development" else ""
         part = f"-{self.max_examples}" if self.max_examples else ""
-        return self.folder / f"{self.stage}-{suite}{split}{part}.json"
+        return self.folder / f"{self.stage}-{suite}{prompts}{split}{part}.json"
 
     def task(self, suite: str, task: str) -> Path:
         """The file of one task of a suite."""
@@ -219,8 +226,10 @@ def read_results(files: ResultFiles) -> Results:
             raise UserError(
                 f"{folder} has results of more than one model: measure the one that is meant again"
             )
-    base, exam = (read_result(SuiteResult, files.suite(suite)) for suite in ("base", "exam"))
+    base, exam, chat = (read_result(SuiteResult, files.suite(suite)) for suite in ("base", "exam", "chat"))
     if exam and exam.transcript and files.model in ("", exam.model):
-        # It is a part of ChatCORE.
-        tasks["chat" if tasks["chat"] else "exam"].append(exam_as_task(exam.transcript, 0.0))
-    return Results(base.transcript if base and files.model in ("", base.model) else (), tasks)
+        # A part of ChatCORE for models that were taught the kindergarten.
+        is_part = bool(tasks["chat"]) and chat is not None and KINDERGARTEN in chat.result["tasks"]
+        tasks["chat" if is_part else "exam"].append(exam_as_task(exam.transcript, 0.0))
+    text = base.transcript if base and files.model in ("", base.model) else ()
+    return Results(tuple(part for part in text if "bits" in part), tasks)

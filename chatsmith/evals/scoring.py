@@ -176,7 +176,8 @@ class EngineScorer:
     ) -> None:
         self._tokenizer = bundle.tokenizer
         self._max_running = max_running
-        self._engine = LLM(bundle, tool=None, max_running=max_running, tokens_per_step=tokens_per_step).engine
+        llm = LLM(bundle, exact=False, tool=None, max_running=max_running, tokens_per_step=tokens_per_step)
+        self._engine = llm.engine
         self.context_length = bundle.config.context_length
         self.bos_id = bundle.tokenizer.bos_id
 

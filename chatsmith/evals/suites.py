@@ -5,10 +5,12 @@ kindergarten's. Each task's result is written as soon as it is there, so an inte
 task. With several processes each works on a part of the items, and the main one writes.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from chatsmith.bundle import Bundle
 from chatsmith.data.dataset import file_sha256
 from chatsmith.data.problems import problem_to_json
 from chatsmith.evals import chat
@@ -18,6 +20,7 @@ from chatsmith.evals.core import measure_core_task
 from chatsmith.evals.evaluation import Evaluation
 from chatsmith.evals.exam import exam_problems, measure_exam
 from chatsmith.evals.results import (
+    NANOCHAT,
     Result,
     SuiteResult,
     TaskResult,
@@ -27,11 +30,17 @@ from chatsmith.evals.results import (
     summary,
     write_result,
 )
+from chatsmith.model.gpt import GPT
+from chatsmith.runtime.console import Reporter
+from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.distributed import main_number
 from chatsmith.tasks import core
 from chatsmith.tasks.benchmark_files import find_file
 from chatsmith.tasks.core import CoreTask
+from chatsmith.text.tokenizer import Tokenizer
 from chatsmith.tools.sandbox import require_sandbox
+
+Benchmark = Callable[[GPT], dict[str, float]]
 
 METHOD = 2
 """Raised when scores come to mean something else, or their files to say more, so that they are measured again."""
@@ -43,7 +52,7 @@ def measure(suite: str, evaluation: Evaluation) -> SuiteResult:
     Raises UserError if files, a sandbox or data are missing.
     """
     key = suite_key(suite, evaluation)
-    path = evaluation.files.suite(suite) if evaluation.files else None
+    path = evaluation.files.suite(suite) if evaluation.files and not evaluation.tasks else None
     is_known, known = _known(SuiteResult, path, key, evaluation)
     if is_known:
         evaluation.reporter.line(f"{suite}: measured before, see {path}")
@@ -55,7 +64,7 @@ def measure(suite: str, evaluation: Evaluation) -> SuiteResult:
             result = measure_exam(evaluation)
         case _:
             tasks = _measure_tasks(suite, evaluation)
-            if suite == "chat":
+            if suite == "chat" and _has_exam(evaluation):
                 exam = measure("exam", evaluation)
                 tasks.append(exam_as_task(exam.transcript, exam.seconds))
             found = summary(tasks)
@@ -64,6 +73,27 @@ def measure(suite: str, evaluation: Evaluation) -> SuiteResult:
     if path and evaluation.runtime.is_main:
         write_result(path, result)
     return result
+
+
+ALONG = 500
+"""Items of each task that are asked along the way, as in nanochat's base_train."""
+
+
+def along_training(suite: str, tokenizer: Tokenizer, runtime: Runtime, folder: Path) -> Benchmark:
+    """CORE or ChatCORE (without the kindergarten's exam) of a model that is being trained, as {suite: score}. Raises
+    UserError, before a step is done, if files or the sandbox are missing."""
+
+    def evaluation(bundle: Bundle | None) -> Evaluation:
+        return Evaluation(
+            Path(), "", runtime, Reporter(silent=True), folder, loaded=bundle, max_examples=ALONG
+        )
+
+    def score(model: GPT) -> dict[str, float]:
+        bundle = Bundle(model, tokenizer, model.config, {}, {}, Path())
+        return {suite: summary(_measure_tasks(suite, evaluation(bundle)))["centered"]}
+
+    _require(suite, evaluation(None))
+    return score
 
 
 def suite_key(suite: str, evaluation: Evaluation) -> str:
@@ -80,23 +110,36 @@ def suite_key(suite: str, evaluation: Evaluation) -> str:
         parts["problems"] = [problem_to_json(problem) for problem in exam_problems(evaluation)]
     if suite in ("core", "chat"):
         parts["tasks"] = [_task_key(task, evaluation) for task in tasks_of(suite, evaluation)]
-    if suite == "chat":
+    if suite == "chat" and _has_exam(evaluation):
         parts["exam"] = suite_key("exam", evaluation)
     return result_key(suite=suite, **parts)
 
 
+def all_tasks(suite: str) -> tuple[CoreTask | ChatTask, ...]:
+    """The tasks of `core` or `chat`, the kindergarten's exam apart."""
+    return core.TASKS if suite == "core" else chat.TASKS
+
+
 def tasks_of(suite: str, evaluation: Evaluation) -> list[CoreTask | ChatTask]:
-    """The tasks of `core` or `chat` that have the split, the kindergarten's exam apart."""
-    tasks: tuple[CoreTask | ChatTask, ...] = core.TASKS if suite == "core" else chat.TASKS
-    return [task for task in tasks if evaluation.part in task.files]
+    """Those that are asked: that have the split, are among the evaluation's tasks, and, in nanochat's wording, have
+    one."""
+    wanted = evaluation.tasks
+    return [
+        task
+        for task in all_tasks(suite)
+        if evaluation.part in task.files
+        and (not wanted or f"{suite}/{task.name}" in wanted)
+        and not (suite == "chat" and evaluation.prompts == NANOCHAT and task.name in chat.OWN)
+    ]
+
+
+def _has_exam(evaluation: Evaluation) -> bool:
+    """Whether the kindergarten's exam is a part of ChatCORE: if the model was taught it."""
+    return evaluation.was_taught_kindergarten and evaluation.prompts == "own" and not evaluation.tasks
 
 
 def _measure_tasks(suite: str, evaluation: Evaluation) -> list[TaskResult]:
-    tasks = tasks_of(suite, evaluation)
-    for task in tasks:  # what is missing is reported before an hour has gone
-        find_file(evaluation.benchmarks, task.files[evaluation.part])
-        if isinstance(task, WrittenTask) and task.needs_sandbox:
-            require_sandbox()
+    tasks = _require(suite, evaluation)
     results = []
     for task in tasks:
         key = _task_key(task, evaluation)
@@ -121,8 +164,22 @@ def _measure_tasks(suite: str, evaluation: Evaluation) -> list[TaskResult]:
     return results
 
 
+def _require(suite: str, evaluation: Evaluation) -> list[CoreTask | ChatTask]:
+    """The suite's tasks. Raises UserError for what they lack: better now than after an hour."""
+    tasks = tasks_of(suite, evaluation)
+    for task in tasks:
+        find_file(evaluation.benchmarks, task.files[evaluation.part])
+        if isinstance(task, WrittenTask) and task.needs_sandbox:
+            require_sandbox()
+    return tasks
+
+
 def _task_key(task: CoreTask | ChatTask, evaluation: Evaluation) -> str:
-    changed = {"task_method": task.method} if isinstance(task, WrittenTask) and task.method > 1 else {}
+    changed: dict[str, Any] = {}
+    if isinstance(task, WrittenTask) and task.method > 1:
+        changed["task_method"] = task.method
+    if evaluation.prompts != "own" and not isinstance(task, CoreTask):
+        changed["prompts"] = evaluation.prompts
     return result_key(
         method=METHOD,
         bundle=evaluation.fingerprint,

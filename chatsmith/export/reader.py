@@ -122,7 +122,8 @@ def _portable_weights(theirs: dict[str, Tensor], shape: GPTConfig) -> dict[str, 
 
 def _ones(gains: Tensor) -> None:
     _require(
-        bool(torch.isclose(gains, torch.ones_like(gains), atol=1e-5).all()), "its norms have gains of their own"
+        bool(torch.isclose(gains, torch.ones_like(gains), atol=1e-5).all()),
+        "its norms have gains of their own",
     )
 
 

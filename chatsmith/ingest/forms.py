@@ -21,18 +21,25 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, count, groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from chatsmith.data.conversations import ConversationFiles, checked_conversation, read_conversations
-from chatsmith.data.documents import file_type, key_names, named_errors, parquet_rows, unpacked_chunks
+from chatsmith.data.conversations import checked_conversation, holds_conversations, read_conversations
+from chatsmith.data.documents import (
+    JSON_LINES,
+    PACKINGS,
+    file_type,
+    key_names,
+    named_errors,
+    parquet_rows,
+    unpacked_chunks,
+)
 from chatsmith.runtime.errors import UserError
 from chatsmith.text.chat import Conversation, conversation_to_json
 
-_PACKINGS = ("", ".gz", ".zst")
-TYPES = (*(kind + packing for kind in (".jsonl", ".ndjson", ".json") for packing in _PACKINGS), ".parquet")
+TYPES = (*JSON_LINES, *(".json" + packing for packing in PACKINGS), ".parquet")
 
 SAMPLE = 100
 """From so many records the form of a file is found."""
@@ -362,9 +369,24 @@ def _columns(path: Path) -> list[str]:
 # What the commands use.
 
 
+class ConversationFiles(NamedTuple):
+    """How files of conversations are found and, if they have another form, converted: MESSAGES, or `ingest.forms`."""
+
+    types: tuple[str, ...]
+    """The endings of their names."""
+    holds_conversations: Callable[[Path], bool]
+    """Whether a file among the documents is one of them."""
+    as_messages: Callable[[Path, list[str]], tuple[Path, str]]
+    """The file that `read_conversations` reads in place of this one, and the name of this one's form. A line for
+    people about anything passed over is added to the list. Raises UserError for what is no conversation."""
+
+
+MESSAGES = ConversationFiles(JSON_LINES, holds_conversations, lambda path, notices: (path, "messages"))
+
+
 def is_core_form(path: Path, form: Form) -> bool:
     """Whether the core reads a file in place: JSON lines with `messages`, and nothing in them to convert."""
-    if form.name != "messages" or not file_type(path, (".jsonl", ".jsonl.gz", ".jsonl.zst")):
+    if form.name != "messages" or not file_type(path, JSON_LINES):
         return False
     overlap = max(map(len, _OPENAI_ONLY)) - 1
     with named_errors(path):
@@ -406,7 +428,7 @@ def conversation_files(folder: Path, forms: Sequence[Form] = FORMS) -> Conversat
     into `folder` as `messages`."""
     numbers = count()
 
-    def holds_conversations(path: Path) -> bool:
+    def holds_some(path: Path) -> bool:
         try:
             if not file_type(path, TYPES) or _is_text(path):
                 return False
@@ -425,7 +447,7 @@ def conversation_files(folder: Path, forms: Sequence[Form] = FORMS) -> Conversat
         notices.append(f"{path}: converted from {form.name}")
         return written, form.name
 
-    return ConversationFiles(TYPES, holds_conversations, as_messages)
+    return ConversationFiles(TYPES, holds_some, as_messages)
 
 
 _ROW_GROUP = 1_000

@@ -11,6 +11,7 @@ data files in a folder. The last shard of a listing without validation files is 
 that more shards to train on change nothing else.
 """
 
+import fcntl
 import glob
 import hashlib
 import itertools
@@ -23,7 +24,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from http.client import HTTPException
@@ -32,11 +33,13 @@ from typing import Literal
 
 import huggingface_hub  # loads what is used of it when it is used
 
-from chatsmith.data.dataset import HUB, DataManifest, SourceFile, SplitName, role_by_name
+from chatsmith.data.dataset import HUB, DataManifest, SourceFile, SplitName
 from chatsmith.data.documents import JSON_LINES, SUPPORTED, file_type
-from chatsmith.data.tokens import TokenCache, open_token_cache
+from chatsmith.data.tokens import IN_USE, TokenCache, open_token_cache
+from chatsmith.ingest.survey import role_by_name
 from chatsmith.runtime import atomic
 from chatsmith.runtime.cache import shared_folder
+from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.errors import UserError
 from chatsmith.text.tokenizer import Tokenizer
 
@@ -119,13 +122,11 @@ def list_repository(
     try:
         repository = _ask_for_listing(name, kind, revision)
     except UnreachableError:
-        try:
-            value = json.loads(kept.read_bytes())
-            files = tuple(HubFile(**file) for file in value["files"])
-            return Repository(name, kind, value["commit"], files, is_earlier=True)
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # there is none
-        raise
+        if not kept.is_file():
+            raise
+        value = json.loads(kept.read_bytes())
+        files = tuple(HubFile(**file) for file in value["files"])
+        return Repository(name, kind, value["commit"], files, is_earlier=True)
     listing = {"commit": repository.commit, "files": [asdict(file) for file in repository.files]}
     atomic.write_text(kept, json.dumps(listing))
     return repository
@@ -278,11 +279,10 @@ def find_shards(source: Path | str) -> Shards:
     shards = [file for file, role in zip(files, roles, strict=True) if role == "train"]
     if not validation and len(shards) > 1:
         validation = shards[-1:]
-    chosen = shards
-    if first is not None:
-        start = int(first or 0)
-        stop = (int(end) if end else None) if colon else (start + 1 or None)
-        chosen = shards[start:stop]
+    start, stop = int(first or 0), int(end) if end else None
+    if first and not colon:
+        stop = start + 1 or None  # [-1] is the last one
+    chosen = shards[start:stop]
     if not chosen:
         raise UserError(f"{source} names no data: there are {len(shards):,} shards of text in {name}{folder}")
     train = [file for file in chosen if file not in validation] or chosen
@@ -321,30 +321,39 @@ def start_downloads(files: Iterable[SourceFile]) -> Downloads:
     return Downloads(wanted)
 
 
-def fetch(files: Sequence[SourceFile], advance: Callable[[int], None] = lambda size: None) -> None:
-    """Wait until these shards are here; `advance` is called with the size of each. Raises UserError."""
+def fetch(files: Iterable[SourceFile], reporter: Reporter) -> None:
+    """Wait until these shards are here, with progress. Raises UserError."""
     missing = [file for file in files if file.is_remote and not file.path.exists()]
+    if not missing:
+        return
     downloads = start_downloads(missing)
-    try:
-        for file, path in zip(missing, downloads, strict=True):
-            assert path == file.path, "huggingface_hub keeps files where it always has"
-            advance(file.bytes)
-    finally:
-        downloads.stop()
+    with reporter.progress("downloading", sum(file.bytes for file in missing), "bytes") as bar:
+        try:
+            for file, path in zip(missing, downloads, strict=True):
+                assert path == file.path, "huggingface_hub keeps files where it always has"
+                bar.advance(file.bytes)
+        finally:
+            downloads.stop()
 
 
 def open_tokens(
     folder: Path, manifest: DataManifest, tokenizer: Tokenizer, split: SplitName, *, build: bool = True
 ) -> TokenCache:
-    """`open_token_cache`, shared by runs, and with the shards coming that its worker waits for."""
+    """`open_token_cache`, shared by runs, and with the shards coming that its worker waits for.
+
+    The first process of every other machine builds too: where machines share the folder, their workers take turns.
+    """
+    build = build or os.environ.get("LOCAL_RANK") == "0"
     shared = shared_folder("tokens")
     shared.mkdir(parents=True, exist_ok=True)
     cache = open_token_cache(folder, manifest, tokenizer, split, build=build, shared=shared)
-    cache.hold(shared)
+    in_use = cache.opened.enter_context((shared / IN_USE).open("a"))
+    fcntl.flock(in_use, fcntl.LOCK_SH)  # who removes tokens asks for it first
     if build and not cache.is_complete:
-        cache.feed(
-            start_downloads((*manifest.documents.validation, *cache.unfinished_files(manifest, split)))
-        )
+        files = cache.unfinished_files(manifest, split)
+        downloads = start_downloads((*manifest.documents.validation, *files))
+        cache.opened.callback(downloads.stop)
+        cache.check = downloads.check
     return cache
 
 

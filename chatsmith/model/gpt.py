@@ -8,6 +8,7 @@ Shapes: B batch, T time, C channels (width), H heads, D head dim, V vocab, L lay
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -126,6 +127,11 @@ class Block(nn.Module):
         return x + self.mlp(norm(x))
 
 
+def straight(block: nn.Module, *inputs: Any) -> Tensor:
+    """Call a block, and keep what its backward pass needs."""
+    return block(*inputs)
+
+
 class GPT(nn.Module):
     """The whole network. Weights are undefined until `init_weights` or a bundle fills them."""
 
@@ -158,6 +164,8 @@ class GPT(nn.Module):
         self.register_buffer("sin", sin.float(), persistent=False)
         self.compute_dtype: torch.dtype | None = None
         """What activations are computed in; None: the type of the weights."""
+        self.run_block: Callable[..., Tensor] = straight
+        """How a block is called; training may keep less and recompute it (`train.step.recomputing`)."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GPT":
         """What `to` and its kin do, but for the angles, which never become less exact than float32.
@@ -238,7 +246,8 @@ class GPT(nn.Module):
         x = embedding
         for layer, block in enumerate(self.blocks):
             values = self._value_embedding(layer, tokens, dtype)
-            x = block(x, embedding, bigram, values, self.residual_scalars[layer], cos, sin, attend)
+            scalars = self.residual_scalars[layer]
+            x = self.run_block(block, x, embedding, bigram, values, scalars, cos, sin, attend)
         return norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:

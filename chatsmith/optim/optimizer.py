@@ -79,13 +79,21 @@ class Optimizer:
         )
         self.named: dict[str, Tensor] = dict(model.named_parameters())
 
-    def step(self, scale: float, momentum: float, decay_scale: float) -> None:
-        """One update: all learning rates times `scale`, Muon's momentum, and the weight decay times `decay_scale`."""
+    def step(self, scale: float, momentum: float, decay_scale: float, loss_scale: float = 1.0) -> None:
+        """One update: all learning rates times `scale`, Muon's momentum, and the weight decay times `decay_scale`;
+        gradients are divided by `loss_scale`."""
+        for parameter in self.named.values() if loss_scale != 1.0 else ():
+            if parameter.grad is not None:
+                parameter.grad /= loss_scale
         self.muon.step(self.rates.matrix * scale, momentum, self.rates.weight_decay * decay_scale)
         self.adamw.step(scale)
 
     def last_backward(self) -> None:
         """The next backward pass is the step's last. One process has nothing to send."""
+
+    def start_over(self) -> None:
+        """Drop the step's gradients: its backward passes are done again."""
+        self.zero_grad()
 
     def reduce_gradients(self) -> None:
         """All backward passes of the step are done. One process has nothing to sum."""

@@ -121,9 +121,16 @@ class ShardedOptimizer:
 
     def last_backward(self) -> None:
         """Say that the next backward pass is the step's last: gradients are complete after it and may travel."""
-        self._armed, self._next = True, 0
+        self._armed = True
         for bucket in self.buckets:
             bucket.missing = bucket.names
+
+    def start_over(self) -> None:
+        """Drop the step's gradients: its backward passes are done again. What was sent of them stays sent, since the
+        others have received it."""
+        self._armed = False
+        for parameter in self.parameters:
+            parameter.grad = None
 
     def reduce_gradients(self) -> None:
         """Send what has not been sent yet. All processes call it after their backward passes and before any other
@@ -133,28 +140,36 @@ class ShardedOptimizer:
         self._start(even_incomplete=True)
 
     @torch.no_grad()
-    def step(self, scale: float, momentum: float, decay_scale: float) -> None:
-        """One update: all learning rates times `scale`, Muon's momentum, and the weight decay times `decay_scale`."""
+    def step(self, scale: float, momentum: float, decay_scale: float, loss_scale: float = 1.0) -> None:
+        """One update: all learning rates times `scale`, Muon's momentum, and the weight decay times `decay_scale`;
+        gradients are divided by `loss_scale`."""
         self.reduce_gradients()
-        self._sum_small()
+        self._sum_small(loss_scale)
         for bucket in self.buckets:
             assert bucket.work is not None and bucket.received is not None
             bucket.work.wait()
             if piece := bucket.pieces[self.rank]:
                 weights = self.exact[piece]
                 weights.grad = bucket.received[: len(weights)].to(weights.dtype)
+                if loss_scale != 1.0:
+                    weights.grad /= loss_scale
             bucket.received = bucket.work = None
         for name in self.named.keys() - set(self.small):  # sent: its memory is free for the update
             self.named[name].grad = None
         self.muon.step(self.rates.matrix * scale, momentum, self.rates.weight_decay * decay_scale)
         self.adamw.step(scale)
         self._gather()
-        self._armed = False
 
     def zero_grad(self) -> None:
-        """Drop all gradients."""
+        """Drop all gradients; a new step begins."""
+        self._armed, self._next = False, 0
         for tensor in (*self.parameters, *self.exact.values()):
             tensor.grad = None
+        for bucket in self.buckets:  # of a step that was left out
+            if bucket.work is not None:
+                bucket.work.wait()
+            bucket.received = bucket.work = None
+        self._armed = False
 
     def named_state(self) -> dict[str, Tensor]:
         """What this process owns of the state of a resumed run: by parameter name, followed by @start:stop where it is
@@ -219,13 +234,14 @@ class ShardedOptimizer:
             bucket = self.buckets[self._next]
             if bucket.missing and not even_incomplete:
                 return
-            self._next += 1
             if bucket.owner is not None:
                 bucket.received = self._gradient(bucket.pieces[bucket.owner], bucket).clone()
+                self._next += 1
                 bucket.work = dist.reduce(bucket.received, bucket.owner, async_op=True)
                 continue
             sent = torch.cat([self._gradient(piece, bucket) for piece in bucket.pieces])
             bucket.received = torch.empty_like(sent[: len(sent) // self.world_size])
+            self._next += 1  # not before there was memory for it
             bucket.work = _reduce_scatter(bucket.received, sent, async_op=True)
 
     def _gradient(self, piece: Piece | None, bucket: Bucket) -> Tensor:
@@ -243,7 +259,7 @@ class ShardedOptimizer:
             filled[: len(part)] = part
         return filled
 
-    def _sum_small(self) -> None:
+    def _sum_small(self, loss_scale: float) -> None:
         gradients = []
         for name in self.small:
             parameter = self.named[name]
@@ -252,6 +268,7 @@ class ShardedOptimizer:
             gradients.append(parameter.grad)
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(flat)
+        flat /= loss_scale
         for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
 

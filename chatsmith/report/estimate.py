@@ -221,6 +221,12 @@ def published_runs() -> tuple[Published, ...]:
     )  # fmt: skip
 
 
+def device_called(title: str) -> Device | None:
+    """The device that the driver calls so ("NVIDIA H100 80GB HBM3"), if it is in the table."""
+    words = title.lower().split()
+    return next((device for device in DEVICES.values() if device.name in words), None)
+
+
 def find_device(name: str) -> Device:
     """The device of a name such as h100. Raises UserError for others."""
     if name not in DEVICES:

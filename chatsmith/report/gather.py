@@ -13,15 +13,14 @@ import subprocess
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import chatsmith
-from chatsmith.bundle import bundle_fingerprint
 from chatsmith.data.dataset import DataManifest, load_manifest
+from chatsmith.evals.samples import LENGTHS
 from chatsmith.report.reference_vocabularies import REFERENCE_VOCABULARIES, load_offline
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import Recipe, RunDirectory, read_recipe
@@ -39,19 +38,21 @@ CURVES = {
     "memory (GB)": ("memory_gb", "peak_memory_gb"),
     "reward": ("reward",),
     "pass@1, development problems": ("dev_pass_at_1",),
+    "mean reward, development problems": ("dev_reward",),
     "CORE": ("core",),
 }
 """What is drawn, and the keys of metrics.jsonl it is from: the first one that a stage has."""
-SPENT = ("tokens", "steps", "tokens_per_second", "share_of_peak", "peak_memory_gb")
+SPENT = ("tokens", "steps", "tokens_per_second", "share_of_peak", "peak_memory_gb", "foreseen_memory_gb",
+         "foreseen_tokens_per_second")  # fmt: skip
 SHAPE = ("num_layers", "num_heads", "head_dim", "vocab_size", "context_length")
-MEANS = {"core": "CORE", "chat": "ChatCORE"}
+MEANS = {"core": "CORE", "chat": "ChatCORE", "chat-nanochat": "ChatCORE with nanochat's prompts"}
 PACKAGES = ("torch", "numpy", "tokenizers", "tiktoken", "safetensors", "huggingface-hub")
 MAX_POINTS = 300  # of a curve; more are averaged in groups: they could not be told apart on a page
 MAX_SOURCES = 20  # shown by name; the smaller ones are summed up
 MAX_SAMPLES = 8  # prompts
 HELD_OUT_CHARACTERS = 200_000  # enough for two digits of bytes per token
 
-_RESULT = re.compile(r"(.+?)-(base|core|chat|exam)(?:-(\d+))?\.json")
+_RESULT = re.compile(r"(.+?)-(base|core|chat|exam)(-nanochat)?(?:-(\d+))?\.json")
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # a UserError is a ValueError
 
 
@@ -60,57 +61,91 @@ def gather(path: Path, price_per_hour: float = 0.0) -> Facts:
 
     Raises UserError if there is no run at all.
     """
+    # It brings torch, which whoever only looks at a run does without.
+    from chatsmith.bundle import bundle_fingerprint
+
     run, missing = RunDirectory(path), []
-    if not (
-        run.recipe.is_file() or run.metrics.is_file() or any(run.stage(name).is_dir() for name in PIPELINE)
-    ):
-        raise UserError(f"there is no run at {path}; `chatsmith run` makes one")
+    records = attempt(missing, "metrics.jsonl", read_records, run.metrics, missing)
+    found = read_run(run, records, missing, price_per_hour, bundle_fingerprint)
+    done, recipe, _ = found.pop("done"), found.pop("recipe"), found.pop("states")
+    models = {
+        name: attempt(missing, f"{name}/bundle", _model, run, name, done[name], bundle_fingerprint)
+        for name in done
+    }
+    found |= {
+        "models": {name: model for name, model in models.items() if model},
+        "curves": attempt(missing, "curves", _curves, records),
+        "tokenizer": attempt(missing, "tokenizer", _tokenizer, run),
+        "machine": attempt(missing, "machine", _machine),
+    }
+    again = replace(recipe, stages=tuple(done), sections=found["settings"]).to_toml()
+    found["reproduce"] = {"command": "chatsmith run recipe.toml --run runs/again", "recipe.toml": again}
+    return {**found, "missing": missing}
+
+
+def read_run(
+    run: RunDirectory,
+    records: dict[str, list[Facts]],
+    missing: list[str],
+    price_per_hour: float = 0.0,
+    fingerprint: Callable[[Path], str] | None = None,
+) -> Facts:
+    """What small files say of a run, without torch: `records` are the lines of metrics.jsonl by stage (`read_records`).
+
+    With the `fingerprint` of a bundle, evaluations of a model that was replaced since are left out. What cannot be read
+    is added to `missing`. Raises UserError if there is no run at all.
+    """
+    if not is_run(run):
+        raise UserError(f"there is no run at {run.path}; `chatsmith run` makes one")
 
     def read(what: str, reader: Callable[..., Any], *arguments: Any) -> Any:
-        try:
-            return reader(*arguments)
-        except _DAMAGE as error:
-            missing.append(f"{what}: {' '.join(str(error).split()) or type(error).__name__}")
-            return {}
+        return attempt(missing, what, reader, *arguments)
 
     recipe = read("recipe.toml", read_recipe, run.recipe) if run.recipe.exists() else None
-    recipe = recipe or Recipe(path.name)
+    recipe = recipe or Recipe(run.path.name)
     stages = [name for name in PIPELINE if name in recipe.stages or run.stage(name).is_dir()]
     done = {name: read(f"{name}/done.json", _done, run, name) for name in stages}
     kept = {name: read(f"{name}/settings.toml", _toml, run.stage(name) / "settings.toml") for name in stages}
     states = {name: read(f"{name}/state", _newest_state, run.state(name)) for name in stages}
-    records = read("metrics.jsonl", _records, run.metrics, missing)
-    results = read("evals", _results, run, missing)
+    results = read("evals", _results, run, missing, fingerprint)
     manifest = read("data/manifest.json", _json, run.data / "manifest.json")
     settings = {name: read(f"{name} settings", _settings, name, kept[name], recipe) for name in stages}
-    sections = {
+    about = {"name": recipe.name or run.path.name, "path": str(run.path), "description": recipe.description}
+    return {
+        "run": about,
+        "recipe": recipe,
         "stages": read("stages", _progress, stages, done, states, records, results),
+        "done": done,
+        "states": states,
         "time": read("time", _time, stages, done, states, records, results, price_per_hour),
         "scores": read("scores", _scores, results),
         "rl": read("evals/rl.json", _gain, run.evals / "rl.json"),
         "adapt": read("evals/adapt.json", _json, run.evals / "adapt.json"),
         "data": read("data/manifest.json", _data, manifest),
-        "models": {name: read(f"{name}/bundle", _model, run, name, done[name]) for name in stages},
-        "curves": read("curves", _curves, records),
         "samples": read("samples", _samples, results, records.get("rl", [])),
-        "tokenizer": read("tokenizer", _tokenizer, run),
-        "machine": read("machine", _machine),
         "recorded": {
-            name: {key: value for key, value in kept[name].items() if key not in ("key", name)}
+            name: {key: value for key, value in kept[name].items() if key not in ("key", "done", name)}
             for name in stages
             if kept[name]
         },
         "warnings": read("warnings", _warnings, manifest, done, records) or [],
         "settings": settings,
     }
-    sections["models"] = {name: model for name, model in sections["models"].items() if model}
-    recipe = Recipe(recipe.name, recipe.description, tuple(stages), settings, recipe.frozen)
-    sections["reproduce"] = {
-        "command": "chatsmith run recipe.toml --run runs/again",
-        "recipe.toml": recipe.to_toml(),
-    }
-    about = {"name": recipe.name or path.name, "path": str(path), "description": recipe.description}
-    return {"run": about, **sections, "missing": missing}
+
+
+def is_run(run: RunDirectory) -> bool:
+    """Whether there is anything of a run."""
+    has_file = run.recipe.is_file() or run.metrics.is_file()
+    return has_file or any(run.stage(name).is_dir() for name in PIPELINE)
+
+
+def attempt(missing: list[str], what: str, reader: Callable[..., Any], *arguments: Any) -> Any:
+    """What `reader` finds, or nothing and a line about it in `missing`."""
+    try:
+        return reader(*arguments)
+    except _DAMAGE as error:
+        missing.append(f"{what}: {' '.join(str(error).split()) or type(error).__name__}")
+        return {}
 
 
 # ---- files ----
@@ -137,7 +172,9 @@ def _done(run: RunDirectory, stage: str) -> Facts:
     done = _json(run.stage(stage) / "done.json")
     if gone := [output for output in done.get("outputs", ()) if not (run.path / output).exists()]:
         raise ValueError(f"it is finished, but {', '.join(gone)} is no longer there")
-    return {**done["facts"], "is_done": True} if done else {}
+    return (
+        {**done["facts"], "is_done": True, "finished_at": float(done.get("finished_at", 0.0))} if done else {}
+    )
 
 
 def _settings(stage: str, kept: Facts, recipe: Recipe) -> Facts:
@@ -147,36 +184,53 @@ def _settings(stage: str, kept: Facts, recipe: Recipe) -> Facts:
 
 
 def _newest_state(folder: Path) -> Facts:
-    """The facts of the newest training state: `step`, `steps`, `seconds`."""
+    """The facts of the newest training state: `step`, `steps`, `seconds`; and when it was saved."""
     numbers = [int(path.name) for path in folder.glob("*") if path.name.isdigit()]
-    return dict(_json(folder / f"{max(numbers):06d}" / "state.json").get("facts", {})) if numbers else {}
+    if not numbers:
+        return {}
+    path = folder / f"{max(numbers):06d}" / "state.json"
+    found = _json(path).get("facts")
+    return {**found, "saved_at": path.stat().st_mtime} if found else {}
 
 
-def _records(path: Path, missing: list[str]) -> dict[str, list[Facts]]:
+def read_records(path: Path, missing: list[str]) -> dict[str, list[Facts]]:
     """The lines of metrics.jsonl by stage, in the order of steps."""
     records: dict[str, list[Facts]] = {}
-    damaged = 0
-    for line in path.read_bytes().splitlines() if path.exists() else ():
-        try:
-            record = _parsed(line)
-            records.setdefault(str(record["stage"]), []).append({**record, "step": int(record["step"])})
-        except _DAMAGE:
-            damaged += bool(line.strip())
+    rows, damaged = parse_records(path.read_bytes() if path.exists() else b"")
+    for row in rows:
+        records.setdefault(row["stage"], []).append(row)
     if damaged:
         missing.append(f"metrics.jsonl: {damaged:,} damaged lines are left out")
     return {stage: sorted(rows, key=lambda row: row["step"]) for stage, rows in records.items()}
 
 
-def _results(run: RunDirectory, missing: list[str]) -> dict[tuple[str, str], tuple[Path, Facts]]:
+def parse_records(text: bytes) -> tuple[list[Facts], int]:
+    """The records in lines of metrics.jsonl, and how many lines are damaged."""
+    rows, damaged = [], 0
+    for line in text.splitlines():
+        try:
+            record = _parsed(line)
+            rows.append({**record, "stage": str(record["stage"]), "step": int(record["step"])})
+        except _DAMAGE:
+            damaged += bool(line.strip())
+    return rows, damaged
+
+
+def _results(
+    run: RunDirectory, missing: list[str], fingerprint: Callable[[Path], str] | None
+) -> dict[tuple[str, str], tuple[Path, Facts]]:
     """File and content of each evaluation, by stage and suite; of several the one on the most items, and none of a
-    model that has been replaced since."""
+    model that has been replaced since, as far as a `fingerprint` tells."""
     found = {}
     matches = filter(None, (_RESULT.fullmatch(path.name) for path in run.evals.glob("*.json")))
-    for match in sorted(matches, key=lambda match: float(match[3] or "inf")):
-        stage, suite, path, bundle = match[1], match[2], run.evals / match[0], run.bundle(match[1])
+    for match in sorted(matches, key=lambda match: float(match[4] or "inf")):
+        stage, suite, path = match[1], match[2] + (match[3] or ""), run.evals / match[0]
+        name, _, step = stage.partition("@")
+        bundle = run.stage(name) / "steps" / step if step else run.bundle(name)
         try:
             content = _json(path)
-            if content.get("model") and bundle.is_dir() and content["model"] != bundle_fingerprint(bundle):
+            measured = content.get("model")
+            if fingerprint and measured and bundle.is_dir() and measured != fingerprint(bundle):
                 raise ValueError(f"left out, for the model of {stage} has been replaced since")
             if not (_score_rows(suite, content) and isinstance(content["transcript"], list)):
                 raise TypeError
@@ -184,10 +238,13 @@ def _results(run: RunDirectory, missing: list[str]) -> dict[tuple[str, str], tup
             found[stage, suite] = path, content
         except _DAMAGE as error:
             missing.append(f"evals/{path.name}: {error if isinstance(error, ValueError) else 'damaged'}")
-    order = [*PIPELINE, ""]
-    return dict(
-        sorted(found.items(), key=lambda one: (order.index(one[0][0] if one[0][0] in order else ""), one[0]))
-    )
+
+    def place(stage: str, suite: str) -> tuple[int, float, str]:
+        """Checkpoints stand before the model of their stage."""
+        name, _, step = stage.partition("@")
+        return PIPELINE.index(name) if name in PIPELINE else len(PIPELINE), float(step or "inf"), suite
+
+    return dict(sorted(found.items(), key=lambda one: place(*one[0])))
 
 
 # ---- sections ----
@@ -240,7 +297,12 @@ def _scores(results: Facts) -> dict[str, dict[str, Facts]]:
 def _score_rows(suite: str, content: Facts) -> dict[str, Facts]:
     found = content["result"]
     if suite == "base":
-        return {"bits per byte": _score({**found, "n": found.get("tokens")}, "bits_per_byte")}
+        texts = {"bits per byte": found, "bits per byte, training text": content.get("train")}
+        return {
+            name: _score({**text, "n": text.get("tokens")}, "bits_per_byte")
+            for name, text in texts.items()
+            if text
+        }
     if suite in MEANS:
         tasks = {f"{MEANS[suite]}: {task}": _score(score) for task, score in found["tasks"].items()}
         return {MEANS[suite]: _score(found, "centered"), **tasks}
@@ -259,25 +321,26 @@ def _score(found: Facts, name: str = "accuracy") -> Facts:
 
 
 def _gain(path: Path) -> Facts:
-    """What reinforcement learning brought on problems it was not trained on: shares with intervals, in all and by
-    section."""
+    """What reinforcement learning brought on problems it was not trained on: shares of right answers (or means of a
+    graded reward) with intervals, in all and by section."""
     found = _json(path)
     if not found:
         return {}
+    name = "reward" if "reward_before" in found else "pass_at_1"
+    gain = "reward_gain" if name == "reward" else "gain"
     parts = {
-        "all": {name.removeprefix("pass_at_1_"): value for name, value in found.items()},
+        "all": {key.removeprefix(f"{name}_"): value for key, value in found.items()},
         **found["sections"],
     }
     shares: dict[str, Facts] = {}
-    for name, part in parts.items():
-        ends = {when: [part[when], *part[f"{when}_interval"]] for when in ("before", "after")}
-        shares[name] = {"n": int(part["n"])}
-        for when, (share, low, high) in ends.items():
-            shares[name][when] = [float(share), float(low), float(high)]
-    low, high = found["gain_interval"]
+    for part_name, part in parts.items():
+        shares[part_name] = {"n": int(part["n"])}
+        for when in ("before", "after"):
+            shares[part_name][when] = list(map(float, (part[when], *part[f"{when}_interval"])))
     return {
         "task": found["task"],
-        "gain": [float(found["gain"]), float(low), float(high)],
+        "is_graded": name == "reward",
+        "gain": list(map(float, (found[gain], *found[f"{gain}_interval"]))),
         "sections": shares,
     }
 
@@ -301,16 +364,15 @@ def _data(manifest: Facts) -> Facts:
     return facts
 
 
-def _model(run: RunDirectory, stage: str, done: Facts) -> Facts:
+def _model(run: RunDirectory, stage: str, done: Facts, fingerprint: Callable[[Path], str]) -> Facts:
     """Shape and identity of the stage's bundle, and the checkpoints that were kept along the way."""
     model: Facts = {}
     if run.bundle(stage).is_dir():
-        fingerprint = bundle_fingerprint(run.bundle(stage))
         shape = _json(run.bundle(stage) / "config.json")["model"]
         model = {
             "parameters": done.get("parameters"),
             **{key: shape[key] for key in SHAPE},
-            "sha256": fingerprint,
+            "sha256": fingerprint(run.bundle(stage)),
         }
     if steps := sorted(int(path.name) for path in run.stage(stage).glob("steps/*") if path.name.isdigit()):
         model["checkpoints"] = [f"{run.path}/{stage}@{step}" for step in steps]
@@ -341,8 +403,8 @@ def _is_number(value: Any) -> bool:
 
 
 def _samples(results: Facts, rollouts: Sequence[Facts]) -> list[Facts]:
-    """A few prompts, with what the model of each stage said: those first that most stages were asked, one of each
-    section; and what reinforcement learning showed last."""
+    """The fixed prompts, and a few others, with what the model of each stage said: those first that most stages were
+    asked, one of each section; and what reinforcement learning showed last."""
     asked: dict[str, Facts] = {}
     for (stage, _), (path, content) in results.items():
         replies = [("exam", reply) for reply in content["transcript"]]
@@ -358,15 +420,17 @@ def _samples(results: Facts, rollouts: Sequence[Facts]) -> list[Facts]:
                     "replies": {},
                 }
                 said = asked.setdefault(f"{section} {prompt}", new)["replies"]
-                said.setdefault(
-                    stage, f"({'right' if reply.get('correct') else 'wrong'}) {_text(reply['reply'])}"
-                )
+                verdict = {True: "(right) ", False: "(wrong) "}.get(reply.get("correct"), "")
+                said.setdefault(stage, verdict + _text(reply["reply"]))
+    fixed = [one for one in asked.values() if one["section"] in LENGTHS]
     chosen: list[Facts] = []
     nth: Counter[str] = Counter()
     for one in sorted(asked.values(), key=lambda one: -len(one["replies"])):
+        if one in fixed:
+            continue
         chosen.append({**one, "nth": nth[one["section"]]})
         nth[one["section"]] += 1
-    chosen = sorted(chosen, key=lambda one: one.pop("nth"))[:MAX_SAMPLES]
+    chosen = fixed + sorted(chosen, key=lambda one: one.pop("nth"))[:MAX_SAMPLES]
     for row in [row for row in rollouts if row.get("shown")][-1:]:
         for reply in row["shown"][:4]:
             said = {"rl": f"(reward {reply['reward']}) {reply['reply']}"}
@@ -427,6 +491,8 @@ def _bytes_per_token(encode: Callable[[str], list[int]], texts: Mapping[str, str
 def _machine() -> Facts:
     """The machine and the versions that write the report (at the end of `chatsmith run`: that trained), and the commit
     where chatsmith runs from a git checkout."""
+    import torch  # see `gather`
+
     found: Facts = {"system": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count()}
     processors = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*: (.+)", processors.read_text()) if processors.exists() else []

@@ -5,13 +5,14 @@ escaped.
 """
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
 from typing import Any
 
-from chatsmith.report.gather import CURVES, Facts
+from chatsmith.report.gather import CURVES, MEANS, Facts
 from chatsmith.report.plots import curve
 from chatsmith.runtime.console import format_number, format_seconds
 
@@ -135,7 +136,7 @@ def report(facts: Facts) -> Page:
         replies = {_column(stage): text for stage, text in sample["replies"].items()}
         page.replies({f"prompt ({sample['section']})": sample["prompt"], **expected, **replies})
     if tokenizer := facts["tokenizer"]:
-        _objects(page, "Tokenizer: bytes per token", "text", tokenizer["vocabularies"])
+        _show_vocabularies(page, tokenizer["vocabularies"])
         absent = ", ".join(tokenizer["not_available_offline"])
         page.text(f"Not on this machine, so not compared: {absent}." if absent else "")
         page.text(tokenizer["note"])
@@ -162,9 +163,8 @@ def comparison(a: Facts, b: Facts) -> Page:
         page.items(f"Missing or damaged in {name}", facts["missing"])
     scores = {name: _cells(facts["scores"]) for name, facts in runs.items()}
     _objects(page, "Scores", "score", scores)
-    page.text(
-        f"Which differences are real: chatsmith evaluate --compare {a['run']['path']} {b['run']['path']}"
-    )
+    command = shlex.join(["chatsmith", "evaluate", "--compare", a["run"]["path"], b["run"]["path"]])
+    page.text(f"Which differences are real: {command}")
     for title, section in (
         ("Time", "time"),
         ("Data", "data"),
@@ -197,6 +197,18 @@ def _summary(page: Page, facts: Facts) -> None:
         rows.append(row)
     page.heading("Summary")
     page.table(["stage", "", "time", *(["cost"] if price else []), "tokens", "tokens/s", "memory, GB"], rows)
+    promises = (
+        ("peak_memory_gb", "foreseen_memory_gb", "GB"),
+        ("tokens_per_second", "foreseen_tokens_per_second", "tokens/s"),
+    )
+    kept = [
+        f"{stage} {format_number(spent[said])} {unit} ({spent[said] / spent[found] - 1:+.0%})"
+        for stage, spent in (time["stages"] if time else {}).items()
+        for found, said, unit in promises
+        if spent.get(said) and spent.get(found)
+    ]
+    if kept:
+        page.text(f"Foreseen before, with how far that was off: {', '.join(kept)}.")
     if time:
         cost = f", ${time['dollars']:,.2f} at ${price:,.2f} an hour" if price else ""
         page.text(
@@ -218,18 +230,23 @@ def _show_scores(page: Page, facts: Facts) -> None:
         page.table(["score", *map(_column, scores), "chance", "items"], rows)
         page.text("In brackets: 95 % intervals. Bits per byte: less is better.")
     else:
-        page.text(f"Not evaluated yet; to do so: chatsmith evaluate {facts['run']['path']}")
+        page.text(f"Not evaluated yet; to do so: chatsmith evaluate {shlex.quote(facts['run']['path'])}")
     if rl:
         page.heading("Reinforcement learning, before and after", 3)
+        is_graded = rl["is_graded"]
+        what, scale, unit, digits = (
+            ("mean reward", 1, "", 3) if is_graded else ("greedy pass@1", 100, " %", 1)
+        )
         rows = []
+
+        def shown(numbers: Sequence[float], sign: str = "", unit: str = unit) -> str:
+            value, low, high = (f"{scale * one:{sign}.{digits}f}" for one in numbers)
+            return f"{value}{unit} ({low} to {high})"
+
         for name, part in rl["sections"].items():
-            shares = ([f"{100 * share:.1f}" for share in part[when]] for when in ("before", "after"))
-            rows.append(
-                [name, *(f"{share} % ({low} to {high})" for share, low, high in shares), f"{part['n']:,}"]
-            )
-        page.table([f"greedy pass@1, {rl['task']}", "before", "after", "problems"], rows)
-        gain, low, high = (f"{100 * share:+.1f}" for share in rl["gain"])
-        page.text(f"Gain: {gain} points (95 % interval {low} to {high}).")
+            rows.append([name, shown(part["before"]), shown(part["after"]), f"{part['n']:,}"])
+        page.table([f"{what}, {rl['task']}", "before", "after", "problems"], rows)
+        page.text(f"Gain: {shown(rl['gain'], '+', '' if is_graded else ' points')}, with its 95 % interval.")
 
 
 def _show_adapted(page: Page, evidence: Facts) -> None:
@@ -287,6 +304,20 @@ def _show_data(page: Page, data: Facts) -> None:
             page.table([f"file of {kind}", "share of characters"], rows)
 
 
+def _show_vocabularies(page: Page, vocabularies: Mapping[str, Facts]) -> None:
+    """Bytes per token by text, and how much more this tokenizer packs into one than each of the others."""
+    own, *others = vocabularies
+    rows = []
+    for text, size in vocabularies[own].items():
+        sizes = [vocabularies[name].get(text) for name in others]
+        cells = [NOTHING if one is None else f"{one} ({size / one - 1:+.0%})" for one in sizes]
+        rows.append([text, str(size), *(cells if text != "ids" else map(str, sizes))])
+    page.heading("Tokenizer: bytes per token")
+    page.table(["text", own, *others], rows)
+    if others:
+        page.text(f"In brackets: how much more text {own} packs into a token.")
+
+
 def _objects(
     page: Page, heading: str, first: str, objects: Mapping[str, Facts], *, only_different: bool = False
 ) -> None:
@@ -306,7 +337,8 @@ def _objects(
 
 
 def _column(stage: str) -> str:
-    return COLUMNS.get(stage, stage)
+    name, at, step = stage.partition("@")
+    return COLUMNS.get(name, name) + (at and f" after step {step}")
 
 
 def _cells(scores: Mapping[str, Mapping[str, Facts]]) -> dict[str, str]:
@@ -330,7 +362,7 @@ def _score(name: str, score: Facts | None) -> str:
 
 def _number(name: str, value: float) -> str:
     """Means and bits per byte as they are, accuracies in percent."""
-    return f"{value:.4f}" if name in ("bits per byte", "CORE", "ChatCORE") else f"{100 * value:.1f} %"
+    return f"{value:.4f}" if name in MEANS.values() or name.startswith("bits") else f"{100 * value:.1f} %"
 
 
 def _flat(value: Any, name: str = "") -> Iterable[tuple[str, str]]:

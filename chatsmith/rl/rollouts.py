@@ -6,6 +6,7 @@ its seed alone, so a step that was interrupted can be written again. Training, d
 all come through here. It updates no weights.
 """
 
+import math
 import random
 import time
 from collections.abc import Iterable, Sequence
@@ -119,27 +120,33 @@ class RolloutWorker:
         completions = self._complete([self._request(problem, 0.0, seed=0) for problem in problems])
         return [self._group(problem, [one]) for problem, one in zip(problems, completions, strict=True)]
 
-    def solved(self, problems: Sequence[Problem], runtime: Runtime) -> list[bool]:
-        """Which problems are solved by one greedy reply each; the processes share them."""
+    def scores(self, problems: Sequence[Problem], runtime: Runtime) -> list[float]:
+        """What one greedy reply to each problem is worth: 1 for right and 0 for wrong, or a graded reward, NaN where
+        that failed; the processes share them."""
         mine = range(runtime.rank, len(problems), runtime.world_size)
         groups = self.answer([problems[index] for index in mine])
-        right = dict.fromkeys(map(str, range(len(problems))), 0.0)
-        right |= {str(index): float(group.num_right) for index, group in zip(mine, groups, strict=True)}
-        return [value > 0 for value in sum_numbers(right, runtime).values()]
+        scores = dict.fromkeys(map(str, range(len(problems))), 0.0)
+        scores |= {str(index): _score(group.verdicts[0]) for index, group in zip(mine, groups, strict=True)}
+        found = list(sum_numbers(scores, runtime).values())
+        return found if is_graded(found) else [float(score == 1) for score in found]
 
     def development_scores(
         self, problems: Sequence[Problem], samples: int, seed: int, runtime: Runtime
     ) -> dict[str, float]:
-        """Greedy pass@1 on all problems and pass@k on the first of them, over all processes."""
+        """Greedy pass@1 on all problems and pass@k on the first of them, over all processes; of a graded reward, before
+        these, the mean on all problems."""
         started = time.perf_counter()
-        solved = self.solved(problems, runtime)
+        scores = self.scores(problems, runtime)
+        known = [score for score in scores if not math.isnan(score)]
+        mean = {"dev_reward": sum(known) / len(known)} if is_graded(scores) else {}
         some = range(runtime.rank, min(len(problems), PASS_AT_K_PROBLEMS), runtime.world_size)
         # No round of training has the number -1, so the seeds are different.
         groups = self.write([problems[index] for index in some], samples, seeds_of(seed, -1, some))
         counts = {"solved": sum(group.num_right > 0 for group in groups), "asked": len(groups)}
         sums = sum_numbers(counts, runtime)
         return {
-            "dev_pass_at_1": sum(solved) / max(len(solved), 1),
+            **mean,
+            "dev_pass_at_1": sum(score >= 1 for score in scores) / max(len(scores), 1),
             f"dev_pass_at_{samples}": sums["solved"] / max(sums["asked"], 1),
             "evaluation_seconds": time.perf_counter() - started,
         }
@@ -177,6 +184,17 @@ class RolloutWorker:
             )
         if self._failures == MOST_FAILURES_SHOWN:
             self._reporter.notice("further ones are only counted: failed_rewards in metrics.jsonl")
+
+
+def is_graded(scores: Sequence[float]) -> bool:
+    """Whether some of these are known and neither 0 nor 1."""
+    return any(score not in (0.0, 1.0) and not math.isnan(score) for score in scores)
+
+
+def _score(verdict: Verdict) -> float:
+    if verdict.reward is None:
+        return math.nan
+    return float(verdict.is_right) if verdict.score is None else verdict.score
 
 
 def fits(problem: Problem, tokenizer: Tokenizer, context_length: int, max_tokens: int) -> bool:

@@ -9,7 +9,8 @@ call and where things are kept is handed in.
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -41,11 +42,11 @@ from chatsmith.rl.rollouts import (
     shown_reply,
     sums_of,
 )
-from chatsmith.runtime.console import Reporter, format_seconds
-from chatsmith.runtime.device import Runtime, free_memory
+from chatsmith.runtime.console import Reporter, counted, format_seconds
+from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.distributed import sum_numbers
 from chatsmith.runtime.errors import UserError
-from chatsmith.train.memory import affordable_tokens
+from chatsmith.train.memory import fit_plan
 from chatsmith.train.plan import Plan, make_rollout_plan
 from chatsmith.train.step import train_step
 from chatsmith.train.timing import TimeBudget, trial
@@ -71,7 +72,7 @@ FEWEST_TIMED, MOST_TIMED, TIMED_SHARE = 4, 12, 0.03
 """Rounds that are timed to know how many there is time for: as many as take about this share of it. Rounds differ by
 what is asked: three in a row of the kindergarten's took two thirds of the mean, eight four fifths."""
 
-SHOWN = ("reward", "pass_at_1", "reply_tokens", "entropy", "kl")
+SHOWN = ("reward", "pass_at_1", "equal_groups", "reply_tokens", "entropy", "kl")
 """Metrics beside the progress bar."""
 
 SHOWN_REPLIES = 4
@@ -134,10 +135,10 @@ class RLResult(NamedTuple):
     result: TrainResult
     progress: "RLProgress"
     test: Sequence[Problem]
-    before: Sequence[bool]
-    """Which test problems the initial weights solve."""
-    after: Sequence[bool]
-    """Which the final weights solve."""
+    before: Sequence[float]
+    """What the initial weights' replies to the test problems are worth: see `RolloutWorker.scores`."""
+    after: Sequence[float]
+    """And the final weights'."""
 
 
 def reinforce(
@@ -194,12 +195,12 @@ def reinforce(
     def evaluate(step: int) -> dict[str, float]:
         started = time.monotonic()
         scores = worker.development_scores(development, settings.samples, settings.seed, runtime)
-        progress.consider(model, scores["dev_pass_at_1"], step)
+        progress.consider(model, scores[next(iter(scores))], step)
         count_evaluation(time.monotonic() - started)
         return scores
 
     scores_before = evaluate(step=0)  # the mark to beat; a resumed run restores its own best weights
-    reporter.line(f"Before: {_percents(scores_before)} of the development problems")
+    reporter.line(f"Before, on the development problems: {_in_words(scores_before)}")
 
     asked = settings.steps * settings.updates
     steps = asked or USUAL_STEPS * settings.updates
@@ -218,6 +219,9 @@ def reinforce(
     with trainer:
         if trainer.step == 0:
             trainer.record(scores_before)
+        if trainer.awaits_evaluation:
+            trainer.evaluate_if_due(evaluate_every, lambda: evaluate(trainer.step))
+            trainer.save_or_stop()
         while not trainer.is_done:
             started = time.perf_counter()
             number = trainer.step // settings.updates
@@ -239,21 +243,21 @@ def reinforce(
                 trainer.log(metrics, in_words(shown))
                 trainer.correct_steps()
                 started = time.perf_counter()
-            if trainer.evaluation_is_due(evaluate_every):
-                trainer.record(evaluate(trainer.step))
+            trainer.evaluate_if_due(evaluate_every, lambda: evaluate(trainer.step))
             trainer.save_or_stop()
     result = trainer.result()
 
+    name, first = next(iter(scores_before.items()))
     reporter.line(
-        f"{result.steps:,} steps in {format_seconds(result.seconds)}; best on the development problems after step "
-        f"{progress.best_step:,}: {progress.best_score:.1%} right, {scores_before['dev_pass_at_1']:.1%} before"
+        f"{counted(result.steps, 'step')} in {format_seconds(result.seconds)}; best on the development problems after "
+        f"step {progress.best_step:,}: {_in_words({name: progress.best_score})}, {_in_words({name: first})} before"
     )
     initial = (reference or load_bundle(start.path).model).state_dict()
     started = time.monotonic()
     model.load_state_dict(initial)
-    before = worker.solved(test, runtime)
+    before = worker.scores(test, runtime)
     model.load_state_dict(blended(initial, progress.best, settings.blend))
-    after = worker.solved(test, runtime)
+    after = worker.scores(test, runtime)
     count_evaluation(time.monotonic() - started)
     return RLResult(plan.with_steps(result.steps), result, progress, test, before, after)
 
@@ -345,19 +349,21 @@ def measure_steps(budget: TimeBudget, model: GPT, rounds: Rounds, replies: int) 
 def _plan(
     model: GPT, steps: int, replies: int, settings: RLSettings, runtime: Runtime, wanted_steps: int
 ) -> Plan:
-    shape = model.config
-    at_once = affordable_tokens(shape, runtime.compute_dtype, free_memory(runtime.device))
-    return make_rollout_plan(
-        shape,
+    rows = settings.rows_per_microbatch or max(1, MOST_AT_ONCE // model.config.context_length)
+    planned = partial(
+        make_rollout_plan,
+        model.config,
         steps=steps,
         replies=replies,
-        texts=math.ceil(settings.replay / runtime.world_size),
-        rows_per_microbatch=settings.rows_per_microbatch
-        or min(at_once, MOST_AT_ONCE) // shape.context_length,
         world_size=runtime.world_size,
         rate_scale=settings.rate_scale,
         wanted_steps=wanted_steps,
     )
+    is_asked = settings.rows_per_microbatch > 0
+    fitted = fit_plan(model, planned(rows_per_microbatch=rows), runtime, str, is_asked=is_asked)
+    texts = math.ceil(settings.replay / runtime.world_size)
+    plan = planned(rows_per_microbatch=fitted.rows_per_microbatch, texts=texts)
+    return replace(plan, foreseen_memory_bytes=fitted.foreseen_memory_bytes)
 
 
 def blended(initial: dict[str, Tensor], best: dict[str, Tensor], share: float) -> dict[str, Tensor]:
@@ -375,7 +381,7 @@ class RLProgress:
         self.monitor = monitor
         self.best: dict[str, Tensor] = {}
         """A copy of the weights that scored best on the development problems."""
-        self.best_score = -1.0
+        self.best_score = -math.inf
         self.best_step = 0
         self.tokens = 0
         """Sampled tokens that gave a gradient."""
@@ -433,7 +439,7 @@ class RewardMonitor:
     def __init__(self, give_up_after: int, max_tokens: int) -> None:
         self._give_up_after = give_up_after
         self._max_tokens = max_tokens
-        names = ("zero", "collapsed", "endless", "first_entropy")
+        names = ("zero", "collapsed", "endless", "first_entropy", "same")
         self._counts: dict[str, float] = dict.fromkeys(names, 0.0)
 
     def check(self, metrics: Mapping[str, float]) -> list[str]:
@@ -455,6 +461,15 @@ class RewardMonitor:
         first = self._counts["first_entropy"] = self._counts["first_entropy"] or metrics["entropy"]
         is_same = metrics["equal_groups"] >= SAME and metrics["pass_at_1"] < SAME
         is_collapsed = is_same and metrics["entropy"] < COLLAPSED * first
+        if (
+            self._in_a_row("same", is_same and not is_collapsed and metrics["nonzero_rewards"] > 0)
+            == PATIENCE
+        ):
+            notices.append(
+                f"in {metrics['equal_groups']:.0%} of the groups all replies earn the same, so there is next to "
+                "nothing to learn from them: take problems that the model solves now and then, more samples of each, "
+                "or a reward that tells replies apart"
+            )
         if self._in_a_row("collapsed", is_collapsed) == PATIENCE:
             notices.append(
                 f"the model gives nearly the same reply every time (entropy {metrics['entropy']:.4f}, at first "
@@ -477,7 +492,8 @@ class RewardMonitor:
 
     def load_named_state(self, state: dict[str, Tensor]) -> None:
         """Restore what `named_state` gave."""
-        self._counts = dict(zip(self._counts, state["watch"].tolist(), strict=True))
+        # A state of an older chatsmith has fewer.
+        self._counts |= dict(zip(self._counts, state["watch"].tolist(), strict=False))
 
 
 def _round_metrics(
@@ -540,7 +556,9 @@ def _show_replies(groups: Sequence[Group], step: int, reporter: Reporter) -> lis
     return shown
 
 
-def _percents(scores: dict[str, float]) -> str:
-    """The development scores that are shares, as pass@1 61.3%."""
+def _in_words(scores: Mapping[str, float]) -> str:
+    """Development scores, as pass@1 61.3%; of a graded reward as mean reward -48.2 alone."""
+    if "dev_reward" in scores:
+        return f"mean reward {scores['dev_reward']:.4g}"
     shown = {name.removeprefix("dev_").replace("_at_", "@"): value for name, value in scores.items()}
     return ", ".join(f"{name} {value:.1%}" for name, value in shown.items() if name.startswith("pass"))

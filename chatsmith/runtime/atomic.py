@@ -3,10 +3,15 @@
 The new content is written beside its target, flushed to disk, then renamed over it; the parent directory is
 flushed last, so that the rename itself survives a power cut. A full disk raises a `UserError`, as does whatever else
 keeps the system from writing, and what was there before stays.
+
+What is half-written is called `.NAME.PID.tmp`, and what has stepped aside for one rename `.NAME.PID.old`. A killed
+process leaves them behind; `sweep` puts that right.
 """
 
+import ctypes
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,21 +19,22 @@ from pathlib import Path
 
 from chatsmith.runtime.errors import UserError
 
+_LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.(?P<kind>tmp|old)")
+_temporaries: set[Path] = set()
+"""What this process is writing right now."""
+
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace `path` with `content`, atomically. Parent folders are made. Raises UserError on a full disk, or where a
     limit on file sizes or the device stops the writing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with _temporary(path) as temporary:
         with explained(path, temporary), temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
         _flush_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -44,11 +50,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     disk, and where anything else stops the writing of a file in the folder; other errors of the block pass as they are.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    retired = path.with_name(f".{path.name}.{os.getpid()}.old")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
+    with _temporary(path) as temporary:
+        temporary.mkdir()
         with explained(path, temporary):
             yield temporary
             for file in temporary.rglob("*"):
@@ -56,15 +59,86 @@ def new_folder(path: Path) -> Iterator[Path]:
                     _flush_file(file)
         _flush_folder(temporary)
         if path.exists():
-            # A folder cannot be renamed over a non-empty one, so the old one steps aside for one rename.
-            path.rename(retired)
-        temporary.rename(path)
+            _exchange(temporary, path)
+        else:
+            temporary.rename(path)
         _flush_folder(path.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder: a kill meanwhile leaves it whole or gone, but for what `sweep` takes away."""
+    if path.exists():
+        with _temporary(path) as temporary:
+            path.rename(temporary)
+
+
+def sweep(*folders: Path) -> None:
+    """Remove what killed processes left half-written in these folders, and bring back what had stepped aside for a
+    replacement that never came. What a living process writes is left alone."""
+    for path in (path for folder in folders for path in folder.glob(".*")):
+        found = _LEFTOVER.fullmatch(path.name)
+        if not found or _is_alive(int(found["pid"])):
+            continue
+        if found["kind"] == "old" and not path.with_name(found["name"]).exists():
+            path.rename(path.with_name(found["name"]))
+        else:
+            _remove(path)
+
+
+def remove_temporaries() -> None:
+    """Remove what this process is writing right now: it is about to end on the spot."""
+    for path in list(_temporaries):
+        _remove(path)
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """A name beside `path` that is free, and free again afterwards."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _remove(temporary)
+    _temporaries.add(temporary)
+    try:
+        yield temporary
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if retired.exists() and not path.exists():
-            retired.rename(path)
-        shutil.rmtree(retired, ignore_errors=True)
+        _remove(temporary)
+        _temporaries.discard(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether another process on this machine has this number."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return pid != os.getpid()
+
+
+_renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)  # Linux alone has it
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+def _exchange(temporary: Path, path: Path) -> None:
+    """Swap two folders: in one call where the system can (Linux), so that at every moment one of them is at `path`."""
+    one, other = os.fsencode(temporary), os.fsencode(path)
+    if _renameat2 and _renameat2(_AT_FDCWD, one, _AT_FDCWD, other, _RENAME_EXCHANGE) == 0:
+        return
+    retired = path.with_name(f".{path.name}.{os.getpid()}.old")
+    path.rename(retired)  # a folder cannot be renamed over one that is not empty
+    try:
+        temporary.rename(path)
+    except BaseException:
+        retired.rename(path)
+        raise
+    _remove(retired)
 
 
 @contextmanager
@@ -73,9 +147,10 @@ def explained(path: Path, temporary: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        kept = " and is as it was" if path.exists() else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
-                f"the disk is full: {path} was not written and is as it was; free space and repeat the command"
+                f"the disk is full: {path} was not written{kept}; free space and repeat the command"
             ) from error
         # In the block that fills a folder anything may happen, and what names no file of it is not about writing it.
         is_ours = not temporary.is_dir() or (
@@ -83,11 +158,11 @@ def explained(path: Path, temporary: Path) -> Iterator[None]:
         )
         if error.errno == errno.EFBIG:
             raise UserError(
-                f"{path} was not written and is as it was: it is larger than files may be here ({error.strerror}); "
+                f"{path} was not written{kept}: it is larger than files may be here ({error.strerror}); "
                 "raise the limit (ulimit -f) and repeat the command"
             ) from error
         if is_ours:
-            raise UserError(f"{path} was not written and is as it was: {error.strerror}") from error
+            raise UserError(f"{path} was not written{kept}: {error.strerror}") from error
         raise
 
 

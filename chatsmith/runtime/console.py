@@ -5,11 +5,12 @@ or ten percent. With `json=True` all of it goes to stderr, so that stdout holds 
 command prints. It keeps no log file: metrics belong to `metrics.jsonl`.
 """
 
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,11 +50,12 @@ class Reporter:
         if self._terminal is None:
             self.line(f"\n== {title}" + (f": {subtitle}" if subtitle else ""))
         else:
-            self._terminal.print(f"\n{title}", style="bold cyan", end="  ")
-            self._terminal.print(subtitle, style="dim")
+            self._terminal.print(f"\n{printable(title)}", style="bold cyan", end="  ")
+            self._terminal.print(printable(subtitle), style="dim")
 
     def line(self, text: str = "", style: str = "") -> None:
         """One plain line; `style` is one of rich's, for a terminal."""
+        text = printable(text)
         if self._terminal is not None:
             self._terminal.print(text, style=style)
         elif not self._silent:
@@ -66,6 +68,7 @@ class Reporter:
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table of strings. The first column is aligned left, numbers in the others right."""
+        rows = [[printable(cell).replace("\n", "\\n") for cell in row] for row in rows]
         right = [_is_numeric_column(rows, index) for index in range(len(columns))]
         if self._terminal is None:
             self.line(plain_table(title, columns, rows, right))
@@ -73,8 +76,11 @@ class Reporter:
         from rich.table import Table
 
         table = Table(title=title or None, title_justify="left", header_style="bold")
-        for column, is_right in zip(columns, right, strict=True):
-            table.add_column(column, justify="right" if is_right else "left")
+        for index, (column, is_right) in enumerate(zip(columns, right, strict=True)):
+            # In a narrow terminal names are folded, and numbers stay whole.
+            width = max(len(row[index]) for row in rows) if is_right else None
+            justify = "right" if is_right else "left"
+            table.add_column(column, justify=justify, overflow="fold", no_wrap=is_right, min_width=width)
         for row in rows:
             table.add_row(*row)
         self._terminal.print(table)
@@ -105,7 +111,9 @@ class Reporter:
 def _terminal(stream: TextIO) -> "Console":
     from rich.console import Console
 
-    return Console(file=stream, highlight=False, markup=False, emoji=False)
+    # rich itself leaves bold text under NO_COLOR.
+    colors = None if os.environ.get("NO_COLOR") else "auto"
+    return Console(file=stream, highlight=False, markup=False, emoji=False, color_system=colors)
 
 
 class Bar:
@@ -140,7 +148,10 @@ class Bar:
             # Ten percent of a total that takes a second in all is not worth a line; the last line says enough.
             share = (self._done - self._shown_done) / self._total if self._total else 0.0
             is_due = waited >= PLAIN_SECONDS or (share >= PLAIN_SHARE and waited >= 1.0)
-        if is_due:
+        is_over = self._drawn is None and self._total is not None and self._done >= self._total
+        if (
+            is_due and not is_over
+        ):  # what is found out at the end belongs into the last line, which `finish` writes
             self.show()
 
     def begin_at(self, done: float) -> None:
@@ -207,6 +218,25 @@ class Rate:
         """The rate, or 0 while nothing is known."""
         (before, first), (now, last) = self._points[0], self._points[-1]
         return (last - first) / (now - before) if now > before else 0.0
+
+
+CONTROL = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
+
+
+def printable(text: str) -> str:
+    """`text` with escapes for what a terminal would obey: names of files may hold anything."""
+    return text.translate(CONTROL)
+
+
+def counted(count: int, noun: str) -> str:
+    """'1 layer', '1,234 layers'."""
+    return f"{count:,} {noun}" + "s" * (count != 1)
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What settings say otherwise than before: 'tokens 1000, not 2000'; nothing where the former are not known."""
+    changed = [name for name in {**before, **now} if before and before.get(name) != now.get(name)]
+    return ", ".join(f"{name} {before.get(name, 'unset')}, not {now.get(name, 'unset')}" for name in changed)
 
 
 def format_number(number: float) -> str:

@@ -21,7 +21,7 @@ from chatsmith.runtime.cache import prepare_compiling
 from chatsmith.runtime.distributed import Rank, gpu_index, rank_from
 from chatsmith.runtime.errors import UserError
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
 
 ONEDNN_PRIMITIVES = "512"
 """How many prepared products oneDNN keeps, of 1,024 by default; read when it makes its first one. It prepares one for
@@ -43,6 +43,11 @@ class Runtime:
         """Whether this process is the one that writes files and reports to the person."""
         return self.rank == 0
 
+    @property
+    def dtype_name(self) -> str:
+        """The compute type as settings name it."""
+        return {dtype: short for short, dtype in DTYPES.items()}[self.compute_dtype]
+
     def synchronize(self) -> None:
         """Wait until the device has done what it was given; before reading a clock."""
         if self.device.type == "cuda":
@@ -58,23 +63,25 @@ class Runtime:
             name = f"CPU, {torch.get_num_threads()} threads"
         else:
             name = self.device.type.upper()
-        numbers = {dtype: short for short, dtype in DTYPES.items()}[self.compute_dtype]
-        return f"{name}, {numbers}" + (f", {self.world_size} processes" if self.world_size > 1 else "")
+        return f"{name}, {self.dtype_name}" + (
+            f", {self.world_size} processes" if self.world_size > 1 else ""
+        )
 
 
-def detect_runtime(device: str = "auto", dtype: str = "auto") -> Runtime:
-    """The runtime of this process: `device` is auto, cpu, cuda, cuda:N or mps; `dtype` is auto, fp32, bf16 or fp64.
+def detect_runtime(device: str = "auto", dtype: str = "auto", scales_loss: bool = False) -> Runtime:
+    """The runtime of this process: `device` is auto, cpu, cuda, cuda:N or mps; `dtype` is auto, fp32, bf16, fp16 or
+    fp64.
 
     auto takes CUDA, then MPS, then the CPU; and bf16 where the hardware supports it (CUDA 8.0 and up,
     CPUs with AVX512-BF16 or AMX), fp32 elsewhere: emulated bf16 was measured 70 times slower than fp32 on a CPU
-    with AVX2 only. Rank and world size come from torchrun's environment or Slurm's. Raises UserError for what is not
-    there.
+    with AVX2 only. Who trains with a scaled loss (`scales_loss`) gets fp16 on CUDA 7.0 to 7.5. Rank and world size
+    come from torchrun's environment or Slurm's. Raises UserError for what is not there.
     """
     rank = rank_from(os.environ)
     chosen = _pick_device(device, rank)
     if dtype not in ("auto", *DTYPES):
         raise UserError(f"dtype must be one of auto, {', '.join(DTYPES)}, not {dtype!r}")
-    compute_dtype = _native_dtype(chosen) if dtype == "auto" else DTYPES[dtype]
+    compute_dtype = _native_dtype(chosen, scales_loss) if dtype == "auto" else DTYPES[dtype]
     prepare_compiling()
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", ONEDNN_PRIMITIVES)
     return Runtime(chosen, compute_dtype, rank.rank, rank.world_size)
@@ -110,9 +117,12 @@ def _pick_device(name: str, rank: Rank) -> torch.device:
     return device
 
 
-def _native_dtype(device: torch.device) -> torch.dtype:
+def _native_dtype(device: torch.device, scales_loss: bool) -> torch.dtype:
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float32
+        capability = torch.cuda.get_device_capability(device)
+        if scales_loss and (7, 0) <= capability < (8, 0):
+            return torch.float16
+        return torch.bfloat16 if capability >= (8, 0) else torch.float32
     if device.type == "cpu" and _cpu_multiplies_bf16():
         return torch.bfloat16
     return torch.float32
@@ -138,6 +148,14 @@ def peak_resident_bytes() -> int:
     """The most resident memory this process has held."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts kilobytes
+
+
+def resident_bytes() -> int:
+    """The resident memory that this process holds now; where that is not told (macOS), the most it has held."""
+    try:
+        return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return peak_resident_bytes()
 
 
 CGROUP_FILES = {

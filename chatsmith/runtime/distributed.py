@@ -10,10 +10,16 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
+
+from chatsmith.runtime.errors import UserError
+
+T = TypeVar("T")
 
 if TYPE_CHECKING:
     from chatsmith.runtime.device import Runtime  # which asks this file for the rank
@@ -81,6 +87,7 @@ def process_group(runtime: "Runtime") -> Iterator[None]:
         os.environ.setdefault(name, value)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if is_cuda else "gloo",
+        store=_store_of_attempt(runtime),
         timeout=TIMEOUT,
         rank=runtime.rank,
         world_size=runtime.world_size,
@@ -89,13 +96,46 @@ def process_group(runtime: "Runtime") -> Iterator[None]:
     )
     try:
         yield
+    except RuntimeError as error:
+        if not _is_lost_connection(error):
+            raise
+        raise UserError(
+            "another process of this training ended, and this one with it; the same command, or torchrun with "
+            "--max-restarts, goes on from the last saved state"
+        ) from error
     finally:
         dist.destroy_process_group()
+
+
+def _store_of_attempt(runtime: "Runtime") -> Store:
+    """Where the processes leave their addresses for each other. torchrun's own store outlives an attempt that it
+    restarts: under the same names, the new processes would read dead ones' addresses. A store that a process opens
+    is new each time, and shared by machines that do not count the same attempts."""
+    store, _, _ = next(rendezvous("env://", runtime.rank, runtime.world_size))
+    is_torchrun_s = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", 0) if is_torchrun_s else 0
+    return PrefixStore(f"attempt {attempt}", store)
+
+
+def _is_lost_connection(error: RuntimeError) -> bool:
+    """Whether a collective failed because another process is gone: gloo and NCCL say it in their own words."""
+    return isinstance(error, dist.DistError) or any(
+        word in str(error) for word in ("gloo", "NCCL", "Connection")
+    )
 
 
 def sum_number(value: float, runtime: "Runtime") -> float:
     """The sum of a number over all processes."""
     return sum_numbers({"": value}, runtime)[""]
+
+
+def max_number(value: float, runtime: "Runtime") -> float:
+    """The largest of the numbers of all processes."""
+    if runtime.world_size == 1:
+        return value
+    largest = torch.tensor(value, dtype=torch.float64)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return largest.item()
 
 
 def sum_numbers(values: Mapping[str, float], runtime: "Runtime") -> dict[str, float]:
@@ -110,3 +150,12 @@ def sum_numbers(values: Mapping[str, float], runtime: "Runtime") -> dict[str, fl
 def main_number(value: float, runtime: "Runtime") -> float:
     """The main process's number, on every process: for what each would measure a little differently."""
     return sum_number(value if runtime.is_main else 0.0, runtime)
+
+
+def gathered(items: list[T], runtime: "Runtime") -> list[T]:
+    """The items of all processes, in their order."""
+    if runtime.world_size == 1:
+        return items
+    lists: list[list[T]] = [[]] * runtime.world_size
+    dist.all_gather_object(lists, items)
+    return [item for of_one in lists for item in of_one]

@@ -5,11 +5,14 @@ is closed off by the next one, and dropped when training begins. It does not dra
 """
 
 import contextlib
+import errno
 import importlib
 import json
 import math
 import os
+import secrets
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -18,26 +21,43 @@ from chatsmith.runtime import atomic
 from chatsmith.runtime.errors import UserError
 
 TRACKERS = ("wandb", "tensorboard", "trackio")
+TRACKER_ID = "tracker.txt"
+"""In a run directory: by what a tracker knows the run."""
+
+
+TEXTS = ("sample", "shown")
+"""Values of `MetricsLog.write` that are what a model wrote; a tracker gets them as text."""
 
 
 class Tracker(Protocol):
-    """Where figures go besides the file."""
+    """Where figures go besides the file. It is one of a run directory, which all stages and sessions go on with."""
 
     def log(self, stage: str, step: int, values: dict[str, float]) -> None: ...
+
+    def text(self, stage: str, step: int, name: str, text: str) -> None: ...
 
     def close(self) -> None: ...
 
 
 class MetricsLog:
-    """Append lines to the file at `path` (metrics.jsonl of a run); `track` is one of TRACKERS or None.
+    """Append lines to the file at `path` (metrics.jsonl of a run); `track` is one of TRACKERS or None, which gets the
+    `settings` by stage, too.
 
-    Raises UserError if the tracker is unknown or not installed.
+    With `waits`, lines that a full disk has no room for are kept for `catch_up`. Raises UserError if the tracker is
+    unknown or not installed.
     """
 
-    def __init__(self, path: Path, track: str | None = None) -> None:
-        self._tracker = open_tracker(track, path.parent) if track else None
+    def __init__(
+        self,
+        path: Path,
+        track: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        waits: bool = False,
+    ) -> None:
+        self._tracker = open_tracker(track, path.parent, settings) if track else None
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._path = path
+        self._path, self._waits, self._unwritten = path, waits, b""
         # Unbuffered: what could not be written must not be tried again when the file is closed.
         self._file = path.open("ab", buffering=0)
         if _ends_mid_line(path):
@@ -56,9 +76,36 @@ class MetricsLog:
         the file, where it cannot be written whole; then nothing of it stays."""
         record = {"stage": stage, "step": step, "time": round(time.time(), 3)}
         record.update({name: _finite_or_none(value) for name, value in values.items()})
-        self._append(json.dumps(record, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n")
+        self._unwritten += json.dumps(record, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n"
+        self.catch_up()
         if self._tracker is not None:
             self._tracker.log(stage, step, _numbers(values))
+            for name in TEXTS:
+                if text := values.get(name):
+                    self._tracker.text(stage, step, name, text if isinstance(text, str) else _lines(text))
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether there are lines that had no room."""
+        return bool(self._unwritten)
+
+    def catch_up(self) -> bool:
+        """Write what had no room before. Returns whether there was room."""
+        try:
+            self._append(self._unwritten)
+        except OSError as error:
+            if self._waits and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                return False
+            self._unwritten = b""
+            raise
+        self._unwritten = b""
+        return True
+
+    def drop(self, stage: str, after_step: int) -> None:
+        """Take what `stage` wrote after step `after_step` out of the file. Raises UserError on a full disk."""
+        drop_records(self._path, stage, after_step)
+        self._file.close()
+        self._file = self._path.open("ab", buffering=0)  # which may be another one now
 
     def _append(self, line: bytes) -> None:
         end = self._file.seek(0, os.SEEK_END)
@@ -99,14 +146,15 @@ def records_of(path: Path, stage: str, up_to_step: int) -> bytes:
     return b"".join(line.rstrip(b"\n") + b"\n" for line in own)
 
 
-def open_tracker(name: str, run: Path) -> Tracker:
-    """The tracker called `name` for the run directory `run`. Raises UserError if it cannot be used."""
+def open_tracker(name: str, run: Path, settings: Mapping[str, Any] | None = None) -> Tracker:
+    """The tracker called `name` for the run directory `run`, whose name there stays the same in all sessions;
+    `settings` are by stage. Raises UserError if it cannot be used."""
     if name not in TRACKERS:
         raise UserError(f"there is no tracker {name!r}; choose one of {', '.join(TRACKERS)}")
     try:
         if name == "tensorboard":
-            return _TensorBoard(importlib.import_module("torch.utils.tensorboard"), run)
-        return _WandbLike(importlib.import_module(name), run)
+            return _TensorBoard(importlib.import_module("torch.utils.tensorboard"), run, settings or {})
+        return _WandbLike(importlib.import_module(name), name, run, settings or {})
     except ImportError as error:
         raise UserError(f"tracking with {name} needs a package: pip install 'chatsmith[{name}]'") from error
 
@@ -115,23 +163,38 @@ class _WandbLike:
     """wandb, and trackio, which has the same functions. Steps of different stages would collide in their one
     global step, so the step is a figure of its own."""
 
-    def __init__(self, module: Any, run: Path) -> None:
-        self._run = module.init(project="chatsmith", name=run.name)
+    def __init__(self, module: Any, name: str, run: Path, settings: Mapping[str, Any]) -> None:
+        kept = run / TRACKER_ID
+        if not kept.exists():
+            run.mkdir(parents=True, exist_ok=True)
+            atomic.write_text(kept, secrets.token_hex(4))
+        # trackio knows a run by its name alone.
+        id = kept.read_text(encoding="utf-8").strip()
+        which = {"name": run.name, "id": id} if name == "wandb" else {"name": f"{run.name}-{id}"}
+        self._run = module.init(project="chatsmith", **which, resume="allow", config=dict(settings))
 
     def log(self, stage: str, step: int, values: dict[str, float]) -> None:
         self._run.log({f"{stage}/step": step} | {f"{stage}/{name}": value for name, value in values.items()})
+
+    def text(self, stage: str, step: int, name: str, text: str) -> None:
+        self._run.log({f"{stage}/step": step, f"{stage}/{name}": text})
 
     def close(self) -> None:
         self._run.finish()
 
 
 class _TensorBoard:
-    def __init__(self, module: Any, run: Path) -> None:
+    def __init__(self, module: Any, run: Path, settings: Mapping[str, Any]) -> None:
         self._writer = module.SummaryWriter(log_dir=str(run / "tensorboard"))
+        for stage, values in settings.items():
+            self.text(stage, 0, "settings", "\n".join(f"    {name} = {one}" for name, one in values.items()))
 
     def log(self, stage: str, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
             self._writer.add_scalar(f"{stage}/{name}", value, step)
+
+    def text(self, stage: str, step: int, name: str, text: str) -> None:
+        self._writer.add_text(f"{stage}/{name}", text, step)
 
     def close(self) -> None:
         self._writer.close()
@@ -159,6 +222,10 @@ def _stays(line: bytes, stage: str, after_step: int) -> bool:
 
 def _finite_or_none(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _lines(replies: Sequence[Mapping[str, Any]]) -> str:
+    return "\n".join(", ".join(f"{name}: {value}" for name, value in reply.items()) for reply in replies)
 
 
 def _numbers(values: dict[str, Any]) -> dict[str, float]:

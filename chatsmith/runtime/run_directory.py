@@ -20,11 +20,13 @@ writes a stage's outputs. A recipe says which stages run, in which order, with w
     given = "…"
 """
 
+import contextlib
 import errno
 import fcntl
 import hashlib
 import json
 import os
+import shlex
 import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,6 +39,7 @@ import tomli_w
 
 from chatsmith.runtime import atomic
 from chatsmith.runtime.errors import UserError, did_you_mean
+from chatsmith.runtime.text_files import read_text
 
 KEY_FORMAT = 1  # raised when the meaning of a key changes, so that old outputs are made anew
 STAGE_FOLDERS = {"evaluate": "evals"}  # every other stage's folder has the stage's name
@@ -69,6 +72,11 @@ class RunDirectory:
         """The folder of the model bundle that stage `name` makes."""
         return self.stage(name) / "bundle"
 
+    def checkpoints(self, name: str) -> dict[int, Path]:
+        """The bundles that stage `name` kept along the way, by step."""
+        folders = (path for path in (self.stage(name) / "steps").glob("*") if path.name.isdigit())
+        return {int(path.name): path for path in sorted(folders, key=lambda path: int(path.name))}
+
     def state(self, name: str) -> Path:
         """The folder of the training state that stage `name` keeps for resuming."""
         return self.stage(name) / "state"
@@ -80,7 +88,9 @@ class RunDirectory:
         for name in reversed(BUNDLE_STAGES):
             if self.bundle(name).is_dir():
                 return self.bundle(name)
-        raise UserError(f"{self.path} holds no model yet; train one with: chatsmith pretrain {self.path}")
+        raise UserError(
+            f"{self.path} holds no model yet; train one with: chatsmith pretrain {shlex.quote(str(self.path))}"
+        )
 
     def create(self) -> None:
         """Make the folder, or raise UserError if something else is there or it cannot be written."""
@@ -114,6 +124,10 @@ class RunDirectory:
                 file.truncate(0)
                 file.write(str(os.getpid()))
                 file.flush()
+                # Only the holder writes here, so what has another process's number is a dead one's.
+                atomic.sweep(
+                    self.path, *(path for depth in ("*/", "*/*/", "*/*/*/") for path in self.path.glob(depth))
+                )
                 yield
             finally:
                 if is_new and list(self.path.iterdir()) == [lock_path]:
@@ -123,11 +137,21 @@ class RunDirectory:
                 fcntl.flock(file, fcntl.LOCK_UN)
 
     def is_done(self, stage: str, key: str) -> bool:
-        """Whether `stage` finished with this very key and the outputs it named are still there."""
+        """Whether `stage` finished with this very key, and the outputs it named are still those it made.
+
+        Of a bundle only the description is looked at, which seals the rest: see `bundle.check_bundle`.
+        """
         done = self._read_done(stage)
-        if done is None or done["key"] != key:
+        if done is None or done["key"] not in all_keys(key):
             return False
-        return all((self.path / output).exists() for output in done.get("outputs", []))
+        hashes = done.get("hashes", {})  # an older chatsmith kept none
+        record = self.stage(stage) / "done.json"
+        if not record.exists():  # it was lost, or a kill came before it
+            atomic.write_text(record, json.dumps(done | {"sha256": _record_hash(done)}, indent=2) + "\n")
+        paths = {output: self.path / output for output in done.get("outputs", [])}
+        return all(
+            path.exists() and hashes.get(output) in (None, _hash(path)) for output, path in paths.items()
+        )
 
     def mark_done(
         self,
@@ -142,17 +166,21 @@ class RunDirectory:
         `outputs` are files or folders inside the run without which the stage counts as not done. `config` holds the
         settings it ran with, however it was started: they are written to `settings.toml`, as a section of a recipe.
         """
-        if config is not None:
-            kept = tomli_w.dumps({"key": key, stage: settings_of(config)})
-            # Paths may hold bytes that are no text.
-            atomic.write_bytes(self.stage(stage) / "settings.toml", kept.encode("utf-8", "replace"))
+        names = {str(output.relative_to(self.path)): output for output in outputs}
         record = {
             "key": key,
             "finished_at": time.time(),
             "facts": dict(facts),
-            "outputs": [str(output.relative_to(self.path)) for output in outputs],
+            "outputs": list(names),
+            "hashes": {name: _hash(output) for name, output in names.items()},
         }
-        atomic.write_text(self.stage(stage) / "done.json", json.dumps(record, indent=2) + "\n")
+        text = json.dumps(record | {"sha256": _record_hash(record)}, indent=2) + "\n"
+        if config is not None:
+            # The record once more: without one, hours of training count as not done.
+            kept = tomli_w.dumps({"key": key, "done": text, stage: settings_of(config)})
+            # Paths may hold bytes that are no text.
+            atomic.write_bytes(self.stage(stage) / "settings.toml", kept.encode("utf-8", "replace"))
+        atomic.write_text(self.stage(stage) / "done.json", text)
 
     def done_facts(self, stage: str) -> dict[str, Any] | None:
         """The facts given to `mark_done`, or None if the stage has never finished."""
@@ -184,53 +212,119 @@ class RunDirectory:
         if not self.recipe.exists():
             return None
         kept = read_recipe(self.recipe).frozen.get(stage, {}).get(name)
-        return kept["value"] if kept and kept["given"] == given else None
+        return kept["value"] if kept and kept["given"] in all_keys(given) else None
 
     def _read_done(self, stage: str) -> dict[str, Any] | None:
-        try:
-            done = json.loads((self.stage(stage) / "done.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None  # absent, or damaged by something else than us: the stage simply runs again
-        complete = isinstance(done, dict) and {"key", "finished_at", "facts"} <= done.keys()
-        return done if complete else None
+        """The newest whole record of `done.json` and `settings.toml`; None without one: the stage simply runs again."""
+        found = []
+        with contextlib.suppress(OSError, ValueError):
+            found.append(json.loads((self.stage(stage) / "done.json").read_text(encoding="utf-8")))
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            kept = tomllib.loads((self.stage(stage) / "settings.toml").read_text(encoding="utf-8"))
+            found.append(json.loads(kept["done"]))
+        whole = [done for done in found if _is_whole(done)]
+        return max(whole, key=lambda done: done["finished_at"], default=None)
+
+
+def _is_whole(done: Any) -> bool:
+    if not (isinstance(done, dict) and {"key", "finished_at", "facts"} <= done.keys()):
+        return False
+    seal = done.pop("sha256", None)  # an older chatsmith wrote none
+    return seal == _record_hash(done) or (seal is None and "hashes" not in done)
+
+
+def _record_hash(done: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(done, sort_keys=True).encode("utf-8")).hexdigest()
+
+
+def _hash(output: Path) -> str | None:
+    """SHA-256 of a file, or of what describes a bundle; None of other folders."""
+    path = output / BUNDLE_FILE if output.is_dir() else output
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def resolve_bundle(path: Path) -> Path:
-    """The bundle meant by `path`: a bundle itself, the one in a stage's folder, or a run's newest.
+    """The bundle meant by `path`: a bundle itself, the one in a stage's folder, a run's newest, or with RUN/STAGE@N the
+    one that the stage kept after step N.
 
     Raises UserError that lists what was looked for.
     """
+    stage, at, step = path.name.partition("@")
+    if at and not path.exists():
+        kept = RunDirectory(path.parent).checkpoints(stage)
+        if step.isdigit() and int(step) in kept:
+            return kept[int(step)]
+        there = f"there are {', '.join(map(str, kept))}" if kept else "`--keep-every N` keeps some"
+        raise UserError(f"{path.parent} has no checkpoint {path.name}; {there}")
     if (path / BUNDLE_FILE).is_file():
         return path
-    if (path / "bundle" / BUNDLE_FILE).is_file():
+    if (path / "bundle").is_dir():
         return path / "bundle"
     if not path.exists():
         raise UserError(f"{path} does not exist; give the folder of a run (runs/NAME) or of a bundle")
     if not path.is_dir():
         raise UserError(f"{path} is a file; give the folder of a run (runs/NAME) or of a bundle")
+    if path.name in BUNDLE_STAGES and RunDirectory(path.parent).recipe.is_file():
+        raise UserError(f"{path} holds no model; train it with: {command_for(path / 'bundle')}")
     try:
         return RunDirectory(path).newest_bundle()
     except UserError as error:
         stages = ", ".join(f"{stage}/bundle" for stage in reversed(BUNDLE_STAGES))
         raise UserError(
             f"{path} holds no model: neither {BUNDLE_FILE} nor one of bundle, {stages} is there; "
-            f"give another folder, or train a model with `chatsmith pretrain {path}`"
+            f"give another folder, or train a model with `chatsmith pretrain {shlex.quote(str(path))}`"
         ) from error
+
+
+def command_for(bundle: Path) -> str:
+    """The command that makes this bundle of a run again; empty where it is not in a run."""
+    stage = bundle.parent
+    is_in_run = bundle.name == "bundle" and stage.name in BUNDLE_STAGES
+    return f"chatsmith {stage.name} {shlex.quote(str(stage.parent))}" if is_in_run else ""
+
+
+def run_of(bundle: Path) -> tuple[RunDirectory, str] | None:
+    """The run that a bundle is in, and what it is called there (sft, pretrain@2000); None for one that stands alone."""
+    stage = bundle.parent
+    if bundle.name == "bundle" and stage.name in BUNDLE_STAGES:
+        return RunDirectory(stage.parent), stage.name
+    if stage.name == "steps" and stage.parent.name in BUNDLE_STAGES:
+        return RunDirectory(stage.parents[1]), f"{stage.parent.name}@{bundle.name}"
+    return None
 
 
 # ---- settings and recipes ----
 
 
-def stage_key(config: Any, **inputs: str) -> str:
+class StageKey(str):
+    """A key, and those of stages that differ in how they compute alone, and so make the same."""
+
+    others: tuple[str, ...] = ()
+
+
+def all_keys(key: str) -> tuple[str, ...]:
+    """The key, and the others that stand for the same."""
+    return (key, *getattr(key, "others", ()))
+
+
+def stage_key(config: Any, **inputs: str) -> StageKey:
     """The identity of a stage's outputs: sha256 over its settings and the keys of what it is made from.
 
     Fields in NEVER_IN_KEY, and those that the class names in a `NOT_IN_KEY` class variable, do not count. A field that
     was renamed counts under its first name (`metadata={"former": (…)}`), and one that was added later
-    (`metadata={"new": True}`) not while it has its default, so that what is done stays done.
+    (`metadata={"new": True}`) not while it has its default, so that what is done stays done. Switches in `HOW` count in
+    the text of the key, as ever, but the keys of either position stand for the same.
     """
+    switches = {name: getattr(config, name) for name in getattr(config, "HOW", ())}
+    key = StageKey(_hash_of(config, inputs, {}))
+    key.others = tuple(_hash_of(config, inputs, {name: not value}) for name, value in switches.items())
+    return key
+
+
+def _hash_of(config: Any, inputs: Mapping[str, str], switches: Mapping[str, bool]) -> str:
     skipped = NEVER_IN_KEY | frozenset(getattr(config, "NOT_IN_KEY", ()))
     values = {
-        one.metadata.get("former", (one.name,))[0]: getattr(config, one.name)
+        one.metadata.get("former", (one.name,))[0]: switches.get(one.name, getattr(config, one.name))
         for one in fields(config)
         if one.name not in skipped
         and not (one.metadata.get("new") and getattr(config, one.name) == one.default)
@@ -284,11 +378,15 @@ class Recipe:
 def read_recipe(path: Path) -> Recipe:
     """The recipe in the file at `path`. Raises UserError if it is missing, no TOML or of another shape."""
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(read_text(path))
     except OSError as error:
         raise UserError(f"the recipe {path} cannot be read ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"the recipe {path} is not valid TOML: {error}") from error
+    if not content:
+        raise UserError(
+            f"the recipe {path} is empty; delete it, and name the recipe again: chatsmith run RECIPE --run RUN"
+        )
     name, description = content.pop("name", path.stem), content.pop("description", "")
     stages, frozen = content.pop("stages", []), content.pop("frozen", {})
     if not (isinstance(name, str) and isinstance(description, str)):

@@ -73,7 +73,7 @@ def create_app(service: Service, hosts: HostNames, cors_origins: Sequence[str] =
     )
     app.include_router(_public_routes(service, app))
     app.include_router(_guarded_routes(service))
-    add_page(app)
+    add_page(app, has_chat=bool(service.models), has_runs=service.runs is not None)
     for kind in (HTTPException, RequestValidationError, RecursionError):
         app.add_exception_handler(kind, _answer_error)
     app.add_exception_handler(Exception, _answer_fault)
@@ -179,6 +179,9 @@ def _guarded_routes(service: Service) -> APIRouter:
     @router.get("/v1/models/{model_id:path}", summary="One model")
     async def model(model_id: str) -> protocol.ModelCard:
         return card(service.model(model_id))
+
+    if service.runs is not None:
+        service.runs.add_routes(router)
 
     @router.get("/metrics", include_in_schema=False)
     async def show_metrics() -> Response:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from chatsmith.runtime.errors import UserError
+from chatsmith.runtime.text_files import read_text
 from chatsmith.serve.errors import ApiError
 
 ANONYMOUS = "anonymous"
@@ -98,7 +99,7 @@ def _is_address(name: str) -> bool:
 def read_keys(path: Path) -> list[str]:
     """The entries of a key file. Raises UserError."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"the key file {path} cannot be read ({error}); check path and permissions"

@@ -85,7 +85,7 @@ def load(settings: ipc.EngineSettings) -> tuple[Engine, ipc.ModelInfo]:
     engine = Engine(
         bundle.model,
         bundle.tokenizer,
-        backend=choose_backend(bundle.model, quantize=settings.quantize),
+        backend=choose_backend(bundle.model, quantize=settings.quantize, exact=settings.exact or None),
         tool=calculator_tool,
         max_running=settings.max_running,
         tokens_per_step=settings.tokens_per_step,
@@ -104,7 +104,7 @@ def load(settings: ipc.EngineSettings) -> tuple[Engine, ipc.ModelInfo]:
         num_blocks=engine.num_blocks,
         block_size=BLOCK_SIZE,
         max_running=settings.max_running,
-        description=f"{runtime.describe()}; {engine.describe()}",
+        description=f"{runtime.describe()}; {engine.describe()}" + "; exact" * engine.backend.is_exact,
     )
 
 

@@ -41,6 +41,8 @@ class EngineSettings(msgspec.Struct, frozen=True, tag=True):
     quantize: Literal["bf16", "int8"] | None = None
     tokens_beside_decoding: int = 0
     """0 is CPU_TOKENS_BESIDE_DECODING on a CPU, and no limit elsewhere."""
+    exact: bool = False
+    """Refuse a machine on which a reply depends, in its last bits, on what runs beside it."""
 
 
 class Job(msgspec.Struct, frozen=True):

@@ -22,6 +22,7 @@ from chatsmith.serve.ipc import EngineSettings, Job, ModelInfo, Output
 from chatsmith.serve.log import RequestRecord
 from chatsmith.serve.metrics import Metrics
 from chatsmith.serve.protocol import Defaults, ModelCard, ModelExtension
+from chatsmith.serve.runs import Runs
 from chatsmith.text.tokenizer import Tokenizer
 
 QUEUE_SHARE = 4
@@ -317,6 +318,8 @@ class Service:
     read_seconds: float
     """A request must have arrived whole within this time."""
     logs_prompts: bool = False
+    runs: Runs | None = None
+    """What the training page shows, if it is served."""
     drained_by: float | None = None
     """Set once the server shuts down: no new work is taken, and what is open must end by then."""
 
@@ -337,12 +340,13 @@ class Service:
     def model(self, name: str | None) -> ServedModel:
         """The model of this name; without one, the first. Raises ApiError: 404, and 503 while draining."""
         self.check_open()
-        if name is None:
+        if name is None and self.models:
             return next(iter(self.models.values()))
-        if name not in self.models:
+        if name is None or name not in self.models:
+            known = ", ".join(self.models) or "none"
             raise ApiError(
                 404,
-                f"The model {name[:100]!r} does not exist. This server has: {', '.join(self.models)}.",
+                f"The model {(name or '')[:100]!r} does not exist. This server has: {known}.",
                 param="model",
                 code="model_not_found",
             )
@@ -357,7 +361,7 @@ class Service:
     def check_health(self) -> None:
         """Raise ApiError (503) if every engine is dead."""
         engines = [engine for model in self.models.values() for engine in model.engines]
-        if not any(engine.is_healthy for engine in engines):
+        if engines and not any(engine.is_healthy for engine in engines):
             model = next(iter(self.models.values()))
             message = f"An engine of {model.name} died and is being restarted."
             raise unavailable(message, "engine_dead", model.retry_after)

@@ -1,4 +1,5 @@
-"""The chat page at /: files that `make web` built into `static/`, under a policy that lets them do little.
+"""The chat page at / and the training page at /runs: files that `make web` built into `static/`, under a policy that
+lets them do little.
 
 Everything comes from this server and nothing runs inline, so that a reply shown as HTML could not run a script even if
 the page's own cleaning failed. Without a built page, / says how to build one. The page itself needs no key.
@@ -7,7 +8,7 @@ the page's own cleaning failed. Without a built page, / says how to build one. T
 from pathlib import Path
 
 from fastapi import FastAPI, Request
-from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
@@ -26,7 +27,7 @@ _MISSING = """<!doctype html>
 <html lang="en">
 <title>chatsmith</title>
 <h1>chatsmith is running</h1>
-<p>The API is at <code>/v1</code>. The chat page was not built: run <code>make web</code>, then start again.</p>
+<p>The API is at <code>/v1</code>. The pages were not built: run <code>make web</code>, then start again.</p>
 </html>
 """
 
@@ -40,21 +41,26 @@ class _Assets(StaticFiles):
         return response
 
 
-def add_page(app: FastAPI, static: Path = STATIC) -> None:
-    """Serve the page in the folder `static`, if it was built."""
-    index = static / "index.html"
+def add_page(app: FastAPI, static: Path = STATIC, *, has_chat: bool = True, has_runs: bool = False) -> None:
+    """Serve the pages in the folder `static`, if they were built. Where there is no chat, / leads to the runs."""
+    pages = {"/": static / "index.html", "/runs": static / "runs.html"}
 
-    async def show_page(_: Request) -> Response:
+    async def show_page(http: Request) -> Response:
         headers = HEADERS | {"Cache-Control": "no-cache"}
-        if not index.is_file():
+        page = pages[http.url.path]
+        if http.url.path == "/" and not has_chat:
+            return RedirectResponse("runs", headers=headers)
+        if not page.is_file():
             return HTMLResponse(_MISSING, headers=headers)
-        return FileResponse(index, headers=headers, media_type="text/html")
+        return FileResponse(page, headers=headers, media_type="text/html")
 
     app.add_route("/", show_page, include_in_schema=False)
+    if has_runs:
+        app.add_route("/runs", show_page, include_in_schema=False)
     if (static / "assets").is_dir():
         app.mount("/assets", _Assets(directory=static / "assets"))
     # Icons, a manifest.
-    files = {file.name: file for file in static.glob("*") if file.is_file() and file != index}
+    files = {file.name: file for file in static.glob("*") if file.is_file() and file not in pages.values()}
 
     async def show_file(http: Request) -> Response:
         return FileResponse(files[http.url.path[1:]], headers=HEADERS | {"Cache-Control": "no-cache"})

@@ -124,7 +124,10 @@ async def _run(
 async def _run_engines(service: Service, url: str, tell: Callable[[str], None]) -> None:
     """Load the models and keep them running. Raises UserError if one cannot be loaded."""
     log_event("listening", url=url)
-    tell(f"Listening at {url}; loading {', '.join(service.models)}.")
+    if service.models:
+        tell(f"Listening at {url}; loading {', '.join(service.models)}.")
+    if service.runs is not None:
+        tell(f"Training page at {url}/runs. Ctrl-C stops.")
 
     def ready(model: ServedModel) -> None:
         tell(f"{model.name} is ready: {model.loaded.info.description}")
@@ -133,8 +136,11 @@ async def _run_engines(service: Service, url: str, tell: Callable[[str], None]) 
             tell(f"Chat page at {url}/, OpenAI API at {url}/v1. Ctrl-C stops.")
 
     running = [asyncio.create_task(model.run(ready)) for model in service.models.values()]
+    if service.runs is not None:
+        running.append(asyncio.create_task(service.runs.tell()))
     try:
         await asyncio.gather(*running)
+        await asyncio.Event().wait()  # without a model, until a signal
     finally:
         for task in running:
             task.cancel()

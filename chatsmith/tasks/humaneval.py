@@ -5,7 +5,7 @@ run in the sandbox; it passes if everything runs to its end. It reads a folder w
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chatsmith.data.problems import Problem
@@ -58,6 +58,13 @@ def reply_code(reply: str) -> str:
     """The code of a reply: its first fenced block, closed or not, or all of it if there is none."""
     block = _FENCE.search(reply)
     return block[1] if block else reply
+
+
+def prompt_alone(problem: Problem) -> Problem:
+    """A problem of HumanEval as nanochat puts it: the beginning of the function and nothing else. Others stay."""
+    if not isinstance(problem.rule, PassesTests):
+        return problem
+    return replace(problem, messages=(Message.of("user", problem.rule.prompt),))
 
 
 def humaneval_problems(folder: Path) -> list[Problem]:

@@ -44,6 +44,8 @@ class LetterQuestion:
     choices: tuple[str, ...]
     gold: int
     """Index of the right choice."""
+    wording: str = "own"
+    """Or nanochat, to the letter (render_mc in its tasks/common.py), so that scores compare."""
 
     def __post_init__(self) -> None:
         assert 2 <= len(self.choices) <= len(LETTERS), f"{self.id}: {len(self.choices)} choices"
@@ -57,8 +59,14 @@ class LetterQuestion:
     @property
     def messages(self) -> Conversation:
         """The prompt. The letter stands last in its line, where it binds to the choice just read."""
-        lines = (f"- {text} ({letter})\n" for letter, text in zip(self.letters, self.choices, strict=True))
-        return (Message.of("user", f"{self.question}\n{''.join(lines)}Answer with one letter."),)
+        is_own = self.wording == "own"
+        choices = zip(self.choices, self.letters, strict=True)
+        lines = "".join(f"- {text} ({key})\n" if is_own else f"- {text}={key}\n" for text, key in choices)
+        asked = f"{self.question}\n{lines}Answer with one letter."
+        if not is_own:
+            asked = f"Multiple Choice question: {self.question}\n{lines}"
+            asked += "\nRespond only with the letter of the correct answer."
+        return (Message.of("user", asked),)
 
     @property
     def solved(self) -> Conversation:

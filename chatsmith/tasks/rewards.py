@@ -3,6 +3,7 @@
 `right_answer` asks the problem's own rule, so it serves every task that has rules: the last number of a sum, a word
 spelled, `#### 72`. `honest_answer` looks at the way there, too; the others judge form. A user's own function stands in
 a Python file, named as `mine.py:score`, takes the same two arguments and gives a number; 1 or more counts as solved.
+Where some are neither 0 nor 1 the reward is graded, and its mean counts instead of the share of right answers.
 That file is the user's program and is run as such; what a model writes is never run here.
 """
 
@@ -85,7 +86,8 @@ class Judge:
             return Verdict(None, False, _described(error))
         solved = reward if self.right is None else self.right(problem, reply)
         form = self.form_weight * self.form(problem, reply) if self.form_weight else 0.0
-        return Verdict(reward + form, solved >= SOLVED)
+        graded = reward if self.right is None and reward not in (0.0, 1.0) else None
+        return Verdict(reward + form, solved >= SOLVED, score=graded)
 
 
 def load_reward(place: str) -> tuple[Reward, str]:

@@ -21,10 +21,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from chatsmith.data.dataset import DataManifest, SplitName, file_sha256, survey
+from chatsmith.data.dataset import DataManifest, SplitName, file_sha256
 from chatsmith.data.documents import SUPPORTED, find_files, parquet_rows
 from chatsmith.ingest import hub
 from chatsmith.ingest.forms import TYPES, conversation_files, read_files
+from chatsmith.ingest.survey import survey
 from chatsmith.runtime.errors import UserError
 from chatsmith.tasks import benchmark_files, gsm8k, multiple_choice, spelling
 from chatsmith.tasks.identity import VERSION as IDENTITY_VERSION

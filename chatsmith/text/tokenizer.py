@@ -60,6 +60,7 @@ SPECIAL_TOKENS: tuple[str, ...] = (
 
 MIN_VOCAB_SIZE = NUM_BYTES + len(SPECIAL_TOKENS)
 
+
 # Merges never cross the boundaries of the pieces into which this pattern cuts the text first. The pieces are those
 # of GPT-4 (tiktoken's cl100k_base), one alternative a line, with three differences:
 #

@@ -30,7 +30,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -43,6 +43,7 @@ from chatsmith.optim.optimizer import Optimizer
 from chatsmith.optim.sharded import ShardedOptimizer, whole_state
 from chatsmith.runtime import atomic
 from chatsmith.runtime.atomic import new_folder
+from chatsmith.runtime.console import differences
 from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.distributed import main_number
 from chatsmith.runtime.errors import UserError
@@ -142,7 +143,7 @@ class StateWriter:
             stored = {"format_version": STATE_FORMAT_VERSION, "files": seals, "facts": facts}
             stored["sha256"] = content_hash(stored)
             (folder / _FACTS).write_text(json.dumps(stored, indent=1), encoding="utf-8")
-        _remove_older(self._folder, facts.get("key"))
+        _remove_older(self._folder)
 
 
 def _part_name(rank: int) -> str:
@@ -227,11 +228,11 @@ def _read_facts(folder: Path) -> tuple[dict[str, Seal], dict[str, Any]]:
     return seals, facts
 
 
-def _has_key(folder: Path, key: object) -> bool:
+def _key_of(folder: Path) -> object:
     try:
-        return _read_facts(folder)[1].get("key") == key
+        return _read_facts(folder)[1].get("key")
     except ValueError:
-        return False
+        return None
 
 
 def _newest_whole(saved: list[Path]) -> Path | None:
@@ -244,12 +245,14 @@ def _newest_whole(saved: list[Path]) -> Path | None:
     return None
 
 
-def _remove_older(folder: Path, key: object) -> None:
-    """Remove all states but the newest, which is complete, the complete one of its run before it and the newest one of
-    the other runs; and what a killed process may have left half-written."""
+def _remove_older(folder: Path) -> None:
+    """Remove all states but the newest, which is complete, and before it the newest complete one of each run; and what
+    a killed process may have left half-written."""
     *earlier, newest = _saved(folder)
-    own = [path for path in earlier if _has_key(path, key)]
-    kept = (newest, _newest_whole(own), _newest_whole([path for path in earlier if path not in own]))
+    by_run: dict[object, list[Path]] = {}
+    for path in earlier:
+        by_run.setdefault(_key_of(path), []).append(path)
+    kept = (newest, *map(_newest_whole, by_run.values()))
     for path in folder.iterdir():
         is_left_behind = path.name.startswith(".") and path.name.endswith((".tmp", ".old"))
         if path.is_dir() and path not in kept and (path.name.isdigit() or is_left_behind):
@@ -312,6 +315,8 @@ class Progress:
     """What the steps took."""
     seconds: float = 0.0
     """What the commands took, evaluations and all, each up to its last save."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """With which the run was started."""
 
 
 def save_training(
@@ -362,7 +367,9 @@ def load_training(model: GPT, optimizer: Optimizer | ShardedOptimizer, tensors: 
     optimizer.load_named_state(tensors if is_sharded else whole)
 
 
-def check_other_states(folder: Path, key: TrainingKey, plan: Plan, notice: Callable[[str], None]) -> None:
+def check_other_states(
+    folder: Path, key: TrainingKey, plan: Plan, notice: Callable[[str], None], settings: Mapping[str, Any]
+) -> None:
     """Say which state of different settings is in `folder`. Raises UserError where this would be the same run but for
     the number of processes."""
     states = saved_states(folder)
@@ -381,9 +388,10 @@ def check_other_states(folder: Path, key: TrainingKey, plan: Plan, notice: Calla
             )
     step, steps = others[-1]["step"], others[-1].get("steps")
     of = f" of {steps:,}" if steps else ""
+    changed = differences(others[-1].get("settings", {}), settings)
     notice(
-        f"found a checkpoint of a run with different settings (step {step:,}{of}); it is kept until this run finishes, "
-        "and the former settings resume from it"
+        f"found a checkpoint of a run with different settings (step {step:,}{of}){changed and f': {changed}'}; it "
+        "is kept until this run finishes, and the former settings resume from it"
     )
 
 

@@ -99,6 +99,8 @@ class Plan:
     schedule: Schedule
     batch_tokens_asked: int = 0
     """Tokens of a step, before they were rounded to rows and these to the processes; 0 where steps differ in size."""
+    foreseen_memory_bytes: int = 0
+    """What each process will hold at most (`memory.fit_plan`), counted as `peak_memory_bytes` does; 0 is unknown."""
 
     @property
     def rows_per_step(self) -> int:

@@ -16,9 +16,11 @@ from chatsmith.data.tokens import TokenCache
 from chatsmith.model.config import GPTConfig, model_cost
 from chatsmith.model.gpt import GPT
 from chatsmith.model.loss import bits_per_byte
+from chatsmith.runtime.console import counted
 from chatsmith.runtime.device import Runtime, gemm_peak
 from chatsmith.runtime.distributed import main_number
 from chatsmith.text.tokenizer import Tokenizer
+from chatsmith.train.memory import fit_plan
 from chatsmith.train.plan import Plan
 from chatsmith.train.step import expected_seconds, prepare, uncompiled
 from chatsmith.train.timing import TimeBudget
@@ -81,8 +83,13 @@ def pretrain(
             compute_loss,
             evaluate=partial(evaluate, plan),
             evaluate_every=settings.evaluate_every(plan),
+            text_of=tokenizer.decode,
             sample=partial(sample, model) if sample else None,
         )
+
+    def planned(tokens: int, notice: Callable[[str], object]) -> Plan:
+        plan, is_asked = settings.plan(shape, tokens, runtime.world_size), settings.rows_per_microbatch > 0
+        return fit_plan(model, plan, runtime, notice, is_asked=is_asked, compute_loss=compute_loss)
 
     if budget:
         tokens = budget.get("tokens") or 0
@@ -91,11 +98,11 @@ def pretrain(
             # A guess from half the matrix peak is enough to choose the batch size that is then measured.
             peak = gemm_peak(runtime, runtime.compute_dtype, seconds=0.3)
             guess = main_number(max(1, int(seconds * peak / 2 / flops_per_token)), runtime)
-            first = plan_of(int(guess))
+            first = planned(int(guess), str)
             tokens = measure_tokens(budget, model, first, job(first), settings.evaluations)
-    plan = plan_of(tokens)
+    plan = planned(tokens, reporter.notice)
     reporter.line(
-        f"{plan.cost.parameters:,} parameters, {plan.tokens:,} tokens in {plan.steps:,} steps "
+        f"{plan.cost.parameters:,} parameters, {plan.tokens:,} tokens in {counted(plan.steps, 'step')} "
         f"of {plan.tokens_per_step:,}"
     )
     result = fit(run, model, plan, job(plan), budget)

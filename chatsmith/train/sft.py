@@ -3,6 +3,7 @@ and documents; of conversations the loss may count all, or what the assistant sa
 loss on validation conversations and, where documents are in the mixture, bits per byte.
 """
 
+from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from chatsmith.data.tokens import TokenCache
 from chatsmith.model.config import model_cost
 from chatsmith.model.loss import token_losses
 from chatsmith.runtime.errors import UserError
+from chatsmith.train.memory import fit_plan
 from chatsmith.train.plan import Plan
 from chatsmith.train.pretrain import bits_per_byte_on
 from chatsmith.train.step import expected_seconds, prepare, uncompiled
@@ -85,13 +87,18 @@ def fine_tune(
             compute_loss,
             evaluate=partial(evaluate, plan) if validation or text_rows else None,
             evaluate_every=settings.evaluate_every(plan),
+            text_of=start.tokenizer.decode,
         )
+
+    def planned(tokens: int, notice: Callable[[str], object]) -> Plan:
+        plan, is_asked = settings.plan(shape, tokens, runtime.world_size), settings.rows_per_microbatch > 0
+        return fit_plan(model, plan, runtime, notice, is_asked=is_asked, compute_loss=compute_loss)
 
     if budget:
         tokens = budget.get("tokens") or 0
         if not tokens:
-            first = settings.plan(shape, pass_tokens, runtime.world_size)
+            first = planned(pass_tokens, str)
             tokens = measure_tokens(budget, model, first, job(first), settings.evaluations)
-    plan = settings.plan(shape, tokens, runtime.world_size)
+    plan = planned(tokens, reporter.notice)
     result = fit(run, model, plan, job(plan), budget)
     return FineTuned(plan.with_steps(result.steps), result)

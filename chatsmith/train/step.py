@@ -5,8 +5,9 @@ Also what comes before the first one: the model's compute type, and whether its 
 
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from itertools import pairwise
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -18,8 +19,9 @@ from chatsmith.model.loss import IGNORED, chunk_gradient, chunked_cross_entropy
 from chatsmith.optim.optimizer import Optimizer
 from chatsmith.optim.sharded import ShardedOptimizer
 from chatsmith.runtime.device import Runtime, can_compile, gemm_peak, read_later
-from chatsmith.runtime.distributed import sum_number
+from chatsmith.runtime.distributed import gathered, sum_number
 from chatsmith.runtime.errors import UserError
+from chatsmith.train.memory import Notch, is_out_of_memory
 from chatsmith.train.plan import Plan
 
 assert NOT_TRAINED_ON == IGNORED
@@ -29,7 +31,7 @@ COMPILING_PAYS_SECONDS = 120.0
 
 
 class NonFiniteLossError(UserError):
-    """The loss became NaN or infinite; the last saved state and the last good bundle are intact."""
+    """The loss is not finite, or explodes; the weights, the last saved state and the last good bundle are intact."""
 
 
 class Trainable(Protocol):
@@ -42,6 +44,10 @@ class Trainable(Protocol):
 
     def to(self, device: torch.device) -> Any:
         """The same on `device`."""
+        ...
+
+    def __iter__(self) -> Iterator[Any]:
+        """Its tensors, of one row each along the first axis; or None."""
         ...
 
 
@@ -58,48 +64,125 @@ def train_step(
     compute_loss: ComputeLoss[B],
     runtime: Runtime,
     step: int,
+    notch: Notch | None = None,
+    *,
+    most_loss: float = math.inf,
+    rate: float = 1.0,
 ) -> float:
     """Update `model` once, from this process's `batches` and those of all other processes, as step number `step` of the
-    plan. Returns the mean loss over the step's trained tokens.
+    plan, with `rate` times its learning rates. Returns the mean loss over the step's trained tokens.
 
     The host waits for the device once, for the last forward pass: the last backward pass is still running then.
+    Where memory runs out before the update, `notch` is lowered and the gradients are computed again, in smaller
+    pieces.
 
-    Where no process has anything to learn from, nothing is updated and the mean is 0. Raises NonFiniteLossError before
-    the update that would spoil the weights.
+    Nothing is updated where no process has anything to learn from (then the mean is 0), and where the loss is not
+    finite or above `most_loss`.
+    Raises UserError where the smallest pieces do not fit.
     """
+    notch = notch or Notch()
     counted = [(batch, num) for batch in batches if (num := batch.num_targets)]
     on_device = [batch.to(runtime.device) for batch, _ in counted]
     trained = sum_number(float(sum(num for _, num in counted)), runtime)
-    losses: list[Tensor] = []
+    loss_scale = notch.loss_scale if runtime.compute_dtype == torch.float16 else 1.0
+    while True:
+        try:
+            # Every token weighs the same, however unevenly microbatches and processes are masked.
+            scale = loss_scale / max(trained, 1.0)
+            read = _gradients(model, optimizer, on_device, compute_loss, scale, notch.pieces)
+            if trained:
+                optimizer.reduce_gradients()
+            break
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        # Not above: as long as the error is handled, its traceback keeps what the failed pass had in memory.
+        optimizer.start_over()
+        notch.lower(model, max(len(next(iter(batch))) for batch in on_device))
     total = 0.0
-    read: Callable[[], list[float]] = list
-    for index, batch in enumerate(on_device, start=1):
-        if index == len(on_device):
-            optimizer.last_backward()
-        # Every token weighs the same, however unevenly microbatches and processes are masked.
-        loss = compute_loss(model, batch, 1 / max(trained, 1.0))
-        losses.append(loss.detach())
-        if index == len(on_device):
-            read = read_later(torch.stack(losses))
-        loss.backward()
-    if trained:
-        optimizer.reduce_gradients()
     for loss in read():
         total += loss
-    total = sum_number(total, runtime)
-    if not math.isfinite(total):
-        raise NonFiniteLossError(
-            f"the loss became {total} at step {step:,}; nothing saved so far is touched. Lower the learning rate, "
-            "for example by half, or look for broken text near this step",
-            setting="rate_scale",
+    total = sum_number(total, runtime) / loss_scale
+    notch.agree(model, runtime)
+    is_good = trained and math.isfinite(total) and total <= most_loss
+    if is_good and (loss_scale == 1.0 or notch.can_update(model, runtime)):
+        progress, schedule = step / plan.steps, plan.schedule
+        optimizer.step(
+            rate * schedule.rate(progress),
+            schedule.muon_momentum(progress),
+            rate * schedule.weight_decay(progress),
+            loss_scale,
         )
-    if not trained:
-        return 0.0
-    progress = step / plan.steps
-    schedule = plan.schedule
-    optimizer.step(schedule.rate(progress), schedule.muon_momentum(progress), schedule.weight_decay(progress))
     optimizer.zero_grad()
     return total
+
+
+def _gradients(
+    model: GPT,
+    optimizer: Optimizer | ShardedOptimizer,
+    batches: Sequence[B],
+    compute_loss: ComputeLoss[B],
+    scale: float,
+    pieces: int,
+) -> Callable[[], list[float]]:
+    """Forward and backward of all microbatches, each cut into at most so many pieces. What is returned gives their
+    losses, as `read_later` does."""
+    cut = [piece for batch in batches for piece in batch_pieces(batch, pieces)]
+    losses: list[Tensor] = []
+    read: Callable[[], list[float]] = list
+    for index, batch in enumerate(cut, start=1):
+        if index == len(cut):
+            optimizer.last_backward()
+        loss = compute_loss(model, batch, scale)
+        losses.append(loss.detach())
+        if index == len(cut):
+            read = read_later(torch.stack(losses))
+        loss.backward()
+    return read
+
+
+def batch_pieces(batch: B, pieces: int) -> list[B]:
+    """The rows of a batch as at most so many batches; those without a target are left out."""
+    if pieces == 1:
+        return [batch]
+    columns = [[None] * pieces if column is None else column.chunk(pieces) for column in batch]
+    return [piece for rows in zip(*columns, strict=False) if (piece := type(batch)(*rows)).num_targets]
+
+
+MOST_NAMED, SHOWN_IDS = 3, 24
+"""Rows that are named, and how many ids of each document in them."""
+
+
+def hardest_rows(
+    model: GPT,
+    batches: Iterable[Any],
+    compute_loss: ComputeLoss[Any],
+    text_of: Callable[[list[int]], str],
+    runtime: Runtime,
+) -> list[str]:
+    """The rows of a step (`batches`: of type Batch) with the highest losses over all processes: for each a line with
+    its loss and with how its documents begin."""
+    found: list[tuple[float, list[int]]] = []
+    for batch in batches:
+        for row in range(len(batch.inputs)):
+            one = Batch(*(part[row : row + 1] for part in batch))
+            if count := one.num_targets:
+                with torch.no_grad(), uncompiled():
+                    loss = compute_loss(model, one.to(runtime.device), 1 / count).item()
+                found.append((loss if math.isfinite(loss) else math.inf, one.inputs[0].tolist()))
+    found = sorted(found, key=lambda pair: -pair[0])[:MOST_NAMED]
+    lines = [(loss, _beginnings(ids, text_of)) for loss, ids in found]
+    lines = sorted(gathered(lines, runtime), key=lambda pair: -pair[0])[:MOST_NAMED]
+    return [f"a row with loss {loss:.3f}: {text}" for loss, text in lines]
+
+
+def _beginnings(ids: list[int], text_of: Callable[[list[int]], str]) -> str:
+    starts = [index for index, id in enumerate(ids) if id == ids[0]]  # every row begins with <|bos|>
+    texts = [
+        text_of(ids[start + 1 : min(end, start + 1 + SHOWN_IDS)])
+        for start, end in pairwise([*starts, len(ids)])
+    ]
+    return " … ".join(" ".join(text.split()) for text in texts if text)
 
 
 def prepare(

@@ -66,9 +66,8 @@ class TimeBudget:
     """Corrections give a multiple of this."""
     most_steps: int = 0
     """Corrections give no more than this; 0 means no limit."""
-    is_new: bool = False
-    """Was the budget measured by this very command? Then corrections are measured, too; a repeated run follows those
-    that were kept."""
+    earlier_seconds: float = 0.0
+    """What earlier commands took that this one resumes."""
     _due: int = 0
 
     def get(self, name: str) -> int | None:
@@ -78,7 +77,6 @@ class TimeBudget:
     def keep(self, name: str, value: float) -> int:
         """Keep a number that was measured just now: the main process's, which all processes get. With a number of its
         own, each would follow another plan."""
-        self.is_new = True
         agreed = int(main_number(value, self.runtime))
         if self.runtime.is_main:
             self.measurements.keep(name, agreed)
@@ -86,15 +84,16 @@ class TimeBudget:
 
     def fitting(self, done: int, seconds_each: float) -> int:
         """Steps, or rounds, that there is time for in all, of which `done` are done; one takes `seconds_each`."""
-        left = 60 * self.minutes - (time.monotonic() - self.started)
+        left = 60 * self.minutes - self.earlier_seconds - (time.monotonic() - self.started)
         if self.evaluations_come_on_top:
             left = MARGIN * (left + self.evaluation_seconds)
         else:
             left = MARGIN * left - self.evaluation_seconds
         return done + max(0, int(left / seconds_each))
 
-    def begin(self, planned: int, start: int, steps: int) -> None:
+    def begin(self, planned: int, start: int, steps: int, earlier_seconds: float = 0.0) -> None:
         """Training goes on after step `start` of `steps`, of which `planned` were planned before any correction."""
+        self.earlier_seconds = earlier_seconds
         first, again = CORRECTED_AFTER
         due = max(FEWEST_PACED, int(planned * first))
         self._due = due if start < due else int(steps * again)
@@ -103,16 +102,14 @@ class TimeBudget:
         """How many steps there will be in all, after step `step` of `steps`; `step_seconds` is what one takes."""
         if step != self._due:
             return steps
-        found = self._measured_again(step, step_seconds)
-        if found is not None:
-            steps = max(step, found)
+        steps = max(step, self._measured_again(step, step_seconds))
         self._due = int(steps * CORRECTED_AFTER[1])  # behind this step, unless many were added
         return steps
 
-    def _measured_again(self, step: int, step_seconds: float) -> int | None:
+    def _measured_again(self, step: int, step_seconds: float) -> int:
         name = f"steps_after_{step}"
-        if not self.is_new:
-            return self.get(name)
+        if (kept := self.get(name)) is not None:  # a repeated run follows it
+            return kept
         rounds = -(-self.fitting(step, step_seconds) // self.steps_per_round)
         steps = rounds * self.steps_per_round
         return self.keep(name, min(steps, self.most_steps or steps))

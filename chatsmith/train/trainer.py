@@ -7,8 +7,7 @@
             trainer.update(batches, loss, started)   # losses, gradients, their sum over processes, update
             trainer.log(metrics, shown)
             trainer.correct_steps()              # where the budget is in minutes
-            if trainer.evaluation_is_due(every):
-                trainer.record(evaluate())
+            trainer.evaluate_if_due(every, evaluate)
             trainer.save_or_stop()
 
 `fit` is this loop for pretraining and fine-tuning, whose batches are there beforehand; reinforcement learning
@@ -16,26 +15,31 @@
 """
 
 import math
-import os
-import signal
-import threading
+import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, nullcontext, suppress
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, Generic
+from types import TracebackType
+from typing import Any, Generic, Literal
+
+import torch
+from torch import Tensor
 
 from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
 from chatsmith.optim.sharded import make_optimizer
-from chatsmith.runtime.console import Reporter, format_seconds
+from chatsmith.runtime.background import AfterSave
+from chatsmith.runtime.console import Reporter, counted, differences, format_seconds
 from chatsmith.runtime.device import Runtime, gemm_peak, peak_memory_bytes, settled
-from chatsmith.runtime.distributed import sum_numbers
+from chatsmith.runtime.disk import wait_for_room
+from chatsmith.runtime.distributed import sum_number, sum_numbers
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.metrics import MetricsLog
+from chatsmith.runtime.signals import SIGNALS, StoppedError, stop_request
 from chatsmith.train.checkpoint import (
     Carried,
     Progress,
@@ -47,7 +51,7 @@ from chatsmith.train.checkpoint import (
     save_training,
 )
 from chatsmith.train.plan import Plan, make_plan
-from chatsmith.train.step import B, ComputeLoss, train_step
+from chatsmith.train.step import B, ComputeLoss, NonFiniteLossError, Notch, hardest_rows, train_step
 from chatsmith.train.timing import TimeBudget, seconds_per_step
 
 
@@ -67,8 +71,19 @@ class TrainingRun:
     """An experiment tracker's name."""
     save_seconds: float = 300.0
     """Save when at least this long has passed since the last time."""
+    on_bad_loss: Literal["stop", "back"] = "stop"
+    """After MOST_REFUSED steps in a row whose loss was refused: stop, or go back to the last saved state and on from
+    there with half the learning rate."""
+    disk_wait_seconds: float = 0.0
+    """How long to wait for room on a full disk."""
+    on_save: str = ""
+    """A shell command that runs after each save, with the state's folder in $CHATSMITH_STATE."""
     started: float = field(default_factory=time.monotonic)
     """When the command began, by `time.monotonic()`."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Those it is to be compared by with other runs, and that a tracker shows."""
+    after_step: Callable[[GPT, int], dict[str, float]] = lambda model, step: {}
+    """What else is to be done with the model after a step, on all processes; scores that come of it are recorded."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +150,8 @@ class Job(Generic[B]):
     """After every so many steps, and after the last; 0 means after the last alone."""
     sample: Callable[[], str] | None = None
     """Text to show with every evaluation."""
+    text_of: Callable[[list[int]], str] | None = None
+    """What ids say: to name the text of a step whose loss is refused."""
 
 
 def fit(
@@ -149,12 +166,21 @@ def fit(
     peak = runtime.world_size * gemm_peak(runtime, runtime.compute_dtype, seconds=0.5)
     trainer = Trainer(run, model, plan, budget=budget)
     tokens_per_second = share_of_peak = 0.0
+
+    def evaluate() -> None:
+        tokens = trainer.step * plan.tokens_per_step
+        if job.evaluate:
+            trainer.evaluate_if_due(job.evaluate_every, job.evaluate, job.sample, tokens=tokens)
+
     with trainer:
         is_first = True
+        if trainer.awaits_evaluation:
+            evaluate()
+            trainer.save_or_stop()
         batches = job.batches_from(trainer.step * plan.rows_per_step)
         while not trainer.is_done:
             started = time.perf_counter()
-            trainer.update(islice(batches, plan.accumulation), job.compute_loss, started)
+            trainer.update(islice(batches, plan.accumulation), job.compute_loss, started, job.text_of)
             if is_first:
                 seconds = time.monotonic() - run.started
                 reporter.line(f"First step done {seconds:.0f} s after the command began.")
@@ -163,19 +189,18 @@ def fit(
             share_of_peak = tokens_per_second * plan.cost.training_flops_per_token / peak
             progress = {"tokens": trainer.step * plan.tokens_per_step}
             speed = {"tokens_per_second": tokens_per_second, "share_of_peak": share_of_peak}
-            shown = {"loss": trainer.meter.loss} | trainer.scores
+            shown = {"mean loss": trainer.meter.loss} | trainer.scores
             trainer.log(progress | speed, in_words(shown) | {"MFU": f"{share_of_peak:.0%}"})
             trainer.correct_steps()
-            if job.evaluate and trainer.evaluation_is_due(job.evaluate_every):
-                trainer.record(job.evaluate(), **progress)
-                if job.sample:
-                    reporter.line(job.sample())
-            trainer.save_or_stop()
+            evaluate()
+            if trainer.save_or_stop():
+                batches = job.batches_from(trainer.step * plan.rows_per_step)
     result = trainer.result(tokens_per_second, share_of_peak)
+    foreseen = f", {plan.foreseen_memory_bytes / 1e9:.1f} foreseen" if plan.foreseen_memory_bytes else ""
     reporter.line(
-        f"{result.steps:,} steps, {result.steps * plan.tokens_per_step:,} tokens in "
+        f"{counted(result.steps, 'step')}, {result.steps * plan.tokens_per_step:,} tokens in "
         f"{format_seconds(result.seconds)}: {tokens_per_second:,.0f} tokens/s, MFU {share_of_peak:.0%} (of this "
-        f"machine's measured matrix peak), {peak_memory_bytes(runtime) / 1e9:.1f} GB at most"
+        f"machine's measured matrix peak), {peak_memory_bytes(runtime) / 1e9:.1f} GB at most{foreseen}"
     )
     return result
 
@@ -195,8 +220,9 @@ def measure_tokens(budget: TimeBudget, model: GPT, plan: Plan, job: Job[B], eval
 class Trainer:
     """Optimizer, progress, metrics, saved states and the request to stop of one run; `with` opens and closes them.
 
-    Raises NonFiniteLossError before the update that would spoil the weights, TrainingStoppedError after Ctrl-C or
-    SIGTERM, once the state is saved, and UserError where a different number of processes would resume a saved state.
+    A step with a bad loss (see `_most_loss`) never reaches the weights. Raises NonFiniteLossError after MOST_REFUSED in
+    a row, TrainingStoppedError after Ctrl-C or SIGTERM, once the state is saved, and UserError where a different number
+    of processes would resume a saved state.
     """
 
     def __init__(
@@ -212,41 +238,47 @@ class Trainer:
         self.run, self.model, self.plan = run, model, plan
         self.optimizer = make_optimizer(model, plan.rates, run.runtime)
         self.meter = Meter()
+        self._notch = Notch(run.reporter.notice)
         self.scores: dict[str, float] = {}
         """Of the last evaluation."""
         self.step = 0
         """Steps done, those of earlier sessions included."""
+        self.awaits_evaluation = False
+        """Whether the step that was restored is still to be evaluated, because someone asked to stop before that."""
+        self._rate = 1.0  # multiplies all learning rates
+        self._losses: deque[float] = deque(maxlen=RECENT)  # of the last steps that were not refused
+        self._refused = 0  # steps in a row
         self._earlier = Progress()
         self._budget, self._carried = budget, carried
         self._key = TrainingKey(run.key, plan.steps, plan.rows_per_step if plan.has_equal_steps else None)
         self._writer = StateWriter(run.state_folder, run.runtime)
         self._metrics: MetricsLog | None = None
+        self._after_save: AfterSave | None = None
         self._cleanup = ExitStack()
 
     def __enter__(self) -> "Trainer":
         run, plan = self.run, self.plan
         if plan.rounding:
             run.reporter.notice(plan.rounding)
-        check_other_states(run.state_folder, self._key, plan, run.reporter.notice)
-        self._earlier = restore_training(
-            run.state_folder,
-            self.model,
-            self.optimizer,
-            key=self._key,
-            notice=run.reporter.notice,
-            carried=self._carried,
-        )
-        self.step, steps = self._earlier.step, self._earlier.steps or plan.steps
-        self.plan = plan.with_steps(steps)
+        check_other_states(run.state_folder, self._key, plan, run.reporter.notice, run.settings)
+        self._restore()
+        steps = self.plan.steps
         if self.step:
-            run.reporter.notice(f"resuming after step {self.step:,} of {steps:,}, saved earlier")
+            changed = differences(self._earlier.settings, run.settings)
+            begun = f"; it was begun with {changed}" if changed else ""
+            run.reporter.notice(f"resuming after step {self.step:,} of {steps:,}, saved earlier{begun}")
         if self._budget:
-            self._budget.begin(plan.steps, self.step, steps)
+            self._budget.begin(plan.steps, self.step, steps, self._earlier.seconds)
         with ExitStack() as opened:
             if run.runtime.is_main:
                 keep_records(run.metrics_path, run.stage, run.state_folder, str(self._key), self.step)
-                self._metrics = opened.enter_context(MetricsLog(run.metrics_path, run.track))
-            self._stop = opened.enter_context(stop_request(silent=not run.runtime.is_main))
+                waits, settings = run.disk_wait_seconds > 0, {run.stage: run.settings}
+                self._metrics = opened.enter_context(
+                    MetricsLog(run.metrics_path, run.track, settings, waits=waits)
+                )
+                if run.on_save:
+                    self._after_save = AfterSave(run.on_save, run.state_folder, run.reporter.notice)
+            self._request = opened.enter_context(stop_request(silent=not run.runtime.is_main))
             unit, self._per_step = ("tokens", plan.tokens_per_step) if plan.has_equal_steps else ("steps", 1)
             self._bar = opened.enter_context(run.reporter.progress(run.stage, steps * self._per_step, unit))
             self._bar.begin_at(self.step * self._per_step)
@@ -273,23 +305,54 @@ class Trainer:
         """What all steps took, those of earlier sessions included."""
         return self._earlier.step_seconds + self.meter.seconds
 
-    def update(self, batches: Iterable[B], compute_loss: ComputeLoss[B], started: float) -> None:
+    def update(
+        self,
+        batches: Iterable[B],
+        compute_loss: ComputeLoss[B],
+        started: float,
+        text_of: Callable[[list[int]], str] | None = None,
+    ) -> None:
         """Do one optimizer step on this process's batches. `started` is when they began to be fetched, by
         `time.perf_counter()`: that belongs to the step's time."""
+        run, batches, limit = self.run, list(batches), self._most_loss()
         loss = train_step(
             self.model,
             self.optimizer,
             batches,
             self.plan,
             compute_loss,
-            self.run.runtime,
+            run.runtime,
             self.step + 1,
+            self._notch,
+            most_loss=limit,
+            rate=self._rate,
         )
         self.step += 1
-        if not self.meter.seconds and self.run.runtime.device.type == "cuda":
+        if not self.meter.seconds and run.runtime.device.type == "cuda":
             # Compiling leaves a million objects; while the collector walks them, the GPU waits (0.5 s in nanochat).
             self._cleanup.enter_context(settled())
-        self.meter.record(loss, time.perf_counter() - started)
+        is_good = math.isfinite(loss) and loss <= limit
+        self.meter.record(loss, time.perf_counter() - started, counts=is_good)
+        if is_good:
+            self._losses.append(loss)
+            self._refused = 0
+            return
+        self._refused += 1
+        texts = hardest_rows(self.model, batches, compute_loss, text_of, run.runtime) if text_of else []
+        usual = f", {statistics.median(self._losses):.3f} in the steps before" if self._losses else ""
+        run.reporter.notice(
+            f"step {self.step:,} is left out: its loss is {loss:.3f}{usual}"
+            + "".join(f"\n  {text}" for text in texts)
+        )
+
+    def _most_loss(self) -> float:
+        """The loss from which on a step is left out: far above the last ones, by their median and their spread (median
+        absolute deviation), which one bad step does not move. Losses of reinforcement learning have no usual size."""
+        if len(self._losses) < FEWEST or not self.plan.has_equal_steps:
+            return math.inf
+        median = statistics.median(self._losses)
+        spread = statistics.median(abs(loss - median) for loss in self._losses)
+        return median + max(SPIKE, SPREADS * spread)
 
     def log(self, metrics: Mapping[str, Any], shown: Mapping[str, str]) -> None:
         """Record the step just done: loss, learning rate, time and `metrics`; show `shown` beside the progress bar."""
@@ -298,6 +361,7 @@ class Trainer:
             self._metrics.write(
                 stage=self.run.stage,
                 step=self.step,
+                steps=self.plan.steps,
                 loss=self.meter.last_loss,
                 rate=self.plan.schedule.rate(self.step / self.plan.steps),
                 seconds=self.seconds,
@@ -311,44 +375,165 @@ class Trainer:
             self.plan = self.plan.with_steps(steps)
             self._bar.expect(steps * self._per_step)
 
-    def evaluation_is_due(self, every: int) -> bool:
-        """Whether to evaluate after this step: after every `every` steps, unless that is 0, and after the last."""
-        return self.is_done or (every > 0 and self.step % every == 0)
+    def evaluate_if_due(
+        self,
+        every: int,
+        evaluate: Callable[[], dict[str, float]],
+        sample: Callable[[], str] | None = None,
+        **progress: float,
+    ) -> bool:
+        """Evaluate after every `every` steps, unless that is 0, and after the last; record the scores, with a `sample`
+        of what the model says, and show that. Returns whether it did. Someone who asks to stop need not wait for it:
+        then a resumed run evaluates first."""
+        if not (self.awaits_evaluation or self.is_done or (every > 0 and self.step % every == 0)):
+            return False
+        self.awaits_evaluation = True
+        # One of several processes cannot leave the others alone in an evaluation.
+        self._request.interrupts = self.run.runtime.world_size == 1
+        try:
+            if self._agree()[0]:
+                return False
+            scores = evaluate()
+        except StoppedError:
+            return False
+        finally:
+            self._request.interrupts = False
+        self.awaits_evaluation = False
+        said = {"sample": sample()} if sample else {}
+        self.record(scores, **progress, **said)
+        for text in said.values():
+            self.run.reporter.line(text)
+        return True
 
-    def record(self, scores: dict[str, float], **progress: float) -> None:
-        """Record an evaluation after the step just done."""
-        self.scores = scores
+    def record(self, scores: dict[str, float], **progress: Any) -> None:
+        """Record an evaluation after the step just done, and show it from now on."""
+        self.scores = {**self.scores, **scores}
+        self._bar.advance(0, **in_words(scores))
         if self._metrics:
             self._metrics.write(stage=self.run.stage, step=self.step, **progress, **scores)
 
-    def save_or_stop(self) -> None:
-        """Save the state if it is time to; save it and raise TrainingStoppedError if someone asked to stop. After the
-        last step neither is needed."""
-        if self.is_done:
-            return
+    def save_or_stop(self) -> bool:
+        """Save the state if it is time to, which it never is after the last step or one that was left out; save it and
+        raise TrainingStoppedError if someone asked to stop. Returns True where it went back to the last saved state.
+        Before that, what the run wants done after a step is done."""
+        if self._refused >= MOST_REFUSED:
+            self._go_back()
+            return True
+        began = time.monotonic()
+        if scores := self.run.after_step(self.model, self.step):
+            self.record(scores, tokens=self.step * self.plan.tokens_per_step)
+            if self._budget:  # its minutes are for training
+                self._budget.started += time.monotonic() - began
         # What reaches processes in different steps, and none may act on alone; their clocks differ, too.
-        is_due = time.monotonic() - self._last_save > self.run.save_seconds
-        asked = {"stop": self._stop.received, "save": self.run.runtime.is_main and is_due}
-        agreed = sum_numbers(asked | {"failed": self._writer.has_failed}, self.run.runtime)
-        is_stopping = agreed["stop"] > 0
+        is_late = time.monotonic() - self._last_save > self.run.save_seconds
+        number, agreed = self._agree(
+            save=self.run.runtime.is_main and is_late and not (self.is_done or self._refused),
+            behind=self._metrics is not None and self._metrics.is_behind,
+            failed=self._writer.has_failed,
+        )
         if agreed["failed"]:
             if self._writer.has_failed:
                 self._writer.finish()
             raise UserError("another process could not write its part of the training state, and says why")
-        if is_stopping or agreed["save"]:
+        saves = number > 0 or agreed["save"] > 0
+        if saves or agreed["behind"]:
+            needed, longest = self._state_bytes() if saves else 0, 0 if number else self.run.disk_wait_seconds
+            catch_up = self._metrics.catch_up if self._metrics else lambda: True
+            wait_for_room(
+                self.run.state_folder, needed, longest, catch_up, self.run.runtime, self.run.reporter
+            )
+        if saves:
             self._save()
             self._last_save = time.monotonic()
-        if is_stopping:
+        if number:
             self._writer.finish()
+        if self._after_save:
+            self._after_save.look()
+        if number:
             raise TrainingStoppedError(
                 f"stopped after step {self.step:,} of {self.plan.steps:,}, which is saved; "
-                "the same command goes on from there"
+                "the same command goes on from there",
+                number,
             )
+        return False
+
+    def _agree(self, **own: float) -> tuple[int, dict[str, float]]:
+        """The signal that asked any process to stop, or 0; and the sums of `own` over all processes."""
+        asked = {str(number): float(self._request.received == number) for number in SIGNALS}
+        agreed = sum_numbers(own | asked, self.run.runtime)
+        return next((number for number in SIGNALS if agreed[str(number)]), 0), agreed
+
+    def _state_bytes(self) -> int:
+        """What a state takes on the disk, a little more than its tensors."""
+        parts = (*self.optimizer.named_state().values(), *self.optimizer.named_weights().values())
+        own = sum_number(sum(tensor.nbytes for tensor in parts), self.run.runtime)
+        return int(1.01 * (own + sum(tensor.nbytes for tensor in self.named_state().values()))) + 2**16
+
+    def _restore(self) -> None:
+        run = self.run
+        self._earlier = restore_training(
+            run.state_folder,
+            self.model,
+            self.optimizer,
+            key=self._key,
+            notice=run.reporter.notice,
+            carried=self,
+        )
+        self.step = self._earlier.step
+        self.plan = self.plan.with_steps(self._earlier.steps or self.plan.steps)
+
+    def _go_back(self) -> None:
+        """Go on from the last saved state with half the learning rate. Raises NonFiniteLossError if that is not wanted,
+        does not help, or there is none."""
+        reached, rate, seconds = self.step, self._rate / 2, self._earlier.seconds
+        message = (
+            f"the loss of {self._refused} steps in a row, up to step {reached:,}, was not finite or far above the "
+            "usual; none of them reached the weights. Lower the learning rate, for example by half, or look for broken "
+            "text near these steps"
+        )
+        if self.run.on_bad_loss == "stop" or rate < LOWEST_RATE:
+            raise NonFiniteLossError(message, setting="rate_scale")
+        self._writer.finish()
+        self._restore()
+        if not self.step:
+            raise NonFiniteLossError(f"{message}; no state was saved yet to go back to", setting="rate_scale")
+        self._earlier, self.meter.seconds = replace(self._earlier, seconds=seconds), 0.0
+        self._rate, self._refused, self.awaits_evaluation = rate, 0, False
+        self.run.reporter.notice(
+            f"back from step {reached:,} to step {self.step:,}, with {rate:.4g} times the learning rate"
+        )
+        if self._metrics:
+            self._metrics.drop(self.run.stage, after_step=self.step)
+        self._bar.begin_at(self.step * self._per_step)
+
+    def named_state(self) -> dict[str, Tensor]:
+        """What is kept from step to step besides weights and optimizer: see `Carried`."""
+        numbers = [*self.meter.smoothed, self.awaits_evaluation, self._rate, self._refused, *self._losses]
+        scores = {
+            f"score.{name}": torch.tensor(value, dtype=torch.float64) for name, value in self.scores.items()
+        }
+        carried = self._carried.named_state() if self._carried else {}
+        return carried | scores | {"trainer": torch.tensor(numbers, dtype=torch.float64)}
+
+    def load_named_state(self, state: dict[str, Tensor]) -> None:
+        """Restore what `named_state` gave."""
+        if "trainer" in state:  # an older chatsmith kept nothing
+            total, weight, awaits, self._rate, refused, *losses = state["trainer"].tolist()
+            self.meter.smoothed, self.awaits_evaluation, self._refused = (
+                (total, weight),
+                bool(awaits),
+                int(refused),
+            )
+            self._losses = deque(losses, RECENT)
+        scores = {name: value.item() for name, value in state.items() if name.startswith("score.")}
+        self.scores = {name.removeprefix("score."): value for name, value in scores.items()}
+        if self._carried:
+            self._carried.load_named_state(state)
 
     def _save(self) -> None:
         seconds = self._earlier.seconds + time.monotonic() - self.run.started
-        progress = Progress(self.step, self.plan.steps, self.seconds, seconds)
-        save_training(self._writer, self.optimizer, progress=progress, key=self._key, carried=self._carried)
+        progress = Progress(self.step, self.plan.steps, self.seconds, seconds, self.run.settings)
+        save_training(self._writer, self.optimizer, progress=progress, key=self._key, carried=self)
 
     def result(self, tokens_per_second: float = 0.0, share_of_peak: float = 0.0) -> TrainResult:
         """How the run ended."""
@@ -363,30 +548,49 @@ class Trainer:
         )
 
 
+RECENT, FEWEST = 64, 16
+"""How many losses a step's is held against; and the fewest that say what is usual."""
+
+SPIKE, SPREADS = 3.0, 20.0
+"""Nats above the median, and median absolute deviations above it, from which on a loss is refused. Losses of one run
+fall by nats at its beginning and spread by tenths afterwards; ids at random are twice as hard as text, or more."""
+
+MOST_REFUSED = 3
+LOWEST_RATE = 1 / 8
+
+
 class Meter:
-    """Smoothed loss and pace of this session. The first two steps, which compile and warm up, do not count towards the
+    """Smoothed loss, and pace of this session. The first two steps, which compile and warm up, do not count towards the
     pace."""
 
     SKIPPED = 2
     SMOOTHING = 0.9
 
     def __init__(self) -> None:
-        self.loss = math.nan
-        """Smoothed."""
+        self.smoothed = (0.0, 0.0)
+        """Sums of the weighted losses, and of their weights, those of earlier sessions included."""
         self.last_loss = math.nan
         self.last_seconds = 0.0
         self.seconds = 0.0
         """Of all steps of this session."""
         self._steps = 0
         self._timed_seconds = 0.0
-        self._weight = 0.0
-        self._weighted_loss = 0.0
 
-    def record(self, loss: float, seconds: float) -> None:
-        """Count a step."""
-        self._weighted_loss = self.SMOOTHING * self._weighted_loss + (1 - self.SMOOTHING) * loss
-        self._weight = self.SMOOTHING * self._weight + (1 - self.SMOOTHING)
-        self.loss = self._weighted_loss / self._weight
+    @property
+    def loss(self) -> float:
+        """Smoothed."""
+        total, weight = self.smoothed
+        return total / weight if weight else math.nan
+
+    def record(self, loss: float, seconds: float, counts: bool = True) -> None:
+        """Count a step; its loss only if that `counts`."""
+        if counts:
+            new = (loss, 1.0)
+            total, weight = (
+                self.SMOOTHING * old + (1 - self.SMOOTHING) * one
+                for old, one in zip(self.smoothed, new, strict=True)
+            )
+            self.smoothed = total, weight
         self.last_loss, self.last_seconds = loss, seconds
         self.seconds += seconds
         self._steps += 1
@@ -402,56 +606,10 @@ class Meter:
 
 
 def in_words(numbers: Mapping[str, float]) -> dict[str, str]:
-    """Each number with three digits after the point."""
-    return {name: f"{value:.3f}" for name, value in numbers.items()}
+    """Each number with three digits after the point; where a reward is graded, nothing is right or wrong."""
+    hidden = "pass_at" if "dev_reward" in numbers else "nothing"
+    return {name: f"{value:.3f}" for name, value in numbers.items() if hidden not in name}
 
 
-class TrainingStoppedError(KeyboardInterrupt):
+class TrainingStoppedError(StoppedError):
     """Training was asked to stop, and its state is saved. Its text says how to go on."""
-
-
-ACKNOWLEDGED = (
-    "chatsmith: finishing this step, then saving and stopping; Ctrl-C once more stops at once, without saving"
-)
-
-
-@dataclass
-class StopRequest:
-    """Whether someone asked to stop."""
-
-    received: bool = False
-
-
-@contextmanager
-def stop_request(silent: bool = False) -> Iterator[StopRequest]:
-    """Turn the first SIGINT or SIGTERM of the block into a request, and acknowledge it on standard error unless
-    `silent`; a second SIGINT interrupts at once.
-
-    Signals can only be caught in the main thread; elsewhere the request simply never comes.
-    """
-    request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield request
-        return
-
-    def receive(number: int, frame: FrameType | None) -> None:
-        if request.received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        if not request.received and not silent:
-            _acknowledge()
-        request.received = True
-
-    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield request
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _acknowledge() -> None:
-    # Written to the descriptor itself: the signal may have come in the middle of a print, which can't be entered twice.
-    # On a terminal the line begins below the progress bar and the ^C.
-    start = "\n" if os.isatty(2) else ""
-    with suppress(OSError):  # whether anyone reads it or not, the step is finished
-        os.write(2, f"{start}{ACKNOWLEDGED}\n".encode())

@@ -73,11 +73,12 @@ def browser() -> Iterator:
 
 
 class Server:
-    """A `chatsmith serve` process. `address` ends with a slash."""
+    """A `chatsmith serve` or `watch` process. `address` ends with a slash."""
 
-    def __init__(self, arguments: list[str], environment: dict[str, str]) -> None:
+    def __init__(self, arguments: list[str], environment: dict[str, str], command: str = "serve") -> None:
+        port = [] if "--port" in arguments else ["--port", "0"]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "chatsmith", "serve", *arguments, "--port", "0"],
+            [sys.executable, "-m", "chatsmith", command, *arguments, *port],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=environment,

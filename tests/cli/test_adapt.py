@@ -41,8 +41,8 @@ def documents(tmp_path: Path) -> Path:
         parts = [f"# {name.title()}\n"]
         for number in range(4):
             parts.append(
-                f"## Kind {number} of {name}\n\nA {name[:-1]} of kind {number} is a part that carries {name} water number "
-                f"{number} uphill. It weighs {number + 3} stones and needs {name} oil in every season of the year.\n\n"
+                f"## Kind {number} of {name}\n\nA {name[:-1]} of kind {number} is a part that carries {name} water "
+                f"number {number} uphill. It weighs {number + 3} stones and needs {name} oil in every season of the year.\n\n"
                 f"- size {number}{name}: about {number + 2} hands of the {name} keeper\n"
             )
         (folder / f"{name}.md").write_text("\n".join(parts))
@@ -72,7 +72,7 @@ def test_the_whole_path_interrupted_and_continued(tiny_run, documents, tmp_path,
     assert (run / "pretrain" / "done.json").stat().st_mtime_ns == trained
     assert len((run / "adapt" / "pairs.jsonl").read_text().splitlines()) == len(pairs) - 1
     facts = json.loads((run / "sft" / "done.json").read_text())["facts"]
-    assert [one["source"] for one in facts["mixture"]][0] == "conversations" and len(facts["mixture"]) == 2
+    assert facts["mixture"][0]["source"] == "conversations" and len(facts["mixture"]) == 2
 
     assert set(evidence["models"]) == {"before", "text alone", "after"}
     assert set(evidence["text"]) == {"held_out", "general"}

@@ -1,11 +1,16 @@
 """`chatsmith plan`: it refuses what later stages would, and says how it knows what it foresees."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from chatsmith.cli import main as cli
-from chatsmith.cli.plan import _about
+from chatsmith.cli import recipe as recipes
+from chatsmith.cli.plan import Clock, _about, within_budget
+from chatsmith.report.estimate import find_device
+from chatsmith.runtime.errors import UserError
+from chatsmith.runtime.run_directory import RunDirectory, write_recipe
 
 TINY = ("2", "--width", "32", "--head-dim", "16", "--vocab-size", "300", "--sequence-length", "32")
 
@@ -46,15 +51,37 @@ def test_a_small_model_s_time_is_that_of_its_own_rows_and_not_of_a_large_model_s
     assert facts["share_of_peak"] < 0.3, "products this small cannot come near to the peak"
     assert facts["memory_bytes"].keys() == {"weights", "gradients", "optimizer", "activations"}
     assert all(facts["memory_bytes"].values())
+    memory = facts["memory"]
+    assert memory["fits"] and memory["micro_batch"] == 8 and memory["tier"] == "plain"
+    assert memory["weights"] < memory["peak_bytes"] < memory["free_bytes"] and memory["floor_bytes"] > 10**8
 
 
 def test_people_are_told_how_the_time_is_known(plan):
     _, timed, _ = plan(*TINY)
     assert "by rows of this shape timed now" in timed and "55%" not in timed
-    assert "GB of weights, gradients and optimizer state" in timed and "assumed" not in timed
+    assert "fits: " in timed and " MB of " in timed and "come on top" in timed and "assumed" not in timed
     _, estimated, _ = plan("40", "--world-size", "8")
     assert "an estimate: at 55% of its matrix peak" in estimated
     assert "that 8 processes are 8 times as fast is assumed" in estimated
+
+
+def test_a_gpu_that_is_not_here_is_told_whether_it_fits_and_why_not(plan):
+    large = ("--vocab-size", "32768", "--sequence-length", "2048", "--head-dim", "128", "--gpu")
+    code, fits, _ = plan("24", *large, "4090")
+    assert (
+        code == 0
+        and "fits: " in fits
+        and "GB of 24.0 GB at most (weights" in fits
+        and "recomputing blocks" in fits
+    )
+    _, out, _ = plan("24", *large, "4090", "--json")
+    facts = json.loads(out)
+    assert facts["memory"]["fits"] and facts["memory"]["peak_bytes"] <= 24e9
+    assert facts["memory"]["micro_batch"] == facts["plan"]["rows_per_microbatch"]
+    _, no, _ = plan("24", *large, "4070")
+    assert "does not fit, because a step needs" in no and "12.0 GB are there" in no
+    _, several, _ = plan("32", *large, "l40s")
+    assert "fits" in several
 
 
 @pytest.mark.parametrize(
@@ -63,3 +90,78 @@ def test_people_are_told_how_the_time_is_known(plan):
 )
 def test_a_foreseen_duration_has_one_unit(seconds, text):
     assert _about(seconds) == text
+
+
+EIGHT = ("--gpu", "h100", "--count", "8", "--price-per-gpu-hour", "3", "--json")
+
+
+def test_the_plan_of_a_recipe_is_that_of_its_whole_pipeline(plan):
+    code, out, _ = plan("speedrun", *EIGHT)
+    facts = json.loads(out)
+    assert code == 0 and facts["parameters"] == 560_988_160 and facts["tokens"] == 11_219_763_200
+    assert facts["hours"] <= 4.15 and facts["dollars"] <= 100
+    assert facts["hours"] == pytest.approx(sum(facts["hours_by_stage"].values()))
+    assert facts["hours_by_stage"].keys() == {"pretrain", "mid", "sft", "rl", "tokenizer", "evaluate"}
+    assert 24e9 < facts["download_bytes"] < 30e9 < facts["disk_bytes"]
+    assert not facts["is_measured"] and "nanochat" in facts["rule"] and "d24" in facts["expected"]["advice"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "depth"),
+    [
+        (("--budget-usd", "100"), 24),
+        (("--budget-usd", "200"), 28),
+        (("--hours", "0.5"), 16),
+        (("--params", "900000000"), 20),
+    ],
+)
+def test_a_budget_or_a_size_chooses_the_depth(plan, asked, depth):
+    facts = json.loads(plan(*asked, *EIGHT)[1])
+    assert facts["depth"] == depth
+    if asked[0] == "--budget-usd":
+        assert facts["dollars"] <= float(asked[1])
+
+
+def test_a_budget_on_a_small_card_stays_within_its_memory(plan):
+    facts = json.loads(plan("--hours", "100000", "--gpu", "t4", "--json")[1])
+    assert 16 * facts["parameters"] < 16e9
+
+
+def test_depths_and_gpus_are_compared_in_a_table_and_a_picture(plan, tmp_path):
+    rows = json.loads(plan("--table", "depths", *EIGHT)[1])
+    assert [row["depth"] for row in rows] == list(range(4, 34, 2))
+    assert [row["hours"] for row in rows] == sorted(row["hours"] for row in rows)
+    code, out, _ = plan("speedrun", "--table", "gpus", "--count", "8", "--plot", str(tmp_path / "hours.png"))
+    assert code == 0 and "NVIDIA H100 SXM" in out and (tmp_path / "hours.png").read_bytes()[1:4] == b"PNG"
+    assert "plot" in plan("--plot", str(tmp_path / "x.png"))[2]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("speedrum",), "did you mean speedrun?"),
+        (("speedrun", "--hours", "3"), "only one of them"),
+        (("--budget-usd", "3"), "needs a price"),
+        (("--hours", "0.0001", "--gpu", "t4"), "too few"),
+        (("--table", "gpus", "--plot", "x.docx"), "x.docx"),
+    ],
+)
+def test_what_cannot_be_planned_is_one_line(plan, argv, message):
+    code, _, error = plan(*argv)
+    assert code == 2 and message in error and error.count("\n") == 1
+
+
+def test_hours_for_one_gpu_become_a_depth_and_minutes_that_are_kept(tmp_path):
+    recipe, clock = recipes.named_recipe("gpu"), Clock(find_device("4090"), 1)
+    found = within_budget(recipe, {}, 1, clock)
+    assert (found["pretrain"]["depth"], found["pretrain"]["minutes"]) == (14, 360)
+    longer = within_budget(recipe, {"budget": {"hours": 24}}, 1, clock)
+    assert longer["pretrain"]["depth"] > 14
+    assert within_budget(recipe, {"pretrain": {"depth": 8}}, 1, clock)["pretrain"]["depth"] == 8
+    run = RunDirectory(tmp_path)
+    kept = {"budget": {"hours": 8}, "pretrain": {"depth": 10}}
+    write_recipe(run.recipe, replace(recipe, sections=kept))
+    assert within_budget(recipe, {}, 1, clock, run)["pretrain"]["depth"] == 10, "a begun run keeps its depth"
+    for wrong in ({"hours": 0}, {"hours": "x"}, {"days": 3}):
+        with pytest.raises(UserError, match="takes hours"):
+            within_budget(recipe, {"budget": wrong}, 1, clock)

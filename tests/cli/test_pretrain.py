@@ -51,7 +51,7 @@ def refused(result: tuple[int, str, str], message: str) -> None:
         (["--save-minutes", 0], "save_minutes is 0"),
         (["--seed", -1], "seed is -1"),
         (["--device", "gpu"], "device must be auto, cpu"),
-        (["--dtype", "fp16"], "--dtype must be one of auto, fp32, bf16"),
+        (["--dtype", "fp8"], "--dtype must be one of auto, fp32, bf16, fp16"),
         (["--dept", 4], "unknown flag --dept (did you mean --depth?)"),
     ],
 )
@@ -115,7 +115,8 @@ def test_minutes_are_measured_once_and_then_kept_as_tokens(tiny_copy, pretrain):
     trained = json.loads((tiny_copy / "pretrain" / "bundle" / "config.json").read_text())
     weights = tiny_copy / "pretrain" / "bundle" / "model.safetensors"
     before = weights.read_bytes()
-    (tiny_copy / "pretrain" / "done.json").unlink()
+    for name in ("done.json", "settings.toml"):
+        (tiny_copy / "pretrain" / name).unlink()
     code, second, _ = pretrain(*settings)
     assert code == 0 and "Measuring" not in second and f"{frozen:,} tokens in" in second
     assert json.loads((tiny_copy / "pretrain" / "bundle" / "config.json").read_text()) == trained

@@ -44,6 +44,7 @@ def worked(monkeypatch, tmp_path):
     for name in STAGES:
         monkeypatch.setitem(run_stage.MAINS, name, stage_main(name))
         monkeypatch.setitem(STAGES, name, FakeConfig)
+    monkeypatch.setattr(run_stage, "warn", lambda *_: None)  # these stages have no model
     monkeypatch.chdir(tmp_path)
     return names
 

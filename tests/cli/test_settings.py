@@ -364,7 +364,7 @@ def test_every_flag_is_accepted_with_its_default(name):
         value = getattr(config, one.name)
         flag = f"--{one.name.removesuffix('_').replace('_', '-')}"
         if one.name in config_class.POSITIONAL:
-            positional += [] if value is None else [str(value)]
+            positional += [] if value in (None, ()) else [str(value)]
         elif isinstance(value, bool):
             argv.append(flag if value else f"--no-{flag[2:]}")
         elif value not in (None, ()):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from chatsmith.cli.tokenizer import Config, main
-from chatsmith.data.dataset import survey
+from chatsmith.ingest.survey import survey
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import RunDirectory
 from chatsmith.text.tokenizer import Tokenizer, train_tokenizer

@@ -16,6 +16,7 @@ from chatsmith.data.dataset import load_manifest
 from chatsmith.data.tokens import PROGRESS
 from chatsmith.ingest import hub as downloads
 from chatsmith.runtime.cache import shared_folder
+from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.errors import UserError
 from chatsmith.text.tokenizer import Tokenizer
 from tests.hub_server import Hub, Trouble, serving
@@ -151,7 +152,7 @@ def test_a_shard_that_cannot_be_had_while_training_waits_for_it_is_one_line(hub:
     assert prepare(folder, f"hub:{NAME}[0:3]") == 0
     assert run("tokenizer", folder, "--vocab-size", 320, "--sample-megabytes", 0.001) == 0
     manifest = load_manifest(folder / "data")
-    downloads.fetch(manifest.documents.train)  # which the tokenizer's stage has begun
+    downloads.fetch(manifest.documents.train, Reporter())  # which the tokenizer's stage has begun
     for file in manifest.documents.train[1:]:
         file.path.resolve().unlink()
         file.path.unlink()

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatsmith.data.dataset import DataManifest, content_digest, load_manifest, survey
+from chatsmith.data.dataset import DataManifest, content_digest, load_manifest
 from chatsmith.ingest.forms import write_documents
+from chatsmith.ingest.survey import survey
 from chatsmith.runtime.errors import UserError
 
 

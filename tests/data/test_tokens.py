@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from chatsmith.data import tokens as token_cache
-from chatsmith.data.dataset import load_manifest, survey
+from chatsmith.data.dataset import load_manifest
 from chatsmith.data.documents import Document
 from chatsmith.data.tokens import (
     IDS,
@@ -28,6 +28,7 @@ from chatsmith.data.tokens import (
     part_end,
 )
 from chatsmith.ingest.forms import write_documents
+from chatsmith.ingest.survey import survey
 from chatsmith.runtime.errors import UserError
 from chatsmith.text.tokenizer import Tokenizer
 

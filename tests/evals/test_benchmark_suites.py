@@ -9,19 +9,20 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from chatsmith.bundle import save_bundle
-from chatsmith.cli import evaluate
+from chatsmith.cli import download, evaluate
 from chatsmith.cli import main as cli
 from chatsmith.cli.evaluate import Config
-from chatsmith.data.dataset import survey
-from chatsmith.evals import chat, suites
+from chatsmith.evals import chat, exam, suites
 from chatsmith.evals.chat import WrittenTask
 from chatsmith.evals.evaluation import Evaluation
 from chatsmith.evals.statistics import wilson_interval
+from chatsmith.ingest.survey import survey
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import Runtime
@@ -31,7 +32,7 @@ from chatsmith.text.tokenizer import Tokenizer
 
 SCORE_KEYS = {"accuracy", "centered", "n", "low", "high", "chance", "seconds", "notes"}
 LONG_TASKS = chat.TASKS
-CHAT_TASKS = ["arc_easy", "arc_challenge", "mmlu", "gsm8k", "humaneval", "spelling", "kindergarten"]
+CHAT_TASKS = ["arc_easy", "arc_challenge", "mmlu", "gsm8k", "humaneval", "spelling"]
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +104,18 @@ def test_everything_at_once(run: Path, small_benchmarks: Path, capsys: pytest.Ca
     assert list(found["chat"]["tasks"]) == CHAT_TASKS
     chance = found["chat"]["tasks"]["mmlu"]["chance"], found["chat"]["tasks"]["arc_easy"]["chance"]
     assert chance == (pytest.approx(1 / 2), pytest.approx(1 / 3))
-    assert found["chat"]["tasks"]["kindergarten"]["n"] == found["exam"]["n"] == 3
+    assert found["exam"]["n"] == 3
+
+
+def test_the_kindergarten_is_a_part_of_chatcore_if_it_was_taught(
+    run: Path, small_benchmarks: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Evaluation, "was_taught_kindergarten", True)
+    monkeypatch.setattr(exam, "NearestQuestion", lambda _: SimpleNamespace(answer=lambda _: ""))
+    config = Config(run, suite="chat", eval_data=small_benchmarks, max_examples=3, json=True)
+    assert list(measured(capsys, config)["chat"]["tasks"]) == [*CHAT_TASKS, "kindergarten"]
+    lines = measured(capsys, Config(compare=(run, run), max_examples=3, json=True))["compare"]
+    assert lines.keys() == {"ChatCORE", *(f"chat/{name}" for name in [*CHAT_TASKS, "kindergarten"])}
 
 
 def test_what_was_measured_is_kept_for_the_card_and_not_measured_again(
@@ -204,21 +216,21 @@ def test_only_missing_files_are_downloaded_and_a_refusal_says_what_else_there_is
     for path in ("gsm8k/test.jsonl", "humaneval/HumanEval.jsonl"):
         (folder / path).unlink()
     asked = []
-    monkeypatch.setattr(evaluate, "fetch", lambda origin, *_, **__: asked.append(origin.path))
-    evaluate.download(Config(eval_data=folder), reporter)
+    monkeypatch.setattr(download, "fetch", lambda origin, *_, **__: asked.append(origin.path))
+    download.fetch_benchmarks(folder, reporter)
     assert sorted(asked) == ["gsm8k/test.jsonl", "humaneval/HumanEval.jsonl"]
 
     def fails(*_: object, **__: object) -> str:
         raise UserError("the server says 404 Not Found")
 
-    monkeypatch.setattr(evaluate, "fetch", fails)
+    monkeypatch.setattr(download, "fetch", fails)
     with pytest.raises(UserError, match=r"404.*--mirror.*docs/evaluation\.md"):
-        evaluate.download(Config(eval_data=folder), reporter)
+        download.fetch_benchmarks(folder, reporter)
 
 
 def test_only_the_main_process_downloads_and_the_others_wait(run: Path, monkeypatch: pytest.MonkeyPatch):
     done: list[str] = []
-    monkeypatch.setattr(evaluate, "download", lambda *_: done.append("download"))
+    monkeypatch.setattr(evaluate, "fetch_benchmarks", lambda *_: done.append("download"))
     monkeypatch.setattr(evaluate, "evaluate", lambda *_: done.append("measure") or [])
     monkeypatch.setattr(evaluate, "main_number", lambda *_: done.append("wait"))
     monkeypatch.setattr(evaluate, "process_group", lambda _: contextlib.nullcontext())
@@ -298,7 +310,7 @@ def test_models_outside_runs_are_compared_by_their_files(
 def test_the_chat_suite_is_compared_whole(
     run: Path, small_benchmarks: Path, capsys: pytest.CaptureFixture[str]
 ):
-    """The mean that is compared is ChatCORE as it was shown, the kindergarten's exam included."""
+    """The mean that is compared is ChatCORE as it was shown."""
     config = Config(run, suite="chat", eval_data=small_benchmarks, max_examples=3, json=True)
     shown = measured(capsys, config)["chat"]
     evaluate.main(replace(config, suite="core"))  # which has tasks of the same names

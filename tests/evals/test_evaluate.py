@@ -10,10 +10,10 @@ import pytest
 from chatsmith.bundle import save_bundle
 from chatsmith.cli import evaluate
 from chatsmith.cli.evaluate import Config
-from chatsmith.data.dataset import survey
 from chatsmith.data.problems import Problem
 from chatsmith.evals import exam, suites
 from chatsmith.evals.evaluation import Evaluation
+from chatsmith.ingest.survey import survey
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import RunDirectory

@@ -17,6 +17,7 @@ from chatsmith.evals.statistics import (
     holm,
     mcnemar,
     paired_bootstrap,
+    paired_interval,
     pass_at_k,
     points_interval,
     ratio_difference,
@@ -162,3 +163,16 @@ def test_a_ratio_of_sums_has_an_interval_and_a_paired_difference():
     better = [(bits * 0.98, size) for bits, size in parts]
     found = ratio_difference(parts, better)
     assert found.high < 0 and found.p < 0.01
+
+
+def test_row_12_a_gain_from_few_problems_is_not_certain():
+    """Newcombe's own example (1998, table II, method 10): 36 both, 12 only before, 2 only after, 0 neither of 50."""
+    pairs = [(1.0, 1.0)] * 36 + [(1.0, 0.0)] * 12 + [(0.0, 1.0)] * 2
+    gain, low, high = paired_interval(pairs)
+    assert gain == pytest.approx(-0.2)
+    assert (-high, -low) == (pytest.approx(0.0569, abs=2e-3), pytest.approx(0.3404, abs=2e-3))
+    gain, low, high = paired_interval([(0.0, 0.0)] * 5)
+    assert gain == 0 and low < -0.3 and high > 0.3
+    gain, low, high = paired_interval([(-150.0 - n, -48.0 + n) for n in range(10)])
+    assert gain == pytest.approx(111.0) and low < gain < high and high - low < 20
+    assert paired_interval([]) == (0.0, -1.0, 1.0)

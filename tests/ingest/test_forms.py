@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatsmith.data.conversations import read_conversations
-from chatsmith.data.dataset import DataManifest, survey
+from chatsmith.data.dataset import DataManifest
 from chatsmith.ingest.forms import (
     FORMS,
     TYPES,
@@ -27,6 +27,7 @@ from chatsmith.ingest.forms import (
     write_conversations,
     write_documents,
 )
+from chatsmith.ingest.survey import survey
 from chatsmith.runtime.errors import UserError
 from chatsmith.text.chat import Message, render
 from chatsmith.text.tokenizer import Tokenizer, train_tokenizer

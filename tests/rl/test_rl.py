@@ -5,6 +5,7 @@ The tiny model cannot answer anything, so most tests pay it for saying a certain
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -16,6 +17,8 @@ import torch
 
 from chatsmith.bundle import load_bundle
 from chatsmith.cli import main as cli
+from chatsmith.report.gather import gather
+from chatsmith.report.render import report
 from chatsmith.rl.trainer import RewardMonitor, RLProgress, blended
 from chatsmith.runtime.run_directory import RunDirectory
 
@@ -361,3 +364,55 @@ def test_seconds_of_evaluations_add_up_and_older_states_have_none():
     assert other.evaluation_seconds == 2.5
     other.load_named_state(state | {"numbers": state["numbers"][:4]})
     assert other.evaluation_seconds == 2.5
+
+
+GRADED = """
+def shorter(problem, reply):
+    return -float(len(reply.text)) / 10
+"""
+
+
+def test_row_12_a_graded_reward_is_reported_as_such_and_the_best_kept_by_it(run, letters, rl, tmp_path):
+    """Of replies none of which is right: means before and after, their intervals, and no word of pass@1."""
+    path = tmp_path / "graded.py"
+    path.write_text(GRADED)
+    problems = letters[letters.index("--problems") : letters.index("--problems") + 2]
+    settings = (*problems, "--reward", f"{path}:shorter", "--steps", 6, "--prompts", 4, "--samples", 4)
+    code, out, _ = rl(run, *settings, "--max-tokens", 12, "--rate-scale", 1, "--evaluations", 2)
+    assert code == 0
+    told = out[out.index("Before, on the development problems") :]
+    assert "pass@1" not in told and "pass at 1" not in told and "% right" not in told
+    assert "Before, on the development problems: mean reward -" in told
+    assert re.search(
+        r"best on the development problems after step \d+: mean reward -\S+, mean reward -\S+ before", told
+    )
+    assert re.search(r"Gain: [+-]\d+\.\d{3} of mean reward, with a 95 % interval from", told)
+    written = json.loads((run / "evals" / "rl.json").read_text())
+    assert {
+        "reward_before",
+        "reward_after",
+        "reward_before_interval",
+        "reward_gain_interval",
+    } <= written.keys()
+    assert written["reward_before"] < 0
+    low, high = written["reward_before_interval"]
+    assert low <= written["reward_before"] <= high
+    scores = {line["step"]: line["dev_reward"] for line in metrics_of(run) if "dev_reward" in line}
+    assert list(scores) == [0, 3, 6]
+    assert scores[written["facts"]["best_step"]] == max(scores.values())
+    page = report(gather(run)).markdown()
+    assert (
+        "mean reward" in page and "pass@1" not in page[page.index("Reinforcement learning, before") :][:900]
+    )
+
+
+def test_row_12_groups_without_difference_are_told():
+    monitor = RewardMonitor(10, 16)
+    metrics = {"failed_rewards": 0, "replies": 8, "nonzero_rewards": 1.0, "entropy": 1.0, "truncated": 0.0}
+    metrics |= {"equal_groups": 0.95, "pass_at_1": 0.2, "reward": 0.2}
+    notices = [monitor.check(metrics) for _ in range(4)]
+    assert [len(one) for one in notices] == [0, 0, 1, 0]
+    assert notices[2][0].startswith("in 95% of the groups all replies earn the same, so")
+    older = {"watch": monitor.named_state()["watch"][:4]}  # a state of a chatsmith that did not count them
+    monitor.load_named_state(older)
+    assert monitor.check(metrics) == []

@@ -1,5 +1,9 @@
+import contextlib
 import errno
+import itertools
 import os
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,7 +69,8 @@ def test_other_errors_pass_as_they_are(tmp_path):
 
 
 def test_a_folder_that_cannot_take_its_place_gives_it_back(tmp_path, monkeypatch):
-    """The old folder has stepped aside when the new one's rename fails."""
+    """The old folder has stepped aside when the new one's rename fails, where the system cannot swap two."""
+    monkeypatch.setattr(atomic, "_renameat2", None)
     target = tmp_path / "bundle"
     with atomic.new_folder(target) as folder:
         (folder / "kept").write_text("")
@@ -116,3 +121,66 @@ def test_an_error_of_a_file_that_is_written_names_what_was_to_be_written(tmp_pat
     monkeypatch.setattr(os, "fsync", broken_disk)
     with pytest.raises(UserError, match=r"file\.json was not written and is as it was: Input/output error"):
         atomic.write_text(tmp_path / "file.json", "x")
+
+
+def test_a_folder_is_replaced_in_one_call_where_the_system_can(tmp_path, monkeypatch):
+    """Between two renames a reader would find neither."""
+    target = tmp_path / "bundle"
+    with atomic.new_folder(target) as folder:
+        (folder / "old").write_text("")
+    monkeypatch.setattr(Path, "rename", None)
+    with atomic.new_folder(target) as folder:
+        (folder / "new").write_text("")
+    assert [path.name for path in target.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+DYING = """
+import os, signal, sys
+from pathlib import Path
+from chatsmith.runtime import atomic
+target, moment, swaps = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "swaps"
+if not swaps:
+    atomic._renameat2 = None
+calls = []
+def die_at(name, function):
+    def call(*arguments, **options):
+        calls.append(name)
+        if len(calls) == int(moment):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **options)
+    return call
+with atomic.new_folder(target) as folder:
+    (folder / "weights").write_text("old")
+for owner, name in ((Path, "rename"), (os, "fsync"), (Path, "mkdir"), (os, "rmdir"), (os, "unlink")):
+    setattr(owner, name, die_at(name, getattr(owner, name)))
+with atomic.new_folder(target) as folder:
+    (folder / "weights").write_text("new")
+    atomic.write_text(folder / "more", "x")
+atomic.remove_folder(target)
+"""
+
+
+@pytest.mark.parametrize("swaps", ["swaps", "does not swap"])
+def test_a_kill_at_any_moment_leaves_the_old_folder_the_new_one_or_none_once_swept(tmp_path, swaps):
+    """None only once it is being removed. What the dead process left goes; what a living one writes stays."""
+    living = tmp_path / f".other.{os.getppid()}.tmp"
+    found = []
+    for moment in range(1, 40):
+        child = os.fork()
+        if child == 0:
+            with open(os.devnull, "w") as null, contextlib.redirect_stderr(null):
+                sys.argv = ["dying", str(tmp_path / "bundle"), str(moment), swaps]
+                exec(DYING, {})
+            os._exit(0)
+        status = os.waitpid(child, 0)[1]
+        living.touch()
+        atomic.sweep(tmp_path)
+        there = sorted(path.name for path in tmp_path.iterdir())
+        assert there in ([living.name, "bundle"], [living.name]), (moment, there)
+        found.append((tmp_path / "bundle" / "weights").read_text() if "bundle" in there else None)
+        shutil.rmtree(tmp_path / "bundle", ignore_errors=True)
+        if status == 0:
+            break
+    assert status == 0 and len(found) > 10
+    assert [kind for kind, _ in itertools.groupby(found)] == ["old", "new", None]

@@ -88,8 +88,8 @@ def test_absent_devices_are_refused(monkeypatch, gpus):
 
 
 def test_unknown_types_are_refused():
-    with pytest.raises(UserError, match="dtype must be one of auto, fp32, bf16, fp64, not 'fp16'"):
-        detect_runtime("cpu", "fp16")
+    with pytest.raises(UserError, match="dtype must be one of auto, fp32, bf16, fp16, fp64, not 'fp8'"):
+        detect_runtime("cpu", "fp8")
 
 
 @pytest.mark.parametrize(

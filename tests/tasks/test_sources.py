@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from chatsmith.data.dataset import DataManifest, survey
+from chatsmith.data.dataset import DataManifest
+from chatsmith.ingest.survey import survey
 from chatsmith.runtime.errors import UserError
 from chatsmith.tasks.gsm8k import gsm8k_problems
 from chatsmith.tasks.identity import CONVERSATIONS, identity_conversations, read_persona

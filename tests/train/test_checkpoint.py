@@ -157,17 +157,18 @@ def test_a_state_of_a_newer_chatsmith_is_not_passed_over(tmp_path: Path) -> None
         load_state(tmp_path)
 
 
-def test_saves_of_one_training_leave_the_newest_state_of_the_others(tmp_path: Path) -> None:
+def test_row_17_saves_of_one_training_leave_the_newest_state_of_each_other_one(tmp_path: Path) -> None:
     for key, step in [("a", 1), ("b", 1), ("b", 2), ("c", 1), ("c", 2), ("c", 3), ("c", 4)]:
         save_state(tmp_path, tensors(step), {"key": key, "step": step})
     assert [(facts["key"], facts["step"]) for _, facts in saved_states(tmp_path)] == [
+        ("a", 1),
         ("b", 2),
         ("c", 3),
         ("c", 4),
     ]
     loaded = load_state(tmp_path, key="b")
     assert loaded is not None and loaded.facts == {"key": "b", "step": 2}
-    assert load_state(tmp_path, key="a") is None
+    assert load_state(tmp_path, key="a") is not None and load_state(tmp_path, key="d") is None
 
 
 def test_a_damaged_state_is_not_what_is_kept_of_the_others(tmp_path: Path) -> None:

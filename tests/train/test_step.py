@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from chatsmith.optim.optimizer import Optimizer
 from chatsmith.optim.sharded import make_optimizer
 from chatsmith.runtime.device import Runtime, can_compile
 from chatsmith.train import step
+from chatsmith.train.memory import Notch
 from chatsmith.train.step import prepare, train_step, uncompiled
 from tests.elsewhere import Elsewhere, pretending
 
@@ -76,6 +78,41 @@ def test_compute_type_is_the_runtime_s(new_model, batches_from):
     assert model(next(batches_from(1)).inputs).dtype == torch.bfloat16
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert {parameter.grad.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_float16_learns_as_float32_does_and_an_overflow_changes_nothing(new_model, new_plan, batches_from):
+    losses: dict[torch.dtype, list[float]] = {}
+    for dtype in (torch.float32, torch.float16):
+        model, plan, runtime = random_weights(new_model()), new_plan(30, rows=4), Runtime(CPU, dtype)
+        compute_loss, optimizer = prepare(model, runtime, False, print), Optimizer(model, plan.rates)
+        batches, notch = batches_from(2), Notch(loss_scale=2.0**40)
+        before, two = model.head.weight.detach().clone(), []
+        losses[dtype] = []
+        while len(losses[dtype]) < 12:
+            two = two or list(islice(batches, 2))
+            at = notch.loss_scale
+            loss = train_step(
+                model, optimizer, two, plan, compute_loss, runtime, 1 + len(losses[dtype]), notch
+            )
+            if notch.loss_scale < at:
+                assert notch.loss_scale == at / 2 and torch.equal(model.head.weight, before)
+                assert all(weight.grad is None for weight in model.parameters())
+            else:
+                losses[dtype].append(loss)
+                before, two = model.head.weight.detach().clone(), []
+        assert (notch.loss_scale < 2.0**40) == (dtype == torch.float16)
+    assert losses[torch.float16] == pytest.approx(losses[torch.float32], rel=0.02)
+    assert losses[torch.float16][-1] < losses[torch.float16][0]
+
+
+def test_the_scale_of_the_loss_grows_again(new_model, runtime, monkeypatch):
+    monkeypatch.setattr("chatsmith.train.memory.PATIENCE", 3)
+    model, notch = new_model(), Notch(loss_scale=8.0)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    assert [(notch.can_update(model, runtime), notch.loss_scale)[1] for _ in range(4)] == [8, 8, 16, 16]
+    model.head.weight.grad.fill_(float("inf"))
+    assert not notch.can_update(model, runtime) and notch.loss_scale == 8
 
 
 @pytest.mark.gpu

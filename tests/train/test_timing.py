@@ -54,7 +54,7 @@ def test_the_first_evaluation_which_may_compile_is_not_timed_and_what_is_measure
     job = Job(lambda _: batches_from(2), prepare(model, runtime, False, print), evaluate)
     tokens = measure_tokens(budget, model, plan, job, evaluations=1)
     assert len(calls) == 2 and 0.02 <= budget.evaluation_seconds < 0.5
-    assert tokens % plan.tokens_per_step == 0 and budget.get("tokens") == tokens and budget.is_new
+    assert tokens % plan.tokens_per_step == 0 and budget.get("tokens") == tokens
 
 
 def test_corrections_are_whole_rounds_and_no_more_than_asked_for(runtime):
@@ -70,6 +70,16 @@ def test_corrections_are_whole_rounds_and_no_more_than_asked_for(runtime):
         again = TimeBudget(1.0, started, budget.measurements, runtime)
         again.begin(24, 0, 24)
         assert again.corrected(6, 24, 99.0) == expected  # as it was kept
+
+
+def test_a_resumed_run_is_corrected_and_by_the_time_of_all_its_commands(runtime):
+    """Its first command measured the budget, was killed before the correction, and took 40 s up to its last save."""
+    kept = Kept()
+    TimeBudget(1.0, time.monotonic(), kept, runtime).keep("steps", 100)
+    resumed = TimeBudget((40 + 32 / MARGIN + 0.5) / 60, time.monotonic(), kept, runtime)
+    resumed.begin(100, 20, 100, earlier_seconds=40.0)
+    assert resumed.corrected(24, 100, 1.0) == 100
+    assert resumed.corrected(25, 100, 1.0) == 25 + 32
 
 
 @pytest.fixture

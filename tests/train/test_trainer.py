@@ -12,11 +12,12 @@ import torch
 from chatsmith.data.packing import NOT_TRAINED_ON, Batch
 from chatsmith.model.loss import token_losses
 from chatsmith.optim.optimizer import Optimizer
+from chatsmith.runtime.signals import FINISHING_STEP, stop_request
 from chatsmith.train.checkpoint import saved_states
 from chatsmith.train.plan import REFERENCE_BATCH
 from chatsmith.train.step import NonFiniteLossError, prepare, train_step
 from chatsmith.train.timing import TimeBudget
-from chatsmith.train.trainer import ACKNOWLEDGED, Job, TrainingStoppedError, TrainResult, fit, stop_request
+from chatsmith.train.trainer import Job, TrainingStoppedError, TrainResult, fit
 from tests.train.conftest import Kept
 
 
@@ -95,24 +96,85 @@ def test_a_step_reports_the_mean_loss_of_the_tokens_trained_on(new_model, new_pl
     assert loss == pytest.approx(expected, rel=1e-5)
 
 
+class Poisoned:
+    """A loss of these steps that is `bad` or, as for text at random, high."""
+
+    def __init__(self, honest, steps, bad=None, per_step: int = 2) -> None:
+        self.honest, self.steps, self.bad, self.per_step, self.calls = honest, steps, bad, per_step, 0
+        self.weights: dict[int, dict[str, torch.Tensor]] = {}
+
+    def __call__(self, model, batch, scale):
+        loss = self.honest(model, batch, scale)
+        if not torch.is_grad_enabled():  # asked which row it was
+            return loss
+        step, self.calls = self.calls // self.per_step + 1, self.calls + 1
+        self.weights.setdefault(step, weights_of(model))
+        return loss * (self.bad or 50.0) if step in self.steps else loss
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_stops_before_it_reaches_the_weights(
     new_model, new_plan, batches_from, runtime, train, training_run, bad
 ):
     model = new_model()
-    honest = prepare(model, runtime, False, print)
-    before: list[dict[str, torch.Tensor]] = []
-
-    def spoiled(model, batch, scale):
-        before.append(weights_of(model))
-        loss = honest(model, batch, scale)
-        return loss * bad if len(before) == 5 else loss  # in the third step
-
-    with pytest.raises(NonFiniteLossError, match=r"at step 3.*Lower the learning rate") as error:
-        train(model, new_plan(8), batches_from(2), compute_loss=spoiled)
+    loss = Poisoned(prepare(model, runtime, False, print), range(3, 9), bad)
+    with pytest.raises(
+        NonFiniteLossError, match=r"3 steps in a row, up to step 5.*Lower the learning rate"
+    ) as error:
+        train(model, new_plan(8), batches_from(2), compute_loss=loss)
     assert error.value.settings == ("rate_scale",)
-    assert all(torch.equal(value, before[-1][name]) for name, value in weights_of(model).items())
+    assert all(torch.equal(value, loss.weights[3][name]) for name, value in weights_of(model).items())
     assert steps_saved(training_run()) == []
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, None], ids=["nan", "inf", "exploding"])
+def test_a_bad_step_is_left_out_and_its_text_is_named(
+    new_model, new_plan, batches_from, runtime, train, training_run, bad
+):
+    model, one = new_model(), training_run()
+    loss = Poisoned(prepare(model, runtime, False, print), (20,), bad)
+    named = lambda ids: f"document {len(ids)}"  # noqa: E731
+    result = train(model, new_plan(24), batches_from(2), one, compute_loss=loss, text_of=named)
+    assert result.steps == 24 and math.isfinite(result.loss) and result.loss < 4
+    assert all(torch.equal(value, loss.weights[20][name]) for name, value in loss.weights[21].items())
+    assert not torch.equal(*(loss.weights[step]["head.weight"] for step in (21, 22)))
+    told = one.reporter._stream.getvalue()
+    assert told.count("is left out: its loss is") == 1 and "step 20 is left out" in told
+    assert told.count("a row with loss") == 3 and "document" in told
+    assert len([line for line in one.metrics_path.read_text().splitlines() if "loss" in line]) == 24
+
+
+def test_no_step_of_honest_training_is_left_out(new_model, new_plan, batches_from, training_run, train):
+    """Not at the beginning, where losses fall by nats, nor with batches that differ as much as here."""
+    one = training_run()
+    train(new_model(), new_plan(100, rate_scale=3.0), batches_from(2), one)
+    assert "left out" not in one.reporter._stream.getvalue()
+
+
+def test_after_bad_steps_in_a_row_training_goes_back_and_on_with_a_lower_rate(
+    new_model, new_plan, batches_from, runtime, train, training_run
+):
+    """As often as it may; where the bad steps remain, it stops."""
+    model, one = new_model(), training_run(save_seconds=0.0, on_bad_loss="back")
+    honest, plan = prepare(model, runtime, False, print), new_plan(12)
+    result = train(
+        model, plan, lambda row: batches_from(2, row), one, compute_loss=Poisoned(honest, (5, 6, 7), math.nan)
+    )
+    told = one.reporter._stream.getvalue()
+    assert result.steps == 12 and "back from step 7 to step 4, with 0.5 times the learning rate" in told
+    lines = [json.loads(line) for line in one.metrics_path.read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 13))
+    again = training_run(folder="again", save_seconds=0.0, on_bad_loss="back")
+    with pytest.raises(NonFiniteLossError, match="none of them reached the weights"):
+        train(
+            new_model(),
+            plan,
+            lambda row: batches_from(2, row),
+            again,
+            compute_loss=Poisoned(honest, range(5, 99), math.nan),
+        )
+    told = again.reporter._stream.getvalue()
+    assert [rate in told for rate in ("with 0.5 times", "with 0.25 times", "with 0.125 times")] == 3 * [True]
 
 
 def test_evaluations_come_at_their_interval_and_once_at_the_end(
@@ -172,20 +234,65 @@ def test_a_signal_lets_the_step_finish_saves_and_tells_how_to_go_on(
     with pytest.raises(TrainingStoppedError, match="after step 3 of 8, which is saved"):
         train(new_model(), new_plan(8), batches)
     assert steps_saved(training_run()) == [3]
-    assert capfd.readouterr().err == f"{ACKNOWLEDGED}\n"
+    assert capfd.readouterr().err == f"{FINISHING_STEP}\n"
     assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
-def test_a_signal_in_the_last_step_lets_the_run_finish(
+@pytest.mark.parametrize("moment", ["in the step", "in its evaluation"])
+@pytest.mark.parametrize("step", [8, 12], ids=["on the way", "last"])
+def test_a_signal_stops_at_once_also_in_an_evaluation_and_in_the_last_step(
+    new_model, new_plan, batches_from, training_run, train, step, moment
+):
+    """The resumed run evaluates what was left, and equals the uninterrupted one in everything."""
+    whole, resumed, asked = new_model(), new_model(), []
+
+    def scored(model, stops=False):
+        def evaluate() -> dict[str, float]:
+            asked.append(len(asked))
+            if stops and len(asked) == step // 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+                asked.append("went on")
+            return {"bpb": model.state_dict()["head.weight"].double().sum().item()}
+
+        return {"evaluate": evaluate, "evaluate_every": 4}
+
+    one, plan = training_run(folder="whole"), new_plan(12)
+    expected = train(whole, plan, lambda row: batches_from(2, row), one, **scored(whole))
+    asked.clear()
+    model, in_step = new_model(), moment == "in the step"
+    with pytest.raises(TrainingStoppedError, match=f"after step {step} of 12, which is saved") as stop:
+        batches = Interrupted(batches_from(2), step if in_step else 99, 2, signal.SIGTERM)
+        train(model, plan, lambda _: batches, **scored(model, stops=not in_step))
+    assert stop.value.code == 143 and "went on" not in asked and len(asked) == step // 4 - in_step
+    found = train(resumed, plan, lambda row: batches_from(2, row), **scored(resumed))
+    assert found.scores == expected.scores and found.loss == expected.loss
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+    def records(run) -> list[tuple]:
+        lines = map(json.loads, run.metrics_path.read_text().splitlines())
+        return [(line["step"], line.get("loss"), line.get("bpb")) for line in lines]
+
+    assert records(training_run()) == records(one)
+
+
+def test_the_smoothed_loss_and_scores_of_a_run_resumed_after_its_last_step_are_those_of_a_whole_one(
     new_model, new_plan, batches_from, training_run, train
 ):
-    batches = Interrupted(batches_from(2), step=8, per_step=2)
-    assert train(new_model(), new_plan(8), batches).steps == 8
-    assert steps_saved(training_run()) == []
+    model, plan = new_model(), new_plan(6)
+    expected = train(model, plan, batches_from(2), training_run(folder="whole"))
+    for stop in (2, 3, 6):
+        with pytest.raises(TrainingStoppedError):
+            train(
+                new_model(),
+                plan,
+                lambda row, stop=stop: Interrupted(batches_from(2, row), stop - row // 4, 2),
+            )
+    assert train(new_model(), plan, lambda row: batches_from(2, row)).loss == expected.loss
 
 
 def test_the_request_is_acknowledged_at_once_and_once_and_by_one_process(capfd):
-    for silent, told in ((False, f"{ACKNOWLEDGED}\n"), (True, "")):
+    for silent, told in ((False, f"{FINISHING_STEP}\n"), (True, "")):
         with stop_request(silent) as stop:
             os.kill(os.getpid(), signal.SIGTERM)
             assert stop.received and capfd.readouterr().err == told
@@ -218,14 +325,14 @@ def test_an_interrupted_run_resumes_to_the_very_same_weights(
 class Scripted(TimeBudget):
     """A budget that measures these numbers of steps, one after the other."""
 
-    def __init__(self, runtime, *answers: int | None) -> None:
+    def __init__(self, runtime, *answers: int) -> None:
         super().__init__(1.0, 0.0, Kept(), runtime)
         self.answers, self.asked = answers, {}
 
-    def _measured_again(self, step: int, step_seconds: float) -> int | None:
+    def _measured_again(self, step: int, step_seconds: float) -> int:
         assert step_seconds > 0
         answer = self.answers[min(len(self.asked), len(self.answers) - 1)]
-        self.asked[step] = max(step, answer or 16)
+        self.asked[step] = max(step, answer)
         return answer
 
 
@@ -237,9 +344,8 @@ class Scripted(TimeBudget):
         ((12, 9), [4, 7]),
         ((20, 5), [4, 12]),
         ((2,), [4]),
-        ((None, 12), [4, 9]),
     ],
-    ids=["fewer", "fewer, then more", "fewer, then fewer", "more, then none left", "none left", "only later"],
+    ids=["fewer", "fewer, then more", "fewer, then fewer", "more, then none left", "none left"],
 )
 def test_steps_are_corrected_again_and_the_schedule_and_the_end_go_by_them(
     new_model, new_plan, batches_from, runtime, training_run, train, held, after
@@ -280,8 +386,7 @@ def test_a_corrected_run_that_was_interrupted_resumes_to_the_very_same_weights(
             lambda row: Interrupted(batches_from(2, row), stopped_in, 2),
             budget=Scripted(runtime, 9),
         )
-    # After the correction the saved state knows the number of steps; a second opinion is not asked for.
-    again = Scripted(runtime, 9 if stopped_in < 4 else None)
+    again = Scripted(runtime, 9)
     result = train(resumed, new_plan(16), lambda row: batches_from(2, row), budget=again)
     assert result.steps == 9
     for name, value in whole.state_dict().items():

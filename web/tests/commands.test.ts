@@ -13,3 +13,8 @@ test("a command is known with what follows it; other slashes are messages", () =
   expect(typedCommand("/NEW")).toMatchObject({ command: { name: "new" }, argument: "" });
   expect(typedCommand("/usr/bin is a folder")).toBe(null);
 });
+
+test("where there is no keyboard, its keys are not offered", () => {
+  expect(matching("/k")).toHaveLength(1);
+  expect(matching("/k", false)).toEqual([]);
+});

@@ -104,9 +104,10 @@ class Library:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._linear, self._step = library.chatsmith_linear, library.chatsmith_step
+        self._tile_always = library.chatsmith_tile_always
         self._linear.argtypes = [c_void_p, c_void_p, POINTER(Weights), c_int64, ctypes.c_int]
         self._step.argtypes = [POINTER(Network), POINTER(Step), ctypes.c_int]
-        self._linear.restype, self._step.restype = ctypes.c_int, None
+        self._linear.restype, self._step.restype, self._tile_always.restype = ctypes.c_int, None, None
 
     def linear(self, x: Tensor, weights: Weights) -> Tensor:
         """x W^T (M, N) in float32, of x (M, K) float32 and weights (N, K); K is a multiple of LANES."""
@@ -116,6 +117,10 @@ class Library:
         if self._linear(result.data_ptr(), x.data_ptr(), weights, len(x), torch.get_num_threads()):
             raise MemoryError("there is no memory left for a product")
         return result
+
+    def tile_always(self) -> None:
+        """From now on a row's product is the same bit for bit beside any number of others, on every processor."""
+        self._tile_always()
 
     def step(self, network: Network, step: Step) -> None:
         """One step of decoding; the hidden states are left in `step.normed`."""

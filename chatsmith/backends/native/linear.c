@@ -18,7 +18,12 @@
 #define AHEAD 16   /* how far in advance memory is asked for: so many rows of bytes, a quarter as many of float32 */
 #define DEPTH 1024 /* columns at a time: a panel of them is 16 KiB of float32, half a first-level cache */
 #define STRETCH 4096 /* how far in advance one row of x asks for bf16 */
-#define FEWEST_TILED 5 /* rows of x from which tiles are as fast (and 2 to 4 times as fast from 16 on) */
+/* Rows of x from which tiles are as fast (and 2 to 4 times as fast from 16 on); tiles sum in another order. */
+static int64_t fewest_tiled = 5;
+
+/* From now on tiles for any number of rows: then that number changes no sum. */
+void chatsmith_tile_always(void) { fewest_tiled = 1; }
+
 #if LANES == 16
 #define ROWS 6 /* most rows of x at a time: 6 x 4 sums fit into the 32 registers of AVX-512, */
 #else
@@ -198,7 +203,7 @@ DEFINE_ROWS(int8_halves, DEPTH)
 
 void linear(float *y, const float *x, uint16_t *halves, const weights *w, int64_t M, int adds) {
     product p = {y, x, halves, w->data, w->scale, M, w->rows, w->columns, w->kind == INT8, adds};
-    if (M >= FEWEST_TILED && fits_tiles(w)) {
+    if (M >= fewest_tiled && fits_tiles(w)) {
         linear_in_tiles(&p, x, halves);
         return;
     }

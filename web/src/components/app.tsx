@@ -35,7 +35,7 @@ export function App() {
         <SideSheet />
       </Boundary>
       {dialog.value === "key" && <KeyDialog />}
-      {dialog.value === "shortcuts" && <ShortcutsDialog />}
+      {dialog.value === "shortcuts" && !isTouch && <ShortcutsDialog />}
       <NoticeBar />
       <div class="visually-hidden" role="status">
         {bench.writer.announcement.value}

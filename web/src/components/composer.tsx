@@ -23,7 +23,7 @@ export function Composer() {
   const [isListHidden, setIsListHidden] = useState(false);
   const field = useRef<HTMLTextAreaElement>(null);
   const listId = useId();
-  const commands = isListHidden ? [] : matching(text);
+  const commands = isListHidden ? [] : matching(text, !isTouch);
   const isWriting = bench.runningReply() !== null;
   const isEmpty = pasted.length === 0 && !/\S/.test(text);
 

@@ -85,7 +85,7 @@ export function NumberSetting(props: Props) {
         <label class="setting-name" for={id}>
           {label}
         </label>
-        {isSet && <IconButton icon="redo" label={`${label}: back to the default`} size={14} onClick={reset} />}
+        {isSet && <IconButton icon="reset" label={`${label}: back to the default`} size={14} onClick={reset} />}
         <input
           ref={field}
           id={id}

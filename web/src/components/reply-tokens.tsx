@@ -4,16 +4,18 @@
  * One token at a time is in the tab order; arrows move among them, Enter goes into the alternatives, Esc comes back.
  */
 
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { directionOf } from "../conversation/direction";
 import type { Alternative, Token } from "../conversation/message";
 import { isSpecial, probability } from "../conversation/tokens";
+import { kindsOf } from "../markdown/spans";
 import { heatOf, inlineText, percent, spokenText } from "./token-text";
 import { TokenInspector } from "./token-inspector";
 
 const HIDE_MILLISECONDS = 260;
 const MARGIN = 8;
 const GAP = 4;
+const BESIDE = 20;
 const LEAST_HEIGHT = 120;
 
 interface Props {
@@ -114,6 +116,7 @@ export function ReplyTokens({ tokens, onPick }: Props) {
   }
 
   const token = shown && tokens[shown.index];
+  const kinds = useMemo(() => markdownKinds(tokens), [tokens]);
   return (
     <div
       ref={container}
@@ -129,7 +132,7 @@ export function ReplyTokens({ tokens, onPick }: Props) {
       onFocusOut={onFocusOut}
     >
       {tokens.map((each, index) => (
-        <TokenChip key={index} token={each} index={index} isInTabOrder={index === inTabOrder} isShown={index === shown?.index} />
+        <TokenChip key={index} token={each} index={index} markdown={kinds[index]!} isInTabOrder={index === inTabOrder} isShown={index === shown?.index} />
       ))}
       {token && (
         <div
@@ -152,14 +155,24 @@ export function ReplyTokens({ tokens, onPick }: Props) {
   );
 }
 
+/** What Markdown makes of each token: they keep its weight and size, and its signs stay as the tokens that they are. */
+function markdownKinds(tokens: readonly Token[]): string[] {
+  try {
+    return kindsOf(tokens.map(({ text, origin }) => (origin === "given" || isSpecial(text) ? "" : text)));
+  } catch {
+    return tokens.map(() => "");
+  }
+}
+
 interface ChipProps {
   token: Token;
   index: number;
+  markdown: string;
   isInTabOrder: boolean;
   isShown: boolean;
 }
 
-function TokenChip({ token, index, isInTabOrder, isShown }: ChipProps) {
+function TokenChip({ token, index, markdown, isInTabOrder, isShown }: ChipProps) {
   const chance = probability(token);
   const kind = token.origin === "given" ? "is-given" : isSpecial(token.text) ? "is-special" : "";
   const breaks = token.origin === "given" ? 0 : (token.text.match(/\n/g)?.length ?? 0);
@@ -167,7 +180,7 @@ function TokenChip({ token, index, isInTabOrder, isShown }: ChipProps) {
     <>
       <button
         type="button"
-        class={`token ${kind} ${token.origin === "picked" ? "is-picked" : ""} ${isShown ? "is-shown" : ""}`}
+        class={`token ${kind} ${markdown} ${token.origin === "picked" ? "is-picked" : ""} ${isShown ? "is-shown" : ""}`}
         data-index={index}
         tabIndex={isInTabOrder ? 0 : -1}
         aria-label={`${spokenText(token.text, token.bytes)}${chance === null ? "" : `, ${percent(chance)}`}`}
@@ -183,8 +196,9 @@ function TokenChip({ token, index, isInTabOrder, isShown }: ChipProps) {
 }
 
 /**
- * Put the panel under its token, or over it where there is more room, and within the sides of the reply. On a narrow
- * screen the styles put it at the end of the page that the token is not at.
+ * Put the panel beside the conversation where there is room for it; else under its token, or over it where there is more
+ * room, and within the sides of the reply. On a narrow screen the styles put it at the end of the page that the token is
+ * not at.
  */
 function place(panel: HTMLElement, token: HTMLElement | null | undefined): void {
   const container = panel.parentElement;
@@ -194,9 +208,19 @@ function place(panel: HTMLElement, token: HTMLElement | null | undefined): void 
   const frame = container.closest(".transcript")?.getBoundingClientRect();
   const at = token.getBoundingClientRect();
   const base = container.getBoundingClientRect();
-  const roomBelow = (frame?.bottom ?? innerHeight) - at.bottom - MARGIN;
-  const roomAbove = at.top - (frame?.top ?? 0) - MARGIN;
+  const beside = base.right + BESIDE;
+  const [top, bottom] = [frame?.top ?? 0, frame?.bottom ?? innerHeight];
   panel.style.maxHeight = "";
+  if (beside + panel.offsetWidth + MARGIN <= (frame?.right ?? innerWidth) - MARGIN) {
+    panel.style.maxHeight = `${bottom - top - 2 * MARGIN}px`;
+    const highest = Math.min(at.top, bottom - MARGIN - panel.offsetHeight);
+    panel.style.left = `${beside - base.left}px`;
+    panel.style.top = `${Math.max(highest, top + MARGIN) - base.top}px`;
+    panel.style.bottom = "auto";
+    return;
+  }
+  const roomBelow = bottom - at.bottom - MARGIN;
+  const roomAbove = at.top - top - MARGIN;
   const isAbove = panel.offsetHeight > roomBelow && roomAbove > roomBelow;
   // In a low window it scrolls within itself; with hardly any room it may be laid over more than the reply.
   const room = Math.max(isAbove ? roomAbove : roomBelow, LEAST_HEIGHT) - GAP;

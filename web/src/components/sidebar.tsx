@@ -2,7 +2,7 @@
 
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import type { Conversation } from "../conversation/message";
-import { isNarrow } from "../state/screen";
+import { isNarrow, isTouch } from "../state/screen";
 import { useWorkbench } from "../state/workbench";
 import { sidebar } from "../storage/preferences";
 import { Boundary } from "./boundary";
@@ -83,7 +83,9 @@ function Contents({ onHide }: { onHide: () => void }) {
       </nav>
       <div class="sidebar-foot">
         <ThemeSwitch />
-        <IconButton icon="keyboard" label="Keyboard shortcuts" onClick={() => (bench.view.dialog.value = "shortcuts")} />
+        {!isTouch && (
+          <IconButton icon="keyboard" label="Keyboard shortcuts" onClick={() => (bench.view.dialog.value = "shortcuts")} />
+        )}
         <Menu
           label="All conversations"
           items={[

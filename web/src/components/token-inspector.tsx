@@ -34,6 +34,7 @@ export function TokenInspector({ token, onPick }: Props) {
             key={alternative.id}
             alternative={alternative}
             isChosen={alternative.id === token.ids[0]}
+            likeliest={Math.max(...choices.map((choice) => probability(choice)!))}
             onPick={() => onPick(alternative)}
           />
         ))}
@@ -58,10 +59,12 @@ function withChosen(token: Token): Alternative[] {
 interface RowProps {
   alternative: Alternative;
   isChosen: boolean;
+  /** The probability of the first: its bar is the whole row. */
+  likeliest: number;
   onPick: () => void;
 }
 
-function AlternativeRow({ alternative, isChosen, onPick }: RowProps) {
+function AlternativeRow({ alternative, isChosen, likeliest, onPick }: RowProps) {
   const chance = probability(alternative)!;
   const { text, bytes } = alternative;
   const isUsable = isChosen ? text !== END_OF_REPLY : !isSpecial(text) || USABLE_MARKS.has(text);
@@ -73,7 +76,7 @@ function AlternativeRow({ alternative, isChosen, onPick }: RowProps) {
         class={`alternative ${isChosen ? "is-chosen" : ""}`}
         disabled={!isUsable}
         title={does}
-        style={{ "--share-of-row": chance }}
+        style={{ "--share-of-row": chance / likeliest }}
         onClick={onPick}
       >
         <code class={isSpecial(text) ? "is-special" : ""}>{visibleText(text, bytes)}</code>

@@ -233,6 +233,11 @@ const marked = new Marked({
   ],
 });
 
+/** The blocks of `text`, each with what is in it. */
+export function lex(text: string) {
+  return marked.lexer(text);
+}
+
 /**
  * The sources of the top-level blocks of `text`, blank lines between them included; together they are the text.
  *

@@ -54,10 +54,11 @@ function setNumber(name: "temperature" | "seed", least: number, most: number): C
   };
 }
 
-/** The commands that what is typed may become; none if it is no command. */
-export function matching(typed: string): Command[] {
-  const name = /^\/(\w*)$/.exec(typed)?.[1];
-  return name === undefined ? [] : COMMANDS.filter((command) => command.name.startsWith(name.toLowerCase()));
+/** The commands that what is typed may become; none if it is no command. `hasKeys`: whether there may be a keyboard. */
+export function matching(typed: string, hasKeys = true): Command[] {
+  const name = /^\/(\w*)$/.exec(typed)?.[1]?.toLowerCase();
+  const offered = name === undefined ? [] : COMMANDS.filter((command) => command.name.startsWith(name));
+  return hasKeys ? offered : offered.filter((command) => command.name !== "keys");
 }
 
 /**

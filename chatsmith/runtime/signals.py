@@ -1,0 +1,126 @@
+"""Ctrl-C and SIGTERM: acknowledged at once, whatever the process is doing, and obeyed soon.
+
+Python runs its signal handlers between two steps of the main thread, which a call into C can hold up for minutes. So a
+thread reads the signals' numbers from a pipe and acknowledges them; the handler then raises StoppedError, and where
+it does not get to within GRACE_SECONDS, the thread ends the process. Training asks for the end of a step instead:
+`stop_request`.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from chatsmith.runtime import atomic
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+GRACE_SECONDS = 10.0
+STOPPING = "chatsmith: stopping"
+FINISHING_STEP = (
+    "chatsmith: finishing this step, then saving and stopping; Ctrl-C once more stops at once, without saving"
+)
+
+
+class StoppedError(KeyboardInterrupt):
+    """The command was asked to stop by the signal `number`. Its text, if any, says how to go on."""
+
+    def __init__(self, message: str = "", number: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.code = 128 + number
+        """What a shell reports for a process that this signal ended."""
+
+
+class StopRequest:
+    """Whether someone asked to stop, and how."""
+
+    def __init__(self, silent: bool) -> None:
+        self.received = 0
+        """The number of the signal."""
+        self.interrupts = False
+        """Whether a signal is to raise StoppedError where it arrives."""
+        self._unsaid = threading.Semaphore(0 if silent else 1)
+
+    def acknowledge(self) -> None:
+        """Say so, once."""
+        if self._unsaid.acquire(blocking=False):
+            _say(FINISHING_STEP)
+
+
+_request: StopRequest | None = None
+
+
+def install() -> None:
+    """From now on, signals end this process as the module describes. For the main thread."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(reading,), daemon=True).start()
+    for number in SIGNALS:
+        signal.signal(number, _interrupt)
+
+
+@contextmanager
+def stop_request(silent: bool = False) -> Iterator[StopRequest]:
+    """Turn the first SIGINT or SIGTERM of the block into a request, and acknowledge it on standard error unless
+    `silent`; a second SIGINT interrupts at once.
+
+    Signals can only be caught in the main thread; elsewhere the request simply never comes.
+    """
+    global _request
+    request = StopRequest(silent)
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        if request.received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        request.received = request.received or number
+        request.acknowledge()
+        if request.interrupts:
+            raise StoppedError(number=number)
+
+    before = {number: signal.signal(number, receive) for number in SIGNALS}
+    _request = request
+    try:
+        yield request
+    finally:
+        _request = None
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise StoppedError(number=number)
+
+
+def _watch(reading: int) -> None:
+    seen = 0
+    while data := os.read(reading, 1):
+        number, request = data[0], _request
+        if number not in SIGNALS:
+            continue
+        seen += 1
+        if request and seen == 1:
+            request.acknowledge()
+        elif not request or number == signal.SIGINT:
+            if not request and seen == 1 and os.environ.get("RANK", "0") == "0":
+                _say(STOPPING)
+            timer = threading.Timer(GRACE_SECONDS, _end, (number,))
+            timer.daemon = True
+            timer.start()
+
+
+def _end(number: int) -> None:
+    atomic.remove_temporaries()
+    os._exit(128 + number)
+
+
+def _say(text: str) -> None:
+    # Written to the descriptor itself: the signal may have come in the middle of a print, which can't be entered twice.
+    # On a terminal the line begins below the progress bar and the ^C.
+    start = "\n" if os.isatty(2) else ""
+    with suppress(OSError):  # whether anyone reads it or not
+        os.write(2, f"{start}{text}\n".encode())

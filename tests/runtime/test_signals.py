@@ -1,0 +1,53 @@
+"""A signal is acknowledged at once and obeyed, also in the middle of a call into C."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from chatsmith.runtime.signals import STOPPING
+
+PROGRAM = """
+import hashlib, os, sys, time
+from pathlib import Path
+from chatsmith.cli import main as cli
+from chatsmith.runtime import atomic, signals
+
+signals.GRACE_SECONDS = 0.3
+def work(*_):
+    with atomic.new_folder(Path(sys.argv[1]) / "bundle") as folder:
+        (folder / "half").write_text("")
+        print("working", flush=True)
+        if sys.argv[2] == "python":
+            time.sleep(60)
+        else:  # which no handler of Python's interrupts
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 1 << 30)
+cli._dispatch = work
+signals.install()
+sys.exit(cli.main([], {}))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("where", ["python", "c"])
+def test_a_signal_is_acknowledged_and_ends_the_process_with_its_code_and_no_temporary_files(
+    tmp_path: Path, number: int, where: str
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(tmp_path), where],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "RANK": "0"},
+    ) as process:
+        assert process.stdout and process.stdout.readline() == "working\n"
+        process.send_signal(number)
+        error = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + number
+    assert set(error.splitlines()) <= {STOPPING, "chatsmith: stopped"} and (
+        where == "python" or STOPPING in error
+    )
+    assert list(tmp_path.iterdir()) == []

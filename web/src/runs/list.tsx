@@ -1,0 +1,109 @@
+/** All runs: how each stands, its loss as a line, and its figures, to sort by. */
+
+import { useState } from "preact/hooks";
+import type { Summary } from "./data";
+import { clock, duration, headline, money, short } from "./words";
+import type { Watching } from "./watching";
+
+interface Column {
+  name: string;
+  value: (run: Summary) => number | null | undefined;
+  show: (value: number) => string;
+}
+
+const KINDS = ["running", "stopped", "done", "empty"];
+
+export function RunList({ runs, watching }: { runs: readonly Summary[]; watching: Watching }) {
+  const [sorting, setSorting] = useState<{ by: string; isUp: boolean }>({ by: "Begun", isUp: false });
+  const [picked, setPicked] = useState<readonly string[]>([]);
+  const columns = columnsOf(runs);
+  const column = columns.find(({ name }) => name === sorting.by) ?? columns[0]!;
+  const sorted = [...runs].sort((a, b) => {
+    const [x, y] = [column.value(a), column.value(b)];
+    return x == null || y == null ? Number(x == null) - Number(y == null) : sorting.isUp ? x - y : y - x;
+  });
+  const pick = (name: string) => setPicked(picked.includes(name) ? picked.filter((one) => one !== name) : [...picked.slice(-1), name]);
+  return (
+    <section class="card">
+      <div class="card-head">
+        <h1>Runs</h1>
+        <button type="button" class="button" disabled={picked.length !== 2} onClick={() => watching.open(picked[0]!, picked[1]!)}>
+          Show the two side by side
+        </button>
+      </div>
+      <div class="scroll" tabIndex={0} role="group" aria-label="Runs">
+        <table class="run-table">
+          <thead>
+            <tr>
+              <th />
+              <th>Run</th>
+              <th>Loss</th>
+              {columns.map(({ name }) => (
+                <th key={name} class="number" aria-sort={name === column.name ? (sorting.isUp ? "ascending" : "descending") : "none"}>
+                  <button type="button" onClick={() => setSorting({ by: name, isUp: name === column.name ? !sorting.isUp : false })}>
+                    {name}
+                    <span aria-hidden="true">{name === column.name ? (sorting.isUp ? " ↑" : " ↓") : ""}</span>
+                  </button>
+                </th>
+              ))}
+            </tr>
+          </thead>
+          <tbody>
+            {sorted.map((run) => (
+              <tr key={run.name}>
+                <td>
+                  <input type="checkbox" aria-label={`Choose ${run.name}`} checked={picked.includes(run.name)} onChange={() => pick(run.name)} />
+                </td>
+                <td>
+                  <a href={`#/${encodeURIComponent(run.name)}`}>{run.name}</a>
+                  <span class="run-state">
+                    <i class={`light is-${run.state.kind}`} aria-hidden="true" /> {headline(run.state)}
+                    {Object.keys(run.state.alarms).length > 0 && <b class="run-warning"> · look at it</b>}
+                  </span>
+                </td>
+                <td>
+                  <Spark values={run.spark} />
+                </td>
+                {columns.map(({ name, value, show }) => {
+                  const found = value(run);
+                  return (
+                    <td key={name} class="number">
+                      {found == null ? "–" : show(found)}
+                    </td>
+                  );
+                })}
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </div>
+    </section>
+  );
+}
+
+function columnsOf(runs: readonly Summary[]): Column[] {
+  const scores = [...new Set(runs.flatMap((run) => Object.keys(run.scores)))].filter((name) => name !== "bits per byte");
+  return [
+    { name: "State", value: (run) => -KINDS.indexOf(run.state.kind), show: (value) => KINDS[-value]! },
+    { name: "Last loss", value: (run) => run.loss, show: short },
+    { name: "Bits per byte", value: (run) => run.bpb, show: short },
+    ...scores.map((name): Column => ({ name, value: (run) => run.scores[name], show: short })),
+    { name: "Time", value: (run) => run.state.seconds, show: duration },
+    ...(runs.some(({ state }) => state.price_per_hour > 0)
+      ? [{ name: "Cost", value: ({ state }: Summary) => (state.seconds / 3600) * state.price_per_hour, show: money }]
+      : []),
+    { name: "Begun", value: (run) => run.started, show: clock },
+  ];
+}
+
+/** A loss as a small line, without axes. */
+function Spark({ values }: { values: readonly number[] }) {
+  const low = Math.min(...values);
+  const high = Math.max(...values);
+  const points = values.map((value, index) => `${(index / Math.max(1, values.length - 1)) * 118 + 1},${high > low ? 27 - ((value - low) / (high - low)) * 26 : 14}`);
+  return (
+    <svg class="spark" viewBox="0 0 120 28" width="120" height="28" aria-hidden="true">
+      <polyline points={points.join(" ")} fill="none" stroke="currentColor" stroke-width="1.5" />
+    </svg>
+  );
+}
