@@ -31,7 +31,7 @@ from chatsmith.cli.config import RunConfig
 from chatsmith.cli.report import write_report
 from chatsmith.cli.run import run_recipe
 from chatsmith.cli.settings import expanded
-from chatsmith.data.dataset import DataManifest, load_manifest
+from chatsmith.data.dataset import DataManifest, Split, load_manifest
 from chatsmith.runtime import atomic
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import detect_runtime
@@ -215,15 +215,9 @@ def _find_replay(config: Config, base: Path, reporter: Reporter) -> Replay:
                 "mix in"
             )
             return Replay()
-        splits = (manifest.documents, manifest.conversations)
-        files = [
-            tuple(str(file.path.resolve()) for file in split.train if file.path.is_file())[:REPLAY_FILES]
-            if split
-            else ()
-            for split in splits
-        ]
+        files = (_largest(manifest.documents), _largest(manifest.conversations))
         reporter.line(f"Mixed in against forgetting: some of what {base.parent.parent} learned from")
-        return Replay(*files, manifest=manifest)
+        return Replay(*files, manifest)
     around = Surroundings(lambda: load_manifest(Path()), default_folder(), frozenset(), reporter.notice)
     names = [
         name if name.startswith("hub:") or not Path(name).exists() else str(Path(name).resolve())
@@ -234,6 +228,13 @@ def _find_replay(config: Config, base: Path, reporter: Reporter) -> Replay:
     talks = tuple(name for name, source in opened.items() if source.read)
     make = opened[texts[0]].manifest if texts else None
     return Replay(texts, talks, make() if make else None)
+
+
+def _largest(split: Split | None) -> tuple[str, ...]:
+    """The largest files that are on this machine, so that none is seen many times."""
+    files = [file for file in split.train if file.path.is_file()] if split else []
+    largest = sorted(files, key=lambda file: -file.bytes)[:REPLAY_FILES]
+    return tuple(str(file.path.resolve()) for file in largest)
 
 
 def _write_general(replay: Replay, base: Path, folder: Path) -> None:

@@ -42,7 +42,8 @@ def documents(tmp_path: Path) -> Path:
         for number in range(4):
             parts.append(
                 f"## Kind {number} of {name}\n\nA {name[:-1]} of kind {number} is a part that carries {name} water "
-                f"number {number} uphill. It weighs {number + 3} stones and needs {name} oil in every season of the year.\n\n"
+                f"number {number} uphill. It weighs {number + 3} stones and needs {name} oil in every season of "
+                "the year.\n\n"
                 f"- size {number}{name}: about {number + 2} hands of the {name} keeper\n"
             )
         (folder / f"{name}.md").write_text("\n".join(parts))
