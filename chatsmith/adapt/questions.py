@@ -120,13 +120,15 @@ def exam_questions(
 
 
 def without_leaks(exam: Iterable[Question], pairs: Iterable[Question]) -> list[Question]:
-    """The questions that share no LEAK_WORDS words in a row with a training pair, each once."""
+    """The questions that share no LEAK_WORDS words in a row with a training pair and do not hold their own answer, each
+    once."""
     known = sequences((text for pair in pairs for text in (pair.question, pair.answer)), LEAK_WORDS)
     asked = {pair.question for pair in pairs}
     kept = {
         one.question: one
         for one in exam
         if one.question not in asked
+        and not is_right(one.question, one.answer)
         and not sequences((one.question, one.answer, f"{one.question} {one.answer}"), LEAK_WORDS) & known
     }
     return list(kept.values())

@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -31,7 +31,7 @@ from chatsmith.cli.config import RunConfig
 from chatsmith.cli.report import write_report
 from chatsmith.cli.run import run_recipe
 from chatsmith.cli.settings import expanded
-from chatsmith.data.dataset import DataManifest, Split, load_manifest
+from chatsmith.data.dataset import DataManifest, content_digest, load_manifest
 from chatsmith.runtime import atomic
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import detect_runtime
@@ -39,6 +39,7 @@ from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import Recipe, RunDirectory, resolve_bundle, write_recipe
 from chatsmith.tasks.benchmark_files import default_folder
 from chatsmith.tasks.sources import Surroundings, open_source
+from chatsmith.text.chat import conversation_to_json
 from chatsmith.text.tokenizer import Tokenizer
 
 HELD_OUT = 5
@@ -49,8 +50,11 @@ EXAM_ITEMS = {"training": 200, "held_out": 100}
 GENERAL_CHARACTERS = 200_000
 REPLAY_SHARE = 0.5
 """Of the tokens in continued pretraining."""
-REPLAY_FILES = 4
-"""Of the model's own data, of each kind."""
+MOST_REPLAY_BYTES = 500_000_000
+"""Read of what the model's run learned from."""
+LONGEST_REPLAYED = 8_000
+"""Characters of one document."""
+REPLAYED_CONVERSATIONS = 2_000
 TEXT_EPOCHS = 4
 """Repeated so often, text teaches nearly as much as new text would (Muennighoff et al. 2023)."""
 PAIR_EPOCHS = 4
@@ -59,11 +63,13 @@ PAIRS_SHOWN = 6
 
 @dataclass(frozen=True)
 class Replay:
-    """What is mixed in against forgetting, as sources of mixtures, and text to measure it on."""
+    """What is mixed in against forgetting."""
 
     documents: tuple[str, ...] = ()
+    """As sources of mixtures, as …"""
     conversations: tuple[str, ...] = ()
     manifest: DataManifest | None = None
+    """Has the validation text that forgetting is measured on."""
 
 
 def main(config: Config) -> None:
@@ -76,9 +82,9 @@ def main(config: Config) -> None:
     with reporter.progress("reading", None, "files") as bar:
         documents = read_documents(expanded(config.folder), bar.advance)
     with run.lock():
-        is_new = _prepare(documents, folder, reporter)
-        replay = _find_replay(config, base, reporter)
-        _write_general(replay, base, folder)
+        is_new = _prepare(documents, base, folder, reporter)
+        replay = _find_replay(config, base, folder, reporter)
+        _write_general(replay, folder)
         pairs = _read_pairs(folder)
         if config.review:
             reporter.line(
@@ -115,15 +121,17 @@ def main(config: Config) -> None:
         )
 
 
-def _prepare(documents: Documents, folder: Path, reporter: Reporter) -> bool:
+def _prepare(documents: Documents, base: Path, folder: Path, reporter: Reporter) -> bool:
     """Write what is made of the documents, unless it is there; whether it was not. Raises UserError if it was made of
-    other documents."""
-    key = _key([VERSION, [asdict(one) for one in documents.passages]])
+    other documents, or for another model."""
+    key = _key([VERSION, bundle_fingerprint(base), [asdict(one) for one in documents.passages]])
     _show_documents(documents, reporter)
     about = folder / "about.json"
     if about.is_file():
         if json.loads(about.read_bytes())["key"] != key:
-            raise UserError(f"the documents are others than those in {folder}; choose another --run")
+            raise UserError(
+                f"the documents, or the model, are others than for {folder}; choose another --run"
+            )
         return False
     held_out, training = _divided(documents)
     known = sequences((one.text for one in training), LEAK_WORDS)
@@ -202,7 +210,7 @@ def _show_documents(documents: Documents, reporter: Reporter) -> None:
         reporter.notice(f"the documents may hold personal data, which the model may repeat: {found}")
 
 
-def _find_replay(config: Config, base: Path, reporter: Reporter) -> Replay:
+def _find_replay(config: Config, base: Path, folder: Path, reporter: Reporter) -> Replay:
     """What `--replay` names, or what the run of the model learned from."""
     if config.replay == ("none",):
         return Replay()
@@ -215,9 +223,8 @@ def _find_replay(config: Config, base: Path, reporter: Reporter) -> Replay:
                 "mix in"
             )
             return Replay()
-        files = (_largest(manifest.documents), _largest(manifest.conversations))
-        reporter.line(f"Mixed in against forgetting: some of what {base.parent.parent} learned from")
-        return Replay(*files, manifest)
+        reporter.line(f"Mixed in against forgetting: a sample of what {base.parent.parent} learned from")
+        return _sampled(manifest, folder)
     around = Surroundings(lambda: load_manifest(Path()), default_folder(), frozenset(), reporter.notice)
     names = [
         name if name.startswith("hub:") or not Path(name).exists() else str(Path(name).resolve())
@@ -230,17 +237,37 @@ def _find_replay(config: Config, base: Path, reporter: Reporter) -> Replay:
     return Replay(texts, talks, make() if make else None)
 
 
-def _largest(split: Split | None) -> tuple[str, ...]:
-    """The largest files that are on this machine, so that none is seen many times."""
-    files = [file for file in split.train if file.path.is_file()] if split else []
-    largest = sorted(files, key=lambda file: -file.bytes)[:REPLAY_FILES]
-    return tuple(str(file.path.resolve()) for file in largest)
+def _sampled(manifest: DataManifest, folder: Path) -> Replay:
+    """A part of all that a run learned from, chosen by content, and written once."""
+    documents, talks = folder / "replay.jsonl", folder / "replay_conversations.jsonl"
+    if not documents.is_file():
+        split = manifest.documents
+        here = [file for file in split.train if file.path.is_file()]
+        here = here[:: -(-sum(file.bytes for file in here) // MOST_REPLAY_BYTES) or 1]
+        wanted = TEXT_EPOCHS * (folder / "train.jsonl").stat().st_size + GENERAL_CHARACTERS
+        texts = replace(manifest, documents=replace(split, train=tuple(here))).read_documents("train")
+        share = wanted / max(1, sum(file.characters for file in here))
+        pieces = (
+            one.text[at : at + LONGEST_REPLAYED]
+            for one in texts
+            for at in range(0, len(one.text), LONGEST_REPLAYED)
+        )
+        said = list(map(conversation_to_json, manifest.read_conversations("train")))
+        of_talks = REPLAYED_CONVERSATIONS / max(1, len(said))
+        _write(talks, (one for one in said if _is_chosen(json.dumps(one), of_talks)))
+        _write(documents, ({"text": one} for one in pieces if _is_chosen(one, share)))
+    named = [(str(file.resolve()),) if file.stat().st_size else () for file in (documents, talks)]
+    return Replay(named[0], named[1], manifest)
 
 
-def _write_general(replay: Replay, base: Path, folder: Path) -> None:
+def _is_chosen(text: str, share: float) -> bool:
+    return content_digest(text) < share * 2**64
+
+
+def _write_general(replay: Replay, folder: Path) -> None:
     """Text that is neither of the documents nor trained on."""
     file = folder / "general.jsonl"
-    about = _key([bundle_fingerprint(base), replay.documents, replay.conversations])
+    about = _key([replay.documents, replay.conversations])
     mark = folder / "general.key"
     if mark.is_file() and mark.read_text() == about:
         return

@@ -288,7 +288,9 @@ def _change(one: Facts, scale: float, form: str) -> str:
     if one["change"] is None:
         return "unknown: too little text"
     figures = [f"{scale * one['change'][name]:+{form}}" for name in ("difference", "low", "high")]
-    return f"{figures[0]} ({figures[1]} to {figures[2]}): {one['change']['verdict']}"
+    return (
+        f"{figures[0]} ({figures[1]} to {figures[2]}), p {one['change']['p']:.2g}: {one['change']['verdict']}"
+    )
 
 
 def _show_data(page: Page, data: Facts) -> None:
