@@ -126,11 +126,8 @@ def sentence(evidence: Mapping[str, Any]) -> str:
             "worse": ": worse than before",
         }.get(_verdict(asked["change"]), ": no gain that can be told from luck")
         said.append(f"{figures[0].upper()}{figures[1:]}{outcome}.")
-        if asked[NEAREST]["right"] >= after > before:
-            said.append(
-                f"Answering with the most similar training pair gets {asked[NEAREST]['right']}: it may only repeat "
-                "pairs."
-            )
+        if name == "training":
+            said.append(f"Looking up the most similar training pair would answer {asked[NEAREST]['right']}.")
     if "general" in text:
         before, after = (text["general"][model]["bits_per_byte"] for model in (BASE, ADAPTED))
         figures = f"{before:.2f} → {after:.2f} bits per byte"

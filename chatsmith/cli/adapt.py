@@ -76,7 +76,8 @@ def main(config: Config) -> None:
     """Adapt, unless that is done. Raises UserError for what a person can put right."""
     reporter = Reporter(json=config.json)
     run = RunDirectory(config.run)
-    assert config.from_ is not None
+    if config.from_ is None:
+        raise UserError("name the model to start from, a run or a bundle, with --from")
     base = resolve_bundle(expanded(config.from_))
     folder, evidence_file = run.path / "adapt", run.evals / "adapt.json"
     with reporter.progress("reading", None, "files") as bar:

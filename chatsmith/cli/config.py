@@ -755,7 +755,7 @@ class RunConfig(Sources):
 
 @dataclass(frozen=True)
 class AdaptConfig(Output):
-    """Your documents, your assistant: train a model further on a folder, and see what it learned."""
+    """Train a model further on your documents, and see what it learned."""
 
     POSITIONAL: ClassVar[tuple[str, ...]] = ("folder",)
 
@@ -772,10 +772,6 @@ class AdaptConfig(Output):
     """Stop once the questions are written, so that they can be read and changed; without it, the command goes on."""
     set: tuple[str, ...] = ()
     """Change settings of the training, each as stage.name=value: --set sft.epochs=2."""
-
-    def check(self) -> None:
-        if self.from_ is None:
-            raise UserError("name the model to start from, a run or a bundle, with --from")
 
 
 @dataclass(frozen=True)
