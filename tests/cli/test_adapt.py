@@ -1,6 +1,7 @@
 """`chatsmith adapt`: the whole path at toy size, interrupted and continued; and folders that nobody should have."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,16 @@ def test_hostile_folders_end_in_a_line(tiny_run, tmp_path, capsys):
     assert adapt(*command) == 2
     said = capsys.readouterr()
     assert "too little text" in said.err and "loop is a link" in said.out and "empty.md is empty" in said.out
+    (folder / os.fsdecode(b"na\xefve.md")).write_text(
+        "# Half\n\nA half name is a name that no text can hold.\n"
+    )
+    (folder / "two.md").write_text("# Two\n\nThe second file is a short page about other things entirely.\n")
+    assert adapt(*command, "--review") == 0
+    pairs = (run / "adapt" / "pairs.jsonl").read_text() + (run / "adapt" / "held_out.jsonl").read_text()
+    assert "na?ve.md" in pairs
+    for damage in ("[]\n", "{\n", '{"messages": []}\n'):
+        (run / "adapt" / "pairs.jsonl").write_text(damage)
+        assert adapt(*command) == 2 and "pairs.jsonl is damaged" in capsys.readouterr().err
     assert adapt(folder) == 2 and "--from" in capsys.readouterr().err
     assert adapt(tmp_path / "nowhere", "--from", tiny_run) == 2
 
