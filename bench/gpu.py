@@ -39,7 +39,7 @@ from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import Runtime, detect_runtime, peak_memory_bytes
 from chatsmith.text.tokenizer import train_tokenizer
 from chatsmith.train.checkpoint import Progress, StateWriter, TrainingKey, save_training
-from chatsmith.train.memory import activation_bytes, state_bytes
+from chatsmith.train.memory import Way, step_memory
 from chatsmith.train.plan import Plan, make_plan, make_rollout_plan
 from chatsmith.train.step import prepare, train_step
 from chatsmith.worlds.kindergarten.rl_problems import rl_problem_set
@@ -186,8 +186,8 @@ def memory(tiny: bool, runtime: Runtime) -> Result:
             train_step(model, made, islice(batches, 1), plan, compute_loss, runtime, step)
         runtime.synchronize()
         tokens = plan.tokens_per_step
-        planned = sum(state_bytes(plan.cost).values())
-        planned += tokens * activation_bytes(plan.model, runtime.compute_dtype)
+        way = Way(runtime.compute_dtype, on_gpu=runtime.device.type == "cuda", is_compiled=True)
+        planned = step_memory(plan.model, plan.rows_per_microbatch, plan.accumulation, way)["peak"]
         peak = peak_memory_bytes(runtime)
         rows.append({"tokens": tokens, "peak": peak, "planned": planned, "ratio": planned / peak})
         del model, made

@@ -89,7 +89,7 @@ def read_documents(folder: Path, on_file: Callable[[], object] = lambda: None) -
         raise UserError(f"{folder} is not a folder of documents")
     found, seen = Documents(), set[str]()
     for path in _files(folder, found):
-        name = path.relative_to(folder).as_posix()
+        name = _whole(path.relative_to(folder).as_posix())
         on_file()
         try:
             sections = list(_sections(path))
@@ -121,7 +121,7 @@ def read_documents(folder: Path, on_file: Callable[[], object] = lambda: None) -
 
 def _files(folder: Path, found: Documents) -> Iterator[Path]:
     def unreadable(error: OSError) -> None:
-        found.left_out.append((str(error.filename), error.strerror or "cannot be opened"))
+        found.left_out.append((_whole(str(error.filename)), error.strerror or "cannot be opened"))
 
     for place, folders, names in os.walk(folder, onerror=unreadable):
         folders.sort()
@@ -131,7 +131,7 @@ def _files(folder: Path, found: Documents) -> Iterator[Path]:
             if reason is None:
                 yield path
             else:
-                found.left_out.append((path.relative_to(folder).as_posix(), reason))
+                found.left_out.append((_whole(path.relative_to(folder).as_posix()), reason))
 
 
 def _reason_against(path: Path) -> str | None:
@@ -238,11 +238,16 @@ def _decoded(path: Path) -> str:
     return text
 
 
+def _whole(text: str) -> str:
+    """`text` without halves of characters, which names of files and broken documents have, and no file can hold."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def _packed(sections: list[Section]) -> Iterator[Section]:
     """Paragraphs of a section together, as far as they fit into a passage."""
     for heading, text in sections:
         held = ""
-        for paragraph in re.split(r"\n\s*\n", unicodedata.normalize("NFC", text)):
+        for paragraph in re.split(r"\n\s*\n", unicodedata.normalize("NFC", _whole(text))):
             paragraph = paragraph.strip()
             for start in range(0, len(paragraph), LONGEST_PARAGRAPH):
                 piece = paragraph[start : start + LONGEST_PARAGRAPH]

@@ -18,14 +18,14 @@ class PassageIndex:
         """Raises UserError if the package that searches is missing."""
         self.passages = list(passages)
         self._bm25 = package("bm25s").BM25()
-        self._bm25.index([_words(f"{one.heading} {one.text}") for one in self.passages], show_progress=False)
+        self._bm25.index([words(f"{one.heading} {one.text}") for one in self.passages], show_progress=False)
 
     def best(self, question: str, count: int = MOST_PASSAGES) -> list[Passage]:
         """At most `count` passages that share words with the question, the best first."""
-        words = [word for word in _words(question) if word in self._bm25.vocab_dict]
-        if not words:
+        known = [word for word in words(question) if word in self._bm25.vocab_dict]
+        if not known:
             return []
-        numbers, scores = self._bm25.retrieve([words], k=min(count, len(self.passages)), show_progress=False)
+        numbers, scores = self._bm25.retrieve([known], k=min(count, len(self.passages)), show_progress=False)
         return [
             self.passages[number] for number, score in zip(numbers[0], scores[0], strict=True) if score > 0
         ]
@@ -48,5 +48,6 @@ def with_passages(
     return best, used
 
 
-def _words(text: str) -> list[str]:
+def words(text: str) -> list[str]:
+    """The words of a text, in lower case."""
     return re.findall(r"\w+", text.lower())

@@ -4,6 +4,8 @@ The reply streams as it is written; Ctrl-C stops it, and only it. The calculator
 and what it worked out is shown. The engine keeps the conversation's keys and values between turns, so that only
 what is new is computed. When the conversation outgrows the model's context, its oldest turns are dropped.
 
+With `--documents FOLDER`, passages that share words with the question are put before it, and named under the reply.
+
 With `--prompt`, or with lines on stdin, replies alone go to stdout. It saves nothing and trains nothing.
 """
 
@@ -16,7 +18,10 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import TextIO
 
+from chatsmith.adapt.passages import Passage, read_documents
+from chatsmith.adapt.search import PassageIndex, with_passages
 from chatsmith.cli.config import ChatConfig as Config
+from chatsmith.cli.settings import expanded
 from chatsmith.engine.request import Completion, Request, SamplingParams
 from chatsmith.llm import LLM
 from chatsmith.runtime.errors import UserError
@@ -52,6 +57,8 @@ def main(config: Config) -> None:
     talk = open_talk(config)
     if config.prompt is not None:
         sys.stdout.write(talk.ask(config.prompt).text + "\n")
+        if talk.sources:
+            sys.stderr.write(f"{talk.sources}\n")
     elif sys.stdin.isatty() and sys.stdout.isatty():
         screen = Screen(sys.stdout, is_terminal=True)
         screen.notice(f"{talk.llm.bundle.path}. /help lists what you can type; Ctrl-D leaves.")
@@ -92,7 +99,8 @@ def open_talk(config: Config) -> "Talk":
         max_running=2,
     )
     sampling = llm.sampling(**{name: getattr(config, name) for name in SAMPLING_FLAGS})
-    return Talk(llm, sampling, config.system, continues=config.complete)
+    index = PassageIndex(read_documents(expanded(config.documents)).passages) if config.documents else None
+    return Talk(llm, sampling, config.system, continues=config.complete, index=index)
 
 
 class Talk:
@@ -105,13 +113,18 @@ class Talk:
         system: str | None = None,
         *,
         continues: bool = False,
+        index: PassageIndex | None = None,
     ) -> None:
-        """`continues`: each text is continued, without a conversation."""
+        """`continues`: each text is continued, without a conversation; else passages of `index` come with it."""
         self.llm = llm
         self.engine = llm.engine
         self.system = system
         self.history: list[Message] = []
         """The turns the model still sees: user and assistant, in pairs."""
+        self.index = index
+        """What there is to look up; None: nothing."""
+        self.sources = ""
+        """Which passages stood before the last question, in words."""
         self.num_dropped = 0
         """Turns that the last question pushed out of the context."""
         self.begins_to_drop = False
@@ -178,7 +191,24 @@ class Talk:
         self.num_dropped = (len(self.history) - len(kept)) // 2
         self.begins_to_drop = self.num_dropped > 0 and dropped_before == 0
         self.history = kept
-        return prompt
+        if self.index is None:
+            return prompt
+        found, conversation = self.index.best(question.text), (*beginning, *kept, question)
+        asked, used = with_passages(conversation, found, self.llm.tokenizer, context - room)
+        self.sources = self._named(found, used)
+        return render_prompt(asked, self.llm.tokenizer)
+
+    def _named(self, found: list[Passage], used: list[Passage]) -> str:
+        if used:
+            return "Sources: " + "; ".join(
+                f"[{number}] {one.name}" for number, one in enumerate(used, start=1)
+            )
+        if not found:
+            return "Sources: none; no passage shares a word with the question"
+        return (
+            f"Sources: none; the model's context of {self.engine.config.context_length} tokens is too short for a "
+            "passage besides the conversation"
+        )
 
 
 class Screen:
@@ -264,6 +294,10 @@ def converse(talk: Talk, lines: Iterable[str], screen: Screen) -> bool:
 
 
 def _after_reply(talk: Talk, completion: "Completion", screen: Screen) -> None:
+    if talk.sources:
+        screen.notice(talk.sources)
+        if not screen.is_terminal:
+            sys.stderr.write(f"{talk.sources}\n")
     if completion.finish_reason == "cancelled":
         screen.notice("(stopped)")
     elif completion.finish_reason == "length":

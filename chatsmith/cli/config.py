@@ -590,6 +590,8 @@ class ChatConfig(Inference):
     """Sample from the most likely tokens that together reach this probability. Default: the bundle's."""
     max_tokens: Positive | None = None
     """Longest reply in tokens. Default: the bundle's."""
+    documents: Path | None = None
+    """A folder of documents: passages that go with the question are put before it, and named under the reply."""
 
     def check(self) -> None:
         for name, text in (("prompt", self.prompt), ("system", self.system)):
@@ -749,6 +751,27 @@ class RunConfig(Sources):
     """Processes on this machine that share the training stages and the evaluation; 0: one for each GPU."""
     nodes: Natural = 0
     """Machines that share them, with one file system; 0: as Slurm's or torchrun's environment says."""
+
+
+@dataclass(frozen=True)
+class AdaptConfig(Output):
+    """Train a model further on your documents, and see what it learned."""
+
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("folder",)
+
+    folder: Path = Path("documents")
+    """The folder of documents: .txt, .md, .html, .pdf, .docx, source files."""
+    from_: Path | None = None
+    """The model to start from: a run or a bundle."""
+    run: Path = Path("runs/adapted")
+    """Run directory, created if need be. The same command goes on where it was interrupted."""
+    replay: tuple[str, ...] = ()
+    """What to mix in against forgetting: files, folders, hub:OWNER/NAME, smoltalk, …; by default what the model's own
+    run learned from, if that is at hand; none: nothing."""
+    review: bool = False
+    """Stop once the questions are written, so that they can be read and changed; without it, the command goes on."""
+    set: tuple[str, ...] = ()
+    """Change settings of the training, each as stage.name=value: --set sft.epochs=2."""
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,8 @@ def recipe_checks(
         except UserError as error:
             lacking = lacking or str(error)
     yield Check("data", not lacking, lacking or "all there", "check the name, the network and HF_TOKEN")
-    if pipeline and tokens and not pipeline.minutes:
+    # What else is in a mixture is not counted here.
+    if pipeline and tokens and not pipeline.minutes and not configs["pretrain"].mixture:
         epochs = pipeline.plan.tokens / tokens
         yield Check(
             "tokens",

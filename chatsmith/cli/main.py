@@ -57,6 +57,7 @@ PIPELINE = (
 AROUND = (
     Command("demo", config.DemoConfig, "demo", "demo"),
     Command("run", config.RunConfig, "run", "run"),
+    Command("adapt", config.AdaptConfig, "adapt", "adapt"),
     Command("report", config.ReportConfig, "report", "report"),
     Command("watch", config.WatchConfig, "watch", "watch"),
     Command("export", config.ExportConfig, "export", "export"),

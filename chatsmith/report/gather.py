@@ -120,6 +120,7 @@ def read_run(
         "time": read("time", _time, stages, done, states, records, results, price_per_hour),
         "scores": read("scores", _scores, results),
         "rl": read("evals/rl.json", _gain, run.evals / "rl.json"),
+        "adapt": read("evals/adapt.json", _json, run.evals / "adapt.json"),
         "data": read("data/manifest.json", _data, manifest),
         "samples": read("samples", _samples, results, records.get("rl", [])),
         "recorded": {

@@ -119,6 +119,8 @@ def report(facts: Facts) -> Page:
     page.text(facts["run"]["description"])
     _summary(page, facts)
     page.items("Missing or damaged", facts["missing"])
+    if facts["adapt"]:
+        _show_adapted(page, facts["adapt"])
     _show_scores(page, facts)
     _show_data(page, facts["data"])
     _objects(page, "Models", "", facts["models"])
@@ -245,6 +247,50 @@ def _show_scores(page: Page, facts: Facts) -> None:
             rows.append([name, shown(part["before"]), shown(part["after"]), f"{part['n']:,}"])
         page.table([f"{what}, {rl['task']}", "before", "after", "problems"], rows)
         page.text(f"Gain: {shown(rl['gain'], '+', '' if is_graded else ' points')}, with its 95 % interval.")
+
+
+def _show_adapted(page: Page, evidence: Facts) -> None:
+    page.heading("What it learned of your documents")
+    page.text(evidence["sentence"])
+    for title, columns, rows in adapted_tables(evidence):
+        page.heading(title, 3)
+        page.table(columns, rows)
+    for sample in evidence["samples"]:
+        asked = {f"question ({sample['passage']})": sample["question"], "expected": sample["answer"]}
+        page.replies({**asked, **sample["replies"]})
+
+
+def adapted_tables(evidence: Facts) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Title, columns and rows of the tables of what `adapt` measured."""
+    models, changed = list(evidence["models"]), "change (95 % interval)"
+    named = {"held_out": "your pages, held out", "general": "other text"}
+    text = [
+        [named[name], *(f"{one[model]['bits_per_byte']:.3f}" for model in models), _change(one, 1, ".3f")]
+        for name, one in evidence["text"].items()
+    ]
+    named = {"training": "what it read", "held_out": "held-out pages"}
+    asked = [*models, "nearest pair"]
+    questions = [
+        [
+            f"about {named[name]} ({one['n']})",
+            *(_score("accuracy", {**one[model], "value": one[model]["accuracy"]}) for model in asked),
+            _change(one, 100, ".0f"),
+        ]
+        for name, one in evidence["questions"].items()
+    ]
+    return [
+        ("Bits per byte: less is better", ["text", *models, changed], text),
+        ("Questions answered right", ["questions", *asked, changed], questions),
+    ]
+
+
+def _change(one: Facts, scale: float, form: str) -> str:
+    if one["change"] is None:
+        return "unknown: too little text"
+    figures = [f"{scale * one['change'][name]:+{form}}" for name in ("difference", "low", "high")]
+    return (
+        f"{figures[0]} ({figures[1]} to {figures[2]}), p {one['change']['p']:.2g}: {one['change']['verdict']}"
+    )
 
 
 def _show_data(page: Page, data: Facts) -> None:

@@ -18,6 +18,7 @@ from chatsmith.bundle import Bundle, save_bundle
 from chatsmith.cli import chat
 from chatsmith.cli.chat import Config, Screen, Talk, converse
 from chatsmith.cli.main import main as command
+from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import SamplingParams
 from chatsmith.llm import LLM
 from chatsmith.model.config import GPTConfig
@@ -84,6 +85,38 @@ def test_questions_on_stdin_are_answered_line_by_line(
     monkeypatch.setattr(sys, "stdin", stdin)
     chat.main(Config(bundle, seed=0, temperature=0.0, device="cpu", max_tokens=3))
     assert "\n" in capfd.readouterr().out
+
+
+def test_documents_stand_before_the_question_and_are_named_under_the_reply(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("bm25s")
+    pytest.importorskip("datasketch")
+    (tmp_path / "cats.md").write_text("# Cats\n\nthe cat sat on the mat\n")
+    (tmp_path / "pumps.md").write_text("# Pumps\n\n" + "a pump in a long passage of its own " * 12)
+    argv = ["chat", str(bundle), "--device", "cpu", "--documents", str(tmp_path)]
+    prompts: list[list[int]] = []
+    submit = Engine.submit
+    monkeypatch.setattr(
+        Engine,
+        "submit",
+        lambda engine, request: prompts.append(list(request.prompt_ids)) or submit(engine, request),
+    )
+
+    def sources(question: str) -> str:
+        capfd.readouterr()
+        assert command([*argv, "--prompt", question], {}) == 0
+        said = capfd.readouterr()
+        assert "Sources" not in said.out
+        return said.err
+
+    assert sources("where sat the cat?") == "Sources: [1] cats.md, Cats\n"
+    assert "the cat sat on the mat" in Tokenizer.load(bundle).decode(prompts[-1])
+    assert "no passage shares a word" in sources("xyzzy")
+    assert f"context of {CONTEXT} tokens is too short" in sources("pump")
+    monkeypatch.setattr("sys.stdin", io.StringIO("where sat the cat?\n"))
+    assert command(argv, {}) == 0
+    assert "[1] cats.md, Cats" in capfd.readouterr().err
 
 
 def test_nothing_to_answer_is_a_user_error(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,226 @@
+"""Questions about documents, made from their structure and without a model: for training, and for an examination.
+
+What headings, definitions, entries of lists and signatures say becomes facts. A training pair asks for a fact in one of
+the forms of `TRAINING_FORMS`, and its answer stands word for word in its passage. The examination asks in forms that no
+training pair uses, for a few words that can be looked up in the passage, too.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import chain, zip_longest
+
+from chatsmith.adapt.passages import Passage
+from chatsmith.adapt.search import words
+
+VERSION = 1
+"""Raised when the same documents give other questions."""
+
+LEAK_WORDS = 8
+"""An examination question shares no so many words in a row with a training pair."""
+LONGEST_ANSWER = 400
+"""Of a training pair, in characters."""
+REPLY_WORDS = 40
+"""What comes later in a reply does not count: whoever says everything is not right."""
+
+TRAINING_FORMS = {
+    "definition": ("What is {subject}?", "Define {subject}."),
+    "entry": ("What do you know about {subject}?", "Explain {subject}."),
+    "signature": ("What is the signature of {subject}?", "How is {subject} written in code?"),
+    "heading": ("What does {document} say about {subject}?", "Tell me about {subject} ({document})."),
+}
+EXAM_FORMS = {
+    "definition": "Go on in a few words: {subject} is",
+    "entry": "Which term do these words belong to: {beginning} …",
+    "signature": "Name the first argument of {subject}.",
+    "heading": "Which file has a part called “{subject}”?",
+    "gap": "Which word is missing: {before} ____ {after}",
+}
+
+_SENTENCE = re.compile(r"(?<=[.!?])\s+|\n\s*\n")
+_DEFINITION = re.compile(
+    r"(?:The |An? )?(?P<subject>[\w`*][\w`*./+()-]*(?: [\w`*./+()-]+){0,3}) (?:is|are|means) "
+    r"(?P<said>(?:an?|the|any|one) .{10,})"
+)
+_ENTRY = re.compile(
+    r"\s*(?:[-*+•]\s+|\d+[.)]\s+)?[`*]*(?P<subject>[\w-][^:\n`*]{1,40}?)[`*]*(?:: | [–—-] )(?P<said>\S.{10,})"
+)
+_SIGNATURE = re.compile(
+    r"\s*(?:(?:async )?def|function|func|fn|(?:Function: )?(?:const |unsigned |struct )*\w+[ *]+)\s*"
+    r"(?P<subject>[A-Za-z_]\w+) ?\((?P<said>[^()\n]*)\)"
+)
+_NO_SUBJECT = frozenset(
+    re.findall(
+        r"\w+",
+        """a an and as at but by each for he her here how if in it its no not of on one or she so such that the their
+        there these they this those to we what when where which while who why with you your return else case typedef int
+        char void function note warning example see next previous up""",
+    )
+)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question and its answer."""
+
+    question: str
+    answer: str
+    passage: str
+    """The name of the passage that the answer stands in."""
+    form: str
+
+
+@dataclass(frozen=True)
+class _Fact:
+    kind: str
+    subject: str
+    answer: str
+    """As it stands in the passage."""
+    passage: Passage
+    said: str = ""
+    """What is said of the subject, without it."""
+
+
+def training_pairs(passages: Sequence[Passage]) -> list[Question]:
+    """Every fact in every form for training; of several facts about one subject, the first."""
+    pairs = [
+        Question(
+            form.format(subject=fact.subject, document=fact.passage.document),
+            fact.answer,
+            fact.passage.name,
+            fact.kind,
+        )
+        for fact in _facts(passages)
+        for form in TRAINING_FORMS[fact.kind]
+    ]
+    of_passage = {one.name: "" for one in passages}
+    for one in passages:
+        of_passage[one.name] += f"{one.text}\n"
+    return [pair for pair in pairs if _squeezed(pair.answer) in _squeezed(of_passage[pair.passage])]
+
+
+def exam_questions(
+    passages: Sequence[Passage], pairs: Sequence[Question], most: int, documents: Sequence[str] = ()
+) -> list[Question]:
+    """At most `most` questions, as many of each form as there are; `documents` are the names of all files there are.
+
+    None shares LEAK_WORDS words in a row with one of `pairs`.
+    """
+    by_form: dict[str, list[Question]] = {}
+    for one in chain(_asked(_facts(passages)), _gaps(passages)):
+        if one.form != "heading" or len(documents) > 1:
+            by_form.setdefault(one.form, []).append(one)
+    shuffled = [
+        sorted(one, key=lambda question: _hash(question.question)) for _, one in sorted(by_form.items())
+    ]
+    in_turn = filter(None, chain.from_iterable(zip_longest(*shuffled)))
+    return without_leaks(in_turn, pairs)[:most]
+
+
+def without_leaks(exam: Iterable[Question], pairs: Iterable[Question]) -> list[Question]:
+    """The questions that share no LEAK_WORDS words in a row with a training pair and do not hold their own answer, each
+    once."""
+    known = sequences((text for pair in pairs for text in (pair.question, pair.answer)), LEAK_WORDS)
+    asked = {pair.question for pair in pairs}
+    kept = {
+        one.question: one
+        for one in exam
+        if one.question not in asked
+        and not is_right(one.question, one.answer)
+        and not sequences((one.question, one.answer, f"{one.question} {one.answer}"), LEAK_WORDS) & known
+    }
+    return list(kept.values())
+
+
+def sequences(texts: Iterable[str], length: int) -> set[tuple[str, ...]]:
+    """All sequences of `length` words in the texts."""
+    split = map(words, texts)
+    return {tuple(one[at : at + length]) for one in split for at in range(len(one) - length + 1)}
+
+
+def is_right(reply: str, answer: str) -> bool:
+    """Whether the words of the answer stand in a row in the beginning of the reply."""
+    return f" {' '.join(words(answer))} " in f" {' '.join(words(reply)[:REPLY_WORDS])} "
+
+
+def _facts(passages: Sequence[Passage]) -> list[_Fact]:
+    found: dict[tuple[str, str], _Fact] = {}
+    for passage in passages:
+        for fact in _facts_of(passage):
+            if len(fact.answer) > LONGEST_ANSWER:
+                continue
+            place = passage.document if fact.kind == "heading" else ""
+            found.setdefault((fact.kind, f"{place} {fact.subject.lower()}"), fact)
+    return list(found.values())
+
+
+def _facts_of(passage: Passage) -> Iterator[_Fact]:
+    sentences = [one.strip() for one in _SENTENCE.split(passage.text) if one.strip()]
+    heading = re.sub(r"^[\d.]+\s+", "", passage.heading.rpartition(" › ")[2]).rstrip("?:.! ")
+    if heading and not heading.startswith("page ") and sentences and len(words(sentences[0])) > 3:
+        yield _Fact("heading", heading, sentences[0], passage)
+    for sentence in sentences:
+        if (match := _DEFINITION.fullmatch(" ".join(sentence.split()))) and _can_be_asked(match["subject"]):
+            yield _Fact("definition", _bare(match["subject"]), sentence, passage, match["said"])
+    for line in passage.text.splitlines():
+        if match := _SIGNATURE.match(line):
+            if match["said"].strip() and _can_be_asked(match["subject"]):
+                yield _Fact("signature", match["subject"], match[0].strip(), passage, match["said"])
+        elif (match := _ENTRY.fullmatch(line)) and _can_be_asked(match["subject"]):
+            yield _Fact("entry", _bare(match["subject"]), match["said"].strip(), passage, match["said"])
+
+
+def _can_be_asked(subject: str) -> bool:
+    plain = words(subject)
+    return bool(plain) and not _NO_SUBJECT & {plain[0], plain[-1]} and any(len(word) > 2 for word in plain)
+
+
+def _asked(facts: Sequence[_Fact]) -> Iterator[Question]:
+    """The facts in the forms of the examination, where they have a short answer."""
+    headings = Counter(fact.subject.lower() for fact in facts if fact.kind == "heading")
+    for fact in facts:
+        said = fact.said.split()
+        match fact.kind:
+            case "definition":
+                answer = " ".join(said[:3])
+            case "entry":
+                answer = fact.subject
+            case "signature":
+                answer = (words(fact.said.partition(",")[0].partition("=")[0].partition(":")[0]) or [""])[-1]
+            case _:
+                answer = fact.passage.document if headings[fact.subject.lower()] == 1 else ""
+        if answer and answer not in ("self", "cls", "void"):
+            text = EXAM_FORMS[fact.kind].format(subject=fact.subject, beginning=" ".join(said[:6]))
+            yield Question(text, answer, fact.passage.name, fact.kind)
+
+
+def _gaps(passages: Sequence[Passage]) -> Iterator[Question]:
+    """From each passage, the sentence with the rarest word, without it."""
+    frequency = Counter(word for passage in passages for word in set(words(passage.text)))
+    for passage in passages:
+        places = []
+        for sentence in _SENTENCE.split(passage.text):
+            split = sentence.split()
+            places += [
+                (frequency[word.lower()], word, split[at - 3 : at], split[at + 1 : at + 4])
+                for at, word in enumerate(split[:-3])
+                if at >= 3 and re.fullmatch(r"[^\W\d_]{5,}", word)
+            ]
+        if places:
+            _, word, before, after = min(places, key=lambda place: place[0])
+            text = EXAM_FORMS["gap"].format(before=" ".join(before), after=" ".join(after))
+            yield Question(text, word, passage.name, "gap")
+
+
+def _bare(text: str) -> str:
+    return text.strip(" `*")
+
+
+def _squeezed(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _hash(text: str) -> str:
+    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

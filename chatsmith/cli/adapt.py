@@ -1,0 +1,394 @@
+"""`chatsmith adapt`: a model trained further on a folder of documents, and what it learned of them.
+
+Reads the folder; holds documents out; writes passages, questions and an examination to `<run>/adapt`; then runs the
+stages data, pretrain (with text against forgetting mixed in) and sft, and measures before and after. What is done is
+skipped when the command is repeated: an edited `<run>/adapt/pairs.jsonl` is what is trained on.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from chatsmith.adapt.evidence import ADAPTED, BASE, Material, measure, show
+from chatsmith.adapt.passages import Documents, Passage, read_documents
+from chatsmith.adapt.questions import (
+    VERSION,
+    Question,
+    exam_questions,
+    sequences,
+    training_pairs,
+    without_leaks,
+)
+from chatsmith.bundle import bundle_fingerprint, load_bundle
+from chatsmith.cli.config import AdaptConfig as Config
+from chatsmith.cli.config import RunConfig
+from chatsmith.cli.report import write_report
+from chatsmith.cli.run import run_recipe
+from chatsmith.cli.settings import expanded
+from chatsmith.data.dataset import DataManifest, content_digest, load_manifest
+from chatsmith.runtime import atomic
+from chatsmith.runtime.console import Reporter
+from chatsmith.runtime.device import detect_runtime
+from chatsmith.runtime.errors import UserError
+from chatsmith.runtime.run_directory import Recipe, RunDirectory, resolve_bundle, write_recipe
+from chatsmith.tasks.benchmark_files import default_folder
+from chatsmith.tasks.sources import Surroundings, open_source
+from chatsmith.text.chat import conversation_to_json
+from chatsmith.text.tokenizer import Tokenizer
+
+HELD_OUT = 5
+"""One document in so many is held out, by a hash of its name."""
+LEAK_WORDS = 13
+"""Held-out passages that share so many words in a row with the others are not measured on (Brown et al. 2020)."""
+EXAM_ITEMS = {"training": 200, "held_out": 100}
+GENERAL_CHARACTERS = 200_000
+REPLAY_SHARE = 0.5
+"""Of the tokens in continued pretraining."""
+MOST_REPLAY_BYTES = 500_000_000
+"""Read of what the model's run learned from."""
+LONGEST_REPLAYED = 8_000
+"""Characters of one document."""
+REPLAYED_CONVERSATIONS = 2_000
+TEXT_EPOCHS = 4
+"""Repeated so often, text teaches nearly as much as new text would (Muennighoff et al. 2023)."""
+TEXT_RATE_SCALE = 0.15
+"""Against 0.5 it forgets a third as much and learns three quarters (docs/lab-log.md, "Adapting to a manual")."""
+PAIR_EPOCHS = 4
+PAIRS_SHOWN = 6
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What is mixed in against forgetting."""
+
+    documents: tuple[str, ...] = ()
+    """As sources of mixtures, as …"""
+    conversations: tuple[str, ...] = ()
+    manifest: DataManifest | None = None
+    """Has the validation text that forgetting is measured on."""
+
+
+def main(config: Config) -> None:
+    """Adapt, unless that is done. Raises UserError for what a person can put right."""
+    reporter = Reporter(json=config.json)
+    run = RunDirectory(config.run)
+    if config.from_ is None:
+        raise UserError("name the model to start from, a run or a bundle, with --from")
+    base = resolve_bundle(expanded(config.from_))
+    folder, evidence_file = run.path / "adapt", run.evals / "adapt.json"
+    with reporter.progress("reading", None, "files") as bar:
+        documents = read_documents(expanded(config.folder), bar.advance)
+    with run.lock():
+        is_new = _prepare(documents, base, folder, reporter)
+        replay = _find_replay(config, base, folder, reporter)
+        _write_general(replay, folder)
+        pairs = _read_pairs(folder)
+        if config.review:
+            reporter.line(
+                f"\nThe pairs are in {folder / 'pairs.jsonl'}, one a line: read, change or remove them, and repeat the "
+                "command without --review."
+            )
+            return
+        write_recipe(folder / "recipe.toml", _recipe(folder, base, replay, bool(pairs), is_new, reporter))
+    data: dict[str, Any] = {"data": (folder / "train.jsonl",), "validation": (folder / "held_out.jsonl",)}
+    if pairs:
+        data["conversations"] = (folder / "pairs.jsonl",)
+    with redirect_stdout(sys.stderr if config.json else sys.stdout):
+        run_recipe(
+            RunConfig(recipe=str(folder / "recipe.toml"), run=run.path, set=config.set, **data), reporter
+        )
+    models = {BASE: base, "text alone": run.bundle("pretrain"), ADAPTED: run.newest_bundle()}
+    if not pairs:
+        del models["text alone"]
+    material = _material(folder, pairs)
+    key = _key([{name: bundle_fingerprint(path) for name, path in models.items()}, _contents(folder)])
+    evidence = json.loads(evidence_file.read_bytes()) if evidence_file.is_file() else {}
+    if evidence.get("key") != key:
+        with run.lock():
+            evidence = {"key": key, **measure(models, material, detect_runtime("auto", "auto"), reporter)}
+            atomic.write_text(evidence_file, json.dumps(evidence, indent=1, ensure_ascii=False) + "\n")
+    show(evidence, reporter)
+    write_report(run.path, reporter)
+    if config.json:
+        print(json.dumps({name: value for name, value in evidence.items() if name != "key"}))
+    else:
+        reporter.line(
+            f"\nTry next:\n  chatsmith chat {run.path} --documents {config.folder}   ask it, with the passages it may "
+            f"need\n  chatsmith serve {run.path}   the same model on a web page"
+        )
+
+
+def _prepare(documents: Documents, base: Path, folder: Path, reporter: Reporter) -> bool:
+    """Write what is made of the documents, unless it is there; whether it was not. Raises UserError if it was made of
+    other documents, or for another model."""
+    key = _key([VERSION, bundle_fingerprint(base), [asdict(one) for one in documents.passages]])
+    _show_documents(documents, reporter)
+    about = folder / "about.json"
+    if about.is_file():
+        if json.loads(about.read_bytes())["key"] != key:
+            raise UserError(
+                f"the documents, or the model, are others than for {folder}; choose another --run"
+            )
+        return False
+    held_out, training = _divided(documents)
+    known = sequences((one.text for one in training), LEAK_WORDS)
+    measured = [one for one in held_out if not sequences([one.text], LEAK_WORDS) & known]
+    if not measured:
+        raise UserError(
+            "there is too little text: nothing is left to measure on; give at least two documents or passages that are "
+            "not copies of each other"
+        )
+    pairs = training_pairs(training)
+    names = list(documents.by_document())
+    exams = {
+        name: exam_questions(passages, pairs, EXAM_ITEMS[name], names)
+        for name, passages in (("training", training), ("held_out", measured))
+    }
+    _write(folder / "train.jsonl", _as_documents(training))
+    _write(folder / "held_out.jsonl", _as_documents(measured))
+    _write(folder / "pairs.jsonl", map(_as_conversation, pairs))
+    for name, questions in exams.items():
+        _write(folder / f"exam_{name}.jsonl", map(asdict, questions))
+    facts = {
+        "key": key,
+        "held_out": sorted({one.document for one in held_out}),
+        "left_out": documents.left_out,
+        "duplicates": documents.num_duplicates,
+    }
+    atomic.write_text(about, json.dumps(facts, indent=1) + "\n")  # the last: all else is there
+    dropped = len(held_out) - len(measured)
+    reporter.line(
+        f"Held out to measure on: {len(measured):,} passages of {len(facts['held_out']):,} documents"
+        + (f" ({dropped:,} more stand in the others, too)" if dropped else "")
+    )
+    rows = [[one.question, one.answer, one.passage] for one in islice(pairs, 0, None, _step(pairs))]
+    reporter.table(f"Some of {len(pairs):,} questions to train on", ["question", "answer", "from"], rows)
+    numbers = {name: len(questions) for name, questions in exams.items()}
+    reporter.line(
+        f"The examination, in other forms: {numbers['training']:,} questions about what is trained on, "
+        f"{numbers['held_out']:,} about what is held out"
+    )
+    return True
+
+
+def _step(items: Sequence[Any]) -> int:
+    return -(-len(items) // PAIRS_SHOWN) or 1
+
+
+def _divided(documents: Documents) -> tuple[list[Passage], list[Passage]]:
+    """Held out and not: by document, or by passage if there is but one. No document with most of the text is held
+    out."""
+    units = documents.by_document()
+    if len(units) == 1:
+        units = {f"{number}": [one] for number, one in enumerate(documents.passages)}
+    sizes = {name: sum(len(one.text) for one in passages) for name, passages in units.items()}
+    order = sorted(units, key=lambda name: sha256(name.encode("utf-8", "surrogateescape")).digest())
+    small = [name for name in order if 3 * sizes[name] <= sum(sizes.values())] or order[:1]
+    chosen = {
+        name for name in small if sha256(name.encode("utf-8", "surrogateescape")).digest()[0] % HELD_OUT == 0
+    } or {small[0]}
+    if len(chosen) == len(units):
+        chosen = {small[0]} if len(units) > 1 else set()
+    held_out = [one for name in units if name in chosen for one in units[name]]
+    return held_out, [one for name in units if name not in chosen for one in units[name]]
+
+
+def _show_documents(documents: Documents, reporter: Reporter) -> None:
+    passages = documents.passages
+    size = sum(len(one.text) for one in passages)
+    reporter.line(
+        f"{len(documents.by_document()):,} documents, {len(passages):,} passages, {size:,} characters; "
+        f"{documents.num_duplicates:,} passages that stand there twice are left out"
+    )
+    for name, reason in documents.left_out:
+        reporter.notice(f"left out: {name} {reason}")
+    if documents.personal:
+        found = ", ".join(f"{count:,} × {kind}" for kind, count in documents.personal.items())
+        reporter.notice(f"the documents may hold personal data, which the model may repeat: {found}")
+
+
+def _find_replay(config: Config, base: Path, folder: Path, reporter: Reporter) -> Replay:
+    """What `--replay` names, or what the run of the model learned from."""
+    if config.replay == ("none",):
+        return Replay()
+    if not config.replay:
+        try:
+            manifest = load_manifest(RunDirectory(base.parent.parent).data)
+        except UserError:
+            reporter.notice(
+                "what the model learned from is not at hand, so it may forget some of it; --replay names other text to "
+                "mix in"
+            )
+            return Replay()
+        reporter.line(f"Mixed in against forgetting: a sample of what {base.parent.parent} learned from")
+        return _sampled(manifest, folder)
+    around = Surroundings(lambda: load_manifest(Path()), default_folder(), frozenset(), reporter.notice)
+    names = [
+        name if name.startswith("hub:") or not Path(name).exists() else str(Path(name).resolve())
+        for name in config.replay
+    ]
+    opened = {name: open_source(name, around) for name in names}
+    texts = tuple(name for name, source in opened.items() if source.manifest)
+    talks = tuple(name for name, source in opened.items() if source.read)
+    make = opened[texts[0]].manifest if texts else None
+    return Replay(texts, talks, make() if make else None)
+
+
+def _sampled(manifest: DataManifest, folder: Path) -> Replay:
+    """A part of all that a run learned from, chosen by content, and written once."""
+    documents, talks = folder / "replay.jsonl", folder / "replay_conversations.jsonl"
+    if not documents.is_file():
+        split = manifest.documents
+        here = [file for file in split.train if file.path.is_file()]
+        here = here[:: -(-sum(file.bytes for file in here) // MOST_REPLAY_BYTES) or 1]
+        wanted = TEXT_EPOCHS * (folder / "train.jsonl").stat().st_size + GENERAL_CHARACTERS
+        texts = replace(manifest, documents=replace(split, train=tuple(here))).read_documents("train")
+        share = wanted / max(1, sum(file.characters for file in here))
+        pieces = (
+            one.text[at : at + LONGEST_REPLAYED]
+            for one in texts
+            for at in range(0, len(one.text), LONGEST_REPLAYED)
+        )
+        said = list(map(conversation_to_json, manifest.read_conversations("train")))
+        of_talks = REPLAYED_CONVERSATIONS / max(1, len(said))
+        _write(talks, (one for one in said if _is_chosen(json.dumps(one), of_talks)))
+        _write(documents, ({"text": one} for one in pieces if _is_chosen(one, share)))
+    named = [(str(file.resolve()),) if file.stat().st_size else () for file in (documents, talks)]
+    return Replay(named[0], named[1], manifest)
+
+
+def _is_chosen(text: str, share: float) -> bool:
+    return content_digest(text) < share * 2**64
+
+
+def _write_general(replay: Replay, folder: Path) -> None:
+    """Text that is neither of the documents nor trained on."""
+    file = folder / "general.jsonl"
+    about = _key([replay.documents, replay.conversations])
+    mark = folder / "general.key"
+    if mark.is_file() and mark.read_text() == about:
+        return
+    mark.unlink(missing_ok=True)
+    file.unlink(missing_ok=True)
+    kept, size = list[dict[str, Any]](), 0
+    for document in replay.manifest.read_documents("validation") if replay.manifest else ():
+        if size > GENERAL_CHARACTERS:
+            break
+        kept.append({"text": document.text[:GENERAL_CHARACTERS]})
+        size += len(document.text)
+    if kept:
+        _write(file, kept)
+    atomic.write_text(mark, about)
+
+
+def _recipe(
+    folder: Path, base: Path, replay: Replay, has_pairs: bool, is_new: bool, reporter: Reporter
+) -> Recipe:
+    tokenizer = load_bundle(base, device="cpu").tokenizer
+    tokens = _tokens(folder / "train.jsonl", tokenizer)
+    share = REPLAY_SHARE if replay.documents else 0.0
+    budget = round(tokens * TEXT_EPOCHS / (1 - share))
+    exam = sum(1 for _ in _lines(folder / "exam_training.jsonl"))
+    if is_new:
+        reporter.line(
+            f"Training: {tokens:,} tokens of your documents {TEXT_EPOCHS} times, {share:.0%} of it other text; then "
+            f"the questions {PAIR_EPOCHS} times"
+        )
+    # McNemar's test needs six answers that changed, all for the better.
+    if exam < 60:
+        least = f"fewer than 6 of {exam} more" if exam >= 6 else "any"
+        reporter.notice(
+            f"this is little text: a gain of {least} right answers could not be told from luck, and a model learns "
+            "more of its wording than of its facts"
+        )
+    if not has_pairs:
+        reporter.notice("no questions could be made of the documents, so only their text is trained on")
+
+    def mixed(own: str, sources: Sequence[str]) -> list[str]:
+        weight = REPLAY_SHARE / max(1, len(sources))
+        return [own, *(f"{source} weight={weight:g}" for source in sources)]
+
+    start = str(base.resolve())
+    sections: dict[str, dict[str, Any]] = {
+        "pretrain": {
+            "from": start,
+            "tokens": budget,
+            "mixture": mixed(f"documents epochs={TEXT_EPOCHS}", replay.documents),
+            "rate_scale": TEXT_RATE_SCALE,
+        },
+        "sft": {"mixture": mixed("conversations", replay.conversations), "epochs": float(PAIR_EPOCHS)},
+    }
+    stages = ("data", "pretrain", "sft") if has_pairs else ("data", "pretrain")
+    return Recipe("adapt", "A model trained further on documents.", stages, sections)
+
+
+def _tokens(file: Path, tokenizer: Tokenizer) -> int:
+    return sum(1 + len(tokenizer.encode(line["text"])) for line in _lines(file))
+
+
+def _material(folder: Path, pairs: Sequence[Question]) -> Material:
+    texts = {name: folder / f"{name}.jsonl" for name in ("held_out", "general")}
+    exams = {name: [Question(**one) for one in _lines(folder / f"exam_{name}.jsonl")] for name in EXAM_ITEMS}
+    return Material(
+        {name: file for name, file in texts.items() if file.is_file()},
+        # The pairs may have been changed by hand.
+        {name: without_leaks(questions, pairs) for name, questions in exams.items()},
+        pairs,
+    )
+
+
+# ---- files ----
+
+
+def _as_documents(passages: Iterable[Passage]) -> list[dict[str, Any]]:
+    """A document each, with its headings where they change."""
+    texts: dict[str, list[str]] = {}
+    headings: dict[str, str] = {}
+    for one in passages:
+        parts = texts.setdefault(one.document, [])
+        if one.heading and headings.get(one.document) != one.heading:
+            parts.append(f"# {one.heading}")
+        headings[one.document] = one.heading
+        parts.append(one.text)
+    return [{"text": "\n\n".join(parts), "document": name} for name, parts in texts.items()]
+
+
+def _as_conversation(pair: Question) -> dict[str, Any]:
+    said = [{"role": "user", "content": pair.question}, {"role": "assistant", "content": pair.answer}]
+    return {"messages": said, "passage": pair.passage, "form": pair.form}
+
+
+def _read_pairs(folder: Path) -> list[Question]:
+    try:
+        return [
+            Question(asked["content"], said["content"], one["passage"], one["form"])
+            for one in _lines(folder / "pairs.jsonl")
+            for asked, said in [one["messages"]]
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / 'pairs.jsonl'} is damaged: {type(error).__name__}: {error}") from None
+
+
+def _lines(file: Path) -> Iterable[dict[str, Any]]:
+    with file.open(encoding="utf-8") as lines:
+        for line in lines:
+            if line.strip():
+                yield json.loads(line)
+
+
+def _write(file: Path, records: Iterable[dict[str, Any]]) -> None:
+    atomic.write_text(file, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records))
+
+
+def _contents(folder: Path) -> list[str]:
+    return [sha256(file.read_bytes()).hexdigest() for file in sorted(folder.glob("*.jsonl"))]
+
+
+def _key(content: Any) -> str:
+    return sha256(json.dumps(content, default=str).encode()).hexdigest()

@@ -1,0 +1,113 @@
+"""Questions from structure: every answer stands in its passage, and no training pair gives an exam answer away."""
+
+import random
+
+import pytest
+
+from chatsmith.adapt.passages import Passage
+from chatsmith.adapt.questions import (
+    EXAM_FORMS,
+    LEAK_WORDS,
+    TRAINING_FORMS,
+    Question,
+    exam_questions,
+    is_right,
+    sequences,
+    training_pairs,
+    without_leaks,
+)
+
+pytest.importorskip("bm25s")
+
+GUIDE = """The flux valve is a small gate between the two tanks of the engine. Turn it slowly.
+
+It is an error to open both. This is the end.
+
+- `ratio`: how much water is mixed into the oil
+- Note: nothing to learn here, really
+
+def open_valve(valve, slowly=True):
+    pass
+"""
+PASSAGES = [
+    Passage("guide.md", "2.1 The engine", GUIDE),
+    Passage("notes/tank.md", "Tanks", "Tanks hold water for many weeks. A tank is a large vessel of steel."),
+]
+
+
+def test_facts_become_pairs_and_examination_questions() -> None:
+    pairs = training_pairs(PASSAGES)
+    assert {(one.question, one.answer) for one in pairs if one.question.startswith("What is ")} == {
+        ("What is flux valve?", "The flux valve is a small gate between the two tanks of the engine."),
+        ("What is tank?", "A tank is a large vessel of steel."),
+        ("What is the signature of open_valve?", "def open_valve(valve, slowly=True)"),
+    }
+    assert ("Explain ratio.", "how much water is mixed into the oil") in {
+        (one.question, one.answer) for one in pairs
+    }
+    assert not [one for one in pairs if "Note" in one.question or "It" in one.question.split()]
+    exam = {one.question: one.answer for one in exam_questions(PASSAGES, pairs, 50, ["guide.md", "tank.md"])}
+    assert exam["Go on in a few words: flux valve is"] == "a small gate"
+    assert exam["Name the first argument of open_valve."] == "valve"
+    assert exam["Which term do these words belong to: how much water is mixed into …"] == "ratio"
+    assert exam["Which file has a part called “Tanks”?"] == "notes/tank.md"
+    assert any(question.startswith("Which word is missing") for question in exam)
+
+
+def test_no_form_of_the_examination_is_trained() -> None:
+    trained = {form.split("{")[0] for forms in TRAINING_FORMS.values() for form in forms}
+    assert not trained & {form.split("{")[0] for form in EXAM_FORMS.values()}
+
+
+def test_answers_stand_in_their_passages_and_nothing_leaks_whatever_the_text() -> None:
+    draw = random.Random(1)
+    vocabulary = [
+        "tank",
+        "valve",
+        "is a",
+        "The",
+        "of",
+        "water.",
+        "- oil:",
+        "\n\n",
+        "\n",
+        "def f(x, y)",
+        "ß`*",
+        "(",
+        "mixes slowly",
+    ]
+    for number in range(60):
+        passages = [
+            Passage(
+                f"{at % 3}.md",
+                draw.choice(["", "Tanks", "Oil › Use?"]),
+                " ".join(draw.choices(vocabulary, k=80)),
+            )
+            for at in range(6)
+        ]
+        pairs = training_pairs(passages)
+        texts: dict[str, str] = {}
+        for one in passages:
+            texts[one.name] = f"{texts.get(one.name, '')}\n{one.text}"
+        for pair in pairs:
+            assert " ".join(pair.answer.split()) in " ".join(texts[pair.passage].split())
+        exam = exam_questions(passages, pairs, 20, ["a", "b"])
+        assert len(exam) <= 20 and exam == exam_questions(passages, pairs, 20, ["a", "b"]), number
+        learned = sequences([text for one in pairs for text in (one.question, one.answer)], LEAK_WORDS)
+        for one in exam:
+            assert not sequences([one.question, f"{one.question} {one.answer}"], LEAK_WORDS) & learned
+
+
+def test_a_pair_that_gives_an_answer_away_takes_the_question_out() -> None:
+    told = "one two three four five six seven eight nine"
+    asked = Question(f"Which word is missing: {told} ____", "ten", "a.md", "gap")
+    assert without_leaks([asked, asked], []) == [asked]
+    assert without_leaks([asked], [Question("What?", f"Zero {told}!", "a.md", "definition")]) == []
+    assert without_leaks([asked], [Question("What?", "one two three", "a.md", "definition")]) == [asked]
+    assert without_leaks([asked], [Question(asked.question, "x", "a.md", "gap")]) == []
+
+
+def test_an_answer_counts_where_its_words_stand_in_a_row() -> None:
+    assert is_right("It is a Small  gate, I think.", "a small gate")
+    assert not is_right("a smaller gate", "a small gate")
+    assert not is_right("many " * 50 + "gate", "gate")  # whoever says everything is not right
