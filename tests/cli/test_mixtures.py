@@ -70,10 +70,10 @@ def test_a_mixture_that_is_broken_off_goes_on_bitwise(tiny_copy, tmp_path, run_c
     assert run_command("sft", tiny_copy, *argv)[0] == 0
     train_step = trainer.train_step
 
-    def broken(*arguments):
-        if arguments[-1] == 5:
+    def broken(*arguments, **options):
+        if arguments[6] == 5:
             raise KeyboardInterrupt
-        return train_step(*arguments)
+        return train_step(*arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "train_step", broken)

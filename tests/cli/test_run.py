@@ -141,7 +141,8 @@ def test_wrong_input_is_one_line_and_nothing_starts(worked, recipe, capsys, argv
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "names no stages"),
+        ("", "is empty; delete it"),
+        ('name = "x"', "names no stages"),
         ('stages = ["data", "pretain"]', "unknown stage 'pretain' (did you mean pretrain?)"),
         ('stages = ["data"]\n[pretrane]\ndepth = 3', "unknown stage 'pretrane' (did you mean pretrain?)"),
         ('stages = ["data"]\n[data]\ndept = 3', "[data] has no setting 'dept' (did you mean depth?)"),
