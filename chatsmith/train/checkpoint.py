@@ -37,7 +37,6 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from chatsmith.bundle import DamagedFileError, Seal, content_hash, read_tensors, write_tensors
 from chatsmith.model.gpt import GPT
 from chatsmith.optim.optimizer import Optimizer
 from chatsmith.optim.sharded import ShardedOptimizer, whole_state
@@ -48,6 +47,7 @@ from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.distributed import main_number
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.metrics import drop_records, records_of
+from chatsmith.runtime.sealed import DamagedFileError, Seal, content_hash, read_tensors, write_tensors
 from chatsmith.train.plan import Plan
 
 STATE_FORMAT_VERSION = 2  # 1 had a single file of tensors, and no hash of the facts
