@@ -353,7 +353,7 @@ def restore_training(
         return Progress()
     load_training(model, optimizer, state.tensors)
     if carried:
-        carried.load_named_state(_under(CARRIED_PREFIX, state.tensors))
+        carried.load_named_state(under(CARRIED_PREFIX, state.tensors))
     names = {field.name for field in fields(Progress)}  # an older chatsmith noted fewer
     return Progress(**{name: value for name, value in state.facts.items() if name in names})
 
@@ -363,7 +363,7 @@ def load_training(model: GPT, optimizer: Optimizer | ShardedOptimizer, tensors: 
     is_sharded = isinstance(optimizer, ShardedOptimizer)
     weights = {name: value for name, value in tensors.items() if name.startswith(MODEL_PREFIX)}
     whole = whole_state(weights if is_sharded else tensors, model)
-    model.load_state_dict(_under(MODEL_PREFIX, whole))
+    model.load_state_dict(under(MODEL_PREFIX, whole))
     optimizer.load_named_state(tensors if is_sharded else whole)
 
 
@@ -420,5 +420,6 @@ def keep_records(path: Path, stage: str, state_folder: Path, key: str, step: int
         drop_records(path, stage, after_step=step or -1)
 
 
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, by the rest of their names."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

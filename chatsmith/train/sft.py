@@ -3,7 +3,6 @@ and documents; of conversations the loss may count all, or what the assistant sa
 loss on validation conversations and, where documents are in the mixture, bits per byte.
 """
 
-from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from typing import NamedTuple
@@ -17,7 +16,6 @@ from chatsmith.data.tokens import TokenCache
 from chatsmith.model.config import model_cost
 from chatsmith.model.loss import token_losses
 from chatsmith.runtime.errors import UserError
-from chatsmith.train.memory import fit_plan
 from chatsmith.train.plan import Plan
 from chatsmith.train.pretrain import bits_per_byte_on
 from chatsmith.train.step import expected_seconds, prepare, uncompiled
@@ -90,15 +88,11 @@ def fine_tune(
             text_of=start.tokenizer.decode,
         )
 
-    def planned(tokens: int, notice: Callable[[str], object]) -> Plan:
-        plan, is_asked = settings.plan(shape, tokens, runtime.world_size), settings.rows_per_microbatch > 0
-        return fit_plan(model, plan, runtime, notice, is_asked=is_asked, compute_loss=compute_loss)
-
     if budget:
         tokens = budget.get("tokens") or 0
         if not tokens:
-            first = planned(pass_tokens, str)
+            first = settings.plan(model, pass_tokens, runtime, compute_loss, str)
             tokens = measure_tokens(budget, model, first, job(first), settings.evaluations)
-    plan = planned(tokens, reporter.notice)
+    plan = settings.plan(model, tokens, runtime, compute_loss, reporter.notice)
     result = fit(run, model, plan, job(plan), budget)
     return FineTuned(plan.with_steps(result.steps), result)
