@@ -84,7 +84,6 @@ def save_bundle(
     generation: Mapping[str, Any],
     card: str,
     provenance: Mapping[str, Any] | None = None,
-    dtype: torch.dtype = torch.float32,
 ) -> None:
     """Write the bundle folder `path`, replacing it whole if it exists.
 
@@ -94,7 +93,7 @@ def save_bundle(
     text of README.md. Raises UserError on a full disk; then an older bundle at `path` stays as it was.
     """
     assert model.config.vocab_size == tokenizer.vocab_size, "a model is saved with its own tokenizer"
-    weights = {name: tensor.detach().to("cpu", dtype) for name, tensor in model.state_dict().items()}
+    weights = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in model.state_dict().items()}
     reply_ids = {  # where a text begins, and after which ids a reply is over, under the names other programs read
         "bos_token_id": tokenizer.bos_id,
         "eos_token_id": [tokenizer.special("<|assistant_end|>"), tokenizer.bos_id],

@@ -5,7 +5,6 @@ loss on validation conversations and, where documents are in the mixture, bits p
 
 from functools import partial
 from itertools import islice
-from typing import NamedTuple
 
 import torch
 
@@ -23,14 +22,6 @@ from chatsmith.train.timing import TimeBudget
 from chatsmith.train.trainer import Job, TrainingRun, TrainingSettings, TrainResult, fit, measure_tokens
 
 
-class FineTuned(NamedTuple):
-    """How a fine-tuning ended; the model is the one it was given."""
-
-    plan: Plan
-    """With the steps that were done."""
-    result: TrainResult
-
-
 def fine_tune(
     run: TrainingRun,
     start: Bundle,
@@ -42,9 +33,10 @@ def fine_tune(
     tokens: int = 0,
     epochs: float = 1.0,
     budget: TimeBudget | None = None,
-) -> FineTuned:
+) -> tuple[Plan, TrainResult]:
     """Fine-tune the model of `start` on about `tokens` tokens (padding and prompts included), if 0 on so many passes
     (`epochs`) over the mixture, or with a `budget` on as many tokens as its minutes hold.
+    Returns the plan with the steps that were done, and how they ended.
 
     Raises UserError for a mixture of weights alone where nothing says how long, else as `Trainer` does.
     """
@@ -95,4 +87,4 @@ def fine_tune(
             tokens = measure_tokens(budget, model, first, job(first), settings.evaluations)
     plan = settings.plan(model, tokens, runtime, compute_loss, reporter.notice)
     result = fit(run, model, plan, job(plan), budget)
-    return FineTuned(plan.with_steps(result.steps), result)
+    return plan.with_steps(result.steps), result
