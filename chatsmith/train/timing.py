@@ -97,15 +97,17 @@ class TimeBudget:
         """How many steps there will be in all, after step `step` of `steps`; `step_seconds` is what one takes."""
         if step != self._due:
             return steps
-        name = f"steps_after_{step}"
-        found = self.get(name)  # a repeated run follows what was kept
-        if found is None:
-            rounds = -(-self.fitting(step, step_seconds) // self.steps_per_round)
-            found = rounds * self.steps_per_round
-            found = self.keep(name, min(found, self.most_steps or found))
-        steps = max(step, found)
+        steps = max(step, self._measured_again(step, step_seconds))
         self._due = int(steps * CORRECTED_AFTER[1])  # behind this step, unless many were added
         return steps
+
+    def _measured_again(self, step: int, step_seconds: float) -> int:
+        name = f"steps_after_{step}"
+        if (kept := self.get(name)) is not None:  # a repeated run follows it
+            return kept
+        rounds = -(-self.fitting(step, step_seconds) // self.steps_per_round)
+        steps = rounds * self.steps_per_round
+        return self.keep(name, min(steps, self.most_steps or steps))
 
 
 @contextmanager

@@ -80,7 +80,7 @@ def test_a_limit_on_file_sizes_is_one_line_that_names_the_file_and_the_reason(tm
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
         with (
-            pytest.raises(UserError, match=r"state was not written .*File too large.*ulimit -f"),
+            pytest.raises(UserError, match=r"state was not written.*File too large.*ulimit -f"),
             new_folder(tmp_path / "state") as folder,
         ):
             write_tensors(folder / "weights", {"one": torch.zeros(1000)})

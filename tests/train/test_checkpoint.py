@@ -159,9 +159,9 @@ def test_row_17_saves_of_one_training_leave_the_newest_state_of_each_other_one(t
         ("c", 3),
         ("c", 4),
     ]
-    loaded = load_state(tmp_path, key="b")
+    loaded = load_state(tmp_path, print, key="b")
     assert loaded is not None and loaded.facts == {"key": "b", "step": 2}
-    assert load_state(tmp_path, key="a") is not None and load_state(tmp_path, key="d") is None
+    assert load_state(tmp_path, print, key="a") is not None and load_state(tmp_path, print, key="d") is None
 
 
 def test_a_damaged_state_is_not_what_is_kept_of_the_others(tmp_path: Path) -> None:
