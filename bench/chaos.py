@@ -340,7 +340,7 @@ def workers(run: Path) -> Iterator[int]:
             words = path.read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"chatsmith.data.tokens" in words and any(str(run).encode() in word for word in words):
+        if b"chatsmith.ingest.tokenizing" in words and any(str(run).encode() in word for word in words):
             yield int(path.parent.name)
 
 

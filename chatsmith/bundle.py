@@ -12,7 +12,7 @@ A bundle is written atomically and checked whole when loaded: weights and tokeni
 places, and no damage passes unnoticed. A newer chatsmith loads every older format version, through `MIGRATIONS`.
 The training state is not part of it (see `train.checkpoint`).
 
-The file goes from one sealed file to the whole folder, and ends with the model card.
+Seals are those of `runtime.sealed`; what the model card says is in `report.model_card`.
 """
 
 import hashlib
@@ -23,9 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 import chatsmith
@@ -33,6 +31,15 @@ from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.atomic import new_folder
 from chatsmith.runtime.errors import UserError
+from chatsmith.runtime.sealed import (
+    DamagedFileError,
+    Seal,
+    check_seal,
+    content_hash,
+    read_tensors,
+    seal_of,
+    write_tensors,
+)
 from chatsmith.text.chat import chat_template
 from chatsmith.text.tokenizer import Tokenizer
 
@@ -51,100 +58,6 @@ _GENERATION = "generation_config.json"
 _CARD = "README.md"
 _SEALED = {1: (_WEIGHTS, _TOKENIZER), 2: (_WEIGHTS, _TOKENIZER, _GENERATION, _TEMPLATE)}  # by format version
 _WHAT_TO_DO = "copy the bundle again or create it again"
-
-
-class DamagedFileError(ValueError):
-    """A file is missing, cut off or altered. The message says which and how, not yet what to do."""
-
-
-@dataclass(frozen=True)
-class Seal:
-    """What a finished file was: its size in bytes and the SHA-256 of its content, in hex."""
-
-    size: int
-    sha256: str
-
-    def to_json(self) -> dict[str, int | str]:
-        return {"bytes": self.size, "sha256": self.sha256}
-
-    @classmethod
-    def from_json(cls, stored: object) -> "Seal":
-        """Raises ValueError if `stored` is not what `to_json` gives."""
-        match stored:
-            case {"bytes": int(size), "sha256": str(sha256)}:
-                return cls(size, sha256)
-        raise ValueError(f"expected a size and a SHA-256, found {stored!r}")
-
-
-def seal_of(path: Path) -> Seal:
-    """Measure the file at `path`, reading it once."""
-    with path.open("rb") as file:
-        return Seal(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
-
-
-def check_seal(path: Path, seal: Seal) -> None:
-    """Raise DamagedFileError unless the file at `path` is, byte for byte, the one that was sealed."""
-    if not path.is_file():
-        raise DamagedFileError(f"{path} is missing")
-    size = path.stat().st_size
-    if size < seal.size:
-        raise DamagedFileError(f"{path} is cut off: {size:,} of {seal.size:,} bytes are there")
-    if seal_of(path) != seal:
-        raise DamagedFileError(f"{path} is not the file that was saved: its content has changed")
-
-
-_STORED_TYPES = {
-    torch.int64: "I64",
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.int32: "I32",
-    torch.bfloat16: "BF16",
-    torch.float16: "F16",
-    torch.uint8: "U8",
-}
-"""What can be written, in the order of the file: wide types first, so that every tensor is aligned."""
-
-
-def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> Seal:
-    """Write tensors of any device to a new safetensors file at `path`, not atomically. Returns its seal.
-
-    The bytes are those of `safetensors.torch.save_file`, which would have to be read once more for their hash. Raises
-    OSError on a full disk, above a limit on file sizes and the like.
-    """
-    types = list(_STORED_TYPES)
-    ordered = sorted(tensors, key=lambda name: (types.index(tensors[name].dtype), name))
-    header: dict[str, Any] = {}
-    end = 0
-    for name in ordered:
-        tensor, start = tensors[name], end
-        end += tensor.numel() * tensor.element_size()
-        shape, kind = list(tensor.shape), _STORED_TYPES[tensor.dtype]
-        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
-    text += b" " * (-len(text) % 8)
-    digest = hashlib.sha256()
-    try:
-        with path.open("wb") as file:
-
-            def write(content: Any) -> None:
-                file.write(content)
-                digest.update(content)
-
-            write(len(text).to_bytes(8, "little") + text)
-            for name in ordered:
-                write(tensors[name].detach().to("cpu").contiguous().flatten().view(torch.uint8).numpy())
-    except OSError as error:  # what writing raises names no file
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    return Seal(8 + len(text) + end, digest.hexdigest())
-
-
-def read_tensors(path: Path, seal: Seal) -> dict[str, torch.Tensor]:
-    """Read a file written by `write_tensors` to CPU tensors. Raises DamagedFileError unless as sealed."""
-    check_seal(path, seal)
-    try:
-        return safetensors.torch.load_file(path)
-    except SafetensorError as error:
-        raise DamagedFileError(f"{path} is not a safetensors file ({error})") from error
 
 
 GENERATION_DEFAULTS = {"temperature": 0.6, "top_k": 50, "max_tokens": 256}
@@ -171,7 +84,6 @@ def save_bundle(
     generation: Mapping[str, Any],
     card: str,
     provenance: Mapping[str, Any] | None = None,
-    dtype: torch.dtype = torch.float32,
 ) -> None:
     """Write the bundle folder `path`, replacing it whole if it exists.
 
@@ -181,7 +93,7 @@ def save_bundle(
     text of README.md. Raises UserError on a full disk; then an older bundle at `path` stays as it was.
     """
     assert model.config.vocab_size == tokenizer.vocab_size, "a model is saved with its own tokenizer"
-    weights = {name: tensor.detach().to("cpu", dtype) for name, tensor in model.state_dict().items()}
+    weights = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in model.state_dict().items()}
     reply_ids = {  # where a text begins, and after which ids a reply is over, under the names other programs read
         "bos_token_id": tokenizer.bos_id,
         "eos_token_id": [tokenizer.special("<|assistant_end|>"), tokenizer.bos_id],
@@ -357,68 +269,3 @@ def _json_text(content: Mapping[str, Any]) -> str:
 
 def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
-
-
-def content_hash(config: Mapping[str, Any]) -> str:
-    """SHA-256 of what is JSON, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode("utf-8")).hexdigest()
-
-
-_FRONT_MATTER = """---
-library_name: chatsmith
-pipeline_tag: text-generation
----
-"""
-_SCORES = "## Scores"
-_NO_SCORES = "Not evaluated yet: `chatsmith evaluate` adds the scores here."
-
-_USE = """## Use
-
-    chatsmith chat PATH
-
-`config.json` describes the architecture, `model.safetensors` holds the weights, `tokenizer.json` belongs to
-these weights and to no others. `chat_template.jinja` shows other programs how a conversation becomes text;
-user text must be encoded so that it cannot produce special tokens.
-"""
-
-
-def model_card(
-    title: str,
-    summary: str,
-    *,
-    data: Mapping[str, str],
-    recipe: Mapping[str, str],
-    scores: Mapping[str, str],
-    cost: Mapping[str, str],
-) -> str:
-    """README.md: what this is, what it was made from and how, how good it is, what it cost, and how to use it.
-
-    Each section is a table of labels and texts ready to be read.
-    """
-    sections = {"## Data": data, "## Recipe": recipe, _SCORES: scores, "## Cost": cost}
-    lines = [_FRONT_MATTER, f"# {title}", "", summary, ""]
-    for heading, rows in sections.items():
-        lines += [heading, "", _table(rows, _NO_SCORES if heading == _SCORES else "Not recorded."), ""]
-    return "\n".join([*lines, _USE])
-
-
-def with_scores(card: str, scores: Mapping[str, str]) -> str:
-    """The card with its section of scores replaced by `scores`, or added at its end if it has none."""
-    section = f"{_SCORES}\n\n{_table(scores, _NO_SCORES)}\n"
-    before, found, after = card.partition(f"{_SCORES}\n")
-    if not found:
-        return f"{card.rstrip()}\n\n{section}"
-    _, next_heading, rest = after.partition("\n## ")
-    return before + section + next_heading + rest
-
-
-def _table(rows: Mapping[str, str], if_empty: str) -> str:
-    """A Markdown table of two columns."""
-    if not rows:
-        return if_empty
-    lines = [f"| {_cell(label)} | {_cell(value)} |" for label, value in rows.items()]
-    return "\n".join(["| | |", "|-|-|", *lines])
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")

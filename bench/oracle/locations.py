@@ -32,7 +32,12 @@ LOCATIONS: dict[str, tuple[str, ...]] = {
         "chatsmith.worlds.kindergarten.exam:fingerprint",
         "chatsmith.worlds.kindergarten.exam:exam_fingerprint",
     ),
-    "problem_to_json": ("chatsmith.tasks.task", "chatsmith.data.problems", "chatsmith.tasks.problems"),
+    "problem_to_json": (
+        "chatsmith.tasks.problem_set",
+        "chatsmith.tasks.task",
+        "chatsmith.data.problems",
+        "chatsmith.tasks.problems",
+    ),
     "practice_problem": (
         "chatsmith.tasks.kindergarten.practice",
         "chatsmith.worlds.kindergarten.practice",

@@ -19,8 +19,9 @@ from chatsmith.cli.config import DataConfig as Config
 from chatsmith.cli.inspect_data import show_manifest
 from chatsmith.cli.settings import expanded
 from chatsmith.data.dataset import DataManifest, SourceFile, load_manifest
-from chatsmith.data.documents import ANY_TYPE, SUPPORTED, find_files, read_documents
+from chatsmith.data.documents import SUPPORTED, read_documents
 from chatsmith.ingest import hub
+from chatsmith.ingest.files import ANY_TYPE, find_files
 from chatsmith.ingest.forms import (
     FORMS,
     TYPES,

@@ -20,7 +20,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from chatsmith.bundle import bundle_fingerprint, with_scores
+from chatsmith.bundle import bundle_fingerprint
 from chatsmith.cli.config import EvaluateConfig as Config
 from chatsmith.cli.download import fetch_benchmarks
 from chatsmith.cli.settings import expanded
@@ -32,6 +32,7 @@ from chatsmith.evals.leakage import LeakageCheck, find_test_sets
 from chatsmith.evals.results import KINDERGARTEN, ResultFiles, SuiteResult, files_in, read_results, result_key
 from chatsmith.evals.samples import LENGTHS
 from chatsmith.evals.suites import all_tasks, measure, suite_key, tasks_of
+from chatsmith.report.model_card import with_scores
 from chatsmith.runtime.atomic import write_text
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import Runtime, detect_runtime

@@ -1,8 +1,9 @@
 """`chatsmith import`: a transformers folder as a bundle of chatsmith."""
 
-from chatsmith.bundle import model_card, save_bundle
+from chatsmith.bundle import save_bundle
 from chatsmith.cli.config import ImportConfig as Config
 from chatsmith.export.reader import read_transformers
+from chatsmith.report.model_card import model_card
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.errors import UserError
 

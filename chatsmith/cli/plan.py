@@ -34,6 +34,7 @@ from chatsmith.report.estimate import (
 )
 from chatsmith.report.fit import fit_here, fit_within
 from chatsmith.report.plots import save_curve
+from chatsmith.report.timed import foreseen_step_seconds
 from chatsmith.runtime.console import Reporter, counted, format_seconds
 from chatsmith.runtime.device import DTYPES, Runtime, can_compile, detect_runtime, gemm_peak
 from chatsmith.runtime.errors import UserError
@@ -41,7 +42,6 @@ from chatsmith.runtime.run_directory import BUNDLE_STAGES, Recipe, RunDirectory,
 from chatsmith.train.memory import Way
 from chatsmith.train.plan import Plan, make_plan, nanochat_share
 from chatsmith.train.step import COMPILING_PAYS_SECONDS
-from chatsmith.train.timing import foreseen_step_seconds
 
 EXPECTED_SHARE_OF_PEAK = 0.55
 """What `chatsmith bench train` reaches at depth 6 (docs/lab-log.md, "Throughput"); small models on CPU, which are timed

@@ -25,9 +25,9 @@ from chatsmith.cli.training import (
     training_run,
 )
 from chatsmith.data.dataset import file_sha256, load_manifest
-from chatsmith.data.documents import find_files
 from chatsmith.data.mixture import Entry
 from chatsmith.data.packing import ConversationRows
+from chatsmith.ingest.files import find_files
 from chatsmith.ingest.forms import TYPES
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.errors import UserError

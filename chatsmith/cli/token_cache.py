@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from chatsmith.cli.config import TokenCacheConfig as Config
-from chatsmith.data.tokens import ABOUT, IN_USE, PROGRESS
+from chatsmith.data.tokens import ABOUT, PROGRESS
+from chatsmith.ingest.tokenizing import IN_USE
 from chatsmith.runtime.cache import shared_folder
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.errors import UserError

@@ -13,12 +13,13 @@ from typing import Any, TypeVar
 
 import torch
 
-from chatsmith.bundle import GENERATION_DEFAULTS, Bundle, check_bundle, load_bundle, model_card, save_bundle
+from chatsmith.bundle import GENERATION_DEFAULTS, Bundle, check_bundle, load_bundle, save_bundle
 from chatsmith.cli.config import Shape
 from chatsmith.evals.suites import along_training
 from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
 from chatsmith.report.estimate import device_called, step_time
+from chatsmith.report.model_card import model_card
 from chatsmith.runtime.atomic import remove_folder
 from chatsmith.runtime.console import Reporter, counted, format_seconds
 from chatsmith.runtime.device import Runtime, detect_runtime, peak_memory_bytes

@@ -9,9 +9,7 @@ decided in `dataset`.
 import codecs
 import gzip
 import json
-import os
 import zlib
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,9 +27,6 @@ PACKINGS = ("", ".gz", ".zst")
 JSON_LINES = tuple(kind + packing for kind in (".jsonl", ".ndjson") for packing in PACKINGS)
 _TEXTS = tuple(kind + packing for kind in (".txt", ".text", ".md", ".markdown") for packing in PACKINGS)
 SUPPORTED = (".parquet", *JSON_LINES, *_TEXTS)
-ANY_TYPE = ("",)
-"""In place of types: every file. What has no supported ending is read as plain text."""
-
 DOCUMENT_CHARACTERS = 8_000
 """About how long a document cut from a text file is. A last piece may be shorter, no piece is much longer."""
 
@@ -54,67 +49,6 @@ def file_type(path: Path, types: tuple[str, ...] = SUPPORTED) -> str | None:
     """The one of `types` that `path` ends in, in upper or lower case; None if there is none."""
     name = path.name.lower()
     return next((ending for ending in types if name.endswith(ending)), None) if name.endswith(types) else None
-
-
-def find_files(
-    paths: Iterable[Path], types: tuple[str, ...] = SUPPORTED, notices: list[str] | None = None
-) -> list[Path]:
-    """The files of these types that `paths` name, each once. Folders are searched recursively, in sorted order.
-
-    Hidden files and folders, files of other types, linked folders and folders that may not be read are passed over
-    inside folders: a line about the latter three is added to `notices`. Raises UserError for a missing path, what is
-    no file or folder, a file of an unsupported type, and a folder without any supported file.
-    """
-    found: dict[Path, None] = {}  # a set that keeps its order
-    for path in paths:
-        if path.is_dir():
-            passed_over: Counter[str] = Counter()
-            files = _files_inside(path, types, passed_over)
-            others = ", ".join(f"{count:,} {kind}" for kind, count in passed_over.most_common(8))
-            if not files:
-                hint = f"; in there are {others}" if others else ""
-                raise UserError(
-                    f"the folder {path} holds no file of a supported type ({_known(types)}){hint}"
-                )
-            if others and notices is not None:
-                notices.append(f"{path}: passed over {others}")
-        elif path.is_file() and file_type(path, types) is not None:
-            files = [path]
-        elif not path.exists():
-            raise UserError(f"{path} does not exist; check the path (seen from {Path.cwd()})")
-        elif not path.is_file():
-            raise UserError(f"{path} is neither a file nor a folder; write what it gives into a file")
-        else:
-            reason = f"is of an unsupported type; chatsmith reads {_known(types)}"
-            raise UserError(f"{path} {reason}", setting="as_text")
-        # Links are kept: the name in a cache of downloads is a link to a file without a telling name.
-        found.update(dict.fromkeys(Path(os.path.abspath(file)) for file in files))
-    return list(found)
-
-
-def _files_inside(folder: Path, types: tuple[str, ...], passed_over: Counter[str]) -> list[Path]:
-    """The files of these types in a folder, sorted; `passed_over` counts, by kind, what else is there."""
-    files: list[Path] = []
-    closed: list[OSError] = []
-    for place, folders, names in os.walk(folder, onerror=closed.append):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        linked = sum(os.path.islink(os.path.join(place, name)) for name in folders)
-        passed_over += Counter({"linked folders": linked})
-        for path in (Path(place, name) for name in names if not name.startswith(".")):
-            if not path.is_file():
-                passed_over["broken links, pipes and the like"] += 1
-            elif file_type(path, types) is not None:
-                files.append(path)
-            else:
-                passed_over[f"{path.suffix.lower()} files" if path.suffix else "files without an ending"] += 1
-    passed_over.update(f"folders that may not be read ({error.strerror})" for error in closed)
-    return sorted(files)
-
-
-def _known(types: tuple[str, ...]) -> str:
-    """The endings for an error message: those of packed files are said in short."""
-    plain = [kind for kind in types if not kind.endswith(PACKINGS[1:])]
-    return ", ".join(plain) + (" (also .gz, .zst)" if len(plain) < len(types) else "")
 
 
 def read_documents(

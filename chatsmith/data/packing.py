@@ -147,6 +147,13 @@ class Rows:
             position += 1 + int(count)
         return position
 
+    def filled(self, numbers: Sequence[int], count: int, length: int, cache: TokenCache) -> np.ndarray:
+        """(count, length) ids: these rows, filled up with <|bos|>, and more rows of that."""
+        out = np.full((count, length), cache.bos_id, dtype=np.int64)
+        for row, number in zip(out, numbers, strict=False):
+            self.write(number, cache, row)
+        return out
+
 
 def split_documents(offsets: np.ndarray, longest: int) -> list[Piece]:
     """Documents i = ids[offsets[i] : offsets[i + 1]] as pieces of `longest` ids and a shorter last one each."""
@@ -375,12 +382,9 @@ class ValidationRows:
             yield self._batch(numbers, rows_per_batch)
 
     def _batch(self, numbers: Sequence[int], rows_per_batch: int) -> Batch:
-        bos_id = self._cache.bos_id
-        rows = np.full((rows_per_batch, self._length + 1), bos_id, dtype=np.int64)
-        for out, number in zip(rows, numbers, strict=False):
-            self._rows.write(number, self._cache, out)
+        rows = self._rows.filled(numbers, rows_per_batch, self._length + 1, self._cache)
         # Documents hold no <|bos|>: a target that is one stands between documents, or is padding.
-        targets = np.where(rows[:, 1:] == bos_id, NOT_TRAINED_ON, rows[:, 1:])
+        targets = np.where(rows[:, 1:] == self._cache.bos_id, NOT_TRAINED_ON, rows[:, 1:])
         return make_batch(rows[:, :-1], targets)
 
 
@@ -417,12 +421,8 @@ class ConversationRows(RowStream[int]):
         Waits for the whole cache. Raises NothingToLearnError if no conversation is left.
         """
         cache.wait_until_complete()
-        self._cache, self.sequence_length, self._seed, self._learns_all = (
-            cache,
-            sequence_length,
-            seed,
-            learns_all,
-        )
+        self._cache, self.sequence_length = cache, sequence_length
+        self._seed, self._learns_all = seed, learns_all
         starts, counts, masked = _conversations_in(cache)
         is_long = counts > sequence_length
         for number in np.flatnonzero(is_long):
@@ -470,20 +470,14 @@ class ConversationRows(RowStream[int]):
         """Rows by their numbers. Targets are -1 wherever the mask is 0 and in padding."""
         return self._batch(rows, len(rows))
 
-    def validation_batches(
-        self, rows_per_batch: int, *, rank: int = 0, world_size: int = 1
-    ) -> Iterator[Batch]:
-        """Yield every row once, as (rows_per_batch, T) batches, filled up with rows of padding; every rank
-        gets the same number of them."""
-        for numbers in _share(range(self.rows_per_epoch), rows_per_batch, rank, world_size):
+    def validation_batches(self, rows_per_batch: int) -> Iterator[Batch]:
+        """Yield every row once, as (rows_per_batch, T) batches; the last is filled up with rows of padding."""
+        for numbers in _share(range(self.rows_per_epoch), rows_per_batch, 0, 1):
             yield self._batch(numbers, rows_per_batch)
 
     def _batch(self, numbers: Sequence[int], rows_per_batch: int) -> Batch:
-        bos = self._cache.bos_id
-        filled = np.full((rows_per_batch, self.sequence_length + 1), bos, dtype=np.int64)
-        for out, number in zip(filled, numbers, strict=False):
-            self._rows.write(number, self._cache, out)
-        is_learned = filled != bos if self._learns_all else filled & 1
+        filled = self._rows.filled(numbers, rows_per_batch, self.sequence_length + 1, self._cache)
+        is_learned = filled != self._cache.bos_id if self._learns_all else filled & 1
         targets = np.where(is_learned, filled >> 1, NOT_TRAINED_ON)
         return make_batch(filled[:, :-1] >> 1, targets[:, 1:])
 

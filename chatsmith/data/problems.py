@@ -1,14 +1,14 @@
 """Problems whose answers a program can check, and what a reply to one is worth.
 
-A rule decides whether a reply answers a problem (see `tasks.rules`). Rules are plain data, so a set of problems can
-be written down and hashed. Nothing here knows about models or engines.
+A rule decides whether a reply answers a problem (see `tasks.rules`). Rules are plain data. Nothing here knows about
+models or engines.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
-from chatsmith.text.chat import Conversation, Part, conversation_to_json
+from chatsmith.text.chat import Conversation, Part
 
 
 class Rule(Protocol):
@@ -70,15 +70,3 @@ class Verdict:
 
 RewardFunction = Callable[[Problem, Reply], Verdict]
 """What reinforcement learning asks about every reply: its reward, whether it is right, and whether that is known."""
-
-
-def problem_to_json(problem: Problem) -> dict[str, Any]:
-    """`problem` as plain strings, numbers, lists and dicts, rule included: what an exam's fingerprint covers."""
-    return {
-        "id": problem.id,
-        "section": problem.section,
-        **conversation_to_json(problem.messages),
-        "answer": problem.answer,
-        "rule": type(problem.rule).__name__,
-        **asdict(problem.rule),  # pyright: ignore[reportArgumentType]  every rule here is a dataclass
-    }

@@ -19,15 +19,16 @@ import torch
 
 from chatsmith.data.conversations import holds_conversations
 from chatsmith.data.dataset import SplitName, load_manifest
-from chatsmith.data.documents import find_files
 from chatsmith.data.packing import NOT_TRAINED_ON, Batch, TrainingRows, ValidationRows
-from chatsmith.data.tokens import TokenCache, open_token_cache
+from chatsmith.data.tokens import TokenCache
 from chatsmith.evals.evaluation import Evaluation
 from chatsmith.evals.results import SuiteResult
 from chatsmith.evals.samples import samples
 from chatsmith.evals.statistics import ratio_interval
+from chatsmith.ingest.files import find_files
 from chatsmith.ingest.hub import open_tokens
 from chatsmith.ingest.survey import survey
+from chatsmith.ingest.tokenizing import open_token_cache
 from chatsmith.model.gpt import GPT
 from chatsmith.model.loss import bits_per_byte
 from chatsmith.runtime.console import Reporter

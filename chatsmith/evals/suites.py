@@ -12,7 +12,6 @@ from typing import Any
 
 from chatsmith.bundle import Bundle
 from chatsmith.data.dataset import file_sha256
-from chatsmith.data.problems import problem_to_json
 from chatsmith.evals import chat
 from chatsmith.evals.bpb import measure_text
 from chatsmith.evals.chat import ChatTask, LetterTask, WrittenTask
@@ -37,6 +36,7 @@ from chatsmith.runtime.distributed import main_number
 from chatsmith.tasks import core
 from chatsmith.tasks.benchmark_files import find_file
 from chatsmith.tasks.core import CoreTask
+from chatsmith.tasks.problem_set import problem_to_json
 from chatsmith.text.tokenizer import Tokenizer
 from chatsmith.tools.sandbox import require_sandbox
 

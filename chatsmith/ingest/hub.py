@@ -35,8 +35,9 @@ import huggingface_hub  # loads what is used of it when it is used
 
 from chatsmith.data.dataset import HUB, DataManifest, SourceFile, SplitName
 from chatsmith.data.documents import JSON_LINES, SUPPORTED, file_type
-from chatsmith.data.tokens import IN_USE, TokenCache, open_token_cache
+from chatsmith.data.tokens import TokenCache
 from chatsmith.ingest.survey import role_by_name
+from chatsmith.ingest.tokenizing import IN_USE, open_token_cache, unfinished_files
 from chatsmith.runtime import atomic
 from chatsmith.runtime.cache import shared_folder
 from chatsmith.runtime.console import Reporter
@@ -350,7 +351,7 @@ def open_tokens(
     in_use = cache.opened.enter_context((shared / IN_USE).open("a"))
     fcntl.flock(in_use, fcntl.LOCK_SH)  # who removes tokens asks for it first
     if build and not cache.is_complete:
-        files = cache.unfinished_files(manifest, split)
+        files = unfinished_files(cache, manifest, split)
         downloads = start_downloads((*manifest.documents.validation, *files))
         cache.opened.callback(downloads.stop)
         cache.check = downloads.check

@@ -43,7 +43,8 @@ from chatsmith.data.dataset import (
     file_sha256,
     tail_cut,
 )
-from chatsmith.data.documents import SUPPORTED, file_type, find_files, read_documents
+from chatsmith.data.documents import SUPPORTED, file_type, read_documents
+from chatsmith.ingest.files import find_files
 from chatsmith.ingest.forms import MESSAGES, ConversationFiles
 from chatsmith.runtime.errors import UserError
 

@@ -29,6 +29,10 @@ STACKED_NUMBERS = 2**26
 """On a GPU about so many numbers are orthogonalized at once (0.25 GB): enough to keep it busy, and memory is scarce."""
 
 
+VARIANCE_DECAY = 0.9
+"""How much of NorMuon's second moments stays after a step."""
+
+
 def orthogonalize(matrices: Tensor, steps: int = 5, in_bf16: bool = False) -> Tensor:
     """The nearest semi-orthogonal matrix, roughly, to each of matrices (..., m, n): all singular values near 1.
 
@@ -70,17 +74,8 @@ class Muon:
     """The optimizer of all matrix parameters. `parameters` maps names to tensors of shape (..., m, n); `in_bf16`: see
     `orthogonalize`."""
 
-    def __init__(
-        self,
-        parameters: dict[str, Tensor],
-        *,
-        variance_decay: float = 0.9,
-        steps: int = 5,
-        in_bf16: bool = False,
-    ) -> None:
-        self.parameters, self.in_bf16 = parameters, in_bf16
-        self.variance_decay = variance_decay
-        self.steps = steps
+    def __init__(self, parameters: dict[str, Tensor], *, steps: int = 5, in_bf16: bool = False) -> None:
+        self.parameters, self.steps, self.in_bf16 = parameters, steps, in_bf16
         self.momenta = {name: torch.zeros_like(p) for name, p in parameters.items()}
         self.variances = {name: torch.zeros_like(p[..., :1]) for name, p in parameters.items()}
         self.updates = 0
@@ -122,8 +117,8 @@ class Muon:
     def _apply(self, name: str, update: Tensor, rate: float, decay: float) -> None:
         # NorMuon: rows with large updates are damped, and the whole keeps its norm.
         variance = self.variances[name]
-        variance.lerp_(update.square().mean(dim=-1, keepdim=True), 1 - self.variance_decay)
-        corrected = variance / (1 - self.variance_decay**self.updates)
+        variance.lerp_(update.square().mean(dim=-1, keepdim=True), 1 - VARIANCE_DECAY)
+        corrected = variance / (1 - VARIANCE_DECAY**self.updates)
         size = update.norm(dim=(-2, -1), keepdim=True)
         update = update * corrected.clamp(min=1e-10).rsqrt()
         update = update * (size / update.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10))

@@ -61,23 +61,23 @@ def runs_in_bf16(model: GPT) -> bool:
     return model.compute_dtype == torch.bfloat16 and model.head.weight.device.type == "cuda"
 
 
+def muon_and_adamw(by_role: dict[str, dict[str, Tensor]], rates: Rates, in_bf16: bool) -> tuple[Muon, AdamW]:
+    """Muon for the role "matrix", AdamW for the others."""
+    matrices = by_role.pop("matrix", {})
+    groups = [AdamGroup(role, named, getattr(rates, role), betas_of(role)) for role, named in by_role.items()]
+    return Muon(matrices, steps=rates.orthogonalize_steps, in_bf16=in_bf16), AdamW(groups)
+
+
 class Optimizer:
     """Muon for the matrices and AdamW for the rest, driven as one."""
 
     def __init__(self, model: GPT, rates: Rates) -> None:
-        by_role: dict[str, dict[str, Tensor]] = {}
-        for name, parameter in model.named_parameters():
-            by_role.setdefault(role_of(name), {})[name] = parameter
         self.rates = rates
-        steps, in_bf16 = rates.orthogonalize_steps, runs_in_bf16(model)
-        self.muon = Muon(by_role.pop("matrix"), steps=steps, in_bf16=in_bf16)
-        self.adamw = AdamW(
-            [
-                AdamGroup(role, parameters, getattr(rates, role), betas_of(role))
-                for role, parameters in by_role.items()
-            ]
-        )
         self.named: dict[str, Tensor] = dict(model.named_parameters())
+        by_role: dict[str, dict[str, Tensor]] = {}
+        for name, parameter in self.named.items():
+            by_role.setdefault(role_of(name), {})[name] = parameter
+        self.muon, self.adamw = muon_and_adamw(by_role, rates, runs_in_bf16(model))
 
     def step(self, scale: float, momentum: float, decay_scale: float, loss_scale: float = 1.0) -> None:
         """One update: all learning rates times `scale`, Muon's momentum, and the weight decay times `decay_scale`;

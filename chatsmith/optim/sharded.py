@@ -31,9 +31,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from chatsmith.model.gpt import GPT
-from chatsmith.optim.adamw import AdamGroup, AdamW
-from chatsmith.optim.muon import Muon
-from chatsmith.optim.optimizer import Optimizer, Rates, betas_of, role_of, runs_in_bf16
+from chatsmith.optim.optimizer import Optimizer, Rates, muon_and_adamw, role_of, runs_in_bf16
 from chatsmith.runtime.device import Runtime
 
 TABLES = ("embedding", "value_embedding", "bigram", "head")
@@ -96,17 +94,12 @@ class ShardedOptimizer:
         self.small = [n for n in self.named if role_of(n) not in (*TABLES, "matrix")]
         self.buckets = _deal(self.named, world_size)
         self.exact = {p: self._exact(p) for b in self.buckets if (p := b.pieces[rank])}
-        matrices: dict[str, Tensor] = {}
-        others: dict[str, dict[str, Tensor]] = defaultdict(dict)
+        by_role: dict[str, dict[str, Tensor]] = defaultdict(dict)
         for piece, weights in self.exact.items():
-            role = role_of(piece.name)
-            (matrices if role == "matrix" else others[role])[piece.key] = weights
+            by_role[role_of(piece.name)][piece.key] = weights
         for name in self.small:
-            others[role_of(name)][name] = self.named[name]
-        self.muon = Muon(matrices, steps=rates.orthogonalize_steps, in_bf16=runs_in_bf16(model))
-        self.adamw = AdamW(
-            [AdamGroup(role, owned, getattr(rates, role), betas_of(role)) for role, owned in others.items()]
-        )
+            by_role[role_of(name)][name] = self.named[name]
+        self.muon, self.adamw = muon_and_adamw(by_role, rates, runs_in_bf16(model))
         self._armed, self._next = False, 0
         self._hooks = [
             parameter.register_post_accumulate_grad_hook(self._completed(name))
@@ -169,7 +162,6 @@ class ShardedOptimizer:
             if bucket.work is not None:
                 bucket.work.wait()
             bucket.received = bucket.work = None
-        self._armed = False
 
     def named_state(self) -> dict[str, Tensor]:
         """What this process owns of the state of a resumed run: by parameter name, followed by @start:stop where it is
@@ -188,14 +180,11 @@ class ShardedOptimizer:
         Raises KeyError where a part is missing.
         """
         find = _finder(state)
-        restored: dict[str, Tensor] = {}
-        for own, value in self.named_state().items():
-            restored[own] = find(own, value)
+        restored = {own: find(own, value) for own, value in self.named_state().items()}
         # AdamW makes its state in the first step; until then there is nothing to name.
         for piece, weights in self.exact.items():
-            if role_of(piece.name) != "matrix":
-                for kind in ("step", "exp_avg", "exp_avg_sq"):
-                    restored[f"adamw.{kind}.{piece.key}"] = find(f"adamw.{kind}.{piece.key}", weights)
+            for kind in () if role_of(piece.name) == "matrix" else ("step", "exp_avg", "exp_avg_sq"):
+                restored[f"adamw.{kind}.{piece.key}"] = find(f"adamw.{kind}.{piece.key}", weights)
         for name in self.small:
             restored |= {key: state[key] for key in state if key.endswith(f".{name}") and key[:6] == "adamw."}
         with torch.no_grad():
@@ -234,15 +223,16 @@ class ShardedOptimizer:
             bucket = self.buckets[self._next]
             if bucket.missing and not even_incomplete:
                 return
+            # It counts as sent not before there was memory for it.
             if bucket.owner is not None:
                 bucket.received = self._gradient(bucket.pieces[bucket.owner], bucket).clone()
                 self._next += 1
                 bucket.work = dist.reduce(bucket.received, bucket.owner, async_op=True)
-                continue
-            sent = torch.cat([self._gradient(piece, bucket) for piece in bucket.pieces])
-            bucket.received = torch.empty_like(sent[: len(sent) // self.world_size])
-            self._next += 1  # not before there was memory for it
-            bucket.work = _reduce_scatter(bucket.received, sent, async_op=True)
+            else:
+                sent = torch.cat([self._gradient(piece, bucket) for piece in bucket.pieces])
+                bucket.received = torch.empty_like(sent[: len(sent) // self.world_size])
+                self._next += 1
+                bucket.work = _reduce_scatter(bucket.received, sent, async_op=True)
 
     def _gradient(self, piece: Piece | None, bucket: Bucket) -> Tensor:
         gradient = self.named[piece.name].grad if piece else None

@@ -105,15 +105,7 @@ class RolloutBatch(NamedTuple):
 
     def to(self, device: torch.device) -> "RolloutBatch":
         """The same batch on `device`."""
-        reference = self.reference_logprobs
-        return RolloutBatch(
-            self.inputs.to(device),
-            self.targets.to(device),
-            self.advantages.to(device),
-            self.sampler_logprobs.to(device),
-            self.copies.to(device),
-            None if reference is None else reference.to(device),
-        )
+        return RolloutBatch(*(None if one is None else one.to(device) for one in self))  # pyright: ignore
 
 
 def advantages(rewards: Sequence[float | None], scale: bool = False) -> list[float] | None:

@@ -46,6 +46,7 @@ from chatsmith.runtime.console import Reporter, counted, format_seconds
 from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.distributed import sum_numbers
 from chatsmith.runtime.errors import UserError
+from chatsmith.train.checkpoint import under
 from chatsmith.train.memory import fit_plan
 from chatsmith.train.plan import Plan, make_rollout_plan
 from chatsmith.train.step import train_step
@@ -165,9 +166,7 @@ def reinforce(
     if settings.kl or replay:
         reference = load_bundle(start.path, device=runtime.device).model
         reference.compute_dtype = runtime.compute_dtype
-    replies = settings.samples * math.ceil(
-        settings.prompts / runtime.world_size
-    )  # of a round, on this process
+    replies = replies_of(settings, runtime)
     worker = RolloutWorker(
         model,
         start.tokenizer,
@@ -208,9 +207,9 @@ def reinforce(
         held = budget.get("steps") or 0
         if not held:
             reporter.line("Measuring how many steps fit into the time ...")
-            held = measure_steps(budget, model, rounds, replies)
+            held = measure_steps(budget, model, rounds)
         steps = min(held, asked) if asked else held
-    plan = _plan(model, steps, replies, settings, runtime, wanted_steps=asked if budget else 0)
+    plan = _plan(model, steps, settings, runtime, wanted_steps=asked if budget else 0)
     num_rounds = plan.steps // settings.updates
     evaluate_every = (
         settings.updates * math.ceil(num_rounds / settings.evaluations) if settings.evaluations else 0
@@ -299,7 +298,7 @@ class Rounds:
 
         replies = [reply for group in groups for reply in group.scored(settings.scale_advantage)]
         multiple = ALIKE if self.runtime.compute_dtype == torch.bfloat16 else 1
-        count = settings.samples * math.ceil(settings.prompts / self.runtime.world_size) // rows
+        count = replies_of(settings, self.runtime) // rows
         batches = rollout_batches(replies, rows, count, multiple=multiple, most_inputs=longest)
         kl, kl_tokens = None, 0
         if self.reference:
@@ -322,11 +321,11 @@ class Rounds:
         return range(first + self.runtime.rank, first + count, self.runtime.world_size)
 
 
-def measure_steps(budget: TimeBudget, model: GPT, rounds: Rounds, replies: int) -> int:
+def measure_steps(budget: TimeBudget, model: GPT, rounds: Rounds) -> int:
     """The updates, in whole rounds, that fit into the minutes of `budget`, measured on a few rounds after one that
     warms up; kept as "steps". Leaves the model as it was."""
     runtime, settings = rounds.runtime, rounds.settings
-    plan = _plan(model, 1, replies, settings, runtime, wanted_steps=settings.steps * settings.updates)
+    plan = _plan(model, 1, settings, runtime, wanted_steps=settings.steps * settings.updates)
     endless = plan.with_steps(10**6)
     durations: list[float] = []
     with trial(model, plan, runtime) as optimizer:
@@ -346,15 +345,18 @@ def measure_steps(budget: TimeBudget, model: GPT, rounds: Rounds, replies: int) 
     return budget.keep("steps", settings.updates * max(1, budget.fitting(0, seconds)))
 
 
-def _plan(
-    model: GPT, steps: int, replies: int, settings: RLSettings, runtime: Runtime, wanted_steps: int
-) -> Plan:
+def replies_of(settings: RLSettings, runtime: Runtime) -> int:
+    """The most replies of a round on each process."""
+    return settings.samples * math.ceil(settings.prompts / runtime.world_size)
+
+
+def _plan(model: GPT, steps: int, settings: RLSettings, runtime: Runtime, wanted_steps: int) -> Plan:
     rows = settings.rows_per_microbatch or max(1, MOST_AT_ONCE // model.config.context_length)
     planned = partial(
         make_rollout_plan,
         model.config,
         steps=steps,
-        replies=replies,
+        replies=replies_of(settings, runtime),
         world_size=runtime.world_size,
         rate_scale=settings.rate_scale,
         wanted_steps=wanted_steps,
@@ -413,9 +415,7 @@ class RLProgress:
         self.best_score, *counts = state["numbers"].tolist()
         self.best_step, self.tokens, self.rollout_tokens = map(int, counts[:3])
         self.evaluation_seconds += sum(counts[3:])  # a state of an older chatsmith has none
-        self.best = {
-            name.removeprefix("best."): value for name, value in state.items() if name.startswith("best.")
-        }
+        self.best = under("best.", state)
         self.monitor.load_named_state(state)
 
 
@@ -461,10 +461,8 @@ class RewardMonitor:
         first = self._counts["first_entropy"] = self._counts["first_entropy"] or metrics["entropy"]
         is_same = metrics["equal_groups"] >= SAME and metrics["pass_at_1"] < SAME
         is_collapsed = is_same and metrics["entropy"] < COLLAPSED * first
-        if (
-            self._in_a_row("same", is_same and not is_collapsed and metrics["nonzero_rewards"] > 0)
-            == PATIENCE
-        ):
+        is_idle = is_same and not is_collapsed and metrics["nonzero_rewards"] > 0
+        if self._in_a_row("same", is_idle) == PATIENCE:
             notices.append(
                 f"in {metrics['equal_groups']:.0%} of the groups all replies earn the same, so there is next to "
                 "nothing to learn from them: take problems that the model solves now and then, more samples of each, "

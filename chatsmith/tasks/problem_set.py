@@ -15,18 +15,18 @@ import hashlib
 import json
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from chatsmith.data.documents import JsonLines
-from chatsmith.data.problems import Problem, Rule, problem_to_json
+from chatsmith.data.problems import Problem, Rule
 from chatsmith.runtime.errors import UserError
 from chatsmith.tasks.benchmark_files import is_held_out
 from chatsmith.tasks.gsm8k import gsm8k_problems
 from chatsmith.tasks.rules import Exactly, Number
-from chatsmith.text.chat import Conversation, Message, parse_conversation
+from chatsmith.text.chat import Conversation, Message, conversation_to_json, parse_conversation
 
 HELD_OUT_ONE_IN = 8
 """Of a user's own problems, one in this many is for development, and as many for the test unless a file is given."""
@@ -183,3 +183,15 @@ def problems_fingerprint(problems: Iterable[Problem]) -> str:
     for problem in problems:
         digest.update(json.dumps(problem_to_json(problem), sort_keys=True, ensure_ascii=False).encode())
     return digest.hexdigest()
+
+
+def problem_to_json(problem: Problem) -> dict[str, Any]:
+    """`problem` as plain strings, numbers, lists and dicts, rule included: what an exam's fingerprint covers."""
+    return {
+        "id": problem.id,
+        "section": problem.section,
+        **conversation_to_json(problem.messages),
+        "answer": problem.answer,
+        "rule": type(problem.rule).__name__,
+        **asdict(problem.rule),  # pyright: ignore[reportArgumentType]  every rule here is a dataclass
+    }

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from chatsmith.data.dataset import DataManifest, SplitName, file_sha256
-from chatsmith.data.documents import SUPPORTED, find_files, parquet_rows
+from chatsmith.data.documents import SUPPORTED, parquet_rows
 from chatsmith.ingest import hub
+from chatsmith.ingest.files import find_files
 from chatsmith.ingest.forms import TYPES, conversation_files, read_files
 from chatsmith.ingest.survey import survey
 from chatsmith.runtime.errors import UserError

@@ -25,7 +25,6 @@ import json
 import os
 import re
 import shutil
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -37,7 +36,6 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from chatsmith.bundle import DamagedFileError, Seal, content_hash, read_tensors, write_tensors
 from chatsmith.model.gpt import GPT
 from chatsmith.optim.optimizer import Optimizer
 from chatsmith.optim.sharded import ShardedOptimizer, whole_state
@@ -48,6 +46,7 @@ from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.distributed import main_number
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.metrics import drop_records, records_of
+from chatsmith.runtime.sealed import DamagedFileError, Seal, content_hash, read_tensors, write_tensors
 from chatsmith.train.plan import Plan
 
 STATE_FORMAT_VERSION = 2  # 1 had a single file of tensors, and no hash of the facts
@@ -157,16 +156,13 @@ def _copied(tensor: Tensor) -> Tensor:
     return copy.copy_(tensor.detach(), non_blocking=pins)
 
 
-def load_state(
-    folder: Path, notice: Callable[[str], None] | None = None, key: str | None = None
-) -> TrainingState | None:
+def load_state(folder: Path, notice: Callable[[str], object], key: str | None = None) -> TrainingState | None:
     """The newest complete state in `folder`, with `key` the newest of that run; None if none was ever saved there.
 
-    A damaged one is passed over for the one before, and `notice` (standard error if not given) gets a line about it.
+    A damaged one is passed over for the one before, and `notice` gets a line about it.
     Raises UserError if all candidates are damaged (of a damaged state the key may be unknown), or if a newer chatsmith
     saved one of them.
     """
-    notify = notice or _write_to_stderr
     is_damaged = False
     for candidate in reversed(_saved(folder)):
         try:
@@ -176,7 +172,7 @@ def load_state(
                 return TrainingState({name: value for part in parts for name, value in part.items()}, facts)
         except DamagedFileError as error:
             is_damaged = True
-            notify(f"A damaged training state is passed over: {error}.")
+            notice(f"A damaged training state is passed over: {error}.")
     if is_damaged:
         raise UserError(
             f"every training state in {folder} that this stage could resume from is damaged; delete that folder to "
@@ -228,41 +224,25 @@ def _read_facts(folder: Path) -> tuple[dict[str, Seal], dict[str, Any]]:
     return seals, facts
 
 
-def _key_of(folder: Path) -> object:
-    try:
-        return _read_facts(folder)[1].get("key")
-    except ValueError:
-        return None
-
-
-def _newest_whole(saved: list[Path]) -> Path | None:
-    """The newest state whose files are there in full length; contents are checked when one is loaded."""
-    for folder in reversed(saved):
-        with contextlib.suppress(ValueError, FileNotFoundError):
-            seals, _ = _read_facts(folder)
-            if all((folder / name).stat().st_size == seal.size for name, seal in seals.items()):
-                return folder
-    return None
-
-
 def _remove_older(folder: Path) -> None:
     """Remove all states but the newest, which is complete, and before it the newest complete one of each run; and what
     a killed process may have left half-written."""
     *earlier, newest = _saved(folder)
-    by_run: dict[object, list[Path]] = {}
-    for path in earlier:
-        by_run.setdefault(_key_of(path), []).append(path)
-    kept = (newest, *map(_newest_whole, by_run.values()))
+    kept, runs = {newest}, set[object]()
+    for path in reversed(earlier):
+        with contextlib.suppress(ValueError, FileNotFoundError):
+            seals, facts = _read_facts(path)
+            # In full length: contents are checked when one is loaded.
+            is_whole = all((path / name).stat().st_size == seal.size for name, seal in seals.items())
+            if is_whole and facts.get("key") not in runs:
+                runs.add(facts.get("key"))
+                kept.add(path)
     for path in folder.iterdir():
         is_left_behind = path.name.startswith(".") and path.name.endswith((".tmp", ".old"))
         if path.is_dir() and path not in kept and (path.name.isdigit() or is_left_behind):
             if path.name.isdigit():  # under another name first: a kill must not leave half a state
                 path = path.rename(folder / f".{path.name}.old")
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _write_to_stderr(text: str) -> None:
-    sys.stderr.write(text + "\n")
 
 
 class Carried(Protocol):
@@ -353,7 +333,7 @@ def restore_training(
         return Progress()
     load_training(model, optimizer, state.tensors)
     if carried:
-        carried.load_named_state(_under(CARRIED_PREFIX, state.tensors))
+        carried.load_named_state(under(CARRIED_PREFIX, state.tensors))
     names = {field.name for field in fields(Progress)}  # an older chatsmith noted fewer
     return Progress(**{name: value for name, value in state.facts.items() if name in names})
 
@@ -363,7 +343,7 @@ def load_training(model: GPT, optimizer: Optimizer | ShardedOptimizer, tensors: 
     is_sharded = isinstance(optimizer, ShardedOptimizer)
     weights = {name: value for name, value in tensors.items() if name.startswith(MODEL_PREFIX)}
     whole = whole_state(weights if is_sharded else tensors, model)
-    model.load_state_dict(_under(MODEL_PREFIX, whole))
+    model.load_state_dict(under(MODEL_PREFIX, whole))
     optimizer.load_named_state(tensors if is_sharded else whole)
 
 
@@ -420,5 +400,6 @@ def keep_records(path: Path, stage: str, state_folder: Path, key: str, step: int
         drop_records(path, stage, after_step=step or -1)
 
 
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, by the rest of their names."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

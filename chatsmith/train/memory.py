@@ -121,12 +121,8 @@ def step_memory(shape: GPTConfig, rows: int, accumulation: int, way: Way) -> dic
     There are three moments of much: at the loss, all activations and a chunk of logits; at the end of the backward
     pass, all gradients; in the update, Muon's products.
     """
-    cost, width, size, layers = (
-        model_cost(shape),
-        shape.model_dim,
-        way.dtype.itemsize,
-        range(shape.num_layers),
-    )
+    cost, layers = model_cost(shape), range(shape.num_layers)
+    width, size = shape.model_dim, way.dtype.itemsize
     table_size = 2 if way.bf16_tables else EXACT
     state = state_bytes(cost, way.world_size, table_size)
     weights, gradients, optimizer = state.values()
@@ -156,9 +152,7 @@ def step_memory(shape: GPTConfig, rows: int, accumulation: int, way: Way) -> dic
         stacked = min(stacked, max(4 * width * width, STACKED_NUMBERS))
         copies = 6 if way.dtype == torch.bfloat16 else 9
     update, sent, left = copies * EXACT * stacked // way.world_size, 0, gradients
-    if (
-        way.world_size > 1
-    ):  # all gradients are copied to be sent, and then dropped; all weights are copied to arrive
+    if way.world_size > 1:  # all gradients are copied to be sent and then dropped, all weights to arrive
         sent, left, update = gradients, gradients // way.world_size, max(update, weights)
 
     forward = activations + max(logits, head + max(head, stream + block))
@@ -253,9 +247,7 @@ def fit_plan(
     if on_gpu:  # its own, and what torch holds and does not use is free, too
         free = free_memory(device) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     room = -max_number(-(free + weights), runtime)
-    most = (
-        max(1, MOST_TOKENS // shape.context_length) if on_gpu and not is_asked else plan.rows_per_microbatch
-    )
+    most = most_at_once(shape) if on_gpu and not is_asked else plan.rows_per_microbatch
     fit = find_fit(shape, rows, most, way, room)
     if on_gpu:
         off = max_number(_correction(model, fit, device, compute_loss), runtime)

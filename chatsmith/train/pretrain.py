@@ -20,7 +20,6 @@ from chatsmith.runtime.console import counted
 from chatsmith.runtime.device import Runtime, gemm_peak
 from chatsmith.runtime.distributed import main_number
 from chatsmith.text.tokenizer import Tokenizer
-from chatsmith.train.memory import fit_plan
 from chatsmith.train.plan import Plan
 from chatsmith.train.step import expected_seconds, prepare, uncompiled
 from chatsmith.train.timing import TimeBudget
@@ -65,13 +64,8 @@ def pretrain(
     seconds = 60 * budget.minutes if budget else expected_seconds(tokens * flops_per_token, runtime)
     compute_loss = prepare(model, runtime, settings.compile, reporter.notice, seconds)
 
-    def plan_of(tokens: int) -> Plan:
-        return settings.plan(shape, tokens, runtime.world_size, from_scratch=model is not start)
-
-    @cache
-    def validation_rows() -> (
-        ValidationRows
-    ):  # not before an evaluation: it waits for all of the validation text
+    @cache  # not before an evaluation: it waits for all of the validation text
+    def validation_rows() -> ValidationRows:
         return ValidationRows(validation_text, shape.context_length)
 
     def evaluate(plan: Plan) -> dict[str, float]:
@@ -88,8 +82,8 @@ def pretrain(
         )
 
     def planned(tokens: int, notice: Callable[[str], object]) -> Plan:
-        plan, is_asked = settings.plan(shape, tokens, runtime.world_size), settings.rows_per_microbatch > 0
-        return fit_plan(model, plan, runtime, notice, is_asked=is_asked, compute_loss=compute_loss)
+        is_new = model is not start
+        return settings.plan(model, tokens, runtime, compute_loss, notice, from_scratch=is_new)
 
     if budget:
         tokens = budget.get("tokens") or 0

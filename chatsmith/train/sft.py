@@ -3,10 +3,8 @@ and documents; of conversations the loss may count all, or what the assistant sa
 loss on validation conversations and, where documents are in the mixture, bits per byte.
 """
 
-from collections.abc import Callable
 from functools import partial
 from itertools import islice
-from typing import NamedTuple
 
 import torch
 
@@ -17,20 +15,11 @@ from chatsmith.data.tokens import TokenCache
 from chatsmith.model.config import model_cost
 from chatsmith.model.loss import token_losses
 from chatsmith.runtime.errors import UserError
-from chatsmith.train.memory import fit_plan
 from chatsmith.train.plan import Plan
 from chatsmith.train.pretrain import bits_per_byte_on
 from chatsmith.train.step import expected_seconds, prepare, uncompiled
 from chatsmith.train.timing import TimeBudget
 from chatsmith.train.trainer import Job, TrainingRun, TrainingSettings, TrainResult, fit, measure_tokens
-
-
-class FineTuned(NamedTuple):
-    """How a fine-tuning ended; the model is the one it was given."""
-
-    plan: Plan
-    """With the steps that were done."""
-    result: TrainResult
 
 
 def fine_tune(
@@ -44,9 +33,10 @@ def fine_tune(
     tokens: int = 0,
     epochs: float = 1.0,
     budget: TimeBudget | None = None,
-) -> FineTuned:
+) -> tuple[Plan, TrainResult]:
     """Fine-tune the model of `start` on about `tokens` tokens (padding and prompts included), if 0 on so many passes
     (`epochs`) over the mixture, or with a `budget` on as many tokens as its minutes hold.
+    Returns the plan with the steps that were done, and how they ended.
 
     Raises UserError for a mixture of weights alone where nothing says how long, else as `Trainer` does.
     """
@@ -90,15 +80,11 @@ def fine_tune(
             text_of=start.tokenizer.decode,
         )
 
-    def planned(tokens: int, notice: Callable[[str], object]) -> Plan:
-        plan, is_asked = settings.plan(shape, tokens, runtime.world_size), settings.rows_per_microbatch > 0
-        return fit_plan(model, plan, runtime, notice, is_asked=is_asked, compute_loss=compute_loss)
-
     if budget:
         tokens = budget.get("tokens") or 0
         if not tokens:
-            first = planned(pass_tokens, str)
+            first = settings.plan(model, pass_tokens, runtime, compute_loss, str)
             tokens = measure_tokens(budget, model, first, job(first), settings.evaluations)
-    plan = planned(tokens, reporter.notice)
+    plan = settings.plan(model, tokens, runtime, compute_loss, reporter.notice)
     result = fit(run, model, plan, job(plan), budget)
-    return FineTuned(plan.with_steps(result.steps), result)
+    return plan.with_steps(result.steps), result

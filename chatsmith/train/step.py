@@ -3,11 +3,13 @@
 Also what comes before the first one: the model's compute type, and whether its blocks and the loss are compiled.
 """
 
+import heapq
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import pairwise
+from operator import itemgetter
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -100,7 +102,7 @@ def train_step(
         optimizer.start_over()
         notch.lower(model, max(len(next(iter(batch))) for batch in on_device))
     total = 0.0
-    for loss in read():
+    for loss in read():  # one by one: the sum() of Python 3.12 rounds otherwise than that of 3.11
         total += loss
     total = sum_number(total, runtime) / loss_scale
     notch.agree(model, runtime)
@@ -163,17 +165,15 @@ def hardest_rows(
     """The rows of a step (`batches`: of type Batch) with the highest losses over all processes: for each a line with
     its loss and with how its documents begin."""
     found: list[tuple[float, list[int]]] = []
-    for batch in batches:
-        for row in range(len(batch.inputs)):
-            one = Batch(*(part[row : row + 1] for part in batch))
-            if count := one.num_targets:
-                with torch.no_grad(), uncompiled():
-                    loss = compute_loss(model, one.to(runtime.device), 1 / count).item()
-                found.append((loss if math.isfinite(loss) else math.inf, one.inputs[0].tolist()))
-    found = sorted(found, key=lambda pair: -pair[0])[:MOST_NAMED]
-    lines = [(loss, _beginnings(ids, text_of)) for loss, ids in found]
-    lines = sorted(gathered(lines, runtime), key=lambda pair: -pair[0])[:MOST_NAMED]
-    return [f"a row with loss {loss:.3f}: {text}" for loss, text in lines]
+    for row in (row for batch in batches for row in batch_pieces(batch, len(batch.inputs))):
+        if count := row.num_targets:
+            with torch.no_grad(), uncompiled():
+                loss = compute_loss(model, row.to(runtime.device), 1 / count).item()
+            found.append((loss if math.isfinite(loss) else math.inf, row.inputs[0].tolist()))
+    own = heapq.nlargest(MOST_NAMED, found, key=itemgetter(0))
+    lines = gathered([(loss, _beginnings(ids, text_of)) for loss, ids in own], runtime)
+    hardest = heapq.nlargest(MOST_NAMED, lines, key=itemgetter(0))
+    return [f"a row with loss {loss:.3f}: {text}" for loss, text in hardest]
 
 
 def _beginnings(ids: list[int], text_of: Callable[[list[int]], str]) -> str:

@@ -29,7 +29,7 @@ from typing import Any, Generic, Literal
 import torch
 from torch import Tensor
 
-from chatsmith.model.config import GPTConfig
+from chatsmith.data.packing import Batch
 from chatsmith.model.gpt import GPT
 from chatsmith.optim.sharded import make_optimizer
 from chatsmith.runtime.background import AfterSave
@@ -49,7 +49,9 @@ from chatsmith.train.checkpoint import (
     keep_records,
     restore_training,
     save_training,
+    under,
 )
+from chatsmith.train.memory import fit_plan
 from chatsmith.train.plan import Plan, make_plan
 from chatsmith.train.step import B, ComputeLoss, NonFiniteLossError, Notch, hardest_rows, train_step
 from chatsmith.train.timing import TimeBudget, seconds_per_step
@@ -105,17 +107,28 @@ class TrainingSettings:
         """The steps from one evaluation to the next; 0 where none is asked for along the way."""
         return math.ceil(plan.steps / self.evaluations) if self.evaluations else 0
 
-    def plan(self, shape: GPTConfig, tokens: int, world_size: int, *, from_scratch: bool = False) -> Plan:
-        """The plan of a model of this shape on about so many tokens."""
-        return make_plan(
-            shape,
+    def plan(
+        self,
+        model: GPT,
+        tokens: int,
+        runtime: Runtime,
+        compute_loss: ComputeLoss[Batch],
+        notice: Callable[[str], object],
+        *,
+        from_scratch: bool = False,
+    ) -> Plan:
+        """The plan to train `model` on about so many tokens, in microbatches that fit into memory (`fit_plan`)."""
+        plan = make_plan(
+            model.config,
             tokens,
             batch_tokens=self.batch_tokens or None,
             rows_per_microbatch=self.rows_per_microbatch or None,
-            world_size=world_size,
+            world_size=runtime.world_size,
             rate_scale=self.rate_scale,
             from_scratch=from_scratch,
         )
+        is_asked = self.rows_per_microbatch > 0
+        return fit_plan(model, plan, runtime, notice, is_asked=is_asked, compute_loss=compute_loss)
 
 
 @dataclass(frozen=True)
@@ -167,15 +180,10 @@ def fit(
     trainer = Trainer(run, model, plan, budget=budget)
     tokens_per_second = share_of_peak = 0.0
 
-    def evaluate() -> None:
-        tokens = trainer.step * plan.tokens_per_step
-        if job.evaluate:
-            trainer.evaluate_if_due(job.evaluate_every, job.evaluate, job.sample, tokens=tokens)
-
     with trainer:
         is_first = True
         if trainer.awaits_evaluation:
-            evaluate()
+            trainer.evaluate_if_due(job.evaluate_every, job.evaluate, job.sample)
             trainer.save_or_stop()
         batches = job.batches_from(trainer.step * plan.rows_per_step)
         while not trainer.is_done:
@@ -187,12 +195,12 @@ def fit(
                 is_first = False
             tokens_per_second = plan.tokens_per_step / trainer.meter.seconds_per_step
             share_of_peak = tokens_per_second * plan.cost.training_flops_per_token / peak
-            progress = {"tokens": trainer.step * plan.tokens_per_step}
+            progress = {"tokens": trainer.tokens}
             speed = {"tokens_per_second": tokens_per_second, "share_of_peak": share_of_peak}
             shown = {"mean loss": trainer.meter.loss} | trainer.scores
             trainer.log(progress | speed, in_words(shown) | {"MFU": f"{share_of_peak:.0%}"})
             trainer.correct_steps()
-            evaluate()
+            trainer.evaluate_if_due(job.evaluate_every, job.evaluate, job.sample)
             if trainer.save_or_stop():
                 batches = job.batches_from(trainer.step * plan.rows_per_step)
     result = trainer.result(tokens_per_second, share_of_peak)
@@ -301,6 +309,11 @@ class Trainer:
         return self.step >= self.plan.steps
 
     @property
+    def tokens(self) -> int:
+        """Those of all steps so far, where steps are equal."""
+        return self.step * self.plan.tokens_per_step
+
+    @property
     def seconds(self) -> float:
         """What all steps took, those of earlier sessions included."""
         return self._earlier.step_seconds + self.meter.seconds
@@ -378,39 +391,39 @@ class Trainer:
     def evaluate_if_due(
         self,
         every: int,
-        evaluate: Callable[[], dict[str, float]],
+        evaluate: Callable[[], dict[str, float]] | None,
         sample: Callable[[], str] | None = None,
-        **progress: float,
-    ) -> bool:
+    ) -> None:
         """Evaluate after every `every` steps, unless that is 0, and after the last; record the scores, with a `sample`
-        of what the model says, and show that. Returns whether it did. Someone who asks to stop need not wait for it:
-        then a resumed run evaluates first."""
-        if not (self.awaits_evaluation or self.is_done or (every > 0 and self.step % every == 0)):
-            return False
+        of what the model says, and show that. Someone who asks to stop need not wait for it: then a resumed run
+        evaluates first."""
+        is_due = self.awaits_evaluation or self.is_done or (every > 0 and self.step % every == 0)
+        if evaluate is None or not is_due:
+            return
         self.awaits_evaluation = True
         # One of several processes cannot leave the others alone in an evaluation.
         self._request.interrupts = self.run.runtime.world_size == 1
         try:
             if self._agree()[0]:
-                return False
+                return
             scores = evaluate()
         except StoppedError:
-            return False
+            return
         finally:
             self._request.interrupts = False
         self.awaits_evaluation = False
         said = {"sample": sample()} if sample else {}
-        self.record(scores, **progress, **said)
+        self.record(scores, said)
         for text in said.values():
             self.run.reporter.line(text)
-        return True
 
-    def record(self, scores: dict[str, float], **progress: Any) -> None:
-        """Record an evaluation after the step just done, and show it from now on."""
+    def record(self, scores: Mapping[str, float], said: Mapping[str, str] | None = None) -> None:
+        """Record an evaluation after the step just done, with what the model `said`, and show it from now on."""
         self.scores = {**self.scores, **scores}
         self._bar.advance(0, **in_words(scores))
         if self._metrics:
-            self._metrics.write(stage=self.run.stage, step=self.step, **progress, **scores)
+            progress = {"tokens": self.tokens} if self.plan.has_equal_steps else {}
+            self._metrics.write(stage=self.run.stage, step=self.step, **progress, **(said or {}), **scores)
 
     def save_or_stop(self) -> bool:
         """Save the state if it is time to, which it never is after the last step or one that was left out; save it and
@@ -421,7 +434,7 @@ class Trainer:
             return True
         began = time.monotonic()
         if scores := self.run.after_step(self.model, self.step):
-            self.record(scores, tokens=self.step * self.plan.tokens_per_step)
+            self.record(scores)
             if self._budget:  # its minutes are for training
                 self._budget.started += time.monotonic() - began
         # What reaches processes in different steps, and none may act on alone; their clocks differ, too.
@@ -519,14 +532,9 @@ class Trainer:
         """Restore what `named_state` gave."""
         if "trainer" in state:  # an older chatsmith kept nothing
             total, weight, awaits, self._rate, refused, *losses = state["trainer"].tolist()
-            self.meter.smoothed, self.awaits_evaluation, self._refused = (
-                (total, weight),
-                bool(awaits),
-                int(refused),
-            )
-            self._losses = deque(losses, RECENT)
-        scores = {name: value.item() for name, value in state.items() if name.startswith("score.")}
-        self.scores = {name.removeprefix("score."): value for name, value in scores.items()}
+            self.meter.smoothed, self._losses = (total, weight), deque(losses, RECENT)
+            self.awaits_evaluation, self._refused = bool(awaits), int(refused)
+        self.scores = {name: value.item() for name, value in under("score.", state).items()}
         if self._carried:
             self._carried.load_named_state(state)
 
@@ -585,12 +593,8 @@ class Meter:
     def record(self, loss: float, seconds: float, counts: bool = True) -> None:
         """Count a step; its loss only if that `counts`."""
         if counts:
-            new = (loss, 1.0)
-            total, weight = (
-                self.SMOOTHING * old + (1 - self.SMOOTHING) * one
-                for old, one in zip(self.smoothed, new, strict=True)
-            )
-            self.smoothed = total, weight
+            (total, weight), share = self.smoothed, 1 - self.SMOOTHING
+            self.smoothed = self.SMOOTHING * total + share * loss, self.SMOOTHING * weight + share
         self.last_loss, self.last_seconds = loss, seconds
         self.seconds += seconds
         self._steps += 1

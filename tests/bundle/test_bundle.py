@@ -15,10 +15,11 @@ from torch import Tensor
 
 import chatsmith
 from chatsmith import bundle as bundle_module
-from chatsmith.bundle import bundle_fingerprint, load_bundle, save_bundle, seal_of
+from chatsmith.bundle import bundle_fingerprint, load_bundle, save_bundle
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import resolve_bundle
+from chatsmith.runtime.sealed import seal_of
 from chatsmith.text.chat import chat_template
 from chatsmith.text.tokenizer import Tokenizer, train_tokenizer
 

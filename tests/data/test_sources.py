@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from chatsmith.data.conversations import holds_conversations, read_conversations
 from chatsmith.data.documents import (
     DOCUMENT_CHARACTERS,
-    find_files,
     read_documents,
     split_text,
 )
+from chatsmith.ingest.files import find_files
 from chatsmith.ingest.forms import write_conversations, write_documents
 from chatsmith.runtime.errors import UserError
 from chatsmith.text.chat import Message, parse_conversation

@@ -17,18 +17,17 @@ from chatsmith.data.dataset import load_manifest
 from chatsmith.data.documents import Document
 from chatsmith.data.tokens import (
     IDS,
-    JOB,
     LOG,
     OFFSETS,
     PROGRESS,
     CacheWriter,
     TokenCache,
-    build,
-    open_token_cache,
     part_end,
 )
+from chatsmith.ingest import tokenizing
 from chatsmith.ingest.forms import write_documents
 from chatsmith.ingest.survey import survey
+from chatsmith.ingest.tokenizing import JOB, build, open_token_cache
 from chatsmith.runtime.errors import UserError
 from chatsmith.text.tokenizer import Tokenizer
 
@@ -129,7 +128,7 @@ def test_the_worker_s_user_errors_reach_the_reader(run):
 
 
 def test_a_worker_that_dies_is_an_error_and_not_a_hang(run, monkeypatch):
-    monkeypatch.setattr(token_cache.sys, "executable", "/bin/false")
+    monkeypatch.setattr(tokenizing.sys, "executable", "/bin/false")
     with opened(run) as cache, pytest.raises(UserError, match=r"ended with code 1.*Repeat the command"):
         cache.wait_for_window(0)
 
@@ -141,7 +140,7 @@ def test_a_reader_without_a_worker_does_not_wait_for_ever(tmp_path, monkeypatch)
 
 
 def test_an_interrupted_build_goes_on_where_it_stopped(tmp_path, tokenizer, monkeypatch):
-    monkeypatch.setattr(token_cache, "WINDOW_DOCUMENTS", 3)
+    monkeypatch.setattr(tokenizing, "WINDOW_DOCUMENTS", 3)
     encoded: list[str] = []
 
     def encode(text: str) -> list[int]:
@@ -188,10 +187,10 @@ def test_windows_are_published_before_the_cache_is_complete(tmp_path, tokenizer)
 
 
 def test_windows_end_after_a_number_of_documents_or_characters(monkeypatch):
-    monkeypatch.setattr(token_cache, "WINDOW_DOCUMENTS", 3)
-    monkeypatch.setattr(token_cache, "WINDOW_CHARACTERS", 10)
+    monkeypatch.setattr(tokenizing, "WINDOW_DOCUMENTS", 3)
+    monkeypatch.setattr(tokenizing, "WINDOW_CHARACTERS", 10)
     texts = ["a", "b", "c", "d", "x" * 20, "e", "f" * 9, "g"]
-    grouped = [[d.text[0] for d in window] for window in token_cache.windows(documents(texts))]
+    grouped = [[d.text[0] for d in window] for window in tokenizing.windows(documents(texts))]
     assert grouped == [["a", "b", "c"], ["d", "x"], ["e", "f"], ["g"]]
 
 
@@ -212,14 +211,14 @@ def test_threads_do_not_change_the_order(tmp_path, tokenizer):
 def worker_with(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the worker run `code` before it begins."""
     start = subprocess.Popen
-    program = f"import sys; from pathlib import Path; from chatsmith.data import tokens\n{code}\n"
-    program += "tokens.main(Path(sys.argv[1]))"
+    program = f"import sys; from pathlib import Path; from chatsmith.ingest import tokenizing\n{code}\n"
+    program += "tokenizing.main(Path(sys.argv[1]))"
 
     def changed(command, **options):
-        assert command[1:4] == ["-P", "-m", "chatsmith.data.tokens"]
+        assert command[1:4] == ["-P", "-m", "chatsmith.ingest.tokenizing"]
         return start([sys.executable, "-c", program, command[4]], **options)
 
-    monkeypatch.setattr(token_cache.subprocess, "Popen", changed)
+    monkeypatch.setattr(tokenizing.subprocess, "Popen", changed)
 
 
 def test_a_full_disk_is_one_line_for_the_reader(run, monkeypatch):
@@ -241,7 +240,7 @@ def test_a_killed_worker_is_one_line_for_the_reader(run, monkeypatch):
 
 def test_an_error_in_the_worker_ends_it_quietly(run, monkeypatch):
     """The interpreter's shutdown must not find its stdin locked by the thread that follows the demand."""
-    worker_with("def fail(*_): raise ZeroDivisionError\ntokens.build = fail", monkeypatch)
+    worker_with("def fail(*_): raise ZeroDivisionError\ntokenizing.build = fail", monkeypatch)
     with opened(run) as cache, pytest.raises(UserError, match="ended with code 1"):
         cache.wait_for_window(0)
     log = (run / "tokens" / "train" / LOG).read_text()
@@ -253,7 +252,7 @@ def test_the_worker_ends_with_the_process_that_started_it(run):
         cache.wait_until_complete()
     # Stops where it would read the text, so that only its parent's end can end it.
     stopped = (
-        "import sys, time; from pathlib import Path; from chatsmith.data import tokens as t;"
+        "import sys, time; from pathlib import Path; from chatsmith.ingest import tokenizing as t;"
         "t.CacheWriter = lambda *_, **__: time.sleep(60); t.main(Path(sys.argv[1]))"
     )
     job = str(run / "tokens" / "train" / JOB)
@@ -281,7 +280,7 @@ def test_closing_stops_a_worker_at_once(run):
 
 
 def test_the_worker_imports_no_torch():
-    code = "import sys, chatsmith.data.tokens; sys.exit('torch' in sys.modules)"
+    code = "import sys, chatsmith.ingest.tokenizing; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -343,7 +342,7 @@ def test_a_cache_of_format_1_is_read_without_a_worker_and_its_offsets_are_checke
         expected = documents_in(cache)
     folder = part_in(run)
     as_format_1(folder)
-    monkeypatch.setattr(token_cache, "_start_worker", None)
+    monkeypatch.setattr(tokenizing, "_start_worker", None)
     with opened(run) as cache:
         assert documents_in(cache) == expected
     offsets = np.fromfile(folder / OFFSETS, np.int64)

@@ -12,11 +12,13 @@ import pytest
 
 from chatsmith.cli import main as cli
 from chatsmith.data.dataset import load_manifest
-from chatsmith.data.documents import Document, find_files, read_documents
-from chatsmith.data.tokens import CacheWriter, TokenCache, build
+from chatsmith.data.documents import Document, read_documents
+from chatsmith.data.tokens import CacheWriter, TokenCache
 from chatsmith.ingest import survey as surveys
+from chatsmith.ingest.files import find_files
 from chatsmith.ingest.forms import write_documents
 from chatsmith.ingest.survey import survey
+from chatsmith.ingest.tokenizing import build
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import read_recipe
 from chatsmith.serve.auth import read_keys

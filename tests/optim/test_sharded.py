@@ -76,7 +76,7 @@ for step in range(first, steps):
         loss = torch.nn.functional.cross_entropy(logits[0], tokens[0, 1:], reduction="sum") / 96
         loss.backward()
     if world > 1:
-        early = optimizer._next
+        early = optimizer._next if rows else early  # without a backward pass nothing is sent early
         optimizer.reduce_gradients()
     optimizer.step(1.0, 0.9, 1.0)
 save = {"model." + k: v.detach().clone() for k, v in optimizer.named_weights().items()}

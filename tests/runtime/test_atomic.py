@@ -110,7 +110,7 @@ def test_text_is_written_as_utf_8_into_folders_made_for_it(tmp_path):
 
 def test_an_error_of_a_file_that_is_written_names_what_was_to_be_written(tmp_path, monkeypatch):
     with (
-        pytest.raises(UserError, match="bundle was not written and is as it was: Input/output error"),
+        pytest.raises(UserError, match="bundle was not written: Input/output error"),
         atomic.new_folder(tmp_path / "bundle") as folder,
     ):
         raise OSError(errno.EIO, "Input/output error", str(folder / "weights"))

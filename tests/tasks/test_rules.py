@@ -2,7 +2,8 @@
 
 import pytest
 
-from chatsmith.data.problems import Problem, problem_to_json
+from chatsmith.data.problems import Problem
+from chatsmith.tasks.problem_set import problem_to_json
 from chatsmith.tasks.rules import Exactly, Listing, Names, Number, normalise
 from chatsmith.text.chat import Message
 

@@ -39,7 +39,7 @@ def test_tensors_keep_value_and_dtype_and_facts_come_back(tmp_path: Path) -> Non
     }
     facts = {"step": 7, "tokens": 8192, "learning_rate": 0.1, "notes": ["a", None, True]}
     save_state(tmp_path / "state", given, facts)
-    loaded = load_state(tmp_path / "state")
+    loaded = load_state(tmp_path / "state", print)
     assert loaded is not None
     assert loaded.facts == facts
     assert loaded.tensors.keys() == given.keys()
@@ -53,7 +53,7 @@ def test_a_restored_generator_draws_what_the_saved_one_would_have_drawn(tmp_path
     torch.rand(3, generator=generator)
     save_state(tmp_path, {"rng": generator.get_state()}, {})
     expected = torch.rand(3, generator=generator)
-    loaded = load_state(tmp_path)
+    loaded = load_state(tmp_path, print)
     assert loaded is not None
     restored = torch.Generator()
     restored.set_state(loaded.tensors["rng"])
@@ -61,13 +61,13 @@ def test_a_restored_generator_draws_what_the_saved_one_would_have_drawn(tmp_path
 
 
 def test_nothing_saved_is_no_state(tmp_path: Path) -> None:
-    assert load_state(tmp_path / "state") is None
+    assert load_state(tmp_path / "state", print) is None
 
 
 def test_the_newest_is_loaded_and_only_the_one_before_is_kept(tmp_path: Path) -> None:
     for step in range(1, 12):
         save_state(tmp_path, tensors(step), {"step": step})
-    loaded = load_state(tmp_path)
+    loaded = load_state(tmp_path, print)
     assert loaded is not None
     assert loaded.facts == {"step": 11}
     assert torch.equal(loaded.tensors["optimizer.momentum"], torch.full((3, 2), 11.0))
@@ -89,13 +89,6 @@ def test_a_damaged_newest_state_gives_way_to_the_one_before_with_a_notice(
     assert torch.equal(loaded.tensors["optimizer.momentum"], torch.full((3, 2), 1.0))
     assert len(notices) == 1
     assert str(newest / file) in notices[0]
-
-
-def test_a_notice_is_never_swallowed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save_state(tmp_path, tensors(1), {})
-    cut_off(save_state(tmp_path, tensors(2), {}) / "tensors.safetensors")
-    load_state(tmp_path)
-    assert "damaged" in capsys.readouterr().err
 
 
 def test_no_readable_state_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
@@ -131,7 +124,7 @@ def test_a_save_that_fails_leaves_the_states_before_it(
     with pytest.raises((KeyboardInterrupt, TypeError)):
         save_state(tmp_path, tensors(3), facts)
     assert saved_numbers(tmp_path) == [1, 2]
-    loaded = load_state(tmp_path)
+    loaded = load_state(tmp_path, print)
     assert loaded is not None
     assert loaded.facts == {"step": 2}
 
@@ -141,7 +134,7 @@ def test_what_a_killed_save_left_is_neither_loaded_nor_kept(tmp_path: Path) -> N
     left_behind = tmp_path / ".000002.999.tmp"
     left_behind.mkdir()
     (left_behind / "tensors.safetensors").write_bytes((newest / "tensors.safetensors").read_bytes())
-    loaded = load_state(tmp_path)
+    loaded = load_state(tmp_path, print)
     assert loaded is not None
     assert loaded.facts == {"step": 1}
     save_state(tmp_path, tensors(2), {"step": 2})
@@ -154,7 +147,7 @@ def test_a_state_of_a_newer_chatsmith_is_not_passed_over(tmp_path: Path) -> None
     stored = json.loads((newest / "state.json").read_text())
     (newest / "state.json").write_text(json.dumps({**stored, "format_version": 99}))
     with pytest.raises(UserError, match="newer chatsmith"):
-        load_state(tmp_path)
+        load_state(tmp_path, print)
 
 
 def test_row_17_saves_of_one_training_leave_the_newest_state_of_each_other_one(tmp_path: Path) -> None:
@@ -166,9 +159,9 @@ def test_row_17_saves_of_one_training_leave_the_newest_state_of_each_other_one(t
         ("c", 3),
         ("c", 4),
     ]
-    loaded = load_state(tmp_path, key="b")
+    loaded = load_state(tmp_path, print, key="b")
     assert loaded is not None and loaded.facts == {"key": "b", "step": 2}
-    assert load_state(tmp_path, key="a") is not None and load_state(tmp_path, key="d") is None
+    assert load_state(tmp_path, print, key="a") is not None and load_state(tmp_path, print, key="d") is None
 
 
 def test_a_damaged_state_is_not_what_is_kept_of_the_others(tmp_path: Path) -> None:

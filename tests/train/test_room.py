@@ -7,6 +7,7 @@ import os
 import time
 from collections import namedtuple
 from dataclasses import replace
+from itertools import chain, repeat
 
 import pytest
 
@@ -54,12 +55,8 @@ def test_a_save_waits_for_room_and_goes_on(training_run, train, monkeypatch):
 def test_without_room_it_stops_before_the_save_and_the_older_state_stays(
     training_run, train, monkeypatch, seconds
 ):
-    room = [10**9]
-    monkeypatch.setattr(
-        disk.shutil,
-        "disk_usage",
-        lambda _: Usage(room[0] if len(saved_states(one.state_folder)) < 2 else 0),
-    )
+    free = chain([10**9] * 2, repeat(0))
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: Usage(next(free)))
     one = training_run(save_seconds=0.0, disk_wait_seconds=seconds)
     with pytest.raises(
         UserError, match=r"the disk is full: a training state of .* MB has no room in .*state"

@@ -45,10 +45,10 @@ def test_training_goes_on_while_a_state_is_written_and_does_not_change_it(tmp_pa
     writer.begin(weights, {"step": 1})
     for value in weights.values():
         value += 7  # the steps that come meanwhile
-    assert load_state(tmp_path) is None and not writer.has_failed
+    assert load_state(tmp_path, print) is None and not writer.has_failed
     gate.set()
     writer.finish()
-    loaded = load_state(tmp_path)
+    loaded = load_state(tmp_path, print)
     assert loaded is not None and loaded.facts == {"step": 1}
     assert all(value.abs().max() == 0 for value in loaded.tensors.values())
 
@@ -188,7 +188,7 @@ def test_two_processes_write_one_state(tmp_path: Path, two_writers) -> None:
     other.begin({"a@2:4": torch.ones(2)}, {"step": "ignored"})
     other.finish()
     main.finish()
-    loaded = load_state(tmp_path)
+    loaded = load_state(tmp_path, print)
     assert loaded is not None and loaded.facts == {"step": 2}
     assert sorted(loaded.tensors) == ["a@0:2", "a@2:4"]
     index = json.loads((tmp_path / "000002" / "state.json").read_text())

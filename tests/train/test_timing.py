@@ -1,24 +1,14 @@
-"""Minutes become tokens, measuring leaves no trace in the model, and a step's time is known before there is data."""
+"""Minutes become tokens, and measuring leaves no trace in the model."""
 
 import time
 
 import pytest
 import torch
 
-from chatsmith.train import timing
-from chatsmith.train.plan import make_plan, model_shape
 from chatsmith.train.step import prepare
-from chatsmith.train.timing import (
-    MARGIN,
-    TimeBudget,
-    foreseen_step_seconds,
-    seconds_per_step,
-)
+from chatsmith.train.timing import MARGIN, TimeBudget, seconds_per_step
 from chatsmith.train.trainer import Job, measure_tokens
 from tests.train.conftest import Kept
-
-PLENTY = 1e18
-"""A peak at which nothing takes long."""
 
 
 def test_measuring_leaves_the_model_as_it_was(new_model, new_plan, batches_from, runtime):
@@ -80,31 +70,3 @@ def test_a_resumed_run_is_corrected_and_by_the_time_of_all_its_commands(runtime)
     resumed.begin(100, 20, 100, earlier_seconds=40.0)
     assert resumed.corrected(24, 100, 1.0) == 100
     assert resumed.corrected(25, 100, 1.0) == 25 + 32
-
-
-@pytest.fixture
-def plan(shape):
-    return make_plan(shape, 10**4, batch_tokens=64 * 16, rows_per_microbatch=16)
-
-
-def test_rows_are_multiplied_and_the_update_is_not(plan, runtime, monkeypatch):
-    """A row takes 0.1 s, so five are timed at once; the step has four times sixteen rows and one update."""
-    times = iter([0.1, *[0.5, 0.2] * 4])
-
-    def seconds(action, _):
-        action()
-        return next(times)
-
-    monkeypatch.setattr(timing, "_seconds", seconds)
-    assert foreseen_step_seconds(plan, runtime, PLENTY) == pytest.approx(64 / 5 * 0.5 + 0.2)
-
-
-def test_real_rows_are_timed(plan, runtime):
-    seconds = foreseen_step_seconds(plan, runtime, PLENTY)
-    assert seconds is not None and 0 < seconds < 5
-
-
-def test_what_takes_too_long_or_too_much_memory_is_not_tried(plan, runtime):
-    assert foreseen_step_seconds(plan, runtime, peak_flops=1e3) is None
-    large = make_plan(model_shape(16, 32768, sequence_length=512), 10**9)
-    assert foreseen_step_seconds(large, runtime, PLENTY) is None

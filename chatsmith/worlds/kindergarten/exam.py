@@ -14,7 +14,8 @@ from functools import cache
 
 import numpy as np
 
-from chatsmith.data.problems import Problem, problem_to_json
+from chatsmith.data.problems import Problem
+from chatsmith.tasks.problem_set import problem_to_json
 from chatsmith.tasks.rules import normalise
 from chatsmith.text.chat import Conversation, Message
 from chatsmith.worlds.kindergarten.questions import (

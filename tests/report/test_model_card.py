@@ -1,6 +1,6 @@
 """The model card: everything given is in it, and scores can be put in later without touching the rest."""
 
-from chatsmith.bundle import model_card, with_scores
+from chatsmith.report.model_card import model_card, with_scores
 
 
 def card(scores: dict[str, str] | None = None) -> str:

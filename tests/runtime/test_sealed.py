@@ -10,9 +10,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from chatsmith.bundle import DamagedFileError, Seal, read_tensors, seal_of, write_tensors
 from chatsmith.runtime.atomic import new_folder
 from chatsmith.runtime.errors import UserError
+from chatsmith.runtime.sealed import DamagedFileError, Seal, read_tensors, seal_of, write_tensors
 
 
 def test_a_file_holds_the_same_bytes_whatever_the_order_of_its_tensors(tmp_path: Path) -> None:

@@ -1,0 +1,215 @@
+"""The process that tokenizes documents ahead of training, into token caches (`data.tokens`) that runs share.
+
+`open_token_cache` starts it, `python -m chatsmith.ingest.tokenizing JOB`, where JOB is a JSON file with the manifest
+and the tokenizer: no torch in it, low priority. The parent writes to its stdin how many windows are wanted, 8 bytes a
+number: a run of minutes on a large corpus needs a small part of it. The worker answers through progress.json, which
+every process of a run may read, and prints what is wrong with the data to its stdout. It ends when its stdin does.
+Workers that build the same part take turns, a window each.
+"""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from hashlib import sha256
+from itertools import groupby
+from pathlib import Path
+
+from chatsmith.data.dataset import DataManifest, SourceFile, SplitName
+from chatsmith.data.documents import Document
+from chatsmith.data.tokens import ABOUT, LOG, WINDOW_DOCUMENTS, CacheWriter, Progress, TokenCache
+from chatsmith.runtime.atomic import write_text
+from chatsmith.runtime.errors import UserError
+from chatsmith.text.tokenizer import Tokenizer
+
+KEY_FORMAT = 1  # raised when equal inputs no longer give equal ids or windows
+JOB, IN_USE = "job.json", ".in-use"
+
+WINDOW_CHARACTERS = 16_000_000
+"""A window ends after WINDOW_DOCUMENTS or this many characters: neither short documents nor huge ones delay the
+first."""
+
+_POLL_SECONDS = 0.05
+
+
+def open_token_cache(
+    folder: Path,
+    manifest: DataManifest,
+    tokenizer: Tokenizer,
+    split: SplitName,
+    *,
+    build: bool = True,
+    shared: Path | None = None,
+) -> TokenCache:
+    """The cache of one split, at once; a worker continues to fill it if need be.
+
+    Its parts are in `shared`, for other runs too (None: in `folder`); the worker's log is in `folder`/<split>. Of
+    several processes that see the same folders one should `build`; the others read what it publishes. The worker
+    tokenizes with one thread on a small machine; with a quarter of the processors, at most 8, on a larger one.
+    """
+    folder = folder / split
+    former = (folder, cache_key(tokenizer.fingerprint, manifest.documents.fingerprint, split))
+    if (progress := Progress.load(*former)) and progress.complete:
+        return TokenCache(*former)  # in the run, where earlier versions kept it
+    parts = [(part, _place(shared or folder, part, tokenizer, split)) for part in parts_of(manifest, split)]
+    places = [place for _, place in parts]
+    if not build or all((one := Progress.load(*place)) and one.complete for place in places):
+        return TokenCache(*places[0], more=places[1:])
+    for part, (place, _) in parts:
+        names = [str(file.path) for file in (part.documents.train or part.documents.validation)]
+        write_text(place / ABOUT, json.dumps({"files": names, "split": split}))
+    job = {
+        "folder": str((shared or folder).absolute()),
+        "split": split,
+        "threads": max(1, min(8, (os.cpu_count() or 1) // 4)),
+        "manifest": manifest.to_json(),
+        "tokenizer": tokenizer.to_json(),
+    }
+    write_text(folder / JOB, json.dumps(job))
+    return TokenCache(*places[0], _start_worker(folder), places[1:])
+
+
+def parts_of(manifest: DataManifest, split: SplitName) -> list[DataManifest]:
+    """The manifest in parts that are cached by themselves: each shard of a hub, and local files that stand together.
+
+    Windows end with a part, and nothing that changes in one changes another.
+    """
+
+    def part(files: Iterable[SourceFile]) -> DataManifest:
+        return DataManifest(manifest.source, replace(manifest.documents, train=tuple(files)))
+
+    if split == "validation" and manifest.documents.method == "files":
+        return [part(())]
+    kinds = groupby(manifest.documents.train, lambda file: file.is_remote and file.sha256)
+    return [part(files) for _, files in kinds]
+
+
+def unfinished_files(cache: TokenCache, manifest: DataManifest, split: SplitName) -> list[SourceFile]:
+    """The training files of the parts that are not complete, in order."""
+    parts = zip(parts_of(manifest, split), cache.complete_parts, strict=True)
+    return [file for part, is_complete in parts if not is_complete for file in part.documents.train]
+
+
+def _place(shared: Path, part: DataManifest, tokenizer: Tokenizer, split: SplitName) -> tuple[Path, str]:
+    key = cache_key(tokenizer.fingerprint, part.documents.fingerprint, split)
+    return shared / key[:32], key
+
+
+def cache_key(tokenizer_fingerprint: str, documents_fingerprint: str, split: SplitName) -> str:
+    """What a cache is made of, in one hash."""
+    window = (WINDOW_DOCUMENTS, WINDOW_CHARACTERS)
+    parts = [KEY_FORMAT, *window, tokenizer_fingerprint, documents_fingerprint, split]
+    return sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _start_worker(folder: Path) -> "subprocess.Popen[bytes]":
+    # A command of its own rather than multiprocessing, which would import the caller's main module, torch and
+    # all, into the worker.
+    package_parent = str(Path(__file__).parents[2])
+    search = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
+    with (folder / LOG).open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "chatsmith.ingest.tokenizing", str(folder / JOB)],
+            stdin=subprocess.PIPE,
+            bufsize=0,  # what could not be written to a worker that has ended must not come up again on closing
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env={**os.environ, "PYTHONPATH": search},
+            start_new_session=True,  # Ctrl-C is for training, which then closes the worker
+        )
+
+
+def build(
+    writer: CacheWriter,
+    documents: Iterable[Document],
+    encode: Callable[[str], list[int]],
+    threads: int = 1,
+    wait_until_wanted: Callable[[int], None] = lambda window: None,
+) -> None:
+    """Tokenize the documents that are not in the cache yet, window by window, and finish it."""
+    with ThreadPoolExecutor(threads) as pool:
+        for number, window in enumerate(windows(documents)):
+            if number < len(writer.progress.ids):
+                continue
+            wait_until_wanted(number)
+            with writer.turn() as published:
+                if number == published:
+                    texts = (document.text for document in window)
+                    writer.add_window(list(pool.map(encode, texts) if threads > 1 else map(encode, texts)))
+                elif number > published:
+                    raise UserError(
+                        f"the tokens in {writer.folder} were removed meanwhile; repeat the command"
+                    )
+    with writer.turn():
+        writer.finish()
+
+
+def windows(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Group documents: a window ends after WINDOW_DOCUMENTS of them or WINDOW_CHARACTERS."""
+    window: list[Document] = []
+    characters = 0
+    for document in documents:
+        window.append(document)
+        characters += len(document.text)
+        if len(window) == WINDOW_DOCUMENTS or characters >= WINDOW_CHARACTERS:
+            yield window
+            window, characters = [], 0
+    if window:
+        yield window
+
+
+class Demand:
+    """How many windows are wanted so far, as our stdin says."""
+
+    def __init__(self) -> None:
+        self._windows = 0
+        self._grown = threading.Condition()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        """Follow the demand; end this process when the other end of the pipe closes."""
+        # Not through sys.stdin, whose lock would be held at this process's end.
+        while number := os.read(0, 8):
+            with self._grown:
+                self._windows = max(self._windows, int.from_bytes(number, "little"))
+                self._grown.notify_all()
+        os._exit(3)
+
+    def wait_for(self, before: int, window: int) -> None:
+        """Return once the window of this number, after `before` others, is wanted."""
+        with self._grown:
+            self._grown.wait_for(lambda: self._windows > before + window)
+
+
+def main(job_file: Path) -> None:
+    """Fill the cache that the job describes (see `open_token_cache`)."""
+    demand = Demand()
+    os.nice(10)  # training goes first; when it waits for tokens, the processors are ours anyway
+    job = json.loads(job_file.read_bytes())
+    tokenizer, split = Tokenizer(job["tokenizer"]), job["split"]
+    manifest = DataManifest.from_json(job["manifest"])
+    before = 0  # windows in earlier parts
+    try:
+        for part in parts_of(manifest, split):
+            folder, key = _place(Path(job["folder"]), part, tokenizer, split)
+            writer = CacheWriter(folder, key, bos_id=tokenizer.bos_id, vocab_size=tokenizer.vocab_size)
+            if not writer.progress.complete:
+                for file in (*part.documents.train, *part.documents.validation):
+                    while file.is_remote and not file.path.exists():  # it is being downloaded
+                        time.sleep(_POLL_SECONDS)
+                wanted = functools.partial(demand.wait_for, before)
+                build(writer, part.read_documents(split), tokenizer.encode, job["threads"], wanted)
+            before += len(writer.progress.ids)
+    except UserError as error:
+        sys.stdout.write(str(error))
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,62 @@
+"""The model card, README.md of a bundle: written with the model, and its scores put in by every evaluation."""
+
+from collections.abc import Mapping
+
+_FRONT_MATTER = """---
+library_name: chatsmith
+pipeline_tag: text-generation
+---
+"""
+_SCORES = "## Scores"
+_NO_SCORES = "Not evaluated yet: `chatsmith evaluate` adds the scores here."
+
+_USE = """## Use
+
+    chatsmith chat PATH
+
+`config.json` describes the architecture, `model.safetensors` holds the weights, `tokenizer.json` belongs to
+these weights and to no others. `chat_template.jinja` shows other programs how a conversation becomes text;
+user text must be encoded so that it cannot produce special tokens.
+"""
+
+
+def model_card(
+    title: str,
+    summary: str,
+    *,
+    data: Mapping[str, str],
+    recipe: Mapping[str, str],
+    scores: Mapping[str, str],
+    cost: Mapping[str, str],
+) -> str:
+    """README.md: what this is, what it was made from and how, how good it is, what it cost, and how to use it.
+
+    Each section is a table of labels and texts ready to be read.
+    """
+    sections = {"## Data": data, "## Recipe": recipe, _SCORES: scores, "## Cost": cost}
+    lines = [_FRONT_MATTER, f"# {title}", "", summary, ""]
+    for heading, rows in sections.items():
+        lines += [heading, "", _table(rows, _NO_SCORES if heading == _SCORES else "Not recorded."), ""]
+    return "\n".join([*lines, _USE])
+
+
+def with_scores(card: str, scores: Mapping[str, str]) -> str:
+    """The card with its section of scores replaced by `scores`, or added at its end if it has none."""
+    section = f"{_SCORES}\n\n{_table(scores, _NO_SCORES)}\n"
+    before, found, after = card.partition(f"{_SCORES}\n")
+    if not found:
+        return f"{card.rstrip()}\n\n{section}"
+    _, next_heading, rest = after.partition("\n## ")
+    return before + section + next_heading + rest
+
+
+def _table(rows: Mapping[str, str], if_empty: str) -> str:
+    """A Markdown table of two columns."""
+    if not rows:
+        return if_empty
+    lines = [f"| {_cell(label)} | {_cell(value)} |" for label, value in rows.items()]
+    return "\n".join(["| | |", "|-|-|", *lines])
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
