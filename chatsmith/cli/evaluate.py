@@ -29,8 +29,15 @@ from chatsmith.evals import report
 from chatsmith.evals.comparison import compare_means, compare_tasks, compare_text, on_different_files
 from chatsmith.evals.evaluation import Evaluation
 from chatsmith.evals.leakage import LeakageCheck, find_test_sets
-from chatsmith.evals.results import KINDERGARTEN, ResultFiles, SuiteResult, files_in, read_results, result_key
-from chatsmith.evals.samples import LENGTHS
+from chatsmith.evals.results import (
+    KINDERGARTEN,
+    LENGTHS,
+    ResultFiles,
+    SuiteResult,
+    files_in,
+    read_results,
+    result_key,
+)
 from chatsmith.evals.suites import all_tasks, measure, suite_key, tasks_of
 from chatsmith.report.model_card import with_scores
 from chatsmith.runtime.atomic import write_text

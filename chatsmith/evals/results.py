@@ -22,6 +22,8 @@ from chatsmith.runtime.errors import UserError
 SplitName = Literal["exam", "development"]
 
 KINDERGARTEN = "kindergarten"
+LENGTHS = {"continued": 24, "free": 64, "answered": 64}
+"""Sections of fixed prompts (`evals.samples`), and tokens of a reply at most."""
 """The exam as a task of the chat suite."""
 
 NANOCHAT = "nanochat"

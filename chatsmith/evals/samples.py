@@ -8,6 +8,7 @@ from typing import Any
 
 from chatsmith.engine.request import Request, SamplingParams
 from chatsmith.evals.evaluation import Evaluation
+from chatsmith.evals.results import LENGTHS
 from chatsmith.text.chat import Message, render_prompt
 
 # nanochat's scripts/base_loss.py and base_eval.py.
@@ -30,8 +31,6 @@ QUESTIONS = (
 )
 FREE = 8
 """Texts from nothing."""
-LENGTHS = {"continued": 24, "free": 64, "answered": 64}
-"""Tokens at most."""
 
 
 def samples(evaluation: Evaluation) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from typing import Any
 
 import chatsmith
 from chatsmith.data.dataset import DataManifest, load_manifest
-from chatsmith.evals.samples import LENGTHS
+from chatsmith.evals.results import LENGTHS
 from chatsmith.report.reference_vocabularies import REFERENCE_VOCABULARIES, load_offline
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import Recipe, RunDirectory, read_recipe

@@ -98,7 +98,9 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_bundle(tiny_copy, pretrain
     assert weights.read_bytes() == before
     records = [json.loads(line) for line in (tiny_copy / "metrics.jsonl").read_text().splitlines()]
     losses = [record["loss"] for record in records if record["stage"] == "pretrain" and "loss" in record]
-    assert losses[-3:] == [None] * 3 and None not in losses[:-3], "steps that were left out are recorded as such"
+    assert losses[-3:] == [None] * 3 and None not in losses[:-3], (
+        "steps that were left out are recorded as such"
+    )
 
 
 def test_a_done_run_is_skipped_and_settings_of_no_consequence_keep_it_so(tiny_run, pretrain):

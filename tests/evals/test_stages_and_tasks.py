@@ -14,9 +14,9 @@ from chatsmith.cli import evaluate
 from chatsmith.cli import main as cli
 from chatsmith.cli.config import EvaluateConfig, ServeConfig, named_models
 from chatsmith.cli.evaluate import Config
-from chatsmith.ingest.survey import survey
 from chatsmith.evals import chat, samples
 from chatsmith.evals.chat import WrittenTask
+from chatsmith.ingest.survey import survey
 from chatsmith.model.gpt import GPT
 from chatsmith.report.gather import gather
 from chatsmith.report.render import report
@@ -221,7 +221,7 @@ def test_weights_are_kept_and_core_is_measured_along_the_way(
         "2",
         "--core-every",
         "3",
-        "--benchmarks",
+        "--eval-data",
         str(small_benchmarks),
     ]
     flags += ["--track", "wandb", "--prompt", "a cat"]

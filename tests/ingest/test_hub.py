@@ -158,7 +158,8 @@ def test_what_is_not_there_is_named(hub: Hub, cache: Path):
         list(download(list_repository("owner/text"), ["data/c.parquet"], cache=cache))
 
 
-def test_a_dead_hub_is_one_line(monkeypatch: pytest.MonkeyPatch):
+def test_a_dead_hub_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("CHATSMITH_CACHE", str(tmp_path))  # where no earlier listing is
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(UserError, match="cannot be fetched from the hub") as refusal:

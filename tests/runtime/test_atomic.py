@@ -119,7 +119,7 @@ def test_an_error_of_a_file_that_is_written_names_what_was_to_be_written(tmp_pat
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(os, "fsync", broken_disk)
-    with pytest.raises(UserError, match=r"file\.json was not written and is as it was: Input/output error"):
+    with pytest.raises(UserError, match=r"file\.json was not written: Input/output error"):
         atomic.write_text(tmp_path / "file.json", "x")
 
 
