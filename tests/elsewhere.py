@@ -118,6 +118,9 @@ def pretending(kind: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.dev
         "set_device": None,
         "synchronize": None,
         "max_memory_allocated": 0,
+        "memory_allocated": 0,
+        "memory_reserved": 0,
+        "reset_peak_memory_stats": None,
         "Event": Mock(),
         "mem_get_info": (FREE_BYTES, FREE_BYTES),
     }.items():
