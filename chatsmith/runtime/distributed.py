@@ -111,7 +111,7 @@ def _store_of_attempt(runtime: "Runtime") -> Store:
     """Where the processes leave their addresses for each other. torchrun's own store outlives an attempt that it
     restarts: under the same names, the new processes would read dead ones' addresses. A store that a process opens
     is new each time, and shared by machines that do not count the same attempts."""
-    store, _, _ = next(rendezvous("env://", runtime.rank, runtime.world_size))
+    store, _, _ = next(rendezvous("env://", runtime.rank, runtime.world_size, timeout=TIMEOUT))
     is_torchrun_s = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", 0) if is_torchrun_s else 0
     return PrefixStore(f"attempt {attempt}", store)
