@@ -105,6 +105,7 @@ def test_values_by_pointer_and_keyboard_and_as_a_table(new_page, watch, two_runs
     assert "training" in chart.get_by_role("status").inner_text()
     page.page.get_by_text("As a table").click()
     rows = page.page.locator(".as-table tbody tr")
+    rows.first.wait_for()
     assert 20 < rows.count() < 60
     assert "1.5" in page.page.locator(".as-table").inner_text(), "each evaluation stands in it"
 

@@ -1,5 +1,6 @@
 /** Where the keyboard goes on when what had the focus is gone. */
 
+const LOOK_MILLISECONDS = 16; // a timer: a page that nobody sees, or a busy machine, may have no frames for long
 const PATIENCE_MILLISECONDS = 10_000; // what is waited for may be read from the disk of a busy machine first
 
 /**
@@ -22,10 +23,10 @@ export function focusWhenLost(find: () => HTMLElement | null | undefined): void 
       target?.focus();
       waiting.abort();
     } else {
-      requestAnimationFrame(look);
+      setTimeout(look, LOOK_MILLISECONDS);
     }
   };
-  requestAnimationFrame(look);
+  setTimeout(look);
 }
 
 export function messageField(): HTMLElement | null {
