@@ -37,8 +37,9 @@ from chatsmith.rl.rollouts import RolloutWorker, seeds_of
 from chatsmith.runtime import atomic
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import Runtime, detect_runtime, peak_memory_bytes
+from chatsmith.runtime.states import StateWriter
 from chatsmith.text.tokenizer import train_tokenizer
-from chatsmith.train.checkpoint import Progress, StateWriter, TrainingKey, save_training
+from chatsmith.train.checkpoint import Progress, TrainingKey, save_training
 from chatsmith.train.memory import Way, step_memory
 from chatsmith.train.plan import Plan, make_plan, make_rollout_plan
 from chatsmith.train.step import prepare, train_step

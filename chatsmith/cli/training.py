@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ import torch
 
 from chatsmith.bundle import GENERATION_DEFAULTS, Bundle, check_bundle, load_bundle, save_bundle
 from chatsmith.cli.config import Shape
+from chatsmith.evals.hardest import hardest_rows
 from chatsmith.evals.suites import along_training
 from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
@@ -26,9 +28,9 @@ from chatsmith.runtime.device import Runtime, detect_runtime, peak_memory_bytes
 from chatsmith.runtime.distributed import process_group
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import BUNDLE_FILE, RunDirectory, all_keys, command_for, settings_of
+from chatsmith.runtime.states import saved_states
 from chatsmith.tasks.benchmark_files import default_folder
 from chatsmith.text.tokenizer import Tokenizer
-from chatsmith.train.checkpoint import saved_states
 from chatsmith.train.plan import Plan, model_shape
 from chatsmith.train.step import uncompiled
 from chatsmith.train.timing import TimeBudget
@@ -109,6 +111,7 @@ def training_run(
         with uncompiled():
             return benchmark(model)
 
+    describe = partial(hardest_rows, text_of=tokenizer.decode, runtime=runtime)
     saved = [str(state.facts.get("key")).partition(" ")[0] for state in saved_states(run.state(stage))]
     return TrainingRun(
         stage,
@@ -125,6 +128,7 @@ def training_run(
         started=started,
         settings={name: value for name, value in settings_of(config).items() if name not in ("run", "json")},
         after_step=after_step,
+        describe=describe if stage != "rl" else lambda *_: [],
     )
 
 

@@ -24,7 +24,6 @@ class Rates:
     gate: float
     weight_decay: float = 0.0
     """Decay of the matrices, in units of their learning rate."""
-    orthogonalize_steps: int = 5
 
     def scaled(self, factor: float, shares: Mapping[str, float] | None = None) -> "Rates":
         """All learning rates times `factor`, those of the roles in `shares` times their share as well."""
@@ -64,8 +63,8 @@ def runs_in_bf16(model: GPT) -> bool:
 def muon_and_adamw(by_role: dict[str, dict[str, Tensor]], rates: Rates, in_bf16: bool) -> tuple[Muon, AdamW]:
     """Muon for the role "matrix", AdamW for the others."""
     matrices = by_role.pop("matrix", {})
-    groups = [AdamGroup(role, named, getattr(rates, role), betas_of(role)) for role, named in by_role.items()]
-    return Muon(matrices, steps=rates.orthogonalize_steps, in_bf16=in_bf16), AdamW(groups)
+    groups = [AdamGroup(named, getattr(rates, role), betas_of(role)) for role, named in by_role.items()]
+    return Muon(matrices, in_bf16=in_bf16), AdamW(groups)
 
 
 class Optimizer:

@@ -3,13 +3,10 @@
 Also what comes before the first one: the model's compute type, and whether its blocks and the loss are compiled.
 """
 
-import heapq
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from itertools import pairwise
-from operator import itemgetter
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -19,9 +16,8 @@ from chatsmith.data.packing import NOT_TRAINED_ON, Batch
 from chatsmith.model.gpt import GPT
 from chatsmith.model.loss import IGNORED, chunk_gradient, chunked_cross_entropy
 from chatsmith.optim.optimizer import Optimizer
-from chatsmith.optim.sharded import ShardedOptimizer
 from chatsmith.runtime.device import Runtime, can_compile, gemm_peak, read_later
-from chatsmith.runtime.distributed import gathered, sum_number
+from chatsmith.runtime.distributed import sum_number
 from chatsmith.runtime.errors import UserError
 from chatsmith.train.memory import Notch, is_out_of_memory
 from chatsmith.train.plan import Plan
@@ -60,7 +56,7 @@ ComputeLoss = Callable[[GPT, B, float], Tensor]
 
 def train_step(
     model: GPT,
-    optimizer: Optimizer | ShardedOptimizer,
+    optimizer: Optimizer,
     batches: Iterable[B],
     plan: Plan,
     compute_loss: ComputeLoss[B],
@@ -121,7 +117,7 @@ def train_step(
 
 def _gradients(
     model: GPT,
-    optimizer: Optimizer | ShardedOptimizer,
+    optimizer: Optimizer,
     batches: Sequence[B],
     compute_loss: ComputeLoss[B],
     scale: float,
@@ -149,40 +145,6 @@ def batch_pieces(batch: B, pieces: int) -> list[B]:
         return [batch]
     columns = [[None] * pieces if column is None else column.chunk(pieces) for column in batch]
     return [piece for rows in zip(*columns, strict=False) if (piece := type(batch)(*rows)).num_targets]
-
-
-MOST_NAMED, SHOWN_IDS = 3, 24
-"""Rows that are named, and how many ids of each document in them."""
-
-
-def hardest_rows(
-    model: GPT,
-    batches: Iterable[Any],
-    compute_loss: ComputeLoss[Any],
-    text_of: Callable[[list[int]], str],
-    runtime: Runtime,
-) -> list[str]:
-    """The rows of a step (`batches`: of type Batch) with the highest losses over all processes: for each a line with
-    its loss and with how its documents begin."""
-    found: list[tuple[float, list[int]]] = []
-    for row in (row for batch in batches for row in batch_pieces(batch, len(batch.inputs))):
-        if count := row.num_targets:
-            with torch.no_grad(), uncompiled():
-                loss = compute_loss(model, row.to(runtime.device), 1 / count).item()
-            found.append((loss if math.isfinite(loss) else math.inf, row.inputs[0].tolist()))
-    own = heapq.nlargest(MOST_NAMED, found, key=itemgetter(0))
-    lines = gathered([(loss, _beginnings(ids, text_of)) for loss, ids in own], runtime)
-    hardest = heapq.nlargest(MOST_NAMED, lines, key=itemgetter(0))
-    return [f"a row with loss {loss:.3f}: {text}" for loss, text in hardest]
-
-
-def _beginnings(ids: list[int], text_of: Callable[[list[int]], str]) -> str:
-    starts = [index for index, id in enumerate(ids) if id == ids[0]]  # every row begins with <|bos|>
-    texts = [
-        text_of(ids[start + 1 : min(end, start + 1 + SHOWN_IDS)])
-        for start, end in pairwise([*starts, len(ids)])
-    ]
-    return " … ".join(" ".join(text.split()) for text in texts if text)
 
 
 def prepare(

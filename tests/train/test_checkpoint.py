@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from chatsmith.runtime.errors import UserError
+from chatsmith.runtime.states import load_state, saved_states
 from chatsmith.train import checkpoint as state_module
-from chatsmith.train.checkpoint import load_state, saved_states
 from tests.train.conftest import save_state
 
 

@@ -28,9 +28,7 @@ from chatsmith.train.plan import (
 )
 
 SHAPE = model_shape(4, 8192, sequence_length=512)
-LEARNING_RATES = [
-    field.name for field in fields(Rates) if field.name not in ("weight_decay", "orthogonalize_steps")
-]
+LEARNING_RATES = [field.name for field in fields(Rates) if field.name != "weight_decay"]
 
 horizons = st.integers(1, 10**11)
 
@@ -139,7 +137,6 @@ def test_rate_scale_multiplies_every_learning_rate_and_nothing_else():
     for name in LEARNING_RATES:
         assert getattr(halved, name) == pytest.approx(getattr(plain, name) / 2)
     assert halved.weight_decay == plain.weight_decay
-    assert halved.orthogonalize_steps == plain.orthogonalize_steps
 
 
 def test_rates_grow_with_the_square_root_of_the_batch_up_to_the_one_they_were_tuned_at():
