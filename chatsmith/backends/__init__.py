@@ -1,7 +1,9 @@
-"""How the engine computes faster: C on CPUs, CUDA graphs on GPUs, quantized weights; and guided decoding.
+"""How engine and loss compute faster: C on CPUs, CUDA graphs and Triton on GPUs, quantized weights, guided decoding.
 
-`choose_backend` is the only function that others need: what it gives is handed to an Engine.
+Others need two functions: what `choose_backend` gives is handed to an Engine, what `choose_loss` gives to training.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -15,10 +17,12 @@ from chatsmith.engine.backend import Backend, Guide
 from chatsmith.engine.request import Constraint
 from chatsmith.engine.scheduler import Chunk
 from chatsmith.model.gpt import GPT
+from chatsmith.model.loss import ChunkGradient, chunk_gradient
+from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.errors import UserError
 from chatsmith.text.tokenizer import Tokenizer
 
-__all__ = ["Quantization", "choose_backend", "weight_bytes"]
+__all__ = ["Quantization", "choose_backend", "choose_loss", "weight_bytes"]
 
 
 def choose_backend(
@@ -35,6 +39,26 @@ def choose_backend(
     once that costs nothing (docs/lab-log.md). An engine cannot be made with True where there is no C.
     """
     return _FastBackend(model, quantize, exact)
+
+
+def choose_loss(runtime: Runtime, notice: Callable[[str], object]) -> ChunkGradient:
+    """How the loss of a chunk of logits and its gradient are computed on this device: on CUDA by a Triton kernel, if it
+    gives here what the plain code gives. There a line says which it is."""
+    if runtime.device.type != "cuda":
+        return chunk_gradient
+    why = "its numbers are others"
+    try:
+        from chatsmith.backends import triton_loss
+
+        if triton_loss.is_exact(runtime.device, runtime.compute_dtype):
+            notice("Loss: a fused Triton kernel.")
+            return triton_loss.fused_chunk_gradient
+    except (
+        Exception
+    ) as error:  # no Triton, no compiler, a GPU that it does not know: each fails in its own way
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    notice(f"Loss: plain, since the Triton kernel does not work here ({why}).")
+    return chunk_gradient
 
 
 class _FastBackend(Backend):

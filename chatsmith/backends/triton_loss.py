@@ -9,6 +9,7 @@ arXiv:1805.02867), its second one writes.
 
 It is tested under Triton's interpreter against the plain one, and probed once on the GPU before it is used.
 """
+# pyright: reportMissingImports=false, reportIndexIssue=false
 
 import torch
 import triton
@@ -32,9 +33,7 @@ def _bent(x, softcap):
 
 
 @triton.jit
-def _kernel(
-    raw, targets, weights, losses, columns, stride, softcap, caps: tl.constexpr, block: tl.constexpr
-):
+def _kernel(raw, targets, weights, losses, columns, stride, softcap, caps: tl.constexpr, block: tl.constexpr):
     row = tl.program_id(0)
     raw += row.to(tl.int64) * stride
     target, weight = tl.load(targets + row), tl.load(weights + row)

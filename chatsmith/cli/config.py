@@ -143,15 +143,15 @@ class Shape(Settings):
     """Layers of the model: the one dial from which everything else follows."""
     width: Natural = 0
     """Channels of the model; 0 means 64 times the depth."""
-    head_dim: Positive = 64
-    """Channels of an attention head."""
-    sequence_length: Positive = 512
-    """Tokens in a training row, and the model's context."""
+    head_dim: Natural = 0
+    """Channels of an attention head; 0 means 64, and 128 from depth 12 on."""
+    sequence_length: Natural = 0
+    """Tokens in a training row, and the model's context; 0 means 512, and 2,048 from depth 12 on."""
     bigram_buckets: Natural = 0
     """Rows of the hashed table of token pairs; 0 leaves it out."""
-    window_pattern: str = "L"
-    """Attention windows, repeated over the layers: L the whole context, S a quarter of it; the last layer is always
-    L."""
+    window_pattern: str = ""
+    """Attention windows, repeated over the layers: L the whole context, S a quarter of it; the last layer is always L.
+    By default L, and SSSL from depth 12 on."""
     value_embeddings: bool = dataclasses.field(default=True, metadata={"new": True})
     """Tables of the vocabulary's size that add to the attention values: better per token, and most of the
     parameters."""
@@ -347,7 +347,8 @@ class TokenizerConfig(Run):
     NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset({"document_characters"})  # it enters where it is not 0
 
     vocab_size: VocabSize = 8192
-    """Vocabulary size at most: 256 bytes, 29 special tokens, and merges."""
+    """Vocabulary size at most: 256 bytes, 29 special tokens, and merges. A recipe whose model has 12 or more layers
+    takes 32,768 if it names none."""
     sample_megabytes: Annotated[float, Bound(gt=0, finite=False)] = 16.0
     """Training text to learn from, sampled evenly from all of it, in millions of characters. Of a hub, only the first
     shards that hold so much are read."""
@@ -868,8 +869,8 @@ class PlanConfig(Shape, Output):
     """Choose the deepest model whose whole pipeline takes at most so many hours."""
     params: Natural = 0
     """Choose the depth whose number of parameters is nearest to this."""
-    vocab_size: VocabSize = 8192
-    """Vocabulary size."""
+    vocab_size: VocabSize | None = None
+    """Vocabulary size; by default 8,192, and 32,768 from depth 12 on."""
     tokens: Natural = 0
     """Token budget; 0 means by `ratio`."""
     ratio: PositiveNumber = 10.0
@@ -932,6 +933,10 @@ class BenchInferConfig(Shape, Compute, Output):
     prefix (what prefix caching saves)."""
     depth: Positive = 12
     """Layers of the model."""
+    head_dim: Natural = 64
+    """Channels of an attention head."""
+    window_pattern: str = "L"
+    """Attention windows, as in `pretrain`."""
     vocab_size: Positive = 32_768
     """Vocabulary size."""
     sequence_length: Positive = 1024

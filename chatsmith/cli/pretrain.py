@@ -26,6 +26,7 @@ from chatsmith.cli.training import (
     shape_of,
     time_budget,
     training_run,
+    with_dial,
 )
 from chatsmith.data.dataset import load_manifest
 from chatsmith.data.mixture import Mixture
@@ -47,6 +48,7 @@ STAGE = "pretrain"
 def main(config: Config) -> None:
     """Pretrain the model of `config.run`, unless it is already what this would make."""
     started = time.monotonic()
+    config = with_dial(config)
     run = RunDirectory(config.run)
     with (
         exclusive(run, config.device, config.dtype, scales_loss=True) as (runtime, reporter),

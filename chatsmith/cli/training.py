@@ -7,19 +7,21 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
+from chatsmith.backends import choose_loss
 from chatsmith.bundle import GENERATION_DEFAULTS, Bundle, check_bundle, load_bundle, save_bundle
 from chatsmith.cli.config import Shape
 from chatsmith.evals.hardest import hardest_rows
 from chatsmith.evals.suites import along_training
 from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
+from chatsmith.model.loss import chunk_gradient
 from chatsmith.report.estimate import device_called, step_time
 from chatsmith.report.model_card import model_card
 from chatsmith.runtime.atomic import remove_folder
@@ -31,7 +33,7 @@ from chatsmith.runtime.run_directory import BUNDLE_FILE, RunDirectory, all_keys,
 from chatsmith.runtime.states import saved_states
 from chatsmith.tasks.benchmark_files import default_folder
 from chatsmith.text.tokenizer import Tokenizer
-from chatsmith.train.plan import Plan, model_shape
+from chatsmith.train.plan import Plan, dial, model_shape
 from chatsmith.train.step import uncompiled
 from chatsmith.train.timing import TimeBudget
 from chatsmith.train.trainer import TrainingRun, TrainResult
@@ -128,12 +130,25 @@ def training_run(
         started=started,
         settings={name: value for name, value in settings_of(config).items() if name not in ("run", "json")},
         after_step=after_step,
+        gradient_of=choose_loss(runtime, reporter.line) if stage != "rl" else chunk_gradient,
         describe=describe if stage != "rl" else lambda *_: [],
+    )
+
+
+S = TypeVar("S", bound=Shape)
+
+
+def with_dial(config: S) -> S:
+    """The settings with what the depth says where they say nothing."""
+    usual = dial(config.depth)._asdict()
+    return replace(
+        config, **{name: value for name, value in usual.items() if not getattr(config, name, True)}
     )
 
 
 def shape_of(config: Shape, vocab_size: int) -> GPTConfig:
     """The model that the settings describe."""
+    config = with_dial(config)
     return model_shape(
         config.depth,
         vocab_size,

@@ -62,7 +62,7 @@ def pretrain(
     shape = model.config
     flops_per_token = model_cost(shape).training_flops_per_token
     seconds = 60 * budget.minutes if budget else expected_seconds(tokens * flops_per_token, runtime)
-    compute_loss = prepare(model, runtime, settings.compile, reporter.notice, seconds)
+    compute_loss = prepare(model, runtime, settings.compile, reporter.notice, seconds, run.gradient_of)
 
     @cache  # not before an evaluation: it waits for all of the validation text
     def validation_rows() -> ValidationRows:

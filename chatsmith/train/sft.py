@@ -50,7 +50,7 @@ def fine_tune(
     flops = tokens * model_cost(shape).training_flops_per_token
     model.train()
     seconds = 60 * budget.minutes if budget else expected_seconds(flops, runtime)
-    compute_loss = prepare(model, runtime, settings.compile, reporter.notice, seconds)
+    compute_loss = prepare(model, runtime, settings.compile, reporter.notice, seconds, run.gradient_of)
     text_rows = ValidationRows(validation_text, shape.context_length) if validation_text else None
 
     def evaluate(plan: Plan) -> dict[str, float]:

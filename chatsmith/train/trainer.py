@@ -31,6 +31,7 @@ from torch import Tensor
 
 from chatsmith.data.packing import Batch
 from chatsmith.model.gpt import GPT
+from chatsmith.model.loss import ChunkGradient, chunk_gradient
 from chatsmith.optim.sharded import make_optimizer
 from chatsmith.runtime.background import AfterSave
 from chatsmith.runtime.console import Reporter, counted, differences, format_seconds
@@ -84,6 +85,8 @@ class TrainingRun:
     """When the command began, by `time.monotonic()`."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Those it is to be compared by with other runs, and that a tracker shows."""
+    gradient_of: ChunkGradient = chunk_gradient
+    """How the loss of a chunk is computed on this device."""
     describe: Callable[[GPT, list[Any], ComputeLoss[Any]], list[str]] = lambda model, batches, loss: []
     """What to say about the batches of a step that was left out for its loss; on all processes."""
     after_step: Callable[[GPT, int], dict[str, float]] = lambda model, step: {}

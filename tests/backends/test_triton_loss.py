@@ -1,27 +1,26 @@
-"""The fused loss against the plain one, run by Triton's interpreter: no GPU is needed, but the package `triton`."""
+"""The fused loss against the plain one, run by Triton's interpreter: no GPU is needed, but the package `triton`. Where
+there is a GPU, it runs there."""
 
 import os
-from importlib.util import find_spec
+from importlib import import_module
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-if find_spec("triton") is None:
-    pytest.skip("triton is not installed", allow_module_level=True)
-os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are made
-
-from chatsmith.backends import triton_loss
-from chatsmith.backends.triton_loss import fused_chunk_gradient, is_exact
 from chatsmith.model.config import NO_SOFTCAP, GPTConfig
 from chatsmith.model.gpt import GPT
 from chatsmith.model.loss import IGNORED, chunk_gradient, chunked_cross_entropy
 
-CPU = torch.device("cpu")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+if DEVICE.type == "cpu":
+    os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are made
+pytest.importorskip("triton")
+triton_loss = import_module("chatsmith.backends.triton_loss")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     rows=st.integers(1, 5),
     columns=st.integers(1, 300),
@@ -35,11 +34,12 @@ def test_values_and_gradients_are_those_of_the_plain_loss(rows, columns, softcap
     raw = (spread * torch.randn(rows, columns, generator=generator)).to(dtype)
     targets = torch.randint(columns, (rows,), generator=generator)
     weights = torch.rand(rows, generator=generator) * torch.randint(2, (rows,), generator=generator)
+    raw, targets, weights = (one.to(DEVICE) for one in (raw, targets, weights))
     wanted_loss, wanted = chunk_gradient(raw, targets, softcap, weights)
     before = triton_loss.MOST_COLUMNS
     triton_loss.MOST_COLUMNS = 64  # several turns a row
     try:
-        loss, gradient = fused_chunk_gradient(raw, targets, softcap, weights)
+        loss, gradient = triton_loss.fused_chunk_gradient(raw, targets, softcap, weights)
     finally:
         triton_loss.MOST_COLUMNS = before
     assert gradient.dtype == dtype and gradient.data_ptr() == raw.data_ptr()
@@ -57,8 +57,9 @@ def test_a_model_learns_from_it_as_from_the_plain_loss():
     hidden = torch.randn(37, 16, generator=generator)
     targets = torch.randint(133, (37,), generator=generator)
     targets[::3] = IGNORED
+    model, hidden, targets = (one.to(DEVICE) for one in (model, hidden, targets))
     found = []
-    for gradient_of in (chunk_gradient, fused_chunk_gradient):
+    for gradient_of in (chunk_gradient, triton_loss.fused_chunk_gradient):
         own = hidden.clone().requires_grad_()
         model.zero_grad()
         loss = chunked_cross_entropy(model, own, targets, gradient_of=gradient_of)
@@ -71,6 +72,6 @@ def test_a_model_learns_from_it_as_from_the_plain_loss():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_probe_accepts_the_kernel_and_notices_a_wrong_one(dtype, monkeypatch):
-    assert is_exact(CPU, dtype)
+    assert triton_loss.is_exact(DEVICE, dtype)
     monkeypatch.setattr(triton_loss, "chunk_gradient", lambda *one: chunk_gradient(*one[:2], 14.0, one[3]))
-    assert not is_exact(CPU, dtype)
+    assert not triton_loss.is_exact(DEVICE, dtype)

@@ -19,6 +19,7 @@ from chatsmith.train.plan import (
     Plan,
     Schedule,
     batch_tokens_for,
+    dial,
     make_plan,
     make_rollout_plan,
     model_shape,
@@ -277,3 +278,11 @@ def test_the_numbers_of_processes_that_give_a_step_its_rows():
     assert plan.world_sizes_for(18) == [3, 6, 9, 18]
     assert plan.world_sizes_for(16) == [1, 2, 4, 8, 16]
     assert plan.world_sizes_for(15) == []
+
+
+@pytest.mark.parametrize(
+    ("depth", "expected"),
+    [(1, (8192, 512, 64, "L")), (11, (8192, 512, 64, "L")), (12, (32_768, 2048, 128, "SSSL"))],
+)
+def test_the_dial_shapes_a_deep_model_as_a_gpu_wants_it(depth, expected):
+    assert dial(depth) == expected
