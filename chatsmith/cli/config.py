@@ -151,7 +151,7 @@ class Shape(Settings):
     """Rows of the hashed table of token pairs; 0 leaves it out."""
     window_pattern: str = ""
     """Attention windows, repeated over the layers: L the whole context, S a quarter of it; the last layer is always L.
-    By default L, and SSSL from depth 12 on."""
+    By default L, and from depth 12 on SSSL, but for portable models."""
     value_embeddings: bool = dataclasses.field(default=True, metadata={"new": True})
     """Tables of the vocabulary's size that add to the attention values: better per token, and most of the
     parameters."""

@@ -140,7 +140,7 @@ S = TypeVar("S", bound=Shape)
 
 def with_dial(config: S) -> S:
     """The settings with what the depth says where they say nothing."""
-    usual = dial(config.depth)._asdict()
+    usual = dial(config.depth, config.architecture)._asdict()
     return replace(
         config, **{name: value for name, value in usual.items() if not getattr(config, name, True)}
     )

@@ -70,10 +70,12 @@ class Dial(NamedTuple):
     window_pattern: str
 
 
-def dial(depth: int) -> Dial:
+def dial(depth: int, architecture: Architecture = "chatsmith") -> Dial:
     """The usual shape beside depth and width. Heads of 128 channels have half the softmax work of 64 each; windows of a
-    quarter in three layers of four leave 0.58 of the keys of a long row."""
-    return Dial(32_768, 2048, 128, "SSSL") if depth >= DEEP else Dial(8192, 512, 64, "L")
+    quarter in three layers of four leave 0.58 of the keys of a long row. A portable model has none: Qwen3 has none."""
+    if depth < DEEP:
+        return Dial(8192, 512, 64, "L")
+    return Dial(32_768, 2048, 128, "SSSL" if architecture == "chatsmith" else "L")
 
 
 @dataclass(frozen=True)

@@ -286,3 +286,4 @@ def test_the_numbers_of_processes_that_give_a_step_its_rows():
 )
 def test_the_dial_shapes_a_deep_model_as_a_gpu_wants_it(depth, expected):
     assert dial(depth) == expected
+    assert dial(depth, "portable") == (*expected[:3], "L")
