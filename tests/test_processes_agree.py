@@ -62,12 +62,14 @@ def reply(number):
 
 def batches_of(job, step, rows, reference):
     mine = range(step * rows + runtime.rank, (step + 1) * rows, runtime.world_size)
+    each = [row(number, job) for number in mine]
+    if job == "one by one":
+        return each
     if job != "rl":
-        return [row(number, job) for number in mine]
-    replies = rollout_batches([reply(number) for number in mine], 1, len(mine))
+        return [Batch(*map(torch.cat, zip(*each)))]
+    replies = rollout_batches([reply(number) for number in mine], len(mine), 1)
     replies = [with_reference(batch, reference) for batch in replies]
-    texts = text_batches([make_rows(number, 1).inputs[0].tolist() for number in mine], 16, 1, len(mine))
-    return [*replies, *texts]
+    return [*replies, *text_batches([one.inputs[0].tolist() for one in each], 16, len(mine), 1)]
 
 
 def train(job, steps, rows=ROWS):
@@ -94,7 +96,7 @@ with process_group(runtime):
     for job in ("pretrain", "sft", "rl"):
         found[f"one step of {job}"] = train(job, 1)
     if runtime.world_size < 3:
-        found["same order"] = train("pretrain", 3, rows=2)
+        found["same order"] = train("one by one", 3, rows=2)
     runtime = detect_runtime("cpu", "fp32")
     for job in ("pretrain", "sft", "rl"):
         found[f"24 steps of {job}"] = train(job, 24)
