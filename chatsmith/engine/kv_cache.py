@@ -25,29 +25,17 @@ def affordable_tokens(config: GPTConfig, dtype: torch.dtype, device: torch.devic
 
 
 class KVCache:
-    """The pool, and the two workspaces that blocks are gathered into for attention."""
+    """The pool."""
 
     def __init__(
-        self,
-        config: GPTConfig,
-        num_blocks: int,
-        block_size: int,
-        workspace_tokens: int,
-        dtype: torch.dtype,
-        device: torch.device,
+        self, config: GPTConfig, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        width = config.model_dim
         self.block_size = block_size
         self.dtype, self.device = dtype, device
-        self.workspace_tokens = workspace_tokens
         self.scratch_block = num_blocks + 1
-        shape = (config.num_layers, num_blocks + 2, block_size * width)
+        shape = (config.num_layers, num_blocks + 2, block_size * config.model_dim)
         self._keys = torch.zeros(shape, dtype=dtype, device=device)
         self._values = torch.zeros(shape, dtype=dtype, device=device)
-        # Gathering into fresh memory at every call was measured 7 times slower on CPU.
-        work = (workspace_tokens // block_size, block_size * width)
-        self._work_keys = torch.empty(work, dtype=dtype, device=device)
-        self._work_values = torch.empty(work, dtype=dtype, device=device)
 
     def zero(self, blocks: list[int]) -> None:
         """Erase blocks that change hands."""
@@ -72,10 +60,3 @@ class KVCache:
     def layer(self, layer: int) -> tuple[Tensor, Tensor]:
         """The pool's keys and values of one layer, each (blocks + 2, block size x C)."""
         return self._keys[layer], self._values[layer]
-
-    def gather(self, layer: int, table: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of the blocks in `table` (M,), each (M, block size x C), until the next call."""
-        keys, values = self._work_keys[: len(table)], self._work_values[: len(table)]
-        torch.index_select(self._keys[layer], 0, table, out=keys)
-        torch.index_select(self._values[layer], 0, table, out=values)
-        return keys, values

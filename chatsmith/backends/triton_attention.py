@@ -1,0 +1,253 @@
+"""Attention over the paged cache in one Triton kernel, which reads keys and values where they lie: no workspace.
+
+A program attends for up to 64 tokens of one sequence (one, when decoding) in one head, to the keys of one split of those
+that they may see: tile by tile, with a running softmax (FlashAttention, Dao et al. 2022, arXiv:2205.14135; over a block
+table as in vLLM). Few rows would leave a GPU idle, so their keys are split among programs, and a second kernel merges
+what each found (Flash-Decoding, Dao et al. 2023). What is done depends on lengths that the device knows, not on shapes:
+a CUDA graph holds it for every length.
+
+Without a GPU it runs under Triton's interpreter, which the tests use (TRITON_INTERPRET=1).
+"""
+
+import logging
+import os
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from chatsmith.engine.kv_cache import KVCache
+from chatsmith.engine.paged_attention import PagedAttention, StepAttention, padded_table
+from chatsmith.engine.scheduler import Chunk, Sequence
+from chatsmith.model.attention import attention_scale
+from chatsmith.model.config import GPTConfig
+
+logger = logging.getLogger(__name__)
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+FEWEST_QUERIES = 16
+"""Of a program: tensor cores multiply at least 16 rows, also where a single token attends."""
+
+TILES = {2: (64, 64), 4: (16, 32)}
+"""By bytes of a number: most queries of a program, and keys at once; of float32, more would not fit the shared memory of
+every GPU (64 KiB on a T4)."""
+
+MOST_SPLITS = 16
+
+LENGTH_PROBED = 200
+
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 2e-2, torch.float16: 2e-2}
+"""Types that the kernel takes, and how far its result may be from the plain one where it is probed."""
+
+
+@triton.jit
+def _attend(
+    q,  # (N, H, D)
+    keys,  # (slots, H, D), as are the values
+    values,
+    tiles,  # (programs, 4): first token, how many, position of the first, row of the table
+    table,  # (R, blocks)
+    table_stride,
+    partial,  # (splits, N, H, D)
+    totals,  # (splits, N, H): log of the sum of the exponentials
+    num_tokens,
+    scale,
+    window,
+    HEADS: tl.constexpr,
+    DIM: tl.constexpr,
+    WIDTH: tl.constexpr,  # DIM, rounded up to a power of two
+    BLOCK: tl.constexpr,
+    QUERIES: tl.constexpr,
+    KEYS: tl.constexpr,
+    SPLITS: tl.constexpr,
+    WIDEN: tl.constexpr,
+):
+    tile, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    token = tl.load(tiles + 4 * tile)
+    count = tl.load(tiles + 4 * tile + 1)
+    start = tl.load(tiles + 4 * tile + 2)
+    row = tl.load(tiles + 4 * tile + 3)
+    queries, channels = tl.arange(0, QUERIES), tl.arange(0, WIDTH)
+    is_here = (queries < count)[:, None] & (channels < DIM)[None, :]
+    places = ((token + queries) * HEADS + head)[:, None] * DIM + channels[None, :]
+    asked = tl.load(q + places, mask=is_here, other=0.0)
+    if WIDEN:
+        asked = asked.to(tl.float32)
+
+    first = tl.maximum(start - window + 1, 0)
+    last = start + count
+    share = tl.cdiv(tl.cdiv(last - first, KEYS), SPLITS) * KEYS
+    begin = first + split * share
+    end = tl.minimum(begin + share, last)
+    best = tl.full([QUERIES], float("-inf"), tl.float32)
+    total = tl.zeros([QUERIES], tl.float32)
+    found = tl.zeros([QUERIES, WIDTH], tl.float32)
+    for at in range(begin, end, KEYS):
+        positions = at + tl.arange(0, KEYS)
+        exists = positions < end
+        block = tl.load(table + row * table_stride + positions // BLOCK, mask=exists, other=0).to(tl.int64)
+        slots = ((block * BLOCK + positions % BLOCK) * HEADS + head)[:, None] * DIM + channels[None, :]
+        is_stored = exists[:, None] & (channels < DIM)[None, :]
+        k = tl.load(keys + slots, mask=is_stored, other=0.0)
+        v = tl.load(values + slots, mask=is_stored, other=0.0)
+        if WIDEN:
+            k, v = k.to(tl.float32), v.to(tl.float32)
+        distance = (start + queries)[:, None] - positions[None, :]
+        visible = exists[None, :] & (distance >= 0) & (distance < window)
+        scores = tl.dot(asked, tl.trans(k), input_precision="ieee") * scale
+        scores = tl.where(visible, scores, float("-inf"))
+        higher = tl.maximum(best, tl.max(scores, 1))
+        # A query that has seen no key yet has no finite score.
+        base = tl.where(higher == float("-inf"), 0.0, higher)
+        weights = tl.exp(scores - base[:, None])
+        shrink = tl.exp(best - base)
+        total = total * shrink + tl.sum(weights, 1)
+        found = found * shrink[:, None] + tl.dot(weights.to(v.dtype), v, input_precision="ieee")
+        best = higher
+    total = tl.where(total == 0, 1.0, total)  # a split without keys; its largest score says so
+    found = found / total[:, None]
+    tl.store(partial + split * num_tokens * HEADS * DIM + places, found.to(partial.dtype.element_ty), is_here)
+    logs = split * num_tokens * HEADS + (token + queries) * HEADS + head
+    tl.store(totals + logs, best + tl.log(total), queries < count)
+
+
+@triton.jit
+def _merge(
+    partial,
+    totals,
+    out,
+    num_heads,
+    DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    SPLITS: tl.constexpr,
+):
+    """One head of one token: what the splits found, weighted by their totals."""
+    head, splits, channels = tl.program_id(0), tl.arange(0, SPLITS), tl.arange(0, WIDTH)
+    is_there = (channels < DIM)[None, :]
+    logs = tl.load(totals + splits * num_heads + head)
+    weights = tl.exp(logs - tl.max(logs, 0))
+    found = tl.load(
+        partial + (splits[:, None] * num_heads + head) * DIM + channels[None, :], mask=is_there, other=0.0
+    )
+    merged = tl.sum(found * weights[:, None], 0) / tl.sum(weights, 0)
+    tl.store(out + head * DIM + channels, merged.to(out.dtype.element_ty), channels < DIM)
+
+
+class TritonAttention(StepAttention):
+    """`processors` is how many programs the device runs at once; None asks it."""
+
+    def __init__(self, config: GPTConfig, cache: KVCache, processors: int | None = None) -> None:
+        self._config, self._cache = config, cache
+        if processors is None:
+            processors = torch.cuda.get_device_properties(cache.device).multi_processor_count
+        self._processors = processors
+        self._slots = self._tiles = self._table = torch.empty(0)
+        self._num_queries = FEWEST_QUERIES
+        self._most_queries, self._keys_at_once = TILES[cache.dtype.itemsize]
+
+    def plan(self, chunks: list[Chunk]) -> None:
+        longest = max(chunk.length for chunk in chunks)
+        self._num_queries = FEWEST_QUERIES if longest <= FEWEST_QUERIES else self._most_queries
+        tiles: list[tuple[int, int, int, int]] = []
+        slots: list[int] = []
+        size = self._cache.block_size
+        for row, (sequence, start, end) in enumerate(chunks):
+            for at in range(start, end, self._num_queries):
+                tiles.append((len(slots) + at - start, min(self._num_queries, end - at), at, row))
+            slots += [sequence.blocks[at // size] * size + at % size for at in range(start, end)]
+        device = self._cache.device
+        self._tiles, self._slots = torch.tensor(tiles, device=device), torch.tensor(slots, device=device)
+        self._table = padded_table([chunk.sequence.blocks for chunk in chunks]).to(device)
+
+    def plan_decoding(self, positions: Tensor, table: Tensor) -> None:
+        rows, size = torch.arange(len(positions), device=positions.device), self._cache.block_size
+        self._num_queries = FEWEST_QUERIES
+        self._tiles = torch.stack((rows, torch.ones_like(rows), positions, rows), dim=1)
+        self._slots = table.gather(1, positions[:, None] // size)[:, 0] * size + positions % size
+        self._table = table
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        self._cache.write(layer, self._slots, k[0], v[0])
+        q = q[0].contiguous()
+        num_tokens, heads, dim = q.shape
+        splits = self._splits(len(self._tiles) * heads)
+        out, totals = torch.empty_like(q), q.new_empty(splits, num_tokens, heads, dtype=torch.float32)
+        partial = q.new_empty(splits, *q.shape, dtype=torch.float32) if splits > 1 else out
+        width = max(16, triton.next_power_of_2(dim))
+        window = self._config.windows[layer] or self._config.context_length
+        _attend[len(self._tiles), heads, splits](
+            q,
+            *self._cache.layer(layer),
+            self._tiles,
+            self._table,
+            self._table.stride(0),
+            partial,
+            totals,
+            num_tokens,
+            attention_scale(dim),
+            window,
+            HEADS=heads,
+            DIM=dim,
+            WIDTH=width,
+            BLOCK=self._cache.block_size,
+            QUERIES=self._num_queries,
+            KEYS=self._keys_at_once,
+            SPLITS=splits,
+            WIDEN=INTERPRETED and q.dtype != torch.float32,  # it multiplies bf16 wrongly
+        )
+        if splits > 1:
+            _merge[num_tokens * heads,](
+                partial, totals, out, num_tokens * heads, DIM=dim, WIDTH=width, SPLITS=splits
+            )
+        return out[None]
+
+    def _splits(self, programs: int) -> int:
+        """Among how many programs keys are split: a power of two, so that two programs are there for a processor."""
+        wanted = 2 * self._processors // programs
+        return min(1 << max(wanted.bit_length() - 1, 0), MOST_SPLITS)
+
+
+def probed(config: GPTConfig, cache: KVCache) -> TritonAttention | None:
+    """The kernel's attention over `cache`, if it compiles here and gives what plain attention gives; else None, and why
+    not in the log."""
+    try:
+        attention = TritonAttention(config, cache)
+        off = _error(config, cache.block_size, cache.dtype, cache.device)
+    except Exception as error:  # a compiler, a driver or an architecture that cannot: each has its own
+        logger.warning("attention through a copy of the cache: Triton cannot (%s)", error)
+        return None
+    if not off <= TOLERANCE[cache.dtype]:
+        logger.warning("attention through a copy of the cache: Triton is off by %.2g", off)
+        return None
+    logger.info("attention reads the cache in place, by Triton %s", triton.__version__)
+    return attention
+
+
+@torch.inference_mode()
+def _error(config: GPTConfig, block_size: int, dtype: torch.dtype, device: torch.device) -> float:
+    """How far the kernel is from plain attention, at most, for a prompt and single tokens in a pool of their own."""
+    length = min(LENGTH_PROBED, config.context_length)
+    blocks = -(-length // block_size)
+    cache = KVCache(config, 2 * blocks, block_size, dtype, device)
+    plain, kernel = PagedAttention(config, cache, 2), TritonAttention(config, cache)
+    sequences = [Sequence([0] * length, length) for _ in range(2)]
+    for index, sequence in enumerate(sequences):
+        sequence.blocks = list(range(1 + index * blocks, 1 + (index + 1) * blocks))
+    steps = [
+        [Chunk(one, 0, length - 1) for one in sequences],
+        [Chunk(one, length - 1, length) for one in sequences],
+    ]
+    generator = torch.Generator().manual_seed(1)
+    worst = 0.0
+    for chunks in steps:
+        shape = (3, 1, sum(chunk.length for chunk in chunks), config.num_heads, config.head_dim)
+        q, k, v = torch.randn(shape, generator=generator).to(device, dtype)
+        for layer in {config.windows[layer]: layer for layer in range(config.num_layers)}.values():
+            found = []
+            for attention in (plain, kernel):
+                attention.plan(chunks)
+                found.append(attention(layer, q, k, v).float())
+            worst = max(worst, ((found[0] - found[1]).abs() / (1 + found[0].abs())).max().item())
+    return worst
