@@ -1,10 +1,10 @@
 """Attention over the paged cache in one Triton kernel, which reads keys and values where they lie: no workspace.
 
-A program attends for up to 64 tokens of one sequence (one, when decoding) in one head, to the keys of one split of those
-that they may see: tile by tile, with a running softmax (FlashAttention, Dao et al. 2022, arXiv:2205.14135; over a block
-table as in vLLM). Few rows would leave a GPU idle, so their keys are split among programs, and a second kernel merges
-what each found (Flash-Decoding, Dao et al. 2023). What is done depends on lengths that the device knows, not on shapes:
-a CUDA graph holds it for every length.
+A program attends for the tokens of one tile, up to 64 of one sequence (one, when decoding), in one head, to the keys of
+one split of those that they may see, block after block, with a running softmax (FlashAttention, Dao et al. 2022,
+arXiv:2205.14135; over a block table as in vLLM). Few rows would leave a GPU idle, so their keys are split among programs,
+and a second kernel merges what each found (Flash-Decoding, Dao et al. 2023). The work depends on lengths that the device
+knows, not on shapes: a CUDA graph holds it for every length.
 
 Without a GPU it runs under Triton's interpreter, which the tests use (TRITON_INTERPRET=1).
 """
@@ -31,8 +31,8 @@ FEWEST_QUERIES = 16
 """Of a program: tensor cores multiply at least 16 rows, also where a single token attends."""
 
 TILES = {2: (64, 64), 4: (16, 32)}
-"""By bytes of a number: most queries of a program, and keys at once; of float32, more would not fit the shared memory of
-every GPU (64 KiB on a T4)."""
+"""By bytes of a number: most queries of a program, and keys at once. More in float32 would not fit the shared memory
+that a T4 has (64 KiB)."""
 
 MOST_SPLITS = 16
 

@@ -24,15 +24,12 @@ class Guide(Protocol):
     @property
     def failure(self) -> str | None:
         """Why no id at all may follow, if so."""
-        ...
 
     def allowed(self) -> Tensor:
         """Which ids may come next: (V,) bool, on the CPU."""
-        ...
 
     def push(self, id: int) -> None:
         """Go on by one id of those allowed."""
-        ...
 
 
 class Backend:

@@ -29,18 +29,15 @@ class StepAttention(Protocol):
 
     def plan(self, chunks: list[Chunk]) -> None:
         """Prepare for a step whose tokens are packed in the order of `packing_order(chunks)`."""
-        ...
 
     def plan_decoding(self, positions: Tensor, table: Tensor) -> None:
         """Prepare for a step of one token a row: its position (R,), and its blocks (R, W), padded with 0.
 
         All is computed on the device, by work that depends on R and W alone: a CUDA graph can hold it.
         """
-        ...
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend for the planned tokens; q, k, v and the result are (1, N, H, D)."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def test_cached_and_chunked_decoding_equals_full_recomputation(
 def test_rows_that_outgrow_the_workspace_take_turns(
     model: GPT, tokenizer: Tokenizer, naive: Naive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chatsmith.engine.backend.WORKSPACE_TOKENS", 1)  # then it holds one whole context
+    monkeypatch.setattr("chatsmith.engine.paged_attention.WORKSPACE_TOKENS", 1)  # then it holds one whole context
     requests = [a_request(ids, index) for index, ids in enumerate(prompts(7, 6))]
     engine = Engine(model, tokenizer, max_running=6)
     assert ids_of(engine.generate(requests)) == [naive(request) for request in requests]
