@@ -2,12 +2,15 @@
 
 A program attends for the tokens of one tile, up to 64 of one sequence (one, when decoding), in one head, to the keys of
 one split of those that they may see, block after block, with a running softmax (FlashAttention, Dao et al. 2022,
-arXiv:2205.14135; over a block table as in vLLM). Few rows would leave a GPU idle, so their keys are split among programs,
-and a second kernel merges what each found (Flash-Decoding, Dao et al. 2023). The work depends on lengths that the device
-knows, not on shapes: a CUDA graph holds it for every length.
+arXiv:2205.14135; over a block table as in vLLM). Few rows would leave a GPU idle, so their keys are split among
+programs, and a second kernel merges what each found (Flash-Decoding, Dao et al. 2023). The work depends on lengths that
+the device knows, not on shapes: a CUDA graph holds it for every length.
 
 Without a GPU it runs under Triton's interpreter, which the tests use (TRITON_INTERPRET=1).
 """
+
+# pyright: reportMissingImports=false, reportIndexIssue=false
+# On a CPU torch brings no Triton; and what `jit` gives is launched by an index.
 
 import logging
 import os
@@ -140,9 +143,8 @@ class TritonAttention(StepAttention):
 
     def __init__(self, config: GPTConfig, cache: KVCache, processors: int | None = None) -> None:
         self._config, self._cache = config, cache
-        if processors is None:
-            processors = torch.cuda.get_device_properties(cache.device).multi_processor_count
-        self._processors = processors
+        device = cache.device
+        self._processors: int = processors or torch.cuda.get_device_properties(device).multi_processor_count
         self._slots = self._tiles = self._table = torch.empty(0)
         self._num_queries = FEWEST_QUERIES
         self._most_queries, self._keys_at_once = TILES[cache.dtype.itemsize]
@@ -172,7 +174,8 @@ class TritonAttention(StepAttention):
         self._cache.write(layer, self._slots, k[0], v[0])
         q = q[0].contiguous()
         num_tokens, heads, dim = q.shape
-        splits = self._splits(len(self._tiles) * heads)
+        wanted = 2 * self._processors // (len(self._tiles) * heads)  # two programs for a processor
+        splits = min(1 << max(wanted.bit_length() - 1, 0), MOST_SPLITS)
         out, totals = torch.empty_like(q), q.new_empty(splits, num_tokens, heads, dtype=torch.float32)
         partial = q.new_empty(splits, *q.shape, dtype=torch.float32) if splits > 1 else out
         width = max(16, triton.next_power_of_2(dim))
@@ -203,11 +206,6 @@ class TritonAttention(StepAttention):
             )
         return out[None]
 
-    def _splits(self, programs: int) -> int:
-        """Among how many programs keys are split: a power of two, so that two programs are there for a processor."""
-        wanted = 2 * self._processors // programs
-        return min(1 << max(wanted.bit_length() - 1, 0), MOST_SPLITS)
-
 
 def probed(config: GPTConfig, cache: KVCache) -> TritonAttention | None:
     """The kernel's attention over `cache`, if it compiles here and gives what plain attention gives; else None, and why
@@ -227,27 +225,19 @@ def probed(config: GPTConfig, cache: KVCache) -> TritonAttention | None:
 
 @torch.inference_mode()
 def _error(config: GPTConfig, block_size: int, dtype: torch.dtype, device: torch.device) -> float:
-    """How far the kernel is from plain attention, at most, for a prompt and single tokens in a pool of their own."""
+    """How far the kernel is from plain attention, at most, for a prompt and a token after it in a pool of their own."""
     length = min(LENGTH_PROBED, config.context_length)
-    blocks = -(-length // block_size)
-    cache = KVCache(config, 2 * blocks, block_size, dtype, device)
-    plain, kernel = PagedAttention(config, cache, 2), TritonAttention(config, cache)
-    sequences = [Sequence([0] * length, length) for _ in range(2)]
-    for index, sequence in enumerate(sequences):
-        sequence.blocks = list(range(1 + index * blocks, 1 + (index + 1) * blocks))
-    steps = [
-        [Chunk(one, 0, length - 1) for one in sequences],
-        [Chunk(one, length - 1, length) for one in sequences],
-    ]
-    generator = torch.Generator().manual_seed(1)
-    worst = 0.0
-    for chunks in steps:
-        shape = (3, 1, sum(chunk.length for chunk in chunks), config.num_heads, config.head_dim)
+    sequence = Sequence([0] * length, length)
+    sequence.blocks = list(range(1, 2 + length // block_size))
+    cache = KVCache(config, len(sequence.blocks), block_size, dtype, device)
+    both = PagedAttention(config, cache, 1), TritonAttention(config, cache)
+    generator, worst = torch.Generator().manual_seed(1), 0.0
+    for start, end in ((0, length - 1), (length - 1, length)):
+        shape = (3, 1, end - start, config.num_heads, config.head_dim)
         q, k, v = torch.randn(shape, generator=generator).to(device, dtype)
-        for layer in {config.windows[layer]: layer for layer in range(config.num_layers)}.values():
-            found = []
-            for attention in (plain, kernel):
-                attention.plan(chunks)
-                found.append(attention(layer, q, k, v).float())
-            worst = max(worst, ((found[0] - found[1]).abs() / (1 + found[0].abs())).max().item())
+        for attention in both:
+            attention.plan([Chunk(sequence, start, end)])
+        for layer in range(config.num_layers):
+            expected, found = (attention(layer, q, k, v).float() for attention in both)
+            worst = max(worst, ((found - expected).abs() / (1 + expected.abs())).max().item())
     return worst
