@@ -93,13 +93,7 @@ class LLM:
         return self.generate([render_prompt(conversation, self.tokenizer)], sampling)[0]
 
 
-_GENERATION_TYPES = {
-    "temperature": (int, float),
-    "top_k": (int,),
-    "top_p": (int, float),
-    "min_p": (int, float),
-    "max_tokens": (int,),
-}
+_GENERATION_TYPES = {"temperature": float, "top_k": int, "top_p": float, "min_p": float, "max_tokens": int}
 
 
 def sampling_from(generation: Mapping[str, Any], **given: Any) -> SamplingParams:
@@ -108,12 +102,12 @@ def sampling_from(generation: Mapping[str, Any], **given: Any) -> SamplingParams
     Raises UserError for a value of the wrong type, RequestError for one out of range.
     """
     values = {name: value for name, value in given.items() if value is not None}
-    for name, kinds in _GENERATION_TYPES.items():
+    for name, kind in _GENERATION_TYPES.items():
         value = generation.get(name)
         if name in values or value is None:
             continue
-        if type(value) not in kinds:
-            kind = "a number" if float in kinds else "a whole number"
-            raise UserError(f"generation_config.json says {name} = {value!r}; it must be {kind}")
+        if type(value) not in (int, kind):
+            words = "a number" if kind is float else "a whole number"
+            raise UserError(f"generation_config.json says {name} = {value!r}; it must be {words}")
         values[name] = value
     return SamplingParams(**values)

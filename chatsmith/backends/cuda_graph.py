@@ -69,14 +69,12 @@ class GraphDecoder:
         num_rows = rounded_up(len(chunks), self._max_rows)
         num_blocks = rounded_up(max(self._fewest_blocks, *map(len, tables)), self._max_blocks)
         size = self._sizes.get((num_rows, num_blocks))
-        is_new = size is None
-        if size is None:
+        if is_new := size is None:
             size = _Size(self._view, self._attention, self._cache, num_rows, num_blocks)
             self._sizes[num_rows, num_blocks] = size
-            size.record(self._recorder)
         size.fill(torch.tensor(packed_tokens(chunks)), padded_table(tables))
         if is_new:
-            size.check()
+            size.record(self._recorder)
         size.replay()
         return size.hidden[: len(chunks)].clone()
 
@@ -96,13 +94,6 @@ class _Size:
         """(R, C)"""
         self.replay: Work = self._compute
 
-    def record(self, recorder: Recorder) -> None:
-        """From now on `replay` repeats a recording. What cannot be recorded is computed as before, with a warning."""
-        try:
-            self.replay = recorder(self._compute)
-        except RuntimeError as error:  # CUDA's word for an operation, or a driver, that cannot
-            logger.warning("decoding %d rows without a CUDA graph: %s", len(self._inputs), error)
-
     def fill(self, numbers: Tensor, table: Tensor) -> None:
         """Set the inputs of the rows that are somebody's: token, the one before it and position (3, R), and blocks."""
         filled = self._nobody.clone()
@@ -111,15 +102,22 @@ class _Size:
         filled[:rows, 3 : 3 + width] = table
         self._inputs.copy_(filled)
 
-    def check(self) -> None:
-        """Give the recording up, with a warning, unless it does for the present inputs what the work itself does."""
-        self._compute()
-        expected = self.hidden.clone()
-        self.hidden.zero_()
-        self.replay()
-        if not torch.allclose(self.hidden, expected, TOLERANCE, TOLERANCE, equal_nan=True):
-            logger.warning("decoding %d rows without a CUDA graph: it computes something else", len(expected))
-            self.replay = self._compute
+    def record(self, recorder: Recorder) -> None:
+        """From now on `replay` repeats a recording. What cannot be recorded, or does something else for the present
+        inputs than the work itself, is computed as before, with a warning."""
+        try:
+            self.replay = recorder(self._compute)
+            self._compute()
+            expected = self.hidden.clone()
+            self.hidden.zero_()
+            self.replay()
+            if torch.allclose(self.hidden, expected, TOLERANCE, TOLERANCE, equal_nan=True):
+                return
+            reason: object = "it computes something else"
+        except RuntimeError as error:  # CUDA's word for an operation, or a driver, that cannot
+            reason = error
+        self.replay = self._compute
+        logger.warning("decoding %d rows without a CUDA graph: %s", len(self._inputs), reason)
 
     def _compute(self) -> None:
         tokens, previous, positions = self._inputs[:, :3].T[:, None]

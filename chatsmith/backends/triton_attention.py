@@ -39,6 +39,8 @@ that a T4 has (64 KiB)."""
 
 MOST_SPLITS = 16
 
+NO_WINDOW = 2**30
+
 LENGTH_PROBED = 200
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 2e-2, torch.float16: 2e-2}
@@ -50,14 +52,13 @@ def _attend(
     q,  # (N, H, D)
     keys,  # (slots, H, D), as are the values
     values,
-    tiles,  # (programs, 4): first token, how many, position of the first, row of the table
+    tiles,  # (programs, 4): first token, how many, position of the first, where the table's row begins
     table,  # (R, blocks)
-    table_stride,
     partial,  # (splits, N, H, D)
     totals,  # (splits, N, H): log of the sum of the exponentials
     num_tokens,
-    scale,
     window,
+    SCALE: tl.constexpr,
     HEADS: tl.constexpr,
     DIM: tl.constexpr,
     WIDTH: tl.constexpr,  # DIM, rounded up to a power of two
@@ -90,7 +91,7 @@ def _attend(
     for at in range(begin, end, KEYS):
         positions = at + tl.arange(0, KEYS)
         exists = positions < end
-        block = tl.load(table + row * table_stride + positions // BLOCK, mask=exists, other=0).to(tl.int64)
+        block = tl.load(table + row + positions // BLOCK, mask=exists, other=0).to(tl.int64)
         slots = ((block * BLOCK + positions % BLOCK) * HEADS + head)[:, None] * DIM + channels[None, :]
         is_stored = exists[:, None] & (channels < DIM)[None, :]
         k = tl.load(keys + slots, mask=is_stored, other=0.0)
@@ -99,7 +100,7 @@ def _attend(
             k, v = k.to(tl.float32), v.to(tl.float32)
         distance = (start + queries)[:, None] - positions[None, :]
         visible = exists[None, :] & (distance >= 0) & (distance < window)
-        scores = tl.dot(asked, tl.trans(k), input_precision="ieee") * scale
+        scores = tl.dot(asked, tl.trans(k), input_precision="ieee") * SCALE
         scores = tl.where(visible, scores, float("-inf"))
         higher = tl.maximum(best, tl.max(scores, 1))
         # A query that has seen no key yet has no finite score.
@@ -142,68 +143,53 @@ class TritonAttention(StepAttention):
     """`processors` is how many programs the device runs at once; None asks it."""
 
     def __init__(self, config: GPTConfig, cache: KVCache, processors: int | None = None) -> None:
-        self._config, self._cache = config, cache
-        device = cache.device
+        self._windows, self._cache = config.windows, cache
+        device, dim = cache.device, config.head_dim
         self._processors: int = processors or torch.cuda.get_device_properties(device).multi_processor_count
         self._slots = self._tiles = self._table = torch.empty(0)
         self._num_queries = FEWEST_QUERIES
-        self._most_queries, self._keys_at_once = TILES[cache.dtype.itemsize]
+        self._most_queries, keys = TILES[cache.dtype.itemsize]
+        widen = INTERPRETED and cache.dtype != torch.float32  # it multiplies bf16 wrongly
+        self._head = {"DIM": dim, "WIDTH": max(16, triton.next_power_of_2(dim))}
+        self._shape = {"SCALE": attention_scale(dim), "BLOCK": cache.block_size, "KEYS": keys, "WIDEN": widen}
 
     def plan(self, chunks: list[Chunk]) -> None:
         longest = max(chunk.length for chunk in chunks)
         self._num_queries = FEWEST_QUERIES if longest <= FEWEST_QUERIES else self._most_queries
+        table = padded_table([chunk.sequence.blocks for chunk in chunks])
         tiles: list[tuple[int, int, int, int]] = []
         slots: list[int] = []
-        size = self._cache.block_size
+        size, device = self._cache.block_size, self._cache.device
         for row, (sequence, start, end) in enumerate(chunks):
             for at in range(start, end, self._num_queries):
-                tiles.append((len(slots) + at - start, min(self._num_queries, end - at), at, row))
+                count = min(self._num_queries, end - at)
+                tiles.append((len(slots) + at - start, count, at, row * table.shape[1]))
             slots += [sequence.blocks[at // size] * size + at % size for at in range(start, end)]
-        device = self._cache.device
         self._tiles, self._slots = torch.tensor(tiles, device=device), torch.tensor(slots, device=device)
-        self._table = padded_table([chunk.sequence.blocks for chunk in chunks]).to(device)
+        self._table = table.to(device)
 
     def plan_decoding(self, positions: Tensor, table: Tensor) -> None:
         rows, size = torch.arange(len(positions), device=positions.device), self._cache.block_size
         self._num_queries = FEWEST_QUERIES
-        self._tiles = torch.stack((rows, torch.ones_like(rows), positions, rows), dim=1)
+        self._tiles = torch.stack((rows, torch.ones_like(rows), positions, rows * table.stride(0)), dim=1)
         self._slots = table.gather(1, positions[:, None] // size)[:, 0] * size + positions % size
         self._table = table
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         self._cache.write(layer, self._slots, k[0], v[0])
         q = q[0].contiguous()
-        num_tokens, heads, dim = q.shape
+        num_tokens, heads, _ = q.shape
         wanted = 2 * self._processors // (len(self._tiles) * heads)  # two programs for a processor
         splits = min(1 << max(wanted.bit_length() - 1, 0), MOST_SPLITS)
         out, totals = torch.empty_like(q), q.new_empty(splits, num_tokens, heads, dtype=torch.float32)
         partial = q.new_empty(splits, *q.shape, dtype=torch.float32) if splits > 1 else out
-        width = max(16, triton.next_power_of_2(dim))
-        window = self._config.windows[layer] or self._config.context_length
-        _attend[len(self._tiles), heads, splits](
-            q,
-            *self._cache.layer(layer),
-            self._tiles,
-            self._table,
-            self._table.stride(0),
-            partial,
-            totals,
-            num_tokens,
-            attention_scale(dim),
-            window,
-            HEADS=heads,
-            DIM=dim,
-            WIDTH=width,
-            BLOCK=self._cache.block_size,
-            QUERIES=self._num_queries,
-            KEYS=self._keys_at_once,
-            SPLITS=splits,
-            WIDEN=INTERPRETED and q.dtype != torch.float32,  # it multiplies bf16 wrongly
-        )
+        shape = {**self._head, **self._shape, "HEADS": heads, "QUERIES": self._num_queries, "SPLITS": splits}
+        plan, numbers = (self._tiles, self._table), (num_tokens, self._windows[layer] or NO_WINDOW)
+        grid = (len(self._tiles), heads, splits)
+        _attend[grid](q, *self._cache.layer(layer), *plan, partial, totals, *numbers, **shape)
         if splits > 1:
-            _merge[num_tokens * heads,](
-                partial, totals, out, num_tokens * heads, DIM=dim, WIDTH=width, SPLITS=splits
-            )
+            all_heads = num_tokens * heads
+            _merge[all_heads,](partial, totals, out, all_heads, **self._head, SPLITS=splits)
         return out[None]
 
 
@@ -212,7 +198,7 @@ def probed(config: GPTConfig, cache: KVCache) -> TritonAttention | None:
     not in the log."""
     try:
         attention = TritonAttention(config, cache)
-        off = _error(config, cache.block_size, cache.dtype, cache.device)
+        off = error_of(config, cache.block_size, cache.dtype, cache.device)
     except Exception as error:  # a compiler, a driver or an architecture that cannot: each has its own
         logger.warning("attention through a copy of the cache: Triton cannot (%s)", error)
         return None
@@ -224,7 +210,7 @@ def probed(config: GPTConfig, cache: KVCache) -> TritonAttention | None:
 
 
 @torch.inference_mode()
-def _error(config: GPTConfig, block_size: int, dtype: torch.dtype, device: torch.device) -> float:
+def error_of(config: GPTConfig, block_size: int, dtype: torch.dtype, device: torch.device) -> float:
     """How far the kernel is from plain attention, at most, for a prompt and a token after it in a pool of their own."""
     length = min(LENGTH_PROBED, config.context_length)
     sequence = Sequence([0] * length, length)

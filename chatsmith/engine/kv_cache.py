@@ -16,8 +16,8 @@ SHARE_OF_FREE_MEMORY = 0.5
 """The most of the free memory that the pool takes when it is not told its size."""
 
 CPU_RUNNING, MOST_RUNNING = 16, 256
-"""Sequences at once where nobody says: on a CPU, whose arithmetic 16 keep busy; and at most on a GPU, where the keys and
-values of 256 are most of what a step reads."""
+"""Sequences at once where nobody says: on a CPU, whose arithmetic 16 keep busy; and at most on a GPU, where the keys
+and values of 256 are most of what a step reads."""
 
 CPU_TOKENS_PER_STEP, GPU_TOKENS_PER_STEP = 256, 2048
 """A GPU that multiplies 300 times as fast as it reads (H100, bf16) waits for weights below some 300 tokens."""
