@@ -4,6 +4,7 @@ Others need two functions: what `choose_backend` gives is handed to an Engine, w
 """
 
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from chatsmith.backends.guided import Grammars
 from chatsmith.backends.native import load_library
 from chatsmith.backends.quantized import Quantization, decoding_view, refresh, weight_bytes
 from chatsmith.engine.backend import Backend, Guide
+from chatsmith.engine.paged_attention import StepAttention
 from chatsmith.engine.request import Constraint
 from chatsmith.engine.scheduler import Chunk
 from chatsmith.model.gpt import GPT
@@ -79,7 +81,9 @@ class _FastBackend(Backend):
         longest = -(-self.config.context_length // block_size)
         if self.device.type == "cuda":
             recorder = CudaRecorder(self.device)
-            self._decoder = GraphDecoder(self.model, self.cache, max_running, longest, recorder)
+            self._decoder = GraphDecoder(
+                self.model, self.attention, self.cache, max_running, longest, recorder
+            )
         elif self._library is not None and CPUDecoder.is_possible(self.model, self.cache):
             rows = max(max_running, min(MOST_ROWS, tokens_per_step))
             self._decoder = CPUDecoder(self._library, self.model, self.cache, rows, longest)
@@ -94,6 +98,14 @@ class _FastBackend(Backend):
             )
         if self.is_exact and self._library is not None:
             self._library.tile_always()
+
+    def make_attention(self, max_running: int) -> StepAttention:
+        if self.device.type == "cuda" and find_spec("triton"):
+            from chatsmith.backends.triton_attention import probed
+
+            if kernel := probed(self.config, self.cache):
+                return kernel
+        return super().make_attention(max_running)
 
     def forward(self, chunks: list[Chunk]) -> Tensor:
         if self.is_exact and isinstance(self._decoder, CPUDecoder):

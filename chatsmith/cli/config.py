@@ -649,10 +649,12 @@ class ServeConfig(Inference, Listening):
     """Engines per model, one per GPU where there are several."""
     threads: Natural = 0
     """CPU threads per engine; 0 leaves a core to the API server and divides the others among the engines."""
-    max_running: Positive = 16
-    """Replies that an engine generates at the same time."""
-    tokens_per_step: Positive = 256
-    """Tokens that an engine computes at once; more reads prompts faster, and delays the other replies longer."""
+    max_running: Natural = 0
+    """Replies that an engine generates at the same time; 0 means 16 on a CPU, and on a GPU as many full contexts as
+    half of the free memory holds, at most 256."""
+    tokens_per_step: Natural = 0
+    """Tokens that an engine computes at once; more reads prompts faster, and delays the other replies longer. 0 means
+    256 on a CPU, 2,048 on a GPU."""
     tokens_beside_decoding: Natural = 0
     """Prompt tokens among these while other replies are generated; 0 means 16 on a CPU, all elsewhere."""
     kv_tokens: Natural = 0

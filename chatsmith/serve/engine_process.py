@@ -103,7 +103,7 @@ def load(settings: ipc.EngineSettings) -> tuple[Engine, ipc.ModelInfo]:
         fingerprint=bundle_fingerprint(path),
         num_blocks=engine.num_blocks,
         block_size=BLOCK_SIZE,
-        max_running=settings.max_running,
+        max_running=engine.max_running,
         description=f"{runtime.describe()}; {engine.describe()}" + "; exact" * engine.backend.is_exact,
     )
 

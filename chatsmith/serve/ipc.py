@@ -34,8 +34,8 @@ class EngineSettings(msgspec.Struct, frozen=True, tag=True):
     dtype: str = "auto"
     threads: int = 0
     """CPU threads of torch; 0 is its own choice."""
-    max_running: int = 16
-    tokens_per_step: int = 256
+    max_running: int | None = None
+    tokens_per_step: int | None = None
     kv_tokens: int | None = None
     prefix_caching: bool = True
     quantize: Literal["bf16", "int8"] | None = None

@@ -14,11 +14,11 @@ It runs no tools: that is the client's part. The calculator, which the server it
 import json
 import re
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from chatsmith.engine.request import Constraint, RequestError, object_schema
+from chatsmith.engine.request import Constraint, RequestError
 from chatsmith.serve.errors import invalid
 from chatsmith.serve.protocol import ResponseFormat, Tool, ToolChoice
 from chatsmith.text.chat import overlap
@@ -80,8 +80,8 @@ def reply_constraint(
     if isinstance(choice, ToolChoice):
         tools = [tool for tool in tools if tool.function.name == choice.function.name]
     _check_size([tool.function.parameters for tool in tools], "tools")
-    return Constraint.lark(
-        _grammar(tools, schema, must_call=choice not in (None, "auto"), many=parallel is not False)
+    return Constraint(
+        "lark", _grammar(tools, schema, must_call=choice not in (None, "auto"), many=parallel is not False)
     )
 
 
@@ -169,6 +169,19 @@ def _grammar(tools: Sequence[Tool], schema: dict[str, Any] | None, *, must_call:
             raise invalid(f"the tool {tool.function.name}: {error}", "tools") from error
         lines.append(f"{name}: {json.dumps(beginning)} %json {_laid_out(arguments)} {json.dumps(END)}")
     return "\n".join(lines)
+
+
+def object_schema(schema: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The JSON schema of a tool's arguments, which are an object: a type that is missing means so.
+
+    Raises RequestError if its type is another. What else rules objects out is found when it is compiled.
+    """
+    schema = schema or {}
+    kinds = schema.get("type", "object")
+    if "object" not in ([kinds] if isinstance(kinds, str) else kinds):
+        message = f"a tool's parameters must describe an object, not {kinds!r}"
+        raise RequestError(message, parameter="tools")
+    return {**schema, "type": "object"}
 
 
 def _laid_out(schema: dict[str, Any]) -> str:

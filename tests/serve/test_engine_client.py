@@ -91,7 +91,7 @@ def test_a_job_that_cannot_be_begun_is_refused_and_says_whose_mistake_it_is() ->
         reported: list[ApiError] = []
         for error in (RequestError("no", parameter="stop"), ValueError("too big"), KeyError("?")):
             events = Events()
-            constraint = Constraint.lark("x") if isinstance(error, ValueError) else None
+            constraint = Constraint("lark", "x") if isinstance(error, ValueError) else None
             job = Job((1,), constraint=constraint)
             engine._receive(refusal(error, Submit(engine.submit(job, events), job)))
             [refused] = taken(events)

@@ -44,7 +44,7 @@ JOBS = st.builds(
     sampling=SAMPLINGS,
     n=st.integers(1, 4),
     score_from=st.none() | st.just(0),
-    constraint=st.none() | st.just(Constraint.regex("a+")),
+    constraint=st.none() | st.just(Constraint("regex", "a+")),
 )
 LOGPROBS = st.builds(
     TokenLogprob,
