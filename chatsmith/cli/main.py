@@ -67,8 +67,8 @@ AROUND = (
     Command("data download", config.DownloadConfig, "download", "download"),
     Command("data cache", config.TokenCacheConfig, "token_cache", "cache"),
     Command("data inspect", config.InspectConfig, "inspect_data", "inspect"),
-    Command("bench infer", config.BenchInferConfig, "bench_infer", "bench_infer"),
-    Command("bench train", config.BenchTrainConfig, "bench_train", "bench"),
+    Command("bench infer", config.BenchInferConfig, "bench", "bench_infer"),
+    Command("bench train", config.BenchTrainConfig, "bench", "bench"),
 )
 COMMANDS = {command.name: command for command in (*PIPELINE, *AROUND)}
 
