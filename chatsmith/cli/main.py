@@ -47,7 +47,7 @@ PIPELINE = (
     Command("data prepare", config.DataConfig, "data", "data"),
     Command("tokenizer", config.TokenizerConfig, "tokenizer", "tokenizer"),
     Command("pretrain", config.PretrainConfig, "pretrain", "pretrain"),
-    Command("mid", config.MidConfig, "mid", "mid"),
+    Command("mid", config.MidConfig, "sft", "mid"),
     Command("sft", config.SftConfig, "sft", "sft"),
     Command("rl", config.RlConfig, "rl", "rl"),
     Command("evaluate", config.EvaluateConfig, "evaluate", "evaluate"),
