@@ -876,6 +876,8 @@ class PlanConfig(Shape, Output):
     """How many of them train together."""
     price_per_gpu_hour: NaturalNumber = 0.0
     """Dollars for an hour of one GPU; 0 means a usual price."""
+    keep_every: Natural = 0
+    """Count the disk for the weights that pretraining keeps every so many steps; 0 means as the recipe says."""
     table: Literal["none", "depths", "gpus"] = "none"
     """Compare depths, or all known GPUs, in a table."""
     plot: Path | None = None

@@ -33,7 +33,7 @@ class Command:
     config: type[config.Settings]
     """Its settings; the first line of their documentation is its line of help."""
     module: str
-    """The file in chatsmith/cli whose `main` takes them."""
+    """The file in chatsmith/cli whose `main` takes them, or FILE:FUNCTION."""
     section: str
     """Its name in recipes ([pretrain]) and variables (CHATSMITH_PRETRAIN_…)."""
 
@@ -55,17 +55,17 @@ PIPELINE = (
     Command("serve", config.ServeConfig, "serve", "serve"),
 )
 AROUND = (
-    Command("demo", config.DemoConfig, "demo", "demo"),
+    Command("demo", config.DemoConfig, "run:demo", "demo"),
     Command("run", config.RunConfig, "run", "run"),
     Command("adapt", config.AdaptConfig, "adapt", "adapt"),
     Command("report", config.ReportConfig, "report", "report"),
-    Command("watch", config.WatchConfig, "watch", "watch"),
+    Command("watch", config.WatchConfig, "serve:watch", "watch"),
     Command("export", config.ExportConfig, "export", "export"),
-    Command("import", config.ImportConfig, "import_", "import"),
+    Command("import", config.ImportConfig, "export:import_folder", "import"),
     Command("doctor", config.DoctorConfig, "doctor", "doctor"),
     Command("plan", config.PlanConfig, "plan", "plan"),
-    Command("data download", config.DownloadConfig, "download", "download"),
-    Command("data cache", config.TokenCacheConfig, "token_cache", "cache"),
+    Command("data download", config.DownloadConfig, "data:download", "download"),
+    Command("data cache", config.TokenCacheConfig, "data:cache", "cache"),
     Command("data inspect", config.InspectConfig, "inspect_data", "inspect"),
     Command("bench infer", config.BenchInferConfig, "bench", "bench_infer"),
     Command("bench train", config.BenchTrainConfig, "bench", "bench"),
@@ -156,7 +156,8 @@ def execute(command: Command, argv: Sequence[str], environ: Mapping[str, str]) -
             values = given.layered(command.config, written, variables, flags)
     try:
         settings = given.made(command.config, values, prog)
-        import_module(f"chatsmith.cli.{command.module}").main(settings)
+        module, _, function = command.module.partition(":")
+        getattr(import_module(f"chatsmith.cli.{module}"), function or "main")(settings)
     except UserError as error:
         own = {field.name for field in fields(command.config)}.intersection(error.settings)
         if not own:

@@ -9,8 +9,8 @@ from hashlib import sha256
 from itertools import chain, islice
 from pathlib import Path
 
+from chatsmith.cli.data import eval_folder
 from chatsmith.cli.inspect_data import show_rendered
-from chatsmith.cli.settings import expanded
 from chatsmith.cli.training import Stage
 from chatsmith.data.dataset import FILE_NAME, DataManifest, SplitName, load_manifest
 from chatsmith.data.mixture import Entry, Mixture, Part, cache_conversations
@@ -20,7 +20,6 @@ from chatsmith.ingest.hub import open_tokens
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.distributed import sum_number
 from chatsmith.runtime.errors import UserError
-from chatsmith.tasks.benchmark_files import default_folder
 from chatsmith.tasks.sources import Source, Surroundings, open_source
 from chatsmith.text.chat import Conversation, Rendered
 from chatsmith.text.tokenizer import Tokenizer
@@ -37,7 +36,7 @@ def named_sources(stage: Stage) -> list[tuple[Entry, Source]]:
     config, runtime = stage.config, stage.runtime
     around = Surroundings(
         lambda: load_manifest(stage.run.data),
-        expanded(config.eval_data) if config.eval_data else default_folder(),
+        eval_folder(config.eval_data),
         frozenset(spelling_words()),
         stage.reporter.notice,
     )

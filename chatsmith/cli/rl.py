@@ -10,6 +10,7 @@ import json
 from chatsmith.backends import choose_backend
 from chatsmith.bundle import Bundle, bundle_fingerprint
 from chatsmith.cli.config import RlConfig as Config
+from chatsmith.cli.data import eval_folder
 from chatsmith.cli.training import facts_of, load_start, settings_from, training_stage
 from chatsmith.data.dataset import DataManifest, load_manifest
 from chatsmith.evals.before_after import BeforeAfter
@@ -18,7 +19,6 @@ from chatsmith.rl.trainer import Problems, RLSettings, reinforce
 from chatsmith.runtime.atomic import write_text
 from chatsmith.runtime.device import settled
 from chatsmith.runtime.run_directory import resolve_bundle
-from chatsmith.tasks.benchmark_files import default_folder
 from chatsmith.tasks.problem_set import ProblemSet, file_set, gsm8k_set
 from chatsmith.tasks.rewards import Judge, honest_answer, load_reward, marked_answer, right_answer, sound_form
 from chatsmith.tools.calculator import calculator_tool
@@ -107,7 +107,7 @@ def find_problems(config: Config) -> ProblemSet:
         needs_answers = not config.reward
         return file_set(config.problems, config.test_problems, config.seed, needs_answers=needs_answers)
     if config.task == "gsm8k":
-        return gsm8k_set(config.eval_data or default_folder(), config.seed)
+        return gsm8k_set(eval_folder(config.eval_data), config.seed)
     return rl_problem_set(config.seed)
 
 

@@ -15,6 +15,7 @@ import torch
 
 from chatsmith.bundle import GENERATION_DEFAULTS, Bundle, check_bundle, load_bundle, save_bundle
 from chatsmith.cli.config import Shape
+from chatsmith.cli.data import eval_folder
 from chatsmith.evals.suites import along_training
 from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
@@ -33,7 +34,6 @@ from chatsmith.runtime.run_directory import (
     settings_of,
     stage_key,
 )
-from chatsmith.tasks.benchmark_files import default_folder
 from chatsmith.text.tokenizer import Tokenizer
 from chatsmith.train.checkpoint import saved_states
 from chatsmith.train.plan import Plan, model_shape
@@ -85,9 +85,7 @@ class Stage:
         config, folder = self.config, self.run.state(self.name)
         every = getattr(config, "core_every", 0)
         suite = "core" if self.name == "pretrain" else "chat"
-        benchmark = every and along_training(
-            suite, tokenizer, self.runtime, config.eval_data or default_folder()
-        )
+        benchmark = every and along_training(suite, tokenizer, self.runtime, eval_folder(config.eval_data))
 
         def after_step(model: GPT, step: int) -> dict[str, float]:
             if config.keep_every and step % config.keep_every == 0 and self.runtime.is_main:

@@ -165,3 +165,14 @@ def test_hours_for_one_gpu_become_a_depth_and_minutes_that_are_kept(tmp_path):
     for wrong in ({"hours": 0}, {"hours": "x"}, {"days": 3}):
         with pytest.raises(UserError, match="takes hours"):
             within_budget(recipe, {"budget": wrong}, 1, clock)
+
+
+def test_the_disk_counts_the_weights_that_are_kept_along_the_way(plan):
+    without, with_steps = (
+        json.loads(plan("speedrun", *EIGHT, *more)[1]) for more in ((), ("--keep-every", "2000"))
+    )
+    assert without["checkpoints"] == 0 < with_steps["checkpoints"] == with_steps["plan"]["steps"] // 2000
+    weights = 4 * with_steps["parameters"] * with_steps["checkpoints"]
+    assert with_steps["disk_bytes"] - without["disk_bytes"] == pytest.approx(weights)
+    said = plan("2", "--keep-every", "100")[1]
+    assert "checkpoints kept along the way" in said and "0.0 GB" not in said and "downloaded" not in said
