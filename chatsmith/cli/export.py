@@ -1,14 +1,19 @@
-"""`chatsmith export`: the model for other programs, with a certificate of how exactly it gives what ours gives."""
+"""`chatsmith export` and `import`: the model for other programs, with a certificate of how exactly it gives what ours
+gives; and a transformers folder as a bundle of chatsmith.
+"""
 
 import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from chatsmith.bundle import Bundle, load_bundle
+from chatsmith.bundle import Bundle, load_bundle, save_bundle
 from chatsmith.cli.config import ExportConfig as Config
+from chatsmith.cli.config import ImportConfig
 from chatsmith.export.parity import certificate
+from chatsmith.export.reader import read_transformers
 from chatsmith.export.writers import write_gguf, write_transformers
+from chatsmith.report.model_card import model_card
 from chatsmith.runtime import atomic
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.errors import UserError
@@ -56,3 +61,17 @@ def _compared(bundle: Bundle, path: Path, kind: str, config: Config) -> dict[str
 
 def _text(found: dict[str, Any]) -> str:
     return json.dumps(found, indent=2) + "\n"
+
+
+def import_folder(config: ImportConfig) -> None:
+    """Read the folder and write the bundle. Raises UserError for what is no model that our network computes."""
+    reporter = Reporter()
+    if config.out.exists():
+        raise UserError(f"{config.out} exists; name another place, or remove it first", setting="out")
+    model, tokenizer, generation = read_transformers(config.folder)
+    summary = f"Imported from {config.folder.name}, a folder of the transformers library."
+    card = model_card(config.out.name, summary)
+    save_bundle(
+        config.out, model, tokenizer, generation=generation, card=card, provenance={"stage": "import"}
+    )
+    reporter.line(f"{config.out} is a bundle now: chatsmith chat {config.out}")
