@@ -28,6 +28,9 @@ from chatsmith.text.tokenizer import Tokenizer
 QUEUE_SHARE = 4
 """Prompt tokens that may wait by default, as a multiple of what the key-value pool holds."""
 
+KEEP_ALIVE_SECONDS = 10.0
+"""A stream says something after this long without an event: proxies close what is silent for a minute."""
+
 MAX_LOGPROBS = 2**20
 """Of one request, alternatives included: about 100 bytes each in the answer, and several times that in memory."""
 
@@ -153,7 +156,8 @@ class ServedModel:
         names: Mapping[str, str],
         affinity: str | None = None,
     ) -> AsyncGenerator[list[Output], None]:
-        """The outputs of a request's jobs, in batches as they come; `index` numbers the replies over all jobs.
+        """The outputs of a request's jobs, in batches as they come; `index` numbers the replies over all jobs. Where
+        nothing has come for KEEP_ALIVE_SECONDS, an empty batch.
 
         Requests with the same `affinity` go to the same engine when load allows. Raises ApiError: 503 if no engine is
         ready or none begins in time, 504 if the replies take too long, 429 if there is no room, and whatever ends a
@@ -179,7 +183,12 @@ class ServedModel:
                 first_choice += job.n
             while not all(reply.is_over for reply in replies):
                 batch: list[Output] = []
-                event = await events.get()
+                try:
+                    async with asyncio.timeout(KEEP_ALIVE_SECONDS):
+                        event = await events.get()
+                except TimeoutError:
+                    yield []
+                    continue
                 while True:
                     if isinstance(event, ApiError):
                         raise event.rename(names)
