@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
+import msgspec
 from pydantic import Field, ValidationError
 
 from chatsmith.serve.completions import ChatReply, encode
@@ -191,7 +192,21 @@ def _texts(content: str | list[dict[str, Any]], place: str) -> str:
     return "".join(str(part.get("text", part.get("refusal", ""))) for part in content)
 
 
-RESPONSES_NAMES = {"prompt": "input", "response_format": "text.format", "tools": "tools"}
+RESPONSES_NAMES = {"prompt": "input", "response_format": "text.format"}
+
+
+ECHOED: dict[str, Any] = {
+    **dict.fromkeys(("model", "instructions", "max_output_tokens", "temperature", "top_p", "user")),
+    "tools": [],
+    "tool_choice": "auto",
+    "parallel_tool_calls": True,
+    "text": {"format": {"type": "text"}},
+    "truncation": "disabled",
+    "reasoning": {"effort": None, "summary": None},
+    "store": False,
+    "metadata": {},
+}
+"""Fields of a request that the response repeats, and what it says where they were left out."""
 
 
 class ResponsesReply(ChatReply):
@@ -205,29 +220,19 @@ class ResponsesReply(ChatReply):
             super().__init__(request.as_chat(), model, record, RESPONSES_NAMES)
         except ApiError as error:
             raise request.renamed(error) from None
-        defaults = model.loaded.defaults
+        declared = ECHOED.keys() & ResponsesRequest.model_fields
+        given = request.model_dump(include=declared, exclude_none=True, by_alias=True)
         self._fields: dict[str, Any] = {
             "id": f"resp_{uuid.uuid4().hex}",
             "object": "response",
             "created_at": int(time.time()),
-            "model": model.name,
-            "instructions": request.instructions,
-            "max_output_tokens": request.max_output_tokens,
-            "temperature": defaults.temperature if request.temperature is None else request.temperature,
-            "top_p": defaults.top_p if request.top_p is None else request.top_p,
-            "tools": [tool.model_dump(exclude_none=True) for tool in request.tools or []],
-            "tool_choice": request.model_dump()["tool_choice"] or "auto",
-            "parallel_tool_calls": request.parallel_tool_calls is not False,
-            "text": request.model_dump(exclude_none=True, by_alias=True).get(
-                "text", {"format": {"type": "text"}}
-            ),
-            "truncation": "disabled",
             "previous_response_id": None,
-            "reasoning": {"effort": None, "summary": None},
-            "store": False,
-            "metadata": {},
             "error": None,
-            "user": request.user,
+            **ECHOED,
+            "temperature": model.loaded.defaults.temperature,
+            "top_p": model.loaded.defaults.top_p,
+            **given,
+            "model": model.name,
         }
 
     def _opening(self) -> list[Any]:
@@ -255,7 +260,7 @@ class ResponsesReply(ChatReply):
         return self._event((kind, {"response": self._response()}))
 
     async def _whole(self) -> bytes:
-        return encode(self._response()).encode()
+        return msgspec.json.encode(self._response())
 
     def _add(self, delta: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         if text := delta.get("content"):
