@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from chatsmith.serve.errors import busy, invalid
+from chatsmith.serve.errors import invalid, known
 
 WINDOW_SECONDS = 60.0
 """The speed that Retry-After rests on is that of so long ago until now."""
@@ -78,27 +78,19 @@ class Admission:
         open_requests = self.open_by_key[key]
         if limits.per_key and open_requests >= limits.per_key:
             times = self.request_seconds
-            raise busy(
-                f"This key has {open_requests} requests open, the most it may have. Wait for one to end.",
-                "too_many_requests_per_key",
-                self._retry_after(sum(times) / len(times) / open_requests if times else None),
-            )
+            later = self._retry_after(sum(times) / len(times) / open_requests if times else None)
+            raise known("too_many_requests_per_key", retry_after=later, count=open_requests)
         excess = self.num_open + num_replies - most
         if excess > 0:
-            num_waiting = max(0, self.num_open - self.capacity)
-            raise busy(
-                f"The queue is full: {num_waiting} replies wait. Try again later.",
-                "queue_full",
-                self._retry_after(self.ended.seconds_for(excess)),
-            )
+            later = self._retry_after(self.ended.seconds_for(excess))
+            waiting = f"{max(0, self.num_open - self.capacity)} replies wait"
+            raise known("queue_full", retry_after=later, waiting=waiting)
         # A prompt that alone is longer than the limit may come in when nothing else waits.
         excess = self.waiting_tokens + num_tokens - limits.queue_tokens
         if excess > 0 and self.waiting_tokens:
-            raise busy(
-                f"The queue is full: {self.waiting_tokens} prompt tokens wait to be read. Try again later.",
-                "queue_full",
-                self._retry_after(self.begun.seconds_for(min(excess, self.waiting_tokens))),
-            )
+            later = self._retry_after(self.begun.seconds_for(min(excess, self.waiting_tokens)))
+            waiting = f"{self.waiting_tokens} prompt tokens wait to be read"
+            raise known("queue_full", retry_after=later, waiting=waiting)
         return Ticket(self, key, num_replies, num_tokens)
 
     def _retry_after(self, seconds: float | None) -> int:

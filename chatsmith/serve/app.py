@@ -27,7 +27,7 @@ import chatsmith
 from chatsmith.serve import metrics, prompts, protocol
 from chatsmith.serve.auth import HostNames
 from chatsmith.serve.completions import ChatReply, Reply, TextReply, encode
-from chatsmith.serve.errors import CLIENT_CLOSED, ApiError, ClientGone, internal
+from chatsmith.serve.errors import CLIENT_CLOSED, ApiError, ClientGone, known
 from chatsmith.serve.log import RequestRecord, log_failure
 from chatsmith.serve.models import ServedModel, Service, card
 from chatsmith.serve.page import add_page
@@ -250,9 +250,7 @@ class JSONRequest(Request):
             except ClientDisconnect:
                 raise ClientGone from None
             except TimeoutError:
-                raise ApiError(
-                    408, f"The request did not arrive within {seconds:g} seconds.", code="request_timeout"
-                ) from None
+                raise known("request_timeout", seconds=seconds) from None
             self._check_type(body)
             self._body = body
         return self._body
@@ -265,22 +263,16 @@ class JSONRequest(Request):
     def _check_type(self, body: bytes) -> None:
         encoding = self.headers.get("content-encoding", "identity")
         if encoding.lower() != "identity":
-            raise ApiError(
-                415,
-                f"Send the body as it is, without Content-Encoding: {encoding[:40]}.",
-                code="encoded_body",
-            )
+            raise known("encoded_body", encoding=encoding[:40])
         kind = self.headers.get("content-type", "").partition(";")[0].strip().lower()
         # Also a guard: a web page may send other types to this server unasked, but JSON only with its consent (CORS).
         if body and kind != "application/json":
-            raise ApiError(
-                415, "Send the body as JSON, with the header Content-Type: application/json.", code="not_json"
-            )
+            raise known("not_json")
         if not body:
             protocol.parse_object(body)  # FastAPI would call it a missing field
 
     async def _read(self, most: int) -> bytes:
-        too_large = ApiError(413, f"The body is larger than {most} bytes.", code="body_too_large")
+        too_large = known("body_too_large", most=most)
         declared = self.headers.get("content-length", "")
         if declared.isdigit() and int(declared) > most * DISCARDED:
             raise too_large
@@ -316,19 +308,9 @@ async def _answer_error(http: Request, error: Exception) -> Response:
     return JSONResponse(error.body(), error.status, error.headers)
 
 
-def wrong_host(host: str) -> ApiError:
-    """403: the request is for another server."""
-    return ApiError(
-        403,
-        f"This server has no keys, and so answers to its own names alone, which {host[:100]!r} is not. If it is to "
-        "have that name, start it with --allowed-host NAME, or with keys.",
-        code="host_not_allowed",
-    )
-
-
 async def _answer_fault(http: Request, error: Exception) -> Response:
     # RequestScope logs it.
-    return JSONResponse(internal().body(), 500)
+    return JSONResponse(known("internal_error").body(), 500)
 
 
 # ---- streams ----
@@ -393,7 +375,7 @@ class EventStream(StreamingResponse):
         except Exception as failure:
             if not isinstance(failure, ApiError):
                 log_failure("stream_failed", failure, request_id=self._record.request_id)
-            error = failure if isinstance(failure, ApiError) else internal()
+            error = failure if isinstance(failure, ApiError) else known("internal_error")
             self._record.error = error.code
             yield b"data: " + encode(error.body()).encode() + b"\n\n"
 
@@ -435,7 +417,7 @@ class RequestScope:
         strange = [host for host in headers.getlist("host") if not self._hosts.allow(host)]
         try:
             if strange and not self._service.keys.are_required:
-                error = wrong_host(strange[0])
+                error = known("host_not_allowed", host=strange[0][:100])
                 record.error = error.code
                 await JSONResponse(error.body(), error.status)(scope, receive, send_with_id)
             else:

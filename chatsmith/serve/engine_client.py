@@ -16,7 +16,7 @@ from typing import Literal
 from chatsmith.engine.request import EngineStats
 from chatsmith.runtime.errors import UserError
 from chatsmith.serve import ipc
-from chatsmith.serve.errors import ApiError, internal, invalid, unavailable
+from chatsmith.serve.errors import ApiError, invalid, known
 from chatsmith.serve.log import log_event
 from chatsmith.serve.metrics import Metrics
 from chatsmith.serve.tools import explain_refusal
@@ -210,7 +210,11 @@ class EngineClient:
         elif isinstance(report, ipc.Refused):
             if (refused := self._jobs.pop(report.number, None)) is not None:
                 message = explain_refusal(report.message, refused.job.constraint)
-                error = invalid(message, report.parameter, report.code) if report.code else internal()
+                error = (
+                    invalid(message, report.parameter, report.code)
+                    if report.code
+                    else known("internal_error")
+                )
                 refused.events.put_nowait(error)
         elif isinstance(report, ipc.Cached):
             if (question := self._questions.pop(report.number, None)) and not question.done():
@@ -252,11 +256,7 @@ class EngineClient:
         self._jobs.clear()
 
     def _lost(self) -> ApiError:
-        return unavailable(
-            "The engine stopped while it worked on this request, and is being restarted. Try again.",
-            "engine_crashed",
-            self.retry_after,
-        )
+        return known("engine_crashed", retry_after=self.retry_after)
 
     def _ask(self, command: ipc.Command) -> None:
         """Send what the engine answers at its next step. Cancel, too: nobody else may be waiting."""

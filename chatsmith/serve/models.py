@@ -17,7 +17,7 @@ from chatsmith.runtime.errors import UserError
 from chatsmith.serve.admission import Admission, Limits, Ticket
 from chatsmith.serve.auth import Keys
 from chatsmith.serve.engine_client import EngineClient, Events
-from chatsmith.serve.errors import ApiError, internal, invalid, unavailable
+from chatsmith.serve.errors import ApiError, invalid, known
 from chatsmith.serve.ipc import EngineSettings, Job, ModelInfo, Output
 from chatsmith.serve.log import RequestRecord
 from chatsmith.serve.metrics import Metrics
@@ -89,9 +89,7 @@ class ServedModel:
     def loaded(self) -> LoadedModel:
         """What is known once it was loaded. Raises ApiError (503) before."""
         if self._loaded is None:
-            raise unavailable(
-                "The model is being loaded. Try again in a moment.", "loading", self.retry_after
-            )
+            raise known("loading", retry_after=self.retry_after)
         return self._loaded
 
     @property
@@ -117,9 +115,7 @@ class ServedModel:
     def check_ready(self) -> None:
         """Raise ApiError (503) unless an engine takes jobs."""
         if self.loaded and not self.ready_engines:
-            raise unavailable(
-                "The engine is being restarted. Try again in a moment.", "engine_restarting", self.retry_after
-            )
+            raise known("engine_restarting", retry_after=self.retry_after)
 
     async def run(self, on_loaded: Callable[["ServedModel"], None]) -> None:
         """Load, then keep the engines running. Raises UserError if the model cannot be loaded."""
@@ -258,14 +254,8 @@ class ServedModel:
             if left > KEEP_ALIVE_SECONDS:
                 return None
         if has_to_begin:
-            message = f"No engine was free within {seconds:g} seconds. Try again later."
-            raise unavailable(message, "queue_timeout", max(1, min(60, round(seconds))))
-        raise ApiError(
-            504,
-            f"The reply was not finished within {seconds:g} seconds. Ask for fewer tokens, or try later.",
-            type="timeout_error",
-            code="deadline_exceeded",
-        )
+            raise known("queue_timeout", retry_after=max(1, min(60, round(seconds))), seconds=seconds)
+        raise known("deadline_exceeded", seconds=seconds)
 
     def _count(self, reply: _Reply, output: Output, ticket: Ticket, record: RequestRecord) -> None:
         """Note a reply's new tokens in metrics, log and admission."""
@@ -296,7 +286,7 @@ def _failure(output: Output, reply: _Reply, names: Mapping[str, str]) -> ApiErro
     if reply.is_constrained and NOT_FINITE not in reason:
         param = names.get("constraint", "constraint")
         return invalid(f"{param} asks for a form that cannot be followed further: {reason}", param)
-    return internal(reason, "generation_failed")
+    return known("generation_failed", reason=reason)
 
 
 def choose_defaults(generation: Mapping[str, Any]) -> Defaults:
@@ -347,28 +337,22 @@ class Service:
         if name is None and self.models:
             return next(iter(self.models.values()))
         if name is None or name not in self.models:
-            known = ", ".join(self.models) or "none"
-            raise ApiError(
-                404,
-                f"The model {(name or '')[:100]!r} does not exist. This server has: {known}.",
-                param="model",
-                code="model_not_found",
-            )
+            there = ", ".join(self.models) or "none"
+            raise known("model_not_found", param="model", name=(name or "")[:100], known=there)
         return self.models[name]
 
     def check_open(self) -> None:
         """Raise ApiError (503) while draining."""
         if self.drained_by is not None:
             left = max(1, min(60, round(self.drained_by - time.monotonic())))
-            raise unavailable("The server is shutting down and takes no new work.", "draining", left)
+            raise known("draining", retry_after=left)
 
     def check_health(self) -> None:
         """Raise ApiError (503) if every engine is dead."""
         engines = [engine for model in self.models.values() for engine in model.engines]
         if engines and not any(engine.is_healthy for engine in engines):
             model = next(iter(self.models.values()))
-            message = f"An engine of {model.name} died and is being restarted."
-            raise unavailable(message, "engine_dead", model.retry_after)
+            raise known("engine_dead", retry_after=model.retry_after, name=model.name)
 
     def check_ready(self) -> None:
         """Raise ApiError (503) until every model is loaded, and then unless some model takes work."""
@@ -386,8 +370,7 @@ class Service:
         """End all requests under way with an error, because the server stops."""
         for model in self.models.values():
             for events in model.open:
-                message = "The server was shut down before the reply was finished."
-                events.put_nowait(unavailable(message, "shutdown", 1))
+                events.put_nowait(known("shutdown", retry_after=1))
 
     def metrics_text(self) -> bytes:
         """What Prometheus reads."""

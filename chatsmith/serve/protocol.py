@@ -34,8 +34,8 @@ def parse_object(body: bytes) -> dict[str, Any]:
     if not body.strip():
         raise _bad_json("the request has no body; send a JSON object")
     try:
-        msgspec.json.decode(body)
         value = json.loads(body, object_pairs_hook=_unambiguous)
+        msgspec.json.decode(body)
     except RecursionError as error:
         raise too_deep() from error
     except ValueError as error:
