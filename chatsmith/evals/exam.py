@@ -17,7 +17,7 @@ from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import Request, SamplingParams
 from chatsmith.evals.evaluation import Evaluation
 from chatsmith.evals.results import SuiteResult
-from chatsmith.evals.statistics import Score
+from chatsmith.evals.statistics import points_interval
 from chatsmith.runtime.console import Reporter
 from chatsmith.text.chat import Part, conversation_to_json, render_prompt
 from chatsmith.text.tokenizer import Tokenizer
@@ -140,6 +140,5 @@ def _reply(problem: Problem, parts: Sequence[Part], finish_reason: str) -> dict[
 
 
 def _score(right: Sequence[bool]) -> dict[str, Any]:
-    score = Score(sum(right), len(right))
-    low, high = score.interval
-    return {"accuracy": score.accuracy, "n": score.n, "low": low, "high": high}
+    low, high = points_interval(right)
+    return {"accuracy": sum(right) / max(1, len(right)), "n": len(right), "low": low, "high": high}

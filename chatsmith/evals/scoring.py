@@ -83,12 +83,6 @@ class Decision:
     was_cropped: bool = False
     """Whether a passage lost its beginning."""
 
-    @property
-    def margin(self) -> float:
-        """How far the best choice is ahead of the next, in nats a token; infinite without a choice."""
-        ordered = sorted(loss for loss in self.losses if not math.isnan(loss))
-        return ordered[1] - ordered[0] if len(ordered) > 1 else math.inf
-
 
 def make_question(kind: Kind, texts: Sequence[Sequence[int]], context_length: int) -> Question:
     """The passages that decide an item of this kind, from the ids of its prompts (`tasks.core.prompts`).

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from chatsmith.evals.statistics import (
     Z_95,
     Answers,
-    Score,
     bootstrap_interval,
     centered,
     holm,
@@ -57,12 +56,6 @@ def test_bounds_are_the_shares_that_lie_z_standard_errors_away(counts: tuple[int
 
 def test_no_items_tell_nothing() -> None:
     assert wilson_interval(0, 0) == (0.0, 1.0)
-    assert Score(0, 0).accuracy == 0.0
-
-
-def test_a_score_that_cannot_be_is_a_bug() -> None:
-    with pytest.raises(AssertionError):
-        Score(3, 2)
 
 
 def points(*values: float, chance: float = 0.0, group: str = "") -> Answers:
