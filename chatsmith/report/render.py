@@ -12,8 +12,9 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from chatsmith.report.gather import CURVES, MEANS, Facts
+from chatsmith.report.gather import CURVES
 from chatsmith.report.plots import curve
+from chatsmith.report.run_facts import MEANS, Facts
 from chatsmith.runtime.console import format_number, format_seconds
 
 COLUMNS = {"pretrain": "BASE", "mid": "MID", "sft": "SFT", "rl": "RL"}
