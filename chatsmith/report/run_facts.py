@@ -10,6 +10,7 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -276,22 +277,21 @@ def _gain(path: Path) -> Facts:
     found = read_json(path)
     if not found:
         return {}
-    name = "reward" if "reward_before" in found else "pass_at_1"
-    gain = "reward_gain" if name == "reward" else "gain"
-    parts = {
-        "all": {key.removeprefix(f"{name}_"): value for key, value in found.items()},
-        **found["sections"],
-    }
-    shares: dict[str, Facts] = {}
-    for part_name, part in parts.items():
-        shares[part_name] = {"n": int(part["n"])}
-        for when in ("before", "after"):
-            shares[part_name][when] = list(map(float, (part[when], *part[f"{when}_interval"])))
+    is_graded = "reward_before" in found
+    name, gain = ("reward", "reward_gain") if is_graded else ("pass_at_1", "gain")
+    whole = {key.removeprefix(f"{name}_"): value for key, value in found.items()}
+
+    def span(part: Facts, name: str) -> list[float]:
+        return [float(number) for number in (part[name], *part[f"{name}_interval"])]
+
     return {
         "task": found["task"],
-        "is_graded": name == "reward",
-        "gain": list(map(float, (found[gain], *found[f"{gain}_interval"]))),
-        "sections": shares,
+        "is_graded": is_graded,
+        "gain": span(found, gain),
+        "sections": {
+            name: {"n": int(part["n"]), "before": span(part, "before"), "after": span(part, "after")}
+            for name, part in {"all": whole, **found["sections"]}.items()
+        },
     }
 
 
@@ -328,32 +328,22 @@ def _samples(results: Facts, rollouts: Sequence[Facts]) -> list[Facts]:
             replies += [(file.stem, reply) for reply in read_json(file).get("transcript", [])[:MAX_SAMPLES]]
         for task, reply in replies:
             if "prompt" in reply and "reply" in reply:
-                prompt, section = _text(reply["prompt"]), str(reply.get("section", task))
-                new = {
-                    "section": section,
-                    "prompt": prompt,
-                    "expected": str(reply.get("expected", "")),
-                    "replies": {},
-                }
-                said = asked.setdefault(f"{section} {prompt}", new)["replies"]
+                new = {"section": str(reply.get("section", task)), "prompt": _text(reply["prompt"])}
+                new |= {"expected": str(reply.get("expected", "")), "replies": {}}
+                said = asked.setdefault(f"{new['section']} {new['prompt']}", new)["replies"]
                 verdict = {True: "(right) ", False: "(wrong) "}.get(reply.get("correct"), "")
                 said.setdefault(stage, verdict + _text(reply["reply"]))
     fixed = [one for one in asked.values() if one["section"] in LENGTHS]
-    chosen: list[Facts] = []
-    nth: Counter[str] = Counter()
+    by_section: dict[str, list[Facts]] = {}
     for one in sorted(asked.values(), key=lambda one: -len(one["replies"])):
-        if one in fixed:
-            continue
-        chosen.append({**one, "nth": nth[one["section"]]})
-        nth[one["section"]] += 1
-    chosen = fixed + sorted(chosen, key=lambda one: one.pop("nth"))[:MAX_SAMPLES]
-    for row in [row for row in rollouts if row.get("shown")][-1:]:
-        for reply in row["shown"][:4]:
-            said = {"rl": f"(reward {reply['reward']}) {reply['reply']}"}
-            section = f"in training, step {row['step']}"
-            chosen.append(
-                {"section": section, "prompt": str(reply["prompt"]), "expected": "", "replies": said}
-            )
+        by_section.setdefault(one["section"], []).append(one)
+    rounds = zip_longest(*(found for section, found in by_section.items() if section not in LENGTHS))
+    chosen = fixed + [one for of_round in rounds for one in of_round if one][:MAX_SAMPLES]
+    shown = [row for row in rollouts if row.get("shown")]
+    for reply in shown[-1]["shown"][:4] if shown else ():
+        said = {"rl": f"(reward {reply['reward']}) {reply['reply']}"}
+        about = {"section": f"in training, step {shown[-1]['step']}", "prompt": str(reply["prompt"])}
+        chosen.append({**about, "expected": "", "replies": said})
     return chosen
 
 
