@@ -62,6 +62,8 @@ AROUND = (
     Command("watch", config.WatchConfig, "watch", "watch"),
     Command("export", config.ExportConfig, "export", "export"),
     Command("import", config.ImportConfig, "import_", "import"),
+    Command("push", config.PushConfig, "export", "push"),
+    Command("pull", config.PullConfig, "export", "pull"),
     Command("doctor", config.DoctorConfig, "doctor", "doctor"),
     Command("plan", config.PlanConfig, "plan", "plan"),
     Command("data download", config.DownloadConfig, "download", "download"),
