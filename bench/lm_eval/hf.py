@@ -1,4 +1,4 @@
-"""lm-eval's `--model hf` on an exported folder against our own evaluation of the bundle: the same items, the same scores.
+"""lm-eval's `--model hf` on an exported folder, against our own evaluation of the bundle on the same items.
 
     python bench/lm_eval/hf.py RUN [--eval-data FOLDER] [--max-examples 100] [--out FOLDER]
 
