@@ -29,7 +29,7 @@ from chatsmith.tasks.benchmark_files import default_folder
 from chatsmith.tasks.core import TASKS, Kind, core_items
 from chatsmith.text.tokenizer import SPECIAL_TOKENS, Tokenizer
 
-CORE = ("hellaswag_zeroshot", "copa", "openbook_qa", "lambada_openai", "coqa", "arc_easy")
+CORE = ("hellaswag_zeroshot", "copa", "openbook_qa", "lambada_openai")
 CHAT = ("arc_easy", "arc_challenge", "mmlu")
 
 TASK = """task: {name}

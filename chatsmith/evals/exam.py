@@ -29,8 +29,6 @@ Item = TypeVar("Item")
 MAX_REPLY_TOKENS = 128
 """Longer replies are cut: no right answer to an exam comes near it, and a babbler must not hold up all."""
 
-DOES_NOT_FIT = "the prompt does not fit the model's context"
-
 
 def run_exam(
     engine: Engine,
@@ -52,18 +50,14 @@ def run_exam(
     whose prompt does not fit the model's context counts as answered wrongly.
     """
     asked = [problem for problem in problems for _ in range(tries)]
-    prompts = [tuple(render_prompt(problem.messages, tokenizer)) for problem in asked]
-    fitting = [index for index, prompt in enumerate(prompts) if len(prompt) < engine.config.context_length]
     requests = []
-    for index in fitting:
+    for index, problem in enumerate(asked):
         sampling = SamplingParams(temperature=temperature, max_tokens=max_tokens, seed=index % tries + 1)
-        requests.append(Request(prompts[index], sampling))
+        requests.append(Request(tuple(render_prompt(problem.messages, tokenizer)), sampling))
     with reporter.progress(label, len(requests), "problems") as bar:
         completions = engine.generate(requests, on_finish=lambda *_: bar.advance(1))
-    parts: list[Sequence[Part]] = [()] * len(asked)
-    endings = [DOES_NOT_FIT] * len(asked)
-    for index, one in zip(fitting, completions, strict=True):
-        parts[index], endings[index] = one.parts, one.error or one.finish_reason
+    parts = [one.parts for one in completions]
+    endings = [one.error or one.finish_reason for one in completions]
     # In threads, for some rules run programs and wait for them; no more than there are processors, for the programs
     # have a limit on the wall, too, and together a limit on memory.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
