@@ -178,7 +178,6 @@ def what_to_measure(
         benchmarks=eval_folder(config),
         files=ResultFiles(folder, *options, prompts=config.prompts) if folder else None,
         manifest=manifest,
-        data=run.data if run else None,
         tokens=run.tokens if run else None,
         text=config.text,
         is_transformers=config.hf is not None,

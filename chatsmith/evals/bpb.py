@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from chatsmith.data.conversations import holds_conversations
-from chatsmith.data.dataset import SplitName, load_manifest
+from chatsmith.data.dataset import SplitName
 from chatsmith.data.packing import NOT_TRAINED_ON, Batch, TrainingRows, ValidationRows
 from chatsmith.data.tokens import TokenCache
 from chatsmith.engine.request import Request, SamplingParams
@@ -159,10 +159,9 @@ def _text(evaluation: Evaluation, split: SplitName) -> Iterator[TokenCache]:
     files that are named. Raises UserError if there is no text in them."""
     tokenizer, paths = evaluation.bundle.tokenizer, evaluation.text
     if not paths:
-        assert evaluation.data is not None and evaluation.tokens is not None
-        manifest = evaluation.manifest or load_manifest(evaluation.data)
-        is_main = evaluation.runtime.is_main
-        with open_tokens(evaluation.tokens, manifest, tokenizer, split, build=is_main) as cache:
+        manifest, folder = evaluation.manifest, evaluation.tokens
+        assert manifest and folder, "bits per byte are asked for where there is text"
+        with open_tokens(folder, manifest, tokenizer, split, build=evaluation.runtime.is_main) as cache:
             yield cache
         return
     for file in find_files(paths):

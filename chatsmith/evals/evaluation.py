@@ -40,10 +40,8 @@ class Evaluation:
     """Where results are kept; None: nowhere."""
     manifest: DataManifest | None = None
     """What the model's run learns from; None where it has no data of its own, or they cannot be used."""
-    data: Path | None = None
-    """The folder of that manifest, and …"""
     tokens: Path | None = None
-    """… the folder of its token cache."""
+    """The folder of its token cache."""
     text: tuple[Path, ...] = ()
     """Measure bits per byte on this text, and not on that of the run."""
     is_transformers: bool = False
