@@ -848,6 +848,34 @@ class ImportConfig(Settings):
 
 
 @dataclass(frozen=True)
+class PushConfig(Settings):
+    """A bundle to a hub, with its model card: private, unless asked otherwise."""
+
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("run", "name")
+
+    run: Path = DEFAULT_RUN
+    """A run, whose newest model is sent, or a bundle."""
+    name: str = "my-model"
+    """Where to: OWNER/NAME, or NAME among the models of your own."""
+    public: bool = False
+    """Let everybody see a model that is new there; one that is there already stays as it is."""
+    license: str = ""
+    """What others may do with it, for the card, as the hub calls licenses: mit, apache-2.0, cc-by-sa-4.0, …"""
+
+
+@dataclass(frozen=True)
+class PullConfig(Settings):
+    """A bundle from a hub, checked whole."""
+
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("name", "out")
+
+    name: str = ""
+    """Which: OWNER/NAME."""
+    out: Path | None = None
+    """The folder to write, a new one; by default NAME, here."""
+
+
+@dataclass(frozen=True)
 class PlanConfig(Shape, Output):
     """What a recipe, or a model of a given depth, will cost, and how it will be trained."""
 

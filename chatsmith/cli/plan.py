@@ -33,9 +33,8 @@ from chatsmith.report.estimate import (
     kept_bytes,
     step_time,
 )
-from chatsmith.report.fit import fit_here, fit_within, format_bytes
+from chatsmith.report.fit import fit_here, fit_within, foreseen_step_seconds, format_bytes
 from chatsmith.report.plots import save_curve
-from chatsmith.report.timed import foreseen_step_seconds
 from chatsmith.runtime.console import Reporter, counted, format_seconds
 from chatsmith.runtime.device import DTYPES, Runtime, can_compile, detect_runtime, gemm_peak
 from chatsmith.runtime.errors import UserError

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from chatsmith.cli.config import Listening, WatchConfig, named_models
 from chatsmith.cli.config import ServeConfig as Config
-from chatsmith.report.gather import is_run
+from chatsmith.report.run_facts import is_run
 from chatsmith.report.watch import WatchedRuns
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.run_directory import RunDirectory
