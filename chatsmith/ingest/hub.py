@@ -25,7 +25,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -344,18 +344,28 @@ def open_tokens(
 
     The first process of every other machine builds too: where machines share the folder, their workers take turns.
     """
-    build = build or os.environ.get("LOCAL_RANK") == "0"
-    shared = shared_folder("tokens")
-    shared.mkdir(parents=True, exist_ok=True)
-    cache = open_token_cache(folder, manifest, tokenizer, split, build=build, shared=shared)
-    in_use = cache.opened.enter_context((shared / IN_USE).open("a"))
-    fcntl.flock(in_use, fcntl.LOCK_SH)  # who removes tokens asks for it first
+    build = build or is_first_here()
+    cache = open_token_cache(folder, manifest, tokenizer, split, build=build, shared=shared_folder("tokens"))
+    use_shared_tokens(cache.opened)
     if build and not cache.is_complete:
         files = unfinished_files(cache, manifest, split)
         downloads = start_downloads((*manifest.documents.validation, *files))
         cache.opened.callback(downloads.stop)
         cache.check = downloads.check
     return cache
+
+
+def use_shared_tokens(opened: ExitStack) -> Path:
+    """The folder of the tokens that runs share. Until `opened` is closed none are removed: `data cache` asks first."""
+    shared = shared_folder("tokens")
+    shared.mkdir(parents=True, exist_ok=True)
+    fcntl.flock(opened.enter_context((shared / IN_USE).open("a")), fcntl.LOCK_SH)
+    return shared
+
+
+def is_first_here() -> bool:
+    """Whether this is the first process of its machine, which may have a cache of its own."""
+    return os.environ.get("LOCAL_RANK") == "0"
 
 
 @contextmanager

@@ -36,8 +36,8 @@ MAX_DECIMALS = 12
 """Most decimals that `round` may be asked for."""
 
 SECONDS = 0.25
-"""The deadline behind the other limits, which normally keep the work below a millisecond: of the thread's own time, so that a
-busy machine changes no answer."""
+"""The deadline behind the other limits, which normally keep the work below a millisecond: of the thread's own time, so
+that a busy machine changes no answer."""
 
 # What ast.parse may see. Its tokenizer prints a SyntaxWarning for a number that runs into a keyword, as in 3and, which
 # models write; such warnings can only be silenced for all threads of a process. So a number must end where a word

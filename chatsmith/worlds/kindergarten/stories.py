@@ -29,15 +29,9 @@ Cast = dict[str, str]
 """What fills in the templates of a story: see `draw_cast`."""
 
 
-class Ask(NamedTuple):
-    """What a plot lets one ask."""
-
-    kind: str
-    """One of the questions of `stories.toml`."""
-    about: tuple[str, ...]
-    """The roles that are asked about; a cast of the exam has them in no training story."""
-    given: dict[str, str]
-    """What else fills in the question's templates, as templates of the cast: {who}, {what}, ..."""
+Ask = dict[str, Any]
+"""What a plot lets one ask, as a script says it: `ask` names one of the questions of `stories.toml`, `about` the roles
+that are asked about (a cast of the exam has them in no training story), the rest fills in the question's templates."""
 
 
 class Story(NamedTuple):
@@ -53,14 +47,14 @@ class Story(NamedTuple):
         found = {}
         for asked in self.asks:
             family, values = self.filled(asked)
-            relation = family.get("relation", asked.kind).format_map(values)
+            relation = family.get("relation", asked["ask"]).format_map(values)
             found[relation, family["reply"].format_map(values)] = asked
         return found
 
     def filled(self, asked: Ask) -> tuple[dict[str, Any], dict[str, str]]:
         """The family of a question, and what fills in its templates."""
-        given = {name: template.format_map(self.cast) for name, template in asked.given.items()}
-        return data("stories")["questions"][asked.kind], self.cast | given
+        given = {name: text.format_map(self.cast) for name, text in asked.items() if name != "about"}
+        return data("stories")["questions"][asked["ask"]], self.cast | given
 
 
 _ROLES = (
@@ -129,8 +123,7 @@ def _play(script: Sequence[Any], rng: random.Random, told: list[str], asks: list
             chosen = rng.choice(beat)
             told += [chosen] if isinstance(chosen, str) else chosen
         elif "ask" in beat:
-            given = {name: value for name, value in beat.items() if name not in ("ask", "about")}
-            asks.append(Ask(beat["ask"], tuple(beat["about"]), given))
+            asks.append(beat)
         elif "chance" in beat:
             _play(beat["then"] if rng.random() < beat["chance"] else beat.get("else", ()), rng, told, asks)
         elif "shuffled" in beat:
@@ -143,13 +136,13 @@ def ask_about(story: Story, asked: Ask, rng: random.Random, *, before: Conversat
     """The question `asked`, in one of its wordings, as it is put after the story was told in `before`."""
     family, values = story.filled(asked)
     answer = noun_of(family["answer"].format_map(values))
-    entities = (*(story.cast[role] for role in asked.about), answer)
+    entities = (*(story.cast[role] for role in asked["about"]), answer)
 
     def rule(prompt: str, answer: str) -> Rule:
         return Names((answer,), words(*family["candidates"]), prompt)
 
     family = {**family, "answer": answer}
-    return ask(rng, "stories", asked.kind, entities, values, rule, family=family, before=before)
+    return ask(rng, "stories", asked["ask"], entities, values, rule, family=family, before=before)
 
 
 def story_question(story: Story, rng: random.Random) -> Question:
