@@ -1,6 +1,6 @@
 """`chatsmith data download`: fetch the shards of a data set, or the benchmarks, before they are needed."""
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
 
 from chatsmith.cli.config import DownloadConfig as Config
@@ -31,16 +31,20 @@ def main(config: Config) -> None:
             reporter.line(f"{name}: {len(files):,} files, {size / 1e6:,.1f} MB, in {files[0].path.parent}")
         else:
             folder = expanded(config.eval_data) if config.eval_data else default_folder()
-            fetch_benchmarks(folder, reporter, config.mirror, groups if name == "benchmarks" else [name])
+            fetch_benchmarks(folder, reporter, config.mirror, [] if name == "benchmarks" else [name])
             reporter.line(f"{name}: in {folder}")
 
 
-def fetch_benchmarks(folder: Path, reporter: Reporter, mirror: str = "", groups: Sequence[str] = ()) -> None:
-    """Fetch the benchmarks' files that are missing in `folder`: of these groups, e.g. arc, or of all."""
+def fetch_benchmarks(
+    folder: Path, reporter: Reporter, mirror: str = "", groups: Collection[str] = ()
+) -> None:
+    """Fetch the benchmarks' files that are missing in `folder`: of these groups, e.g. arc, or of all but the
+    vocabularies, which no evaluation needs."""
+    groups = groups or {path.split("/")[0] for path in origins()} - {"vocabularies"}
     missing = [
         origin
         for path, origin in origins().items()
-        if not has_file(folder, path) and (not groups or path.split("/")[0] in groups)
+        if not has_file(folder, path) and path.split("/")[0] in groups
     ]
     if not missing:
         return

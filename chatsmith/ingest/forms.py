@@ -33,6 +33,7 @@ from chatsmith.data.documents import (
     file_type,
     key_names,
     named_errors,
+    numbered_lines,
     parquet_rows,
     unpacked_chunks,
 )
@@ -165,7 +166,8 @@ def find_form(path: Path, forms: Sequence[Form] = FORMS) -> Form:
     best = max(forms, key=lambda form: counts[form])
     if 2 * counts[best] > len(sample):
         return best
-    raise UserError(f"{path} holds no conversations: {_looks_like(sample)}. Known are {_known(forms)}")
+    known = ", ".join(form.name for form in forms)
+    raise UserError(f"{path} holds no conversations: {_looks_like(sample)}. Known are {known}")
 
 
 def _looks_like(sample: Sequence[Any]) -> str:
@@ -183,10 +185,6 @@ def _looks_like(sample: Sequence[Any]) -> str:
         if isinstance(found, dict)
         else f"its records are {type(found).__name__}s"
     )
-
-
-def _known(forms: Sequence[Form]) -> str:
-    return ", ".join(form.name for form in forms)
 
 
 def read(path: Path, form: Form, notices: list[str] | None = None) -> Iterator[Conversation]:
@@ -300,7 +298,7 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
     if file_type(path, (".parquet",)):
         yield from ((f"row {number:,}", row) for number, row in parquet_rows(path, _columns(path)))
         return
-    lines = _lines(path)
+    lines = ((number, line.strip()) for number, _, line in numbered_lines(path) if line.strip())
     first = list(islice(lines, 1))
     if first and _begins_json(first[0][1]):
         whole = _parsed(b"".join(unpacked_chunks(path)).removeprefix(codecs.BOM_UTF8))
@@ -326,17 +324,6 @@ def _items(place: str, value: Any) -> Iterator[tuple[str, Any]]:
             yield f"{place} item {number:,}".strip(), item
     else:
         yield place or "item 1", value
-
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines that are not blank, with their numbers from 1; byte order marks, also within joined files, are dropped."""
-    pending, number = b"", 0
-    for chunk in chain(unpacked_chunks(path), [b"\n"]):
-        *lines, pending = (pending + chunk).split(b"\n")
-        for line in lines:
-            number += 1
-            if line := line.removeprefix(codecs.BOM_UTF8).strip():
-                yield number, line
 
 
 def _parsed(line: bytes) -> Any:
