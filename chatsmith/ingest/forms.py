@@ -338,11 +338,9 @@ def _parsed(line: bytes) -> Any:
 
 
 def _is_text(path: Path) -> bool:
-    """Whether the first record has a `text`; of a parquet file, the schema says it."""
+    """Whether the first record has a `text`."""
     with named_errors(path):
-        if file_type(path, (".parquet",)):
-            return "text" in _columns(path)
-        return any(_has("text")(record) for _, record in islice(_records(path), 1))
+        return any(isinstance(one, dict) and "text" in one for _, one in islice(_records(path), 1))
 
 
 def _columns(path: Path) -> list[str]:
