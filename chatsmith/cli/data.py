@@ -25,8 +25,8 @@ from chatsmith.ingest.files import ANY_TYPE, find_files
 from chatsmith.ingest.forms import (
     FORMS,
     TYPES,
+    ConversationFiles,
     column_map,
-    conversation_files,
     write_conversations,
     write_documents,
 )
@@ -185,7 +185,7 @@ def _gather(config: Config, named: Named, folder: Path, reporter: Reporter) -> D
             conversations=conversations,
             validation_conversations=validation_conversations,
             source="kindergarten" if named.is_kindergarten else "files",
-            chats=conversation_files(folder / "conversations", forms),
+            chats=ConversationFiles(folder / "conversations", forms),
             held_out=config.held_out,
             text_column=config.text_column,
             types=_types(config),

@@ -171,6 +171,7 @@ def cache_conversations(
     `build` take turns; the others wait and read no conversation. A build that was interrupted goes on after its last
     window. Raises UserError for what is wrong with the conversations.
     """
+
     def encoded(conversation: Conversation) -> list[int]:
         rendered = render(conversation, tokenizer)
         return [2 * one + mask for one, mask in zip(rendered.ids[1:], rendered.mask[1:], strict=True)]

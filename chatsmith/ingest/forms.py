@@ -19,14 +19,14 @@ import codecs
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, count, groupby, islice
+from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from chatsmith.data.conversations import checked_conversation, holds_conversations, read_conversations
+from chatsmith.data.conversations import checked_conversation, read_conversations
 from chatsmith.data.documents import (
     JSON_LINES,
     PACKINGS,
@@ -354,21 +354,6 @@ def _columns(path: Path) -> list[str]:
 # What the commands use.
 
 
-class ConversationFiles(NamedTuple):
-    """How files of conversations are found and, if they have another form, converted: MESSAGES, or `ingest.forms`."""
-
-    types: tuple[str, ...]
-    """The endings of their names."""
-    holds_conversations: Callable[[Path], bool]
-    """Whether a file among the documents is one of them."""
-    as_messages: Callable[[Path, list[str]], tuple[Path, str]]
-    """The file that `read_conversations` reads in place of this one, and the name of this one's form. A line for
-    people about anything passed over is added to the list. Raises UserError for what is no conversation."""
-
-
-MESSAGES = ConversationFiles(JSON_LINES, holds_conversations, lambda path, notices: (path, "messages"))
-
-
 def is_core_form(path: Path, form: Form) -> bool:
     """Whether the core reads a file in place: JSON lines with `messages`, and nothing in them to convert."""
     if form.name != "messages" or not file_type(path, JSON_LINES):
@@ -408,31 +393,39 @@ def read_files(
             yield from read(path, form, notices)
 
 
-def conversation_files(folder: Path, forms: Sequence[Form] = FORMS) -> ConversationFiles:
-    """How a survey finds and reads conversations of any form: those that the core cannot read in place are written
-    into `folder` as `messages`."""
-    numbers = count()
+@dataclass(frozen=True)
+class ConversationFiles:
+    """How a survey finds and reads conversations of any form."""
 
-    def holds_some(path: Path) -> bool:
+    folder: Path | None = None
+    """Into which those that the core cannot read in place are written as `messages`."""
+    forms: Sequence[Form] = FORMS
+    types = TYPES
+    """The endings of their names."""
+
+    def holds_conversations(self, path: Path) -> bool:
+        """Whether a file among the documents is one of conversations."""
         try:
-            if not file_type(path, TYPES) or _is_text(path):
-                return False
-            return bool(find_form(path, forms))
+            return bool(file_type(path, TYPES) and not _is_text(path) and find_form(path, self.forms))
         except UserError:
             return False  # whatever is wrong with it, it is reported when it is read as documents
 
-    def as_messages(path: Path, notices: list[str]) -> tuple[Path, str]:
-        form = find_form(path, forms)
+    def as_messages(self, path: Path, notices: list[str]) -> tuple[Path, str]:
+        """The file that `read_conversations` reads in place of this one, and the name of this one's form.
+
+        A line for people about anything passed over is added to the list. Raises UserError for what is no conversation.
+        """
+        form = find_form(path, self.forms)
         if is_core_form(path, form):
             return path, form.name
-        folder.mkdir(parents=True, exist_ok=True)
+        if self.folder is None:
+            raise UserError(f"{path} holds conversations ({form.name}) and no documents; give it by itself")
+        self.folder.mkdir(parents=True, exist_ok=True)
         stem = path.name.lower().removesuffix(file_type(path, TYPES) or "")
-        written = folder / f"{next(numbers):03d}-{stem}.jsonl"
+        written = self.folder / f"{len(list(self.folder.iterdir())):03d}-{stem}.jsonl"
         write_conversations(written, read(path, form, notices))
         notices.append(f"{path}: converted from {form.name}")
         return written, form.name
-
-    return ConversationFiles(TYPES, holds_some, as_messages)
 
 
 _ROW_GROUP = 1_000

@@ -24,7 +24,7 @@ from chatsmith.data.dataset import DataManifest, SplitName, file_sha256
 from chatsmith.data.documents import SUPPORTED, parquet_rows
 from chatsmith.ingest import hub
 from chatsmith.ingest.files import find_files
-from chatsmith.ingest.forms import TYPES, conversation_files, read_files
+from chatsmith.ingest.forms import TYPES, ConversationFiles, read_files
 from chatsmith.ingest.survey import survey
 from chatsmith.runtime.errors import UserError
 from chatsmith.tasks import benchmark_files, gsm8k, multiple_choice, spelling
@@ -125,7 +125,7 @@ def conversation_source(
 
 # ---- the hub ----
 
-_holds_conversations = conversation_files(Path()).holds_conversations
+_holds_conversations = ConversationFiles().holds_conversations
 _RANGE = re.compile(r"([\w.-]+/[\w.-]+)(?:\[(\d*):(\d*)\])?")
 
 
