@@ -103,6 +103,7 @@ def test_runs_share_the_tokens_of_conversations(tiny_copy, tmp_path, run_command
     assert weights(other, "mid") == weights(tiny_copy, "mid")
 
 
+@pytest.mark.long
 def test_tokens_that_an_earlier_version_kept_in_the_run_are_used(
     tiny_copy, tmp_path, run_command, monkeypatch
 ):
