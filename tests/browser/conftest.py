@@ -161,6 +161,12 @@ class Chat:
         self.last.wait_for()
         self.page.get_by_role("button", name="Stop", exact=True).wait_for(state="detached")
 
+    def wait_for_all(self) -> None:
+        """Until no reply is being written, of several at once."""
+        self.last.first.wait_for()
+        self.page.locator(".reply.is-writing").first.wait_for(state="detached")
+        self.page.get_by_role("button", name="Stop", exact=True).wait_for(state="detached")
+
     def until(self, condition: str) -> None:
         """Until an expression is true on the page. (Playwright's own way needs eval, which the policy forbids.)"""
         until = time.monotonic() + TIMEOUT_SECONDS
@@ -215,6 +221,15 @@ class Chat:
         self.page.route(
             "**/v1/chat/completions", lambda route: route.fulfill(content_type="text/event-stream", body=body)
         )
+
+
+def requests_of(chat: Chat) -> list[dict]:
+    """The bodies of the requests for replies, filled as they are sent."""
+    sent: list[dict] = []
+    chat.page.on(
+        "request", lambda asked: sent.append(asked.post_data_json) if "completions" in asked.url else None
+    )
+    return sent
 
 
 @pytest.fixture

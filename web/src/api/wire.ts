@@ -45,7 +45,15 @@ export interface ChatRequest {
   seed?: number;
   max_completion_tokens?: number;
   stop?: string[];
+  frequency_penalty?: number;
+  presence_penalty?: number;
+  repetition_penalty?: number;
+  logit_bias?: Record<string, number>;
+  response_format?: { type: "json_object" } | { type: "json_schema"; json_schema: { name: string; schema: object } };
 }
+
+/** What a text is gone on from: the text, or the ids of its tokens. */
+export type TextRequest = Omit<ChatRequest, "messages"> & { prompt: string | number[] };
 
 export interface WireTokenChoice {
   token: string;
@@ -56,6 +64,20 @@ export interface WireTokenChoice {
 
 export interface WireLogprob extends WireTokenChoice {
   top_logprobs: WireTokenChoice[];
+}
+
+/** The log-probabilities of a text completion: of each token, by the texts of the tokens. */
+export interface WireTextLogprobs {
+  tokens: string[];
+  token_logprobs: (number | null)[];
+  top_logprobs: (Record<string, number> | null)[];
+}
+
+/** What a bundle says of itself. */
+export interface Card {
+  /** Markdown. */
+  card: string;
+  suggestions: string[];
 }
 
 export interface Usage {
@@ -71,6 +93,8 @@ export interface WireChunk {
     logprobs?: { content?: WireLogprob[] | null } | null;
     token_ids?: number[] | null;
     finish_reason?: string | null;
+    /** Of a text completion, as `logprobs` then has another shape. */
+    text?: string;
   }[];
   usage?: Usage | null;
   error?: WireError;

@@ -1,7 +1,7 @@
 /** A shown path as the messages that are sent to the server. */
 
 import type { WireMessage } from "../api/wire";
-import { isEmpty, plainText, type Message } from "./message";
+import { isEmpty, plainText, type Message, type Reply } from "./message";
 
 /** A message as it is sent, and which message it came from (null: the system message). */
 export interface SentMessage {
@@ -30,7 +30,8 @@ export function messagesForModel(system: string | undefined, path: readonly Mess
   return sent;
 }
 
-function replyForModel(reply: Message & { role: "assistant" }): WireMessage {
+/** A reply as the server takes it back, its calls included. */
+export function replyForModel(reply: Reply): WireMessage {
   const wire: WireMessage = { role: "assistant", content: plainText(reply) };
   if (reply.parts.some((part) => part.kind !== "text")) {
     wire.chatsmith = { parts: reply.parts.filter((part) => part.kind !== "text" || part.text !== "") };
