@@ -1,5 +1,6 @@
 """Several replies to one message: of two stages of a run, or of one model several times."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,8 +27,8 @@ def stages(new_page: Callable, two_stages: Server) -> Chat:
     return Chat(new_page(two_stages.address), two_stages.address).open()
 
 
-def test_two_stages_answer_the_same_message_and_one_is_gone_on_from(stages):
-    chat = stages
+def compare(chat: Chat, first: str) -> None:
+    """Have the model `first` and the model `base` answer two messages, the second after what `base` said."""
     sent = requests_of(chat)
     chat.set_up(SHORT)
     chat.page.get_by_role("button", name="Settings", exact=True).click()
@@ -42,9 +43,9 @@ def test_two_stages_answer_the_same_message_and_one_is_gone_on_from(stages):
     round = chat.page.get_by_role("group", name="2 replies side by side")
     round.wait_for()
     chat.wait_for_all()
-    assert round.locator(".round-head b").all_inner_texts() == ["chat", "base"]
-    assert sorted(body["model"] for body in sent) == ["base", "chat"]
-    assert round.locator(".round-reply.is-chosen b").inner_text() == "chat"
+    assert round.locator(".round-head b").all_inner_texts() == [first, "base"]
+    assert sorted(body["model"] for body in sent) == sorted([first, "base"])
+    assert round.locator(".round-reply.is-chosen b").inner_text() == first
     base = round.locator(".round-reply").nth(1)
     said = base.locator(".markdown").inner_text()
     base.get_by_role("button", name="Go on from this").focus()
@@ -65,6 +66,28 @@ def test_two_stages_answer_the_same_message_and_one_is_gone_on_from(stages):
     chat.page.get_by_role("menuitem", name="Regenerate").click()
     chat.wait_for_all()
     chat.page.get_by_label("Version 2 of 2").wait_for()
+
+
+def test_two_models_answer_the_same_message_and_one_is_gone_on_from(chat):
+    """As the page sees it: one model under two names."""
+    (model,) = chat.page.request.get(chat.address + "v1/models").json()["data"]
+
+    def answer(route) -> None:
+        name = route.request.post_data_json["model"]
+        choice = {"index": 0, "delta": {"content": f"As {name}."}, "finish_reason": "stop"}
+        body = f"data: {json.dumps({'choices': [choice]})}\n\ndata: [DONE]\n\n"
+        route.fulfill(content_type="text/event-stream", body=body)
+
+    models = {"data": [model, {**model, "id": "base"}]}
+    chat.page.route("**/v1/models", lambda route: route.fulfill(json=models))
+    chat.page.route("**/v1/chat/completions", answer)
+    chat.open()
+    compare(chat, model["id"])
+
+
+@pytest.mark.long
+def test_two_stages_of_a_run_answer_the_same_message(stages):
+    compare(stages, "chat")
 
 
 def test_several_replies_at_once_stop_together_and_differ_by_their_seeds(chat):

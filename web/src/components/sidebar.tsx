@@ -70,7 +70,7 @@ function Contents({ onHide }: { onHide: () => void }) {
             <ul>
               {conversations.map((conversation) => (
                 <Boundary key={conversation.id} of={conversation} instead={<UndrawnEntry id={conversation.id} />}>
-                  <ConversationEntry conversation={conversation} sought={found === null ? "" : query.trim()} />
+                  <ConversationEntry conversation={conversation} sought={query.trim()} />
                 </Boundary>
               ))}
             </ul>

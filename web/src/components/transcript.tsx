@@ -62,21 +62,17 @@ export function Transcript({ talk }: { talk: Talk }) {
   }, [talk.id]);
 
   // A message that was searched for, or that a link leads to.
-  useSignalEffect(() => {
-    const target = bench.view.target.value;
-    void talk.path.value;
+  const target = bench.view.target.value;
+  const path = talk.path.value;
+  useLayoutEffect(() => {
     const element = target && messageElement(target.message);
-    if (element) {
-      if (shownTarget.current !== target) {
-        shownTarget.current = target; // once: what is said next is looked at instead
-        follows.current = false;
-        element.scrollIntoView({ block: "center" });
-      }
-      markFound(element, target.sought);
-    } else {
-      markFound(null, "");
+    if (element && shownTarget.current !== target) {
+      shownTarget.current = target; // once: what is said next is looked at instead
+      follows.current = false;
+      element.scrollIntoView({ block: "center" });
     }
-  });
+    markFound(element, target?.sought ?? "");
+  }, [target, path]);
 
   return (
     <div class="transcript" ref={frame} onScroll={onScroll} tabIndex={0} role="region" aria-label="Conversation">
