@@ -194,6 +194,15 @@ class Chat:
         """A button of the last reply."""
         return self.last.get_by_role("button", name=name, exact=True)
 
+    def act(self, name: str) -> None:
+        """Do something from the menu of the last reply, with the keyboard."""
+        self.button("Actions for this reply").focus()
+        self.page.keyboard.press("Enter")
+        item = self.page.get_by_role("menuitem", name=name, exact=True)
+        item.wait_for()
+        item.focus()
+        self.page.keyboard.press("Enter")
+
     def set_up(self, settings: dict[str, float]) -> None:
         """Enter numbers in the settings sheet, by their labels."""
         folded = self.page.get_by_role("button", name="Prompt and settings")

@@ -69,8 +69,7 @@ def test_a_reply_is_put_in_other_words_and_gone_on_from(chat):
     chat.say("Tell me a story.")
     chat.page.unroute_all()
     chat.answer_with({"content": " and slept."})
-    chat.button("Actions for this reply").click()
-    chat.page.get_by_role("menuitem", name="Edit reply").click()
+    chat.act("Edit reply")
     field = chat.page.get_by_role("textbox", name="Edit reply")
     field.press("Control+A")
     field.press_sequentially("The dog sat")
@@ -80,8 +79,7 @@ def test_a_reply_is_put_in_other_words_and_gone_on_from(chat):
     assert sent[1]["continue_final_message"] is True
     chat.page.get_by_label("Version 2 of 2").wait_for()
     # Kept as it is written, without the model.
-    chat.button("Actions for this reply").click()
-    chat.page.get_by_role("menuitem", name="Edit reply").click()
+    chat.act("Edit reply")
     field.press("Control+A")
     field.press_sequentially("The end.")
     chat.page.get_by_role("button", name="Keep").click()
@@ -99,8 +97,7 @@ def test_a_reply_is_put_in_other_words_and_gone_on_from(chat):
 def test_an_edited_reply_is_gone_on_from_by_the_model_itself_and_shows_its_tokens(chat):
     chat.set_up({"Longest reply": 6})
     chat.say("Tell me a story.")
-    chat.button("Actions for this reply").click()
-    chat.page.get_by_role("menuitem", name="Edit reply").click()
+    chat.act("Edit reply")
     field = chat.page.get_by_role("textbox", name="Edit reply")
     field.press("Control+A")
     field.press_sequentially("Once there was a")
