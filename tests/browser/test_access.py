@@ -49,7 +49,7 @@ def new_views(chat) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     chat.page.get_by_role("button", name="Look inside").click()
     chat.page.get_by_role("button", name="Settings", exact=True).click()
-    for group in ("Side by side", "Penalties and biases", "Form of the reply"):
+    for group in ("Side by side", "Penalties and biases", "Form and tools"):
         chat.page.get_by_text(group, exact=True).click()
     chat.page.get_by_role("spinbutton", name="Replies at once").fill("2")
     chat.page.get_by_label("Logit bias").fill("none")

@@ -81,7 +81,7 @@ def test_penalties_biases_and_a_schema_are_typed_and_obeyed(chat):
     for _ in "\nthe 5":
         bias.press("Backspace")
     assert bias.input_value() == "65 -100"
-    chat.page.get_by_text("Form of the reply", exact=True).click()
+    chat.page.get_by_text("Form and tools", exact=True).click()
     schema = {
         "type": "object",
         "properties": {"sum": {"enum": [95]}},
@@ -106,3 +106,34 @@ def test_penalties_biases_and_a_schema_are_typed_and_obeyed(chat):
         "response_format": {"type": "json_schema", "json_schema": {"name": "reply", "schema": schema}},
     }
     assert {name: sent[0].get(name) for name in wanted} == wanted
+
+
+def test_tools_are_called_by_the_model_and_answered_by_the_person(chat):
+    sent = requests_of(chat)
+    open_settings(chat)
+    chat.page.get_by_text("Form and tools", exact=True).click()
+    field = chat.page.get_by_label("Tools")
+    field.press_sequentially('[{"name": "get weather"}]')
+    chat.page.get_by_text("Every tool needs a name of letters").wait_for()
+    field.fill('[{"name": "get_weather", "parameters": {"type": "object"}}]')
+    chat.page.keyboard.press("Escape")
+    called = {"name": "get_weather", "arguments": '{"city": '}
+    piece = {"index": 0, "id": "call_1", "type": "function", "function": called}
+    rest = {"index": 0, "function": {"arguments": '"Paris"}'}}
+    chat.answer_with({"tool_calls": [piece]}, {"tool_calls": [rest]})
+    chat.say("How is the weather in Paris?")
+    assert sent[0]["tools"][0]["function"]["name"] == "get_weather"
+    assert chat.last.locator(".call code").inner_text() == '{"city": "Paris"}'
+    chat.page.unroute_all()
+    chat.set_up({"Longest reply": 4})  # from here on the server itself
+    answer = chat.page.get_by_role("textbox", name="What get_weather answers")
+    answer.press_sequentially("18 degrees")
+    chat.page.keyboard.press("Enter")
+    chat.has_said("How is the weather in Paris?", "18 degrees")
+    chat.wait()
+    assert chat.last.get_by_role("alert").count() == 0
+    roles = [message["role"] for message in sent[1]["messages"]]
+    assert roles == ["user", "assistant", "tool"]
+    assert sent[1]["messages"][1]["tool_calls"][0]["function"]["arguments"] == '{"city": "Paris"}'
+    chat.page.reload()
+    chat.page.get_by_text("18 degrees").wait_for()

@@ -141,7 +141,7 @@ def test_side_by_side_settings_ratings_and_the_card(new_page, server, shoot, wid
     chat.page.get_by_role("combobox", name="Preset").wait_for()
     chat.page.locator(".notice").wait_for(state="detached")
     shoot(chat, f"settings-{width}")
-    for group in ("Penalties and biases", "Form of the reply"):
+    for group in ("Penalties and biases", "Form and tools"):
         chat.page.get_by_text(group, exact=True).click()
     chat.page.get_by_label("JSON schema").scroll_into_view_if_needed()
     shoot(chat, f"more-settings-{width}")

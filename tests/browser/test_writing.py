@@ -115,7 +115,7 @@ def test_raw_text_is_gone_on_from_as_it_stands(chat):
     sent = requests_of(chat)
     chat.set_up({"Longest reply": 8})
     chat.page.get_by_role("button", name="Settings", exact=True).click()
-    chat.page.get_by_text("Form of the reply", exact=True).click()
+    chat.page.get_by_text("Form and tools", exact=True).click()
     chat.page.get_by_role("checkbox", name="Go on from the text itself").check()
     chat.page.keyboard.press("Escape")
     field = chat.page.get_by_placeholder("The text to go on from")

@@ -77,6 +77,23 @@ describe("rated replies", () => {
     expect(problems).toEqual([{ messages: [{ role: "user", content: "6 times 7?" }], answer: 42 }]);
   });
 
+  test("keep the calls of other tools as the model wrote them, with the tools", () => {
+    const called: Reply = { ...reply("b", "a", 2, []), calls: [{ id: "1", name: "add", arguments: '{"a": 1}' }] };
+    const results = { ...said("c", "b", 3, "2"), results: [{ id: "1", text: "2" }] };
+    const messages = [said("a", null, 1), called, results, rated("d", "c", 4, "Two.", 1)];
+    expect(ratedOf([stored(messages, { tools: '[{"name": "add"}]' })]).conversations).toEqual([
+      {
+        messages: [
+          { role: "user", content: "a" },
+          { role: "assistant", content: '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>', weight: 0 },
+          { role: "tool", content: "2" },
+          { role: "assistant", content: "Two." },
+        ],
+        tools: [{ type: "function", function: { name: "add" } }],
+      },
+    ]);
+  });
+
   test("are problems where there is something to check, each once", () => {
     const answers = (text: string) => ratedOf([stored([said("a", null, 1), rated("b", "a", 2, text, 1)])]).problems.map(({ answer }) => answer);
     expect(answers("37 plus 58 is 1,095.")).toEqual([1095]);

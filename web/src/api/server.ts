@@ -30,6 +30,8 @@ export interface ReplyStep {
   parts: WirePart[];
   ids: number[];
   logprobs: WireLogprob[];
+  /** Pieces of calls of the person's own tools. */
+  calls: NonNullable<NonNullable<NonNullable<WireChunk["choices"]>[number]["delta"]>["tool_calls"]>;
   usage: Usage | null;
   finishReason: string | null;
 }
@@ -47,8 +49,15 @@ export class Server {
   }
 
   /** How the server renders a conversation as tokens. `awaitsReply`: with the mark that opens the reply. */
-  async tokenize(model: string, messages: WireMessage[], awaitsReply: boolean, signal?: AbortSignal): Promise<Tokenized> {
-    const response = await this.post("tokenize", { model, messages, add_generation_prompt: awaitsReply }, signal);
+  async tokenize(
+    model: string,
+    messages: WireMessage[],
+    awaitsReply: boolean,
+    signal?: AbortSignal,
+    tools?: object[],
+  ): Promise<Tokenized> {
+    const body = { model, messages, add_generation_prompt: awaitsReply, ...(tools && { tools }) };
+    const response = await this.post("tokenize", body, signal);
     return (await response.json()) as Tokenized;
   }
 
@@ -147,6 +156,7 @@ export function readStep(event: string): ReplyStep {
     parts: choice?.chatsmith?.parts ?? [],
     ids,
     logprobs: isText ? logprobsOfText(choice.logprobs as unknown as WireTextLogprobs | null, ids) : (choice?.logprobs?.content ?? []),
+    calls: choice?.delta?.tool_calls ?? [],
     usage: chunk.usage ?? null,
     finishReason: choice?.finish_reason ?? null,
   };

@@ -6,8 +6,10 @@ export interface WirePart {
 }
 
 export interface WireMessage {
-  role: "system" | "user" | "assistant";
+  role: "system" | "user" | "assistant" | "tool";
   content: string;
+  tool_calls?: { id: string; type: "function"; function: { name: string; arguments: string } }[];
+  tool_call_id?: string;
   /** How an assistant message was put together; rendered exactly as it was generated. */
   chatsmith?: { parts: WirePart[] };
 }
@@ -48,6 +50,7 @@ export interface ChatRequest {
   frequency_penalty?: number;
   presence_penalty?: number;
   repetition_penalty?: number;
+  tools?: object[];
   logit_bias?: Record<string, number>;
   response_format?: { type: "json_object" } | { type: "json_schema"; json_schema: { name: string; schema: object } };
 }
@@ -88,7 +91,10 @@ export interface Usage {
 
 export interface WireChunk {
   choices?: {
-    delta?: { content?: string | null };
+    delta?: {
+      content?: string | null;
+      tool_calls?: { index: number; id?: string; function?: { name?: string; arguments?: string } }[];
+    };
     chatsmith?: { parts?: WirePart[] };
     logprobs?: { content?: WireLogprob[] | null } | null;
     token_ids?: number[] | null;

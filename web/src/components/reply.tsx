@@ -12,7 +12,7 @@ import { Markdown } from "./markdown";
 import { Menu, type MenuItem } from "./menu";
 import { ProblemCard } from "./problem-card";
 import { ReplyTokens } from "./reply-tokens";
-import { ToolCard } from "./tool-card";
+import { Calls, ToolCard } from "./tool-card";
 
 interface Props {
   reply: ReplyMessage;
@@ -45,8 +45,9 @@ export function Reply({ reply, isLast, isBeside = false }: Props) {
         ) : (
           <Parts reply={reply} />
         )}
-        {isWriting && reply.parts.length === 0 && <Pulse />}
-        {reply.state === "done" && reply.parts.length === 0 && <p class="silent">The model ended its reply at once.</p>}
+        {isWriting && reply.parts.length === 0 && !reply.calls?.length && <Pulse />}
+        {reply.state === "done" && isEmpty(reply) && <p class="silent">The model ended its reply at once.</p>}
+        <Calls reply={reply} isLast={isLast} />
         <ProblemCard reply={reply} />
         <div class="message-foot">
           {reply.figures && reply.tokens.length > 0 && <Figures values={reply.figures} />}
@@ -81,7 +82,7 @@ function Actions({ reply, isLast, isBeside = false }: Props) {
   const ratings = hasText ? [good, bad] : [];
   const seldom: MenuItem[] = [
     ...(bench.canResume(reply) ? [goOn] : []),
-    ...(hasText && reply.parts.every(({ kind }) => kind === "text")
+    ...(plainText(reply) !== "" && reply.parts.every(({ kind }) => kind === "text")
       ? [{ icon: "edit", label: "Edit reply", run: () => (bench.view.editing.value = id) } as const]
       : []),
     { icon: "prompt", label: "Show its prompt", run: () => bench.view.showPromptOf(id) },

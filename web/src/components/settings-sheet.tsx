@@ -2,7 +2,7 @@
 
 import type { ComponentChildren } from "preact";
 import { useId, useRef, useState } from "preact/hooks";
-import { wrongInBiases, wrongInSchema } from "../conversation/entries";
+import { wrongInBiases, wrongInSchema, wrongInTools } from "../conversation/entries";
 import type { Settings } from "../conversation/message";
 import { focusWhenLost } from "../state/focus";
 import { useWorkbench } from "../state/workbench";
@@ -71,10 +71,13 @@ export function SettingsSheet() {
         <TextSetting name="bias" label="Logit bias" placeholder={"512 -100\n87 5"} wrongIn={wrongInBiases}
           help="A line each: the id of a token, as Look inside shows it, and what is added to its score. −100 forbids it." />
       </Group>
-      <Group title="Form of the reply" isSet={settings.schema !== undefined || settings.raw === true}>
+      <Group title="Form and tools" isSet={settings.schema !== undefined || settings.tools !== undefined || settings.raw === true}>
         <TextSetting name="schema" label="JSON schema" wrongIn={wrongInSchema}
           placeholder={'{"type": "object", "properties": {"sum": {"type": "integer"}}, "required": ["sum"]}'}
           help="Replies are JSON that obeys it. {} is any JSON object." />
+        <TextSetting name="tools" label="Tools" wrongIn={wrongInTools}
+          placeholder={'[{"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}]'}
+          help="Functions as OpenAI’s API has them. The model calls them, you write what they answer." />
         <label class="setting is-switch">
           <input
             type="checkbox"

@@ -4,7 +4,7 @@ import { useId, useState } from "preact/hooks";
 import { useWorkbench } from "../state/workbench";
 
 interface Props {
-  name: "bias" | "schema";
+  name: "bias" | "schema" | "tools";
   label: string;
   help: string;
   placeholder: string;

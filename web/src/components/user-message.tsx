@@ -13,13 +13,15 @@ export function UserMessage({ message }: { message: Message }) {
   const bench = useWorkbench();
   const { editing } = bench.view;
   const actions: MenuItem[] = [
-    { icon: "edit", label: "Edit message", run: () => (editing.value = message.id) },
+    ...(message.results === undefined
+      ? [{ icon: "edit", label: "Edit message", run: () => (editing.value = message.id) } as const]
+      : []),
     { icon: "copy", label: "Copy message", run: () => void bench.copy(message.text) },
     { icon: "link", label: "Copy a link to it", run: () => void bench.copyLink(message.id) },
     { icon: "trash", label: "Delete message", run: () => bench.deleteMessage(message.id) },
   ];
   return (
-    <article class="message said" data-message={message.id} tabIndex={-1} aria-label="You said">
+    <article class="message said" data-message={message.id} tabIndex={-1} aria-label={message.results ? "The tools answered" : "You said"}>
       {editing.value === message.id ? (
         <EditField
           label="Edit message"

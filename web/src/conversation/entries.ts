@@ -31,3 +31,22 @@ export function wrongInSchema(text: string): string | null {
     return "This is not JSON yet.";
   }
 }
+
+/** The tools of a text, in OpenAI's form; functions may stand there by themselves. */
+export function toolsOf(text: string): object[] {
+  const value = JSON.parse(text) as unknown;
+  const list = Array.isArray(value) ? (value as object[]) : [value as object];
+  return list.map((each) => ("function" in each ? each : { type: "function", function: each }));
+}
+
+/** Why a text is not a list of tools, or null. */
+export function wrongInTools(text: string): string | null {
+  try {
+    const named = toolsOf(text).map((tool) => (tool as { function?: { name?: unknown } }).function?.name);
+    return named.every((name) => typeof name === "string" && /^[\w-]{1,64}$/.test(name))
+      ? null
+      : "Every tool needs a name of letters, digits, _ and -.";
+  } catch {
+    return "This is not JSON yet.";
+  }
+}

@@ -59,6 +59,14 @@ export interface Problem {
   retryAt?: number;
 }
 
+/** A call of a tool of the person's own. */
+export interface Call {
+  id: string;
+  name: string;
+  /** JSON. */
+  arguments: string;
+}
+
 export interface UserMessage {
   role: "user";
   id: string;
@@ -66,6 +74,8 @@ export interface UserMessage {
   parent: string | null;
   createdAt: number;
   text: string;
+  /** What the tools answered that the reply before it called, by the calls' ids. */
+  results?: { id: string; text: string }[];
 }
 
 export interface Reply {
@@ -88,6 +98,7 @@ export interface Reply {
   asked?: string;
   /** What a person thinks of it: 1 is good, -1 bad. */
   rating?: 1 | -1;
+  calls?: Call[];
   /** A person changed its text. */
   edited?: true;
   /** It goes on from the texts before it as one text, without the marks of a conversation. */
@@ -112,6 +123,8 @@ export interface Settings {
   repetition_penalty?: number;
   /** What is added to the scores of tokens, by id: a line each of an id and a number. */
   bias?: string;
+  /** Tools that the model can call and the person answers for, as the text of a JSON list. */
+  tools?: string;
   /** JSON schema, as text, that replies obey. */
   schema?: string;
   /** How many replies each model makes at once; they are shown side by side. */
@@ -155,5 +168,5 @@ export function isRunning(message: Message): boolean {
 
 /** Whether a reply holds nothing that could be shown or sent. */
 export function isEmpty(reply: Reply): boolean {
-  return reply.parts.every((part) => part.text === "");
+  return reply.parts.every((part) => part.text === "") && (reply.calls ?? []).length === 0;
 }

@@ -184,6 +184,14 @@ export class Workbench {
     this.writer.ask(talk, talk.path.value.at(-1) ?? null, text);
   }
 
+  /** Answer for the tools that a reply called. */
+  answerCalls(reply: Reply, results: NonNullable<UserMessage["results"]>): void {
+    if (this.talk) {
+      this.writer.ask(this.talk, reply.id, results.map(({ text }) => text).join("\n"), results);
+      messageField()?.focus();
+    }
+  }
+
   /** Say `text` once the reply that is being written is there. */
   queue(text: string): void {
     const id = this.talk!.id;
@@ -352,7 +360,7 @@ export class Workbench {
 
   /** Edit the last message the person sent. Returns whether there is one. */
   editLast(): boolean {
-    const last = this.talk?.shown().findLast((message) => message.role === "user");
+    const last = this.talk?.shown().findLast((message) => message.role === "user" && message.results === undefined);
     this.view.editing.value = last?.id ?? null;
     return last !== undefined;
   }

@@ -7,10 +7,10 @@ import { signal } from "@preact/signals";
 import type { ReplyStep, Server } from "../api/server";
 import type { ChatRequest } from "../api/wire";
 import { pathTo, roundOf } from "../conversation/branches";
-import { biasesOf } from "../conversation/entries";
+import { biasesOf, toolsOf } from "../conversation/entries";
 import { replyForModel } from "../conversation/for-model";
 import { newId, newTime } from "../conversation/identity";
-import { isEmpty, plainText, type Alternative, type Problem, type Reply, type Settings, type Token } from "../conversation/message";
+import { isEmpty, plainText, type Alternative, type Problem, type Reply, type Settings, type Token, type UserMessage } from "../conversation/message";
 import { appendParts, END_OF_REPLY, idsOf, partsOfTokens, pickedToken, tokensOfStep, withOutputs } from "../conversation/tokens";
 import { fit, roomForReply } from "./fitting";
 import { OncePerFrame } from "./frames";
@@ -42,9 +42,9 @@ export class Writer {
   ) {}
 
   /** Say `text` after `parent` (null: at the beginning), and have it answered. */
-  ask(talk: Talk, parent: string | null, text: string): void {
+  ask(talk: Talk, parent: string | null, text: string, results?: UserMessage["results"]): void {
     const id = newId();
-    talk.add({ role: "user", id, conversation: talk.id, parent, createdAt: newTime(), text });
+    talk.add({ role: "user", id, conversation: talk.id, parent, createdAt: newTime(), text, ...(results && { results }) });
     this.answer(talk, id);
   }
 
@@ -107,7 +107,7 @@ export class Writer {
 
   /** Make a reply anew that failed, in its place. */
   retry(talk: Talk, replyId: string): void {
-    talk.update(replyId, { parts: [], tokens: [], figures: null });
+    talk.update(replyId, { parts: [], tokens: [], calls: [], figures: null });
     void this.run(talk, replyId, false);
   }
 
@@ -222,6 +222,8 @@ export class Writer {
     const tokens = [...before.tokens];
     let parts = before.parts;
     let usage: ReplyStep["usage"] = null;
+    const calls = [...(before.calls ?? [])];
+    const old = calls.length;
     const show = new OncePerFrame(() => {
       const { firstToken, rate } = watch;
       if (usage === null && tokens.length === before.tokens.length) {
@@ -244,6 +246,11 @@ export class Writer {
         tokens.push(...added);
         parts = appendParts(parts, partsOfStep(step));
         usage = step.usage ?? usage;
+        for (const { index, id, function: piece } of step.calls) {
+          const call = calls[old + index] ?? { id: id ?? "", name: piece?.name ?? "", arguments: "" };
+          calls[old + index] = { ...call, arguments: call.arguments + (piece?.arguments ?? "") };
+          talk.update(before.id, { calls: [...calls] });
+        }
         watch.count(added.filter((token) => token.origin === "sampled").length);
         show.plan();
         if (step.finishReason !== null) {
@@ -349,13 +356,14 @@ const SENT_AS_THEY_ARE = [
 ] as const;
 
 function samplingOf(settings: Settings): Partial<ChatRequest> {
-  const { max_tokens, stop, bias, schema } = settings;
+  const { max_tokens, stop, bias, schema, tools } = settings;
   const biases = biasesOf(bias ?? "");
   return {
     ...Object.fromEntries(SENT_AS_THEY_ARE.flatMap((name) => (settings[name] === undefined ? [] : [[name, settings[name]]]))),
     ...(max_tokens !== undefined && { max_completion_tokens: max_tokens }),
     ...(stop !== undefined && stop.length > 0 && { stop }),
     ...(biases.size > 0 && { logit_bias: Object.fromEntries(biases) }),
+    ...(tools !== undefined && !settings.raw && { tools: toolsOf(tools) }),
     ...(schema !== undefined && !settings.raw && { response_format: formOf(schema) }),
   };
 }

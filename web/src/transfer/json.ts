@@ -1,9 +1,9 @@
 /** Conversations as a JSON file: whole, with all branches, settings and tokens, and back. */
 
 import { plainTitle } from "../conversation/direction";
-import { wrongInBiases, wrongInSchema } from "../conversation/entries";
+import { wrongInBiases, wrongInSchema, wrongInTools } from "../conversation/entries";
 import { newId, newTime } from "../conversation/identity";
-import type { Conversation, Message, Part, Reply, Settings } from "../conversation/message";
+import type { Call, Conversation, Message, Part, Reply, Settings } from "../conversation/message";
 import type { StoredConversation } from "../storage/database";
 import { fromElsewhere } from "./elsewhere";
 
@@ -173,7 +173,11 @@ function readMessage(
   const id = ids.get(string(source.id))!;
   const createdAt = number(source.createdAt, newTime());
   if (source.role === "user") {
-    return { role: "user", id, conversation, parent, createdAt, text: string(source.text) };
+    const results = list(source.results).filter(isFields).map((each) => ({ id: string(each.id), text: string(each.text) }));
+    return {
+      ...({ role: "user", id, conversation, parent, createdAt, text: string(source.text) } as const),
+      ...(results.length > 0 && { results }),
+    };
   }
   if (source.role !== "assistant" || parent === null) {
     throw new ImportError(`A message of “${title}” is neither a person’s nor a reply to one.`);
@@ -199,9 +203,18 @@ function readMessage(
     ...(typeof source.round === "string" && { round: source.round }),
     ...(typeof source.asked === "string" && { asked: source.asked }),
     ...((source.rating === 1 || source.rating === -1) && { rating: source.rating }),
+    ...(list(source.calls).length > 0 && { calls: list(source.calls).filter(isFields).map(readCall) }),
     ...(source.edited === true && { edited: true }),
     ...(source.raw === true && { raw: true }),
   };
+}
+
+function isFields(value: unknown): value is Fields {
+  return typeof value === "object" && value !== null;
+}
+
+function readCall({ id, name, arguments: given }: Fields): Call {
+  return { id: string(id), name: string(name), arguments: string(given, "{}") };
 }
 
 function readPart(value: unknown): Part {
@@ -285,6 +298,9 @@ export function readSettings(value: unknown): Settings {
   }
   if (typeof source.schema === "string" && wrongInSchema(source.schema) === null) {
     settings.schema = source.schema;
+  }
+  if (typeof source.tools === "string" && wrongInTools(source.tools) === null) {
+    settings.tools = source.tools;
   }
   if (Number.isInteger(source.replies) && (source.replies as number) >= 1 && (source.replies as number) <= MOST_REPLIES) {
     settings.replies = source.replies as number;

@@ -7,7 +7,8 @@
  */
 
 import { pathTo } from "../conversation/branches";
-import { messagesForModel, type SentMessage } from "../conversation/for-model";
+import { toolsOf } from "../conversation/entries";
+import { callText, messagesForModel, type SentMessage } from "../conversation/for-model";
 import { isEmpty, plainText, type Message, type Reply } from "../conversation/message";
 import type { StoredConversation } from "../storage/database";
 
@@ -25,10 +26,11 @@ export function ratedOf(all: readonly StoredConversation[]): Rated {
   const rated: Rated = { conversations: [], problems: [], pairs: [] };
   for (const { conversation, messages } of all) {
     const byId = new Map(messages.map((message) => [message.id, message]));
-    const { system } = conversation.settings;
+    const { system, tools } = conversation.settings;
     const isRated = (message: Message): message is Reply =>
       message.role === "assistant" && message.rating !== undefined && !message.raw && !isEmpty(message);
     const replies = messages.filter(isRated);
+    replies.sort((a, b) => a.createdAt - b.createdAt);
     const good = replies.filter(({ rating }) => rating === 1);
     const bad = replies.filter(({ rating }) => rating === -1);
     const before = ({ parent }: Reply) => messagesForModel(system, pathTo(byId, parent));
@@ -39,15 +41,16 @@ export function ratedOf(all: readonly StoredConversation[]): Rated {
       if (!learned.has(reply.id)) {
         const isNew = (id: string | null) => good.some((each) => each.id === id) && !learned.has(id!);
         const sent = messagesForModel(system, path);
-        rated.conversations.push({ messages: sent.map((each) => forTraining(each, isNew(each.source))) });
+        const described = tools === undefined ? {} : { tools: toolsOf(tools) };
+        rated.conversations.push({ messages: sent.map((each) => forTraining(each, isNew(each.source))), ...described });
         path.forEach(({ id }) => learned.add(id));
-      }
-      const answer = answerOf(reply);
-      if (answer !== null) {
-        rated.problems.push({ messages: before(reply).map((each) => forTraining(each)), answer });
       }
     }
     for (const chosen of good) {
+      const answer = answerOf(chosen);
+      if (answer !== null) {
+        rated.problems.push({ messages: before(chosen).map((each) => forTraining(each)), answer });
+      }
       for (const rejected of bad.filter(({ parent }) => parent === chosen.parent)) {
         const reply = (one: Reply) => [{ role: "assistant", content: plainText(one) }];
         const prompt = before(chosen).map(({ wire }) => ({ role: wire.role, content: wire.content }));
@@ -66,7 +69,8 @@ export function toJsonLines(lines: readonly Line[]): string {
 function forTraining({ wire }: SentMessage, isLearned = true): Line {
   const parts = wire.chatsmith?.parts.map(({ kind, text }) => ({ type: kind, text }));
   const weight = wire.role === "assistant" && !isLearned ? { weight: 0 } : {};
-  return { role: wire.role, content: parts ?? wire.content, ...weight };
+  const calls = wire.tool_calls?.map((call) => callText(call.function)) ?? [];
+  return { role: wire.role, content: parts ?? [wire.content, ...calls].filter((piece) => piece !== "").join("\n"), ...weight };
 }
 
 /** What `rl` can check: the last number of a reply if that is whole, else all of a short reply. */
