@@ -48,7 +48,6 @@ def new_views(chat) -> dict[str, list[str]]:
     """Replies side by side, one rated and one edited; what can be done with many; the rarely used settings."""
     found: dict[str, list[str]] = {}
     chat.page.get_by_role("button", name="Look inside").click()
-    chat.page.get_by_role("button", name="Settings", exact=True).click()
     for group in ("Side by side", "Penalties and biases", "Form and tools"):
         chat.page.get_by_text(group, exact=True).click()
     chat.page.get_by_role("spinbutton", name="Replies at once").fill("2")

@@ -54,7 +54,7 @@ def test_rated_replies_are_saved_as_what_training_reads_and_learns(chat, tmp_pat
     assert chat.last.get_by_role("button", name="Good reply").get_attribute("aria-pressed") == "true"
     chat.page.get_by_role("button", name="All conversations").click()
     chat.page.get_by_role("menuitem", name="Rated replies to train on").click()
-    conversations = save(chat, "Save conversations: 1", tmp_path)
+    conversations = save(chat, "Save 1: conversations", tmp_path)
     assert find_form(conversations).name == "messages"
     [conversation] = read_conversations([conversations])
     assert [(message.role, message.text, message.weight) for message in conversation] == [
@@ -63,12 +63,12 @@ def test_rated_replies_are_saved_as_what_training_reads_and_learns(chat, tmp_pat
         ("user", "And now?", 1),
         ("assistant", "So be it.", 1),
     ]
-    problems = read_problems(save(chat, "Save problems: 2", tmp_path), needs_answers=True)
+    problems = read_problems(save(chat, "Save 2: problems", tmp_path), needs_answers=True)
     assert [(problem.messages[-1].text, problem.answer) for problem in problems] == [
         ("What is 37 plus 58?", "95"),
         ("And now?", "So be it."),
     ]
-    [pair] = map(json.loads, save(chat, "Save pairs: 1", tmp_path).read_text().splitlines())
+    [pair] = map(json.loads, save(chat, "Save 1: pairs", tmp_path).read_text().splitlines())
     assert [pair[name][0]["content"] for name in ("chosen", "rejected")] == ["It is 95.", "It is 85."]
     chat.page.keyboard.press("Escape")
     assert chat.page.get_by_role("dialog").count() == 0
@@ -77,7 +77,6 @@ def test_rated_replies_are_saved_as_what_training_reads_and_learns(chat, tmp_pat
     settings = ("--no-compile", "--batch-tokens", "256", "--epochs", "4")
     argv = [
         "sft",
-        "--run",
         str(new),
         "--from",
         str(tiny_run),

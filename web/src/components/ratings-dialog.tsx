@@ -13,14 +13,14 @@ const KINDS: readonly { kind: keyof Rated; title: string; says: string; file: st
     title: "Conversations",
     says: "The model learns the good replies; the others it only reads.",
     file: "rated-conversations.jsonl",
-    command: "chatsmith sft --run runs/mine --conversations rated-conversations.jsonl",
+    command: "chatsmith sft runs/mine --conversations rated-conversations.jsonl",
   },
   {
     kind: "problems",
     title: "Problems",
     says: "Good replies that end in a whole number, or are short, as answers that can be checked.",
     file: "rated-problems.jsonl",
-    command: "chatsmith rl --run runs/mine --problems rated-problems.jsonl",
+    command: "chatsmith rl runs/mine --problems rated-problems.jsonl",
   },
   {
     kind: "pairs",
@@ -64,7 +64,7 @@ export function RatingsDialog() {
               type="button"
               class="button"
               disabled={lines.length === 0}
-              aria-label={`Save ${title.toLowerCase()}: ${lines.length}`}
+              aria-label={`Save ${lines.length.toLocaleString("en")}: ${title.toLowerCase()}`}
               onClick={() => saveLines(file, lines)}
             >
               Save {lines.length.toLocaleString("en")}
