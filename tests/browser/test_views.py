@@ -33,7 +33,7 @@ def shoot(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[Chat, str
     def take(chat: Chat, name: str) -> None:
         for scheme in ("light", "dark"):
             chat.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-            chat.page.wait_for_timeout(150)  # what fades has faded
+            chat.page.wait_for_timeout(400)  # what fades has faded
             picture = chat.page.screenshot(path=folder / f"chat-{name}-{scheme}.png")
             assert len(picture) > 10_000, "an empty page makes a smaller picture"
 

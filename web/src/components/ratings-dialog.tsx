@@ -1,5 +1,6 @@
 /** What was rated, as files to train on. */
 
+import { Fragment } from "preact";
 import { useEffect, useState } from "preact/hooks";
 import { useWorkbench } from "../state/workbench";
 import { saveLines } from "../transfer/files";
@@ -58,7 +59,7 @@ export function RatingsDialog() {
             <div>
               <h3>{title}</h3>
               <p>{says}</p>
-              {command && <code>{command}</code>}
+              {command && <Command text={command} />}
             </div>
             <button
               type="button"
@@ -73,5 +74,18 @@ export function RatingsDialog() {
         );
       })}
     </Overlay>
+  );
+}
+
+/** A command that is broken between its words only, not at hyphens. */
+function Command({ text }: { text: string }) {
+  return (
+    <code>
+      {text.split(" ").map((word, index) => (
+        <Fragment key={index}>
+          <span>{word}</span>{" "}
+        </Fragment>
+      ))}
+    </code>
   );
 }

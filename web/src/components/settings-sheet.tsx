@@ -145,8 +145,8 @@ function OtherModels({ settings }: { settings: Settings }) {
   if (others.length === 0) {
     return (
       <p class="setting-help">
-        Models and stages of a run stand side by side where the server has several: <code>chatsmith serve --model
-        base=runs/mine/pretrain --model chat=runs/mine/sft</code>.
+        Models, and stages of a run, stand side by side where the server has several: <code>chatsmith serve</code>{" "}
+        <code>--model base=runs/mine/pretrain</code> <code>--model chat=runs/mine/sft</code>.
       </p>
     );
   }
