@@ -18,6 +18,7 @@ from chatsmith.backends import choose_loss
 from chatsmith.bundle import GENERATION_DEFAULTS, Bundle, check_bundle, load_bundle, save_bundle
 from chatsmith.cli.config import Shape
 from chatsmith.cli.data import eval_folder
+from chatsmith.data.dataset import load_manifest
 from chatsmith.evals.hardest import hardest_rows
 from chatsmith.evals.suites import along_training
 from chatsmith.model.config import GPTConfig
@@ -44,6 +45,7 @@ from chatsmith.train.plan import Plan, dial, model_shape
 from chatsmith.train.step import uncompiled
 from chatsmith.train.timing import TimeBudget
 from chatsmith.train.trainer import TrainingRun, TrainResult
+from chatsmith.worlds.kindergarten import SUGGESTIONS
 
 T = TypeVar("T")
 
@@ -167,6 +169,7 @@ class Stage:
                 "Arithmetic": f"{tokens * plan.cost.training_flops_per_token:.2e} floating-point operations",
                 "Peak memory": f"{facts['peak_memory_gb']:.1f} GB",
             },
+            suggestions=_suggestions(run),
         )
         save_bundle(
             run.bundle(self.name),
@@ -270,6 +273,14 @@ def _foreseen_speed(plan: Plan, runtime: Runtime) -> dict[str, float]:
         dtype=dtype,
     )
     return {"foreseen_tokens_per_second": round(plan.tokens_per_step / step.seconds, 1)}
+
+
+def _suggestions(run: RunDirectory) -> Sequence[str]:
+    """What to ask a model of the built-in world; what others know, nobody knows here."""
+    try:
+        return SUGGESTIONS if load_manifest(run.data).source == "kindergarten" else ()
+    except UserError:
+        return ()  # fine-tuned on files of its own
 
 
 def finish(

@@ -29,7 +29,7 @@ from chatsmith.serve.auth import HostNames
 from chatsmith.serve.completions import ChatReply, Reply, TextReply, encode
 from chatsmith.serve.errors import CLIENT_CLOSED, ApiError, ClientGone, known
 from chatsmith.serve.log import RequestRecord, log_failure
-from chatsmith.serve.models import ServedModel, Service, card
+from chatsmith.serve.models import ServedModel, Service, bundle_card, card
 from chatsmith.serve.page import add_page
 from chatsmith.serve.responses import ResponsesReply, ResponsesRequest
 
@@ -165,6 +165,10 @@ def _guarded_routes(service: Service) -> APIRouter:
     @router.get("/tokenizer_info", summary="About the tokenizer")
     async def tokenizer_info(model: str | None = None) -> protocol.TokenizerInfo:
         return prompts.tokenizer_info(service.model(model).loaded)
+
+    @router.get("/model_card", summary="What a bundle says of itself")
+    async def model_card(model: str | None = None) -> protocol.BundleCard:
+        return bundle_card(service.model(model))
 
     @router.get("/v1/models", summary="The models")
     async def models() -> protocol.ModelList:

@@ -5,6 +5,8 @@ for whatever reason, everything that the request held is given back.
 """
 
 import asyncio
+import json
+import re
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from chatsmith.serve.errors import ApiError, invalid, known
 from chatsmith.serve.ipc import EngineSettings, Job, ModelInfo, Output
 from chatsmith.serve.log import RequestRecord
 from chatsmith.serve.metrics import Metrics
-from chatsmith.serve.protocol import Defaults, ModelCard, ModelExtension
+from chatsmith.serve.protocol import BundleCard, Defaults, ModelCard, ModelExtension
 from chatsmith.serve.runs import Runs
 from chatsmith.text.tokenizer import Tokenizer
 
@@ -379,6 +381,18 @@ class Service:
                 stats = [engine.stats for engine in model.ready_engines]
                 self.metrics.set_engines(model.name, stats, model.loaded.info.num_blocks)
         return self.metrics.render()
+
+
+def bundle_card(model: ServedModel) -> BundleCard:
+    """The model card of a bundle, and the suggestions in its front matter. Raises ApiError (503)."""
+    readme = Path(model.loaded.info.path) / "README.md"
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    front, card = text.split("\n---\n", 1) if text.startswith("---\n") and "\n---\n" in text else ("", text)
+    # Written by `report.model_card`, as the model cards of Hugging Face have it: a JSON text is one of YAML, too.
+    suggestions = [
+        json.loads(found) for found in re.findall(r'^ *- text: ("(?:[^"\\]|\\.)*") *$', front, re.MULTILINE)
+    ]
+    return BundleCard(card=card.strip(), suggestions=suggestions)
 
 
 def card(model: ServedModel) -> ModelCard:

@@ -728,6 +728,15 @@ class TokenizerInfo(Answer):
     model_max_length: int
 
 
+class BundleCard(Answer):
+    """The answer of GET /model_card."""
+
+    card: str
+    """Markdown, empty where the bundle has none."""
+    suggestions: list[str]
+    """What to ask the model first."""
+
+
 class Health(Answer):
     """The answer of GET /health and GET /ready."""
 
