@@ -343,7 +343,8 @@ def load_training(model: GPT, optimizer: Optimizer | ShardedOptimizer, tensors: 
     is_sharded = isinstance(optimizer, ShardedOptimizer)
     weights = {name: value for name, value in tensors.items() if name.startswith(MODEL_PREFIX)}
     whole = whole_state(weights if is_sharded else tensors, model)
-    model.load_state_dict(under(MODEL_PREFIX, whole))
+    frozen = {name: value for name, value in model.named_parameters() if not value.requires_grad}
+    model.load_state_dict(frozen | under(MODEL_PREFIX, whole))
     optimizer.load_named_state(tensors if is_sharded else whole)
 
 
