@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from infer import measure_decoding, new_engine, random_model, random_request
+from train import measure, random_batches
 
 from chatsmith.backends import choose_backend
-from chatsmith.cli.bench_infer import measure_decoding, new_engine, random_model, random_request
-from chatsmith.cli.bench_train import measure, random_batches
 from chatsmith.cli.config import BenchInferConfig, BenchTrainConfig
-from chatsmith.cli.plan import shape_of
+from chatsmith.cli.training import shape_of
 from chatsmith.data.problems import Verdict
 from chatsmith.model.gpt import GPT
 from chatsmith.optim.muon import orthogonalize

@@ -82,9 +82,9 @@ class Settings:
         hints = get_type_hints(type(self), include_extras=True)
         for field in dataclasses.fields(self):
             for value, bound in _bounded(getattr(self, field.name), hints[field.name]):
-                if not bound.holds(value):
-                    kind = "" if math.isfinite(value) else "a finite number, "
-                    raise UserError(f"{field.name} is {value}; it must be {kind}{bound}", setting=field.name)
+                kind = "" if math.isfinite(value) else "a finite number, "
+                words = f"{field.name} is {value}; it must be {kind}{bound}"
+                refuse(not bound.holds(value), words, field.name)
         self.check()
 
     def check(self) -> None:
@@ -102,6 +102,12 @@ def _bounded(value: Any, hint: Any) -> Iterator[tuple[Any, Bound]]:
         yield from (found for option in arguments for found in _bounded(value, option))
     elif origin is tuple:
         yield from (found for item in value for found in _bounded(item, arguments[0]))
+
+
+def refuse(is_wrong: object, message: str, setting: str = "") -> None:
+    """Raise UserError where settings do not fit together; `setting` is the one to change."""
+    if is_wrong:
+        raise UserError(message, setting=setting or ())
 
 
 # ---- groups that commands share ----
@@ -184,10 +190,8 @@ class Sources(Settings):
 
     def check(self) -> None:
         for pair in self.columns:
-            if not all(pair.partition("=")):
-                raise UserError(
-                    f"a column is written NAME=ROLE, like question=user, not {pair!r}", setting="columns"
-                )
+            wanted = "a column is written NAME=ROLE, like question=user"
+            refuse(not all(pair.partition("=")), f"{wanted}, not {pair!r}", "columns")
 
 
 @dataclass(frozen=True)
@@ -256,11 +260,8 @@ class TokenTraining(Training):
     """The bundle to start from; by default that of the stage before."""
 
     def check(self) -> None:
-        if self.tokens and self.minutes:
-            raise UserError(
-                "the token budget is given twice, as tokens and as minutes; 0 takes one back",
-                setting="tokens",
-            )
+        twice = "the token budget is given twice, as tokens and as minutes; 0 takes one back"
+        refuse(self.tokens and self.minutes, twice, "tokens")
 
 
 @dataclass(frozen=True)
@@ -298,8 +299,7 @@ class DataConfig(Sources, Run):
 
     def check(self) -> None:
         super().check()
-        if not self.data:
-            raise UserError("there is no text to train on; name files or folders", setting="data")
+        refuse(not self.data, "there is no text to train on; name files or folders", "data")
 
 
 @dataclass(frozen=True)
@@ -411,12 +411,10 @@ class SftConfig(TokenTraining):
 
     def check(self) -> None:
         super().check()
-        if self.validation_conversations and not self.conversations:
-            raise UserError(
-                "validation_conversations goes with conversations; give both", setting="conversations"
-            )
-        if self.mixture and self.conversations:
-            raise UserError("name the files of conversations in the mixture alone", setting="conversations")
+        alone = self.validation_conversations and not self.conversations
+        refuse(alone, "validation_conversations goes with conversations; give both", "conversations")
+        twice = self.mixture and self.conversations
+        refuse(twice, "name the files of conversations in the mixture alone", "conversations")
 
 
 @dataclass(frozen=True)
@@ -489,8 +487,8 @@ class RlConfig(Training):
     """Replies in one forward pass; 0 means what fits into the memory."""
 
     def check(self) -> None:
-        if self.test_problems and not self.problems:
-            raise UserError("test_problems goes with problems; give both", setting="problems")
+        alone = self.test_problems and not self.problems
+        refuse(alone, "test_problems goes with problems; give both", "problems")
 
 
 @dataclass(frozen=True)
@@ -545,27 +543,23 @@ class EvaluateConfig(Output, Run):
     """What to compute in; auto: bf16 where the hardware supports it."""
 
     def check(self) -> None:
-        if len(self.compare) not in (0, 2):
-            raise UserError(f"compare takes two models, not {len(self.compare)}", setting="compare")
-        if self.text and (self.hf or self.suite not in ("auto", "base")):
-            raise UserError("text is for bits per byte alone, of one of chatsmith's models", setting="text")
-        if self.text and (self.results or self.tasks):
-            raise UserError("what is measured on text is kept nowhere, and has no tasks", setting="text")
-        if self.stages and (self.hf or self.text):
-            raise UserError("stages are those of a run, measured on its own text", setting="stages")
-        if self.tasks and self.suite in ("base", "all"):
-            raise UserError(f"tasks are of core, chat and exam, not of {self.suite}", setting="tasks")
-        if self.hf and self.suite not in ("auto", "all", "core"):
-            raise UserError(
-                f"a transformers checkpoint is only measured by CORE, not by the suite {self.suite}"
-            )
-        if self.suite == "core" and self.split == "development":
-            raise UserError("CORE has no development items: all of its items are for the reported score")
-        if self.mirror and not self.mirror.startswith(("http://", "https://")):
-            raise UserError(
-                f"mirror must be the address of a server, http://… or https://…, not {self.mirror!r}",
-                setting="mirror",
-            )
+        found, suite = len(self.compare), self.suite
+        refuse(found not in (0, 2), f"compare takes two models, not {found}", "compare")
+        more = self.hf or suite not in ("auto", "base")
+        refuse(self.text and more, "text is for bits per byte alone, of one of chatsmith's models", "text")
+        more = self.results or self.tasks
+        refuse(self.text and more, "what is measured on text is kept nowhere, and has no tasks", "text")
+        more = self.hf or self.text
+        refuse(self.stages and more, "stages are those of a run, measured on its own text", "stages")
+        has_none = suite in ("base", "all")
+        refuse(self.tasks and has_none, f"tasks are of core, chat and exam, not of {suite}", "tasks")
+        only = "a transformers checkpoint is only measured by CORE"
+        refuse(self.hf and suite not in ("auto", "all", "core"), f"{only}, not by the suite {suite}", "suite")
+        lacks = "CORE has no development items: all of its items are for the reported score"
+        refuse(suite == "core" and self.split == "development", lacks, "split")
+        wanted = "mirror must be the address of a server, http://… or https://…"
+        is_address = self.mirror.startswith(("http://", "https://"))
+        refuse(self.mirror and not is_address, f"{wanted}, not {self.mirror!r}", "mirror")
 
 
 @dataclass(frozen=True)
@@ -595,10 +589,9 @@ class ChatConfig(Inference):
 
     def check(self) -> None:
         for name, text in (("prompt", self.prompt), ("system", self.system)):
-            if text is not None and not text.strip():
-                raise UserError(f"{name} is empty; give a text or leave it out", setting=name)
-        if self.complete and self.system:
-            raise UserError("a text that is continued has no system message", setting="system")
+            is_empty = text is not None and not text.strip()
+            refuse(is_empty, f"{name} is empty; give a text or leave it out", name)
+        refuse(self.complete and self.system, "a text that is continued has no system message", "system")
 
 
 @dataclass(frozen=True)
@@ -683,12 +676,11 @@ class ServeConfig(Inference, Listening):
 
     def check(self) -> None:
         for origin in self.cors_origins:
-            if origin != "*" and not ORIGIN.fullmatch(origin):
-                raise UserError(
-                    f"{origin} is no origin: write https://example.org, with its port if it has one "
-                    "and nothing after it, or * for all",
-                    setting="cors_origins",
-                )
+            wanted = (
+                "write https://example.org, with its port if it has one and nothing after it, or * for all"
+            )
+            is_origin = origin == "*" or ORIGIN.fullmatch(origin)
+            refuse(not is_origin, f"{origin} is no origin: {wanted}", "cors_origins")
         Listening.check(self)
         named_models(self)
 
@@ -700,14 +692,12 @@ def named_models(config: ServeConfig) -> dict[str, Path]:
         models[config.name or _folder_name(config.run)] = config.run
     for entry in config.model:
         name, equals, path = entry.partition("=")
-        if not equals or not path:
-            raise UserError(f"a model is written NAME=PATH, not {entry!r}", setting="model")
-        if name in models:
-            raise UserError(f"two models are called {name}; give each its own name", setting="model")
+        refuse(not equals or not path, f"a model is written NAME=PATH, not {entry!r}", "model")
+        refuse(name in models, f"two models are called {name}; give each its own name", "model")
         models[name] = Path(path)
     for name in models:
-        if not MODEL_NAME.fullmatch(name):
-            raise UserError(f"{name!r} cannot be the name of a model; use letters, digits and . _ - /")
+        wanted = "cannot be the name of a model; use letters, digits and . _ - /"
+        refuse(not MODEL_NAME.fullmatch(name), f"{name!r} {wanted}", "name")
     return models
 
 
@@ -838,8 +828,8 @@ class ExportConfig(Output):
     """Keep the result where nothing is installed that could compare it."""
 
     def check(self) -> None:
-        if (self.to == "gguf") != (self.out.suffix == ".gguf"):
-            raise UserError(f"{self.out}: a GGUF file ends in .gguf, and a folder does not", setting="out")
+        is_other = (self.to == "gguf") != (self.out.suffix == ".gguf")
+        refuse(is_other, f"{self.out}: a GGUF file ends in .gguf, and a folder does not", "out")
 
 
 @dataclass(frozen=True)
@@ -892,13 +882,11 @@ class PlanConfig(Shape, Output):
     """Draw the hours of that table into this file (.png, .svg)."""
 
     def check(self) -> None:
-        if self.gpu == "this" and self.count > 1 and self.table != "gpus":
-            raise UserError("count goes with gpu: name one", setting="gpu")
-        choices = [self.what, self.budget_usd, self.hours, self.params]
-        if sum(map(bool, choices)) > 1:
-            raise UserError("a recipe or depth, budget_usd, hours, params: only one of them", setting="what")
-        if self.plot and self.table == "none":
-            raise UserError("plot goes with table: depths or gpus", setting="table")
+        is_alone = self.gpu == "this" and self.table != "gpus"
+        refuse(is_alone and self.count > 1, "count goes with gpu: name one", "gpu")
+        choices = sum(map(bool, (self.what, self.budget_usd, self.hours, self.params)))
+        refuse(choices > 1, "a recipe or depth, budget_usd, hours, params: only one of them", "what")
+        refuse(self.plot and self.table == "none", "plot goes with table: depths or gpus", "table")
 
 
 @dataclass(frozen=True)
@@ -917,10 +905,8 @@ class BenchTrainConfig(Shape, Compute, Output):
     """Compile the model where that is possible."""
 
     def check(self) -> None:
-        if self.batch_tokens < self.sequence_length:
-            raise UserError(
-                f"batch_tokens {self.batch_tokens} is less than one row of {self.sequence_length}"
-            )
+        size, row = self.batch_tokens, self.sequence_length
+        refuse(size < row, f"batch_tokens {size} is less than one row of {row}", "batch_tokens")
 
 
 @dataclass(frozen=True)
@@ -946,13 +932,10 @@ class BenchInferConfig(Shape, Compute, Output):
     """A run or bundle: what bf16 and int8 weights cost in bits per byte on its validation text."""
 
     def check(self) -> None:
-        if not self.batches:
-            raise UserError("batches is empty; give at least one", setting="batches")
-        if self.prompt_tokens + self.new_tokens > self.sequence_length:
-            raise UserError(
-                f"{self.prompt_tokens} prompt and {self.new_tokens} new tokens do not fit sequence_length "
-                f"{self.sequence_length}"
-            )
+        refuse(not self.batches, "batches is empty; give at least one", "batches")
+        prompt, new, room = self.prompt_tokens, self.new_tokens, self.sequence_length
+        words = f"{prompt} prompt and {new} new tokens do not fit sequence_length {room}"
+        refuse(prompt + new > room, words, "sequence_length")
 
 
 STAGES: dict[str, type[Run]] = {

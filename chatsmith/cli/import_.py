@@ -15,7 +15,7 @@ def main(config: Config) -> None:
         raise UserError(f"{config.out} exists; name another place, or remove it first", setting="out")
     model, tokenizer, generation = read_transformers(config.folder)
     summary = f"Imported from {config.folder.name}, a folder of the transformers library."
-    card = model_card(config.out.name, summary, data={}, recipe={}, scores={}, cost={})
+    card = model_card(config.out.name, summary)
     save_bundle(
         config.out, model, tokenizer, generation=generation, card=card, provenance={"stage": "import"}
     )

@@ -47,7 +47,7 @@ PIPELINE = (
     Command("data prepare", config.DataConfig, "data", "data"),
     Command("tokenizer", config.TokenizerConfig, "tokenizer", "tokenizer"),
     Command("pretrain", config.PretrainConfig, "pretrain", "pretrain"),
-    Command("mid", config.MidConfig, "mid", "mid"),
+    Command("mid", config.MidConfig, "sft", "mid"),
     Command("sft", config.SftConfig, "sft", "sft"),
     Command("rl", config.RlConfig, "rl", "rl"),
     Command("evaluate", config.EvaluateConfig, "evaluate", "evaluate"),
@@ -67,8 +67,8 @@ AROUND = (
     Command("data download", config.DownloadConfig, "download", "download"),
     Command("data cache", config.TokenCacheConfig, "token_cache", "cache"),
     Command("data inspect", config.InspectConfig, "inspect_data", "inspect"),
-    Command("bench infer", config.BenchInferConfig, "bench_infer", "bench_infer"),
-    Command("bench train", config.BenchTrainConfig, "bench_train", "bench"),
+    Command("bench infer", config.BenchInferConfig, "bench", "bench_infer"),
+    Command("bench train", config.BenchTrainConfig, "bench", "bench"),
 )
 COMMANDS = {command.name: command for command in (*PIPELINE, *AROUND)}
 
@@ -91,10 +91,7 @@ def run() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # What the terminal cannot encode is written as an escape: no character is worth a training run.
             stream.reconfigure(errors="backslashreplace")
-    if sys.argv[1:2] not in (
-        ["chat"],
-        ["serve"],
-    ):  # where a signal ends a reply, or the server in its own way
+    if sys.argv[1:2] not in (["chat"], ["serve"]):  # a signal ends a reply, or the server in its own way
         signals.install()
     sys.exit(main(sys.argv[1:], os.environ))
 
@@ -143,29 +140,22 @@ def _dispatch(argv: list[str], environ: Mapping[str, str]) -> None:
 def execute(command: Command, argv: Sequence[str], environ: Mapping[str, str]) -> None:
     """Fill the settings of `command`, from flags, variables, and the recipe inside the run it works on; run it."""
     # Not above: what only lists commands needs no argparse.
-    from chatsmith.cli.settings import (
-        check_environment,
-        from_environment,
-        from_flags,
-        from_recipe,
-        layered,
-        made,
-    )
+    from chatsmith.cli import settings as given
     from chatsmith.runtime.run_directory import RunDirectory, read_recipe
 
     section, prog = command.section, f"chatsmith {command.name}"
-    check_environment(environ, {one.section for one in COMMANDS.values()})
-    variables = from_environment(command.config, section, environ)
-    flags = from_flags(command.config, argv, prog, variables)
-    values = layered(command.config, variables, flags)
+    given.check_environment(environ, {one.section for one in COMMANDS.values()})
+    variables = given.from_environment(command.config, section, environ)
+    flags = given.from_flags(command.config, argv, prog, variables)
+    values = given.layered(command.config, variables, flags)
     if "run" in command.config.POSITIONAL:
         recipe = RunDirectory(values.get("run", config.DEFAULT_RUN)).recipe
         if recipe.is_file():
             kept = read_recipe(recipe).sections.get(section, {})
-            written = from_recipe(command.config, section, kept, is_old=True)
-            values = layered(command.config, written, variables, flags)
+            written = given.from_recipe(command.config, section, kept, is_old=True)
+            values = given.layered(command.config, written, variables, flags)
     try:
-        settings = made(command.config, values, prog)
+        settings = given.made(command.config, values, prog)
         import_module(f"chatsmith.cli.{command.module}").main(settings)
     except UserError as error:
         own = {field.name for field in fields(command.config)}.intersection(error.settings)

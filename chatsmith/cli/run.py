@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from chatsmith.cli import data, download, evaluate, mid, pretrain, rl, sft, tokenizer
+from chatsmith.cli import data, download, evaluate, pretrain, rl, sft, tokenizer
 from chatsmith.cli.config import RunConfig as Config
 from chatsmith.cli.config import ServeConfig
 from chatsmith.cli.doctor import processes_for, warn
@@ -36,7 +36,7 @@ MAINS = {
     "data": data.main,
     "tokenizer": tokenizer.main,
     "pretrain": pretrain.main,
-    "mid": mid.main,
+    "mid": sft.main,
     "sft": sft.main,
     "rl": rl.main,
     "evaluate": evaluate.main,

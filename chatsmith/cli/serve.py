@@ -5,7 +5,6 @@ do is told in `chatsmith/serve/` and docs/serving.md. It trains nothing and chan
 """
 
 import os
-import re
 from pathlib import Path
 
 from chatsmith.cli.config import Listening, named_models
@@ -21,11 +20,6 @@ from chatsmith.serve.metrics import Metrics
 from chatsmith.serve.models import ServedModel, Service
 from chatsmith.serve.runs import Runs
 from chatsmith.serve.server import Address, serve
-
-DEFAULT_RUN = Path("runs/kindergarten")
-MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
-ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@A-Z]+")
-"""As browsers send it: a scheme and a host in small letters, perhaps a port, no path."""
 
 
 def main(config: Config) -> None:
