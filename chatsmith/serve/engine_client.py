@@ -52,7 +52,6 @@ class EngineClient:
         self.info: ipc.ModelInfo | None = None
         self.stats = ipc.EngineStats()
         self.pid: int | None = None
-        self.num_crashes = 0
         self.loaded: asyncio.Future[ipc.ModelInfo] = asyncio.get_running_loop().create_future()
         """Done when the model is loaded for the first time; a UserError if it cannot be."""
         self._model = model
@@ -238,10 +237,10 @@ class EngineClient:
         log_event(
             "engine_crashed", level="error", model=self._model, replica=self._settings.index, reason=reason
         )
-        self.state, self.stats, self.num_crashes = "down", ipc.EngineStats(), self.num_crashes + 1
+        self.state, self.stats = "down", ipc.EngineStats()
         self._waiting_since = None
         if self.info is not None:
-            self._metrics.engine_crashed(self._model)
+            self._metrics.crashes.labels(self._model).inc()
         # An error for each: an exception that is raised in several places collects all their tracebacks.
         for question in self._questions.values():
             if not question.done():

@@ -28,6 +28,9 @@ from chatsmith.text.tokenizer import Tokenizer
 QUEUE_SHARE = 4
 """Prompt tokens that may wait by default, as a multiple of what the key-value pool holds."""
 
+KEEP_ALIVE_SECONDS = 10.0
+"""A stream says something after this long without an event: proxies close what is silent for a minute."""
+
 MAX_LOGPROBS = 2**20
 """Of one request, alternatives included: about 100 bytes each in the answer, and several times that in memory."""
 
@@ -153,7 +156,8 @@ class ServedModel:
         names: Mapping[str, str],
         affinity: str | None = None,
     ) -> AsyncGenerator[list[Output], None]:
-        """The outputs of a request's jobs, in batches as they come; `index` numbers the replies over all jobs.
+        """The outputs of a request's jobs, in batches as they come; `index` numbers the replies over all jobs. Where
+        nothing has come for KEEP_ALIVE_SECONDS, an empty batch.
 
         Requests with the same `affinity` go to the same engine when load allows. Raises ApiError: 503 if no engine is
         ready or none begins in time, 504 if the replies take too long, 429 if there is no room, and whatever ends a
@@ -168,7 +172,6 @@ class ServedModel:
         ticket = self._admit(record, len(replies), record.prompt_tokens)
         events: Events = asyncio.Queue()
         self.open.add(events)
-        deadline = self._set_deadline(events, record)
         submitted: list[tuple[EngineClient, int]] = []
         reason = "abort"  # what is not over in the end; whoever reads on no more has left
         try:
@@ -179,27 +182,20 @@ class ServedModel:
                 first_choice += job.n
             while not all(reply.is_over for reply in replies):
                 batch: list[Output] = []
-                event = await events.get()
-                while True:
+                event = await self._next(events, record)
+                while event is not None:
                     if isinstance(event, ApiError):
                         raise event.rename(names)
-                    if record.first_token_seconds is None:
-                        record.first_token_seconds = time.monotonic() - record.arrived
-                        deadline.cancel()
-                        deadline = self._set_deadline(events, record)
                     self._count(replies[event.index], event, ticket, record)
                     if event.finish_reason == "error":
                         raise _failure(event, replies[event.index], names)
                     batch.append(event)
-                    if events.empty():
-                        break
-                    event = events.get_nowait()
+                    event = None if events.empty() else events.get_nowait()
                 yield batch
         except ApiError:
             reason = "error"
             raise
         finally:
-            deadline.cancel()
             for engine, number in submitted:
                 engine.cancel(number)
             for reply in replies:
@@ -232,7 +228,7 @@ class ServedModel:
             return self.admission.admit(record.key or "", num_replies, num_tokens)
         except ApiError as error:
             if error.status == 429:
-                self.metrics.request_refused(self.name, error.code or "")
+                self.metrics.refused.labels(self.name, error.code).inc()
             raise
 
     def _pick(self, affinity: str | None) -> EngineClient:
@@ -246,28 +242,36 @@ class ServedModel:
         equals = [engine for engine in ready if engine.num_open == fewest]
         return equals[hash(affinity) % len(equals) if affinity else 0]
 
-    def _set_deadline(self, events: Events, record: RequestRecord) -> asyncio.TimerHandle:
-        """End the request with an error when its first token, or after that its end, does not come in time."""
-        seconds = self.request_seconds
-        error = ApiError(
+    async def _next(self, events: Events, record: RequestRecord) -> Output | ApiError | None:
+        """What comes next; None if nothing has come for KEEP_ALIVE_SECONDS.
+
+        Raises ApiError when the first token, or after that the end, does not come in time.
+        """
+        has_to_begin = record.first_token_seconds is None and self.queue_seconds < self.request_seconds
+        seconds = self.queue_seconds if has_to_begin else self.request_seconds
+        left = record.arrived + seconds - time.monotonic()
+        try:
+            async with asyncio.timeout(min(left, KEEP_ALIVE_SECONDS)):
+                if left > 0:
+                    return await events.get()
+        except TimeoutError:
+            if left > KEEP_ALIVE_SECONDS:
+                return None
+        if has_to_begin:
+            message = f"No engine was free within {seconds:g} seconds. Try again later."
+            raise unavailable(message, "queue_timeout", max(1, min(60, round(seconds))))
+        raise ApiError(
             504,
             f"The reply was not finished within {seconds:g} seconds. Ask for fewer tokens, or try later.",
             type="timeout_error",
             code="deadline_exceeded",
         )
-        if record.first_token_seconds is None and self.queue_seconds < self.request_seconds:
-            seconds = self.queue_seconds
-            error = unavailable(
-                f"No engine was free within {seconds:g} seconds. Try again later.",
-                "queue_timeout",
-                max(1, min(60, round(seconds))),
-            )
-        left = record.arrived + seconds - time.monotonic()
-        return asyncio.get_running_loop().call_later(left, events.put_nowait, error)
 
     def _count(self, reply: _Reply, output: Output, ticket: Ticket, record: RequestRecord) -> None:
         """Note a reply's new tokens in metrics, log and admission."""
         now = time.monotonic()
+        if record.first_token_seconds is None:
+            record.first_token_seconds = now - record.arrived
         if reply.last_token_at is None:
             ticket.begin()
             self.metrics.reply_began(self.name, reply.prompt_tokens, now - record.arrived)

@@ -46,15 +46,9 @@ def describe_tools(tools: Sequence[Tool]) -> str:
     """What the system message says about the tools."""
     lines = ["You can call these tools:"]
     for tool in tools:
-        function = tool.function
-        shown = {
-            "name": function.name,
-            "description": function.description,
-            "parameters": function.parameters,
-        }
-        lines.append(
-            json.dumps({key: value for key, value in shown.items() if value is not None}, ensure_ascii=False)
-        )
+        shown = {name: getattr(tool.function, name) for name in ("name", "description", "parameters")}
+        shown = {name: value for name, value in shown.items() if value is not None}
+        lines.append(json.dumps(shown, ensure_ascii=False))
     lines.append(f'To call one, write {OPEN}{{"name": ..., "arguments": {{...}}}}{CLOSE}')
     return "\n".join(lines)
 
