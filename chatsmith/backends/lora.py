@@ -26,6 +26,9 @@ from chatsmith.runtime.sealed import DamagedFileError, Seal, content_hash, read_
 PRODUCTS = ("qkv", "out", "up", "down")
 """The large products of a block, which adapters may change."""
 
+ADAPTER = "adapter"
+"""The folder of an adapter, beside the bundle that it was merged into."""
+
 FORMAT_VERSION = 1
 _CONFIG, _WEIGHTS = "adapter.json", "adapter.safetensors"
 
@@ -90,10 +93,12 @@ def merged(model: GPT) -> GPT:
 
 @dataclass(frozen=True)
 class Adapter:
-    """What a model learned further, without the model. `base` is the fingerprint of its bundle."""
+    """What a model learned further, without the model. `base` is the fingerprint of its bundle, `merged` that of the
+    bundle that has both, if there is one."""
 
     base: str
     matrices: Matrices
+    merged: str = ""
 
     def after(self, earlier: "Adapter") -> "Adapter":
         """One adapter for the base of `earlier` in place of the two: ranks add up."""
@@ -103,7 +108,7 @@ class Adapter:
                 first_a, first_b = both[name]
                 a, b = torch.cat((first_a, a)), torch.cat((first_b, b), dim=1)
             both[name] = a, b
-        return Adapter(earlier.base, both)
+        return Adapter(earlier.base, both, self.merged)
 
     def save(self, path: Path) -> None:
         """Write the folder `path`, replacing it whole. Raises UserError on a full disk."""
@@ -114,7 +119,8 @@ class Adapter:
         }
         with new_folder(path) as folder:
             seal = write_tensors(folder / _WEIGHTS, tensors)
-            config = {"format_version": FORMAT_VERSION, "base": self.base, "file": seal.to_json()}
+            identity = {"format_version": FORMAT_VERSION, "base": self.base, "merged": self.merged}
+            config = {**identity, "file": seal.to_json()}
             text = json.dumps({**config, "sha256": content_hash(config)}, indent=2) + "\n"
             (folder / _CONFIG).write_text(text, encoding="utf-8")
 
@@ -130,12 +136,24 @@ class Adapter:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, DamagedFileError) as error:
             raise UserError(f"{path} is not an adapter that can be read ({error}); make it again") from error
         names = {name[:-2] for name in tensors}
-        return Adapter(config["base"], {n: (tensors[f"{n}.a"], tensors[f"{n}.b"]) for n in sorted(names)})
+        matrices = {name: (tensors[f"{name}.a"], tensors[f"{name}.b"]) for name in sorted(names)}
+        return Adapter(config["base"], matrices, config["merged"])
 
     def check_base(self, bundle: Path, path: Path) -> None:
         """Raise UserError unless the adapter in `path` belongs to `bundle`."""
         if self.base != bundle_fingerprint(bundle):
             raise UserError(f"the adapter {path} was trained beside another model than {bundle}")
+
+
+def save_adapter(model: GPT, base: Path, bundle: Path) -> Path:
+    """Write what was trained beside the model of the bundle `base` beside `bundle`, into which it was merged. Where
+    `base` has an adapter of its own, the two become one for the model below. Returns the folder."""
+    trained = Adapter(bundle_fingerprint(base), matrices_of(model), bundle_fingerprint(bundle))
+    if (base.parent / ADAPTER).is_dir():
+        earlier = Adapter.load(base.parent / ADAPTER)
+        trained = trained.after(earlier) if earlier.merged == trained.base else trained
+    trained.save(bundle.parent / ADAPTER)
+    return bundle.parent / ADAPTER
 
 
 class Routes:
