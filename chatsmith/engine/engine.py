@@ -12,7 +12,6 @@ It does not render chats, load bundles, print, or know what the tool does: it is
 import itertools
 import random
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,7 +21,7 @@ from chatsmith.engine.block_manager import BlockManager
 from chatsmith.engine.completion import CompletionBuilder
 from chatsmith.engine.kv_cache import affordable_tokens
 from chatsmith.engine.paged_attention import packing_order
-from chatsmith.engine.request import Completion, Event, Request, RequestError, check_possible
+from chatsmith.engine.request import Completion, EngineStats, Event, Request, RequestError, check_possible
 from chatsmith.engine.sampler import Choice, choose, token_logprobs
 from chatsmith.engine.scheduler import Chunk, Scheduler, Sequence
 from chatsmith.model.config import kv_bytes_per_token
@@ -39,23 +38,6 @@ SCORED_AT_ONCE = 256
 
 Sampled = tuple[CompletionBuilder, list[Choice]]
 """A completion and what was chosen next for each of its seeds; nothing where nothing was to be sampled."""
-
-
-class EngineStats(NamedTuple):
-    """What the engine is doing, and what it has done since it was made."""
-
-    num_running: int
-    """Requests that hold a part of the pool."""
-    num_waiting: int
-    """Requests that wait for room."""
-    num_free_blocks: int
-    """Blocks of the pool that no request holds; cached prefixes are among them."""
-    num_preemptions: int
-    """How often a request had to give its blocks back and start again."""
-    prefix_queries: int
-    """Prompt tokens that were looked up in the prefix cache."""
-    prefix_hits: int
-    """Prompt tokens that were found in it."""
 
 
 class Engine:

@@ -279,6 +279,23 @@ class Event(NamedTuple):
     """How many prompt tokens the prefix cache held."""
 
 
+class EngineStats(NamedTuple):
+    """What the engine is doing, and what it has done since it was made."""
+
+    num_running: int = 0
+    """Requests that hold a part of the pool."""
+    num_waiting: int = 0
+    """Requests that wait for room."""
+    num_free_blocks: int = 0
+    """Blocks of the pool that no request holds; cached prefixes are among them."""
+    num_preemptions: int = 0
+    """How often a request had to give its blocks back and start again."""
+    prefix_queries: int = 0
+    """Prompt tokens that were looked up in the prefix cache."""
+    prefix_hits: int = 0
+    """Prompt tokens that were found in it."""
+
+
 def _check(parameter: str, holds: bool, rule: str) -> None:
     if not holds:
         raise RequestError(f"{parameter} {rule}", parameter=parameter)

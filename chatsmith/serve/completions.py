@@ -255,7 +255,7 @@ class ChatChoice:
             "refusal": None,
         }
         if calls:
-            message["tool_calls"] = [call.to_json() for call in calls]
+            message["tool_calls"] = [call.model_dump() for call in calls]
         if any(part["kind"] != "text" for part in self._parts):
             message["chatsmith"] = {"parts": self._parts}
         choice: dict[str, Any] = {

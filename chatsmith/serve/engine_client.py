@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from chatsmith.engine.request import EngineStats
 from chatsmith.runtime.errors import UserError
 from chatsmith.serve import ipc
 from chatsmith.serve.errors import ApiError, internal, invalid, unavailable
@@ -50,7 +51,7 @@ class EngineClient:
     def __init__(self, model: str, settings: ipc.EngineSettings, metrics: Metrics) -> None:
         self.state: State = "loading"
         self.info: ipc.ModelInfo | None = None
-        self.stats = ipc.EngineStats()
+        self.stats = EngineStats()
         self.pid: int | None = None
         self.loaded: asyncio.Future[ipc.ModelInfo] = asyncio.get_running_loop().create_future()
         """Done when the model is loaded for the first time; a UserError if it cannot be."""
@@ -216,7 +217,7 @@ class EngineClient:
                 question.set_result(report.count)
         elif isinstance(report, ipc.Ready):
             self.info, self.state = report.info, "ready"
-            self.stats = ipc.EngineStats(num_free_blocks=report.info.num_blocks)
+            self.stats = EngineStats(num_free_blocks=report.info.num_blocks)
             log_event("engine_ready", model=self._model, replica=self._settings.index, pid=self.pid)
             if not self.loaded.done():
                 self.loaded.set_result(report.info)
@@ -237,7 +238,7 @@ class EngineClient:
         log_event(
             "engine_crashed", level="error", model=self._model, replica=self._settings.index, reason=reason
         )
-        self.state, self.stats = "down", ipc.EngineStats()
+        self.state, self.stats = "down", EngineStats()
         self._waiting_since = None
         if self.info is not None:
             self._metrics.crashes.labels(self._model).inc()

@@ -14,7 +14,14 @@ from typing import Any, Literal
 
 import msgspec
 
-from chatsmith.engine.request import Constraint, FinishReason, Request, SamplingParams, TokenLogprob
+from chatsmith.engine.request import (
+    Constraint,
+    EngineStats,
+    FinishReason,
+    Request,
+    SamplingParams,
+    TokenLogprob,
+)
 from chatsmith.text.chat import Part
 
 _LENGTH = struct.Struct(">I")
@@ -142,17 +149,6 @@ class Output(msgspec.Struct, array_like=True, omit_defaults=True):
     error: str | None = None
     logprobs: Logprobs = None
     prompt_logprobs: Logprobs = None
-
-
-class EngineStats(msgspec.Struct, frozen=True, array_like=True):
-    """The engine's counts after a step: those of `engine.engine`, which the API server cannot import without torch."""
-
-    num_running: int = 0
-    num_waiting: int = 0
-    num_free_blocks: int = 0
-    num_preemptions: int = 0
-    prefix_queries: int = 0
-    prefix_hits: int = 0
 
 
 class Step(msgspec.Struct, tag=True):

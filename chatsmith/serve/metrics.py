@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from chatsmith.serve.ipc import EngineStats, ModelInfo
+from chatsmith.engine.request import EngineStats
+from chatsmith.serve.ipc import ModelInfo
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 

@@ -47,16 +47,18 @@ class InputItem(ClientModel):
     output: str | list[dict[str, Any]] | None = None
 
 
-class FunctionTool(Function):
+class OfFunction(ClientModel):
+    """What comes first in everything about a client's tool."""
+
+    type: Literal["function"]
+
+
+class FunctionTool(Function, OfFunction):
     """A client's tool."""
 
-    type: Literal["function"]
 
-
-class ToolToCall(FunctionName):
+class ToolToCall(FunctionName, OfFunction):
     """This tool must be called."""
-
-    type: Literal["function"]
 
 
 class TextFormat(JSONSchemaFormat):
