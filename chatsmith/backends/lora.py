@@ -21,6 +21,7 @@ from chatsmith.engine.scheduler import Chunk
 from chatsmith.model.gpt import GPT, Linear
 from chatsmith.runtime.atomic import new_folder
 from chatsmith.runtime.errors import UserError
+from chatsmith.runtime.run_directory import resolve_bundle
 from chatsmith.runtime.sealed import DamagedFileError, Seal, content_hash, read_tensors, write_tensors
 
 PRODUCTS = ("qkv", "out", "up", "down")
@@ -139,11 +140,6 @@ class Adapter:
         matrices = {name: (tensors[f"{name}.a"], tensors[f"{name}.b"]) for name in sorted(names)}
         return Adapter(config["base"], matrices, config["merged"])
 
-    def check_base(self, bundle: Path, path: Path) -> None:
-        """Raise UserError unless the adapter in `path` belongs to `bundle`."""
-        if self.base != bundle_fingerprint(bundle):
-            raise UserError(f"the adapter {path} was trained beside another model than {bundle}")
-
 
 def save_adapter(model: GPT, base: Path, bundle: Path) -> Path:
     """Write what was trained beside the model of the bundle `base` beside `bundle`, into which it was merged. Where
@@ -154,6 +150,16 @@ def save_adapter(model: GPT, base: Path, bundle: Path) -> Path:
         trained = trained.after(earlier) if earlier.merged == trained.base else trained
     trained.save(bundle.parent / ADAPTER)
     return bundle.parent / ADAPTER
+
+
+def load_adapter(path: Path, base: Path) -> Adapter:
+    """The adapter in the folder `path`, or the one beside the bundle or the newest bundle of the run `path`. Raises
+    UserError unless it belongs to the bundle `base`."""
+    folder = path if (path / _CONFIG).is_file() else resolve_bundle(path).parent / ADAPTER
+    adapter = Adapter.load(folder)
+    if adapter.base != bundle_fingerprint(base):
+        raise UserError(f"the adapter {folder} was trained beside another model than {base}")
+    return adapter
 
 
 class Routes:

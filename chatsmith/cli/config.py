@@ -653,6 +653,9 @@ class ServeConfig(Inference, Listening):
     """More models, each NAME=PATH of a run or bundle. Given alone, they replace the default run."""
     name: str | None = None
     """The model's name in the API. Default: the name of its folder."""
+    adapter: tuple[str, ...] = ()
+    """What LoRA trained beside the (first) model, each NAME=PATH of a run, bundle or adapter: served as a model of that
+    name, without another copy of the weights. All of them then run through torch, slower on a CPU."""
     cors_origins: tuple[str, ...] = ()
     """Origins (https://example.org) whose web pages may use the API; * is all."""
     replicas: Positive = 1
@@ -700,7 +703,7 @@ class ServeConfig(Inference, Listening):
             is_origin = origin == "*" or ORIGIN.fullmatch(origin)
             refuse(not is_origin, f"{origin} is no origin: {wanted}", "cors_origins")
         Listening.check(self)
-        named_models(self)
+        named_adapters(self)
 
 
 def named_models(config: ServeConfig) -> dict[str, Path]:
@@ -708,15 +711,27 @@ def named_models(config: ServeConfig) -> dict[str, Path]:
     models: dict[str, Path] = {}
     if not config.model or config.run != DEFAULT_RUN or config.name:
         models[config.name or _folder_name(config.run)] = config.run
-    for entry in config.model:
+    _add_named(models, config.model, "model")
+    return models
+
+
+def named_adapters(config: ServeConfig) -> dict[str, Path]:
+    """The adapters of the first model: path by name. Raises UserError."""
+    models = named_models(config)
+    both = models.copy()
+    _add_named(both, config.adapter, "adapter")
+    return {name: path for name, path in both.items() if name not in models}
+
+
+def _add_named(models: dict[str, Path], entries: tuple[str, ...], setting: str) -> None:
+    for entry in entries:
         name, equals, path = entry.partition("=")
-        refuse(not equals or not path, f"a model is written NAME=PATH, not {entry!r}", "model")
-        refuse(name in models, f"two models are called {name}; give each its own name", "model")
+        refuse(not equals or not path, f"each {setting} is written NAME=PATH, not {entry!r}", setting)
+        refuse(name in models, f"two models are called {name}; give each its own name", setting)
         models[name] = Path(path)
     for name in models:
         wanted = "cannot be the name of a model; use letters, digits and . _ - /"
         refuse(not MODEL_NAME.fullmatch(name), f"{name!r} {wanted}", "name")
-    return models
 
 
 def _folder_name(path: Path) -> str:

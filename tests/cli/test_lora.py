@@ -48,10 +48,8 @@ def test_two_stages_leave_one_adapter_that_is_their_difference_to_the_base(tiny_
         assert torch.allclose(state[name], weight + moved, atol=1e-6)
         assert torch.equal(state[name], weight) == (a is None)
     # Trained in full from there, nothing of it can be mistaken for the new model's.
-    options = ["--from", str(tiny_copy), "--run", str(again), "--tokens", "2048", "--no-compile"]
-    assert (
-        cli.main(["sft", *options, "--batch-tokens", "1024", "--conversations", _talks(tiny_copy)], {}) == 0
-    )
+    options = ["--from", str(tiny_copy), "--tokens", "2048", "--batch-tokens", "1024", "--no-compile"]
+    assert cli.main(["sft", str(again), *options, "--conversations", _talks(tiny_copy)], {}) == 0
     assert not (again / "sft/adapter").exists()
 
 
