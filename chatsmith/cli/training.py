@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 
 from chatsmith.backends import choose_loss
+from chatsmith.backends.lora import add_lora, merged, save_adapter
 from chatsmith.bundle import GENERATION_DEFAULTS, Bundle, check_bundle, load_bundle, save_bundle
 from chatsmith.cli.config import Shape
 from chatsmith.cli.data import eval_folder
@@ -64,6 +65,8 @@ class Stage:
     """When the command began, by `time.monotonic()`."""
     key: str = ""
     """The identity of what it makes, once `is_up_to_date` has been asked."""
+    base: Path | None = None
+    """The bundle whose model is frozen, where LoRA trains beside it."""
 
     @property
     def run(self) -> RunDirectory:
@@ -86,6 +89,12 @@ class Stage:
         )  # a kill may have come between the last two lines of `finish`
         return True
 
+    def freeze(self, start: Bundle) -> None:
+        """Let LoRA train beside the model of `start` instead of in it, where the settings say so."""
+        if self.config.lora_rank:
+            self.base = start.path
+            add_lora(start.model, self.config.lora_rank, self.config.lora_products, self.config.seed)
+
     def training_run(self, tokenizer: Tokenizer) -> TrainingRun:
         """The stage as the trainer sees it. Raises UserError where a benchmark is wanted whose files are missing."""
         config, folder = self.config, self.run.state(self.name)
@@ -97,7 +106,7 @@ class Stage:
             if config.keep_every and step % config.keep_every == 0 and self.runtime.is_main:
                 save_bundle(
                     self.run.stage(self.name) / "steps" / str(step),
-                    model,
+                    merged(model),
                     tokenizer,
                     generation=GENERATION_DEFAULTS,
                     card=model_card(
@@ -109,7 +118,7 @@ class Stage:
             if not benchmark or step % every:
                 return {}
             with uncompiled():
-                return benchmark(model)
+                return benchmark(merged(model))
 
         saved = [str(state.facts.get("key")).partition(" ")[0] for state in saved_states(folder)]
         settings = settings_of(config)
@@ -173,12 +182,14 @@ class Stage:
         )
         save_bundle(
             run.bundle(self.name),
-            model,
+            merged(model),
             tokenizer,
             generation=GENERATION_DEFAULTS,
             card=card,
             provenance={"stage": self.name, "seed": seed, "tokens": tokens},
         )
+        if self.base:
+            outputs = [*outputs, save_adapter(model, self.base, run.bundle(self.name))]
         finish(run, self.name, self.key, self.config, facts, outputs)
 
 

@@ -100,6 +100,8 @@ class Engine:
     def submit(self, request: Request) -> int:
         """Queue a request; its handle names it in events. Raises RequestError if it can never run."""
         check_possible(request, self.config.context_length, self._pool_tokens, self.config.vocab_size)
+        if request.adapter and request.adapter not in self.backend.adapters:
+            raise RequestError(f"the engine has no adapter {request.adapter!r}", parameter="adapter")
         # Drawn even if unused, so that one request's seed does not shift those of the others.
         drawn_seed = self._seeds.getrandbits(63)
         seed = drawn_seed if request.sampling.seed is None else request.sampling.seed
@@ -180,10 +182,10 @@ class Engine:
         self.backend.weights_changed()
         self._blocks.forget_all()
 
-    def num_cached(self, prompt_ids: tuple[int, ...]) -> int:
+    def num_cached(self, prompt_ids: tuple[int, ...], adapter: str = "") -> int:
         """How many ids of a prompt the prefix cache holds now; the last id is always computed."""
         size = self._blocks.block_size
-        keys = Sequence(list(prompt_ids), len(prompt_ids)).keys(size)
+        keys = Sequence(list(prompt_ids), len(prompt_ids), adapter=adapter).keys(size)
         return len(self._blocks.match(keys, prompt_ids, len(prompt_ids) - 1)) * size
 
     @property
@@ -227,7 +229,7 @@ class Engine:
         if request.sampling.max_tokens is not None:
             limits.append(len(prompt) + request.sampling.max_tokens)
         needed_from = None if request.score_from is None else max(request.score_from - 1, 0)
-        sequence = Sequence(prompt, min(limits), needed_from)
+        sequence = Sequence(prompt, min(limits), needed_from, request.adapter)
         builder = CompletionBuilder({handle: seed}, request, sequence, self._tokenizer, guide)
         self._scheduler.add(sequence)
         self._by_sequence[sequence] = builder

@@ -128,6 +128,9 @@ class Request:
     constraint: Constraint | None = None
     """What the completion must match."""
 
+    adapter: str = ""
+    """The adapter of the backend that the model runs with; "" for the model as it is."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt_ids", tuple(self.prompt_ids))
         _check("prompt", len(self.prompt_ids) > 0, "must not be empty")

@@ -104,13 +104,13 @@ class EngineClient:
         if self._jobs.pop(number, None) is not None and self.is_ready:
             self._ask(ipc.Cancel(number))
 
-    async def count_cached(self, prompt_ids: Sequence[int]) -> int:
+    async def count_cached(self, prompt_ids: Sequence[int], adapter: str) -> int:
         """How many ids of a prompt the prefix cache holds now. Raises ApiError if the engine is lost."""
         assert self.is_ready
         self._last_number += 1
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._questions[self._last_number] = answer
-        self._ask(ipc.CountCached(self._last_number, tuple(prompt_ids)))
+        self._ask(ipc.CountCached(self._last_number, tuple(prompt_ids), adapter))
         return await answer
 
     async def run(self) -> None:

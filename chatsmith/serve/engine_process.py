@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from chatsmith.backends import choose_backend
+from chatsmith.backends.lora import load_adapter
 from chatsmith.bundle import bundle_fingerprint, load_bundle
 from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import Event, RequestError
@@ -80,11 +81,16 @@ def load(settings: ipc.EngineSettings) -> tuple[Engine, ipc.ModelInfo]:
             f"--kv-tokens {settings.kv_tokens} is too small: one context of this model takes "
             f"{bundle.config.context_length} tokens"
         )
+    adapters = {name: load_adapter(Path(folder), path) for name, folder in settings.adapters.items()}
+    if adapters and (settings.exact or settings.quantize):
+        raise UserError("models with adapters run through torch, neither exact nor quantized; do without")
     beside = CPU_TOKENS_BESIDE_DECODING if runtime.device.type == "cpu" else None
     engine = Engine(
         bundle.model,
         bundle.tokenizer,
-        backend=choose_backend(bundle.model, quantize=settings.quantize, exact=settings.exact or None),
+        backend=choose_backend(
+            bundle.model, quantize=settings.quantize, exact=settings.exact or None, adapters=adapters
+        ),
         tool=calculator_tool,
         max_running=settings.max_running,
         tokens_per_step=settings.tokens_per_step,
@@ -164,7 +170,9 @@ class EngineLoop:
                 self._engine.cancel(handle)
                 self._forget(handle)
         elif isinstance(command, ipc.CountCached):
-            self._channel.send(ipc.Cached(command.number, self._engine.num_cached(command.prompt_ids)))
+            self._channel.send(
+                ipc.Cached(command.number, self._engine.num_cached(command.prompt_ids, command.adapter))
+            )
 
     def _submit(self, command: ipc.Submit) -> None:
         handles: list[int] = []

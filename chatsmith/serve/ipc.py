@@ -50,6 +50,8 @@ class EngineSettings(msgspec.Struct, frozen=True, tag=True):
     """0 is CPU_TOKENS_BESIDE_DECODING on a CPU, and no limit elsewhere."""
     exact: bool = False
     """Refuse a machine on which a reply depends, in its last bits, on what runs beside it."""
+    adapters: dict[str, str] = {}
+    """Folders of adapters by name: of the adapter itself, of a bundle that it stands beside, or of a run."""
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -60,10 +62,11 @@ class Job(msgspec.Struct, frozen=True):
     n: int = 1
     score_from: int | None = None
     constraint: Constraint | None = None
+    adapter: str = ""
 
     def requests(self) -> list[Request]:
         """For the engine. Raises RequestError."""
-        one = Request(self.prompt_ids, self.sampling, self.score_from, self.constraint)
+        one = Request(self.prompt_ids, self.sampling, self.score_from, self.constraint, self.adapter)
         return one.replicas(self.n)
 
     def num_logprobs(self, context: int) -> int:
@@ -94,6 +97,7 @@ class CountCached(msgspec.Struct, tag=True):
 
     number: int
     prompt_ids: tuple[int, ...]
+    adapter: str = ""
 
 
 class Stop(msgspec.Struct, tag=True):

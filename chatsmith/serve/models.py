@@ -5,6 +5,7 @@ for whatever reason, everything that the request held is given back.
 """
 
 import asyncio
+import copy
 import json
 import re
 import time
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 from pydantic import ValidationError
 
 from chatsmith.runtime.errors import UserError
@@ -86,6 +88,17 @@ class ServedModel:
         self.open: set[Events] = set()
         """The queues of requests under way; an ApiError put into one ends its request."""
         self._loaded: LoadedModel | None = None
+        self.adapter = ""
+        """What the engines add to the model for requests to this name."""
+        self._adapted: list[ServedModel] = []
+
+    def with_adapter(self, name: str) -> "ServedModel":
+        """The same model and engines under another name, with the adapter of that name."""
+        twin = copy.copy(self)
+        twin.name = twin.adapter = name
+        twin.open = set()
+        self._adapted.append(twin)
+        return twin
 
     @property
     def loaded(self) -> LoadedModel:
@@ -125,8 +138,10 @@ class ServedModel:
         try:
             info = (await asyncio.gather(*(engine.loaded for engine in self.engines)))[0]
             tokenizer = await asyncio.to_thread(Tokenizer.load, Path(info.path))
-            self._loaded = LoadedModel(info, tokenizer, choose_defaults(info.generation))
-            self.metrics.model_ready(self.name, info)
+            loaded = LoadedModel(info, tokenizer, choose_defaults(info.generation))
+            for model in (self, *self._adapted):
+                model._loaded = loaded
+                self.metrics.model_ready(model.name, info)
             limits = self.admission.limits
             if not limits.queue_tokens:
                 queue_tokens = QUEUE_SHARE * info.kv_tokens * len(self.engines)
@@ -144,7 +159,9 @@ class ServedModel:
     async def count_cached(self, prompt_ids: Sequence[int]) -> int:
         """How many ids of a prompt the prefix cache of some engine holds now."""
         prompt_ids = prompt_ids[: self.loaded.info.context_length]
-        counts = await asyncio.gather(*(engine.count_cached(prompt_ids) for engine in self.ready_engines))
+        counts = await asyncio.gather(
+            *(engine.count_cached(prompt_ids, self.adapter) for engine in self.ready_engines)
+        )
         return max(counts, default=0)
 
     async def generate(
@@ -176,7 +193,8 @@ class ServedModel:
             first_choice = 0
             for job in jobs:
                 engine = self._pick(affinity)
-                submitted.append((engine, engine.submit(job, events, first_choice)))
+                own = msgspec.structs.replace(job, adapter=self.adapter)
+                submitted.append((engine, engine.submit(own, events, first_choice)))
                 first_choice += job.n
             while not all(reply.is_over for reply in replies):
                 batch: list[Output] = []

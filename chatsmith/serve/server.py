@@ -96,7 +96,7 @@ def serve(
         finally:
             http.should_exit = True
             await serving
-            await asyncio.gather(*(model.stop() for model in service.models.values()))
+            await asyncio.gather(*(model.stop() for model in service.models.values() if not model.adapter))
             stopped.cancel()
             if not engines.done():
                 engines.cancel()
@@ -125,7 +125,7 @@ async def _run_engines(service: Service, url: str, tell: Callable[[str], None]) 
             log_event("ready", url=url, models=list(service.models))
             tell(f"Chat page at {url}/, OpenAI API at {url}/v1. Ctrl-C stops.")
 
-    running = [asyncio.create_task(model.run(ready)) for model in service.models.values()]
+    running = [asyncio.create_task(one.run(ready)) for one in service.models.values() if not one.adapter]
     if service.runs is not None:
         running.append(asyncio.create_task(service.runs.tell()))
     try:
