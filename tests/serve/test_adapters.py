@@ -9,7 +9,6 @@ import torch
 
 from chatsmith.backends.lora import LoRALinear, add_lora, merged, save_adapter
 from chatsmith.bundle import load_bundle, save_bundle
-from chatsmith.cli import main as cli
 from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import Request, SamplingParams
 from chatsmith.text.tokenizer import Tokenizer
@@ -64,16 +63,18 @@ def test_each_model_answers_as_it_does_alone(
 
 
 def test_adapters_that_cannot_be_served_are_refused(
-    with_adapters: dict[str, Path], capsys: pytest.CaptureFixture[str]
+    with_adapters: dict[str, Path], start_server: Callable[..., RunningServer]
 ) -> None:
     plain, left, _ = map(str, with_adapters.values())
-    for flags, message in (
-        ([plain, "--adapter", f"x={plain}"], "not an adapter that can be read"),
-        ([left, "--adapter", f"x={left}"], "was trained beside another model"),
-        ([plain, "--adapter", left], "each adapter is written NAME=PATH"),
-        ([plain, "--name", "x", "--adapter", f"x={left}"], "two models are called x"),
-        ([plain, "--adapter", f"x={left}", "--quantize", "int8"], "neither exact nor quantized"),
-    ):
-        assert cli.main(["serve", *flags, "--port", "0"], {}) == 2
-        error = capsys.readouterr().err
-        assert message in error and "Traceback" not in error
+    refused = {
+        (plain, "--adapter", f"x={plain}"): "not an adapter that can be read",
+        (left, "--adapter", f"x={left}"): "was trained beside another model",
+        (plain, "--adapter", left): "each adapter is written NAME=PATH",
+        (plain, "--name", "x", "--adapter", f"x={left}"): "two models are called x",
+        (plain, "--adapter", f"x={left}", "--quantize", "int8"): "neither exact nor quantized",
+    }
+    servers = [start_server(*flags) for flags in refused]
+    for server, message in zip(servers, refused.values(), strict=True):
+        assert server.process.wait(timeout=120) == 2
+        server.until(lambda server=server, message=message: message in server.said)
+        assert "Traceback" not in server.said
