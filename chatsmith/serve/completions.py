@@ -102,7 +102,7 @@ class Reply:
                     if self.is_stream:
                         events += map(self._event, (*opening, *chunks))
                         opening = ()
-                is_silent = not batch or time.monotonic() - spoke > KEEP_ALIVE_SECONDS
+                is_silent = time.monotonic() - spoke >= KEEP_ALIVE_SECONDS
                 if events or (self.is_stream and is_silent):
                     yield b"".join(events) or KEEP_ALIVE
                     spoke = time.monotonic()

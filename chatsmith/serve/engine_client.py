@@ -22,7 +22,7 @@ from chatsmith.serve.metrics import Metrics
 from chatsmith.serve.tools import explain_refusal
 
 State = Literal["loading", "ready", "down", "stopped"]
-Events = asyncio.Queue[ipc.Output | ApiError]
+Events = asyncio.Queue[ipc.Output | ApiError | None]
 
 STALL_SECONDS = 120.0
 """An engine with work that sends nothing for this long counts as dead and is killed: a step takes seconds at worst."""

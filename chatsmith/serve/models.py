@@ -33,7 +33,8 @@ QUEUE_SHARE = 4
 """Prompt tokens that may wait by default, as a multiple of what the key-value pool holds."""
 
 KEEP_ALIVE_SECONDS = 10.0
-"""A stream says something after this long without an event: proxies close what is silent for a minute."""
+"""A stream that has said nothing for this long says that it is there, at the latest after as long again: proxies close
+what is silent for a minute."""
 
 MAX_LOGPROBS = 2**20
 """Of one request, alternatives included: about 100 bytes each in the answer, and several times that in memory."""
@@ -171,8 +172,8 @@ class ServedModel:
         names: Mapping[str, str],
         affinity: str | None = None,
     ) -> AsyncGenerator[list[Output], None]:
-        """The outputs of a request's jobs, in batches as they come; `index` numbers the replies over all jobs. Where
-        nothing has come for KEEP_ALIVE_SECONDS, an empty batch.
+        """The outputs of a request's jobs, in batches as they come; `index` numbers the replies over all jobs. Every
+        KEEP_ALIVE_SECONDS a batch comes even if it is empty.
 
         Requests with the same `affinity` go to the same engine when load allows. Raises ApiError: 503 if no engine is
         ready or none begins in time, 504 if the replies take too long, 429 if there is no room, and whatever ends a
@@ -187,6 +188,7 @@ class ServedModel:
         ticket = self._admit(record, len(replies), record.prompt_tokens)
         events: Events = asyncio.Queue()
         self.open.add(events)
+        watching = asyncio.create_task(self._watch(events, record))
         submitted: list[tuple[EngineClient, int]] = []
         reason = "abort"  # what is not over in the end; whoever reads on no more has left
         try:
@@ -198,20 +200,24 @@ class ServedModel:
                 first_choice += job.n
             while not all(reply.is_over for reply in replies):
                 batch: list[Output] = []
-                event = await self._next(events, record)
-                while event is not None:
+                event = await events.get()
+                while True:
                     if isinstance(event, ApiError):
                         raise event.rename(names)
-                    self._count(replies[event.index], event, ticket, record)
-                    if event.finish_reason == "error":
-                        raise _failure(event, replies[event.index], names)
-                    batch.append(event)
-                    event = None if events.empty() else events.get_nowait()
+                    if event is not None:
+                        self._count(replies[event.index], event, ticket, record)
+                        if event.finish_reason == "error":
+                            raise _failure(event, replies[event.index], names)
+                        batch.append(event)
+                    if events.empty():
+                        break
+                    event = events.get_nowait()
                 yield batch
         except ApiError:
             reason = "error"
             raise
         finally:
+            watching.cancel()
             for engine, number in submitted:
                 engine.cancel(number)
             for reply in replies:
@@ -258,24 +264,22 @@ class ServedModel:
         equals = [engine for engine in ready if engine.num_open == fewest]
         return equals[hash(affinity) % len(equals) if affinity else 0]
 
-    async def _next(self, events: Events, record: RequestRecord) -> Output | ApiError | None:
-        """What comes next; None if nothing has come for KEEP_ALIVE_SECONDS.
-
-        Raises ApiError when the first token, or after that the end, does not come in time.
-        """
-        has_to_begin = record.first_token_seconds is None and self.queue_seconds < self.request_seconds
-        seconds = self.queue_seconds if has_to_begin else self.request_seconds
-        left = record.arrived + seconds - time.monotonic()
-        try:
-            async with asyncio.timeout(min(left, KEEP_ALIVE_SECONDS)):
-                if left > 0:
-                    return await events.get()
-        except TimeoutError:
-            if left > KEEP_ALIVE_SECONDS:
-                return None
+    async def _watch(self, events: Events, record: RequestRecord) -> None:
+        """Put None into the queue every KEEP_ALIVE_SECONDS, and an ApiError when the first token, or after that the
+        end, does not come in time."""
+        while True:
+            has_to_begin = record.first_token_seconds is None and self.queue_seconds < self.request_seconds
+            seconds = self.queue_seconds if has_to_begin else self.request_seconds
+            left = record.arrived + seconds - time.monotonic()
+            if left <= 0:
+                break
+            await asyncio.sleep(min(left, KEEP_ALIVE_SECONDS))
+            events.put_nowait(None)
         if has_to_begin:
-            raise known("queue_timeout", retry_after=max(1, min(60, round(seconds))), seconds=seconds)
-        raise known("deadline_exceeded", seconds=seconds)
+            later = max(1, min(60, round(seconds)))
+            events.put_nowait(known("queue_timeout", retry_after=later, seconds=seconds))
+        else:
+            events.put_nowait(known("deadline_exceeded", seconds=seconds))
 
     def _count(self, reply: _Reply, output: Output, ticket: Ticket, record: RequestRecord) -> None:
         """Note a reply's new tokens in metrics, log and admission."""

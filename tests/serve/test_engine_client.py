@@ -27,7 +27,7 @@ def step(*outputs: Output) -> Step:
     return Step(list(outputs), EngineStats())
 
 
-def taken(events: Events) -> list[Output | ApiError]:
+def taken(events: Events) -> list[Output | ApiError | None]:
     return [events.get_nowait() for _ in range(events.qsize())]
 
 
