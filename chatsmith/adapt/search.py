@@ -1,11 +1,9 @@
-"""Passages that go with a question, by BM25 (Robertson & Zaragoza 2009), and a prompt that holds them."""
+"""Passages that go with a question, by BM25 (Robertson & Zaragoza 2009), and a question that comes with them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from chatsmith.adapt.passages import Passage, package
-from chatsmith.text.chat import Conversation, Message, render_prompt
-from chatsmith.text.tokenizer import Tokenizer
 
 MOST_PASSAGES = 4
 INTRODUCTION = "Answer from these passages."
@@ -30,22 +28,19 @@ class PassageIndex:
             self.passages[number] for number, score in zip(numbers[0], scores[0], strict=True) if score > 0
         ]
 
-
-def with_passages(
-    conversation: Conversation, passages: Sequence[Passage], tokenizer: Tokenizer, room: int
-) -> tuple[Conversation, list[Passage]]:
-    """The conversation with as many of the passages, before its last message, as leave the prompt within `room` tokens;
-    and which they are."""
-    *before, last = conversation
-    used: list[Passage] = []
-    best = conversation
-    for passage in passages:
-        tried = [*used, passage]
-        told = "\n\n".join(f"[{number}] {one.name}\n{one.text}" for number, one in enumerate(tried, start=1))
-        asked = Message.of("user", f"{INTRODUCTION}\n\n{told}\n\n{last.text}")
-        if len(render_prompt((*before, asked), tokenizer)) <= room:
-            used, best = tried, (*before, asked)
-    return best, used
+    def put_before(self, question: str, fits: Callable[[str], bool]) -> tuple[str, list[Passage]]:
+        """The question after the best passages of which the text still `fits`, and which they are."""
+        used: list[Passage] = []
+        asked = question
+        for passage in self.best(question):
+            tried = [*used, passage]
+            told = "\n\n".join(
+                f"[{number}] {one.name}\n{one.text}" for number, one in enumerate(tried, start=1)
+            )
+            text = f"{INTRODUCTION}\n\n{told}\n\n{question}"
+            if fits(text):
+                used, asked = tried, text
+        return asked, used
 
 
 def words(text: str) -> list[str]:

@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import TextIO
 
 from chatsmith.adapt.passages import Passage, read_documents
-from chatsmith.adapt.search import PassageIndex, with_passages
+from chatsmith.adapt.search import PassageIndex
 from chatsmith.cli.config import ChatConfig as Config
 from chatsmith.cli.settings import expanded
 from chatsmith.engine.request import Completion, Request, SamplingParams
@@ -193,17 +193,22 @@ class Talk:
         self.history = kept
         if self.index is None:
             return prompt
-        found, conversation = self.index.best(question.text), (*beginning, *kept, question)
-        asked, used = with_passages(conversation, found, self.llm.tokenizer, context - room)
-        self.sources = self._named(found, used)
-        return render_prompt(asked, self.llm.tokenizer)
 
-    def _named(self, found: list[Passage], used: list[Passage]) -> str:
+        def prompt_of(text: str) -> list[int]:
+            return render_prompt((*beginning, *kept, Message.of("user", text)), self.llm.tokenizer)
+
+        asked, used = self.index.put_before(
+            question.text, lambda text: len(prompt_of(text)) <= context - room
+        )
+        self.sources = self._named(used, bool(self.index.best(question.text)))
+        return prompt_of(asked)
+
+    def _named(self, used: list[Passage], has_found: bool) -> str:
         if used:
             return "Sources: " + "; ".join(
                 f"[{number}] {one.name}" for number, one in enumerate(used, start=1)
             )
-        if not found:
+        if not has_found:
             return "Sources: none; no passage shares a word with the question"
         return (
             f"Sources: none; the model's context of {self.engine.config.context_length} tokens is too short for a "

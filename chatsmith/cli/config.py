@@ -657,6 +657,9 @@ class ServeConfig(Inference, Listening):
     adapter: tuple[str, ...] = ()
     """What LoRA trained beside the (first) model, each NAME=PATH of a run, bundle or adapter: served as a model of that
     name, without another copy of the weights. All of them then run through torch, slower on a CPU."""
+    documents: Path | None = None
+    """A folder of documents: passages that go with the last question of a chat are put before it, and named beside the
+    reply."""
     cors_origins: tuple[str, ...] = ()
     """Origins (https://example.org) whose web pages may use the API; * is all."""
     replicas: Positive = 1

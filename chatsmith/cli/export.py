@@ -85,6 +85,8 @@ def import_folder(config: ImportConfig) -> None:
         config.out, model, tokenizer, generation=generation, card=card, provenance={"stage": "import"}
     )
     reporter.line(f"{config.out} is a bundle now: chatsmith chat {config.out}")
+
+
 def push(config: PushConfig) -> None:
     """Send the files of a whole bundle, all in one commit; what came through of a push that broke off is not sent
     again. Raises UserError if there is no bundle or it is damaged, for a folder with a pickle in it, without a token,

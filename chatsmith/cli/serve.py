@@ -12,8 +12,11 @@ import sys
 import webbrowser
 from pathlib import Path
 
+from chatsmith.adapt.passages import read_documents
+from chatsmith.adapt.search import PassageIndex
 from chatsmith.cli.config import Listening, WatchConfig, named_adapters, named_models
 from chatsmith.cli.config import ServeConfig as Config
+from chatsmith.cli.settings import expanded
 from chatsmith.report.run_facts import is_run
 from chatsmith.report.watch import WatchedRuns
 from chatsmith.runtime.console import Reporter
@@ -103,6 +106,10 @@ def make_service(config: Config, keys: "Keys") -> "Service":
         )
         for number, (name, path) in enumerate(paths.items())
     }
+    if config.documents:
+        index = PassageIndex(read_documents(expanded(config.documents)).passages)
+        for model in models.values():
+            model.passages = index
     first = next(iter(models.values()))
     models |= {name: first.with_adapter(name) for name in adapters}
     max_body_bytes = round(config.max_body_mib * 2**20)

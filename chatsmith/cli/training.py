@@ -138,7 +138,9 @@ class Stage:
             started=self.started,
             settings={name: value for name, value in settings.items() if name not in ("run", "json")},
             after_step=after_step,
-            gradient_of=choose_loss(self.runtime, self.reporter.line) if self.name != "rl" else chunk_gradient,
+            gradient_of=choose_loss(self.runtime, self.reporter.line)
+            if self.name != "rl"
+            else chunk_gradient,
             describe=describe if self.name != "rl" else lambda *_: [],
         )
 

@@ -25,7 +25,7 @@ from chatsmith.serve.errors import invalid
 from chatsmith.serve.ipc import Job, Output
 from chatsmith.serve.log import RequestRecord
 from chatsmith.serve.models import KEEP_ALIVE_SECONDS, LoadedModel, ServedModel
-from chatsmith.serve.prompts import chat_prompt, check_fits, text_prompts
+from chatsmith.serve.prompts import chat_prompt, check_fits, text_prompts, with_passages
 from chatsmith.serve.protocol import COMPLETION_MAX_TOKENS, ChatRequest, CompletionRequest
 from chatsmith.serve.tools import CallReader, reply_constraint
 from chatsmith.text.chat import ReplyText, StreamDecoder
@@ -66,7 +66,8 @@ class Reply:
         self._choices = choices
         self._outputs = outputs
         self._record = record
-        self._prompt_ids: dict[str, Any] = {}
+        self._beside: dict[str, Any] = {}
+        """What stands beside the choices, once: in the first event, or in the answer."""
         self._fields = {
             "id": f"{self.prefix}-{uuid.uuid4().hex}",
             "object": self.kind,
@@ -125,7 +126,7 @@ class Reply:
         return await asyncio.to_thread(choice.chunks, output) if is_long else choice.chunks(output)
 
     def _event(self, choice: Any) -> bytes:
-        fields, self._prompt_ids = self._prompt_ids, {}
+        fields, self._beside = self._beside, {}
         if self._in_every_chunk:
             fields["usage"] = self.usage()
         elif self._with_usage:
@@ -144,7 +145,7 @@ class Reply:
         for choice in self._choices:
             choices.append(msgspec.Raw(msgspec.json.encode(choice.to_json())))
             await asyncio.sleep(0)  # 150,000 log-probabilities take 30 ms, in which no other request is heard
-        answer = {**self._fields, "choices": choices, "usage": self.usage(), **self._prompt_ids}
+        answer = {**self._fields, "choices": choices, "usage": self.usage(), **self._beside}
         return msgspec.json.encode(answer)
 
     def usage(self) -> dict[str, Any]:
@@ -177,8 +178,13 @@ class ChatReply(Reply):
     ) -> None:
         """`names` says what the engine's parameters are called in the client's request."""
         loaded = model.loaded
+        context = loaded.info.context_length
+        sources: list[dict[str, str]] = []
+        if model.passages:
+            room = context - min(request.max_tokens or context, context // 4)
+            request, sources = with_passages(request, model.passages, loaded.tokenizer, room)
         prompt = chat_prompt(request, loaded.tokenizer, loaded.info.vocab_size)
-        check_fits(prompt, loaded.info.context_length, "messages")
+        check_fits(prompt, context, "messages")
         limits = {request.max_completion_tokens, request.max_tokens} - {None}
         if len(limits) > 1:
             raise invalid("max_tokens and max_completion_tokens differ; send one of them", "max_tokens")
@@ -196,7 +202,9 @@ class ChatReply(Reply):
         record.user = request.user or request.safety_identifier
         super().__init__(request, [job], choices, model, record, outputs)
         if request.return_token_ids:
-            self._prompt_ids = {"prompt_token_ids": prompt}
+            self._beside["prompt_token_ids"] = prompt
+        if model.passages:
+            self._beside["chatsmith"] = {"sources": sources}
 
     def _opening(self) -> list[dict[str, Any]]:
         delta = {"role": "assistant", "content": "", "refusal": None}

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import msgspec
 from pydantic import ValidationError
@@ -55,6 +55,14 @@ class LoadedModel:
     defaults: Defaults
 
 
+class Passages(Protocol):
+    """What finds passages of documents that go with a question (`adapt.search.PassageIndex`)."""
+
+    def put_before(self, question: str, fits: Callable[[str], bool]) -> tuple[str, list[Any]]:
+        """The question after passages that go with it, of which as many as fit; and these, each with name and text."""
+        ...
+
+
 @dataclass
 class _Reply:
     """One reply of a request, as far as it is known."""
@@ -92,6 +100,8 @@ class ServedModel:
         self.adapter = ""
         """What the engines add to the model for requests to this name."""
         self._adapted: list[ServedModel] = []
+        self.passages: Passages | None = None
+        """Documents to answer chats from."""
 
     def with_adapter(self, name: str) -> "ServedModel":
         """The same model and engines under another name, with the adapter of that name."""

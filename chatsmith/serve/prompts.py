@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from chatsmith.serve import protocol
 from chatsmith.serve.errors import invalid, known, unsupported
-from chatsmith.serve.models import LoadedModel
+from chatsmith.serve.models import LoadedModel, Passages
 from chatsmith.serve.tools import calls_text, describe_tools
 from chatsmith.text.chat import (
     ConversationError,
@@ -50,6 +50,25 @@ def chat_prompt(request: protocol.ChatRequest, tokenizer: Tokenizer, vocab_size:
         request.messages, tokenizer, request.tools, continues=bool(request.continue_final_message)
     )
     return [*ids, *prefix]
+
+
+def with_passages(
+    request: protocol.ChatRequest, passages: Passages, tokenizer: Tokenizer, room: int
+) -> tuple[protocol.ChatRequest, list[dict[str, str]]]:
+    """The request with passages before its last message, if that is a question, within `room` tokens; and these."""
+    *before, last = request.messages
+    if last.role != "user":
+        return request, []
+
+    def asked(text: str) -> list[protocol.ChatMessage]:
+        return [*before, last.model_copy(update={"content": text})]
+
+    text, used = passages.put_before(
+        _text(last, f"messages.{len(before)}"),
+        lambda text: len(conversation_ids(asked(text), tokenizer, request.tools)) <= room,
+    )
+    sources = [{"name": one.name, "text": one.text} for one in used]
+    return request.model_copy(update={"messages": asked(text)}), sources
 
 
 def conversation_ids(

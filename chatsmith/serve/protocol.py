@@ -606,6 +606,12 @@ class ChatChoice(Answer):
     token_ids: list[int] = []
 
 
+class Sources(Answer):
+    """What of the server's documents stood before the question."""
+
+    sources: list[dict[Literal["name", "text"], str]]
+
+
 class ChatCompletion(Answer):
     """The answer of POST /v1/chat/completions."""
 
@@ -617,6 +623,7 @@ class ChatCompletion(Answer):
     choices: list[ChatChoice]
     usage: Usage
     prompt_token_ids: list[int] = []
+    chatsmith: Sources = Sources(sources=[])
 
 
 class CompletionLogprobs(Answer):

@@ -6,10 +6,8 @@ from pathlib import Path
 import pytest
 
 from chatsmith.adapt.passages import PASSAGE_CHARACTERS, Passage, read_documents
-from chatsmith.adapt.search import PassageIndex, with_passages
+from chatsmith.adapt.search import PassageIndex
 from chatsmith.runtime.errors import UserError
-from chatsmith.text.chat import Message, render_prompt
-from chatsmith.text.tokenizer import train_tokenizer
 
 bs4, docx, pypdf = (pytest.importorskip(name) for name in ("bs4", "docx", "pypdf"))
 pytest.importorskip("datasketch")
@@ -144,12 +142,8 @@ def test_the_best_passages_go_into_the_prompt_as_far_as_there_is_room() -> None:
     index = PassageIndex(passages)
     assert index.best("what do cats eat?")[0].document == "a.md"
     assert index.best("zebra") == []
-    tokenizer = train_tokenizer(["some text to train on"], 300)
-    asked = (Message.of("user", "What do cats eat?"),)
-    told, used = with_passages(asked, passages, tokenizer, 1_000)
-    assert (
-        used == passages and "[1] a.md, Cats" in told[-1].text and told[-1].text.endswith("What do cats eat?")
-    )
-    short, used = with_passages(asked, passages, tokenizer, len(render_prompt(told, tokenizer)) - 1)
-    assert used == passages[:2] and len(short) == 1
-    assert with_passages(asked, passages, tokenizer, 10) == (asked, [])
+    told, used = index.put_before("What do cats eat at night?", lambda text: True)
+    assert used == passages[:2] and "[1] a.md, Cats" in told and told.endswith("What do cats eat at night?")
+    shorter, used = index.put_before("What do cats eat at night?", lambda text: len(text) < len(told))
+    assert used == passages[:1] and len(shorter) < len(told)
+    assert index.put_before("What do cats eat?", lambda text: False) == ("What do cats eat?", [])
