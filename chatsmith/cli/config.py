@@ -797,6 +797,9 @@ class AdaptConfig(Output):
     replay: tuple[str, ...] = ()
     """What to mix in against forgetting: files, folders, hub:OWNER/NAME, smoltalk, …; by default what the model's own
     run learned from, if that is at hand; none: nothing."""
+    lora_rank: Natural = 0
+    """LoRA: train matrices of this rank beside the model's own, which stay as they are; 0 trains all weights. The run
+    keeps them for `serve --adapter`."""
     review: bool = False
     """Stop once the questions are written, so that they can be read and changed; without it, the command goes on."""
     set: tuple[str, ...] = ()
