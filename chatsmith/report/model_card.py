@@ -25,10 +25,10 @@ def model_card(
     title: str,
     summary: str,
     *,
-    data: Mapping[str, str],
-    recipe: Mapping[str, str],
-    scores: Mapping[str, str],
-    cost: Mapping[str, str],
+    data: Mapping[str, str] | None = None,
+    recipe: Mapping[str, str] | None = None,
+    scores: Mapping[str, str] | None = None,
+    cost: Mapping[str, str] | None = None,
     suggestions: Sequence[str] = (),
 ) -> str:
     """README.md: what this is, what it was made from and how, how good it is, what it cost, and how to use it.
@@ -55,7 +55,7 @@ def with_scores(card: str, scores: Mapping[str, str]) -> str:
     return before + section + next_heading + rest
 
 
-def _table(rows: Mapping[str, str], if_empty: str) -> str:
+def _table(rows: Mapping[str, str] | None, if_empty: str) -> str:
     """A Markdown table of two columns."""
     if not rows:
         return if_empty
