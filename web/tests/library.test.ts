@@ -44,3 +44,19 @@ test("without a database what is restored lasts as long as the page", async () =
   await library.restore(conversations(3));
   expect(await library.show("c1")).toBe(true);
 });
+
+test("pinned conversations stand first, and several are deleted and brought back together", async () => {
+  const library = new Library(await Database.open("pins"), nothing);
+  await library.restore(conversations(4));
+  const order = () => library.list.value.map(({ id }) => id);
+  await library.pin("c1", true);
+  expect(order()).toEqual(["c1", "c3", "c2", "c0"]);
+  const bringBack = await library.remove(["c1", "c3"]);
+  expect(order()).toEqual(["c2", "c0"]);
+  await bringBack();
+  await library.load();
+  expect(order()).toEqual(["c1", "c3", "c2", "c0"]);
+  expect((await library.stored("c3"))!.messages).toHaveLength(2);
+  await library.pin("c1", false);
+  expect(order()).toEqual(["c3", "c2", "c1", "c0"]);
+});
