@@ -55,18 +55,21 @@ def chat_prompt(request: protocol.ChatRequest, tokenizer: Tokenizer, vocab_size:
 def with_passages(
     request: protocol.ChatRequest, passages: Passages, tokenizer: Tokenizer, room: int
 ) -> tuple[protocol.ChatRequest, list[dict[str, str]]]:
-    """The request with passages before its last message, if that is a question, within `room` tokens; and these."""
-    *before, last = request.messages
-    if last.role != "user":
+    """The request with passages before the question that it ends with, within `room` tokens; and these."""
+    continues = bool(request.continue_final_message)
+    at = len(request.messages) - 1 - continues
+    question = request.messages[at]
+    if at < 0 or question.role != "user":
         return request, []
 
     def asked(text: str) -> list[protocol.ChatMessage]:
-        return [*before, last.model_copy(update={"content": text})]
+        told = question.model_copy(update={"content": text})
+        return [*request.messages[:at], told, *request.messages[at + 1 :]]
 
-    text, used = passages.put_before(
-        _text(last, f"messages.{len(before)}"),
-        lambda text: len(conversation_ids(asked(text), tokenizer, request.tools)) <= room,
-    )
+    def fits(text: str) -> bool:
+        return len(conversation_ids(asked(text), tokenizer, request.tools, continues=continues)) <= room
+
+    text, used = passages.put_before(_text(question, f"messages.{at}"), fits)
     sources = [{"name": one.name, "text": one.text} for one in used]
     return request.model_copy(update={"messages": asked(text)}), sources
 

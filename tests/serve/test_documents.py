@@ -55,12 +55,22 @@ def test_a_stream_names_them_in_its_first_event_alone(informed: RunningServer) -
     assert not any("chatsmith" in event for event in events[1:] if isinstance(event, dict))
 
 
-def test_what_goes_with_nothing_or_is_no_question_stays_as_it_is(informed: RunningServer) -> None:
+def test_what_goes_with_nothing_stays_as_it_is(informed: RunningServer) -> None:
     answer = chat(informed, {"role": "user", "content": "zzzz"})
     assert answer["chatsmith"]["sources"] == []
-    begun = {"role": "assistant", "content": "Cats eat"}
-    answer = chat(informed, {"role": "user", "content": QUESTION}, begun, continue_final_message=True)
-    assert answer["chatsmith"]["sources"] == []
+
+
+def test_a_reply_is_continued_with_the_passages_that_it_was_begun_with(informed: RunningServer) -> None:
+    asked = {"role": "user", "content": QUESTION}
+    whole = chat(informed, asked, temperature=0, max_tokens=8, ignore_eos=True)
+    begun = chat(informed, asked, temperature=0, max_tokens=3, ignore_eos=True)["choices"][0]
+    more = {"temperature": 0, "max_tokens": 5, "ignore_eos": True}
+    by_ids = chat(informed, asked, assistant_prefix_ids=begun["token_ids"], **more)
+    message = {"role": "assistant", "content": "Cats eat"}
+    by_message = chat(informed, asked, message, continue_final_message=True, **more)
+    assert by_ids["chatsmith"] == by_message["chatsmith"] == whole["chatsmith"]
+    assert begun["token_ids"] + by_ids["choices"][0]["token_ids"] == whole["choices"][0]["token_ids"]
+    assert "Cats eat fish" in decoded(informed, by_message["prompt_token_ids"])
 
 
 def test_without_documents_nothing_is_said(roomy_server: RunningServer) -> None:

@@ -16,6 +16,7 @@ import type {
   Usage,
   WireChunk,
   WireLogprob,
+  WireSource,
   WireMessage,
   WirePart,
   WireTextLogprobs,
@@ -33,6 +34,8 @@ export interface ReplyStep {
   /** Pieces of calls of the person's own tools. */
   calls: NonNullable<NonNullable<NonNullable<WireChunk["choices"]>[number]["delta"]>["tool_calls"]>;
   usage: Usage | null;
+  /** Not there where the server has no documents, or has named its passages before. */
+  sources?: WireSource[];
   finishReason: string | null;
 }
 
@@ -158,6 +161,7 @@ export function readStep(event: string): ReplyStep {
     logprobs: isText ? logprobsOfText(choice.logprobs as unknown as WireTextLogprobs | null, ids) : (choice?.logprobs?.content ?? []),
     calls: choice?.delta?.tool_calls ?? [],
     usage: chunk.usage ?? null,
+    ...(chunk.chatsmith?.sources && { sources: chunk.chatsmith.sources }),
     finishReason: choice?.finish_reason ?? null,
   };
 }

@@ -89,6 +89,12 @@ export interface Usage {
   prompt_tokens_details?: { cached_tokens?: number } | null;
 }
 
+/** A passage of the server's documents that stood before the question. */
+export interface WireSource {
+  name: string;
+  text: string;
+}
+
 export interface WireChunk {
   choices?: {
     delta?: {
@@ -103,6 +109,8 @@ export interface WireChunk {
     text?: string;
   }[];
   usage?: Usage | null;
+  /** In a stream's first event, from a server that answers from documents. */
+  chatsmith?: { sources?: WireSource[] };
   error?: WireError;
 }
 

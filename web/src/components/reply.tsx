@@ -48,6 +48,7 @@ export function Reply({ reply, isLast, isBeside = false }: Props) {
         {isWriting && reply.parts.length === 0 && !reply.calls?.length && <Pulse />}
         {reply.state === "done" && isEmpty(reply) && <p class="silent">The model ended its reply at once.</p>}
         <Calls reply={reply} isLast={isLast} />
+        {reply.sources && !isWriting && <Sources passages={reply.sources} />}
         <ProblemCard reply={reply} />
         <div class="message-foot">
           {reply.figures && reply.tokens.length > 0 && <Figures values={reply.figures} />}
@@ -149,6 +150,31 @@ function Parts({ reply }: { reply: ReplyMessage }) {
         return null; // shown with its call
       })}
     </>
+  );
+}
+
+/** The passages of documents that the model was given with the question. */
+function Sources({ passages }: { passages: { name: string; text: string }[] }) {
+  if (passages.length === 0) {
+    return <p class="sources-none">No passage of the documents went with the question, or fitted beside the conversation.</p>;
+  }
+  return (
+    <section class="sources" aria-label="Sources">
+      {passages.map(({ name, text }, index) => (
+        <details key={index} class="tool-card source">
+          <summary>
+            <Icon name="prompt" />
+            <span class="tool-name" dir="auto">
+              [{index + 1}] {name}
+            </span>
+            <span class="tool-chevron">
+              <Icon name="down" size={16} />
+            </span>
+          </summary>
+          <p dir="auto">{text}</p>
+        </details>
+      ))}
+    </section>
   );
 }
 

@@ -99,6 +99,8 @@ export interface Reply {
   /** What a person thinks of it: 1 is good, -1 bad. */
   rating?: 1 | -1;
   calls?: Call[];
+  /** Passages of the server's documents that stood before the question; none if none went with it, or fit. */
+  sources?: { name: string; text: string }[];
   /** A person changed its text. */
   edited?: true;
   /** It goes on from the texts before it as one text, without the marks of a conversation. */

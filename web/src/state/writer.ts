@@ -246,6 +246,9 @@ export class Writer {
         tokens.push(...added);
         parts = appendParts(parts, partsOfStep(step));
         usage = step.usage ?? usage;
+        if (step.sources) {
+          talk.update(before.id, { sources: step.sources });
+        }
         for (const { index, id, function: piece } of step.calls) {
           const call = calls[old + index] ?? { id: id ?? "", name: piece?.name ?? "", arguments: "" };
           calls[old + index] = { ...call, arguments: call.arguments + (piece?.arguments ?? "") };

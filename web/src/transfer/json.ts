@@ -204,6 +204,7 @@ function readMessage(
     ...(typeof source.asked === "string" && { asked: source.asked }),
     ...((source.rating === 1 || source.rating === -1) && { rating: source.rating }),
     ...(list(source.calls).length > 0 && { calls: list(source.calls).filter(isFields).map(readCall) }),
+    ...(Array.isArray(source.sources) && { sources: source.sources.filter(isFields).map(readSource) }),
     ...(source.edited === true && { edited: true }),
     ...(source.raw === true && { raw: true }),
   };
@@ -215,6 +216,10 @@ function isFields(value: unknown): value is Fields {
 
 function readCall({ id, name, arguments: given }: Fields): Call {
   return { id: string(id), name: string(name), arguments: string(given, "{}") };
+}
+
+function readSource({ name, text }: Fields): { name: string; text: string } {
+  return { name: string(name), text: string(text) };
 }
 
 function readPart(value: unknown): Part {
