@@ -1,5 +1,5 @@
-"""`chatsmith export`: the model for other programs, with a certificate of how exactly it gives what ours gives; and
-`chatsmith push` and `pull`: the model to a hub and back, as it is.
+"""`chatsmith export` and `import`: the model for other programs, with a certificate of how exactly it gives what ours
+gives, and a transformers folder as a bundle of chatsmith; `push` and `pull`: the model to a hub and back, as it is.
 """
 
 import json
@@ -12,12 +12,14 @@ from typing import Any
 import huggingface_hub
 
 import chatsmith
-from chatsmith.bundle import ARCHITECTURE, Bundle, check_bundle, load_bundle
+from chatsmith.bundle import ARCHITECTURE, Bundle, check_bundle, load_bundle, save_bundle
 from chatsmith.cli.config import ExportConfig as Config
-from chatsmith.cli.config import PullConfig, PushConfig
+from chatsmith.cli.config import ImportConfig, PullConfig, PushConfig
 from chatsmith.export.parity import certificate
+from chatsmith.export.reader import read_transformers
 from chatsmith.export.writers import write_gguf, write_transformers
 from chatsmith.ingest.hub import download, list_repository
+from chatsmith.report.model_card import model_card
 from chatsmith.runtime import atomic
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.errors import UserError
@@ -30,18 +32,7 @@ FILES = (CONFIG, "generation_config.json", "tokenizer.json", "chat_template.jinj
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
-def main(config: Config | PushConfig | PullConfig) -> None:
-    """Do what is asked for. Raises UserError as the three below do."""
-    match config:
-        case PushConfig():
-            push(config)
-        case PullConfig():
-            pull(config)
-        case Config():
-            export(config)
-
-
-def export(config: Config) -> None:
+def main(config: Config) -> None:
     """Export, compare, and only then put the result in its place.
 
     Raises UserError if there is no model, the form cannot hold it, the result is not the same, or cannot be compared.
@@ -82,6 +73,18 @@ def _text(found: dict[str, Any]) -> str:
     return json.dumps(found, indent=2) + "\n"
 
 
+def import_folder(config: ImportConfig) -> None:
+    """Read the folder and write the bundle. Raises UserError for what is no model that our network computes."""
+    reporter = Reporter()
+    if config.out.exists():
+        raise UserError(f"{config.out} exists; name another place, or remove it first", setting="out")
+    model, tokenizer, generation = read_transformers(config.folder)
+    summary = f"Imported from {config.folder.name}, a folder of the transformers library."
+    card = model_card(config.out.name, summary)
+    save_bundle(
+        config.out, model, tokenizer, generation=generation, card=card, provenance={"stage": "import"}
+    )
+    reporter.line(f"{config.out} is a bundle now: chatsmith chat {config.out}")
 def push(config: PushConfig) -> None:
     """Send the files of a whole bundle, all in one commit; what came through of a push that broke off is not sent
     again. Raises UserError if there is no bundle or it is damaged, for a folder with a pickle in it, without a token,

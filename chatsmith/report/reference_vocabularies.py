@@ -1,7 +1,8 @@
-"""GPT-2's and GPT-4's vocabularies, for comparison, where tiktoken has them already on this machine.
+"""GPT-2's and GPT-4's vocabularies, for comparison, where they are already on this machine.
 
 tiktoken downloads a vocabulary that it does not find in its cache folder. Here nothing is ever downloaded: a
-vocabulary is loaded only if its file lies in that folder, whole.
+vocabulary is loaded only if its file lies, whole, in that folder or where `chatsmith data download vocabularies` puts
+it.
 """
 
 import hashlib
@@ -11,6 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import tiktoken
+
+from chatsmith.data.dataset import file_sha256
+from chatsmith.runtime.atomic import write_bytes
+from chatsmith.tasks.benchmark_files import default_folder
 
 
 class ReferenceVocabulary(NamedTuple):
@@ -39,13 +44,26 @@ REFERENCE_VOCABULARIES = (
 
 
 def load_offline(vocabulary: ReferenceVocabulary) -> tiktoken.Encoding | None:
-    """The encoding, or None if its file is not in tiktoken's cache folder on this machine. The folder is named by the
-    environment; a variable that is set but empty switches the cache off."""
-    usual = os.environ.get("DATA_GYM_CACHE_DIR", str(Path(tempfile.gettempdir()) / "data-gym-cache"))
-    folder = os.environ.get("TIKTOKEN_CACHE_DIR", usual)
-    file = Path(folder) / hashlib.sha1(vocabulary.url.encode()).hexdigest()
-    try:
-        is_whole = bool(folder) and hashlib.sha256(file.read_bytes()).hexdigest() == vocabulary.sha256
-    except OSError:
+    """The encoding, or None if its file is not on this machine."""
+    folder = _cache_folder()
+    if folder is None:
         return None
-    return tiktoken.get_encoding(vocabulary.encoding) if is_whole else None
+    file = folder / hashlib.sha1(vocabulary.url.encode()).hexdigest()
+    downloaded = default_folder() / "vocabularies" / f"{vocabulary.encoding}.tiktoken"
+    if not _is_whole(file, vocabulary):
+        if not _is_whole(downloaded, vocabulary):
+            return None
+        write_bytes(file, downloaded.read_bytes())  # for tiktoken reads no other folder
+    return tiktoken.get_encoding(vocabulary.encoding)
+
+
+def _is_whole(file: Path, vocabulary: ReferenceVocabulary) -> bool:
+    return file.is_file() and file_sha256(file) == vocabulary.sha256
+
+
+def _cache_folder() -> Path | None:
+    """Where tiktoken keeps its files; None if its cache is switched off (the variable is set but empty)."""
+    for variable in ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR"):
+        if variable in os.environ:
+            return Path(os.environ[variable]) if os.environ[variable] else None
+    return Path(tempfile.gettempdir()) / "data-gym-cache"
