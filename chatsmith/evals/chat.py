@@ -51,9 +51,8 @@ class WrittenTask:
     load: Callable[[str, Path], list[Problem]]
     max_tokens: int
     """Longer replies are cut."""
-    needs_sandbox: bool = False
-    may_try_again: bool = False
-    """Whether several tries a problem make sense: pass@k."""
+    are_programs: bool = False
+    """Whether replies are run, in the sandbox; then several tries a problem make sense: pass@k."""
     method: int = 1
     """Raised when the task's scores come to mean something else, so that it is measured again."""
 
@@ -72,8 +71,7 @@ TASKS: tuple[ChatTask, ...] = (
         humaneval.FILES,
         lambda _, folder: humaneval.humaneval_problems(folder),
         max_tokens=512,
-        needs_sandbox=True,
-        may_try_again=True,
+        are_programs=True,
     ),
     WrittenTask(
         "spelling",
@@ -114,7 +112,7 @@ def measure_written(evaluation: Evaluation, task: WrittenTask) -> TaskResult:
     problems = choose_problems(task.load(evaluation.part, evaluation.benchmarks), evaluation.max_examples)
     if evaluation.prompts == NANOCHAT:  # which asks GSM8K as it is
         problems = list(map(humaneval.prompt_alone, problems))
-    tries = evaluation.tries if task.may_try_again else 1
+    tries = evaluation.tries if task.are_programs else 1
     started = time.perf_counter()
     replies = run_exam(
         evaluation.engine,

@@ -158,7 +158,7 @@ def _require(suite: str, evaluation: Evaluation) -> list[CoreTask | ChatTask]:
     tasks = tasks_of(suite, evaluation)
     for task in tasks:
         find_file(evaluation.benchmarks, task.files[evaluation.part])
-        if isinstance(task, WrittenTask) and task.needs_sandbox:
+        if isinstance(task, WrittenTask) and task.are_programs:
             require_sandbox()
     return tasks
 

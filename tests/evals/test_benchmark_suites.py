@@ -190,7 +190,7 @@ def test_development_never_touches_test_items(
 def test_several_tries_tell_pass_at_k(
     run: Path, small_benchmarks: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    again = [task for task in chat.TASKS if isinstance(task, WrittenTask) and task.may_try_again]
+    again = [task for task in chat.TASKS if isinstance(task, WrittenTask) and task.are_programs]
     monkeypatch.setattr(chat, "TASKS", again)
     config = Config(run, suite="chat", eval_data=small_benchmarks, max_examples=1, tries=12, json=True)
     score = measured(capsys, config)["chat"]["tasks"]["humaneval"]

@@ -63,6 +63,9 @@ def test_a_portable_model_is_plain_qwen3(portable: Bundle, tmp_path: Path) -> No
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     assert config["architectures"] == ["Qwen3ForCausalLM"] and "auto_map" not in config
     assert not list((tmp_path / "model").glob("*.py"))
+    chat = pytest.importorskip("transformers").pipeline("text-generation", str(tmp_path / "model"))
+    [answered] = chat([{"role": "user", "content": "Hello!"}], max_new_tokens=4, do_sample=False)
+    assert [one["role"] for one in answered["generated_text"]] == ["user", "assistant"]
 
 
 def test_windows_of_a_portable_model_are_kept(tmp_path: Path) -> None:

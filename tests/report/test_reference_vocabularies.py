@@ -3,7 +3,6 @@
 import hashlib
 import inspect
 import socket
-from dataclasses import replace
 
 import pytest
 import tiktoken
@@ -41,7 +40,7 @@ def test_a_downloaded_file_is_put_where_tiktoken_looks(tmp_path, monkeypatch):
     monkeypatch.setattr(reference_vocabularies, "default_folder", lambda: tmp_path)
     monkeypatch.setattr(tiktoken, "get_encoding", lambda name: name)
     content = b"IQ== 0\n"
-    vocabulary = replace(REFERENCE_VOCABULARIES[0], sha256=hashlib.sha256(content).hexdigest())
+    vocabulary = REFERENCE_VOCABULARIES[0]._replace(sha256=hashlib.sha256(content).hexdigest())
     write_bytes(tmp_path / "vocabularies" / f"{vocabulary.encoding}.tiktoken", content)
     assert load_offline(vocabulary) == vocabulary.encoding
     kept = tmp_path / "tiktoken" / hashlib.sha1(vocabulary.url.encode()).hexdigest()
