@@ -14,7 +14,7 @@ import hashlib
 import io
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -65,13 +65,6 @@ def has_file(folder: Path, path: str) -> bool:
     except MissingFileError:
         return False
     return True
-
-
-def file_of_split(task: str, files: Mapping[str, str], split: str) -> str:
-    """The path of a split's file; `files` are those of the task by split. Raises UserError if it has no such split."""
-    if split not in files:
-        raise UserError(f'{task} has no part "{split}"; it has {", ".join(files)}')
-    return files[split]
 
 
 def is_held_out(text: str, one_in: int) -> bool:
