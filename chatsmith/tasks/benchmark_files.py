@@ -14,7 +14,7 @@ import hashlib
 import io
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -50,12 +50,12 @@ def find_file(folder: Path, path: str) -> Path:
     """The file `path` of the layout. Raises MissingFileError if it is not there."""
     # A word list is no benchmark, so collections of data keep it beside the benchmarks' folder.
     places = (folder / path, folder.parent / path) if path.startswith("words/") else (folder / path,)
-    for place in places:
-        if place.is_file():
-            return place
-    raise MissingFileError(
-        f"{folder / path} is not there: download the benchmarks, or name the folder that has them"
-    )
+    found = next(filter(Path.is_file, places), None)
+    if found is None:
+        raise MissingFileError(
+            f"{folder / path} is not there: download the benchmarks, or name the folder that has them"
+        )
+    return found
 
 
 def has_file(folder: Path, path: str) -> bool:
@@ -65,13 +65,6 @@ def has_file(folder: Path, path: str) -> bool:
     except MissingFileError:
         return False
     return True
-
-
-def file_of_split(task: str, files: Mapping[str, str], split: str) -> str:
-    """The path of a split's file; `files` are those of the task by split. Raises UserError if it has no such split."""
-    if split not in files:
-        raise UserError(f'{task} has no part "{split}"; it has {", ".join(files)}')
-    return files[split]
 
 
 def is_held_out(text: str, one_in: int) -> bool:
@@ -119,13 +112,7 @@ class Origin:
 def origins() -> dict[str, Origin]:
     """All files, by their paths."""
     table = tomllib.loads(Path(__file__).with_name("benchmarks.toml").read_text(encoding="utf-8"))
-    found = {}
-    for path, entry in table.items():
-        remade = entry.get("remade", {})
-        found[path] = Origin(
-            path, entry["source"], entry.get("sha256"), remade.get("sha256"), remade.get("note", "")
-        )
-    return found
+    return {path: Origin(path, **entry) for path, entry in table.items()}
 
 
 def note_about(file: Path, path: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from chatsmith.data.problems import Problem
 from chatsmith.runtime.errors import UserError
-from chatsmith.tasks.benchmark_files import file_of_split, is_held_out, read_items
+from chatsmith.tasks.benchmark_files import is_held_out, read_items
 from chatsmith.text.chat import Conversation, Message, Part
 from chatsmith.tools.calculator import CalculatorError, calculate
 
@@ -127,7 +127,7 @@ def solution_parts(solution: str) -> tuple[Part, ...]:
 
 
 def _items(split: str, folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    items = read_items(folder, file_of_split("GSM8K", FILES, split), ("question", "answer"))
+    items = read_items(folder, FILES[split], ("question", "answer"))
     for number, item in enumerate(items, start=1):
         is_development = split != "test" and is_held_out(item["question"], _HELD_OUT_ONE_IN)
         if is_development == (split == "development"):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from chatsmith.runtime.errors import UserError
-from chatsmith.tasks.benchmark_files import file_of_split, read_items
+from chatsmith.tasks.benchmark_files import read_items
 from chatsmith.text.chat import Conversation, Message
 
 LETTERS = "ABCDEFGHIJ"
@@ -81,7 +81,7 @@ def chance(questions: Sequence[LetterQuestion]) -> float:
 
 def arc_questions(level: Level, split: str, folder: Path) -> list[LetterQuestion]:
     """The questions of a split: "train", "development" or "test". `folder` is that of the benchmarks."""
-    path = file_of_split("ARC", ARC_FILES[level], split)
+    path = ARC_FILES[level][split]
     questions = []
     for item in read_items(folder, path, ("id", "question", "choices", "answerKey")):
         try:
@@ -98,7 +98,7 @@ def arc_questions(level: Level, split: str, folder: Path) -> list[LetterQuestion
 
 def mmlu_questions(split: str, folder: Path) -> list[LetterQuestion]:
     """The questions of a split: "train", "development" or "test". `folder` is that of the benchmarks."""
-    path = file_of_split("MMLU", MMLU_FILES, split)
+    path = MMLU_FILES[split]
     items = read_items(folder, path, ("subject", "question", "choices", "answer"))
     return list(mmlu_items(items, split, path))
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from chatsmith.data.problems import Problem
 from chatsmith.runtime.errors import UserError
-from chatsmith.tasks.benchmark_files import file_of_split, find_file
+from chatsmith.tasks.benchmark_files import find_file
 from chatsmith.tasks.rules import Number
 from chatsmith.text.chat import Conversation, Message, Part
 
@@ -125,7 +125,7 @@ def _letter_to_count(word: str, rng: random.Random) -> str:
 
 def _words(split: str, folder: Path, excluded: Collection[str]) -> list[str]:
     """The words of a split, in the order of their hashes."""
-    place = find_file(folder, file_of_split(NAME, FILES, split))
+    place = find_file(folder, FILES[split])
     try:
         listed = place.read_text(encoding="ascii").split()
     except UnicodeDecodeError:

@@ -9,7 +9,7 @@ import pytest
 
 from chatsmith.runtime.errors import UserError
 from chatsmith.tasks import spelling
-from chatsmith.tasks.benchmark_files import file_of_split, is_held_out
+from chatsmith.tasks.benchmark_files import is_held_out
 from chatsmith.tasks.humaneval import PassesTests, humaneval_problems, reply_code
 from chatsmith.tasks.multiple_choice import LetterQuestion, arc_questions, chance, mmlu_questions
 from chatsmith.tasks.rules import Number
@@ -29,13 +29,6 @@ def test_a_question_is_put_with_its_letters():
     )
     assert question.solved[1].text == "B"
     assert chance([question, LetterQuestion("r", "?", ("a", "b"), 0)]) == pytest.approx((1 / 3 + 1 / 2) / 2)
-
-
-def test_splits_name_what_they_have_and_refuse_what_they_have_not():
-    files = {"development": "x/dev.jsonl", "test": "x/test.jsonl"}
-    assert file_of_split("X", files, "test") == "x/test.jsonl"
-    with pytest.raises(UserError, match='X has no part "train"; it has development, test'):
-        file_of_split("X", files, "train")
 
 
 def test_holding_out_depends_on_the_text_alone():

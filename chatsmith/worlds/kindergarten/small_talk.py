@@ -94,8 +94,8 @@ def draw_greeting(rng: random.Random) -> Question:
 def draw_parting(rng: random.Random) -> Question:
     """A word of thanks or farewell, with no opening before it."""
     relation = rng.choice(("thanks", "goodbye"))
-    bare = [each for each in _openings_and_talks("train") if each[:2] == ("", relation)]
-    return _talk(rng, *rng.choice(bare))
+    prompts = data("small_talk")["talks"][relation]["prompts"]
+    return _talk(rng, "", relation, rng.choice([p for p in prompts if split_of("talk", "", p) == "train"]))
 
 
 def _talk(

@@ -9,6 +9,7 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from itertools import chain
 from typing import Generic, NamedTuple, TypeVar
 
 from chatsmith.data.problems import Problem
@@ -288,7 +289,7 @@ def draw_conversation(rng: random.Random) -> Text[Conversation]:
             talks.insert(0, ((Message.of("system", _said(rng, "system")),), ()))
     if rng.random() < 0.12:
         talks.append(_asked([draw_parting(rng)]))
-    messages, keys = (tuple(one for part in parts for one in part) for parts in zip(*talks, strict=True))
+    messages, keys = (tuple(chain.from_iterable(parts)) for parts in zip(*talks, strict=True))
     return Text(kind, messages, keys)
 
 

@@ -53,9 +53,8 @@ def words(*lists: str) -> tuple[str, ...]:
 def weights(file: str, table: str, without: tuple[str, ...] = ()) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """The names in a table of a data file, without some, and the weights by which one of them is drawn."""
     entries = {name: entry for name, entry in data(file)[table].items() if name not in without}
-    return tuple(entries), tuple(
-        entry if isinstance(entry, int) else entry["weight"] for entry in entries.values()
-    )
+    found = (entry if isinstance(entry, int) else entry["weight"] for entry in entries.values())
+    return tuple(entries), tuple(found)
 
 
 def _entries(text: str) -> list[str]:
