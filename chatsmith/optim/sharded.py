@@ -32,7 +32,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from chatsmith.model.gpt import GPT
-from chatsmith.optim.optimizer import Optimizer, Rates, muon_and_adamw, role_of, runs_in_bf16
+from chatsmith.optim.optimizer import (
+    Optimizer,
+    Rates,
+    muon_and_adamw,
+    role_of,
+    runs_in_bf16,
+    trained_parameters,
+)
 from chatsmith.runtime.device import Runtime
 
 TABLES = ("embedding", "value_embedding", "bigram", "head")
@@ -89,7 +96,7 @@ class ShardedOptimizer(Optimizer):
         self, model: GPT, rates: Rates, rank: int, world_size: int, wire: torch.dtype | None = None
     ) -> None:
         self.rates, self.rank, self.world_size = rates, rank, world_size
-        self.named = dict(model.named_parameters())
+        self.named = trained_parameters(model)
         self.parameters: list[Tensor] = list(self.named.values())
         self.wire = wire or (torch.bfloat16 if runs_in_bf16(model) else self.parameters[0].dtype)
         self.small = [n for n in self.named if role_of(n) not in (*TABLES, "matrix")]
@@ -250,6 +257,8 @@ class ShardedOptimizer(Optimizer):
 
     def _sum_small(self, loss_scale: float) -> None:
         gradients = []
+        if not self.small:
+            return
         for name in self.small:
             parameter = self.named[name]
             if parameter.grad is None:

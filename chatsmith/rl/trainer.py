@@ -175,7 +175,11 @@ def reinforce(
     if settings.kl or replay:
         reference = load_bundle(start.path, device=runtime.device).model
         reference.compute_dtype = runtime.compute_dtype
-    replies = replies_of(settings, runtime)
+    replies, update = replies_of(settings, runtime), 0
+    if runtime.device.type == "cuda":  # what an update will take besides the weights, the engine leaves free
+        rows = settings.rows_per_microbatch or max(1, MOST_AT_ONCE // model.config.context_length)
+        plan = _plan(model, 1, replace(settings, rows_per_microbatch=rows), runtime, wanted_steps=0)
+        update = plan.foreseen_memory_bytes - sum(weight.nbytes for weight in model.parameters())
     worker = RolloutWorker(
         model,
         start.tokenizer,
@@ -184,6 +188,7 @@ def reinforce(
         reporter,
         max_tokens=settings.max_tokens,
         max_running=min(replies, MOST_RUNNING),
+        reserved_bytes=update,
         backend=backend,
     )
     loss = RLLoss(Clip(settings.clip_low, settings.clip_high), settings.kl, reference, settings.replay_weight)

@@ -132,7 +132,8 @@ def load_training(model: GPT, optimizer: Optimizer, tensors: dict[str, Tensor]) 
     """Put weights and optimizer state, of however many processes, into a model and its optimizer. Takes parts out of
     `tensors`, as `whole_state` does."""
     whole = whole_state(tensors, model)
-    model.load_state_dict(under(MODEL_PREFIX, whole))
+    frozen = {name: value for name, value in model.named_parameters() if not value.requires_grad}
+    model.load_state_dict(frozen | under(MODEL_PREFIX, whole))
     optimizer.load_named_state(whole)
 
 

@@ -378,7 +378,8 @@ def test_every_flag_is_accepted_with_its_default(name):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_module_of_every_command_is_there(name):
-    assert callable(import_module(f"chatsmith.cli.{COMMANDS[name].module}").main)
+    module, _, function = COMMANDS[name].module.partition(":")
+    assert callable(getattr(import_module(f"chatsmith.cli.{module}"), function or "main"))
 
 
 def test_the_smallest_vocabulary_is_the_tokenizer_s():
