@@ -223,23 +223,17 @@ def _seals(path: Path, config: Mapping[str, Any]) -> dict[str, Seal]:
 
 def _check_weights(path: Path, *, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
     """Raise UserError unless exactly the wanted tensors are there, in their shapes."""
-    missing = sorted(wanted.keys() - found.keys())
-    unexpected = sorted(found.keys() - wanted.keys())
-    misshapen = sorted(
-        name for name in wanted.keys() & found.keys() if wanted[name].shape != found[name].shape
-    )
-    complaints = [
-        f"lacks {_first(missing)}" if missing else "",
-        f"has {_first(unexpected)}, which the model does not know" if unexpected else "",
-        f"has {_first(misshapen)} in another shape" if misshapen else "",
-    ]
-    if any(complaints):
-        said = " and ".join(complaint for complaint in complaints if complaint)
-        raise UserError(f"{path} does not fit its {_CONFIG}: it {said}; {_WHAT_TO_DO}")
-
-
-def _first(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+    shared = wanted.keys() & found.keys()
+    complaints = {
+        "lacks {}": wanted.keys() - found.keys(),
+        "has {}, which the model does not know": found.keys() - wanted.keys(),
+        "has {} in another shape": {name for name in shared if wanted[name].shape != found[name].shape},
+    }
+    for complaint, names in complaints.items():
+        if names:
+            first, *others = sorted(names)
+            said = complaint.format(f"{first} and {len(others)} more" if others else first)
+            raise UserError(f"{path} does not fit its {_CONFIG}: it {said}; {_WHAT_TO_DO}")
 
 
 def _read_object(path: Path) -> dict[str, Any]:

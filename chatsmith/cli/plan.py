@@ -471,7 +471,9 @@ def _rows(plan: Plan) -> list[list[str]]:
     flops = plan.tokens * cost.training_flops_per_token
     return [
         ["model", f"{counted(shape.num_layers, 'layer')}, {shape.model_dim} channels, "
-         f"{counted(shape.num_heads, 'head')}"],
+         f"{counted(shape.num_heads, 'head')} of {shape.head_dim}"],
+        ["its text", f"rows of {shape.context_length:,} tokens, a vocabulary of {shape.vocab_size:,}; "
+         f"{counted(sum(map(bool, shape.windows)), 'layer')} with a window"],
         ["parameters", f"{cost.parameters:,}: {cost.matrices:,} in blocks, {cost.head:,} in the head, "
          f"{cost.tables:,} in embedding tables"],
         ["token budget", f"{plan.tokens:,} tokens: {counted(plan.steps, 'step')} of {plan.tokens_per_step:,}"],

@@ -1,5 +1,6 @@
 """Several processes are one: the sharded optimizer compared with the whole one, over gloo, in float64."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
 from chatsmith.optim import sharded
-from chatsmith.optim.optimizer import Rates
+from chatsmith.optim.optimizer import Optimizer, Rates
 from chatsmith.optim.sharded import ShardedOptimizer, whole_state
 
 LONG = pytest.mark.long
@@ -234,3 +235,27 @@ def test_nobody_owns_what_another_owns(pretended_group):
             shares[rank] += piece.of(optimizer.named[piece.name]).numel() if piece else 0
     largest = max(named.numel() for name, named in optimizer.named.items() if ".mlp." in name)
     assert max(shares) <= sum(shares) / pretended_group + 1.1 * largest
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4, 8, 64])
+def test_a_state_that_is_dealt_out_and_put_together_is_the_same(world_size):
+    """So any number of processes resumes what any other number saved. Nothing of it may be missing."""
+    model = GPT(CONFIG)
+    model.init_weights(torch.Generator().manual_seed(1))
+    optimizer = Optimizer(model, RATES)
+    model.logits(model(torch.arange(16).view(2, 8))).square().mean().backward()
+    optimizer.step(1.0, 0.9, 1.0)
+    whole = optimizer.named_state() | {f"model.{name}": value for name, value in model.state_dict().items()}
+    parts: dict[str, torch.Tensor] = {}
+    for rank in range(world_size):
+        own = ShardedOptimizer(copy.deepcopy(model), RATES, rank, world_size, wire=torch.bfloat16)
+        own.load_named_state(whole)
+        parts |= own.named_state() | {f"model.{name}": value for name, value in own.named_weights().items()}
+    assert sum("@" in key for key in parts) > 20
+    together = whole_state(dict(parts), model)
+    assert together.keys() == whole.keys()
+    for name, value in whole.items():
+        assert torch.equal(together[name], value), name
+    lost = next(key for key in parts if key.startswith("adamw.exp_avg.head.weight@"))
+    with pytest.raises(KeyError, match=r"head\.weight"):
+        whole_state({key: value for key, value in parts.items() if key != lost}, model)
