@@ -90,10 +90,8 @@ class Engine:
         self.backend = backend or Backend(model)
         self._tokenizer = tokenizer
         self._tool = tool
-        device = self.backend.device
-        self.max_running, held = affordable(
-            self.config, self.backend.dtype, device, max_running, reserved_bytes
-        )
+        dtype, device = self.backend.dtype, self.backend.device
+        self.max_running, held = affordable(self.config, dtype, device, max_running, reserved_bytes)
         if tokens_per_step is None:
             tokens_per_step = GPU_TOKENS_PER_STEP if device.type == "cuda" else CPU_TOKENS_PER_STEP
         self.num_blocks = max(1, (kv_tokens or held) // block_size)
