@@ -27,6 +27,7 @@ class Guide(Protocol):
 
     def allowed(self) -> Tensor:
         """Which ids may come next: (V,) bool, on the CPU."""
+        ...
 
     def push(self, id: int) -> None:
         """Go on by one id of those allowed."""

@@ -38,6 +38,7 @@ class StepAttention(Protocol):
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend for the planned tokens; q, k, v and the result are (1, N, H, D)."""
+        ...
 
 
 @dataclass(frozen=True)
