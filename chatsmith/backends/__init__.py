@@ -77,7 +77,7 @@ class _FastBackend(Backend):
             self._library.tile_always()
 
     def make_attention(self, max_running: int) -> StepAttention:
-        if self.device.type == "cuda":
+        if self.device.type == "cuda" and self.dtype != torch.float64:
             with suppress(ImportError):  # torch for some platforms brings no Triton
                 from chatsmith.backends.triton_attention import probed
 
