@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from infer import measure_decoding, new_engine, random_model, random_request
+from train import measure, random_batches
 
 from chatsmith.backends import choose_backend
-from chatsmith.cli.bench_infer import measure_decoding, new_engine, random_model, random_request
-from chatsmith.cli.bench_train import measure, random_batches
 from chatsmith.cli.config import BenchInferConfig, BenchTrainConfig
-from chatsmith.cli.plan import shape_of
+from chatsmith.cli.training import shape_of
 from chatsmith.data.problems import Verdict
 from chatsmith.engine.kv_cache import KVCache
 from chatsmith.engine.paged_attention import PagedAttention
@@ -43,8 +43,9 @@ from chatsmith.rl.rollouts import RolloutWorker, seeds_of
 from chatsmith.runtime import atomic
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import Runtime, detect_runtime, peak_memory_bytes, read_bandwidth
+from chatsmith.runtime.states import StateWriter
 from chatsmith.text.tokenizer import train_tokenizer
-from chatsmith.train.checkpoint import Progress, StateWriter, TrainingKey, save_training
+from chatsmith.train.checkpoint import Progress, TrainingKey, save_training
 from chatsmith.train.memory import Way, step_memory
 from chatsmith.train.plan import Plan, make_plan, make_rollout_plan
 from chatsmith.train.step import prepare, train_step

@@ -5,6 +5,7 @@ constrained, the ids that may come next. What a faster backend computes is teste
 """
 
 import copy
+from collections.abc import Collection
 from typing import Protocol
 
 import torch
@@ -38,6 +39,9 @@ class Backend:
 
     is_exact = False
     """Whether a token's numbers are the same bit for bit whatever is computed beside it."""
+
+    adapters: Collection[str] = ()
+    """Names of what can change the model's weights for a request."""
 
     def __init__(self, model: GPT) -> None:
         self.name = "torch"

@@ -12,7 +12,6 @@ It does not render chats, load bundles, print, or know what the tool does: it is
 import itertools
 import random
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,7 +21,7 @@ from chatsmith.engine.block_manager import BlockManager
 from chatsmith.engine.completion import CompletionBuilder
 from chatsmith.engine.kv_cache import TOKENS_PER_STEP, affordable
 from chatsmith.engine.paged_attention import packing_order
-from chatsmith.engine.request import Completion, Event, Request, RequestError, check_possible
+from chatsmith.engine.request import Completion, EngineStats, Event, Request, RequestError, check_possible
 from chatsmith.engine.sampler import Choice, choose, token_logprobs
 from chatsmith.engine.scheduler import Chunk, Scheduler, Sequence
 from chatsmith.model.config import kv_bytes_per_token
@@ -39,23 +38,6 @@ SCORED_AT_ONCE = 256
 
 Sampled = tuple[CompletionBuilder, list[Choice]]
 """A completion and what was chosen next for each of its seeds; nothing where nothing was to be sampled."""
-
-
-class EngineStats(NamedTuple):
-    """What the engine is doing, and what it has done since it was made."""
-
-    num_running: int
-    """Requests that hold a part of the pool."""
-    num_waiting: int
-    """Requests that wait for room."""
-    num_free_blocks: int
-    """Blocks of the pool that no request holds; cached prefixes are among them."""
-    num_preemptions: int
-    """How often a request had to give its blocks back and start again."""
-    prefix_queries: int
-    """Prompt tokens that were looked up in the prefix cache."""
-    prefix_hits: int
-    """Prompt tokens that were found in it."""
 
 
 class Engine:
@@ -115,6 +97,8 @@ class Engine:
     def submit(self, request: Request) -> int:
         """Queue a request; its handle names it in events. Raises RequestError if it can never run."""
         check_possible(request, self.config.context_length, self._pool_tokens, self.config.vocab_size)
+        if request.adapter and request.adapter not in self.backend.adapters:
+            raise RequestError(f"the engine has no adapter {request.adapter!r}", parameter="adapter")
         # Drawn even if unused, so that one request's seed does not shift those of the others.
         drawn_seed = self._seeds.getrandbits(63)
         seed = drawn_seed if request.sampling.seed is None else request.sampling.seed
@@ -195,10 +179,10 @@ class Engine:
         self.backend.weights_changed()
         self._blocks.forget_all()
 
-    def num_cached(self, prompt_ids: tuple[int, ...]) -> int:
+    def num_cached(self, prompt_ids: tuple[int, ...], adapter: str = "") -> int:
         """How many ids of a prompt the prefix cache holds now; the last id is always computed."""
         size = self._blocks.block_size
-        keys = Sequence(list(prompt_ids), len(prompt_ids)).keys(size)
+        keys = Sequence(list(prompt_ids), len(prompt_ids), adapter=adapter).keys(size)
         return len(self._blocks.match(keys, prompt_ids, len(prompt_ids) - 1)) * size
 
     @property
@@ -242,7 +226,7 @@ class Engine:
         if request.sampling.max_tokens is not None:
             limits.append(len(prompt) + request.sampling.max_tokens)
         needed_from = None if request.score_from is None else max(request.score_from - 1, 0)
-        sequence = Sequence(prompt, min(limits), needed_from)
+        sequence = Sequence(prompt, min(limits), needed_from, request.adapter)
         builder = CompletionBuilder({handle: seed}, request, sequence, self._tokenizer, guide)
         self._scheduler.add(sequence)
         self._by_sequence[sequence] = builder

@@ -128,6 +128,9 @@ class Request:
     constraint: Constraint | None = None
     """What the completion must match."""
 
+    adapter: str = ""
+    """The adapter of the backend that the model runs with; "" for the model as it is."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt_ids", tuple(self.prompt_ids))
         _check("prompt", len(self.prompt_ids) > 0, "must not be empty")
@@ -221,6 +224,23 @@ class Event(NamedTuple):
     """For each of the new ids, if asked for; None for forced ids."""
     cached_tokens: int = 0
     """How many prompt tokens the prefix cache held."""
+
+
+class EngineStats(NamedTuple):
+    """What the engine is doing, and what it has done since it was made."""
+
+    num_running: int = 0
+    """Requests that hold a part of the pool."""
+    num_waiting: int = 0
+    """Requests that wait for room."""
+    num_free_blocks: int = 0
+    """Blocks of the pool that no request holds; cached prefixes are among them."""
+    num_preemptions: int = 0
+    """How often a request had to give its blocks back and start again."""
+    prefix_queries: int = 0
+    """Prompt tokens that were looked up in the prefix cache."""
+    prefix_hits: int = 0
+    """Prompt tokens that were found in it."""
 
 
 def _check(parameter: str, holds: bool, rule: str) -> None:

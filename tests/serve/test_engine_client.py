@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from chatsmith.engine.request import Constraint, RequestError, SamplingParams
+from chatsmith.engine.request import Constraint, EngineStats, RequestError, SamplingParams
 from chatsmith.serve import engine_client as engine_client_module
 from chatsmith.serve.engine_client import STALL_SECONDS, EngineClient, Events
 from chatsmith.serve.engine_process import refusal
 from chatsmith.serve.errors import ApiError
-from chatsmith.serve.ipc import Cached, EngineSettings, EngineStats, Job, Output, Refused, Step, Submit
+from chatsmith.serve.ipc import Cached, EngineSettings, Job, Output, Refused, Step, Submit
 from chatsmith.serve.metrics import Metrics
 
 
@@ -142,7 +142,7 @@ def test_an_engine_that_hangs_is_killed_and_started_again(
                 assert isinstance(error, ApiError) and error.code == "engine_crashed"
                 while not engine.is_ready:
                     await asyncio.sleep(0.02)
-                assert engine.pid != first and engine.num_crashes == 1
+                assert engine.pid != first
                 engine.submit(Job((1, 2, 3), SamplingParams(max_tokens=3, ignore_end=True)), events)
                 while True:
                     output = await events.get()

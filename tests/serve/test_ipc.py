@@ -6,14 +6,13 @@ import socket
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatsmith.engine.request import Constraint, SamplingParams, TokenLogprob
+from chatsmith.engine.request import Constraint, EngineStats, SamplingParams, TokenLogprob
 from chatsmith.serve.ipc import (
     Cancel,
     Channel,
     Command,
     CountCached,
     EngineSettings,
-    EngineStats,
     Job,
     Output,
     Report,
