@@ -4,7 +4,7 @@ Others need two functions: what `choose_backend` gives is handed to an Engine, w
 """
 
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -113,11 +113,12 @@ class _FastBackend(Backend):
             self._library.tile_always()
 
     def make_attention(self, max_running: int) -> StepAttention:
-        if self.device.type == "cuda" and find_spec("triton"):
-            from chatsmith.backends.triton_attention import probed
+        if self.device.type == "cuda" and self.dtype != torch.float64:
+            with suppress(ImportError):  # torch for some platforms brings no Triton
+                from chatsmith.backends.triton_attention import probed
 
-            if kernel := probed(self.config, self.cache):
-                return kernel
+                if kernel := probed(self.config, self.cache):
+                    return kernel
         return super().make_attention(max_running)
 
     def forward(self, chunks: list[Chunk]) -> Tensor:

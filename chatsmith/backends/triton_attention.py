@@ -186,10 +186,11 @@ class TritonAttention(StepAttention):
         shape = {**self._head, **self._shape, "HEADS": heads, "QUERIES": self._num_queries, "SPLITS": splits}
         plan, numbers = (self._tiles, self._table), (num_tokens, self._windows[layer] or NO_WINDOW)
         grid = (len(self._tiles), heads, splits)
-        _attend[grid](q, *self._cache.layer(layer), *plan, partial, totals, *numbers, **shape)
-        if splits > 1:
-            all_heads = num_tokens * heads
-            _merge[all_heads,](partial, totals, out, all_heads, **self._head, SPLITS=splits)
+        with torch.cuda.device_of(q):  # Triton starts its kernels on the current one
+            _attend[grid](q, *self._cache.layer(layer), *plan, partial, totals, *numbers, **shape)
+            if splits > 1:
+                all_heads = num_tokens * heads
+                _merge[all_heads,](partial, totals, out, all_heads, **self._head, SPLITS=splits)
         return out[None]
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from chatsmith.engine.backend import Backend
 from chatsmith.engine.block_manager import BlockManager
 from chatsmith.engine.completion import CompletionBuilder
-from chatsmith.engine.kv_cache import CPU_TOKENS_PER_STEP, GPU_TOKENS_PER_STEP, affordable
+from chatsmith.engine.kv_cache import TOKENS_PER_STEP, affordable
 from chatsmith.engine.paged_attention import packing_order
 from chatsmith.engine.request import Completion, EngineStats, Event, Request, RequestError, check_possible
 from chatsmith.engine.sampler import Choice, choose, token_logprobs
@@ -72,12 +72,9 @@ class Engine:
         self.backend = backend or Backend(model)
         self._tokenizer = tokenizer
         self._tool = tool
-        device = self.backend.device
-        self.max_running, held = affordable(
-            self.config, self.backend.dtype, device, max_running, reserved_bytes
-        )
-        if tokens_per_step is None:
-            tokens_per_step = GPU_TOKENS_PER_STEP if device.type == "cuda" else CPU_TOKENS_PER_STEP
+        dtype, device = self.backend.dtype, self.backend.device
+        self.max_running, held = affordable(self.config, dtype, device, max_running, reserved_bytes)
+        tokens_per_step = tokens_per_step or TOKENS_PER_STEP[device.type]
         self.num_blocks = max(1, (kv_tokens or held) // block_size)
         self._pool_tokens = self.num_blocks * block_size
         self._blocks = BlockManager(self.num_blocks, block_size, prefix_caching=prefix_caching)

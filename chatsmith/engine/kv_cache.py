@@ -19,8 +19,9 @@ CPU_RUNNING, MOST_RUNNING = 16, 256
 """Sequences at once where nobody says: on a CPU, whose arithmetic 16 keep busy; and at most on a GPU, where the keys
 and values of 256 are most of what a step reads."""
 
-CPU_TOKENS_PER_STEP, GPU_TOKENS_PER_STEP = 256, 2048
-"""A GPU that multiplies 300 times as fast as it reads (H100, bf16) waits for weights below some 300 tokens."""
+TOKENS_PER_STEP = {"cuda": 2048, "cpu": 256, "mps": 256}
+"""By device, where nobody says. A GPU that multiplies 300 times as fast as it reads (H100, bf16) waits for weights
+below some 300 tokens."""
 
 
 def affordable(
