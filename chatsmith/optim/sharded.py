@@ -179,12 +179,14 @@ class ShardedOptimizer:
 
         Raises KeyError where a part is missing.
         """
-        find = _finder(state)
-        restored = {own: find(own, value) for own, value in self.named_state().items()}
-        # AdamW makes its state in the first step; until then there is nothing to name.
+        find, saved = _finder(state), {key.partition("@")[0] for key in state}
+        restored = {own: find(own, value) for own, value in self.muon.named_state().items()}
+        # AdamW makes its state in the first update. A state may be from before that: of rounds of reinforcement
+        # learning in which all replies earned the same.
         for piece, weights in self.exact.items():
-            for kind in () if role_of(piece.name) == "matrix" else ("step", "exp_avg", "exp_avg_sq"):
-                restored[f"adamw.{kind}.{piece.key}"] = find(f"adamw.{kind}.{piece.key}", weights)
+            for kind in ("step", "exp_avg", "exp_avg_sq"):
+                if f"adamw.{kind}.{piece.name}" in saved:
+                    restored[f"adamw.{kind}.{piece.key}"] = find(f"adamw.{kind}.{piece.key}", weights)
         for name in self.small:
             restored |= {key: state[key] for key in state if key.endswith(f".{name}") and key[:6] == "adamw."}
         with torch.no_grad():

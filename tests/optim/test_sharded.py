@@ -234,3 +234,13 @@ def test_nobody_owns_what_another_owns(pretended_group):
             shares[rank] += piece.of(optimizer.named[piece.name]).numel() if piece else 0
     largest = max(named.numel() for name, named in optimizer.named.items() if ".mlp." in name)
     assert max(shares) <= sum(shares) / pretended_group + 1.1 * largest
+
+
+def test_a_state_from_before_the_first_update_is_restored(pretended_group):
+    """Steps may have nothing to learn from, and a kill may come after them: AdamW has no state yet."""
+    model = GPT(CONFIG)
+    optimizer = ShardedOptimizer(model, RATES, 3, pretended_group)
+    state = optimizer.named_state()
+    assert not any(name.startswith("adamw.") for name in state)
+    optimizer.load_named_state(state)
+    assert optimizer.named_state().keys() == state.keys()
