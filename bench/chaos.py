@@ -105,6 +105,8 @@ class Config(Output):
     """Processes that train together."""
     seed: Natural = 1
     """Decides the stages and the moments."""
+    within: Natural = 0
+    """Minutes after which no further trial begins; 0 means no limit."""
 
 
 @dataclass
@@ -140,13 +142,21 @@ def main(config: Config) -> None:
         seconds, operations = reference(root, config.processes)
         names = [name for name in WEIGHTS if name != "run" or config.processes == 1]
         kinds: dict[str, list[int]] = {name: [0, 0, 0] for name in names}
+        begun = time.monotonic()
         for number in range(config.trials):
+            if config.within and time.monotonic() - begun > 60 * config.within:
+                break
+            started = time.monotonic()
             (name,) = chance.choices(names, [WEIGHTS[name] for name in names])
             before = counts.equal, counts.kills
             try_once(root, name, number, chance, seconds[name], operations[name], config.processes, counts)
             found = (1, counts.equal - before[0], counts.kills - before[1])
             kinds[name] = [one + more for one, more in zip(kinds[name], found, strict=True)]
-            reporter.line(f"{number + 1:4} {name:<10} {'equal' if found[1] else 'DIFFERS'}, {found[2]} kills")
+            reporter.line(
+                f"{number + 1:4} {name:<10} {'equal' if found[1] else 'DIFFERS'}, {found[2]} kills, "
+                f"{time.monotonic() - started:.1f} s"
+            )
+    reporter.line(f"{(time.monotonic() - begun) / max(1, counts.trials):.1f} s a trial")
     rows = [[name, *map(str, figures)] for name, figures in kinds.items() if figures[0]]
     reporter.table("Trials", ["stage", "trials", "equal", "kills"], rows)
     for line in counts.differences:

@@ -70,6 +70,8 @@ class Opener:
     reporter: Reporter
     opened: ExitStack
     """Closes what is still filled in the background."""
+    disk_wait: float = 0.0
+    """How long tokenizing may wait for room on a full disk, in seconds."""
     texts: dict[tuple[Path, SplitName], TokenCache] = field(default_factory=dict)
     """Caches of documents, none of which may be filled by two workers."""
     validation_text: TokenCache | None = None
@@ -110,7 +112,14 @@ class Opener:
         """The tokens of documents; by default of the run's own."""
         folder = folder or self.run.tokens
         if (folder, split) not in self.texts:
-            cache = open_tokens(folder, manifest, self.tokenizer, split, build=self.runtime.is_main)
+            cache = open_tokens(
+                folder,
+                manifest,
+                self.tokenizer,
+                split,
+                build=self.runtime.is_main,
+                disk_wait=self.disk_wait,
+            )
             self.texts[folder, split] = self.opened.enter_context(closing(cache))
         return self.texts[folder, split]
 

@@ -67,7 +67,7 @@ def main(config: Config) -> None:
 
         shape = start.config if start else shape_of(config, tokenizer.vocab_size)
         length = shape.context_length
-        opener = Opener(run, tokenizer, length, config.seed, runtime, reporter, opened)
+        opener = Opener(run, tokenizer, length, config.seed, runtime, reporter, opened, 60 * config.disk_wait)
         if sources:
             rows = opener.mixture(sources)
         else:

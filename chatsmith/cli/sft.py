@@ -66,7 +66,9 @@ def tune(config: Config | MidConfig, stage: str, title: str, how: str) -> None:
         training = training_run(run, stage, key, config, runtime, reporter, started, start.tokenizer)
         reporter.stage(title, f"{start.path}, on {runtime.describe()}")
         context = start.config.context_length
-        opener = Opener(run, start.tokenizer, context, config.seed, runtime, reporter, opened)
+        opener = Opener(
+            run, start.tokenizer, context, config.seed, runtime, reporter, opened, 60 * config.disk_wait
+        )
         mixture = opener.mixture(sources, learns_all=getattr(config, "loss", "") == "all")
         if runtime.is_main:
             show_samples(mixture, start.tokenizer, reporter)

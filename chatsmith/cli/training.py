@@ -109,10 +109,12 @@ def training_run(
         with uncompiled():
             return benchmark(model)
 
-    saved = [str(state.facts.get("key")).partition(" ")[0] for state in saved_states(run.state(stage))]
+    states = saved_states(run.state(stage))
+    saved = {str(state.facts.get("key")).partition(" ")[0]: state.facts for state in states}
+    resumed = next((one for one in all_keys(key) if one in saved), key)
     return TrainingRun(
         stage,
-        next((one for one in all_keys(key) if one in saved), key),
+        resumed,
         run.state(stage),
         run.metrics,
         runtime,
@@ -125,6 +127,7 @@ def training_run(
         started=started,
         settings={name: value for name, value in settings_of(config).items() if name not in ("run", "json")},
         after_step=after_step,
+        chosen=dict(saved.get(resumed, {}).get("chosen", {})),
     )
 
 

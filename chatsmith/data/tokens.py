@@ -24,15 +24,16 @@ import os
 import subprocess
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b, sha256
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from chatsmith.runtime.atomic import write_text
+from chatsmith.runtime.atomic import FULL, write_text
 from chatsmith.runtime.errors import UserError
 
 FORMAT_VERSION = 2  # 1 had no hashes
@@ -131,8 +132,11 @@ class TokenCache:
         key: str,
         worker: "subprocess.Popen[bytes] | None" = None,
         more: Sequence[tuple[Path, str]] = (),
+        disk_wait: float = 0.0,
     ):
-        """The parts are in `folder` with `key`, and then in `more`."""
+        """The parts are in `folder` with `key`, and then in `more`. `disk_wait` is how long a worker may wait for room
+        on a full disk, in seconds."""
+        self._longest_wait = _STALLED_SECONDS + disk_wait
         self._parts = [(folder, key), *more]
         self._worker = worker
         self.opened = contextlib.ExitStack()
@@ -259,8 +263,8 @@ class TokenCache:
                 last_growth = time.monotonic()
             elif has_ended:
                 raise UserError(self._how_the_worker_ended())
-            elif time.monotonic() - last_growth > _STALLED_SECONDS:
-                minutes = _STALLED_SECONDS // 60
+            elif time.monotonic() - last_growth > self._longest_wait:
+                minutes = round(self._longest_wait / 60)
                 raise UserError(f"no new tokens in {part[0]} for {minutes} minutes; is the folder shared?")
             else:
                 time.sleep(_POLL_SECONDS)
@@ -279,51 +283,75 @@ class TokenCache:
 class CacheWriter:
     """Appends windows to a part's files, after the last one published under the same key."""
 
-    def __init__(self, folder: Path, key: str, *, bos_id: int, vocab_size: int):
+    def __init__(
+        self,
+        folder: Path,
+        key: str,
+        *,
+        bos_id: int,
+        vocab_size: int,
+        wait: Callable[[int], bool] = lambda tries: False,
+    ):
+        """`wait` is called where the disk is full, with how often it was before, and says whether to try again."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
+        self.folder, self._wait = folder, wait
         self.progress = Progress(key, bos_id, 2 if vocab_size <= 1 << 16 else 4)
         with self.turn():
-            self.progress.save(folder)
+            self._publish(self.progress)
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[int]:
         """Keep other writers out, and yield how many windows there are now."""
         with (self.folder / LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            for leftover in self.folder.glob(
-                f".{PROGRESS}.*.tmp"
-            ):  # of a build that was stopped while it published
+            for leftover in self.folder.glob(f".{PROGRESS}.*.tmp"):  # of a build that was stopped meanwhile
                 leftover.unlink()
             fresh = Progress(self.progress.key, self.progress.bos_id, self.progress.id_bytes)
             self.progress = Progress.load(self.folder, fresh.key) or fresh
-            for name, size in self.progress.sizes().items():
-                with (self.folder / name).open("ab") as file:
-                    file.truncate(size)
+            self._cut()
             yield len(self.progress.ids)
 
     def add_window(self, documents: list[list[int]]) -> None:
-        """Write the ids of one window's documents and publish them. Raises UserError if the disk is full."""
-        num_documents, num_ids = _last(self.progress.documents), _last(self.progress.ids)
+        """Write the ids of one window's documents and publish them."""
+        before = self.progress
+        num_documents, num_ids = _last(before.documents), _last(before.ids)
         ends = num_ids + np.cumsum([len(ids) for ids in documents], dtype=np.int64)
-        dtype = f"uint{8 * self.progress.id_bytes}"
-        ids = np.concatenate([np.array(ids, dtype) for ids in documents])
-        try:
-            for name, array in ((IDS, ids), (OFFSETS, ends)):
-                with (self.folder / name).open("ab") as file:
-                    file.write(array.tobytes())
-                    file.flush()
-                    os.fsync(file.fileno())
-        except OSError as error:
-            raise UserError(
-                f"the tokens in {self.folder} cannot grow ({error.strerror}); free space and repeat the command"
-            ) from error
-        self.progress.documents.append(num_documents + len(documents))
-        self.progress.ids.append(num_ids + len(ids))
-        self.progress.hashes.append(_window_hash(ends, ids))
-        self.progress.save(self.folder)
+        ids = np.concatenate([np.array(ids, f"uint{8 * before.id_bytes}") for ids in documents])
+        grown = replace(
+            before,
+            documents=[*before.documents, num_documents + len(documents)],
+            ids=[*before.ids, num_ids + len(ids)],
+            hashes=[*before.hashes, _window_hash(ends, ids)],
+        )
+        self._publish(grown, {IDS: ids, OFFSETS: ends})
 
     def finish(self) -> None:
         """Publish that every document is in."""
-        self.progress.complete = True
-        self.progress.save(self.folder)
+        self._publish(replace(self.progress, complete=True))
+
+    def _publish(self, progress: Progress, more: Mapping[str, np.ndarray] = {}) -> None:
+        """Append to the files and say so. Waits on a full disk; raises UserError where that is in vain."""
+        for tries in count():
+            try:
+                for name, array in more.items():
+                    with (self.folder / name).open("ab") as file:
+                        file.write(array.tobytes())
+                        file.flush()
+                        os.fsync(file.fileno())
+                progress.save(self.folder)
+                break
+            except (OSError, UserError) as error:
+                reason = error if isinstance(error, OSError) else error.__cause__
+                self._cut()
+                if getattr(reason, "errno", 0) not in FULL or not self._wait(tries):
+                    said = getattr(reason, "strerror", error)
+                    raise UserError(
+                        f"the tokens in {self.folder} cannot grow ({said}); free space and repeat the command"
+                    ) from error
+        self.progress = progress
+
+    def _cut(self) -> None:
+        """Take away what is not published."""
+        for name, size in self.progress.sizes().items():
+            with (self.folder / name).open("ab") as file:
+                file.truncate(size)

@@ -5,6 +5,7 @@ kindergarten's. Each task's result is written as soon as it is there, so an inte
 task. With several processes each works on a part of the items, and the main one writes.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,7 @@ from chatsmith.model.gpt import GPT
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.distributed import main_number
+from chatsmith.runtime.errors import UserError
 from chatsmith.tasks import core
 from chatsmith.tasks.benchmark_files import find_file
 from chatsmith.tasks.core import CoreTask
@@ -57,6 +59,11 @@ def measure(suite: str, evaluation: Evaluation) -> SuiteResult:
     if is_known:
         evaluation.reporter.line(f"{suite}: measured before, see {path}")
         return known or SuiteResult(suite, {}, 0.0)  # only the main process reads it, and it alone reports
+    if path and not os.access(path.parent if path.parent.exists() else path.parent.parent, os.W_OK):
+        raise UserError(
+            f"{suite} is not measured yet, and {path.parent} cannot be written to; choose another folder",
+            setting="results",
+        )
     match suite:
         case "base":
             result = measure_text(evaluation)

@@ -338,7 +338,13 @@ def fetch(files: Iterable[SourceFile], reporter: Reporter) -> None:
 
 
 def open_tokens(
-    folder: Path, manifest: DataManifest, tokenizer: Tokenizer, split: SplitName, *, build: bool = True
+    folder: Path,
+    manifest: DataManifest,
+    tokenizer: Tokenizer,
+    split: SplitName,
+    *,
+    build: bool = True,
+    disk_wait: float = 0.0,
 ) -> TokenCache:
     """`open_token_cache`, shared by runs, and with the shards coming that its worker waits for.
 
@@ -347,7 +353,9 @@ def open_tokens(
     build = build or os.environ.get("LOCAL_RANK") == "0"
     shared = shared_folder("tokens")
     shared.mkdir(parents=True, exist_ok=True)
-    cache = open_token_cache(folder, manifest, tokenizer, split, build=build, shared=shared)
+    cache = open_token_cache(
+        folder, manifest, tokenizer, split, build=build, shared=shared, disk_wait=disk_wait
+    )
     in_use = cache.opened.enter_context((shared / IN_USE).open("a"))
     fcntl.flock(in_use, fcntl.LOCK_SH)  # who removes tokens asks for it first
     if build and not cache.is_complete:

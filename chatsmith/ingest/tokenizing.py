@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from hashlib import sha256
 from itertools import groupby
@@ -25,6 +26,7 @@ from chatsmith.data.dataset import DataManifest, SourceFile, SplitName
 from chatsmith.data.documents import Document
 from chatsmith.data.tokens import ABOUT, LOG, WINDOW_DOCUMENTS, CacheWriter, Progress, TokenCache
 from chatsmith.runtime.atomic import write_text
+from chatsmith.runtime.console import format_seconds
 from chatsmith.runtime.errors import UserError
 from chatsmith.text.tokenizer import Tokenizer
 
@@ -34,6 +36,9 @@ JOB, IN_USE = "job.json", ".in-use"
 WINDOW_CHARACTERS = 16_000_000
 """A window ends after WINDOW_DOCUMENTS or this many characters: neither short documents nor huge ones delay the
 first."""
+
+POLL_SECONDS = 1.0
+"""How often a full disk is tried again."""
 
 _POLL_SECONDS = 0.05
 
@@ -46,12 +51,14 @@ def open_token_cache(
     *,
     build: bool = True,
     shared: Path | None = None,
+    disk_wait: float = 0.0,
 ) -> TokenCache:
     """The cache of one split, at once; a worker continues to fill it if need be.
 
     Its parts are in `shared`, for other runs too (None: in `folder`); the worker's log is in `folder`/<split>. Of
     several processes that see the same folders one should `build`; the others read what it publishes. The worker
-    tokenizes with one thread on a small machine; with a quarter of the processors, at most 8, on a larger one.
+    tokenizes with one thread on a small machine; with a quarter of the processors, at most 8, on a larger one. On a
+    full disk it waits up to `disk_wait` seconds for room.
     """
     folder = folder / split
     former = (folder, cache_key(tokenizer.fingerprint, manifest.documents.fingerprint, split))
@@ -60,7 +67,7 @@ def open_token_cache(
     parts = [(part, _place(shared or folder, part, tokenizer, split)) for part in parts_of(manifest, split)]
     places = [place for _, place in parts]
     if not build or all((one := Progress.load(*place)) and one.complete for place in places):
-        return TokenCache(*places[0], more=places[1:])
+        return TokenCache(*places[0], more=places[1:], disk_wait=disk_wait)
     for part, (place, _) in parts:
         names = [str(file.path) for file in (part.documents.train or part.documents.validation)]
         write_text(place / ABOUT, json.dumps({"files": names, "split": split}))
@@ -70,9 +77,10 @@ def open_token_cache(
         "threads": max(1, min(8, (os.cpu_count() or 1) // 4)),
         "manifest": manifest.to_json(),
         "tokenizer": tokenizer.to_json(),
+        "disk_wait": disk_wait,
     }
     write_text(folder / JOB, json.dumps(job))
-    return TokenCache(*places[0], _start_worker(folder), places[1:])
+    return TokenCache(*places[0], _start_worker(folder), places[1:], disk_wait)
 
 
 def parts_of(manifest: DataManifest, split: SplitName) -> list[DataManifest]:
@@ -113,9 +121,11 @@ def _start_worker(folder: Path) -> "subprocess.Popen[bytes]":
     # all, into the worker.
     package_parent = str(Path(__file__).parents[2])
     search = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
-    with (folder / LOG).open("wb") as log:
+    said = os.dup(2)  # where the worker's one notice is read at once; its log may be on the full disk
+    with (folder / LOG).open("wb") as log, closing(os.fdopen(said, "wb", 0)):
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "chatsmith.ingest.tokenizing", str(folder / JOB)],
+            [sys.executable, "-P", "-m", "chatsmith.ingest.tokenizing", str(folder / JOB), str(said)],
+            pass_fds=(said,),
             stdin=subprocess.PIPE,
             bufsize=0,  # what could not be written to a worker that has ended must not come up again on closing
             stdout=subprocess.PIPE,
@@ -187,7 +197,20 @@ class Demand:
             self._grown.wait_for(lambda: self._windows > before + window)
 
 
-def main(job_file: Path) -> None:
+def wait_for_room(folder: Path, longest: float, notices: int, tries: int) -> bool:
+    """Wait a moment for room on the disk of `folder`, and at the first of the `tries` say so, to the descriptor
+    `notices`; False after `longest` seconds."""
+    if tries * POLL_SECONDS >= longest:
+        return False
+    if tries == 0:
+        limit = format_seconds(longest)
+        line = f"chatsmith: the disk is full: tokenizing waits up to {limit} for room in {folder}\n"
+        os.write(notices, line.encode())
+    time.sleep(POLL_SECONDS)
+    return True
+
+
+def main(job_file: Path, notices: int) -> None:
     """Fill the cache that the job describes (see `open_token_cache`)."""
     demand = Demand()
     os.nice(10)  # training goes first; when it waits for tokens, the processors are ours anyway
@@ -198,7 +221,9 @@ def main(job_file: Path) -> None:
     try:
         for part in parts_of(manifest, split):
             folder, key = _place(Path(job["folder"]), part, tokenizer, split)
-            writer = CacheWriter(folder, key, bos_id=tokenizer.bos_id, vocab_size=tokenizer.vocab_size)
+            wait = functools.partial(wait_for_room, folder, job["disk_wait"], notices)
+            ids = {"bos_id": tokenizer.bos_id, "vocab_size": tokenizer.vocab_size}
+            writer = CacheWriter(folder, key, **ids, wait=wait)
             if not writer.progress.complete:
                 for file in (*part.documents.train, *part.documents.validation):
                     while file.is_remote and not file.path.exists():  # it is being downloaded
@@ -212,4 +237,4 @@ def main(job_file: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -75,6 +75,7 @@ class RolloutWorker:
         *,
         max_tokens: int,
         max_running: int,
+        kv_tokens: int | None = None,
         backend: Backend | None = None,
     ) -> None:
         """`backend` is the engine's; `reporter` shows the first few replies whose reward function failed."""
@@ -87,6 +88,7 @@ class RolloutWorker:
             backend=backend,
             tool=tool,
             max_running=max_running,
+            kv_tokens=kv_tokens,
             tokens_per_step=max(2048, max_running),
         )
 

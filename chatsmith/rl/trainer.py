@@ -20,6 +20,7 @@ from chatsmith.bundle import Bundle, load_bundle
 from chatsmith.data.problems import Problem, RewardFunction
 from chatsmith.engine.backend import Backend
 from chatsmith.engine.engine import Tool
+from chatsmith.engine.kv_cache import affordable_tokens
 from chatsmith.model.gpt import GPT
 from chatsmith.rl.objective import (
     Clip,
@@ -166,7 +167,9 @@ def reinforce(
     if settings.kl or replay:
         reference = load_bundle(start.path, device=runtime.device).model
         reference.compute_dtype = runtime.compute_dtype
-    replies = replies_of(settings, runtime)
+    settings = replace(settings, rows_per_microbatch=run.rows(settings.rows_per_microbatch))
+    max_running = min(replies_of(settings, runtime), MOST_RUNNING)
+    pool = (start.config, runtime.compute_dtype, runtime.device, max_running)
     worker = RolloutWorker(
         model,
         start.tokenizer,
@@ -174,7 +177,8 @@ def reinforce(
         tool,
         reporter,
         max_tokens=settings.max_tokens,
-        max_running=min(replies, MOST_RUNNING),
+        max_running=max_running,
+        kv_tokens=int(run.once(f"kv_tokens_{max_running}", lambda: affordable_tokens(*pool))),
         backend=backend,
     )
     loss = RLLoss(Clip(settings.clip_low, settings.clip_high), settings.kl, reference, settings.replay_weight)

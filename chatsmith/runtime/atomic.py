@@ -19,6 +19,9 @@ from pathlib import Path
 
 from chatsmith.runtime.errors import UserError
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says of a disk without room, or of a person's share of it."""
+
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.(?P<kind>tmp|old)")
 _temporaries: set[Path] = set()
 """What this process is writing right now."""
@@ -148,7 +151,7 @@ def explained(path: Path, temporary: Path) -> Iterator[None]:
         yield
     except OSError as error:
         kept = " and is as it was" if path.exists() else ""
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL:
             raise UserError(
                 f"the disk is full: {path} was not written{kept}; free space and repeat the command"
             ) from error

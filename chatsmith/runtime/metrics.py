@@ -5,7 +5,6 @@ is closed off by the next one, and dropped when training begins. It does not dra
 """
 
 import contextlib
-import errno
 import importlib
 import json
 import math
@@ -94,7 +93,7 @@ class MetricsLog:
         try:
             self._append(self._unwritten)
         except OSError as error:
-            if self._waits and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if self._waits and error.errno in atomic.FULL:
                 return False
             self._unwritten = b""
             raise

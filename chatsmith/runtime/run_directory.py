@@ -21,7 +21,6 @@ writes a stage's outputs. A recipe says which stages run, in which order, with w
 """
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import json
@@ -148,10 +147,14 @@ class RunDirectory:
         record = self.stage(stage) / "done.json"
         if not record.exists():  # it was lost, or a kill came before it
             atomic.write_text(record, json.dumps(done | {"sha256": _record_hash(done)}, indent=2) + "\n")
-        paths = {output: self.path / output for output in done.get("outputs", [])}
-        return all(
-            path.exists() and hashes.get(output) in (None, _hash(path)) for output, path in paths.items()
-        )
+        for output in done.get("outputs", []):
+            path, expected = self.path / output, hashes.get(output)
+            copy = self.stage(stage) / path.name
+            if expected and _hash(path) != expected == _hash(copy):
+                atomic.write_bytes(path, copy.read_bytes())
+            if not path.exists() or expected not in (None, _hash(path)):
+                return False
+        return True
 
     def mark_done(
         self,
@@ -164,7 +167,8 @@ class RunDirectory:
         """Record that `stage` finished: `facts` are numbers for the results table (seconds, scores, counts).
 
         `outputs` are files or folders inside the run without which the stage counts as not done. `config` holds the
-        settings it ran with, however it was started: they are written to `settings.toml`, as a section of a recipe.
+        settings it ran with, however it was started: they are written to `settings.toml`, as a section of a recipe. Of
+        files outside the stage's folder a copy is kept in it: a lost table of results costs no training.
         """
         names = {str(output.relative_to(self.path)): output for output in outputs}
         record = {
@@ -175,6 +179,9 @@ class RunDirectory:
             "hashes": {name: _hash(output) for name, output in names.items()},
         }
         text = json.dumps(record | {"sha256": _record_hash(record)}, indent=2) + "\n"
+        for output in outputs:
+            if output.is_file() and self.stage(stage) not in output.parents:
+                atomic.write_bytes(self.stage(stage) / output.name, output.read_bytes())
         if config is not None:
             # The record once more: without one, hours of training count as not done.
             kept = tomli_w.dumps({"key": key, "done": text, stage: settings_of(config)})
@@ -422,7 +429,7 @@ def _acquire(file: TextIO, path: Path) -> None:
 
 
 def _unwritable(path: Path, error: OSError) -> UserError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in atomic.FULL:
         return UserError(
             f"the disk is full: the run directory {path} cannot be made; free space and repeat the command"
         )

@@ -8,6 +8,7 @@ it does not get to within GRACE_SECONDS, the thread ends the process. Training a
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +18,7 @@ from chatsmith.runtime import atomic
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE_SECONDS = 10.0
+AGAIN_SECONDS = 0.05
 STOPPING = "chatsmith: stopping"
 FINISHING_STEP = (
     "chatsmith: finishing this step, then saving and stopping; Ctrl-C once more stops at once, without saving"
@@ -49,6 +51,7 @@ class StopRequest:
 
 
 _request: StopRequest | None = None
+_unsaid = threading.Semaphore(1)  # of STOPPING
 
 
 def install() -> None:
@@ -59,6 +62,7 @@ def install() -> None:
     threading.Thread(target=_watch, args=(reading,), daemon=True).start()
     for number in SIGNALS:
         signal.signal(number, _interrupt)
+    sys.unraisablehook = _again
 
 
 @contextmanager
@@ -93,7 +97,23 @@ def stop_request(silent: bool = False) -> Iterator[StopRequest]:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    _say_stopping()
     raise StoppedError(number=number)
+
+
+def _again(ignored: "sys.UnraisableHookArgs") -> None:
+    """Raise StoppedError once more where Python ignored it, in a callback of the garbage collector."""
+    if not isinstance(ignored.exc_value, StoppedError):
+        sys.__unraisablehook__(ignored)
+        return
+    timer = threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), ignored.exc_value.code - 128))
+    timer.daemon = True
+    timer.start()
+
+
+def _say_stopping() -> None:
+    if _unsaid.acquire(blocking=False) and os.environ.get("RANK", "0") == "0":
+        _say(STOPPING)
 
 
 def _watch(reading: int) -> None:
@@ -106,8 +126,8 @@ def _watch(reading: int) -> None:
         if request and seen == 1:
             request.acknowledge()
         elif not request or number == signal.SIGINT:
-            if not request and seen == 1 and os.environ.get("RANK", "0") == "0":
-                _say(STOPPING)
+            if not request:
+                _say_stopping()
             timer = threading.Timer(GRACE_SECONDS, _end, (number,))
             timer.daemon = True
             timer.start()

@@ -48,7 +48,8 @@ def fine_tune(
     tokens = tokens or max(1, int(epochs * pass_tokens))
     flops = tokens * model_cost(shape).training_flops_per_token
     model.train()
-    seconds = 60 * budget.minutes if budget else expected_seconds(flops, runtime)
+    measured = partial(expected_seconds, flops, runtime)
+    seconds = 60 * budget.minutes if budget else run.once("expected_seconds", measured)
     compute_loss = prepare(model, runtime, settings.compile, reporter.notice, seconds)
     text_rows = ValidationRows(validation_text, shape.context_length) if validation_text else None
 
@@ -83,8 +84,8 @@ def fine_tune(
     if budget:
         tokens = budget.get("tokens") or 0
         if not tokens:
-            first = settings.plan(model, pass_tokens, runtime, compute_loss, str)
+            first = settings.plan(model, pass_tokens, run, compute_loss, str)
             tokens = measure_tokens(budget, model, first, job(first), settings.evaluations)
-    plan = settings.plan(model, tokens, runtime, compute_loss, reporter.notice)
+    plan = settings.plan(model, tokens, run, compute_loss, reporter.notice)
     result = fit(run, model, plan, job(plan), budget)
     return plan.with_steps(result.steps), result

@@ -14,7 +14,7 @@ import pytest
 from chatsmith.runtime import disk
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.metrics import MetricsLog
-from chatsmith.train.checkpoint import saved_states
+from chatsmith.train.checkpoint import StateWriter, saved_states
 from chatsmith.train.step import prepare
 from chatsmith.train.trainer import Job, fit
 
@@ -67,6 +67,22 @@ def test_without_room_it_stops_before_the_save_and_the_older_state_stays(
     assert steps in ([1, 2], [2, 3]), "a state that was being written when room was looked for is whole"
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: Usage(10**9))
     assert train(one, steps=8).steps == 8 and records(one) == list(range(1, 9))
+
+
+def test_room_is_looked_for_when_the_state_before_is_written(training_run, train, monkeypatch):
+    one, write, half_written = training_run(save_seconds=0.0), StateWriter._write, []
+
+    def slow(*arguments):
+        time.sleep(0.05)
+        write(*arguments)
+
+    def usage(run):
+        half_written.extend((run / "state").glob(".*"))
+        return Usage(10**9)
+
+    monkeypatch.setattr(StateWriter, "_write", slow)
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: usage(one.state_folder.parent))
+    assert train(one).steps == 4 and not half_written
 
 
 def test_metrics_wait_for_room_too_and_none_is_lost(training_run, train, monkeypatch):
