@@ -1,4 +1,4 @@
-"""Several processes as one: which of them this is, joining their group, adding numbers up, and agreeing on one.
+"""Several processes as one: joining their group, adding numbers up, and agreeing on one.
 
 Numbers that the host decides by (is anyone asked to stop, how many tokens does the step train on) travel over gloo,
 from CPU to CPU, also where gradients travel over NCCL: so they never wait for a GPU.
@@ -6,11 +6,10 @@ from CPU to CPU, also where gradients travel over NCCL: so they never wait for a
 
 import importlib
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,6 +17,7 @@ from torch._C._distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from chatsmith.runtime.errors import UserError
+from chatsmith.runtime.rank import rank_from
 
 T = TypeVar("T")
 
@@ -27,49 +27,6 @@ if TYPE_CHECKING:
 TIMEOUT = timedelta(minutes=30)
 """How long a process waits for the others in a collective: an evaluation or a first compilation may take so long on one
 of them. NCCL's own limit is 10 minutes."""
-
-SLURM_PORTS = 15_000, 20_000
-"""Under Slurm the processes of a job step meet at one of so many ports from the first on, by the number of the job."""
-
-
-class Rank(NamedTuple):
-    """Which process this is."""
-
-    rank: int = 0
-    world_size: int = 1
-    local_rank: int = 0
-    """On its machine."""
-    rendezvous: Mapping[str, str] = {}
-    """MASTER_ADDR and MASTER_PORT, where the environment has them under other names."""
-
-
-def rank_from(environment: Mapping[str, str]) -> Rank:
-    """Which process this is, by what its starter says in the environment.
-
-    torchrun's variables come first, so that `srun torchrun` works with a task for each machine. Else those of a Slurm
-    job step (`srun python -m chatsmith …`, a task for each GPU); a batch script that calls no srun has no step, and is
-    one process however many tasks the job may have. The processes of a step meet on its first machine.
-    """
-    if "RANK" in environment or "SLURM_STEP_NUM_TASKS" not in environment:
-        number = {name: int(environment.get(name, 0)) for name in ("RANK", "LOCAL_RANK")}
-        return Rank(number["RANK"], int(environment.get("WORLD_SIZE", 1)), number["LOCAL_RANK"])
-    # node[07-12,15],other -> node07
-    first = re.match(r"([^,\[]+)(?:\[(\d+)[^]]*\])?", environment.get("SLURM_STEP_NODELIST", "localhost"))
-    assert first
-    start, count = SLURM_PORTS
-    number = int(environment.get("SLURM_JOB_ID", 0)) + int(environment.get("SLURM_STEP_ID", 0))
-    meeting = {"MASTER_ADDR": first[1] + (first[2] or ""), "MASTER_PORT": str(start + number % count)}
-    given = {name: environment[name] for name in meeting if name in environment}
-    rank, world_size = int(environment["SLURM_PROCID"]), int(environment["SLURM_STEP_NUM_TASKS"])
-    return Rank(rank, world_size, int(environment["SLURM_LOCALID"]), meeting | given)
-
-
-def gpu_index(rank: Rank, num_visible: int, environment: Mapping[str, str]) -> int:
-    """Which of the visible GPUs a process takes: its own by number. Where only one is visible because its starter
-    gave each process one (Slurm's --gpus-per-task), that one."""
-    is_own = num_visible == 1 and "CUDA_VISIBLE_DEVICES" in environment
-    return 0 if is_own else rank.local_rank
-
 
 @contextmanager
 def process_group(runtime: "Runtime") -> Iterator[None]:

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from chatsmith.runtime import atomic
+from chatsmith.runtime.rank import is_main
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE_SECONDS = 10.0
@@ -37,21 +38,24 @@ class StoppedError(KeyboardInterrupt):
 class StopRequest:
     """Whether someone asked to stop, and how."""
 
-    def __init__(self, silent: bool) -> None:
+    def __init__(self, text: str, silent: bool) -> None:
         self.received = 0
         """The number of the signal."""
         self.interrupts = False
         """Whether a signal is to raise StoppedError where it arrives."""
-        self._unsaid = threading.Semaphore(0 if silent else 1)
+        self._text, self._unsaid = text, threading.Semaphore(0 if silent else 1)
 
     def acknowledge(self) -> None:
         """Say so, once."""
+        # Written to the descriptor itself: the signal may have come in the middle of a print, which can't be entered
+        # twice. On a terminal the line begins below the progress bar and the ^C.
         if self._unsaid.acquire(blocking=False):
-            _say(FINISHING_STEP)
+            start = "\n" if os.isatty(2) else ""
+            with suppress(OSError):  # whether anyone reads it or not
+                os.write(2, f"{start}{self._text}\n".encode())
 
 
-_request: StopRequest | None = None
-_unsaid = threading.Semaphore(1)  # of STOPPING
+_at_once = _request = StopRequest(STOPPING, silent=not is_main())
 
 
 def install() -> None:
@@ -73,7 +77,7 @@ def stop_request(silent: bool = False) -> Iterator[StopRequest]:
     Signals can only be caught in the main thread; elsewhere the request simply never comes.
     """
     global _request
-    request = StopRequest(silent)
+    request = StopRequest(FINISHING_STEP, silent)
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
@@ -91,13 +95,13 @@ def stop_request(silent: bool = False) -> Iterator[StopRequest]:
     try:
         yield request
     finally:
-        _request = None
+        _request = _at_once
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    _say_stopping()
+    _at_once.acknowledge()
     raise StoppedError(number=number)
 
 
@@ -111,11 +115,6 @@ def _again(ignored: "sys.UnraisableHookArgs") -> None:
     timer.start()
 
 
-def _say_stopping() -> None:
-    if _unsaid.acquire(blocking=False) and os.environ.get("RANK", "0") == "0":
-        _say(STOPPING)
-
-
 def _watch(reading: int) -> None:
     seen = 0
     while data := os.read(reading, 1):
@@ -123,11 +122,8 @@ def _watch(reading: int) -> None:
         if number not in SIGNALS:
             continue
         seen += 1
-        if request and seen == 1:
-            request.acknowledge()
-        elif not request or number == signal.SIGINT:
-            if not request:
-                _say_stopping()
+        request.acknowledge()
+        if request is _at_once or (seen > 1 and number == signal.SIGINT):
             timer = threading.Timer(GRACE_SECONDS, _end, (number,))
             timer.daemon = True
             timer.start()
@@ -136,11 +132,3 @@ def _watch(reading: int) -> None:
 def _end(number: int) -> None:
     atomic.remove_temporaries()
     os._exit(128 + number)
-
-
-def _say(text: str) -> None:
-    # Written to the descriptor itself: the signal may have come in the middle of a print, which can't be entered twice.
-    # On a terminal the line begins below the progress bar and the ^C.
-    start = "\n" if os.isatty(2) else ""
-    with suppress(OSError):  # whether anyone reads it or not
-        os.write(2, f"{start}{text}\n".encode())
