@@ -112,14 +112,8 @@ class Opener:
         """The tokens of documents; by default of the run's own."""
         folder = folder or self.run.tokens
         if (folder, split) not in self.texts:
-            cache = open_tokens(
-                folder,
-                manifest,
-                self.tokenizer,
-                split,
-                build=self.runtime.is_main,
-                disk_wait=self.disk_wait,
-            )
+            builds, wait = self.runtime.is_main, self.disk_wait
+            cache = open_tokens(folder, manifest, self.tokenizer, split, build=builds, disk_wait=wait)
             self.texts[folder, split] = self.opened.enter_context(closing(cache))
         return self.texts[folder, split]
 

@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from chatsmith.runtime.atomic import FULL, write_text
+from chatsmith.runtime.atomic import FULL, sweep, write_text
 from chatsmith.runtime.errors import UserError
 
 FORMAT_VERSION = 2  # 1 had no hashes
@@ -280,18 +280,18 @@ class TokenCache:
         )
 
 
+Wait = Callable[[int], bool]
+
+
+def never(tries: int) -> bool:
+    """Do not wait for room on a full disk."""
+    return False
+
+
 class CacheWriter:
     """Appends windows to a part's files, after the last one published under the same key."""
 
-    def __init__(
-        self,
-        folder: Path,
-        key: str,
-        *,
-        bos_id: int,
-        vocab_size: int,
-        wait: Callable[[int], bool] = lambda tries: False,
-    ):
+    def __init__(self, folder: Path, key: str, *, bos_id: int, vocab_size: int, wait: Wait = never):
         """`wait` is called where the disk is full, with how often it was before, and says whether to try again."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self._wait = folder, wait
@@ -304,8 +304,7 @@ class CacheWriter:
         """Keep other writers out, and yield how many windows there are now."""
         with (self.folder / LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            for leftover in self.folder.glob(f".{PROGRESS}.*.tmp"):  # of a build that was stopped meanwhile
-                leftover.unlink()
+            sweep(self.folder)
             fresh = Progress(self.progress.key, self.progress.bos_id, self.progress.id_bytes)
             self.progress = Progress.load(self.folder, fresh.key) or fresh
             self._cut()

@@ -37,7 +37,7 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _flush_folder(path.parent)
+        _flush(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -59,13 +59,13 @@ def new_folder(path: Path) -> Iterator[Path]:
             yield temporary
             for file in temporary.rglob("*"):
                 if file.is_file():
-                    _flush_file(file)
-        _flush_folder(temporary)
+                    _flush(file)
+        _flush(temporary)
         if path.exists():
             _exchange(temporary, path)
         else:
             temporary.rename(path)
-        _flush_folder(path.parent)
+        _flush(path.parent)
 
 
 def remove_folder(path: Path) -> None:
@@ -169,12 +169,8 @@ def explained(path: Path, temporary: Path) -> Iterator[None]:
         raise
 
 
-def _flush_file(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _flush_folder(path: Path) -> None:
+def _flush(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

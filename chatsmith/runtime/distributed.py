@@ -9,27 +9,26 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
+from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.rank import rank_from
 
 T = TypeVar("T")
 
-if TYPE_CHECKING:
-    from chatsmith.runtime.device import Runtime  # which asks this file for the rank
-
 TIMEOUT = timedelta(minutes=30)
 """How long a process waits for the others in a collective: an evaluation or a first compilation may take so long on one
 of them. NCCL's own limit is 10 minutes."""
 
+
 @contextmanager
-def process_group(runtime: "Runtime") -> Iterator[None]:
+def process_group(runtime: Runtime) -> Iterator[None]:
     """Join the other processes for the length of the block; nothing at world size 1."""
     is_cuda = runtime.device.type == "cuda"
     if is_cuda:
@@ -64,7 +63,7 @@ def process_group(runtime: "Runtime") -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def _store_of_attempt(runtime: "Runtime") -> Store:
+def _store_of_attempt(runtime: Runtime) -> Store:
     """Where the processes leave their addresses for each other. torchrun's own store outlives an attempt that it
     restarts: under the same names, the new processes would read dead ones' addresses. A store that a process opens
     is new each time, and shared by machines that do not count the same attempts."""
@@ -81,12 +80,12 @@ def _is_lost_connection(error: RuntimeError) -> bool:
     )
 
 
-def sum_number(value: float, runtime: "Runtime") -> float:
+def sum_number(value: float, runtime: Runtime) -> float:
     """The sum of a number over all processes."""
     return sum_numbers({"": value}, runtime)[""]
 
 
-def max_number(value: float, runtime: "Runtime") -> float:
+def max_number(value: float, runtime: Runtime) -> float:
     """The largest of the numbers of all processes."""
     if runtime.world_size == 1:
         return value
@@ -95,7 +94,7 @@ def max_number(value: float, runtime: "Runtime") -> float:
     return largest.item()
 
 
-def sum_numbers(values: Mapping[str, float], runtime: "Runtime") -> dict[str, float]:
+def sum_numbers(values: Mapping[str, float], runtime: Runtime) -> dict[str, float]:
     """The sums of several numbers over all processes, by name; every process must give the same names."""
     if runtime.world_size == 1:
         return dict(values)
@@ -104,12 +103,12 @@ def sum_numbers(values: Mapping[str, float], runtime: "Runtime") -> dict[str, fl
     return dict(zip(values, total.tolist(), strict=True))
 
 
-def main_number(value: float, runtime: "Runtime") -> float:
+def main_number(value: float, runtime: Runtime) -> float:
     """The main process's number, on every process: for what each would measure a little differently."""
     return sum_number(value if runtime.is_main else 0.0, runtime)
 
 
-def gathered(items: list[T], runtime: "Runtime") -> list[T]:
+def gathered(items: list[T], runtime: Runtime) -> list[T]:
     """The items of all processes, in their order."""
     if runtime.world_size == 1:
         return items

@@ -13,7 +13,6 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol
 
 from chatsmith.runtime import atomic
@@ -38,7 +37,7 @@ class Tracker(Protocol):
     def close(self) -> None: ...
 
 
-class MetricsLog:
+class MetricsLog(contextlib.AbstractContextManager["MetricsLog"]):
     """Append lines to the file at `path` (metrics.jsonl of a run); `track` is one of TRACKERS or None, which gets the
     `settings` by stage, too.
 
@@ -59,15 +58,10 @@ class MetricsLog:
         self._path, self._waits, self._unwritten = path, waits, b""
         # Unbuffered: what could not be written must not be tried again when the file is closed.
         self._file = path.open("ab", buffering=0)
-        if _ends_mid_line(path):
+        if path.stat().st_size and _last_byte(path) != b"\n":
             self._append(b"\n")
 
-    def __enter__(self) -> "MetricsLog":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def write(self, *, stage: str, step: int, **values: Any) -> None:
@@ -199,13 +193,10 @@ class _TensorBoard:
         self._writer.close()
 
 
-def _ends_mid_line(path: Path) -> bool:
+def _last_byte(path: Path) -> bytes:
     with path.open("rb") as file:
-        size = file.seek(0, 2)
-        if size == 0:
-            return False
-        file.seek(size - 1)
-        return file.read(1) != b"\n"
+        file.seek(-1, os.SEEK_END)
+        return file.read()
 
 
 def _stays(line: bytes, stage: str, after_step: int) -> bool:
