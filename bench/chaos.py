@@ -54,7 +54,7 @@ depth = 1
 width = 32
 head_dim = 16
 sequence_length = 64
-tokens = 6144
+tokens = 3072
 batch_tokens = 256
 evaluations = 3
 evaluate_tokens = 256
@@ -62,7 +62,7 @@ save_minutes = 0.0005
 dtype = "fp32"
 compile = false
 [sft]
-tokens = 4096
+tokens = 2048
 batch_tokens = 256
 evaluations = 2
 evaluate_tokens = 256
@@ -70,7 +70,7 @@ save_minutes = 0.0005
 dtype = "fp32"
 compile = false
 [rl]
-steps = 8
+steps = 4
 prompts = 2
 samples = 2
 max_tokens = 8

@@ -123,7 +123,7 @@ def _window_hash(ends: np.ndarray, ids: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-class TokenCache:
+class TokenCache(contextlib.AbstractContextManager["TokenCache"]):
     """Reads a cache that may still be growing. Close it, or use it in a `with`, to stop its worker."""
 
     def __init__(
@@ -146,19 +146,20 @@ class TokenCache:
         for place, _ in self._parts:
             with contextlib.suppress(OSError):  # it is not there yet, or another's
                 os.utime(place / ABOUT)  # when it was last used
-        self._progress = [Progress.load(*part) or Progress(part[1]) for part in self._parts]
+        self.progress = [Progress.load(*part) or Progress(part[1]) for part in self._parts]
+        """Of each part."""
         self._count()
         self._asked = 0
         self._ask(part_end(1))
 
     def _count(self) -> None:
         """How much may be read: the parts that are complete, and what there is of the next one."""
-        reached = next((n for n, one in enumerate(self._progress) if not one.complete), len(self._parts) - 1)
-        readable = self._progress[: reached + 1]
+        reached = next((n for n, one in enumerate(self.progress) if not one.complete), len(self._parts) - 1)
+        readable = self.progress[: reached + 1]
         self._first_windows = np.cumsum([0, *(len(one.ids) for one in readable)]).tolist()
         self._first_ids = np.cumsum([0, *(_last(one.ids) for one in readable)]).tolist()
         self._arrays: dict[int, np.ndarray] = {}
-        self.bos_id = self._progress[0].bos_id
+        self.bos_id = self.progress[0].bos_id
         """The id that packing puts before each document."""
         self.num_windows: int = self._first_windows[-1]
         """Windows published so far."""
@@ -166,7 +167,7 @@ class TokenCache:
         """Documents published so far."""
         self.num_ids: int = self._first_ids[-1]
         """Ids published so far."""
-        self.is_complete = self._progress[reached].complete
+        self.is_complete = self.progress[reached].complete
         """Whether every document is in the cache."""
         self._reached = reached
 
@@ -174,7 +175,7 @@ class TokenCache:
         """(end - start,) the ids from `start` to `end`, of one document: memory-mapped and read-only."""
         part = min(bisect_right(self._first_ids, start) - 1, self._reached)
         if part not in self._arrays:
-            one = self._progress[part]
+            one = self.progress[part]
             path, count = self._parts[part][0] / IDS, _last(one.ids)
             self._arrays[part] = np.memmap(path, f"uint{8 * one.id_bytes}", mode="r", shape=(count,))
         return self._arrays[part][start - self._first_ids[part] : end - self._first_ids[part]]
@@ -186,7 +187,7 @@ class TokenCache:
         Raises UserError if the window is not what was written.
         """
         part = bisect_right(self._first_windows, window) - 1
-        folder, progress, first_id = self._parts[part][0], self._progress[part], self._first_ids[part]
+        folder, progress, first_id = self._parts[part][0], self.progress[part], self._first_ids[part]
         local = window - self._first_windows[part]
         documents, ids = progress.bounds(local)
         count = documents.stop - documents.start
@@ -218,25 +219,13 @@ class TokenCache:
         self._ask(ALL_WINDOWS)
         self._wait(ALL_WINDOWS)
 
-    @property
-    def complete_parts(self) -> list[bool]:
-        """Of each part, whether every document is in it."""
-        return [one.complete for one in self._progress]
-
     def close(self) -> None:
         """Stop the worker if it still runs. What it has published stays, and a later build continues from there."""
         self.opened.close()
-        if self._worker is None:
-            return
-        self._worker.terminate()
-        self._worker.wait()
-        for pipe in (self._worker.stdin, self._worker.stdout):
-            if pipe:
-                pipe.close()
+        if self._worker is not None:
+            with self._worker:
+                self._worker.terminate()
         self._worker = None
-
-    def __enter__(self) -> "TokenCache":
-        return self
 
     def __exit__(self, *_: Any) -> None:
         self.close()
@@ -256,9 +245,9 @@ class TokenCache:
             self.check()
             # Asked before the progress is read, or the worker's last window could fall between the two.
             has_ended = self._worker is not None and self._worker.poll() is not None
-            before, part = self._progress[self._reached], self._parts[self._reached]
-            self._progress[self._reached] = Progress.load(*part) or before
-            if self._progress[self._reached] != before:
+            before, part = self.progress[self._reached], self._parts[self._reached]
+            self.progress[self._reached] = Progress.load(*part) or before
+            if self.progress[self._reached] != before:
                 self._count()
                 last_growth = time.monotonic()
             elif has_ended:

@@ -100,8 +100,8 @@ def parts_of(manifest: DataManifest, split: SplitName) -> list[DataManifest]:
 
 def unfinished_files(cache: TokenCache, manifest: DataManifest, split: SplitName) -> list[SourceFile]:
     """The training files of the parts that are not complete, in order."""
-    parts = zip(parts_of(manifest, split), cache.complete_parts, strict=True)
-    return [file for part, is_complete in parts if not is_complete for file in part.documents.train]
+    parts = zip(parts_of(manifest, split), cache.progress, strict=True)
+    return [file for part, progress in parts if not progress.complete for file in part.documents.train]
 
 
 def _place(shared: Path, part: DataManifest, tokenizer: Tokenizer, split: SplitName) -> tuple[Path, str]:

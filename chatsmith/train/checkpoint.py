@@ -24,6 +24,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -236,9 +237,12 @@ def _remove_older(folder: Path) -> None:
             if is_whole and facts.get("key") not in runs:
                 runs.add(facts.get("key"))
                 kept.add(path)
-    atomic.sweep(folder)
-    for path in set(earlier) - kept:
-        atomic.remove_folder(path)
+    for path in folder.iterdir():
+        is_left_behind = path.name.startswith(".") and path.name.endswith((".tmp", ".old"))
+        if path.is_dir() and path not in kept and (path.name.isdigit() or is_left_behind):
+            if path.name.isdigit():  # under another name first: a kill must not leave half a state
+                path = path.rename(folder / f".{path.name}.old")
+            shutil.rmtree(path, ignore_errors=True)
 
 
 class Carried(Protocol):
