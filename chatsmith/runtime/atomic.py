@@ -4,10 +4,13 @@ The new content is written beside its target, flushed to disk, then renamed over
 flushed last, so that the rename itself survives a power cut. A full disk raises a `UserError`, as does whatever else
 keeps the system from writing, and what was there before stays.
 
+Also how files are read that people write by hand: recipes, keys, personas.
+
 What is half-written is called `.NAME.PID.tmp`, and what has stepped aside for one rename `.NAME.PID.old`. A killed
 process leaves them behind; `sweep` puts that right.
 """
 
+import codecs
 import ctypes
 import errno
 import os
@@ -43,6 +46,17 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Replace `path` with `text` in UTF-8, atomically. Raises UserError on a full disk."""
     write_bytes(path, text.encode("utf-8"))
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, without a byte order mark.
+
+    Raises UserError for UTF-16, as PowerShell and Notepad may save it; OSError and UnicodeDecodeError as they are.
+    """
+    content = path.read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UserError(f"{path} is UTF-16 text; save it as UTF-8")
+    return content.decode("utf-8-sig")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from chatsmith.runtime import atomic
 from chatsmith.runtime.errors import UserError
@@ -25,16 +25,6 @@ TRACKER_ID = "tracker.txt"
 
 TEXTS = ("sample", "shown")
 """Values of `MetricsLog.write` that are what a model wrote; a tracker gets them as text."""
-
-
-class Tracker(Protocol):
-    """Where figures go besides the file. It is one of a run directory, which all stages and sessions go on with."""
-
-    def log(self, stage: str, step: int, values: dict[str, float]) -> None: ...
-
-    def text(self, stage: str, step: int, name: str, text: str) -> None: ...
-
-    def close(self) -> None: ...
 
 
 class MetricsLog(contextlib.AbstractContextManager["MetricsLog"]):
@@ -139,7 +129,9 @@ def records_of(path: Path, stage: str, up_to_step: int) -> bytes:
     return b"".join(line.rstrip(b"\n") + b"\n" for line in own)
 
 
-def open_tracker(name: str, run: Path, settings: Mapping[str, Any] | None = None) -> Tracker:
+def open_tracker(
+    name: str, run: Path, settings: Mapping[str, Any] | None = None
+) -> "_WandbLike | _TensorBoard":
     """The tracker called `name` for the run directory `run`, whose name there stays the same in all sessions;
     `settings` are by stage. Raises UserError if it cannot be used."""
     if name not in TRACKERS:

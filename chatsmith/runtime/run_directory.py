@@ -38,7 +38,6 @@ import tomli_w
 
 from chatsmith.runtime import atomic
 from chatsmith.runtime.errors import UserError, did_you_mean
-from chatsmith.runtime.text_files import read_text
 
 KEY_FORMAT = 1  # raised when the meaning of a key changes, so that old outputs are made anew
 STAGE_FOLDERS = {"evaluate": "evals"}  # every other stage's folder has the stage's name
@@ -59,9 +58,6 @@ class RunDirectory:
         self.tokenizer = self.path / "tokenizer"
         self.tokens = self.path / "tokens"
         self.evals = self.path / "evals"
-
-    def __repr__(self) -> str:
-        return f"RunDirectory({str(self.path)!r})"
 
     def stage(self, name: str) -> Path:
         """The folder of stage `name`."""
@@ -385,7 +381,7 @@ class Recipe:
 def read_recipe(path: Path) -> Recipe:
     """The recipe in the file at `path`. Raises UserError if it is missing, no TOML or of another shape."""
     try:
-        content = tomllib.loads(read_text(path))
+        content = tomllib.loads(atomic.read_text(path))
     except OSError as error:
         raise UserError(f"the recipe {path} cannot be read ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -32,13 +32,12 @@ from torch import Tensor
 from chatsmith.data.packing import Batch
 from chatsmith.model.gpt import GPT
 from chatsmith.optim.sharded import make_optimizer
-from chatsmith.runtime.background import AfterSave
 from chatsmith.runtime.console import Reporter, counted, differences, format_seconds
 from chatsmith.runtime.device import Runtime, gemm_peak, peak_memory_bytes, settled
-from chatsmith.runtime.disk import wait_for_room
 from chatsmith.runtime.distributed import max_number, sum_number, sum_numbers
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.metrics import MetricsLog
+from chatsmith.runtime.saving import AfterSave, wait_for_room
 from chatsmith.runtime.signals import SIGNALS, StoppedError, stop_request
 from chatsmith.train.checkpoint import (
     Carried,

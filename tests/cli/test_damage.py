@@ -1,12 +1,14 @@
 """A finished run of which something was lost or altered: it is made again, or one clear line says what to do."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
 from chatsmith.cli import main as cli
+from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import RunDirectory
 from chatsmith.train.trainer import Trainer
 
@@ -95,6 +97,24 @@ def test_results_of_rl_that_are_lost_cost_no_training(tiny_copy, capsys):
         assert code == 0 and "Reinforcement learning" not in out and weights(tiny_copy) == before
         found = json.loads(results.read_text())
         assert {**found, "facts": None} == {**whole, "facts": None}
+
+
+def test_on_a_read_only_disk_what_is_measured_is_shown(tiny_copy, capsys, monkeypatch):
+    access = os.access
+
+    def read_only(path, mode):
+        return not (mode == os.W_OK and Path(path).is_relative_to(tiny_copy)) and access(path, mode)
+
+    def refused(_):
+        raise UserError("cannot be written")
+
+    monkeypatch.setattr(os, "access", read_only)
+    monkeypatch.setattr(RunDirectory, "lock", refused)
+    assert cli.main(["evaluate", str(tiny_copy), "--max-examples", "8"], {}) == 0
+    assert "measured before" in capsys.readouterr().out
+    assert cli.main(["evaluate", str(tiny_copy), "--max-examples", "3"], {}) == 2
+    error = capsys.readouterr().err
+    assert "is not measured yet" in error and "cannot be written to; choose another folder" in error
 
 
 @pytest.mark.long
