@@ -218,7 +218,7 @@ def try_once(
             if code == 0:
                 break
     counts.tracebacks += "Traceback (most recent" in said
-    left = [path for path in run.rglob(".*") if path.name.endswith((".tmp", ".old"))]
+    left = [path for path in run.parent.rglob(".*") if path.name.endswith((".tmp", ".old"))]
     left += [path for path in run.glob("*/state") if (path.parent / "done.json").exists()]
     counts.leftovers += bool(left)
     found = (
@@ -289,9 +289,9 @@ def start(
         file = os.open(out, os.O_WRONLY | os.O_APPEND)
         os.dup2(file, 1)
         os.dup2(file, 2)
-        os.environ.update(place)
+        os.environ.update(place | {"CHATSMITH_CACHE": str(run.parent / "cache")})  # tokens of its own
         counted = count_operations(
-            run, kill if kill and kill.kind == "operation" and kill.rank in (-1, rank) else None
+            run.parent, kill if kill and kill.kind == "operation" and kill.rank in (-1, rank) else None
         )
         code = cli.main(argv, os.environ)
         if rank == 0:
@@ -306,9 +306,9 @@ def start(
     os._exit(code)
 
 
-def count_operations(run: Path, kill: Kill | None) -> list[int]:
-    """Count file operations inside `run` from now on; die before the one of `kill`."""
-    counted, inside = [0], str(run)
+def count_operations(folder: Path, kill: Kill | None) -> list[int]:
+    """Count file operations inside `folder` from now on; die before the one of `kill`."""
+    counted, inside = [0], str(folder)
     events = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate"}
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -381,6 +381,10 @@ def differences(run: Path, after: Path, name: str) -> Iterator[str]:
                 yield f"{place} differs: {found} instead of {expected}"
         elif one.read_bytes().replace(str(run).encode(), str(after).encode()) != other.read_bytes():
             yield f"{place} differs"
+    for one in (run.parent / "cache").rglob("*.bin"):
+        other = after.parent / one.relative_to(run.parent)
+        if other.exists() and one.read_bytes() != other.read_bytes():
+            yield f"{one.relative_to(run.parent)} differs"
     for stage in trained:
         if without_clock(records(run, stage)) != without_clock(records(after, stage)):
             yield f"the metrics of {stage} differ"

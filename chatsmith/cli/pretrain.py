@@ -49,7 +49,7 @@ def main(config: Config) -> None:
     started = time.monotonic()
     run = RunDirectory(config.run)
     with (
-        exclusive(run, config.device, config.dtype, scales_loss=True) as (runtime, reporter),
+        exclusive(run, config, scales_loss=True) as (runtime, reporter),
         contextlib.ExitStack() as opened,
     ):
         manifest = load_manifest(run.data)

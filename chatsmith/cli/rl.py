@@ -42,7 +42,7 @@ def main(config: Config) -> None:
     """Train on problems, unless the run's model is already what this would make."""
     started = time.monotonic()
     run = RunDirectory(config.run)
-    with exclusive(run, config.device, config.dtype) as (runtime, reporter):
+    with exclusive(run, config) as (runtime, reporter):
         source = resolve_bundle(config.from_ or run.stage("sft"))
         reward, reward_fingerprint = find_reward(config)
         found = find_problems(config)

@@ -47,7 +47,7 @@ def tune(config: Config | MidConfig, stage: str, title: str, how: str) -> None:
     started = time.monotonic()
     run = RunDirectory(config.run)
     with (
-        exclusive(run, config.device, config.dtype, scales_loss=True) as (runtime, reporter),
+        exclusive(run, config, scales_loss=True) as (runtime, reporter),
         ExitStack() as opened,
     ):
         before = "mid" if stage == "sft" and run.bundle("mid").is_dir() else "pretrain"

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 
 from chatsmith.bundle import GENERATION_DEFAULTS, Bundle, check_bundle, load_bundle, save_bundle
-from chatsmith.cli.config import Shape
+from chatsmith.cli.config import Shape, Training
 from chatsmith.evals.suites import along_training
 from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
@@ -39,12 +39,12 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def exclusive(
-    run: RunDirectory, device: str, dtype: str, scales_loss: bool = False
+    run: RunDirectory, config: Training, scales_loss: bool = False
 ) -> Iterator[tuple[Runtime, Reporter]]:
     """The runtime and the console of a command that trains in `run`, which it locks; all processes join their group."""
-    runtime = detect_runtime(device, dtype, scales_loss)
+    runtime = detect_runtime(config.device, config.dtype, scales_loss)
     lock = run.lock() if runtime.is_main else contextlib.nullcontext()
-    with process_group(runtime), lock:
+    with process_group(runtime, 60 * config.disk_wait), lock:
         yield runtime, Reporter(silent=not runtime.is_main)
 
 

@@ -25,8 +25,7 @@ from pathlib import Path
 from chatsmith.data.dataset import DataManifest, SourceFile, SplitName
 from chatsmith.data.documents import Document
 from chatsmith.data.tokens import ABOUT, LOG, WINDOW_DOCUMENTS, CacheWriter, Progress, TokenCache
-from chatsmith.runtime.atomic import write_text
-from chatsmith.runtime.console import format_seconds
+from chatsmith.runtime.atomic import wait_for_room, write_text
 from chatsmith.runtime.errors import UserError
 from chatsmith.text.tokenizer import Tokenizer
 
@@ -36,9 +35,6 @@ JOB, IN_USE = "job.json", ".in-use"
 WINDOW_CHARACTERS = 16_000_000
 """A window ends after WINDOW_DOCUMENTS or this many characters: neither short documents nor huge ones delay the
 first."""
-
-POLL_SECONDS = 1.0
-"""How often a full disk is tried again."""
 
 _POLL_SECONDS = 0.05
 
@@ -197,21 +193,12 @@ class Demand:
             self._grown.wait_for(lambda: self._windows > before + window)
 
 
-def wait_for_room(folder: Path, longest: float, notices: int, tries: int) -> bool:
-    """Wait a moment for room on the disk of `folder`, and at the first of the `tries` say so, to the descriptor
-    `notices`; False after `longest` seconds."""
-    if tries * POLL_SECONDS >= longest:
-        return False
-    if tries == 0:
-        limit = format_seconds(longest)
-        line = f"chatsmith: the disk is full: tokenizing waits up to {limit} for room in {folder}\n"
-        os.write(notices, line.encode())
-    time.sleep(POLL_SECONDS)
-    return True
-
-
 def main(job_file: Path, notices: int) -> None:
     """Fill the cache that the job describes (see `open_token_cache`)."""
+
+    def say(text: str) -> None:
+        os.write(notices, f"chatsmith: {text}\n".encode())
+
     demand = Demand()
     os.nice(10)  # training goes first; when it waits for tokens, the processors are ours anyway
     job = json.loads(job_file.read_bytes())
@@ -221,7 +208,7 @@ def main(job_file: Path, notices: int) -> None:
     try:
         for part in parts_of(manifest, split):
             folder, key = _place(Path(job["folder"]), part, tokenizer, split)
-            wait = functools.partial(wait_for_room, folder, job["disk_wait"], notices)
+            wait = functools.partial(wait_for_room, folder, job["disk_wait"], say)
             ids = {"bos_id": tokenizer.bos_id, "vocab_size": tokenizer.vocab_size}
             writer = CacheWriter(folder, key, **ids, wait=wait)
             if not writer.progress.complete:

@@ -16,14 +16,19 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from chatsmith.runtime.console import format_seconds
 from chatsmith.runtime.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """What the system says of a disk without room, or of a person's share of it."""
+
+POLL_SECONDS = 1.0
+"""How often a full disk is looked at."""
 
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.(?P<kind>tmp|old)")
 _temporaries: set[Path] = set()
@@ -156,6 +161,17 @@ def _exchange(temporary: Path, path: Path) -> None:
         retired.rename(path)
         raise
     _remove(retired)
+
+
+def wait_for_room(folder: Path, longest: float, say: Callable[[str], object], tries: int) -> bool:
+    """Wait a moment for room on the full disk of `folder`, and at the first of the `tries` say so; False after
+    `longest` seconds."""
+    if tries * POLL_SECONDS >= longest:
+        return False
+    if tries == 0:
+        say(f"the disk is full: waiting up to {format_seconds(longest)} for room in {folder}")
+    time.sleep(POLL_SECONDS)
+    return True
 
 
 @contextmanager

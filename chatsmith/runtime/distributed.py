@@ -26,10 +26,13 @@ TIMEOUT = timedelta(minutes=30)
 """How long a process waits for the others in a collective: an evaluation or a first compilation may take so long on one
 of them. NCCL's own limit is 10 minutes."""
 
+MOST_SECONDS = 30 * 24 * 3600
+
 
 @contextmanager
-def process_group(runtime: Runtime) -> Iterator[None]:
-    """Join the other processes for the length of the block; nothing at world size 1."""
+def process_group(runtime: Runtime, longest_wait: float = 0.0) -> Iterator[None]:
+    """Join the other processes for the length of the block; nothing at world size 1. One of them may wait so many
+    seconds for something else, such as room on a disk."""
     is_cuda = runtime.device.type == "cuda"
     if is_cuda:
         torch.cuda.set_device(runtime.device)
@@ -44,7 +47,7 @@ def process_group(runtime: Runtime) -> Iterator[None]:
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if is_cuda else "gloo",
         store=_store_of_attempt(runtime),
-        timeout=TIMEOUT,
+        timeout=TIMEOUT + timedelta(seconds=min(longest_wait, MOST_SECONDS)),
         rank=runtime.rank,
         world_size=runtime.world_size,
         # Known from the start, NCCL connects at once and never guesses a GPU.

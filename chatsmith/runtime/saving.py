@@ -6,17 +6,14 @@ import itertools
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-from chatsmith.runtime.console import Reporter, format_seconds
+from chatsmith.runtime import atomic
+from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.distributed import sum_number
 from chatsmith.runtime.errors import UserError
-
-POLL_SECONDS = 1.0
-"""How often a full disk is looked at."""
 
 
 def wait_for_room(
@@ -35,15 +32,12 @@ def wait_for_room(
         is_full = runtime.is_main and (not catch_up() or free < needed)
         if not sum_number(float(is_full), runtime):
             return
-        if tries * POLL_SECONDS >= longest:
+        if not atomic.wait_for_room(folder, longest, reporter.notice, tries):
             raise UserError(
                 f"the disk is full: a training state of {needed / 1e6:,.0f} MB has no room in {folder} "
                 f"({free / 1e6:,.0f} MB are free); what was saved is kept: free space and repeat the command",
                 setting="disk_wait",
             )
-        if tries == 0:
-            reporter.notice(f"the disk is full: waiting up to {format_seconds(longest)} for room")
-        time.sleep(POLL_SECONDS)
 
 
 class AfterSave:

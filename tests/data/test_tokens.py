@@ -312,13 +312,13 @@ def test_on_a_full_disk_tokenizing_waits_with_a_line_and_goes_on_when_there_is_r
         "    if len(calls) in (1, 4, 5, 7, 9, 12):\n"
         "        raise OSError(28, 'No space left on device')\n"
         "    fsync(descriptor)\n"
-        "os.fsync, tokenizing.POLL_SECONDS = full, 0.01",
+        "from chatsmith.runtime import atomic\nos.fsync, atomic.POLL_SECONDS = full, 0.01",
         monkeypatch,
     )
     with opened(run, disk_wait=60.0) as cache:
         assert documents_in(cache) == expected
     said = capfd.readouterr().err.splitlines()
-    line = "chatsmith: the disk is full: tokenizing waits up to 1 min 00 s for room in "
+    line = "chatsmith: the disk is full: waiting up to 1 min 00 s for room in "
     assert len(said) >= 2 and all(one.startswith(line) for one in said)
 
 

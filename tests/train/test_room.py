@@ -11,7 +11,7 @@ from itertools import chain, repeat
 
 import pytest
 
-from chatsmith.runtime import saving
+from chatsmith.runtime import atomic, saving
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.metrics import MetricsLog
 from chatsmith.train.checkpoint import StateWriter, saved_states
@@ -23,7 +23,7 @@ Usage = namedtuple("Usage", "free")
 
 @pytest.fixture
 def train(new_model, new_plan, batches_from, runtime, monkeypatch):
-    monkeypatch.setattr(saving, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(atomic, "POLL_SECONDS", 0.01)
 
     def start(run, steps: int = 4):
         model = new_model()
