@@ -141,6 +141,9 @@ class TokenCache(contextlib.AbstractContextManager["TokenCache"]):
         self._worker = worker
         self.opened = contextlib.ExitStack()
         """What is closed with this."""
+        if worker:
+            self.opened.enter_context(worker)
+            self.opened.callback(worker.terminate)
         self.check: Callable[[], None] = lambda: None
         """Is called while a window is waited for, and may raise UserError."""
         for place, _ in self._parts:
@@ -222,10 +225,6 @@ class TokenCache(contextlib.AbstractContextManager["TokenCache"]):
     def close(self) -> None:
         """Stop the worker if it still runs. What it has published stays, and a later build continues from there."""
         self.opened.close()
-        if self._worker is not None:
-            with self._worker:
-                self._worker.terminate()
-        self._worker = None
 
     def __exit__(self, *_: Any) -> None:
         self.close()
@@ -272,15 +271,10 @@ class TokenCache(contextlib.AbstractContextManager["TokenCache"]):
 Wait = Callable[[int], bool]
 
 
-def never(tries: int) -> bool:
-    """Do not wait for room on a full disk."""
-    return False
-
-
 class CacheWriter:
     """Appends windows to a part's files, after the last one published under the same key."""
 
-    def __init__(self, folder: Path, key: str, *, bos_id: int, vocab_size: int, wait: Wait = never):
+    def __init__(self, folder: Path, key: str, *, bos_id: int, vocab_size: int, wait: Wait = lambda _: False):
         """`wait` is called where the disk is full, with how often it was before, and says whether to try again."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self._wait = folder, wait
