@@ -92,7 +92,7 @@ SHARED = ("pretrain", "sft", "rl", "evaluate", "minutes")  # what several proces
 WEIGHTS = {"pretrain": 3, "sft": 3, "rl": 3, "evaluate": 1, "data": 1, "tokenizer": 1, "run": 2, "minutes": 1}
 MINUTES = 0.05
 CLOCK = ("modified", "second", "time", "finished", "memory", "share", "MFU", "sha256")
-LONGEST_SECONDS = 300
+LONGEST_SECONDS, GRACE_SECONDS = 300, 20
 
 
 @dataclass(frozen=True)
@@ -324,6 +324,7 @@ def count_operations(folder: Path, kill: Kill | None) -> list[int]:
 def wait(pids: Sequence[int], run: Path, kill: Kill | None) -> list[int]:
     """The exit codes of the processes; the kill, if it is by time, happens meanwhile."""
     codes: dict[int, int] = {}
+    ended_at = 0.0
     started, is_due = time.monotonic(), kill is not None and kill.kind != "operation"
     while len(codes) < len(pids):
         for pid in set(pids) - codes.keys():
@@ -336,7 +337,9 @@ def wait(pids: Sequence[int], run: Path, kill: Kill | None) -> list[int]:
             for pid in workers(run) if kill.kind == "worker" else chosen:
                 os.kill(pid, signal.SIGKILL)
             is_due = False
-        if waited > LONGEST_SECONDS:
+        if codes and any(codes.values()):  # as torchrun and srun do, which end the others soon
+            ended_at = ended_at or waited
+        if waited > LONGEST_SECONDS or (ended_at and waited > ended_at + GRACE_SECONDS):
             for pid in set(pids) - codes.keys():
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.01)

@@ -27,13 +27,12 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b, sha256
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from chatsmith.runtime.atomic import FULL, sweep, write_text
+from chatsmith.runtime.atomic import Wait, again_while_full, sweep, write_text
 from chatsmith.runtime.errors import UserError
 
 FORMAT_VERSION = 2  # 1 had no hashes
@@ -268,14 +267,10 @@ class TokenCache(contextlib.AbstractContextManager["TokenCache"]):
         )
 
 
-Wait = Callable[[int], bool]
-
-
 class CacheWriter:
     """Appends windows to a part's files, after the last one published under the same key."""
 
     def __init__(self, folder: Path, key: str, *, bos_id: int, vocab_size: int, wait: Wait = lambda _: False):
-        """`wait` is called where the disk is full, with how often it was before, and says whether to try again."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self._wait = folder, wait
         self.progress = Progress(key, bos_id, 2 if vocab_size <= 1 << 16 else 4)
@@ -290,7 +285,6 @@ class CacheWriter:
             sweep(self.folder)
             fresh = Progress(self.progress.key, self.progress.bos_id, self.progress.id_bytes)
             self.progress = Progress.load(self.folder, fresh.key) or fresh
-            self._cut()
             yield len(self.progress.ids)
 
     def add_window(self, documents: list[list[int]]) -> None:
@@ -313,27 +307,20 @@ class CacheWriter:
 
     def _publish(self, progress: Progress, more: Mapping[str, np.ndarray] = {}) -> None:
         """Append to the files and say so. Waits on a full disk; raises UserError where that is in vain."""
-        for tries in count():
-            try:
-                for name, array in more.items():
-                    with (self.folder / name).open("ab") as file:
-                        file.write(array.tobytes())
-                        file.flush()
-                        os.fsync(file.fileno())
-                progress.save(self.folder)
-                break
-            except (OSError, UserError) as error:
-                reason = error if isinstance(error, OSError) else error.__cause__
-                self._cut()
-                if getattr(reason, "errno", 0) not in FULL or not self._wait(tries):
-                    said = getattr(reason, "strerror", error)
-                    raise UserError(
-                        f"the tokens in {self.folder} cannot grow ({said}); free space and repeat the command"
-                    ) from error
-        self.progress = progress
 
-    def _cut(self) -> None:
-        """Take away what is not published."""
-        for name, size in self.progress.sizes().items():
-            with (self.folder / name).open("ab") as file:
-                file.truncate(size)
+        def append() -> None:
+            for name, size in self.progress.sizes().items():
+                with (self.folder / name).open("ab") as file:
+                    file.truncate(size)  # what was not published
+                    file.write(more[name].tobytes() if more else b"")
+                    file.flush()
+                    os.fsync(file.fileno())
+            progress.save(self.folder)
+
+        try:
+            again_while_full(append, self._wait)
+        except OSError as error:
+            raise UserError(
+                f"the tokens in {self.folder} cannot grow ({error.strerror}); free space and repeat the command"
+            ) from error
+        self.progress = progress

@@ -13,6 +13,7 @@ process leaves them behind; `sweep` puts that right.
 import codecs
 import ctypes
 import errno
+import itertools
 import os
 import re
 import shutil
@@ -161,6 +162,23 @@ def _exchange(temporary: Path, path: Path) -> None:
         retired.rename(path)
         raise
     _remove(retired)
+
+
+Wait = Callable[[int], bool]
+"""Is called where a disk is full, with how often it was before, and says whether to try again."""
+
+
+def again_while_full(write: Callable[[], None], wait: Wait) -> None:
+    """Call `write`, and where the disk is full once more, as long as `wait` says so. Raises OSError."""
+    for tries in itertools.count():
+        try:
+            return write()
+        except (OSError, UserError) as error:
+            reason = error if isinstance(error, OSError) else error.__cause__
+            if not isinstance(reason, OSError):
+                raise
+            if reason.errno not in FULL or not wait(tries):
+                raise reason from error
 
 
 def wait_for_room(folder: Path, longest: float, say: Callable[[str], object], tries: int) -> bool:

@@ -258,8 +258,7 @@ class Trainer:
         self.run, self.model, self.plan = run, model, plan
         self.optimizer = make_optimizer(model, plan.rates, run.runtime)
         self.meter = Meter()
-        lowered = {name: run.chosen[name] for name in KEPT_OF_NOTCH if name in run.chosen}
-        self._notch = Notch(run.reporter.notice, **lowered)
+        self._notch = Notch(run.reporter.notice, **run.chosen.get("notch", {}))
         self.scores: dict[str, float] = {}
         """Of the last evaluation."""
         self.step = 0
@@ -555,8 +554,8 @@ class Trainer:
 
     def _save(self) -> None:
         seconds = self._earlier.seconds + time.monotonic() - self.run.started
-        chosen = self.run.chosen | {name: getattr(self._notch, name) for name in KEPT_OF_NOTCH}
-        chosen["rows_per_microbatch"] = self.plan.rows_per_microbatch
+        notch = {name: getattr(self._notch, name) for name in ("pieces", "loss_scale", "good_steps")}
+        chosen = self.run.chosen | {"rows_per_microbatch": self.plan.rows_per_microbatch, "notch": notch}
         progress = Progress(self.step, self.plan.steps, self.seconds, seconds, self.run.settings, chosen)
         save_training(self._writer, self.optimizer, progress=progress, key=self._key, carried=self)
 
@@ -580,7 +579,6 @@ SPIKE, SPREADS = 3.0, 20.0
 """Nats above the median, and median absolute deviations above it, from which on a loss is refused. Losses of one run
 fall by nats at its beginning and spread by tenths afterwards; ids at random are twice as hard as text, or more."""
 
-KEPT_OF_NOTCH = ("pieces", "loss_scale", "good_steps")
 MOST_REFUSED = 3
 LOWEST_RATE = 1 / 8
 
