@@ -162,7 +162,7 @@ def test_an_interrupted_build_goes_on_where_it_stopped(tmp_path, tokenizer, monk
 
     encoded_before = len(encoded) - 1  # the tenth was in the window that was lost
     build(writer(), documents(TEXTS), tokenizer.encode)
-    assert encoded_before == cache._progress[0].documents[-1]
+    assert encoded_before == cache.progress[0].documents[-1]
     assert documents_in(TokenCache(tmp_path, "key")) == [tokenizer.encode(text) for text in TEXTS]
 
 
@@ -319,7 +319,7 @@ def test_on_a_full_disk_tokenizing_waits_with_a_line_and_goes_on_when_there_is_r
         assert documents_in(cache) == expected
     said = capfd.readouterr().err.splitlines()
     line = "chatsmith: the disk is full: waiting up to 1 min 00 s for room in "
-    assert len(said) >= 2 and all(one.startswith(line) for one in said)
+    assert said and all(one.startswith(line) for one in said)
 
 
 def bit_flips(path: Path) -> list[bytes]:

@@ -51,5 +51,6 @@ def test_a_signal_is_acknowledged_and_ends_the_process_with_its_code_and_no_temp
         process.send_signal(number)
         error = process.communicate(timeout=60)[1]
     assert process.returncode == 128 + number
-    assert error.splitlines() == [STOPPING, "chatsmith: stopped"][: 1 if where == "c" else 2]
+    said = error.splitlines()  # in C it has no time for the second line, unless the signal came before
+    assert said == [STOPPING, "chatsmith: stopped"] or (where == "c" and said == [STOPPING])
     assert list(tmp_path.iterdir()) == []
