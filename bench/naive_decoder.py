@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from infer import new_engine, random_model, seconds_per_step
 from torch import Tensor
 
-from chatsmith.cli.bench_infer import new_engine, random_model, seconds_per_step
 from chatsmith.cli.config import BenchInferConfig, Compute, Output, Positive
 from chatsmith.cli.settings import from_flags, made
 from chatsmith.engine.request import Request, SamplingParams

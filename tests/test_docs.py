@@ -89,7 +89,7 @@ def test_the_commands_that_run_under_torchrun_are_those_that_the_page_names():
     page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     named = re.search(r"^`chatsmith ([^.]*) run under torchrun", page, re.MULTILINE)
     stages = (ROOT / "chatsmith" / "cli").glob("*.py")
-    signs = ("process_group(runtime)", "exclusive(run, ")
+    signs = ("process_group(runtime)", "training_stage(")
     grouped = {path.stem for path in stages if any(sign in path.read_text("utf-8") for sign in signs)}
     assert named and set(re.findall(r"[a-z]+", named[1])) - {"and"} == grouped - {"training"}
 

@@ -18,6 +18,7 @@ MODULES = (
     "runtime/saving.py",
     "runtime/sealed.py",
     "runtime/signals.py",
+    "runtime/states.py",
     "train/checkpoint.py",
     "train/step.py",
     "train/trainer.py",

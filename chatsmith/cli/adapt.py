@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,6 @@ from chatsmith.runtime.run_directory import Recipe, RunDirectory, resolve_bundle
 from chatsmith.tasks.benchmark_files import default_folder
 from chatsmith.tasks.sources import Surroundings, open_source
 from chatsmith.text.chat import conversation_to_json
-from chatsmith.text.tokenizer import Tokenizer
 
 HELD_OUT = 5
 """One document in so many is held out, by a hash of its name."""
@@ -96,18 +94,21 @@ def main(config: Config) -> None:
             )
             return
         write_recipe(folder / "recipe.toml", _recipe(folder, base, replay, bool(pairs), is_new, reporter))
-    data: dict[str, Any] = {"data": (folder / "train.jsonl",), "validation": (folder / "held_out.jsonl",)}
-    if pairs:
-        data["conversations"] = (folder / "pairs.jsonl",)
+    wanted = RunConfig(
+        data=(folder / "train.jsonl",),
+        validation=(folder / "held_out.jsonl",),
+        conversations=(folder / "pairs.jsonl",) if pairs else (),
+        recipe=str(folder / "recipe.toml"),
+        run=run.path,
+        set=config.set,
+    )
     with redirect_stdout(sys.stderr if config.json else sys.stdout):
-        run_recipe(
-            RunConfig(recipe=str(folder / "recipe.toml"), run=run.path, set=config.set, **data), reporter
-        )
-    models = {BASE: base, "text alone": run.bundle("pretrain"), ADAPTED: run.newest_bundle()}
-    if not pairs:
-        del models["text alone"]
+        run_recipe(wanted, reporter)
+    between = {"text alone": run.bundle("pretrain")} if pairs else {}
+    models = {BASE: base, **between, ADAPTED: run.newest_bundle()}
     material = _material(folder, pairs)
-    key = _key([{name: bundle_fingerprint(path) for name, path in models.items()}, _contents(folder)])
+    contents = [sha256(file.read_bytes()).hexdigest() for file in sorted(folder.glob("*.jsonl"))]
+    key = _key([{name: bundle_fingerprint(path) for name, path in models.items()}, contents])
     evidence = json.loads(evidence_file.read_bytes()) if evidence_file.is_file() else {}
     if evidence.get("key") != key:
         with run.lock():
@@ -167,7 +168,8 @@ def _prepare(documents: Documents, base: Path, folder: Path, reporter: Reporter)
         f"Held out to measure on: {len(measured):,} passages of {len(facts['held_out']):,} documents"
         + (f" ({dropped:,} more stand in the others, too)" if dropped else "")
     )
-    rows = [[one.question, one.answer, one.passage] for one in islice(pairs, 0, None, _step(pairs))]
+    shown = pairs[:: -(-len(pairs) // PAIRS_SHOWN) or 1]
+    rows = [[one.question, one.answer, one.passage] for one in shown]
     reporter.table(f"Some of {len(pairs):,} questions to train on", ["question", "answer", "from"], rows)
     numbers = {name: len(questions) for name, questions in exams.items()}
     reporter.line(
@@ -177,10 +179,6 @@ def _prepare(documents: Documents, base: Path, folder: Path, reporter: Reporter)
     return True
 
 
-def _step(items: Sequence[Any]) -> int:
-    return -(-len(items) // PAIRS_SHOWN) or 1
-
-
 def _divided(documents: Documents) -> tuple[list[Passage], list[Passage]]:
     """Held out and not: by document, or by passage if there is but one. No document with most of the text is held
     out."""
@@ -188,11 +186,10 @@ def _divided(documents: Documents) -> tuple[list[Passage], list[Passage]]:
     if len(units) == 1:
         units = {f"{number}": [one] for number, one in enumerate(documents.passages)}
     sizes = {name: sum(len(one.text) for one in passages) for name, passages in units.items()}
-    order = sorted(units, key=lambda name: sha256(name.encode("utf-8", "surrogateescape")).digest())
+    hashes = {name: sha256(name.encode("utf-8", "surrogateescape")).digest() for name in units}
+    order = sorted(units, key=hashes.__getitem__)
     small = [name for name in order if 3 * sizes[name] <= sum(sizes.values())] or order[:1]
-    chosen = {
-        name for name in small if sha256(name.encode("utf-8", "surrogateescape")).digest()[0] % HELD_OUT == 0
-    } or {small[0]}
+    chosen = {name for name in small if hashes[name][0] % HELD_OUT == 0} or {small[0]}
     if len(chosen) == len(units):
         chosen = {small[0]} if len(units) > 1 else set()
     held_out = [one for name in units if name in chosen for one in units[name]]
@@ -269,29 +266,24 @@ def _is_chosen(text: str, share: float) -> bool:
 
 def _write_general(replay: Replay, folder: Path) -> None:
     """Text that is neither of the documents nor trained on."""
-    file = folder / "general.jsonl"
-    about = _key([replay.documents, replay.conversations])
-    mark = folder / "general.key"
-    if mark.is_file() and mark.read_text() == about:
-        return
-    mark.unlink(missing_ok=True)
-    file.unlink(missing_ok=True)
     kept, size = list[dict[str, Any]](), 0
     for document in replay.manifest.read_documents("validation") if replay.manifest else ():
         if size > GENERAL_CHARACTERS:
             break
         kept.append({"text": document.text[:GENERAL_CHARACTERS]})
         size += len(document.text)
-    if kept:
-        _write(file, kept)
-    atomic.write_text(mark, about)
+    file, text = folder / "general.jsonl", _as_lines(kept)
+    if not kept:
+        file.unlink(missing_ok=True)
+    elif not file.is_file() or file.read_text(encoding="utf-8") != text:
+        atomic.write_text(file, text)
 
 
 def _recipe(
     folder: Path, base: Path, replay: Replay, has_pairs: bool, is_new: bool, reporter: Reporter
 ) -> Recipe:
     tokenizer = load_bundle(base, device="cpu").tokenizer
-    tokens = _tokens(folder / "train.jsonl", tokenizer)
+    tokens = sum(1 + len(tokenizer.encode(line["text"])) for line in _lines(folder / "train.jsonl"))
     share = REPLAY_SHARE if replay.documents else 0.0
     budget = round(tokens * TEXT_EPOCHS / (1 - share))
     exam = sum(1 for _ in _lines(folder / "exam_training.jsonl"))
@@ -326,10 +318,6 @@ def _recipe(
     }
     stages = ("data", "pretrain", "sft") if has_pairs else ("data", "pretrain")
     return Recipe("adapt", "A model trained further on documents.", stages, sections)
-
-
-def _tokens(file: Path, tokenizer: Tokenizer) -> int:
-    return sum(1 + len(tokenizer.encode(line["text"])) for line in _lines(file))
 
 
 def _material(folder: Path, pairs: Sequence[Question]) -> Material:
@@ -382,12 +370,12 @@ def _lines(file: Path) -> Iterable[dict[str, Any]]:
                 yield json.loads(line)
 
 
+def _as_lines(records: Iterable[dict[str, Any]]) -> str:
+    return "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records)
+
+
 def _write(file: Path, records: Iterable[dict[str, Any]]) -> None:
-    atomic.write_text(file, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records))
-
-
-def _contents(folder: Path) -> list[str]:
-    return [sha256(file.read_bytes()).hexdigest() for file in sorted(folder.glob("*.jsonl"))]
+    atomic.write_text(file, _as_lines(records))
 
 
 def _key(content: Any) -> str:

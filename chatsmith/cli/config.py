@@ -20,6 +20,8 @@ from chatsmith.runtime.errors import UserError
 KINDERGARTEN = Path("kindergarten")
 """The word that stands for the built-in world where paths of data are named."""
 DEFAULT_RUN = Path("runs/kindergarten")
+PRODUCTS = ("qkv", "out", "up", "down")  # those of backends/lora.py, which imports torch
+
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@A-Z]+")
 """As browsers send it: a scheme and a host in lower case, perhaps a port, no path."""
@@ -82,9 +84,9 @@ class Settings:
         hints = get_type_hints(type(self), include_extras=True)
         for field in dataclasses.fields(self):
             for value, bound in _bounded(getattr(self, field.name), hints[field.name]):
-                if not bound.holds(value):
-                    kind = "" if math.isfinite(value) else "a finite number, "
-                    raise UserError(f"{field.name} is {value}; it must be {kind}{bound}", setting=field.name)
+                kind = "" if math.isfinite(value) else "a finite number, "
+                words = f"{field.name} is {value}; it must be {kind}{bound}"
+                refuse(not bound.holds(value), words, field.name)
         self.check()
 
     def check(self) -> None:
@@ -102,6 +104,12 @@ def _bounded(value: Any, hint: Any) -> Iterator[tuple[Any, Bound]]:
         yield from (found for option in arguments for found in _bounded(value, option))
     elif origin is tuple:
         yield from (found for item in value for found in _bounded(item, arguments[0]))
+
+
+def refuse(is_wrong: object, message: str, setting: str = "") -> None:
+    """Raise UserError where settings do not fit together; `setting` is the one to change."""
+    if is_wrong:
+        raise UserError(message, setting=setting or ())
 
 
 # ---- groups that commands share ----
@@ -143,15 +151,15 @@ class Shape(Settings):
     """Layers of the model: the one dial from which everything else follows."""
     width: Natural = 0
     """Channels of the model; 0 means 64 times the depth."""
-    head_dim: Positive = 64
-    """Channels of an attention head."""
-    sequence_length: Positive = 512
-    """Tokens in a training row, and the model's context."""
+    head_dim: Natural = 0
+    """Channels of an attention head; 0 means 64, and 128 from depth 12 on."""
+    sequence_length: Natural = 0
+    """Tokens in a training row, and the model's context; 0 means 512, and 2,048 from depth 12 on."""
     bigram_buckets: Natural = 0
     """Rows of the hashed table of token pairs; 0 leaves it out."""
-    window_pattern: str = "L"
-    """Attention windows, repeated over the layers: L the whole context, S a quarter of it; the last layer is always
-    L."""
+    window_pattern: str = ""
+    """Attention windows, repeated over the layers: L the whole context, S a quarter of it; the last layer is always L.
+    By default L, and from depth 12 on SSSL, but for portable models."""
     value_embeddings: bool = dataclasses.field(default=True, metadata={"new": True})
     """Tables of the vocabulary's size that add to the attention values: better per token, and most of the
     parameters."""
@@ -184,10 +192,8 @@ class Sources(Settings):
 
     def check(self) -> None:
         for pair in self.columns:
-            if not all(pair.partition("=")):
-                raise UserError(
-                    f"a column is written NAME=ROLE, like question=user, not {pair!r}", setting="columns"
-                )
+            wanted = "a column is written NAME=ROLE, like question=user"
+            refuse(not all(pair.partition("=")), f"{wanted}, not {pair!r}", "columns")
 
 
 @dataclass(frozen=True)
@@ -254,13 +260,21 @@ class TokenTraining(Training):
     """The folder with the files of gsm8k, arc_easy, …; by default the cache, into which they are downloaded."""
     from_: Path | None = None
     """The bundle to start from; by default that of the stage before."""
+    lora_rank: Natural = dataclasses.field(default=0, metadata={"new": True})
+    """LoRA: freeze the model and train matrices of this rank beside its own; 0 trains all weights. What is learned is
+    merged into the bundle, and kept apart as STAGE/adapter for `serve --adapter`. A rate_scale 2 to 4 times as high
+    suits it."""
+    lora_products: tuple[str, ...] = dataclasses.field(default=PRODUCTS, metadata={"new": True})
+    """Which matrices of each layer LoRA trains: of attention (qkv, out) and of the MLP (up, down)."""
 
     def check(self) -> None:
-        if self.tokens and self.minutes:
+        if unknown := {*self.lora_products} - {*PRODUCTS}:
             raise UserError(
-                "the token budget is given twice, as tokens and as minutes; 0 takes one back",
-                setting="tokens",
+                f"no matrix is called {min(unknown)!r}; there are {', '.join(PRODUCTS)}",
+                setting="lora_products",
             )
+        twice = "the token budget is given twice, as tokens and as minutes; 0 takes one back"
+        refuse(self.tokens and self.minutes, twice, "tokens")
 
 
 @dataclass(frozen=True)
@@ -298,8 +312,7 @@ class DataConfig(Sources, Run):
 
     def check(self) -> None:
         super().check()
-        if not self.data:
-            raise UserError("there is no text to train on; name files or folders", setting="data")
+        refuse(not self.data, "there is no text to train on; name files or folders", "data")
 
 
 @dataclass(frozen=True)
@@ -347,7 +360,8 @@ class TokenizerConfig(Run):
     NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset({"document_characters"})  # it enters where it is not 0
 
     vocab_size: VocabSize = 8192
-    """Vocabulary size at most: 256 bytes, 29 special tokens, and merges."""
+    """Vocabulary size at most: 256 bytes, 29 special tokens, and merges. A recipe whose model has 12 or more layers
+    takes 32,768 if it names none."""
     sample_megabytes: Annotated[float, Bound(gt=0, finite=False)] = 16.0
     """Training text to learn from, sampled evenly from all of it, in millions of characters. Of a hub, only the first
     shards that hold so much are read."""
@@ -374,6 +388,11 @@ class PretrainConfig(Shape, TokenTraining):
     given."""
     prompt: str = ""
     """Text for the model to continue at every evaluation; empty: none."""
+
+    def check(self) -> None:
+        super().check()
+        if self.lora_rank and not self.from_:
+            raise UserError("LoRA trains beside a model; name the one to start from", setting="from")
 
 
 @dataclass(frozen=True)
@@ -411,12 +430,10 @@ class SftConfig(TokenTraining):
 
     def check(self) -> None:
         super().check()
-        if self.validation_conversations and not self.conversations:
-            raise UserError(
-                "validation_conversations goes with conversations; give both", setting="conversations"
-            )
-        if self.mixture and self.conversations:
-            raise UserError("name the files of conversations in the mixture alone", setting="conversations")
+        alone = self.validation_conversations and not self.conversations
+        refuse(alone, "validation_conversations goes with conversations; give both", "conversations")
+        twice = self.mixture and self.conversations
+        refuse(twice, "name the files of conversations in the mixture alone", "conversations")
 
 
 @dataclass(frozen=True)
@@ -489,8 +506,8 @@ class RlConfig(Training):
     """Replies in one forward pass; 0 means what fits into the memory."""
 
     def check(self) -> None:
-        if self.test_problems and not self.problems:
-            raise UserError("test_problems goes with problems; give both", setting="problems")
+        alone = self.test_problems and not self.problems
+        refuse(alone, "test_problems goes with problems; give both", "problems")
 
 
 @dataclass(frozen=True)
@@ -545,27 +562,23 @@ class EvaluateConfig(Output, Run):
     """What to compute in; auto: bf16 where the hardware supports it."""
 
     def check(self) -> None:
-        if len(self.compare) not in (0, 2):
-            raise UserError(f"compare takes two models, not {len(self.compare)}", setting="compare")
-        if self.text and (self.hf or self.suite not in ("auto", "base")):
-            raise UserError("text is for bits per byte alone, of one of chatsmith's models", setting="text")
-        if self.text and (self.results or self.tasks):
-            raise UserError("what is measured on text is kept nowhere, and has no tasks", setting="text")
-        if self.stages and (self.hf or self.text):
-            raise UserError("stages are those of a run, measured on its own text", setting="stages")
-        if self.tasks and self.suite in ("base", "all"):
-            raise UserError(f"tasks are of core, chat and exam, not of {self.suite}", setting="tasks")
-        if self.hf and self.suite not in ("auto", "all", "core"):
-            raise UserError(
-                f"a transformers checkpoint is only measured by CORE, not by the suite {self.suite}"
-            )
-        if self.suite == "core" and self.split == "development":
-            raise UserError("CORE has no development items: all of its items are for the reported score")
-        if self.mirror and not self.mirror.startswith(("http://", "https://")):
-            raise UserError(
-                f"mirror must be the address of a server, http://… or https://…, not {self.mirror!r}",
-                setting="mirror",
-            )
+        found, suite = len(self.compare), self.suite
+        refuse(found not in (0, 2), f"compare takes two models, not {found}", "compare")
+        more = self.hf or suite not in ("auto", "base")
+        refuse(self.text and more, "text is for bits per byte alone, of one of chatsmith's models", "text")
+        more = self.results or self.tasks
+        refuse(self.text and more, "what is measured on text is kept nowhere, and has no tasks", "text")
+        more = self.hf or self.text
+        refuse(self.stages and more, "stages are those of a run, measured on its own text", "stages")
+        has_none = suite in ("base", "all")
+        refuse(self.tasks and has_none, f"tasks are of core, chat and exam, not of {suite}", "tasks")
+        only = "a transformers checkpoint is only measured by CORE"
+        refuse(self.hf and suite not in ("auto", "all", "core"), f"{only}, not by the suite {suite}", "suite")
+        lacks = "CORE has no development items: all of its items are for the reported score"
+        refuse(suite == "core" and self.split == "development", lacks, "split")
+        wanted = "mirror must be the address of a server, http://… or https://…"
+        is_address = self.mirror.startswith(("http://", "https://"))
+        refuse(self.mirror and not is_address, f"{wanted}, not {self.mirror!r}", "mirror")
 
 
 @dataclass(frozen=True)
@@ -595,10 +608,9 @@ class ChatConfig(Inference):
 
     def check(self) -> None:
         for name, text in (("prompt", self.prompt), ("system", self.system)):
-            if text is not None and not text.strip():
-                raise UserError(f"{name} is empty; give a text or leave it out", setting=name)
-        if self.complete and self.system:
-            raise UserError("a text that is continued has no system message", setting="system")
+            is_empty = text is not None and not text.strip()
+            refuse(is_empty, f"{name} is empty; give a text or leave it out", name)
+        refuse(self.complete and self.system, "a text that is continued has no system message", "system")
 
 
 @dataclass(frozen=True)
@@ -642,16 +654,21 @@ class ServeConfig(Inference, Listening):
     """More models, each NAME=PATH of a run or bundle. Given alone, they replace the default run."""
     name: str | None = None
     """The model's name in the API. Default: the name of its folder."""
+    adapter: tuple[str, ...] = ()
+    """What LoRA trained beside the (first) model, each NAME=PATH of a run, bundle or adapter: served as a model of that
+    name, without another copy of the weights. All of them then run through torch, slower on a CPU."""
     cors_origins: tuple[str, ...] = ()
     """Origins (https://example.org) whose web pages may use the API; * is all."""
     replicas: Positive = 1
     """Engines per model, one per GPU where there are several."""
     threads: Natural = 0
     """CPU threads per engine; 0 leaves a core to the API server and divides the others among the engines."""
-    max_running: Positive = 16
-    """Replies that an engine generates at the same time."""
-    tokens_per_step: Positive = 256
-    """Tokens that an engine computes at once; more reads prompts faster, and delays the other replies longer."""
+    max_running: Natural = 0
+    """Replies that an engine generates at the same time; 0 means 16 on a CPU, and on a GPU as many full contexts as
+    half of the free memory holds, at most 256."""
+    tokens_per_step: Natural = 0
+    """Tokens that an engine computes at once; more reads prompts faster, and delays the other replies longer. 0 means
+    256 on a CPU, 2,048 on a GPU."""
     tokens_beside_decoding: Natural = 0
     """Prompt tokens among these while other replies are generated; 0 means 16 on a CPU, all elsewhere."""
     kv_tokens: Natural = 0
@@ -683,14 +700,13 @@ class ServeConfig(Inference, Listening):
 
     def check(self) -> None:
         for origin in self.cors_origins:
-            if origin != "*" and not ORIGIN.fullmatch(origin):
-                raise UserError(
-                    f"{origin} is no origin: write https://example.org, with its port if it has one "
-                    "and nothing after it, or * for all",
-                    setting="cors_origins",
-                )
+            wanted = (
+                "write https://example.org, with its port if it has one and nothing after it, or * for all"
+            )
+            is_origin = origin == "*" or ORIGIN.fullmatch(origin)
+            refuse(not is_origin, f"{origin} is no origin: {wanted}", "cors_origins")
         Listening.check(self)
-        named_models(self)
+        named_adapters(self)
 
 
 def named_models(config: ServeConfig) -> dict[str, Path]:
@@ -698,17 +714,27 @@ def named_models(config: ServeConfig) -> dict[str, Path]:
     models: dict[str, Path] = {}
     if not config.model or config.run != DEFAULT_RUN or config.name:
         models[config.name or _folder_name(config.run)] = config.run
-    for entry in config.model:
+    _add_named(models, config.model, "model")
+    return models
+
+
+def named_adapters(config: ServeConfig) -> dict[str, Path]:
+    """The adapters of the first model: path by name. Raises UserError."""
+    models = named_models(config)
+    both = models.copy()
+    _add_named(both, config.adapter, "adapter")
+    return {name: path for name, path in both.items() if name not in models}
+
+
+def _add_named(models: dict[str, Path], entries: tuple[str, ...], setting: str) -> None:
+    for entry in entries:
         name, equals, path = entry.partition("=")
-        if not equals or not path:
-            raise UserError(f"a model is written NAME=PATH, not {entry!r}", setting="model")
-        if name in models:
-            raise UserError(f"two models are called {name}; give each its own name", setting="model")
+        refuse(not equals or not path, f"each {setting} is written NAME=PATH, not {entry!r}", setting)
+        refuse(name in models, f"two models are called {name}; give each its own name", setting)
         models[name] = Path(path)
     for name in models:
-        if not MODEL_NAME.fullmatch(name):
-            raise UserError(f"{name!r} cannot be the name of a model; use letters, digits and . _ - /")
-    return models
+        wanted = "cannot be the name of a model; use letters, digits and . _ - /"
+        refuse(not MODEL_NAME.fullmatch(name), f"{name!r} {wanted}", "name")
 
 
 def _folder_name(path: Path) -> str:
@@ -838,8 +864,8 @@ class ExportConfig(Output):
     """Keep the result where nothing is installed that could compare it."""
 
     def check(self) -> None:
-        if (self.to == "gguf") != (self.out.suffix == ".gguf"):
-            raise UserError(f"{self.out}: a GGUF file ends in .gguf, and a folder does not", setting="out")
+        is_other = (self.to == "gguf") != (self.out.suffix == ".gguf")
+        refuse(is_other, f"{self.out}: a GGUF file ends in .gguf, and a folder does not", "out")
 
 
 @dataclass(frozen=True)
@@ -852,6 +878,34 @@ class ImportConfig(Settings):
     """The folder to read. No code in it is executed."""
     out: Path = Path("imported")
     """The bundle to write: a new folder."""
+
+
+@dataclass(frozen=True)
+class PushConfig(Settings):
+    """A bundle to a hub, with its model card: private, unless asked otherwise."""
+
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("run", "name")
+
+    run: Path = DEFAULT_RUN
+    """A run, whose newest model is sent, or a bundle."""
+    name: str = "my-model"
+    """Where to: OWNER/NAME, or NAME among the models of your own."""
+    public: bool = False
+    """Let everybody see a model that is new there; one that is there already stays as it is."""
+    license: str = ""
+    """What others may do with it, for the card, as the hub calls licenses: mit, apache-2.0, cc-by-sa-4.0, …"""
+
+
+@dataclass(frozen=True)
+class PullConfig(Settings):
+    """A bundle from a hub, checked whole."""
+
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("name", "out")
+
+    name: str = ""
+    """Which: OWNER/NAME."""
+    out: Path | None = None
+    """The folder to write, a new one; by default NAME, here."""
 
 
 @dataclass(frozen=True)
@@ -868,8 +922,8 @@ class PlanConfig(Shape, Output):
     """Choose the deepest model whose whole pipeline takes at most so many hours."""
     params: Natural = 0
     """Choose the depth whose number of parameters is nearest to this."""
-    vocab_size: VocabSize = 8192
-    """Vocabulary size."""
+    vocab_size: VocabSize | None = None
+    """Vocabulary size; by default 8,192, and 32,768 from depth 12 on."""
     tokens: Natural = 0
     """Token budget; 0 means by `ratio`."""
     ratio: PositiveNumber = 10.0
@@ -886,19 +940,19 @@ class PlanConfig(Shape, Output):
     """How many of them train together."""
     price_per_gpu_hour: NaturalNumber = 0.0
     """Dollars for an hour of one GPU; 0 means a usual price."""
+    keep_every: Natural = 0
+    """Count the disk for the weights that pretraining keeps every so many steps; 0 means as the recipe says."""
     table: Literal["none", "depths", "gpus"] = "none"
     """Compare depths, or all known GPUs, in a table."""
     plot: Path | None = None
     """Draw the hours of that table into this file (.png, .svg)."""
 
     def check(self) -> None:
-        if self.gpu == "this" and self.count > 1 and self.table != "gpus":
-            raise UserError("count goes with gpu: name one", setting="gpu")
-        choices = [self.what, self.budget_usd, self.hours, self.params]
-        if sum(map(bool, choices)) > 1:
-            raise UserError("a recipe or depth, budget_usd, hours, params: only one of them", setting="what")
-        if self.plot and self.table == "none":
-            raise UserError("plot goes with table: depths or gpus", setting="table")
+        is_alone = self.gpu == "this" and self.table != "gpus"
+        refuse(is_alone and self.count > 1, "count goes with gpu: name one", "gpu")
+        choices = sum(map(bool, (self.what, self.budget_usd, self.hours, self.params)))
+        refuse(choices > 1, "a recipe or depth, budget_usd, hours, params: only one of them", "what")
+        refuse(self.plot and self.table == "none", "plot goes with table: depths or gpus", "table")
 
 
 @dataclass(frozen=True)
@@ -917,10 +971,8 @@ class BenchTrainConfig(Shape, Compute, Output):
     """Compile the model where that is possible."""
 
     def check(self) -> None:
-        if self.batch_tokens < self.sequence_length:
-            raise UserError(
-                f"batch_tokens {self.batch_tokens} is less than one row of {self.sequence_length}"
-            )
+        size, row = self.batch_tokens, self.sequence_length
+        refuse(size < row, f"batch_tokens {size} is less than one row of {row}", "batch_tokens")
 
 
 @dataclass(frozen=True)
@@ -932,6 +984,10 @@ class BenchInferConfig(Shape, Compute, Output):
     prefix (what prefix caching saves)."""
     depth: Positive = 12
     """Layers of the model."""
+    head_dim: Natural = 64
+    """Channels of an attention head."""
+    window_pattern: str = "L"
+    """Attention windows, as in `pretrain`."""
     vocab_size: Positive = 32_768
     """Vocabulary size."""
     sequence_length: Positive = 1024
@@ -946,13 +1002,10 @@ class BenchInferConfig(Shape, Compute, Output):
     """A run or bundle: what bf16 and int8 weights cost in bits per byte on its validation text."""
 
     def check(self) -> None:
-        if not self.batches:
-            raise UserError("batches is empty; give at least one", setting="batches")
-        if self.prompt_tokens + self.new_tokens > self.sequence_length:
-            raise UserError(
-                f"{self.prompt_tokens} prompt and {self.new_tokens} new tokens do not fit sequence_length "
-                f"{self.sequence_length}"
-            )
+        refuse(not self.batches, "batches is empty; give at least one", "batches")
+        prompt, new, room = self.prompt_tokens, self.new_tokens, self.sequence_length
+        words = f"{prompt} prompt and {new} new tokens do not fit sequence_length {room}"
+        refuse(prompt + new > room, words, "sequence_length")
 
 
 STAGES: dict[str, type[Run]] = {

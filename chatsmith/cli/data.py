@@ -3,38 +3,49 @@
 Later stages read only what the manifest names. The word `kindergarten` among the data stands for the built-in
 world, whose texts and conversations are generated into `<run>/data`. Other files are read where they are, and never
 copied or changed. Of a hub's shards (hub:OWNER/NAME) those for validation and the first one are fetched and looked at;
-the others come while the next stages work. `chatsmith data inspect` is in `inspect_data`.
+the others come while the next stages work.
+
+`chatsmith data download` fetches the shards of a data set, or the benchmarks, before they are needed; `chatsmith data
+cache` lists the tokens that runs share; `chatsmith data inspect` is in `inspect_data`.
 """
 
+import fcntl
+import json
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from chatsmith.cli.config import KINDERGARTEN
+from chatsmith.cli.config import KINDERGARTEN, DownloadConfig, TokenCacheConfig
 from chatsmith.cli.config import DataConfig as Config
 from chatsmith.cli.inspect_data import show_manifest
 from chatsmith.cli.settings import expanded
 from chatsmith.data.dataset import DataManifest, SourceFile, load_manifest
 from chatsmith.data.documents import SUPPORTED, read_documents
+from chatsmith.data.tokens import ABOUT, PROGRESS
 from chatsmith.ingest import hub
 from chatsmith.ingest.files import ANY_TYPE, find_files
 from chatsmith.ingest.forms import (
     FORMS,
     TYPES,
+    ConversationFiles,
     column_map,
-    conversation_files,
     write_conversations,
     write_documents,
 )
 from chatsmith.ingest.survey import Role, survey
+from chatsmith.ingest.tokenizing import IN_USE
 from chatsmith.runtime.atomic import new_folder
+from chatsmith.runtime.cache import shared_folder
 from chatsmith.runtime.console import Bar, Reporter
-from chatsmith.runtime.errors import UserError
+from chatsmith.runtime.errors import UserError, did_you_mean
 from chatsmith.runtime.run_directory import RunDirectory, stage_key
+from chatsmith.tasks.benchmark_files import default_folder, fetch, has_file, origins
 from chatsmith.worlds.kindergarten import GENERATOR_VERSION, Kindergarten
 
 STAGE = "data"
@@ -185,7 +196,7 @@ def _gather(config: Config, named: Named, folder: Path, reporter: Reporter) -> D
             conversations=conversations,
             validation_conversations=validation_conversations,
             source="kindergarten" if named.is_kindergarten else "files",
-            chats=conversation_files(folder / "conversations", forms),
+            chats=ConversationFiles(folder / "conversations", forms),
             held_out=config.held_out,
             text_column=config.text_column,
             types=_types(config),
@@ -230,4 +241,108 @@ def _figures(manifest: DataManifest) -> dict[str, int]:
         "validation_documents": manifest.documents.validation_items,
         "conversations": chat.train_items if chat else 0,
         "validation_conversations": chat.validation_items if chat else 0,
+    }
+
+
+def download(config: DownloadConfig) -> None:
+    """Fetch all that is named and not there yet. Raises UserError for a name that is not known, and what cannot be
+    had."""
+    reporter = Reporter()
+    groups = sorted({path.split("/")[0] for path in origins()})
+    known = (*groups, "benchmarks", "hub:OWNER/NAME")
+    if not config.names:
+        raise UserError(f"name what to download: {', '.join(known)}")
+    for name in config.names:
+        if name not in known[:-1] and not hub.is_source(name):
+            raise UserError(f"there is no {name!r}{did_you_mean(name, known)}; known are {', '.join(known)}")
+    for name in config.names:
+        if hub.is_source(name):
+            found = hub.find_shards(name)
+            files = list(dict.fromkeys((*found.validation, *found.files)))
+            hub.fetch(files, reporter)
+            size = sum(file.bytes for file in files)
+            reporter.line(f"{name}: {len(files):,} files, {size / 1e6:,.1f} MB, in {files[0].path.parent}")
+        else:
+            folder = eval_folder(config.eval_data)
+            fetch_benchmarks(folder, reporter, config.mirror, [] if name == "benchmarks" else [name])
+            reporter.line(f"{name}: in {folder}")
+
+
+def eval_folder(given: Path | None) -> Path:
+    """Where the benchmarks' files are, or will be: the folder given, or the cache of downloads."""
+    return expanded(given) if given else default_folder()
+
+
+def fetch_benchmarks(
+    folder: Path, reporter: Reporter, mirror: str = "", groups: Collection[str] = ()
+) -> None:
+    """Fetch the benchmarks' files that are missing in `folder`: of these groups, e.g. arc, or of all but the
+    vocabularies, which no evaluation needs."""
+    groups = groups or {path.split("/")[0] for path in origins()} - {"vocabularies"}
+    missing = [
+        origin
+        for path, origin in origins().items()
+        if not has_file(folder, path) and path.split("/")[0] in groups
+    ]
+    if not missing:
+        return
+    with reporter.progress("benchmarks", len(missing), "files") as bar:
+        for origin in missing:
+            try:
+                notice = fetch(origin, folder, mirror=mirror)
+            except UserError as error:
+                raise UserError(
+                    f"{error}; try again, name a copy with --mirror, or put the files in place by hand "
+                    "(docs/evaluation.md has the layout)"
+                ) from None
+            if notice:
+                reporter.notice(notice)
+            bar.advance(1)
+
+
+def cache(config: TokenCacheConfig) -> None:
+    """List the parts, the last used first; with `prune_days`, remove those that were not used for so long. Raises
+    UserError for that while a run uses any."""
+    reporter = Reporter(json=config.json)
+    place = shared_folder("tokens")
+    parts = sorted(map(_described, place.glob("*/")), key=lambda part: part["days"])
+    with ExitStack() as opened:
+        if config.prune_days is not None and parts:
+            lock = opened.enter_context((place / IN_USE).open("a"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(f"a run uses the tokens in {place}; wait until it has ended") from error
+            for part in parts:
+                if part["days"] >= config.prune_days:
+                    shutil.rmtree(part["folder"])
+                    part["state"] = "removed"
+    if config.json:
+        print(json.dumps({"folder": str(place), "parts": parts}))
+        return
+    rows = [
+        [part["name"], f"{part['bytes'] / 1e6:,.1f} MB", f"{part['days']:.1f}", part["state"]]
+        for part in parts
+    ]
+    reporter.table(f"Tokens in {place}", ["made of", "size", "days since use", "state"], rows)
+    size = sum(part["bytes"] for part in parts if part["state"] != "removed")
+    reporter.line(f"{size / 1e6:,.1f} MB in all.")
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    files = [path.stat() for path in folder.iterdir()]
+    used = max((one.st_mtime for one in files), default=0.0)
+    try:
+        about, progress = (json.loads((folder / name).read_bytes()) for name in (ABOUT, PROGRESS))
+        first, *others = about["files"]
+        name = Path(first).name + (f" and {len(others):,} more" if others else "") + f" ({about['split']})"
+        state = "complete" if progress["complete"] else "begun"
+    except (OSError, ValueError, KeyError, TypeError):
+        name, state = folder.name, "damaged"
+    return {
+        "folder": str(folder),
+        "name": name,
+        "bytes": sum(one.st_size for one in files),
+        "days": max(0.0, (time.time() - used) / (24 * 3600)),
+        "state": state,
     }

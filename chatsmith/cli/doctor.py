@@ -21,7 +21,6 @@ from chatsmith.cli.config import ServeConfig
 from chatsmith.cli.plan import Pipeline, pipeline_of, within_budget
 from chatsmith.cli.recipe import configure, find_recipe, read_overrides
 from chatsmith.ingest import hub
-from chatsmith.report.estimate import download_bytes, kept_bytes
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import can_compile, detect_runtime, free_memory
 from chatsmith.runtime.errors import UserError
@@ -139,14 +138,15 @@ def recipe_checks(
 
 
 def _disk(pipeline: Pipeline, path: Path) -> Check:
-    plan = pipeline.plan
-    needed = download_bytes(pipeline.sources) + kept_bytes(
-        plan.cost, plan.tokens, plan.model.vocab_size, pipeline.bundles
-    )
     place = next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())
     free = shutil.disk_usage(place).free
-    detail = f"{free / 1e9:,.0f} GB free in {place}, about {needed / 1e9:,.1f} GB needed"
-    return Check("disk", free > needed, detail, "free space, or choose another place with --run and HF_HOME")
+    detail = f"{free / 1e9:,.0f} GB free in {place}, about {pipeline.disk_bytes / 1e9:,.1f} GB needed"
+    return Check(
+        "disk",
+        free > pipeline.disk_bytes,
+        detail,
+        "free space, or choose another place with --run and HF_HOME",
+    )
 
 
 def _memory(pipeline: Pipeline, configs: Mapping[str, Any], processes: int) -> Check:

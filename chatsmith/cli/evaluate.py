@@ -23,8 +23,7 @@ from typing import Any
 
 from chatsmith.bundle import bundle_fingerprint
 from chatsmith.cli.config import EvaluateConfig as Config
-from chatsmith.cli.download import fetch_benchmarks
-from chatsmith.cli.settings import expanded
+from chatsmith.cli.data import eval_folder, fetch_benchmarks
 from chatsmith.data.dataset import FILE_NAME, file_sha256, load_manifest
 from chatsmith.evals import report
 from chatsmith.evals.comparison import compare_means, compare_tasks, compare_text, on_different_files
@@ -48,7 +47,7 @@ from chatsmith.runtime.distributed import main_number, process_group
 from chatsmith.runtime.errors import UserError, did_you_mean
 from chatsmith.runtime.metrics import open_tracker
 from chatsmith.runtime.run_directory import BUNDLE_STAGES, RunDirectory, resolve_bundle, run_of
-from chatsmith.tasks.benchmark_files import MissingFileError, default_folder, has_file
+from chatsmith.tasks.benchmark_files import MissingFileError, has_file
 
 STAGE = "evaluate"
 
@@ -60,7 +59,7 @@ def main(config: Config) -> None:
     with process_group(runtime):
         if config.download:
             if runtime.is_main:
-                fetch_benchmarks(eval_folder(config), reporter, config.mirror)
+                fetch_benchmarks(eval_folder(config.eval_data), reporter, config.mirror)
             main_number(0.0, runtime)  # the others wait for the files
         if config.compare:
             found = compare(config, reporter)
@@ -106,17 +105,14 @@ def evaluate(config: Config, runtime: Runtime, reporter: Reporter) -> dict[str, 
                     track(config.track, run, stage, results)
                 if is_whole and config.split == "exam" and config.prompts == "own":
                     record.add(stage, evaluation, results)
-            found[stage] = {one.suite: {**one.result, **train_of(one)} for one in results}
+            # Of a single model its bits per byte on training text are not shown.
+            trained = {one.suite: {"train": one.train} if one.train else {} for one in results}
+            found[stage] = {one.suite: {**one.result, **trained[one.suite]} for one in results}
             if not config.stages:
                 found = {result.suite: result.result for result in results}
         if run and record.keys:
             record.write(run, models)
     return found
-
-
-def train_of(result: SuiteResult) -> dict[str, Any]:
-    """Bits per byte on training text as a part of the object of --json."""
-    return {"train": result.train} if result.train else {}
 
 
 def find_models(config: Config) -> tuple[RunDirectory | None, dict[str, Path]]:
@@ -174,26 +170,19 @@ def what_to_measure(
     # Named text is measured for once: its figure must not pass for the run's own.
     folder = None if config.text else config.results or (run.evals if run else None)
     options = (stage, config.split, config.max_examples)
+    taken = ("text", "split", "max_examples", "tries", "prompts", "dtype", "batch_size", "batch_tokens")
     return Evaluation(
         model=model,
         fingerprint=transformers_fingerprint(model) if config.hf else bundle_fingerprint(model),
         runtime=runtime,
         reporter=reporter,
-        benchmarks=eval_folder(config),
+        benchmarks=eval_folder(config.eval_data),
         files=ResultFiles(folder, *options, prompts=config.prompts) if folder else None,
         manifest=manifest,
-        data=run.data if run else None,
         tokens=run.tokens if run else None,
-        text=config.text,
         is_transformers=config.hf is not None,
-        split=config.split,
-        max_examples=config.max_examples,
-        tries=config.tries,
         tasks=chosen_tasks(config, is_base=stage.startswith("pretrain")),
-        prompts=config.prompts,
-        dtype=config.dtype,
-        batch_size=config.batch_size,
-        batch_tokens=config.batch_tokens,
+        **{name: getattr(config, name) for name in taken},
     )
 
 
@@ -260,11 +249,8 @@ def choose_suites(
             "This model was not taught the kindergarten: its exam is left out (--suite exam asks it)."
         )
         return suites
-    wanted = {
-        "core": config.split == "exam",
-        "chat": config.suite == "all" and converses,
-    }  # core has no other items
-    for suite in (suite for suite, is_wanted in wanted.items() if is_wanted):
+    asks = config.suite == "all" and converses
+    for suite in (["core"] if config.split == "exam" else []) + (["chat"] if asks else []):
         paths = [task.files[evaluation.part] for task in tasks_of(suite, evaluation)]
         missing = [path for path in paths if not has_file(evaluation.benchmarks, path)]
         if missing:
@@ -274,7 +260,7 @@ def choose_suites(
             )
         else:
             suites.append(suite)
-    return [*suites, "exam"] if config.suite == "all" and converses else suites
+    return [*suites, "exam"] if asks else suites
 
 
 class Record:
@@ -367,7 +353,7 @@ def find_leakage(config: Config, reporter: Reporter) -> dict[str, Any]:
     """Which test items share 13 words in a row with the training text of the run."""
     manifest = load_manifest(RunDirectory(config.run).data)
     reporter.stage("Leakage", str(config.run))
-    test_sets = find_test_sets(eval_folder(config))
+    test_sets = find_test_sets(eval_folder(config.eval_data))
     reporter.line(f"Test sets: {', '.join(test_sets)}")
     check = LeakageCheck(test_sets)
     documents = (document.text for document in manifest.read_documents("train"))
@@ -381,8 +367,3 @@ def find_leakage(config: Config, reporter: Reporter) -> dict[str, Any]:
     found = check.report()
     report.show_leakage(found, characters, reporter)
     return {"leakage": found}
-
-
-def eval_folder(config: Config) -> Path:
-    """Where the benchmarks' files are, or will be."""
-    return expanded(config.eval_data) if config.eval_data else default_folder()

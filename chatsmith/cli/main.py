@@ -34,7 +34,7 @@ class Command:
     config: type[config.Settings]
     """Its settings; the first line of their documentation is its line of help."""
     module: str
-    """The file in chatsmith/cli whose `main` takes them."""
+    """The file in chatsmith/cli whose `main` takes them, or FILE:FUNCTION."""
     section: str
     """Its name in recipes ([pretrain]) and variables (CHATSMITH_PRETRAIN_…)."""
 
@@ -48,7 +48,7 @@ PIPELINE = (
     Command("data prepare", config.DataConfig, "data", "data"),
     Command("tokenizer", config.TokenizerConfig, "tokenizer", "tokenizer"),
     Command("pretrain", config.PretrainConfig, "pretrain", "pretrain"),
-    Command("mid", config.MidConfig, "mid", "mid"),
+    Command("mid", config.MidConfig, "sft", "mid"),
     Command("sft", config.SftConfig, "sft", "sft"),
     Command("rl", config.RlConfig, "rl", "rl"),
     Command("evaluate", config.EvaluateConfig, "evaluate", "evaluate"),
@@ -56,20 +56,22 @@ PIPELINE = (
     Command("serve", config.ServeConfig, "serve", "serve"),
 )
 AROUND = (
-    Command("demo", config.DemoConfig, "demo", "demo"),
+    Command("demo", config.DemoConfig, "run:demo", "demo"),
     Command("run", config.RunConfig, "run", "run"),
     Command("adapt", config.AdaptConfig, "adapt", "adapt"),
     Command("report", config.ReportConfig, "report", "report"),
-    Command("watch", config.WatchConfig, "watch", "watch"),
+    Command("watch", config.WatchConfig, "serve:watch", "watch"),
     Command("export", config.ExportConfig, "export", "export"),
-    Command("import", config.ImportConfig, "import_", "import"),
+    Command("import", config.ImportConfig, "export:import_folder", "import"),
+    Command("push", config.PushConfig, "export:push", "push"),
+    Command("pull", config.PullConfig, "export:pull", "pull"),
     Command("doctor", config.DoctorConfig, "doctor", "doctor"),
     Command("plan", config.PlanConfig, "plan", "plan"),
-    Command("data download", config.DownloadConfig, "download", "download"),
-    Command("data cache", config.TokenCacheConfig, "token_cache", "cache"),
+    Command("data download", config.DownloadConfig, "data:download", "download"),
+    Command("data cache", config.TokenCacheConfig, "data:cache", "cache"),
     Command("data inspect", config.InspectConfig, "inspect_data", "inspect"),
-    Command("bench infer", config.BenchInferConfig, "bench_infer", "bench_infer"),
-    Command("bench train", config.BenchTrainConfig, "bench_train", "bench"),
+    Command("bench infer", config.BenchInferConfig, "bench", "bench_infer"),
+    Command("bench train", config.BenchTrainConfig, "bench", "bench"),
 )
 COMMANDS = {command.name: command for command in (*PIPELINE, *AROUND)}
 
@@ -92,10 +94,7 @@ def run() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # What the terminal cannot encode is written as an escape: no character is worth a training run.
             stream.reconfigure(errors="backslashreplace")
-    if sys.argv[1:2] not in (
-        ["chat"],
-        ["serve"],
-    ):  # where a signal ends a reply, or the server in its own way
+    if sys.argv[1:2] not in (["chat"], ["serve"]):  # a signal ends a reply, or the server in its own way
         signals.install()
     sys.exit(main(sys.argv[1:], os.environ))
 
@@ -144,30 +143,24 @@ def _dispatch(argv: list[str], environ: Mapping[str, str]) -> None:
 def execute(command: Command, argv: Sequence[str], environ: Mapping[str, str]) -> None:
     """Fill the settings of `command`, from flags, variables, and the recipe inside the run it works on; run it."""
     # Not above: what only lists commands needs no argparse.
-    from chatsmith.cli.settings import (
-        check_environment,
-        from_environment,
-        from_flags,
-        from_recipe,
-        layered,
-        made,
-    )
+    from chatsmith.cli import settings as given
     from chatsmith.runtime.run_directory import RunDirectory, read_recipe
 
     section, prog = command.section, f"chatsmith {command.name}"
-    check_environment(environ, {one.section for one in COMMANDS.values()})
-    variables = from_environment(command.config, section, environ)
-    flags = from_flags(command.config, argv, prog, variables)
-    values = layered(command.config, variables, flags)
+    given.check_environment(environ, {one.section for one in COMMANDS.values()})
+    variables = given.from_environment(command.config, section, environ)
+    flags = given.from_flags(command.config, argv, prog, variables)
+    values = given.layered(command.config, variables, flags)
     if "run" in command.config.POSITIONAL:
         recipe = RunDirectory(values.get("run", config.DEFAULT_RUN)).recipe
         if recipe.is_file():
             kept = read_recipe(recipe).sections.get(section, {})
-            written = from_recipe(command.config, section, kept, is_old=True)
-            values = layered(command.config, written, variables, flags)
+            written = given.from_recipe(command.config, section, kept, is_old=True)
+            values = given.layered(command.config, written, variables, flags)
     try:
-        settings = made(command.config, values, prog)
-        import_module(f"chatsmith.cli.{command.module}").main(settings)
+        settings = given.made(command.config, values, prog)
+        module, _, function = command.module.partition(":")
+        getattr(import_module(f"chatsmith.cli.{module}"), function or "main")(settings)
     except UserError as error:
         own = {field.name for field in fields(command.config)}.intersection(error.settings)
         if not own:

@@ -3,46 +3,43 @@
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import chain, islice
 from pathlib import Path
 
-from chatsmith.cli.config import TokenTraining
+from chatsmith.cli.data import eval_folder
 from chatsmith.cli.inspect_data import show_rendered
-from chatsmith.cli.settings import expanded
+from chatsmith.cli.training import Stage
 from chatsmith.data.dataset import FILE_NAME, DataManifest, SplitName, load_manifest
 from chatsmith.data.mixture import Entry, Mixture, Part, cache_conversations
 from chatsmith.data.packing import NOT_TRAINED_ON, ConversationRows, NothingToLearnError, TrainingRows
-from chatsmith.data.tokens import TokenCache
-from chatsmith.ingest.hub import open_tokens
+from chatsmith.data.tokens import ABOUT, Progress, TokenCache
+from chatsmith.ingest.hub import is_first_here, open_tokens, use_shared_tokens
+from chatsmith.runtime.atomic import write_text
 from chatsmith.runtime.console import Reporter
-from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.distributed import sum_number
 from chatsmith.runtime.errors import UserError
-from chatsmith.runtime.run_directory import RunDirectory
-from chatsmith.tasks.benchmark_files import default_folder
 from chatsmith.tasks.sources import Source, Surroundings, open_source
 from chatsmith.text.chat import Conversation, Rendered
 from chatsmith.text.tokenizer import Tokenizer
 from chatsmith.worlds.kindergarten.world import spelling_words
 
 CACHE_FORMAT = 1
-"""Raised when equal conversations no longer give equal ids."""
+"""Raised when equal files no longer give equal conversations, or these equal ids: the tokens outlive a run."""
 VALIDATION_ITEMS = 500
 """Conversations of each source of a mixture that are measured on, at most."""
 
 
-def named_sources(
-    config: TokenTraining, run: RunDirectory, runtime: Runtime, reporter: Reporter
-) -> list[tuple[Entry, Source]]:
-    """What `config.mixture` names. Raises UserError for what cannot be found."""
+def named_sources(stage: Stage) -> list[tuple[Entry, Source]]:
+    """What the stage's mixture names. Raises UserError for what cannot be found."""
+    config, runtime = stage.config, stage.runtime
     around = Surroundings(
-        lambda: load_manifest(run.data),
-        expanded(config.eval_data) if config.eval_data else default_folder(),
+        lambda: load_manifest(stage.run.data),
+        eval_folder(config.eval_data),
         frozenset(spelling_words()),
-        reporter.notice,
+        stage.reporter.notice,
     )
     entries = [Entry.parse(text) for text in config.mixture]
     if not runtime.is_main:
@@ -60,18 +57,11 @@ def fingerprint_of(sources: Sequence[tuple[Entry, Source]]) -> str:
 
 @dataclass
 class Opener:
-    """Makes rows of sources for one stage: opens their token caches in the run, which the main process fills."""
+    """Makes rows of sources for one stage: opens their token caches, which runs share and the main process fills."""
 
-    run: RunDirectory
+    stage: Stage
     tokenizer: Tokenizer
     sequence_length: int
-    seed: int
-    runtime: Runtime
-    reporter: Reporter
-    opened: ExitStack
-    """Closes what is still filled in the background."""
-    disk_wait: float = 0.0
-    """How long tokenizing may wait for room on a full disk, in seconds."""
     texts: dict[tuple[Path, SplitName], TokenCache] = field(default_factory=dict)
     """Caches of documents, none of which may be filled by two workers."""
     validation_text: TokenCache | None = None
@@ -89,7 +79,7 @@ class Opener:
             )
             facts = mixture.facts(mixture.rows_per_pass)
             rows = [[f"{one[name]:,}" if name != "source" else one[name] for name in shown] for one in facts]
-            self.reporter.table("One pass over the mixture", shown, rows)
+            self.stage.reporter.table("One pass over the mixture", shown, rows)
         return mixture
 
     def validation(self, sources: Sequence[tuple[Entry, Source]]) -> ConversationRows | None:
@@ -102,7 +92,7 @@ class Opener:
             return self._rows("validation", content, talks)
         except NothingToLearnError as error:
             if error.skipped:
-                self.reporter.notice(
+                self.stage.reporter.notice(
                     f"none of the {error.skipped:,} validation conversations fits into {self.sequence_length} tokens, "
                     "so nothing is validated"
                 )
@@ -110,16 +100,16 @@ class Opener:
 
     def text(self, manifest: DataManifest, split: SplitName, folder: Path | None = None) -> TokenCache:
         """The tokens of documents; by default of the run's own."""
-        folder = folder or self.run.tokens
+        folder = folder or self.stage.run.tokens
         if (folder, split) not in self.texts:
-            builds, wait = self.runtime.is_main, self.disk_wait
+            builds, wait = self.stage.runtime.is_main, 60 * self.stage.config.disk_wait
             cache = open_tokens(folder, manifest, self.tokenizer, split, build=builds, disk_wait=wait)
-            self.texts[folder, split] = self.opened.enter_context(closing(cache))
+            self.texts[folder, split] = self.stage.opened.enter_context(closing(cache))
         return self.texts[folder, split]
 
     def _part(self, entry: Entry, source: Source, learns_all: bool) -> Part:
         if source.about:
-            self.reporter.line(f"{entry.source}: {source.about}")
+            self.stage.reporter.line(f"{entry.source}: {source.about}")
         if source.manifest:
             folder = None if entry.source == "documents" else self._folder(entry.source, source.fingerprint)
             manifest = self._surveyed(folder, source.manifest) if folder else source.manifest()
@@ -128,7 +118,7 @@ class Opener:
             documents = manifest.documents
             items = documents.train_items if entry.split == "train" else documents.validation_items
             cache.wait_for_window(0)
-            rows = TrainingRows(cache, self.sequence_length, self.seed, cap=entry.cap)
+            rows = TrainingRows(cache, self.sequence_length, self.stage.config.seed, cap=entry.cap)
             return Part(entry, rows, min(items, entry.cap or items))
         assert source.read
         talks = islice(source.read(entry.split), entry.cap or None)
@@ -137,16 +127,16 @@ class Opener:
             rows = self._rows(entry.source, content, talks, learns_all)
         except NothingToLearnError as error:
             raise UserError(f"{entry.source}: {error}", setting="mixture") from error
-        self.reporter.line(
+        self.stage.reporter.line(
             f"{rows.num_conversations:,} conversations in {rows.rows_per_epoch:,} rows of {self.sequence_length} "
             f"tokens, {1 - rows.utilisation:.0%} of it padding"
         )
         if rows.cut:
-            self.reporter.notice(
+            self.stage.reporter.notice(
                 f"{rows.cut:,} conversations are longer than a row: only their first turns are used"
             )
         if rows.skipped:
-            self.reporter.notice(
+            self.stage.reporter.notice(
                 f"{rows.skipped:,} conversations are skipped: not one reply of them fits into a row"
             )
         return Part(entry, rows, rows.num_conversations)
@@ -155,25 +145,31 @@ class Opener:
         self, name: str, content: str, conversations: Iterator[Conversation], learns_all: bool = False
     ) -> ConversationRows:
         key = sha256(json.dumps([CACHE_FORMAT, self.tokenizer.fingerprint, content]).encode()).hexdigest()
+        build = self.stage.runtime.is_main or is_first_here()
         folder = self._folder(name, key)
-        cache = cache_conversations(folder, key, conversations, self.tokenizer, build=self.runtime.is_main)
+        if not (progress := Progress.load(folder, key)) or not progress.complete:
+            # Not in the run, where earlier versions kept it: runs share it.
+            folder = use_shared_tokens(self.stage.opened) / key[:32]
+            if build:
+                write_text(folder / ABOUT, json.dumps({"files": [name], "split": "conversations"}))
+        cache = cache_conversations(folder, key, conversations, self.tokenizer, build=build)
         turn_end = self.tokenizer.special("<|assistant_end|>")
         return ConversationRows(
-            cache, self.sequence_length, self.seed, turn_end_id=turn_end, learns_all=learns_all
+            cache, self.sequence_length, self.stage.config.seed, turn_end_id=turn_end, learns_all=learns_all
         )
 
     def _surveyed(self, folder: Path, survey: Callable[[], DataManifest]) -> DataManifest:
         """What the main process found when it read the documents through, once."""
-        if self.runtime.is_main and not (folder / FILE_NAME).is_file():
+        if self.stage.runtime.is_main and not (folder / FILE_NAME).is_file():
             manifest = survey()
             folder.mkdir(parents=True, exist_ok=True)
             manifest.save(folder)
-        sum_number(0, self.runtime)
+        sum_number(0, self.stage.runtime)
         return load_manifest(folder)
 
     def _folder(self, name: str, content: str) -> Path:
         readable = re.sub(r"[^\w.-]+", "-", name).strip("-")[-40:]
-        return self.run.tokens / f"{readable}-{sha256(content.encode()).hexdigest()[:12]}"
+        return self.stage.run.tokens / f"{readable}-{sha256(content.encode()).hexdigest()[:12]}"
 
 
 def show_samples(mixture: Mixture, tokenizer: Tokenizer, reporter: Reporter) -> None:

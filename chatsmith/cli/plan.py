@@ -27,20 +27,20 @@ from chatsmith.report.estimate import (
     PRETRAINING_SHARE,
     Device,
     StepTime,
+    device_called,
     download_bytes,
     find_device,
     kept_bytes,
     step_time,
 )
-from chatsmith.report.fit import fit_here, fit_within
+from chatsmith.report.fit import fit_here, fit_within, foreseen_step_seconds, format_bytes
 from chatsmith.report.plots import save_curve
-from chatsmith.report.timed import foreseen_step_seconds
 from chatsmith.runtime.console import Reporter, counted, format_seconds
 from chatsmith.runtime.device import DTYPES, Runtime, can_compile, detect_runtime, gemm_peak
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import BUNDLE_STAGES, Recipe, RunDirectory, read_recipe
 from chatsmith.train.memory import Way
-from chatsmith.train.plan import Plan, make_plan, nanochat_share
+from chatsmith.train.plan import Plan, dial, make_plan, nanochat_share
 from chatsmith.train.step import COMPILING_PAYS_SECONDS
 
 EXPECTED_SHARE_OF_PEAK = 0.55
@@ -65,34 +65,49 @@ class Pipeline:
     plan: Plan
     minutes: float = 0.0
     """Of pretraining, where the budget is in minutes."""
-    tuned: Mapping[str, float] = field(default_factory=dict)
-    """Tokens of the stages that train further, by name."""
-    timed: Mapping[str, float] = field(default_factory=dict)
-    """Minutes of the stages that have them."""
-    published: Mapping[str, float] = field(default_factory=dict)
-    """Minutes of other stages on eight H100."""
+    others: Mapping[str, tuple[str, float]] = field(default_factory=dict)
+    """What other stages take, by name: so many tokens, minutes, or minutes on eight H100, as others published."""
     sources: tuple[str, ...] = ()
     """Names of everything that is read."""
     bundles: int = 1
     """Stages that leave a model."""
+    checkpoints: int = 0
+    """Models that are kept along the way."""
     expected: Mapping[str, Any] = field(default_factory=dict)
     """What others published of it."""
+
+    @property
+    def download_bytes(self) -> float:
+        """What comes over the network."""
+        return download_bytes(self.sources)
+
+    @property
+    def disk_bytes(self) -> float:
+        """What is downloaded, and what the run writes."""
+        plan, models = self.plan, self.bundles + self.checkpoints
+        return self.download_bytes + kept_bytes(plan.cost, plan.tokens, plan.model.vocab_size, models)
 
 
 def of_depth(config: Config, depth: int, world_size: int) -> Pipeline:
     """Pretraining of a model of this depth."""
-    shape = shape_of(replace(config, depth=depth), config.vocab_size)
+    shape = shape_of(replace(config, depth=depth), config.vocab_size or dial(depth).vocab_size)
     tokens = config.tokens or int(config.ratio * model_cost(shape).scaling_parameters)
     batch = config.batch_tokens or None
     plan = make_plan(shape, tokens, batch_tokens=batch, world_size=world_size, from_scratch=True)
-    return Pipeline(f"depth {depth}", plan)
+    return Pipeline(f"depth {depth}", plan, checkpoints=kept_along_the_way(config.keep_every, plan.steps))
 
 
-def of_recipe(name: str, world_size: int, clock: "Clock") -> Pipeline:
-    """The pipeline of a recipe by its name. Raises UserError if there is none, or it does not pretrain."""
-    recipe = named_recipe(name)
+def kept_along_the_way(every: int, steps: float) -> int:
+    """How many checkpoints `keep_every` keeps as bundles."""
+    return int(steps / every) if every else 0
+
+
+def of_recipe(config: Config, world_size: int, clock: "Clock") -> Pipeline:
+    """The pipeline of the recipe `config.what`. Raises UserError if there is none, or it does not pretrain."""
+    recipe = named_recipe(config.what)
     run = RunDirectory(Path("runs") / recipe.name)
-    configs, recipe = configure(recipe, run, within_budget(recipe, {}, world_size, clock), os.environ)
+    given = {"pretrain": {"keep_every": config.keep_every}} if config.keep_every else {}
+    configs, recipe = configure(recipe, run, within_budget(recipe, given, world_size, clock), os.environ)
     if "pretrain" not in configs:
         raise UserError(f"the recipe {recipe.name} does not pretrain a model: there is nothing to plan")
     return pipeline_of(recipe, configs, world_size, clock)
@@ -103,7 +118,8 @@ def pipeline_of(
 ) -> Pipeline:
     """What a recipe with these settings takes. Without a `clock`, a budget in minutes is that of the usual ratio."""
     pretrain = configs["pretrain"]
-    shape = shape_of(pretrain, getattr(configs.get("tokenizer"), "vocab_size", 8192))
+    usual = dial(pretrain.depth).vocab_size
+    shape = shape_of(pretrain, getattr(configs.get("tokenizer"), "vocab_size", usual))
 
     def plan_of(tokens: int) -> Plan:
         return make_plan(
@@ -120,22 +136,29 @@ def pipeline_of(
     if pretrain.minutes and clock:
         plan = plan_of(max(1, int(60 * pretrain.minutes * plan.tokens / clock.seconds(plan))))
     expected = recipe.sections.get("expected", {})
-    others = {stage: config for stage, config in configs.items() if stage not in ("data", "pretrain")}
+    others: dict[str, tuple[str, float]] = {}
+    checkpoints = 0
+    for stage, one in configs.items():
+        minutes, tokens = getattr(one, "minutes", 0), expected.get(f"{stage}_tokens", 0)
+        if stage == "pretrain":
+            tokens = plan.tokens
+        elif minutes:
+            others[stage] = ("minutes", minutes)
+        elif f"{stage}_minutes" in expected:
+            others[stage] = ("minutes on eight H100", expected[f"{stage}_minutes"])
+        elif tokens:
+            others[stage] = ("tokens", tokens)
+        # Of epochs, and of budgets in minutes, the steps are not known before they are measured.
+        steps = tokens / plan.tokens_per_step if stage != "rl" else one.steps * one.updates
+        checkpoints += kept_along_the_way(getattr(one, "keep_every", 0), steps)
     sources = [
         *map(str, getattr(configs.get("data"), "data", ())),
         *(entry for config in configs.values() for entry in getattr(config, "mixture", ())),
         *(["benchmarks"] if getattr(configs.get("evaluate"), "download", False) else []),
     ]
+    bundles = len(set(BUNDLE_STAGES) & set(configs))
     return Pipeline(
-        recipe.name,
-        plan,
-        pretrain.minutes,
-        {stage: expected[f"{stage}_tokens"] for stage in others if f"{stage}_tokens" in expected},
-        {stage: minutes for stage, one in others.items() if (minutes := getattr(one, "minutes", 0))},
-        {stage: expected[f"{stage}_minutes"] for stage in others if f"{stage}_minutes" in expected},
-        tuple(sources),
-        len(set(BUNDLE_STAGES) & set(configs)),
-        expected,
+        recipe.name, plan, pretrain.minutes, others, tuple(sources), bundles, checkpoints, expected
     )
 
 
@@ -165,10 +188,8 @@ def within_budget(
         depth = kept["pretrain"]["depth"]
     else:
         shape = {one.name: given[one.name] for one in fields(Shape) if one.name in given}
-        vocab_size = {**recipe.sections.get("tokenizer", {}), **overrides.get("tokenizer", {})}.get(
-            "vocab_size", 8192
-        )
-        asked = Config(hours=hours, vocab_size=vocab_size, **shape)
+        tokenizer = {**recipe.sections.get("tokenizer", {}), **overrides.get("tokenizer", {})}
+        asked = Config(hours=hours, vocab_size=tokenizer.get("vocab_size"), **shape)
         depth = chosen(asked, world_size, clock or clock_here(world_size), 0.0).plan.model.num_layers
     minutes = {"pretrain": PRETRAINING_SHARE, "sft": 0.6 * (1 - PRETRAINING_SHARE)}
     found: dict[str, dict[str, Any]] = {"budget": budget, "pretrain": {"depth": depth}}
@@ -196,7 +217,7 @@ def chosen(config: Config, world_size: int, clock: "Clock", price: float) -> Pip
             setting="hours" if config.hours else "budget_usd",
         )
     rest = clock.seconds(best.plan) * (1 / PRETRAINING_SHARE - 1) / 60
-    return replace(best, timed={"all other stages": rest})
+    return replace(best, others={"all other stages": ("minutes", rest)})
 
 
 # ---- how long it takes ----
@@ -319,9 +340,10 @@ class MeasuredClock(Clock):
 def clock_here(count: int) -> Clock:
     """For the GPUs that are here: by their data sheet if it is known, else measured."""
     runtime = detect_runtime()
-    name = torch.cuda.get_device_name(runtime.device).lower() if runtime.device.type == "cuda" else ""
-    device = next((device for key, device in DEVICES.items() if key in name), None)
-    return Clock(device, count) if device and name else MeasuredClock(runtime, count)
+    device = (
+        device_called(torch.cuda.get_device_name(runtime.device)) if runtime.device.type == "cuda" else None
+    )
+    return Clock(device, count) if device else MeasuredClock(runtime, count)
 
 
 # ---- what it costs ----
@@ -331,11 +353,13 @@ def hours_by_stage(pipeline: Pipeline, clock: Clock) -> dict[str, float]:
     """Hours of every stage that something is known of."""
     plan = pipeline.plan
     seconds = clock.seconds(plan)
-    hours = {"pretrain": pipeline.minutes / 60 or seconds / 3600}
-    hours |= {stage: seconds * tokens / plan.tokens / 3600 for stage, tokens in pipeline.tuned.items()}
-    slower = PUBLISHED_ON / clock.products_per_second
-    hours |= {stage: minutes * slower / 60 for stage, minutes in pipeline.published.items()}
-    return hours | {stage: minutes / 60 for stage, minutes in pipeline.timed.items()}
+    units = {
+        "tokens": seconds / plan.tokens,
+        "minutes on eight H100": 60 * PUBLISHED_ON / clock.products_per_second,
+        "minutes": 60,
+    }
+    others = {stage: amount * units[unit] / 3600 for stage, (unit, amount) in pipeline.others.items()}
+    return {"pretrain": pipeline.minutes / 60 or seconds / 3600, **others}
 
 
 def facts_of(pipeline: Pipeline, clock: Clock, price: float) -> dict[str, Any]:
@@ -343,7 +367,6 @@ def facts_of(pipeline: Pipeline, clock: Clock, price: float) -> dict[str, Any]:
     plan = pipeline.plan
     by_stage = hours_by_stage(pipeline, clock)
     hours = sum(by_stage.values())
-    download = download_bytes(pipeline.sources)
     return {
         "name": pipeline.name,
         "depth": plan.model.num_layers,
@@ -352,8 +375,9 @@ def facts_of(pipeline: Pipeline, clock: Clock, price: float) -> dict[str, Any]:
         "hours": hours,
         "hours_by_stage": by_stage,
         "dollars": hours * price,
-        "disk_bytes": download + kept_bytes(plan.cost, plan.tokens, plan.model.vocab_size, pipeline.bundles),
-        "download_bytes": download,
+        "disk_bytes": pipeline.disk_bytes,
+        "download_bytes": pipeline.download_bytes,
+        "checkpoints": pipeline.checkpoints,
         "rule": rule_of(plan),
         "expected": dict(pipeline.expected),
         **clock.facts(plan),
@@ -381,11 +405,10 @@ def main(config: Config) -> None:
         config = replace(config, depth=int(config.what), what="")
     is_here = config.gpu == "this"
     count = config.world_size if is_here else config.count
-    clock = (
-        MeasuredClock(detect_runtime(config.device), count)
-        if is_here
-        else Clock(find_device(config.gpu), count)
-    )
+    if is_here:
+        clock = MeasuredClock(detect_runtime(config.device), count)
+    else:
+        clock = Clock(find_device(config.gpu), count)
     price = count * (config.price_per_gpu_hour or (0.0 if is_here else clock.device.dollars_per_hour))
     if not is_here and (config.budget_usd or config.hours or config.params or config.table == "depths"):
         usual = {one.name: one.default for one in fields(config)}
@@ -397,12 +420,10 @@ def main(config: Config) -> None:
     if config.table != "none":
         show_table(config, count, clock, price, reporter)
         return
-    if config.what:
-        pipeline = of_recipe(config.what, count, clock)
-    elif config.budget_usd or config.hours or config.params:
+    if config.budget_usd or config.hours or config.params:
         pipeline = chosen(config, count, clock, price)
     else:
-        pipeline = of_depth(config, config.depth, count)
+        pipeline = asked_for(config, count, clock)
     facts, plan = facts_of(pipeline, clock, price), pipeline.plan
     if config.json:
         sys.stdout.write(json.dumps(facts | {"plan": asdict(plan), "cost": asdict(plan.cost)}) + "\n")
@@ -410,6 +431,11 @@ def main(config: Config) -> None:
     reporter.table(
         "The plan", ["what", "how much"], [*_rows(plan), *clock.rows(plan), *_cost_rows(facts, price)]
     )
+
+
+def asked_for(config: Config, count: int, clock: Clock) -> Pipeline:
+    """The recipe, or the model of the depth, that is named."""
+    return of_recipe(config, count, clock) if config.what else of_depth(config, config.depth, count)
 
 
 def show_table(config: Config, count: int, clock: Clock, price: float, reporter: Reporter) -> None:
@@ -422,9 +448,7 @@ def show_table(config: Config, count: int, clock: Clock, price: float, reporter:
         found, count = [], config.count
         for device in DEVICES.values():
             clock = Clock(device, count)
-            pipeline = (
-                of_recipe(config.what, count, clock) if config.what else of_depth(config, config.depth, count)
-            )
+            pipeline = asked_for(config, count, clock)
             each = count * (config.price_per_gpu_hour or device.dollars_per_hour)
             found.append(facts_of(pipeline, clock, each) | {"name": device.title})
         points = [(index, one["hours"]) for index, one in enumerate(found)]
@@ -467,8 +491,12 @@ def _cost_rows(facts: Mapping[str, Any], price: float) -> list[list[str]]:
         dollars = f", ${facts['dollars']:,.0f} at ${price:.2f} an hour" if price else ""
         stages = ", ".join(f"{stage} {format_seconds(3600 * hours)}" for stage, hours in by_stage.items())
         rows.append(["in all", f"{facts['hours']:.1f} h{dollars} ({stages})"])
-    rows.append(["disk", f"{facts['disk_bytes'] / 1e9:.1f} GB, of which {facts['download_bytes'] / 1e9:.1f} GB "
-                 "are downloaded"])  # fmt: skip
+    disk = format_bytes(facts["disk_bytes"])
+    if facts["download_bytes"]:
+        disk += f", {format_bytes(facts['download_bytes'])} of it downloaded"
+    if facts["checkpoints"]:
+        disk += f", with {counted(facts['checkpoints'], 'checkpoint')} kept along the way"
+    rows.append(["disk", disk])
     expected = facts["expected"]
     rows += [[title, expected[key]] for key, title in EXPECTED.items() if key in expected]
     return rows

@@ -8,25 +8,14 @@ next time. A budget in minutes is measured once, kept in the run's recipe.toml, 
 settings trains on the same number of tokens.
 """
 
-import contextlib
-import time
-from typing import Any
+from pathlib import Path
 
 from chatsmith.backends import choose_backend
+from chatsmith.backends.lora import merged
 from chatsmith.bundle import Bundle, bundle_fingerprint, load_bundle
 from chatsmith.cli.config import PretrainConfig as Config
 from chatsmith.cli.mixtures import Opener, fingerprint_of, named_sources
-from chatsmith.cli.training import (
-    exclusive,
-    facts_of,
-    finish,
-    is_up_to_date,
-    save_trained,
-    settings_from,
-    shape_of,
-    time_budget,
-    training_run,
-)
+from chatsmith.cli.training import facts_of, settings_from, shape_of, training_stage, with_dial
 from chatsmith.data.dataset import load_manifest
 from chatsmith.data.mixture import Mixture
 from chatsmith.data.packing import TrainingRows
@@ -36,45 +25,40 @@ from chatsmith.model.config import model_cost
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.console import counted
 from chatsmith.runtime.errors import UserError
-from chatsmith.runtime.run_directory import RunDirectory, resolve_bundle, stage_key
+from chatsmith.runtime.run_directory import RunDirectory, resolve_bundle, run_of
 from chatsmith.text.tokenizer import Tokenizer
 from chatsmith.train.pretrain import pretrain
 from chatsmith.train.trainer import TrainingSettings
 
-STAGE = "pretrain"
-
 
 def main(config: Config) -> None:
     """Pretrain the model of `config.run`, unless it is already what this would make."""
-    started = time.monotonic()
-    run = RunDirectory(config.run)
-    with (
-        exclusive(run, config, scales_loss=True) as (runtime, reporter),
-        contextlib.ExitStack() as opened,
-    ):
+    config = with_dial(config)
+    with training_stage("pretrain", config, scales_loss=True) as stage:
+        run, runtime = stage.run, stage.runtime
         manifest = load_manifest(run.data)
         start = load_bundle(resolve_bundle(config.from_), device=runtime.device) if config.from_ else None
         tokenizer = _tokenizer(run, start)
         inputs = {"documents": manifest.documents.fingerprint, "tokenizer": tokenizer.fingerprint}
-        sources = named_sources(config, run, runtime, reporter)
+        sources = named_sources(stage)
         if sources:
             inputs["mixture"] = fingerprint_of(sources)
         if start:
             inputs["bundle"] = bundle_fingerprint(start.path)
-        key = stage_key(config, **inputs)
-        if is_up_to_date(run, STAGE, key, reporter):
+        if stage.is_up_to_date(**inputs):
             return
 
+        if start:
+            stage.freeze(start)
         shape = start.config if start else shape_of(config, tokenizer.vocab_size)
-        length = shape.context_length
-        opener = Opener(run, tokenizer, length, config.seed, runtime, reporter, opened, 60 * config.disk_wait)
+        opener = Opener(stage, tokenizer, shape.context_length)
         if sources:
             rows = opener.mixture(sources)
         else:
-            rows = TrainingRows(opener.text(manifest, "train"), length, config.seed)
-        training = training_run(run, STAGE, key, config, runtime, reporter, started, tokenizer)
+            rows = TrainingRows(opener.text(manifest, "train"), shape.context_length, config.seed)
+        training = stage.training_run(tokenizer)
         size = f"{counted(shape.num_layers, 'layer')}, {shape.model_dim} channels, vocabulary {shape.vocab_size:,}"
-        reporter.stage("Pretraining", f"{size}, on {runtime.describe()}")
+        stage.reporter.stage("Pretraining", f"{size}, on {runtime.describe()}")
         model, plan, result = pretrain(
             training,
             start.model if start else shape,
@@ -83,18 +67,16 @@ def main(config: Config) -> None:
             opener.text(manifest, "validation"),
             settings_from(config, TrainingSettings),
             tokens=config.tokens or int(config.ratio * model_cost(shape).scaling_parameters),
-            budget=time_budget(run, training, config.minutes),
+            budget=stage.budget(training),
             sample=(lambda model: _continuation(model, tokenizer, config.prompt)) if config.prompt else None,
         )
         if runtime.is_main:
-            facts: dict[str, Any] = facts_of(training, plan, result)
+            facts = facts_of(training, plan, result)
             if isinstance(rows, Mixture):
                 facts["mixture"] = rows.facts(plan.steps * plan.rows_per_step)
-            summary = (
-                "A language model that continues text, trained from scratch; not yet fine-tuned to chat."
-            )
-            save_trained(run, STAGE, model, tokenizer, plan, facts, summary=summary, seed=config.seed)
-            finish(run, STAGE, key, config, facts)
+            how = f"trained further from {_named(start.path)}" if start else "trained from scratch"
+            summary = f"A language model that continues text, {how}; not yet fine-tuned to chat."
+            stage.finish(model, tokenizer, plan, facts, summary)
 
 
 def _tokenizer(run: RunDirectory, start: Bundle | None) -> Tokenizer:
@@ -108,7 +90,14 @@ def _tokenizer(run: RunDirectory, start: Bundle | None) -> Tokenizer:
     return start.tokenizer
 
 
+def _named(bundle: Path) -> str:
+    """What a model card calls another model: it may be published, and a path of this machine says nothing there."""
+    origin = run_of(bundle)
+    return f"{origin[0].path.name}, {origin[1]}" if origin else bundle.name
+
+
 def _continuation(model: GPT, tokenizer: Tokenizer, prompt: str) -> str:
+    model = merged(model)
     backend = choose_backend(model)
     engine = Engine(model, tokenizer, backend=backend, kv_tokens=model.config.context_length)
     request = Request((tokenizer.bos_id, *tokenizer.encode(prompt)), SamplingParams(max_tokens=40))

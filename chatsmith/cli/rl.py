@@ -6,55 +6,40 @@ each reply is worth; and an update makes likelier what earned more than the othe
 """
 
 import json
-import time
 
 from chatsmith.backends import choose_backend
 from chatsmith.bundle import Bundle, bundle_fingerprint
 from chatsmith.cli.config import RlConfig as Config
-from chatsmith.cli.training import (
-    exclusive,
-    facts_of,
-    finish,
-    is_up_to_date,
-    load_start,
-    save_trained,
-    settings_from,
-    time_budget,
-    training_run,
-)
+from chatsmith.cli.data import eval_folder
+from chatsmith.cli.training import facts_of, load_start, settings_from, training_stage
 from chatsmith.data.dataset import DataManifest, load_manifest
 from chatsmith.evals.before_after import BeforeAfter
 from chatsmith.rl.rollouts import ReplayTexts, fits
 from chatsmith.rl.trainer import Problems, RLSettings, reinforce
 from chatsmith.runtime.atomic import write_text
 from chatsmith.runtime.device import settled
-from chatsmith.runtime.run_directory import RunDirectory, resolve_bundle, stage_key
-from chatsmith.tasks.benchmark_files import default_folder
+from chatsmith.runtime.run_directory import resolve_bundle
 from chatsmith.tasks.problem_set import ProblemSet, file_set, gsm8k_set
+from chatsmith.tasks.reward_monitor import RewardMonitor
 from chatsmith.tasks.rewards import Judge, honest_answer, load_reward, marked_answer, right_answer, sound_form
 from chatsmith.tools.calculator import calculator_tool
 from chatsmith.worlds.kindergarten.rl_problems import rl_problem_set
 
-STAGE = "rl"
-
 
 def main(config: Config) -> None:
     """Train on problems, unless the run's model is already what this would make."""
-    started = time.monotonic()
-    run = RunDirectory(config.run)
-    with exclusive(run, config) as (runtime, reporter):
+    with training_stage("rl", config) as stage:
+        run, runtime = stage.run, stage.runtime
         source = resolve_bundle(config.from_ or run.stage("sft"))
         reward, reward_fingerprint = find_reward(config)
         found = find_problems(config)
         manifest = load_manifest(run.data) if config.replay else None
-        key = stage_key(
-            config,
+        if stage.is_up_to_date(
             bundle=bundle_fingerprint(source),
             problems=found.fingerprint,
             reward=reward_fingerprint,
             replay=manifest.fingerprint if manifest else "",
-        )
-        if is_up_to_date(run, STAGE, key, reporter):
+        ):
             return
 
         start = load_start(source, runtime)
@@ -63,16 +48,14 @@ def main(config: Config) -> None:
         fitting = found.fitting(
             lambda problem: fits(problem, start.tokenizer, context_length, config.max_tokens)
         )
-        training = training_run(run, STAGE, key, config, runtime, reporter, started, start.tokenizer)
-        budget = time_budget(
-            run,
+        training = stage.training_run(start.tokenizer)
+        budget = stage.budget(
             training,
-            config.minutes,
             evaluations_come_on_top=True,
             steps_per_round=config.updates,
             most_steps=config.steps * config.updates,
         )
-        reporter.stage("Reinforcement learning", f"{source}, on {runtime.describe()}")
+        stage.reporter.stage("Reinforcement learning", f"{source}, on {runtime.describe()}")
         with settled():
             plan, result, progress, test, before, after = reinforce(
                 training,
@@ -80,6 +63,7 @@ def main(config: Config) -> None:
                 Problems(fitting.train, fitting.development, fitting.test),
                 reward,
                 calculator_tool,
+                RewardMonitor(config.give_up_after, config.max_tokens),
                 settings_from(config, RLSettings),
                 backend=choose_backend(start.model),
                 replay=find_replay(config, start, manifest) if manifest else None,
@@ -87,7 +71,7 @@ def main(config: Config) -> None:
             )
         if runtime.is_main:
             tested = BeforeAfter(test, before, after)
-            tested.show(reporter)
+            tested.show(stage.reporter)
             facts = tested.facts() | facts_of(training, plan, result)
             for name in ("loss", "tokens_per_second", "share_of_peak"):  # they say nothing here
                 del facts[name]
@@ -97,18 +81,15 @@ def main(config: Config) -> None:
                 "best_step": progress.best_step,
                 "practice_seconds": round(facts["seconds"] - progress.evaluation_seconds, 1),
             }
+            task = {"key": stage.key, "task": str(config.problems or config.task), "seed": config.seed}
+            path = run.evals / "rl.json"
+            content = {**task, **tested.to_json(), "facts": facts}
+            write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
             summary = (
                 "A small assistant: pretrained on text, fine-tuned on conversations, then trained by reinforcement "
                 "learning on problems whose answers a program checks."
             )
-            save_trained(
-                run, STAGE, start.model, start.tokenizer, plan, facts, summary=summary, seed=config.seed
-            )
-            task = {"key": key, "task": str(config.problems or config.task), "seed": config.seed}
-            path = run.evals / "rl.json"
-            content = {**task, **tested.to_json(), "facts": facts}
-            write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-            finish(run, STAGE, key, config, facts, [path])
+            stage.finish(start.model, start.tokenizer, plan, facts, summary, [path])
 
 
 def find_reward(config: Config) -> tuple[Judge, str]:
@@ -128,7 +109,7 @@ def find_problems(config: Config) -> ProblemSet:
         needs_answers = not config.reward
         return file_set(config.problems, config.test_problems, config.seed, needs_answers=needs_answers)
     if config.task == "gsm8k":
-        return gsm8k_set(config.eval_data or default_folder(), config.seed)
+        return gsm8k_set(eval_folder(config.eval_data), config.seed)
     return rl_problem_set(config.seed)
 
 

@@ -2,7 +2,8 @@
 
 It fills every stage's settings before the first one starts, so that a typo costs seconds and not a training run;
 keeps the resolved recipe in the run as recipe.toml; calls each stage's `main`; and shows what came out. A stage whose
-outputs were made by the same settings skips itself. No stage's work is done here.
+outputs were made by the same settings skips itself. No stage's work is done here. `chatsmith demo` is the recipe
+kindergarten, and then a chat with what it made.
 """
 
 import os
@@ -16,9 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from chatsmith.cli import data, download, evaluate, mid, pretrain, rl, sft, tokenizer
+from chatsmith.cli import chat, data, evaluate, pretrain, rl, sft, tokenizer
+from chatsmith.cli.config import ChatConfig, DemoConfig, ServeConfig
 from chatsmith.cli.config import RunConfig as Config
-from chatsmith.cli.config import ServeConfig
 from chatsmith.cli.doctor import processes_for, warn
 from chatsmith.cli.launch import Machines, Place, find_place, launch
 from chatsmith.cli.plan import EXPECTED, within_budget
@@ -36,7 +37,7 @@ MAINS = {
     "data": data.main,
     "tokenizer": tokenizer.main,
     "pretrain": pretrain.main,
-    "mid": mid.main,
+    "mid": sft.main,
     "sft": sft.main,
     "rl": rl.main,
     "evaluate": evaluate.main,
@@ -91,7 +92,7 @@ def run_recipe(config: Config, reporter: Reporter) -> tuple[RunDirectory, list[S
     with run.lock():
         _keep_recipe(run, recipe)
     if config.ui:
-        from chatsmith.cli.watch import open_page  # brings the server, which no training needs
+        from chatsmith.cli.serve import open_page  # brings the server, which no training needs
 
         open_page(run.path, reporter)
     count = processes * place.nodes
@@ -103,8 +104,8 @@ def run_recipe(config: Config, reporter: Reporter) -> tuple[RunDirectory, list[S
     warn(recipe, configs, run, processes, reporter)
     evaluating: Any = configs.get("evaluate")
     if evaluating and evaluating.download:
-        folder = evaluate.eval_folder(evaluating)
-        download.fetch_benchmarks(folder, reporter, evaluating.mirror)  # before the first GPU second is spent
+        folder = data.eval_folder(evaluating.eval_data)
+        data.fetch_benchmarks(folder, reporter, evaluating.mirror)  # before the first GPU second is spent
     results: list[StageResult] = []
     try:
         for name in recipe.stages:
@@ -238,3 +239,18 @@ def _fact(value: float | str) -> str:
         return str(value)
     is_large = isinstance(value, int) or abs(value) >= 1000
     return format_number(value) if is_large else f"{value:.4g}"
+
+
+def demo(config: DemoConfig) -> None:
+    """Run the recipe, then chat in the terminal, or show a sample conversation where there is none."""
+    reporter = Reporter()
+    started = time.monotonic()
+    directory, results = run_recipe(Config(recipe="kindergarten", run=config.run, processes=1), reporter)
+    if not all(result.was_done for result in results):
+        show_results(directory, results, time.monotonic() - started, reporter)
+        show_next_steps(directory, reporter)
+    reporter.line()
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        chat.main(ChatConfig(run=config.run))
+    else:
+        chat.show_sample(ChatConfig(run=config.run))

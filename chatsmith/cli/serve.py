@@ -1,16 +1,20 @@
 """`chatsmith serve`: put a model behind the OpenAI API and a web page.
 
 Each model's engines run in processes of their own; this process speaks HTTP and needs no torch. What the endpoints
-do is told in `chatsmith/serve/` and docs/serving.md. It trains nothing and changes no file.
+do is told in `chatsmith/serve/` and docs/serving.md. It trains nothing and changes no file. `chatsmith watch` serves
+the page that shows how runs go, and no model: a run may be in training, over, interrupted, or copied here.
 """
 
+import atexit
 import os
-import re
+import subprocess
+import sys
+import webbrowser
 from pathlib import Path
 
-from chatsmith.cli.config import Listening, named_models
+from chatsmith.cli.config import Listening, WatchConfig, named_adapters, named_models
 from chatsmith.cli.config import ServeConfig as Config
-from chatsmith.report.gather import is_run
+from chatsmith.report.run_facts import is_run
 from chatsmith.report.watch import WatchedRuns
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.run_directory import RunDirectory
@@ -21,11 +25,6 @@ from chatsmith.serve.metrics import Metrics
 from chatsmith.serve.models import ServedModel, Service
 from chatsmith.serve.runs import Runs
 from chatsmith.serve.server import Address, serve
-
-DEFAULT_RUN = Path("runs/kindergarten")
-MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
-ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@A-Z]+")
-"""As browsers send it: a scheme and a host in small letters, perhaps a port, no path."""
 
 
 def main(config: Config) -> None:
@@ -74,6 +73,8 @@ def make_service(config: Config, keys: "Keys") -> "Service":
     num_engines = config.replicas * len(paths)
     threads = config.threads or engine_threads(num_engines)
 
+    adapters = {name: str(path) for name, path in named_adapters(config).items()}
+
     def setup(path: Path, index: int) -> EngineSettings:
         return EngineSettings(
             str(path),
@@ -81,13 +82,14 @@ def make_service(config: Config, keys: "Keys") -> "Service":
             config.device,
             config.dtype,
             threads,
-            config.max_running,
-            config.tokens_per_step,
+            config.max_running or None,
+            config.tokens_per_step or None,
             config.kv_tokens or None,
             config.prefix_caching,
             None if config.quantize == "none" else config.quantize,
             config.tokens_beside_decoding,
             config.exact,
+            adapters if index < config.replicas else {},
         )
 
     models = {
@@ -101,7 +103,43 @@ def make_service(config: Config, keys: "Keys") -> "Service":
         )
         for number, (name, path) in enumerate(paths.items())
     }
+    first = next(iter(models.values()))
+    models |= {name: first.with_adapter(name) for name in adapters}
     max_body_bytes = round(config.max_body_mib * 2**20)
     trained = [path for path in paths.values() if is_run(RunDirectory(path))]
     runs = Runs(WatchedRuns(trained), paths) if trained else None
     return Service(models, keys, metrics, max_body_bytes, config.read_seconds, config.log_prompts, runs)
+
+
+MAX_BODY_BYTES, READ_SECONDS, DRAIN_SECONDS = 2**16, 30.0, 1.0
+
+
+def watch(config: WatchConfig) -> None:
+    """Serve the page until a signal. Raises UserError if there is no run, or the address is taken."""
+    reporter = Reporter(json=True)  # stdout is for the log
+    keys, address = who_may_come_in(config, reporter)
+    watched = WatchedRuns([config.folder, *config.also], config.price_per_hour)
+
+    def make_service() -> Service:
+        runs = Runs(watched, {}, config.notify)
+        return Service({}, keys, Metrics(), MAX_BODY_BYTES, READ_SECONDS, runs=runs)
+
+    serve(
+        make_service,
+        address,
+        allowed_hosts=config.allowed_host,
+        trusted_proxies=config.trusted_proxy,
+        cors_origins=(),
+        drain_seconds=DRAIN_SECONDS,
+        tell=reporter.line,
+    )
+
+
+def open_page(run: Path, reporter: Reporter) -> None:
+    """Open the page of a run in the browser, served by a process of its own that ends with this one."""
+    command = [sys.executable, "-m", "chatsmith", "watch", str(run), "--port", str(WatchConfig.port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    atexit.register(process.terminate)
+    address = f"http://{WatchConfig.host}:{WatchConfig.port}/runs"
+    reporter.line(f"Training page: {address}, until this ends; then: chatsmith watch {run}")
+    webbrowser.open(address)

@@ -1,74 +1,51 @@
 """`chatsmith sft`: fine-tune a model on conversations, and write `<run>/sft/bundle`.
 
 Starts from the run's mid-trained or pretrained model, or from any bundle with `--from`; learns from the run's
-conversations, from any files with `--conversations`, or from a `--mixture`. `chatsmith mid` is the same command with
-other settings, one stage earlier.
+conversations, from any files with `--conversations`, or from a `--mixture`. `chatsmith mid` is the same with other
+settings, one stage earlier: a mixture of documents and conversations, before the model is fine-tuned.
 """
-
-import time
-from contextlib import ExitStack
-from typing import Any
 
 from chatsmith.bundle import bundle_fingerprint
 from chatsmith.cli.config import MidConfig
 from chatsmith.cli.config import SftConfig as Config
 from chatsmith.cli.mixtures import Opener, fingerprint_of, named_sources, show_samples
-from chatsmith.cli.training import (
-    exclusive,
-    facts_of,
-    finish,
-    is_up_to_date,
-    load_start,
-    save_trained,
-    settings_from,
-    time_budget,
-    training_run,
-)
+from chatsmith.cli.training import Stage, facts_of, load_start, settings_from, training_stage
 from chatsmith.data.dataset import file_sha256, load_manifest
 from chatsmith.data.mixture import Entry
 from chatsmith.data.packing import ConversationRows
 from chatsmith.ingest.files import find_files
 from chatsmith.ingest.forms import TYPES
-from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.errors import UserError
-from chatsmith.runtime.run_directory import RunDirectory, resolve_bundle, stage_key
+from chatsmith.runtime.run_directory import resolve_bundle
 from chatsmith.tasks.sources import Source, conversation_source
 from chatsmith.train.sft import fine_tune
 from chatsmith.train.trainer import TrainingSettings
 
 
-def main(config: Config) -> None:
+def main(config: Config | MidConfig) -> None:
     """Fine-tune, unless the run's model is already what this would make."""
-    tune(config, "sft", "Fine-tuning", "then fine-tuned on conversations.")
-
-
-def tune(config: Config | MidConfig, stage: str, title: str, how: str) -> None:
-    """Train the model of an earlier stage, or of `config.from_`, on conversations or a mixture."""
-    started = time.monotonic()
-    run = RunDirectory(config.run)
-    with (
-        exclusive(run, config, scales_loss=True) as (runtime, reporter),
-        ExitStack() as opened,
-    ):
-        before = "mid" if stage == "sft" and run.bundle("mid").is_dir() else "pretrain"
+    if isinstance(config, Config):
+        name, title, how = "sft", "Fine-tuning", "then fine-tuned on conversations."
+    else:
+        name, title, how = "mid", "Mid-training", "then trained further on documents and conversations."
+    with training_stage(name, config, scales_loss=True) as stage:
+        run, runtime, reporter = stage.run, stage.runtime, stage.reporter
+        before = "mid" if name == "sft" and run.bundle("mid").is_dir() else "pretrain"
         start_path = resolve_bundle(config.from_ or run.stage(before))
         if config.mixture:
-            sources = named_sources(config, run, runtime, reporter)
+            sources = named_sources(stage)
             inputs = {"mixture": fingerprint_of(sources)}
         else:
-            sources = [_conversations(config, run, reporter)]
+            sources = [_conversations(config, stage)]
             inputs = {"conversations": sources[0][1].fingerprint}
-        key = stage_key(config, bundle=bundle_fingerprint(start_path), **inputs)
-        if is_up_to_date(run, stage, key, reporter):
+        if stage.is_up_to_date(bundle=bundle_fingerprint(start_path), **inputs):
             return
 
         start = load_start(start_path, runtime)
-        training = training_run(run, stage, key, config, runtime, reporter, started, start.tokenizer)
+        stage.freeze(start)
+        training = stage.training_run(start.tokenizer)
         reporter.stage(title, f"{start.path}, on {runtime.describe()}")
-        context = start.config.context_length
-        opener = Opener(
-            run, start.tokenizer, context, config.seed, runtime, reporter, opened, 60 * config.disk_wait
-        )
+        opener = Opener(stage, start.tokenizer, start.config.context_length)
         mixture = opener.mixture(sources, learns_all=getattr(config, "loss", "") == "all")
         if runtime.is_main:
             show_samples(mixture, start.tokenizer, reporter)
@@ -81,25 +58,21 @@ def tune(config: Config | MidConfig, stage: str, title: str, how: str) -> None:
             validation_text=opener.validation_text,
             tokens=config.tokens,
             epochs=config.epochs,
-            budget=time_budget(run, training, config.minutes),
+            budget=stage.budget(training),
         )
         if runtime.is_main:
-            facts: dict[str, Any] = facts_of(training, plan, result)
             talks = [part.rows for part in mixture.parts if isinstance(part.rows, ConversationRows)]
-            facts |= {
+            facts = facts_of(training, plan, result) | {
                 "conversations": sum(rows.num_conversations for rows in talks),
                 "cut": sum(rows.cut for rows in talks),
                 "skipped": sum(rows.skipped for rows in talks),
                 "mixture": mixture.facts(plan.steps * plan.rows_per_step),
             }
             summary = f"A small assistant: pretrained on text, {how}"
-            save_trained(
-                run, stage, start.model, start.tokenizer, plan, facts, summary=summary, seed=config.seed
-            )
-            finish(run, stage, key, config, facts)
+            stage.finish(start.model, start.tokenizer, plan, facts, summary)
 
 
-def _conversations(config: Config | MidConfig, run: RunDirectory, reporter: Reporter) -> tuple[Entry, Source]:
+def _conversations(config: Config | MidConfig, stage: Stage) -> tuple[Entry, Source]:
     """What there is to learn from without a mixture: the files given, or the run's conversations."""
     if isinstance(config, Config) and config.conversations:
         files = {
@@ -108,8 +81,10 @@ def _conversations(config: Config | MidConfig, run: RunDirectory, reporter: Repo
         }
         fingerprint = " ".join(file_sha256(file) for named in files.values() for file in named)
         name = ", ".join(map(str, files["train"]))
-        return Entry(name), conversation_source(files.__getitem__, fingerprint, "", reporter.notice)
-    data = load_manifest(run.data)
+        return Entry(name), conversation_source(files.__getitem__, fingerprint, "", stage.reporter.notice)
+    data = load_manifest(stage.run.data)
     if data.conversations is None:
-        raise UserError(f"{run.path} has no conversations to learn from; give some with --conversations PATH")
+        raise UserError(
+            f"{config.run} has no conversations to learn from; give some with --conversations PATH"
+        )
     return Entry("conversations"), Source(data.conversations.fingerprint, read=data.read_conversations)

@@ -6,15 +6,16 @@ train, and never touches the network.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from itertools import chain, islice
 from threading import Thread
 from typing import TypeVar
 
 from chatsmith.cli.config import TokenizerConfig as Config
-from chatsmith.data.dataset import DataManifest, Split, SplitName, load_manifest
+from chatsmith.data.dataset import DataManifest, SplitName, load_manifest
 from chatsmith.ingest.hub import fetch, start_downloads
 from chatsmith.report.reference_vocabularies import REFERENCE_VOCABULARIES, load_offline
 from chatsmith.runtime.console import Reporter, format_seconds
@@ -87,26 +88,23 @@ def _enough(manifest: DataManifest, characters: float) -> DataManifest:
 
 def _is_current(run: RunDirectory, key: str) -> bool:
     """Whether the stage is done and the file is still the one it wrote (a damaged one is made again)."""
-
-    if not run.is_done(STAGE, key):
-        return False
-    try:
-        fingerprint = Tokenizer.load(run.tokenizer).fingerprint
-    except UserError:
-        return False
-    return fingerprint == (run.done_facts(STAGE) or {}).get("fingerprint")
+    if run.is_done(STAGE, key):
+        with suppress(UserError):
+            fingerprint = (run.done_facts(STAGE) or {}).get("fingerprint")
+            return Tokenizer.load(run.tokenizer).fingerprint == fingerprint
+    return False
 
 
 def _train(config: Config, manifest: DataManifest, reporter: Reporter) -> Tokenizer:
-
-    available = _characters(manifest.documents) + _characters(manifest.conversations)
+    splits = (manifest.documents, manifest.conversations)
+    available = sum(file.characters for split in splits if split for file in split.train)
     share = config.sample_megabytes * 1e6 / max(available, 1)
     expected = min(share, 1.0) * available
     with reporter.progress("reading", expected, "characters") as bar:
 
         def sample() -> Iterator[str]:
             read = 0
-            texts = _all_texts(manifest, "train")
+            texts = chain.from_iterable(_texts(manifest, "train").values())
             if config.document_characters:
                 texts = (text[: config.document_characters] for text in texts)
             for text in sample_evenly(texts, share):
@@ -125,55 +123,51 @@ def _train(config: Config, manifest: DataManifest, reporter: Reporter) -> Tokeni
     return tokenizer
 
 
-def _characters(split: Split | None) -> int:
-    return sum(file.characters for file in split.train) if split else 0
-
-
-def _all_texts(manifest: DataManifest, split: SplitName) -> Iterator[str]:
-    yield from _document_texts(manifest, split)
-    yield from _conversation_texts(manifest, split)
-
-
-def _document_texts(manifest: DataManifest, split: SplitName) -> Iterator[str]:
-    for document in manifest.read_documents(split):
-        yield document.text
-
-
-def _conversation_texts(manifest: DataManifest, split: SplitName) -> Iterator[str]:
-    for conversation in manifest.read_conversations(split):
-        for message in conversation:
-            for part in message.parts:
-                yield part.text
+def _texts(manifest: DataManifest, split: SplitName) -> dict[str, Iterator[str]]:
+    """The documents, and the parts of the conversations."""
+    talks = manifest.read_conversations(split)
+    return {
+        "documents": (document.text for document in manifest.read_documents(split)),
+        "conversations": (part.text for talk in talks for message in talk for part in message.parts),
+    }
 
 
 def _report(tokenizer: Tokenizer, seconds: float, manifest: DataManifest, reporter: Reporter) -> float | None:
     """Print size, compression and examples; returns bytes per token on held-out documents (None: no such)."""
+    held_out = {kind: _first(texts) for kind, texts in _texts(manifest, "validation").items()}
+    sizes = {
+        kind: sum(len(text.encode("utf-8", "replace")) for text in texts) for kind, texts in held_out.items()
+    }
 
-    held_out = [_first(texts(manifest, "validation")) for texts in (_document_texts, _conversation_texts)]
-    figures = [_bytes_per_token(texts, tokenizer.encode_batch) for texts in held_out]
-    rows = [["this tokenizer", f"{tokenizer.vocab_size:,}", *map(_shown, figures)]]
+    def figures(encode_batch: Callable[[list[str]], list[list[int]]]) -> dict[str, float]:
+        counts = {kind: sum(map(len, encode_batch(texts))) for kind, texts in held_out.items()}
+        return {kind: round(sizes[kind] / count, 4) for kind, count in counts.items() if count}
+
+    def row(name: str, size: int, found: dict[str, float]) -> list[str]:
+        shown = (f"{found[kind]:.2f}" if kind in found else "none held out" for kind in held_out)
+        return [name, f"{size:,}", *shown]
+
+    own = figures(tokenizer.encode_batch)
+    rows = [row("this tokenizer", tokenizer.vocab_size, own)]
     for vocabulary in REFERENCE_VOCABULARIES:
-        encoding = load_offline(vocabulary)
-        if encoding is None:
-            rows.append([vocabulary.name, "not available offline", "", ""])
+        if encoding := load_offline(vocabulary):
+            rows.append(row(vocabulary.name, encoding.n_vocab, figures(encoding.encode_ordinary_batch)))
         else:
-            others = [_bytes_per_token(texts, encoding.encode_ordinary_batch) for texts in held_out]
-            rows.append([vocabulary.name, f"{encoding.n_vocab:,}", *map(_shown, others)])
-    reporter.table(
-        "Bytes per token, on held-out text",
-        ["vocabulary", "ids", "documents", "conversations"],
-        rows,
-    )
-    reporter.table(
-        "Examples, one token between bars", ["tokens", "text"], _example_rows(tokenizer, _own_lines(manifest))
-    )
+            rows.append([vocabulary.name, "not available offline", "", ""])
+    reporter.table("Bytes per token, on held-out text", ["vocabulary", "ids", *held_out], rows)
+    texts = chain(*_texts(manifest, "validation").values(), *_texts(manifest, "train").values())
+    lines = filter(None, (text.strip().partition("\n")[0][:LONGEST_EXAMPLE] for text in texts))
+    encoded = [tokenizer.encode(text) for text in (*islice(lines, OWN_EXAMPLES), *EXAMPLES)]
+    rows = [
+        [str(len(ids)), "|".join(_visible(tokenizer.decode_bytes([id])) for id in ids)] for ids in encoded
+    ]
+    reporter.table("Examples, one token between bars", ["tokens", "text"], rows)
     reporter.line(f"Trained in {format_seconds(seconds)}.")
-    return figures[0]
+    return own.get("documents")
 
 
 def _first(texts: Iterator[str]) -> list[str]:
     """The first chunks of `texts`, up to HELD_OUT_CHARACTERS in all."""
-
     chosen, characters = [], 0
     for text in sample_evenly(texts, share=1.0):
         chosen.append(text)
@@ -181,32 +175,6 @@ def _first(texts: Iterator[str]) -> list[str]:
         if characters >= HELD_OUT_CHARACTERS:
             break
     return chosen
-
-
-def _bytes_per_token(
-    texts: Sequence[str], encode_batch: Callable[[list[str]], list[list[int]]]
-) -> float | None:
-    num_tokens = sum(len(ids) for ids in encode_batch(list(texts)))
-    num_bytes = sum(len(text.encode("utf-8", "replace")) for text in texts)
-    return round(num_bytes / num_tokens, 4) if num_tokens else None
-
-
-def _shown(bytes_per_token: float | None) -> str:
-    return "none held out" if bytes_per_token is None else f"{bytes_per_token:.2f}"
-
-
-def _own_lines(manifest: DataManifest) -> list[str]:
-    texts = chain(_all_texts(manifest, "validation"), _all_texts(manifest, "train"))
-    lines = (text.strip().partition("\n")[0][:LONGEST_EXAMPLE] for text in texts)
-    return list(islice((line for line in lines if line), OWN_EXAMPLES))
-
-
-def _example_rows(tokenizer: Tokenizer, own: Sequence[str]) -> list[list[str]]:
-    rows = []
-    for text in (*own, *EXAMPLES):
-        ids = tokenizer.encode(text)
-        rows.append([str(len(ids)), "|".join(_visible(tokenizer.decode_bytes([id])) for id in ids)])
-    return rows
 
 
 def _visible(token: bytes) -> str:

@@ -1,5 +1,5 @@
-"""What `pretrain`, `sft` and `rl` share: where a run directory keeps what training needs, and what a finished stage
-leaves there.
+"""What `pretrain`, `mid`, `sft` and `rl` share: where a run directory keeps what training needs, and what a finished
+stage leaves there.
 """
 
 import contextlib
@@ -7,17 +7,24 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
+from chatsmith.backends import choose_loss
+from chatsmith.backends.lora import add_lora, merged, save_adapter
 from chatsmith.bundle import GENERATION_DEFAULTS, Bundle, check_bundle, load_bundle, save_bundle
-from chatsmith.cli.config import Shape, Training
+from chatsmith.cli.config import Shape
+from chatsmith.cli.data import eval_folder
+from chatsmith.data.dataset import load_manifest
+from chatsmith.evals.hardest import hardest_rows
 from chatsmith.evals.suites import along_training
 from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
+from chatsmith.model.loss import chunk_gradient
 from chatsmith.report.estimate import device_called, step_time
 from chatsmith.report.model_card import model_card
 from chatsmith.runtime.atomic import remove_folder
@@ -25,41 +32,180 @@ from chatsmith.runtime.console import Reporter, counted, format_seconds
 from chatsmith.runtime.device import Runtime, detect_runtime, peak_memory_bytes
 from chatsmith.runtime.distributed import process_group
 from chatsmith.runtime.errors import UserError
-from chatsmith.runtime.run_directory import BUNDLE_FILE, RunDirectory, all_keys, command_for, settings_of
-from chatsmith.tasks.benchmark_files import default_folder
+from chatsmith.runtime.run_directory import (
+    BUNDLE_FILE,
+    RunDirectory,
+    all_keys,
+    command_for,
+    settings_of,
+    stage_key,
+)
+from chatsmith.runtime.states import saved_states
 from chatsmith.text.tokenizer import Tokenizer
-from chatsmith.train.checkpoint import saved_states
-from chatsmith.train.plan import Plan, model_shape
+from chatsmith.train.plan import Plan, dial, model_shape
 from chatsmith.train.step import uncompiled
 from chatsmith.train.timing import TimeBudget
 from chatsmith.train.trainer import TrainingRun, TrainResult
+from chatsmith.worlds.kindergarten import SUGGESTIONS
 
 T = TypeVar("T")
 
 
+@dataclass
+class Stage:
+    """A stage that trains, under way: its run directory, which it has locked, its settings, and where it computes."""
+
+    name: str
+    config: Any
+    runtime: Runtime
+    reporter: Reporter
+    opened: contextlib.ExitStack
+    """Closes what works in the background."""
+    started: float
+    """When the command began, by `time.monotonic()`."""
+    key: str = ""
+    """The identity of what it makes, once `is_up_to_date` has been asked."""
+    base: Path | None = None
+    """The bundle whose model is frozen, where LoRA trains beside it."""
+
+    @property
+    def run(self) -> RunDirectory:
+        """The run directory."""
+        return RunDirectory(self.config.run)
+
+    def is_up_to_date(self, **inputs: str) -> bool:
+        """Whether the model is the one of these settings and inputs, and whole; the console gets the answer."""
+        self.key, bundle = stage_key(self.config, **inputs), self.run.bundle(self.name)
+        if not self.run.is_done(self.name, self.key):
+            return False
+        try:
+            check_bundle(bundle)
+        except UserError as error:
+            self.reporter.notice(f"the finished model is damaged and is trained again ({error})")
+            return False
+        self.reporter.line(f"The model in {bundle} is up to date.")
+        remove_folder(
+            self.run.state(self.name)
+        )  # a kill may have come between the last two lines of `finish`
+        return True
+
+    def freeze(self, start: Bundle) -> None:
+        """Let LoRA train beside the model of `start` instead of in it, where the settings say so."""
+        if self.config.lora_rank:
+            self.base = start.path
+            add_lora(start.model, self.config.lora_rank, self.config.lora_products, self.config.seed)
+
+    def training_run(self, tokenizer: Tokenizer) -> TrainingRun:
+        """The stage as the trainer sees it. Raises UserError where a benchmark is wanted whose files are missing."""
+        config, folder = self.config, self.run.state(self.name)
+        every = getattr(config, "core_every", 0)
+        suite = "core" if self.name == "pretrain" else "chat"
+        benchmark = every and along_training(suite, tokenizer, self.runtime, eval_folder(config.eval_data))
+
+        def after_step(model: GPT, step: int) -> dict[str, float]:
+            if config.keep_every and step % config.keep_every == 0 and self.runtime.is_main:
+                save_bundle(
+                    self.run.stage(self.name) / "steps" / str(step),
+                    merged(model),
+                    tokenizer,
+                    generation=GENERATION_DEFAULTS,
+                    card=model_card(
+                        f"{self.run.path.name}, {self.name} after step {step:,}",
+                        "Kept along the way of a training run.",
+                    ),
+                    provenance={"stage": self.name, "seed": config.seed, "step": step, "settings": self.key},
+                )
+            if not benchmark or step % every:
+                return {}
+            with uncompiled():
+                return benchmark(merged(model))
+
+        states = saved_states(folder)
+        saved = {str(state.facts.get("key")).partition(" ")[0]: state.facts for state in states}
+        resumed = next((one for one in all_keys(self.key) if one in saved), self.key)
+        settings = settings_of(config)
+        describe = partial(hardest_rows, text_of=tokenizer.decode, runtime=self.runtime)
+        return TrainingRun(
+            self.name,
+            resumed,
+            folder,
+            self.run.metrics,
+            self.runtime,
+            self.reporter,
+            track=None if config.track == "none" else config.track,
+            save_seconds=60 * config.save_minutes,
+            on_bad_loss=config.on_bad_loss,
+            disk_wait_seconds=60 * config.disk_wait,
+            on_save=config.on_save,
+            started=self.started,
+            settings={name: value for name, value in settings.items() if name not in ("run", "json")},
+            after_step=after_step,
+            chosen=dict(saved.get(resumed, {}).get("chosen", {})),
+            gradient_of=choose_loss(self.runtime, self.reporter.line)
+            if self.name != "rl"
+            else chunk_gradient,
+            describe=describe if self.name != "rl" else lambda *_: [],
+        )
+
+    def budget(self, training: TrainingRun, **options: Any) -> TimeBudget | None:
+        """The budget of a run that is given in minutes; None for 0. `options` are fields of TimeBudget."""
+        minutes, kept = self.config.minutes, FrozenNumbers(self.run, self.name, training.key)
+        return TimeBudget(minutes, self.started, kept, self.runtime, **options) if minutes else None
+
+    def finish(
+        self,
+        model: GPT,
+        tokenizer: Tokenizer,
+        plan: Plan,
+        facts: dict[str, Any],
+        summary: str,
+        outputs: Sequence[Path] = (),
+    ) -> None:
+        """Write the bundle, with its model card, and record that the stage is done, with `outputs`.
+
+        What goes into `config.json` is the same for equal runs; what a clock measured goes into the card alone.
+        """
+        run, shape, tokens, seed = self.run, plan.model, int(facts["tokens"]), self.config.seed
+        card = model_card(
+            f"{run.path.name}, {self.name}",
+            summary,
+            data={"Sources": f"see data/manifest.json of the run {run.path.name}"},
+            recipe={
+                "Shape": f"{counted(shape.num_layers, 'layer')}, {shape.model_dim} channels, "
+                f"{counted(shape.num_heads, 'head')}",
+                "Parameters": f"{plan.cost.parameters:,}",
+                "Context": f"{shape.context_length:,} tokens",
+                "Training": f"{tokens:,} tokens in {counted(plan.steps, 'step')}",
+                "Seed": str(seed),
+            },
+            cost={
+                "Time": format_seconds(facts["seconds"]),
+                "Arithmetic": f"{tokens * plan.cost.training_flops_per_token:.2e} floating-point operations",
+                "Peak memory": f"{facts['peak_memory_gb']:.1f} GB",
+            },
+            suggestions=_suggestions(run),
+        )
+        save_bundle(
+            run.bundle(self.name),
+            merged(model),
+            tokenizer,
+            generation=GENERATION_DEFAULTS,
+            card=card,
+            provenance={"stage": self.name, "seed": seed, "tokens": tokens},
+        )
+        if self.base:
+            outputs = [*outputs, save_adapter(model, self.base, run.bundle(self.name))]
+        finish(run, self.name, self.key, self.config, facts, outputs)
+
+
 @contextlib.contextmanager
-def exclusive(
-    run: RunDirectory, config: Training, scales_loss: bool = False
-) -> Iterator[tuple[Runtime, Reporter]]:
-    """The runtime and the console of a command that trains in `run`, which it locks; all processes join their group."""
+def training_stage(name: str, config: Any, *, scales_loss: bool = False) -> Iterator[Stage]:
+    """A stage that trains in `config.run`, which the main process locks; all processes join their group."""
+    started = time.monotonic()
     runtime = detect_runtime(config.device, config.dtype, scales_loss)
-    lock = run.lock() if runtime.is_main else contextlib.nullcontext()
-    with process_group(runtime, 60 * config.disk_wait), lock:
-        yield runtime, Reporter(silent=not runtime.is_main)
-
-
-def is_up_to_date(run: RunDirectory, stage: str, key: str, reporter: Reporter) -> bool:
-    """Whether the model of `stage` is the one of these settings, and whole; the console gets the answer."""
-    if not run.is_done(stage, key):
-        return False
-    try:
-        check_bundle(run.bundle(stage))
-    except UserError as error:
-        reporter.notice(f"the finished model is damaged and is trained again ({error})")
-        return False
-    reporter.line(f"The model in {run.bundle(stage)} is up to date.")
-    remove_folder(run.state(stage))  # a kill may have come between the last two lines of `finish`
-    return True
+    lock = RunDirectory(config.run).lock() if runtime.is_main else contextlib.nullcontext()
+    with process_group(runtime, 60 * config.disk_wait), lock, contextlib.ExitStack() as opened:
+        yield Stage(name, config, runtime, Reporter(silent=not runtime.is_main), opened, started)
 
 
 def load_start(source: Path, runtime: Runtime) -> Bundle:
@@ -76,74 +222,22 @@ def settings_from(config: Any, kind: type[T]) -> T:
     return kind(**{field.name: getattr(config, field.name) for field in fields(kind)})  # pyright: ignore[reportArgumentType]
 
 
-def training_run(
-    run: RunDirectory,
-    stage: str,
-    key: str,
-    config: Any,
-    runtime: Runtime,
-    reporter: Reporter,
-    started: float,
-    tokenizer: Tokenizer,
-) -> TrainingRun:
-    """`stage` of a run directory as the trainer sees it. Raises UserError where a benchmark is wanted whose files are
-    missing."""
-    every = getattr(config, "core_every", 0)
-    suite = "core" if stage == "pretrain" else "chat"
-    benchmark = every and along_training(suite, tokenizer, runtime, config.eval_data or default_folder())
+S = TypeVar("S", bound=Shape)
 
-    def after_step(model: GPT, step: int) -> dict[str, float]:
-        if config.keep_every and step % config.keep_every == 0 and runtime.is_main:
-            name = f"{run.path.name}, {stage} after step {step:,}"
-            tables: dict[str, dict[str, str]] = {"data": {}, "recipe": {}, "scores": {}, "cost": {}}
-            save_bundle(
-                run.stage(stage) / "steps" / str(step),
-                model,
-                tokenizer,
-                generation=GENERATION_DEFAULTS,
-                card=model_card(name, "Kept along the way of a training run.", **tables),
-                provenance={"stage": stage, "seed": config.seed, "step": step, "settings": key},
-            )
-        if not benchmark or step % every:
-            return {}
-        with uncompiled():
-            return benchmark(model)
 
-    states = saved_states(run.state(stage))
-    saved = {str(state.facts.get("key")).partition(" ")[0]: state.facts for state in states}
-    resumed = next((one for one in all_keys(key) if one in saved), key)
-    return TrainingRun(
-        stage,
-        resumed,
-        run.state(stage),
-        run.metrics,
-        runtime,
-        reporter,
-        track=None if config.track == "none" else config.track,
-        save_seconds=60 * config.save_minutes,
-        on_bad_loss=config.on_bad_loss,
-        disk_wait_seconds=60 * config.disk_wait,
-        on_save=config.on_save,
-        started=started,
-        settings={name: value for name, value in settings_of(config).items() if name not in ("run", "json")},
-        after_step=after_step,
-        chosen=dict(saved.get(resumed, {}).get("chosen", {})),
+def with_dial(config: S) -> S:
+    """The settings with what the depth says where they say nothing."""
+    usual = dial(config.depth, config.architecture)._asdict()
+    return replace(
+        config, **{name: value for name, value in usual.items() if not getattr(config, name, True)}
     )
 
 
 def shape_of(config: Shape, vocab_size: int) -> GPTConfig:
     """The model that the settings describe."""
-    return model_shape(
-        config.depth,
-        vocab_size,
-        sequence_length=config.sequence_length,
-        width=config.width or None,
-        head_dim=config.head_dim,
-        bigram_buckets=config.bigram_buckets,
-        window_pattern=config.window_pattern,
-        value_embeddings=config.value_embeddings,
-        architecture=config.architecture,
-    )
+    config = with_dial(config)
+    shape: dict[str, Any] = {field.name: getattr(config, field.name) for field in fields(Shape)}
+    return model_shape(vocab_size=vocab_size, **shape)
 
 
 class FrozenNumbers:
@@ -162,17 +256,7 @@ class FrozenNumbers:
         self._run.freeze(self._stage, name, value, self._key)
 
 
-def time_budget(
-    run: RunDirectory, training: TrainingRun, minutes: float, **options: Any
-) -> TimeBudget | None:
-    """The budget of a run that is given in minutes; None for 0. `options` are fields of TimeBudget."""
-    if not minutes:
-        return None
-    kept = FrozenNumbers(run, training.stage, training.key)
-    return TimeBudget(minutes, training.started, kept, training.runtime, **options)
-
-
-def facts_of(training: TrainingRun, plan: Plan, result: TrainResult) -> dict[str, float]:
+def facts_of(training: TrainingRun, plan: Plan, result: TrainResult) -> dict[str, Any]:
     """The numbers of a finished run for the results table, all commands that it took included."""
     seconds = result.earlier_seconds + time.monotonic() - training.started
     return {
@@ -207,50 +291,12 @@ def _foreseen_speed(plan: Plan, runtime: Runtime) -> dict[str, float]:
     return {"foreseen_tokens_per_second": round(plan.tokens_per_step / step.seconds, 1)}
 
 
-def save_trained(
-    run: RunDirectory,
-    stage: str,
-    model: GPT,
-    tokenizer: Tokenizer,
-    plan: Plan,
-    facts: dict[str, float],
-    *,
-    summary: str,
-    seed: int,
-) -> None:
-    """Write the bundle of a finished stage, with its model card.
-
-    What goes into `config.json` is the same for equal runs; what a clock measured goes into the card alone.
-    """
-    shape, tokens = plan.model, int(facts["tokens"])
-    card = model_card(
-        f"{run.path.name}, {stage}",
-        summary,
-        data={"Sources": f"see data/manifest.json of the run {run.path.name}"},
-        recipe={
-            "Shape": f"{counted(shape.num_layers, 'layer')}, {shape.model_dim} channels, "
-            f"{counted(shape.num_heads, 'head')}",
-            "Parameters": f"{plan.cost.parameters:,}",
-            "Context": f"{shape.context_length:,} tokens",
-            "Training": f"{tokens:,} tokens in {counted(plan.steps, 'step')}",
-            "Seed": str(seed),
-        },
-        scores={},
-        cost={
-            "Time": format_seconds(facts["seconds"]),
-            "Arithmetic": f"{tokens * plan.cost.training_flops_per_token:.2e} floating-point operations",
-            "Peak memory": f"{facts['peak_memory_gb']:.1f} GB",
-        },
-    )
-    provenance = {"stage": stage, "seed": seed, "tokens": tokens}
-    save_bundle(
-        run.bundle(stage),
-        model,
-        tokenizer,
-        generation=GENERATION_DEFAULTS,
-        card=card,
-        provenance=provenance,
-    )
+def _suggestions(run: RunDirectory) -> Sequence[str]:
+    """What to ask a model of the built-in world; what others know, nobody knows here."""
+    try:
+        return SUGGESTIONS if load_manifest(run.data).source == "kindergarten" else ()
+    except UserError:
+        return ()  # fine-tuned on files of its own
 
 
 def finish(

@@ -78,7 +78,8 @@ class RolloutWorker:
         kv_tokens: int | None = None,
         backend: Backend | None = None,
     ) -> None:
-        """`backend` is the engine's; `reporter` shows the first few replies whose reward function failed."""
+        """`backend` and `kv_tokens` are the engine's; `reporter` shows the first few replies whose reward function
+        failed."""
         self._tokenizer, self._reward, self._reporter = tokenizer, reward, reporter
         self._max_tokens = max_tokens
         self._failures = 0

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from chatsmith.bundle import save_bundle
-from chatsmith.cli import download, evaluate
+from chatsmith.cli import data as data_command
+from chatsmith.cli import evaluate
 from chatsmith.cli import main as cli
 from chatsmith.cli.evaluate import Config
 from chatsmith.evals import chat, exam, suites
@@ -216,16 +217,16 @@ def test_only_missing_files_are_downloaded_and_a_refusal_says_what_else_there_is
     for path in ("gsm8k/test.jsonl", "humaneval/HumanEval.jsonl"):
         (folder / path).unlink()
     asked = []
-    monkeypatch.setattr(download, "fetch", lambda origin, *_, **__: asked.append(origin.path))
-    download.fetch_benchmarks(folder, reporter)
+    monkeypatch.setattr(data_command, "fetch", lambda origin, *_, **__: asked.append(origin.path))
+    data_command.fetch_benchmarks(folder, reporter)
     assert sorted(asked) == ["gsm8k/test.jsonl", "humaneval/HumanEval.jsonl"]
 
     def fails(*_: object, **__: object) -> str:
         raise UserError("the server says 404 Not Found")
 
-    monkeypatch.setattr(download, "fetch", fails)
+    monkeypatch.setattr(data_command, "fetch", fails)
     with pytest.raises(UserError, match=r"404.*--mirror.*docs/evaluation\.md"):
-        download.fetch_benchmarks(folder, reporter)
+        data_command.fetch_benchmarks(folder, reporter)
 
 
 def test_only_the_main_process_downloads_and_the_others_wait(run: Path, monkeypatch: pytest.MonkeyPatch):

@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from chatsmith.bundle import Bundle, load_bundle, save_bundle
 from chatsmith.cli.config import ExportConfig, ImportConfig
+from chatsmith.cli.export import import_folder as import_
 from chatsmith.cli.export import main
-from chatsmith.cli.import_ import main as import_
 from chatsmith.export import parity
 from chatsmith.export.qwen3 import qwen3_weights
 from chatsmith.model.config import NO_SOFTCAP, GPTConfig

@@ -126,7 +126,7 @@ def test_long_runs_are_thinned_and_evaluations_stay():
 
 
 def test_it_needs_no_torch_and_is_cheap(tmp_path, capsys):
-    program = "import sys, chatsmith.report.watch, chatsmith.cli.watch; print('torch' in sys.modules)"
+    program = "import sys, chatsmith.report.watch, chatsmith.cli.serve; print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
     )

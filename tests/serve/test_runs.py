@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from chatsmith.cli.serve import Config, make_service
-from chatsmith.cli.watch import open_page
+from chatsmith.cli.serve import Config, make_service, open_page
 from chatsmith.report.watch import WatchedRuns
 from chatsmith.runtime.console import Reporter
 from chatsmith.serve.app import create_app
