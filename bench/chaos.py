@@ -148,7 +148,7 @@ def main(config: Config) -> None:
                 break
             started = time.monotonic()
             (name,) = chance.choices(names, [WEIGHTS[name] for name in names])
-            before = counts.equal, counts.kills
+            before, known = (counts.equal, counts.kills), len(counts.differences)
             try_once(root, name, number, chance, seconds[name], operations[name], config.processes, counts)
             found = (1, counts.equal - before[0], counts.kills - before[1])
             kinds[name] = [one + more for one, more in zip(kinds[name], found, strict=True)]
@@ -156,11 +156,11 @@ def main(config: Config) -> None:
                 f"{number + 1:4} {name:<10} {'equal' if found[1] else 'DIFFERS'}, {found[2]} kills, "
                 f"{time.monotonic() - started:.1f} s"
             )
+            for line in counts.differences[known:]:
+                reporter.line(line)
     reporter.line(f"{(time.monotonic() - begun) / max(1, counts.trials):.1f} s a trial")
     rows = [[name, *map(str, figures)] for name, figures in kinds.items() if figures[0]]
     reporter.table("Trials", ["stage", "trials", "equal", "kills"], rows)
-    for line in counts.differences:
-        reporter.line(line)
     names = ("trials", "equal", "leftovers", "tracebacks", "kills")
     print(json.dumps({name: getattr(counts, name) for name in names}))
 
@@ -378,7 +378,7 @@ def differences(run: Path, after: Path, name: str) -> Iterator[str]:
             continue
         if one.name in ("README.md", "settings.toml", "job.json", "worker.log") or not other.exists():
             continue
-        if one.name in ("done.json", "manifest.json") or place.parts[0] == "evals":
+        if one.name in ("done.json", "manifest.json", "rl.json") or place.parts[0] == "evals":
             found, expected = (without_clock(json.loads(path.read_text())) for path in (one, other))
             if found != expected:
                 yield f"{place} differs: {found} instead of {expected}"
