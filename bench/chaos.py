@@ -54,7 +54,7 @@ depth = 1
 width = 32
 head_dim = 16
 sequence_length = 64
-tokens = 6144
+tokens = 3072
 batch_tokens = 256
 evaluations = 3
 evaluate_tokens = 256
@@ -62,7 +62,7 @@ save_minutes = 0.0005
 dtype = "fp32"
 compile = false
 [sft]
-tokens = 4096
+tokens = 2048
 batch_tokens = 256
 evaluations = 2
 evaluate_tokens = 256
@@ -70,7 +70,7 @@ save_minutes = 0.0005
 dtype = "fp32"
 compile = false
 [rl]
-steps = 8
+steps = 4
 prompts = 2
 samples = 2
 max_tokens = 8
@@ -92,7 +92,7 @@ SHARED = ("pretrain", "sft", "rl", "evaluate", "minutes")  # what several proces
 WEIGHTS = {"pretrain": 3, "sft": 3, "rl": 3, "evaluate": 1, "data": 1, "tokenizer": 1, "run": 2, "minutes": 1}
 MINUTES = 0.05
 CLOCK = ("modified", "second", "time", "finished", "memory", "share", "MFU", "sha256")
-LONGEST_SECONDS = 300
+LONGEST_SECONDS, GRACE_SECONDS = 300, 20
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,8 @@ class Config(Output):
     """Processes that train together."""
     seed: Natural = 1
     """Decides the stages and the moments."""
+    within: Natural = 0
+    """Minutes after which no further trial begins; 0 means no limit."""
 
 
 @dataclass
@@ -140,17 +142,25 @@ def main(config: Config) -> None:
         seconds, operations = reference(root, config.processes)
         names = [name for name in WEIGHTS if name != "run" or config.processes == 1]
         kinds: dict[str, list[int]] = {name: [0, 0, 0] for name in names}
+        begun = time.monotonic()
         for number in range(config.trials):
+            if config.within and time.monotonic() - begun > 60 * config.within:
+                break
+            started = time.monotonic()
             (name,) = chance.choices(names, [WEIGHTS[name] for name in names])
-            before = counts.equal, counts.kills
+            before, known = (counts.equal, counts.kills), len(counts.differences)
             try_once(root, name, number, chance, seconds[name], operations[name], config.processes, counts)
             found = (1, counts.equal - before[0], counts.kills - before[1])
             kinds[name] = [one + more for one, more in zip(kinds[name], found, strict=True)]
-            reporter.line(f"{number + 1:4} {name:<10} {'equal' if found[1] else 'DIFFERS'}, {found[2]} kills")
+            reporter.line(
+                f"{number + 1:4} {name:<10} {'equal' if found[1] else 'DIFFERS'}, {found[2]} kills, "
+                f"{time.monotonic() - started:.1f} s"
+            )
+            for line in counts.differences[known:]:
+                reporter.line(line)
+    reporter.line(f"{(time.monotonic() - begun) / max(1, counts.trials):.1f} s a trial")
     rows = [[name, *map(str, figures)] for name, figures in kinds.items() if figures[0]]
     reporter.table("Trials", ["stage", "trials", "equal", "kills"], rows)
-    for line in counts.differences:
-        reporter.line(line)
     names = ("trials", "equal", "leftovers", "tracebacks", "kills")
     print(json.dumps({name: getattr(counts, name) for name in names}))
 
@@ -208,7 +218,7 @@ def try_once(
             if code == 0:
                 break
     counts.tracebacks += "Traceback (most recent" in said
-    left = [path for path in run.rglob(".*") if path.name.endswith((".tmp", ".old"))]
+    left = [path for path in run.parent.rglob(".*") if path.name.endswith((".tmp", ".old"))]
     left += [path for path in run.glob("*/state") if (path.parent / "done.json").exists()]
     counts.leftovers += bool(left)
     found = (
@@ -279,9 +289,9 @@ def start(
         file = os.open(out, os.O_WRONLY | os.O_APPEND)
         os.dup2(file, 1)
         os.dup2(file, 2)
-        os.environ.update(place)
+        os.environ.update(place | {"CHATSMITH_CACHE": str(run.parent / "cache")})  # tokens of its own
         counted = count_operations(
-            run, kill if kill and kill.kind == "operation" and kill.rank in (-1, rank) else None
+            run.parent, kill if kill and kill.kind == "operation" and kill.rank in (-1, rank) else None
         )
         code = cli.main(argv, os.environ)
         if rank == 0:
@@ -296,9 +306,9 @@ def start(
     os._exit(code)
 
 
-def count_operations(run: Path, kill: Kill | None) -> list[int]:
-    """Count file operations inside `run` from now on; die before the one of `kill`."""
-    counted, inside = [0], str(run)
+def count_operations(folder: Path, kill: Kill | None) -> list[int]:
+    """Count file operations inside `folder` from now on; die before the one of `kill`."""
+    counted, inside = [0], str(folder)
     events = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate"}
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -314,6 +324,7 @@ def count_operations(run: Path, kill: Kill | None) -> list[int]:
 def wait(pids: Sequence[int], run: Path, kill: Kill | None) -> list[int]:
     """The exit codes of the processes; the kill, if it is by time, happens meanwhile."""
     codes: dict[int, int] = {}
+    ended_at = 0.0
     started, is_due = time.monotonic(), kill is not None and kill.kind != "operation"
     while len(codes) < len(pids):
         for pid in set(pids) - codes.keys():
@@ -326,7 +337,9 @@ def wait(pids: Sequence[int], run: Path, kill: Kill | None) -> list[int]:
             for pid in workers(run) if kill.kind == "worker" else chosen:
                 os.kill(pid, signal.SIGKILL)
             is_due = False
-        if waited > LONGEST_SECONDS:
+        if codes and any(codes.values()):  # as torchrun and srun do, which end the others soon
+            ended_at = ended_at or waited
+        if waited > LONGEST_SECONDS or (ended_at and waited > ended_at + GRACE_SECONDS):
             for pid in set(pids) - codes.keys():
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.01)
@@ -365,12 +378,16 @@ def differences(run: Path, after: Path, name: str) -> Iterator[str]:
             continue
         if one.name in ("README.md", "settings.toml", "job.json", "worker.log") or not other.exists():
             continue
-        if one.name in ("done.json", "manifest.json") or place.parts[0] == "evals":
+        if one.name in ("done.json", "manifest.json", "rl.json") or place.parts[0] == "evals":
             found, expected = (without_clock(json.loads(path.read_text())) for path in (one, other))
             if found != expected:
                 yield f"{place} differs: {found} instead of {expected}"
         elif one.read_bytes().replace(str(run).encode(), str(after).encode()) != other.read_bytes():
             yield f"{place} differs"
+    for one in (run.parent / "cache").rglob("*.bin"):
+        other = after.parent / one.relative_to(run.parent)
+        if other.exists() and one.read_bytes() != other.read_bytes():
+            yield f"{one.relative_to(run.parent)} differs"
     for stage in trained:
         if without_clock(records(run, stage)) != without_clock(records(after, stage)):
             yield f"the metrics of {stage} differ"

@@ -13,6 +13,7 @@ test items stand in the text a run learns from.
 import contextlib
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -83,7 +84,10 @@ def evaluate(config: Config, runtime: Runtime, reporter: Reporter) -> dict[str, 
     is_whole = not (config.max_examples or config.text or config.tasks or config.results)
     found: dict[str, Any] = {}
     record = Record()
-    with run.lock() if run and writes else contextlib.nullcontext():
+    can_write = run is not None and os.access(
+        run.path, os.W_OK
+    )  # what is measured already is shown all the same
+    with run.lock() if run and writes and can_write else contextlib.nullcontext():
         for stage, model in models.items():
             evaluation = what_to_measure(config, run, stage, model, runtime, reporter)
             suites = choose_suites(config, evaluation, run, stage, reporter)

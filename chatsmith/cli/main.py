@@ -22,6 +22,7 @@ from chatsmith.cli import config
 from chatsmith.runtime import signals
 from chatsmith.runtime.console import printable
 from chatsmith.runtime.errors import UserError, nearest
+from chatsmith.runtime.rank import is_main
 
 
 @dataclass(frozen=True)
@@ -221,7 +222,7 @@ def _explained(error: OSError) -> str:
 def _failed(message: str, environ: Mapping[str, str], code: int) -> int:
     if environ.get("CHATSMITH_DEBUG"):
         traceback.print_exc()
-    if code >= 130 and environ.get("RANK", "0") != "0":
+    if code >= 130 and not is_main(environ):
         return code  # the main process says it
     # One line, whatever the message holds: a program may read it.
     print(f"chatsmith: {printable(' '.join(message.split()))}", file=sys.stderr)

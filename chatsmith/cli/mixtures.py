@@ -102,7 +102,8 @@ class Opener:
         """The tokens of documents; by default of the run's own."""
         folder = folder or self.stage.run.tokens
         if (folder, split) not in self.texts:
-            cache = open_tokens(folder, manifest, self.tokenizer, split, build=self.stage.runtime.is_main)
+            builds, wait = self.stage.runtime.is_main, 60 * self.stage.config.disk_wait
+            cache = open_tokens(folder, manifest, self.tokenizer, split, build=builds, disk_wait=wait)
             self.texts[folder, split] = self.stage.opened.enter_context(closing(cache))
         return self.texts[folder, split]
 

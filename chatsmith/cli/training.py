@@ -120,12 +120,14 @@ class Stage:
             with uncompiled():
                 return benchmark(merged(model))
 
-        saved = [str(state.facts.get("key")).partition(" ")[0] for state in saved_states(folder)]
+        states = saved_states(folder)
+        saved = {str(state.facts.get("key")).partition(" ")[0]: state.facts for state in states}
+        resumed = next((one for one in all_keys(self.key) if one in saved), self.key)
         settings = settings_of(config)
         describe = partial(hardest_rows, text_of=tokenizer.decode, runtime=self.runtime)
         return TrainingRun(
             self.name,
-            next((one for one in all_keys(self.key) if one in saved), self.key),
+            resumed,
             folder,
             self.run.metrics,
             self.runtime,
@@ -138,6 +140,7 @@ class Stage:
             started=self.started,
             settings={name: value for name, value in settings.items() if name not in ("run", "json")},
             after_step=after_step,
+            chosen=dict(saved.get(resumed, {}).get("chosen", {})),
             gradient_of=choose_loss(self.runtime, self.reporter.line)
             if self.name != "rl"
             else chunk_gradient,
@@ -201,7 +204,7 @@ def training_stage(name: str, config: Any, *, scales_loss: bool = False) -> Iter
     started = time.monotonic()
     runtime = detect_runtime(config.device, config.dtype, scales_loss)
     lock = RunDirectory(config.run).lock() if runtime.is_main else contextlib.nullcontext()
-    with process_group(runtime), lock, contextlib.ExitStack() as opened:
+    with process_group(runtime, 60 * config.disk_wait), lock, contextlib.ExitStack() as opened:
         yield Stage(name, config, runtime, Reporter(silent=not runtime.is_main), opened, started)
 
 

@@ -184,8 +184,8 @@ def cache_conversations(
             if progress is None:
                 (folder / PROGRESS).unlink(missing_ok=True)  # no reader may meet what another build left
             if not (progress and progress.complete):
-                ids = {"bos_id": 2 * tokenizer.bos_id, "vocab_size": 2 * tokenizer.vocab_size}
-                writer = CacheWriter(folder, key, **ids)
+                bos_id, vocab_size = 2 * tokenizer.bos_id, 2 * tokenizer.vocab_size
+                writer = CacheWriter(folder, key, bos_id=bos_id, vocab_size=vocab_size)
                 done = progress.documents[-1] if progress and progress.documents else 0
                 left = islice(conversations, done, None)
                 while window := list(islice(left, WINDOW_DOCUMENTS)):

@@ -24,15 +24,15 @@ import os
 import subprocess
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from chatsmith.runtime.atomic import write_text
+from chatsmith.runtime.atomic import Wait, again_while_full, sweep, write_text
 from chatsmith.runtime.errors import UserError
 
 FORMAT_VERSION = 2  # 1 had no hashes
@@ -122,7 +122,7 @@ def _window_hash(ends: np.ndarray, ids: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-class TokenCache:
+class TokenCache(contextlib.AbstractContextManager["TokenCache"]):
     """Reads a cache that may still be growing. Close it, or use it in a `with`, to stop its worker."""
 
     def __init__(
@@ -131,30 +131,37 @@ class TokenCache:
         key: str,
         worker: "subprocess.Popen[bytes] | None" = None,
         more: Sequence[tuple[Path, str]] = (),
+        disk_wait: float = 0.0,
     ):
-        """The parts are in `folder` with `key`, and then in `more`."""
+        """The parts are in `folder` with `key`, and then in `more`. `disk_wait` is how long a worker may wait for room
+        on a full disk, in seconds."""
+        self._longest_wait = _STALLED_SECONDS + disk_wait
         self._parts = [(folder, key), *more]
         self._worker = worker
         self.opened = contextlib.ExitStack()
         """What is closed with this."""
+        if worker:
+            self.opened.enter_context(worker)
+            self.opened.callback(worker.terminate)
         self.check: Callable[[], None] = lambda: None
         """Is called while a window is waited for, and may raise UserError."""
         for place, _ in self._parts:
             with contextlib.suppress(OSError):  # it is not there yet, or another's
                 os.utime(place / ABOUT)  # when it was last used
-        self._progress = [Progress.load(*part) or Progress(part[1]) for part in self._parts]
+        self.progress = [Progress.load(*part) or Progress(part[1]) for part in self._parts]
+        """Of each part."""
         self._count()
         self._asked = 0
         self._ask(part_end(1))
 
     def _count(self) -> None:
         """How much may be read: the parts that are complete, and what there is of the next one."""
-        reached = next((n for n, one in enumerate(self._progress) if not one.complete), len(self._parts) - 1)
-        readable = self._progress[: reached + 1]
+        reached = next((n for n, one in enumerate(self.progress) if not one.complete), len(self._parts) - 1)
+        readable = self.progress[: reached + 1]
         self._first_windows = np.cumsum([0, *(len(one.ids) for one in readable)]).tolist()
         self._first_ids = np.cumsum([0, *(_last(one.ids) for one in readable)]).tolist()
         self._arrays: dict[int, np.ndarray] = {}
-        self.bos_id = self._progress[0].bos_id
+        self.bos_id = self.progress[0].bos_id
         """The id that packing puts before each document."""
         self.num_windows: int = self._first_windows[-1]
         """Windows published so far."""
@@ -162,7 +169,7 @@ class TokenCache:
         """Documents published so far."""
         self.num_ids: int = self._first_ids[-1]
         """Ids published so far."""
-        self.is_complete = self._progress[reached].complete
+        self.is_complete = self.progress[reached].complete
         """Whether every document is in the cache."""
         self._reached = reached
 
@@ -170,7 +177,7 @@ class TokenCache:
         """(end - start,) the ids from `start` to `end`, of one document: memory-mapped and read-only."""
         part = min(bisect_right(self._first_ids, start) - 1, self._reached)
         if part not in self._arrays:
-            one = self._progress[part]
+            one = self.progress[part]
             path, count = self._parts[part][0] / IDS, _last(one.ids)
             self._arrays[part] = np.memmap(path, f"uint{8 * one.id_bytes}", mode="r", shape=(count,))
         return self._arrays[part][start - self._first_ids[part] : end - self._first_ids[part]]
@@ -182,7 +189,7 @@ class TokenCache:
         Raises UserError if the window is not what was written.
         """
         part = bisect_right(self._first_windows, window) - 1
-        folder, progress, first_id = self._parts[part][0], self._progress[part], self._first_ids[part]
+        folder, progress, first_id = self._parts[part][0], self.progress[part], self._first_ids[part]
         local = window - self._first_windows[part]
         documents, ids = progress.bounds(local)
         count = documents.stop - documents.start
@@ -214,25 +221,9 @@ class TokenCache:
         self._ask(ALL_WINDOWS)
         self._wait(ALL_WINDOWS)
 
-    @property
-    def complete_parts(self) -> list[bool]:
-        """Of each part, whether every document is in it."""
-        return [one.complete for one in self._progress]
-
     def close(self) -> None:
         """Stop the worker if it still runs. What it has published stays, and a later build continues from there."""
         self.opened.close()
-        if self._worker is None:
-            return
-        self._worker.terminate()
-        self._worker.wait()
-        for pipe in (self._worker.stdin, self._worker.stdout):
-            if pipe:
-                pipe.close()
-        self._worker = None
-
-    def __enter__(self) -> "TokenCache":
-        return self
 
     def __exit__(self, *_: Any) -> None:
         self.close()
@@ -252,15 +243,15 @@ class TokenCache:
             self.check()
             # Asked before the progress is read, or the worker's last window could fall between the two.
             has_ended = self._worker is not None and self._worker.poll() is not None
-            before, part = self._progress[self._reached], self._parts[self._reached]
-            self._progress[self._reached] = Progress.load(*part) or before
-            if self._progress[self._reached] != before:
+            before, part = self.progress[self._reached], self._parts[self._reached]
+            self.progress[self._reached] = Progress.load(*part) or before
+            if self.progress[self._reached] != before:
                 self._count()
                 last_growth = time.monotonic()
             elif has_ended:
                 raise UserError(self._how_the_worker_ended())
-            elif time.monotonic() - last_growth > _STALLED_SECONDS:
-                minutes = _STALLED_SECONDS // 60
+            elif time.monotonic() - last_growth > self._longest_wait:
+                minutes = round(self._longest_wait / 60)
                 raise UserError(f"no new tokens in {part[0]} for {minutes} minutes; is the folder shared?")
             else:
                 time.sleep(_POLL_SECONDS)
@@ -279,51 +270,57 @@ class TokenCache:
 class CacheWriter:
     """Appends windows to a part's files, after the last one published under the same key."""
 
-    def __init__(self, folder: Path, key: str, *, bos_id: int, vocab_size: int):
+    def __init__(self, folder: Path, key: str, *, bos_id: int, vocab_size: int, wait: Wait = lambda _: False):
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
+        self.folder, self._wait = folder, wait
         self.progress = Progress(key, bos_id, 2 if vocab_size <= 1 << 16 else 4)
         with self.turn():
-            self.progress.save(folder)
+            self._publish(self.progress)
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[int]:
         """Keep other writers out, and yield how many windows there are now."""
         with (self.folder / LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            for leftover in self.folder.glob(
-                f".{PROGRESS}.*.tmp"
-            ):  # of a build that was stopped while it published
-                leftover.unlink()
+            sweep(self.folder)
             fresh = Progress(self.progress.key, self.progress.bos_id, self.progress.id_bytes)
             self.progress = Progress.load(self.folder, fresh.key) or fresh
-            for name, size in self.progress.sizes().items():
-                with (self.folder / name).open("ab") as file:
-                    file.truncate(size)
             yield len(self.progress.ids)
 
     def add_window(self, documents: list[list[int]]) -> None:
-        """Write the ids of one window's documents and publish them. Raises UserError if the disk is full."""
-        num_documents, num_ids = _last(self.progress.documents), _last(self.progress.ids)
+        """Write the ids of one window's documents and publish them."""
+        before = self.progress
+        num_documents, num_ids = _last(before.documents), _last(before.ids)
         ends = num_ids + np.cumsum([len(ids) for ids in documents], dtype=np.int64)
-        dtype = f"uint{8 * self.progress.id_bytes}"
-        ids = np.concatenate([np.array(ids, dtype) for ids in documents])
-        try:
-            for name, array in ((IDS, ids), (OFFSETS, ends)):
+        ids = np.concatenate([np.array(ids, f"uint{8 * before.id_bytes}") for ids in documents])
+        grown = replace(
+            before,
+            documents=[*before.documents, num_documents + len(documents)],
+            ids=[*before.ids, num_ids + len(ids)],
+            hashes=[*before.hashes, _window_hash(ends, ids)],
+        )
+        self._publish(grown, {IDS: ids, OFFSETS: ends})
+
+    def finish(self) -> None:
+        """Publish that every document is in."""
+        self._publish(replace(self.progress, complete=True))
+
+    def _publish(self, progress: Progress, more: Mapping[str, np.ndarray] = {}) -> None:
+        """Append to the files and say so. Waits on a full disk; raises UserError where that is in vain."""
+
+        def append() -> None:
+            for name, size in self.progress.sizes().items():
                 with (self.folder / name).open("ab") as file:
-                    file.write(array.tobytes())
+                    file.truncate(size)  # what was not published
+                    file.write(more[name].tobytes() if more else b"")
                     file.flush()
                     os.fsync(file.fileno())
+            progress.save(self.folder)
+
+        try:
+            again_while_full(append, self._wait)
         except OSError as error:
             raise UserError(
                 f"the tokens in {self.folder} cannot grow ({error.strerror}); free space and repeat the command"
             ) from error
-        self.progress.documents.append(num_documents + len(documents))
-        self.progress.ids.append(num_ids + len(ids))
-        self.progress.hashes.append(_window_hash(ends, ids))
-        self.progress.save(self.folder)
-
-    def finish(self) -> None:
-        """Publish that every document is in."""
-        self.progress.complete = True
-        self.progress.save(self.folder)
+        self.progress = progress

@@ -5,6 +5,7 @@ kindergarten's. Each task's result is written as soon as it is there, so an inte
 task. With several processes each works on a part of the items, and the main one writes.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -34,6 +35,7 @@ from chatsmith.model.gpt import GPT
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.distributed import gathered
+from chatsmith.runtime.errors import UserError
 from chatsmith.tasks import core
 from chatsmith.tasks.benchmark_files import find_file
 from chatsmith.tasks.core import CoreTask
@@ -201,6 +203,11 @@ def _kept(
     if known is not None:
         evaluation.reporter.line(f"{name}: measured before, see {path}")
         return known
+    if path and not os.access(path.parent if path.parent.exists() else path.parent.parent, os.W_OK):
+        raise UserError(
+            f"{name} is not measured yet, and {path.parent} cannot be written to; choose another folder",
+            setting="results",
+        )
     result = replace(measured(), key=key, model=evaluation.fingerprint)
     if path and reads:
         write_result(path, result)

@@ -321,14 +321,22 @@ def fetch(files: Iterable[SourceFile], reporter: Reporter) -> None:
 
 
 def open_tokens(
-    folder: Path, manifest: DataManifest, tokenizer: Tokenizer, split: SplitName, *, build: bool = True
+    folder: Path,
+    manifest: DataManifest,
+    tokenizer: Tokenizer,
+    split: SplitName,
+    *,
+    build: bool = True,
+    disk_wait: float = 0.0,
 ) -> TokenCache:
     """`open_token_cache`, shared by runs, and with the shards coming that its worker waits for.
 
     The first process of every other machine builds too: where machines share the folder, their workers take turns.
     """
-    build = build or is_first_here()
-    cache = open_token_cache(folder, manifest, tokenizer, split, build=build, shared=shared_folder("tokens"))
+    build, shared = build or is_first_here(), shared_folder("tokens")
+    cache = open_token_cache(
+        folder, manifest, tokenizer, split, build=build, shared=shared, disk_wait=disk_wait
+    )
     use_shared_tokens(cache.opened)
     if build and not cache.is_complete:
         files = unfinished_files(cache, manifest, split)

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from hashlib import sha256
 from itertools import groupby
@@ -24,7 +25,7 @@ from pathlib import Path
 from chatsmith.data.dataset import DataManifest, SourceFile, SplitName
 from chatsmith.data.documents import Document
 from chatsmith.data.tokens import ABOUT, LOG, WINDOW_DOCUMENTS, CacheWriter, Progress, TokenCache
-from chatsmith.runtime.atomic import write_text
+from chatsmith.runtime.atomic import wait_for_room, write_text
 from chatsmith.runtime.errors import UserError
 from chatsmith.text.tokenizer import Tokenizer
 
@@ -46,12 +47,14 @@ def open_token_cache(
     *,
     build: bool = True,
     shared: Path | None = None,
+    disk_wait: float = 0.0,
 ) -> TokenCache:
     """The cache of one split, at once; a worker continues to fill it if need be.
 
     Its parts are in `shared`, for other runs too (None: in `folder`); the worker's log is in `folder`/<split>. Of
     several processes that see the same folders one should `build`; the others read what it publishes. The worker
-    tokenizes with one thread on a small machine; with a quarter of the processors, at most 8, on a larger one.
+    tokenizes with one thread on a small machine; with a quarter of the processors, at most 8, on a larger one. On a
+    full disk it waits up to `disk_wait` seconds for room.
     """
     folder = folder / split
     former = (folder, cache_key(tokenizer.fingerprint, manifest.documents.fingerprint, split))
@@ -60,7 +63,7 @@ def open_token_cache(
     parts = [(part, _place(shared or folder, part, tokenizer, split)) for part in parts_of(manifest, split)]
     places = [place for _, place in parts]
     if not build or all((one := Progress.load(*place)) and one.complete for place in places):
-        return TokenCache(*places[0], more=places[1:])
+        return TokenCache(*places[0], more=places[1:], disk_wait=disk_wait)
     for part, (place, _) in parts:
         names = [str(file.path) for file in (part.documents.train or part.documents.validation)]
         write_text(place / ABOUT, json.dumps({"files": names, "split": split}))
@@ -70,9 +73,10 @@ def open_token_cache(
         "threads": max(1, min(8, (os.cpu_count() or 1) // 4)),
         "manifest": manifest.to_json(),
         "tokenizer": tokenizer.to_json(),
+        "disk_wait": disk_wait,
     }
     write_text(folder / JOB, json.dumps(job))
-    return TokenCache(*places[0], _start_worker(folder), places[1:])
+    return TokenCache(*places[0], _start_worker(folder), places[1:], disk_wait)
 
 
 def parts_of(manifest: DataManifest, split: SplitName) -> list[DataManifest]:
@@ -92,8 +96,8 @@ def parts_of(manifest: DataManifest, split: SplitName) -> list[DataManifest]:
 
 def unfinished_files(cache: TokenCache, manifest: DataManifest, split: SplitName) -> list[SourceFile]:
     """The training files of the parts that are not complete, in order."""
-    parts = zip(parts_of(manifest, split), cache.complete_parts, strict=True)
-    return [file for part, is_complete in parts if not is_complete for file in part.documents.train]
+    parts = zip(parts_of(manifest, split), cache.progress, strict=True)
+    return [file for part, progress in parts if not progress.complete for file in part.documents.train]
 
 
 def _place(shared: Path, part: DataManifest, tokenizer: Tokenizer, split: SplitName) -> tuple[Path, str]:
@@ -113,9 +117,11 @@ def _start_worker(folder: Path) -> "subprocess.Popen[bytes]":
     # all, into the worker.
     package_parent = str(Path(__file__).parents[2])
     search = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
-    with (folder / LOG).open("wb") as log:
+    said = os.dup(2)  # where the worker's one notice is read at once; its log may be on the full disk
+    with (folder / LOG).open("wb") as log, closing(os.fdopen(said, "wb", 0)):
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "chatsmith.ingest.tokenizing", str(folder / JOB)],
+            [sys.executable, "-P", "-m", "chatsmith.ingest.tokenizing", str(folder / JOB), str(said)],
+            pass_fds=(said,),
             stdin=subprocess.PIPE,
             bufsize=0,  # what could not be written to a worker that has ended must not come up again on closing
             stdout=subprocess.PIPE,
@@ -187,8 +193,12 @@ class Demand:
             self._grown.wait_for(lambda: self._windows > before + window)
 
 
-def main(job_file: Path) -> None:
+def main(job_file: Path, notices: int) -> None:
     """Fill the cache that the job describes (see `open_token_cache`)."""
+
+    def say(text: str) -> None:
+        os.write(notices, f"chatsmith: {text}\n".encode())
+
     demand = Demand()
     os.nice(10)  # training goes first; when it waits for tokens, the processors are ours anyway
     job = json.loads(job_file.read_bytes())
@@ -198,7 +208,9 @@ def main(job_file: Path) -> None:
     try:
         for part in parts_of(manifest, split):
             folder, key = _place(Path(job["folder"]), part, tokenizer, split)
-            writer = CacheWriter(folder, key, bos_id=tokenizer.bos_id, vocab_size=tokenizer.vocab_size)
+            wait = functools.partial(wait_for_room, folder, job["disk_wait"], say)
+            ids = {"bos_id": tokenizer.bos_id, "vocab_size": tokenizer.vocab_size}
+            writer = CacheWriter(folder, key, **ids, wait=wait)
             if not writer.progress.complete:
                 for file in (*part.documents.train, *part.documents.validation):
                     while file.is_remote and not file.path.exists():  # it is being downloaded
@@ -212,4 +224,4 @@ def main(job_file: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -20,6 +20,7 @@ from chatsmith.bundle import Bundle, load_bundle
 from chatsmith.data.problems import Problem, RewardFunction
 from chatsmith.engine.backend import Backend
 from chatsmith.engine.engine import Tool
+from chatsmith.engine.kv_cache import affordable
 from chatsmith.model.gpt import GPT
 from chatsmith.rl.objective import (
     Clip,
@@ -175,11 +176,13 @@ def reinforce(
     if settings.kl or replay:
         reference = load_bundle(start.path, device=runtime.device).model
         reference.compute_dtype = runtime.compute_dtype
-    replies, update = replies_of(settings, runtime), 0
+    settings, update = replace(settings, rows_per_microbatch=run.rows(settings.rows_per_microbatch)), 0
+    max_running = min(replies_of(settings, runtime), MOST_RUNNING)
     if runtime.device.type == "cuda":  # what an update will take besides the weights, the engine leaves free
         rows = settings.rows_per_microbatch or max(1, MOST_AT_ONCE // model.config.context_length)
         plan = _plan(model, 1, replace(settings, rows_per_microbatch=rows), runtime, wanted_steps=0)
         update = plan.foreseen_memory_bytes - sum(weight.nbytes for weight in model.parameters())
+    pool = (start.config, runtime.compute_dtype, runtime.device, max_running, update)
     worker = RolloutWorker(
         model,
         start.tokenizer,
@@ -187,8 +190,8 @@ def reinforce(
         tool,
         reporter,
         max_tokens=settings.max_tokens,
-        max_running=min(replies, MOST_RUNNING),
-        reserved_bytes=update,
+        max_running=max_running,
+        kv_tokens=int(run.once(f"kv_tokens_{max_running}", lambda: affordable(*pool)[1])),
         backend=backend,
     )
     loss = RLLoss(Clip(settings.clip_low, settings.clip_high), settings.kl, reference, settings.replay_weight)

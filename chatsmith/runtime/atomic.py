@@ -4,20 +4,32 @@ The new content is written beside its target, flushed to disk, then renamed over
 flushed last, so that the rename itself survives a power cut. A full disk raises a `UserError`, as does whatever else
 keeps the system from writing, and what was there before stays.
 
+Also how files are read that people write by hand: recipes, keys, personas.
+
 What is half-written is called `.NAME.PID.tmp`, and what has stepped aside for one rename `.NAME.PID.old`. A killed
 process leaves them behind; `sweep` puts that right.
 """
 
+import codecs
 import ctypes
 import errno
+import itertools
 import os
 import re
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from chatsmith.runtime.console import format_seconds
 from chatsmith.runtime.errors import UserError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says of a disk without room, or of a person's share of it."""
+
+POLL_SECONDS = 1.0
+"""How often a full disk is looked at."""
 
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.(?P<kind>tmp|old)")
 _temporaries: set[Path] = set()
@@ -34,12 +46,23 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _flush_folder(path.parent)
+        _flush(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
     """Replace `path` with `text` in UTF-8, atomically. Raises UserError on a full disk."""
     write_bytes(path, text.encode("utf-8"))
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, without a byte order mark.
+
+    Raises UserError for UTF-16, as PowerShell and Notepad may save it; OSError and UnicodeDecodeError as they are.
+    """
+    content = path.read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UserError(f"{path} is UTF-16 text; save it as UTF-8")
+    return content.decode("utf-8-sig")
 
 
 @contextmanager
@@ -56,13 +79,13 @@ def new_folder(path: Path) -> Iterator[Path]:
             yield temporary
             for file in temporary.rglob("*"):
                 if file.is_file():
-                    _flush_file(file)
-        _flush_folder(temporary)
+                    _flush(file)
+        _flush(temporary)
         if path.exists():
             _exchange(temporary, path)
         else:
             temporary.rename(path)
-        _flush_folder(path.parent)
+        _flush(path.parent)
 
 
 def remove_folder(path: Path) -> None:
@@ -141,6 +164,34 @@ def _exchange(temporary: Path, path: Path) -> None:
     _remove(retired)
 
 
+Wait = Callable[[int], bool]
+"""Is called where a disk is full, with how often it was before, and says whether to try again."""
+
+
+def again_while_full(write: Callable[[], None], wait: Wait) -> None:
+    """Call `write`, and where the disk is full once more, as long as `wait` says so. Raises OSError."""
+    for tries in itertools.count():
+        try:
+            return write()
+        except (OSError, UserError) as error:
+            reason = error if isinstance(error, OSError) else error.__cause__
+            if not isinstance(reason, OSError):
+                raise
+            if reason.errno not in FULL or not wait(tries):
+                raise reason from error
+
+
+def wait_for_room(folder: Path, longest: float, say: Callable[[str], object], tries: int) -> bool:
+    """Wait a moment for room on the full disk of `folder`, and at the first of the `tries` say so; False after
+    `longest` seconds."""
+    if tries * POLL_SECONDS >= longest:
+        return False
+    if tries == 0:
+        say(f"the disk is full: waiting up to {format_seconds(longest)} for room in {folder}")
+    time.sleep(POLL_SECONDS)
+    return True
+
+
 @contextmanager
 def explained(path: Path, temporary: Path) -> Iterator[None]:
     """Turn what the system says in a block that writes `temporary`, which will become `path`, into a UserError."""
@@ -148,7 +199,7 @@ def explained(path: Path, temporary: Path) -> Iterator[None]:
         yield
     except OSError as error:
         kept = " and is as it was" if path.exists() else ""
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL:
             raise UserError(
                 f"the disk is full: {path} was not written{kept}; free space and repeat the command"
             ) from error
@@ -166,12 +217,8 @@ def explained(path: Path, temporary: Path) -> Iterator[None]:
         raise
 
 
-def _flush_file(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _flush_folder(path: Path) -> None:
+def _flush(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -12,6 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from chatsmith.runtime.rank import is_main
+
 OTHER_PLACES = (Path("/var/tmp"), Path("/dev/shm"))
 """For a temporary folder where the usual one executes nothing."""
 
@@ -42,7 +44,7 @@ def cache_folder() -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     if usual is None or not usual.is_dir():
         os.environ["XDG_CACHE_HOME"] = str(folder)  # for the processes that this one starts
-    if int(os.environ.get("RANK", 0)) == 0:
+    if is_main():
         sys.stderr.write(
             f"chatsmith: {usual or 'the home folder'} cannot hold a cache (XDG_CACHE_HOME names another place); until "
             f"the end of this command, a temporary folder serves: {folder}\n"

@@ -5,6 +5,7 @@ or ten percent. With `json=True` all of it goes to stderr, so that stdout holds 
 command prints. It keeps no log file: metrics belong to `metrics.jsonl`.
 """
 
+import math
 import os
 import sys
 import time
@@ -255,6 +256,8 @@ def format_seconds(seconds: float) -> str:
     """'0.4 s', '48 s', '3 min 05 s', '2 h 10 min'."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
+    if math.isinf(seconds):
+        return "forever"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from chatsmith.runtime.cache import prepare_compiling
-from chatsmith.runtime.distributed import Rank, gpu_index, rank_from
 from chatsmith.runtime.errors import UserError
+from chatsmith.runtime.rank import Rank, gpu_index, rank_from
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
 

@@ -5,7 +5,6 @@ is closed off by the next one, and dropped when training begins. It does not dra
 """
 
 import contextlib
-import errno
 import importlib
 import json
 import math
@@ -14,8 +13,7 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 from chatsmith.runtime import atomic
 from chatsmith.runtime.errors import UserError
@@ -29,17 +27,7 @@ TEXTS = ("sample", "shown")
 """Values of `MetricsLog.write` that are what a model wrote; a tracker gets them as text."""
 
 
-class Tracker(Protocol):
-    """Where figures go besides the file. It is one of a run directory, which all stages and sessions go on with."""
-
-    def log(self, stage: str, step: int, values: dict[str, float]) -> None: ...
-
-    def text(self, stage: str, step: int, name: str, text: str) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class MetricsLog:
+class MetricsLog(contextlib.AbstractContextManager["MetricsLog"]):
     """Append lines to the file at `path` (metrics.jsonl of a run); `track` is one of TRACKERS or None, which gets the
     `settings` by stage, too.
 
@@ -60,15 +48,10 @@ class MetricsLog:
         self._path, self._waits, self._unwritten = path, waits, b""
         # Unbuffered: what could not be written must not be tried again when the file is closed.
         self._file = path.open("ab", buffering=0)
-        if _ends_mid_line(path):
+        if path.stat().st_size and _last_byte(path) != b"\n":
             self._append(b"\n")
 
-    def __enter__(self) -> "MetricsLog":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def write(self, *, stage: str, step: int, **values: Any) -> None:
@@ -94,7 +77,7 @@ class MetricsLog:
         try:
             self._append(self._unwritten)
         except OSError as error:
-            if self._waits and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if self._waits and error.errno in atomic.FULL:
                 return False
             self._unwritten = b""
             raise
@@ -146,7 +129,9 @@ def records_of(path: Path, stage: str, up_to_step: int) -> bytes:
     return b"".join(line.rstrip(b"\n") + b"\n" for line in own)
 
 
-def open_tracker(name: str, run: Path, settings: Mapping[str, Any] | None = None) -> Tracker:
+def open_tracker(
+    name: str, run: Path, settings: Mapping[str, Any] | None = None
+) -> "_WandbLike | _TensorBoard":
     """The tracker called `name` for the run directory `run`, whose name there stays the same in all sessions;
     `settings` are by stage. Raises UserError if it cannot be used."""
     if name not in TRACKERS:
@@ -200,13 +185,10 @@ class _TensorBoard:
         self._writer.close()
 
 
-def _ends_mid_line(path: Path) -> bool:
+def _last_byte(path: Path) -> bytes:
     with path.open("rb") as file:
-        size = file.seek(0, 2)
-        if size == 0:
-            return False
-        file.seek(size - 1)
-        return file.read(1) != b"\n"
+        file.seek(-1, os.SEEK_END)
+        return file.read()
 
 
 def _stays(line: bytes, stage: str, after_step: int) -> bool:

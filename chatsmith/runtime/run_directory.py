@@ -21,7 +21,6 @@ writes a stage's outputs. A recipe says which stages run, in which order, with w
 """
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import json
@@ -39,7 +38,6 @@ import tomli_w
 
 from chatsmith.runtime import atomic
 from chatsmith.runtime.errors import UserError, did_you_mean
-from chatsmith.runtime.text_files import read_text
 
 KEY_FORMAT = 1  # raised when the meaning of a key changes, so that old outputs are made anew
 STAGE_FOLDERS = {"evaluate": "evals"}  # every other stage's folder has the stage's name
@@ -60,9 +58,6 @@ class RunDirectory:
         self.tokenizer = self.path / "tokenizer"
         self.tokens = self.path / "tokens"
         self.evals = self.path / "evals"
-
-    def __repr__(self) -> str:
-        return f"RunDirectory({str(self.path)!r})"
 
     def stage(self, name: str) -> Path:
         """The folder of stage `name`."""
@@ -148,10 +143,14 @@ class RunDirectory:
         record = self.stage(stage) / "done.json"
         if not record.exists():  # it was lost, or a kill came before it
             atomic.write_text(record, json.dumps(done | {"sha256": _record_hash(done)}, indent=2) + "\n")
-        paths = {output: self.path / output for output in done.get("outputs", [])}
-        return all(
-            path.exists() and hashes.get(output) in (None, _hash(path)) for output, path in paths.items()
-        )
+        for output in done.get("outputs", []):
+            path, expected = self.path / output, hashes.get(output)
+            copy = self.stage(stage) / path.name
+            if expected and _hash(path) != expected == _hash(copy):
+                atomic.write_bytes(path, copy.read_bytes())
+            if not path.exists() or expected not in (None, _hash(path)):
+                return False
+        return True
 
     def mark_done(
         self,
@@ -164,7 +163,8 @@ class RunDirectory:
         """Record that `stage` finished: `facts` are numbers for the results table (seconds, scores, counts).
 
         `outputs` are files or folders inside the run without which the stage counts as not done. `config` holds the
-        settings it ran with, however it was started: they are written to `settings.toml`, as a section of a recipe.
+        settings it ran with, however it was started: they are written to `settings.toml`, as a section of a recipe. Of
+        files outside the stage's folder a copy is kept in it: a lost table of results costs no training.
         """
         names = {str(output.relative_to(self.path)): output for output in outputs}
         record = {
@@ -175,6 +175,9 @@ class RunDirectory:
             "hashes": {name: _hash(output) for name, output in names.items()},
         }
         text = json.dumps(record | {"sha256": _record_hash(record)}, indent=2) + "\n"
+        for output in outputs:
+            if output.is_file() and self.stage(stage) not in output.parents:
+                atomic.write_bytes(self.stage(stage) / output.name, output.read_bytes())
         if config is not None:
             # The record once more: without one, hours of training count as not done.
             kept = tomli_w.dumps({"key": key, "done": text, stage: settings_of(config)})
@@ -378,7 +381,7 @@ class Recipe:
 def read_recipe(path: Path) -> Recipe:
     """The recipe in the file at `path`. Raises UserError if it is missing, no TOML or of another shape."""
     try:
-        content = tomllib.loads(read_text(path))
+        content = tomllib.loads(atomic.read_text(path))
     except OSError as error:
         raise UserError(f"the recipe {path} cannot be read ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -422,7 +425,7 @@ def _acquire(file: TextIO, path: Path) -> None:
 
 
 def _unwritable(path: Path, error: OSError) -> UserError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in atomic.FULL:
         return UserError(
             f"the disk is full: the run directory {path} cannot be made; free space and repeat the command"
         )

@@ -3,8 +3,11 @@
 Bundles and training states are made of them. They are not written atomically: the folder that they are in is.
 """
 
+import errno
 import hashlib
 import json
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,49 +58,23 @@ def check_seal(path: Path, seal: Seal) -> None:
         raise DamagedFileError(f"{path} is not the file that was saved: its content has changed")
 
 
-_STORED_TYPES = {
-    torch.int64: "I64",
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.int32: "I32",
-    torch.bfloat16: "BF16",
-    torch.float16: "F16",
-    torch.uint8: "U8",
-}
-"""What can be written, in the order of the file: wide types first, so that every tensor is aligned."""
-
-
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> Seal:
-    """Write tensors of any device to a new safetensors file at `path`, not atomically. Returns its seal.
+    """Write tensors of any device to a safetensors file at `path`, not atomically. Returns its seal.
 
-    The bytes are those of `safetensors.torch.save_file`, which would have to be read once more for their hash. Raises
-    OSError on a full disk, above a limit on file sizes and the like.
+    Raises OSError on a full disk, above a limit on file sizes and the like.
     """
-    types = list(_STORED_TYPES)
-    ordered = sorted(tensors, key=lambda name: (types.index(tensors[name].dtype), name))
-    header: dict[str, Any] = {}
-    end = 0
-    for name in ordered:
-        tensor, start = tensors[name], end
-        end += tensor.numel() * tensor.element_size()
-        shape, kind = list(tensor.shape), _STORED_TYPES[tensor.dtype]
-        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
-    text += b" " * (-len(text) % 8)
-    digest = hashlib.sha256()
+    path.touch()
+    mode = (
+        path.stat().st_mode
+    )  # by the umask; what the library puts in its place can be read by the owner alone
     try:
-        with path.open("wb") as file:
-
-            def write(content: Any) -> None:
-                file.write(content)
-                digest.update(content)
-
-            write(len(text).to_bytes(8, "little") + text)
-            for name in ordered:
-                write(tensors[name].detach().to("cpu").contiguous().flatten().view(torch.uint8).numpy())
-    except OSError as error:  # what writing raises names no file
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    return Seal(8 + len(text) + end, digest.hexdigest())
+        on_cpu = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+        safetensors.torch.save_file(on_cpu, path)
+    except SafetensorError as error:  # which has the system's number in its text alone
+        number = int(match[1]) if (match := re.search(r"(?:os error|code:) (\d+)", str(error))) else errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from error
+    path.chmod(mode)
+    return seal_of(path)
 
 
 def read_tensors(path: Path, seal: Seal) -> dict[str, torch.Tensor]:

@@ -8,15 +8,18 @@ it does not get to within GRACE_SECONDS, the thread ends the process. Training a
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
 from chatsmith.runtime import atomic
+from chatsmith.runtime.rank import is_main
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE_SECONDS = 10.0
+AGAIN_SECONDS = 0.05
 STOPPING = "chatsmith: stopping"
 FINISHING_STEP = (
     "chatsmith: finishing this step, then saving and stopping; Ctrl-C once more stops at once, without saving"
@@ -35,20 +38,24 @@ class StoppedError(KeyboardInterrupt):
 class StopRequest:
     """Whether someone asked to stop, and how."""
 
-    def __init__(self, silent: bool) -> None:
+    def __init__(self, text: str, silent: bool) -> None:
         self.received = 0
         """The number of the signal."""
         self.interrupts = False
         """Whether a signal is to raise StoppedError where it arrives."""
-        self._unsaid = threading.Semaphore(0 if silent else 1)
+        self._text, self._unsaid = text, threading.Semaphore(0 if silent else 1)
 
     def acknowledge(self) -> None:
         """Say so, once."""
+        # Written to the descriptor itself: the signal may have come in the middle of a print, which can't be entered
+        # twice. On a terminal the line begins below the progress bar and the ^C.
         if self._unsaid.acquire(blocking=False):
-            _say(FINISHING_STEP)
+            start = "\n" if os.isatty(2) else ""
+            with suppress(OSError):  # whether anyone reads it or not
+                os.write(2, f"{start}{self._text}\n".encode())
 
 
-_request: StopRequest | None = None
+_at_once = _request = StopRequest(STOPPING, silent=not is_main())
 
 
 def install() -> None:
@@ -59,6 +66,7 @@ def install() -> None:
     threading.Thread(target=_watch, args=(reading,), daemon=True).start()
     for number in SIGNALS:
         signal.signal(number, _interrupt)
+    sys.unraisablehook = _again
 
 
 @contextmanager
@@ -69,7 +77,7 @@ def stop_request(silent: bool = False) -> Iterator[StopRequest]:
     Signals can only be caught in the main thread; elsewhere the request simply never comes.
     """
     global _request
-    request = StopRequest(silent)
+    request = StopRequest(FINISHING_STEP, silent)
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
@@ -87,13 +95,24 @@ def stop_request(silent: bool = False) -> Iterator[StopRequest]:
     try:
         yield request
     finally:
-        _request = None
+        _request = _at_once
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    _at_once.acknowledge()
     raise StoppedError(number=number)
+
+
+def _again(ignored: "sys.UnraisableHookArgs") -> None:
+    """Raise StoppedError once more where Python ignored it, in a callback of the garbage collector."""
+    if not isinstance(ignored.exc_value, StoppedError):
+        sys.__unraisablehook__(ignored)
+        return
+    timer = threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), ignored.exc_value.code - 128))
+    timer.daemon = True
+    timer.start()
 
 
 def _watch(reading: int) -> None:
@@ -103,11 +122,8 @@ def _watch(reading: int) -> None:
         if number not in SIGNALS:
             continue
         seen += 1
-        if request and seen == 1:
-            request.acknowledge()
-        elif not request or number == signal.SIGINT:
-            if not request and seen == 1 and os.environ.get("RANK", "0") == "0":
-                _say(STOPPING)
+        request.acknowledge()
+        if request is _at_once or (seen > 1 and number == signal.SIGINT):
             timer = threading.Timer(GRACE_SECONDS, _end, (number,))
             timer.daemon = True
             timer.start()
@@ -116,11 +132,3 @@ def _watch(reading: int) -> None:
 def _end(number: int) -> None:
     atomic.remove_temporaries()
     os._exit(128 + number)
-
-
-def _say(text: str) -> None:
-    # Written to the descriptor itself: the signal may have come in the middle of a print, which can't be entered twice.
-    # On a terminal the line begins below the progress bar and the ^C.
-    start = "\n" if os.isatty(2) else ""
-    with suppress(OSError):  # whether anyone reads it or not
-        os.write(2, f"{start}{text}\n".encode())

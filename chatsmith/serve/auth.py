@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from chatsmith.runtime.atomic import read_text
 from chatsmith.runtime.errors import UserError
-from chatsmith.runtime.text_files import read_text
 from chatsmith.serve.errors import known
 
 ANONYMOUS = "anonymous"

@@ -87,6 +87,8 @@ class Progress:
     """What the commands took, evaluations and all, each up to its last save."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """With which the run was started."""
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+    """See `TrainingRun.chosen`."""
 
 
 def save_training(

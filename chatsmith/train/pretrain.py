@@ -61,7 +61,8 @@ def pretrain(
         model.to(runtime.device)
     shape = model.config
     flops_per_token = model_cost(shape).training_flops_per_token
-    seconds = 60 * budget.minutes if budget else expected_seconds(tokens * flops_per_token, runtime)
+    measured = partial(expected_seconds, tokens * flops_per_token, runtime)
+    seconds = 60 * budget.minutes if budget else run.once("expected_seconds", measured)
     compute_loss = prepare(model, runtime, settings.compile, reporter.notice, seconds, run.gradient_of)
 
     @cache  # not before an evaluation: it waits for all of the validation text
@@ -82,7 +83,7 @@ def pretrain(
 
     def planned(tokens: int, notice: Callable[[str], object]) -> Plan:
         is_new = model is not start
-        return settings.plan(model, tokens, runtime, compute_loss, notice, from_scratch=is_new)
+        return settings.plan(model, tokens, run, compute_loss, notice, from_scratch=is_new)
 
     if budget:
         # A guess from half the matrix peak is enough to choose the batch size that is then measured.

@@ -47,9 +47,9 @@ def fine_tune(
         raise UserError("a mixture of weights alone has no end; give tokens or minutes", setting="tokens")
     pass_tokens = mixture.rows_per_pass * shape.context_length
     tokens = tokens or max(1, int(epochs * pass_tokens))
-    flops = tokens * model_cost(shape).training_flops_per_token
     model.train()
-    seconds = 60 * budget.minutes if budget else expected_seconds(flops, runtime)
+    measured = partial(expected_seconds, tokens * model_cost(shape).training_flops_per_token, runtime)
+    seconds = 60 * budget.minutes if budget else run.once("expected_seconds", measured)
     compute_loss = prepare(model, runtime, settings.compile, reporter.notice, seconds, run.gradient_of)
     text_rows = ValidationRows(validation_text, shape.context_length) if validation_text else None
 
@@ -81,7 +81,7 @@ def fine_tune(
         )
 
     def planned(tokens: int, notice: Callable[[str], object]) -> Plan:
-        return settings.plan(model, tokens, runtime, compute_loss, notice)
+        return settings.plan(model, tokens, run, compute_loss, notice)
 
     if budget:
         tokens = tokens_within(run, budget, model, pass_tokens, planned, job, settings.evaluations)

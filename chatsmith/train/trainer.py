@@ -33,13 +33,12 @@ from chatsmith.data.packing import Batch
 from chatsmith.model.gpt import GPT
 from chatsmith.model.loss import ChunkGradient, chunk_gradient
 from chatsmith.optim.sharded import make_optimizer
-from chatsmith.runtime.background import AfterSave
 from chatsmith.runtime.console import Reporter, counted, differences, format_seconds
 from chatsmith.runtime.device import Runtime, gemm_peak, peak_memory_bytes, settled
-from chatsmith.runtime.disk import wait_for_room
-from chatsmith.runtime.distributed import sum_number, sum_numbers
+from chatsmith.runtime.distributed import max_number, sum_number, sum_numbers
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.metrics import MetricsLog
+from chatsmith.runtime.saving import AfterSave, wait_for_room
 from chatsmith.runtime.signals import SIGNALS, StoppedError, stop_request
 from chatsmith.runtime.states import StateWriter
 from chatsmith.train.checkpoint import (
@@ -85,12 +84,25 @@ class TrainingRun:
     """When the command began, by `time.monotonic()`."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Those it is to be compared by with other runs, and that a tracker shows."""
+    chosen: dict[str, Any] = field(default_factory=dict)
+    """What was chosen by the memory and the speed of the machine that began the run. Chosen again where it resumes,
+    with other memory free, sums would be in another order, and their last digits others."""
     gradient_of: ChunkGradient = chunk_gradient
     """How the loss of a chunk is computed on this device."""
     describe: Callable[[GPT, list[Any], ComputeLoss[Any]], list[str]] = lambda model, batches, loss: []
     """What to say about the batches of a step that was left out for its loss; on all processes."""
     after_step: Callable[[GPT, int], dict[str, float]] = lambda model, step: {}
     """What else is to be done with the model after a step, on all processes; scores that come of it are recorded."""
+
+    def once(self, name: str, choose: Callable[[], float]) -> float:
+        """What was chosen under this name when the run began; else the least that any process chooses now."""
+        if name not in self.chosen:
+            self.chosen[name] = -max_number(-choose(), self.runtime)
+        return self.chosen[name]
+
+    def rows(self, asked: int) -> int:
+        """Rows of a microbatch: those asked for, or those with which the run began; 0 leaves them to the plan."""
+        return asked or int(self.chosen.get("rows_per_microbatch", 0))
 
 
 @dataclass(frozen=True)
@@ -116,24 +128,24 @@ class TrainingSettings:
         self,
         model: GPT,
         tokens: int,
-        runtime: Runtime,
+        run: TrainingRun,
         compute_loss: ComputeLoss[Batch],
         notice: Callable[[str], object],
         *,
         from_scratch: bool = False,
     ) -> Plan:
         """The plan to train `model` on about so many tokens, in microbatches that fit into memory (`fit_plan`)."""
+        rows, runtime = run.rows(self.rows_per_microbatch), run.runtime
         plan = make_plan(
             model.config,
             tokens,
             batch_tokens=self.batch_tokens or None,
-            rows_per_microbatch=self.rows_per_microbatch or None,
+            rows_per_microbatch=rows or None,
             world_size=runtime.world_size,
             rate_scale=self.rate_scale,
             from_scratch=from_scratch,
         )
-        is_asked = self.rows_per_microbatch > 0
-        return fit_plan(model, plan, runtime, notice, is_asked=is_asked, compute_loss=compute_loss)
+        return fit_plan(model, plan, runtime, notice, is_asked=rows > 0, compute_loss=compute_loss)
 
 
 @dataclass(frozen=True)
@@ -262,7 +274,7 @@ class Trainer:
         self.run, self.model, self.plan = run, model, plan
         self.optimizer = make_optimizer(model, plan.rates, run.runtime)
         self.meter = Meter()
-        self._notch = Notch(run.reporter.notice)
+        self._notch = Notch(run.reporter.notice, **run.chosen.get("notch", {}))
         self.scores: dict[str, float] = {}
         """Of the last evaluation."""
         self.step = 0
@@ -456,6 +468,8 @@ class Trainer:
                 self._writer.finish()
             raise UserError("another process could not write its part of the training state, and says why")
         saves = number > 0 or agreed["save"] > 0
+        if saves:
+            self._writer.finish()  # the state before takes its room before more is looked for
         if saves or agreed["behind"]:
             needed, longest = self._state_bytes() if saves else 0, 0 if number else self.run.disk_wait_seconds
             catch_up = self._metrics.catch_up if self._metrics else lambda: True
@@ -547,7 +561,9 @@ class Trainer:
 
     def _save(self) -> None:
         seconds = self._earlier.seconds + time.monotonic() - self.run.started
-        progress = Progress(self.step, self.plan.steps, self.seconds, seconds, self.run.settings)
+        notch = {name: getattr(self._notch, name) for name in ("pieces", "loss_scale", "good_steps")}
+        chosen = self.run.chosen | {"rows_per_microbatch": self.plan.rows_per_microbatch, "notch": notch}
+        progress = Progress(self.step, self.plan.steps, self.seconds, seconds, self.run.settings, chosen)
         save_training(self._writer, self.optimizer, progress=progress, key=self._key, carried=self)
 
     def result(self, tokens_per_second: float = 0.0, share_of_peak: float = 0.0) -> TrainResult:

@@ -1,13 +1,16 @@
 """A finished run of which something was lost or altered: it is made again, or one clear line says what to do."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
 from chatsmith.cli import main as cli
+from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import RunDirectory
+from chatsmith.train.trainer import Trainer
 
 STAGES = ("pretrain", "sft", "rl")
 SEALED = (
@@ -84,6 +87,36 @@ def test_a_run_is_restored_from_a_copy_once(tiny_run, tmp_path, capsys):
     assert "is not a copy of a run" in capsys.readouterr().err
 
 
+def test_results_of_rl_that_are_lost_cost_no_training(tiny_copy, capsys):
+    before = weights(tiny_copy)
+    results = tiny_copy / "evals" / "rl.json"
+    whole = json.loads(results.read_text())
+    for damage in (Path.unlink, flip_a_bit):
+        damage(results)
+        code, out, _ = run_again(tiny_copy, capsys)
+        assert code == 0 and "Reinforcement learning" not in out and weights(tiny_copy) == before
+        found = json.loads(results.read_text())
+        assert {**found, "facts": None} == {**whole, "facts": None}
+
+
+def test_on_a_read_only_disk_what_is_measured_is_shown(tiny_copy, capsys, monkeypatch):
+    access = os.access
+
+    def read_only(path, mode):
+        return not (mode == os.W_OK and Path(path).is_relative_to(tiny_copy)) and access(path, mode)
+
+    def refused(_):
+        raise UserError("cannot be written")
+
+    monkeypatch.setattr(os, "access", read_only)
+    monkeypatch.setattr(RunDirectory, "lock", refused)
+    assert cli.main(["evaluate", str(tiny_copy), "--max-examples", "8"], {}) == 0
+    assert "measured before" in capsys.readouterr().out
+    assert cli.main(["evaluate", str(tiny_copy), "--max-examples", "3"], {}) == 2
+    error = capsys.readouterr().err
+    assert "is not measured yet" in error and "cannot be written to; choose another folder" in error
+
+
 @pytest.mark.long
 def test_one_flipped_bit_in_any_file_gives_a_clear_line_or_the_same_result(tiny_run, tmp_path, capsys):
     """Of a finished run. The model card and the metrics are for people, and say what they say."""
@@ -107,3 +140,47 @@ def test_one_flipped_bit_in_any_file_gives_a_clear_line_or_the_same_result(tiny_
             for stage in STAGES:
                 json.loads((run / stage / "bundle" / "config.json").read_text())
         shutil.rmtree(run)
+
+
+@pytest.mark.long
+def test_one_flipped_bit_in_any_file_of_an_unfinished_run_gives_a_clear_line_or_the_same_result(
+    tiny_run, tmp_path, monkeypatch, capsys
+):
+    """Stopped in pretraining, with two states and the tokens of its text."""
+    text = (Path(__file__).parents[1] / "recipes" / "tiny.toml").read_text()
+    text = text.replace('"pretrain", "sft", "rl", "evaluate"', '"pretrain"')
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(text.replace("[pretrain]", "[pretrain]\nsave_minutes = 1e-9"))
+    begun = tmp_path / "begun"
+    save_or_stop = Trainer.save_or_stop
+
+    def killed(trainer):
+        save_or_stop(trainer)
+        if trainer.step == 9:
+            raise KeyboardInterrupt
+
+    def run_in(place: Path) -> tuple[int, str]:
+        monkeypatch.setenv("CHATSMITH_CACHE", str(place / "cache"))
+        capsys.readouterr()
+        code = cli.main(["run", str(recipe), "--run", str(place / "run")], {})
+        return code, capsys.readouterr().err
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "save_or_stop", killed)
+        assert run_in(begun)[0] == 130 and len(list((begun / "run/pretrain/state").iterdir())) == 2
+    before = (tiny_run / "pretrain" / "bundle" / "model.safetensors").read_bytes()
+    flipped = 0
+    for path in sorted(begun.rglob("*")):
+        if not path.is_file() or not path.stat().st_size or path.name in (".lock", "metrics.jsonl"):
+            continue
+        place = shutil.copytree(begun, tmp_path / "flipped")
+        flip_a_bit(place / path.relative_to(begun))
+        code, error = run_in(place)
+        assert code in (0, 2), f"{path}: {error}"
+        if code == 2:
+            assert len(error.splitlines()) == 1 and error.startswith("chatsmith: "), f"{path}: {error}"
+        else:
+            assert (place / "run/pretrain/bundle/model.safetensors").read_bytes() == before, path
+        flipped += 1
+        shutil.rmtree(place)
+    assert flipped > 15

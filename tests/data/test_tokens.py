@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -161,7 +162,7 @@ def test_an_interrupted_build_goes_on_where_it_stopped(tmp_path, tokenizer, monk
 
     encoded_before = len(encoded) - 1  # the tenth was in the window that was lost
     build(writer(), documents(TEXTS), tokenizer.encode)
-    assert encoded_before == cache._progress[0].documents[-1]
+    assert encoded_before == cache.progress[0].documents[-1]
     assert documents_in(TokenCache(tmp_path, "key")) == [tokenizer.encode(text) for text in TEXTS]
 
 
@@ -212,11 +213,11 @@ def worker_with(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the worker run `code` before it begins."""
     start = subprocess.Popen
     program = f"import sys; from pathlib import Path; from chatsmith.ingest import tokenizing\n{code}\n"
-    program += "tokenizing.main(Path(sys.argv[1]))"
+    program += "tokenizing.main(Path(sys.argv[1]), int(sys.argv[2]))"
 
     def changed(command, **options):
         assert command[1:4] == ["-P", "-m", "chatsmith.ingest.tokenizing"]
-        return start([sys.executable, "-c", program, command[4]], **options)
+        return start([sys.executable, "-c", program, *command[4:]], **options)
 
     monkeypatch.setattr(tokenizing.subprocess, "Popen", changed)
 
@@ -253,7 +254,7 @@ def test_the_worker_ends_with_the_process_that_started_it(run):
     # Stops where it would read the text, so that only its parent's end can end it.
     stopped = (
         "import sys, time; from pathlib import Path; from chatsmith.ingest import tokenizing as t;"
-        "t.CacheWriter = lambda *_, **__: time.sleep(60); t.main(Path(sys.argv[1]))"
+        "t.CacheWriter = lambda *_, **__: time.sleep(60); t.main(Path(sys.argv[1]), 2)"
     )
     job = str(run / "tokens" / "train" / JOB)
     worker = subprocess.Popen([sys.executable, "-c", stopped, job], stdin=subprocess.PIPE)
@@ -297,6 +298,28 @@ def test_asking_a_worker_that_has_ended_for_more_is_no_error_nor_is_closing_afte
     worker.wait()
     cache = TokenCache(tmp_path, "key", worker)
     cache.close()
+
+
+def test_on_a_full_disk_tokenizing_waits_with_a_line_and_goes_on_when_there_is_room(run, monkeypatch, capfd):
+    """Whichever file there is no room for; what was half-written of a window is taken back."""
+    with opened(run) as cache:
+        expected = documents_in(cache)
+    shutil.rmtree(part_in(run))
+    worker_with(
+        "import os; fsync, calls = os.fsync, []\n"
+        "def full(descriptor):\n"
+        "    calls.append(descriptor)\n"
+        "    if len(calls) in (1, 4, 5, 7, 9, 12):\n"
+        "        raise OSError(28, 'No space left on device')\n"
+        "    fsync(descriptor)\n"
+        "from chatsmith.runtime import atomic\nos.fsync, atomic.POLL_SECONDS = full, 0.01",
+        monkeypatch,
+    )
+    with opened(run, disk_wait=60.0) as cache:
+        assert documents_in(cache) == expected
+    said = capfd.readouterr().err.splitlines()
+    line = "chatsmith: the disk is full: waiting up to 1 min 00 s for room in "
+    assert said and all(one.startswith(line) for one in said)
 
 
 def bit_flips(path: Path) -> list[bytes]:

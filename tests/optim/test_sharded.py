@@ -259,3 +259,13 @@ def test_a_state_that_is_dealt_out_and_put_together_is_the_same(world_size):
     lost = next(key for key in parts if key.startswith("adamw.exp_avg.head.weight@"))
     with pytest.raises(KeyError, match=r"head\.weight"):
         whole_state({key: value for key, value in parts.items() if key != lost}, model)
+
+
+def test_a_state_from_before_the_first_update_is_restored(pretended_group):
+    """Steps may have nothing to learn from, and a kill may come after them: AdamW has no state yet."""
+    model = GPT(CONFIG)
+    optimizer = ShardedOptimizer(model, RATES, 3, pretended_group)
+    state = optimizer.named_state()
+    assert not any(name.startswith("adamw.") for name in state)
+    optimizer.load_named_state(state)
+    assert optimizer.named_state().keys() == state.keys()

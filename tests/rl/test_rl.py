@@ -17,11 +17,14 @@ import torch
 
 from chatsmith.bundle import load_bundle
 from chatsmith.cli import main as cli
+from chatsmith.engine import kv_cache
 from chatsmith.report.gather import gather
 from chatsmith.report.render import report
 from chatsmith.rl.trainer import RLProgress, blended
 from chatsmith.runtime.run_directory import RunDirectory
+from chatsmith.runtime.states import saved_states
 from chatsmith.tasks.reward_monitor import RewardMonitor
+from chatsmith.train import memory
 
 SHARED_DATA = Path(os.environ.get("CHATSMITH_SHARED_DATA", "../shared/data")) / "eval"
 
@@ -233,6 +236,31 @@ def test_an_interrupted_run_goes_on_to_the_very_same_model(
     # The beginning, too, is recorded once.
     assert [line["step"] for line in metrics_of(run)] == [line["step"] for line in metrics_of(whole)]
     assert not (run / "rl" / "state").exists()
+
+
+def test_a_resumed_run_computes_as_when_it_began_whatever_memory_is_free_now(
+    run, letters, rl, tmp_path, monkeypatch
+):
+    """Pool and microbatches are chosen by free memory, and what is computed together decides the last digits."""
+    settings = (*letters, "--save-minutes", 1e-9)
+    for name, after in (("little", 10**9), ("much", 10**4)):
+        began = shutil.copytree(run, tmp_path / name)
+        free = {"little": 10**4, "much": 10**9}[name]
+        for module in (kv_cache, memory):
+            monkeypatch.setattr(module, "free_memory", lambda _, free=free: free)
+        whole = shutil.copytree(began, tmp_path / f"whole {name}")
+        code, said, _ = rl(whole, *settings)
+        assert code == 0
+        (tmp_path / "trap").write_text("stop 80")
+        assert rl(began, *settings)[0] == 130
+        chosen = saved_states(began / "rl" / "state")[-1].facts["chosen"]
+        for module in (kv_cache, memory):
+            monkeypatch.setattr(module, "free_memory", lambda _, free=after: free)
+        code, resumed, _ = rl(began, *settings)
+        assert code == 0 and weights_of(began) == weights_of(whole)
+        pool = re.compile("key-value pool: .* contexts")
+        assert pool.findall(resumed) == pool.findall(said)
+        assert chosen["rows_per_microbatch"] == {"little": 1, "much": 16}[name]
 
 
 def test_minutes_are_measured_once_and_then_kept_as_steps(run, letters, rl):

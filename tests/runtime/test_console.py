@@ -148,7 +148,7 @@ def test_format_number(number, text):
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.42, "0.4 s"), (9.97, "10 s"), (48.2, "48 s"), (59.7, "1 min 00 s"), (185, "3 min 05 s"),
-     (3599.8, "1 h 00 min"), (7800, "2 h 10 min")],
+     (3599.8, "1 h 00 min"), (7800, "2 h 10 min"), (float("inf"), "forever")],
 )  # fmt: skip
 def test_format_seconds(seconds, text):
     assert format_seconds(seconds) == text

@@ -11,7 +11,8 @@ import torch
 
 from chatsmith.runtime import distributed
 from chatsmith.runtime.device import Runtime
-from chatsmith.runtime.distributed import Rank, gpu_index, main_number, process_group, rank_from, sum_number
+from chatsmith.runtime.distributed import main_number, process_group, sum_number
+from chatsmith.runtime.rank import Rank, gpu_index, rank_from
 
 PROGRAM = """
 import importlib, json, torch

@@ -1,7 +1,6 @@
 """A tensor file is read back exactly or not at all."""
 
 import errno
-import io
 import os
 import resource
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 
 from chatsmith.runtime.atomic import new_folder
 from chatsmith.runtime.errors import UserError
@@ -40,17 +40,27 @@ def test_a_changed_byte_is_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
+@pytest.mark.parametrize(
+    "words", ["I/O error: {text} (os error {number})", "IoError(Os {{ code: {number}, kind: Other }})"]
+)
 def test_an_error_of_the_system_names_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, words: str
 ) -> None:
-    class Full(io.BytesIO):
-        def write(self, _: object) -> int:
-            raise OSError(number, os.strerror(number))
+    def full(*_: object) -> None:
+        raise SafetensorError(
+            "Error while serializing: " + words.format(number=number, text=os.strerror(number))
+        )
 
-    monkeypatch.setattr(Path, "open", lambda *_: Full())
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
     with pytest.raises(OSError, match="weights") as raised:
         write_tensors(tmp_path / "weights", {"one": torch.zeros(3)})
     assert raised.value.errno == number
+
+
+def test_who_may_read_the_file_is_for_the_umask_to_say(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "weights", {"one": torch.zeros(3)})
+    (tmp_path / "other").touch()
+    assert (tmp_path / "weights").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 def test_a_file_is_byte_for_byte_what_safetensors_writes(tmp_path: Path) -> None:
