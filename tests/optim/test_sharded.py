@@ -14,7 +14,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
 from chatsmith.optim import sharded
-from chatsmith.optim.optimizer import Rates
+from chatsmith.optim.optimizer import Optimizer, Rates
 from chatsmith.optim.sharded import ShardedOptimizer, whole_state
 
 LONG = pytest.mark.long
