@@ -18,7 +18,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import TextIO
 
-from chatsmith.adapt.passages import Passage, read_documents
+from chatsmith.adapt.passages import read_documents
 from chatsmith.adapt.search import PassageIndex, with_passages
 from chatsmith.cli.config import ChatConfig as Config
 from chatsmith.cli.settings import expanded
@@ -116,9 +116,7 @@ class Talk:
         index: PassageIndex | None = None,
     ) -> None:
         """`continues`: each text is continued, without a conversation; else passages of `index` come with it."""
-        self.llm = llm
-        self.engine = llm.engine
-        self.system = system
+        self.llm, self.engine, self.system = llm, llm.engine, system
         self.history: list[Message] = []
         """The turns the model still sees: user and assistant, in pairs."""
         self.index = index
@@ -195,20 +193,12 @@ class Talk:
             return prompt
         found, conversation = self.index.best(question.text), (*beginning, *kept, question)
         asked, used = with_passages(conversation, found, self.llm.tokenizer, context - room)
-        self.sources = self._named(found, used)
-        return render_prompt(asked, self.llm.tokenizer)
-
-    def _named(self, found: list[Passage], used: list[Passage]) -> str:
-        if used:
-            return "Sources: " + "; ".join(
-                f"[{number}] {one.name}" for number, one in enumerate(used, start=1)
-            )
+        names = "; ".join(f"[{number}] {one.name}" for number, one in enumerate(used, start=1))
+        lack = f"the model's context of {context} tokens is too short for a passage besides the conversation"
         if not found:
-            return "Sources: none; no passage shares a word with the question"
-        return (
-            f"Sources: none; the model's context of {self.engine.config.context_length} tokens is too short for a "
-            "passage besides the conversation"
-        )
+            lack = "no passage shares a word with the question"
+        self.sources = f"Sources: {names or 'none; ' + lack}"
+        return render_prompt(asked, self.llm.tokenizer)
 
 
 class Screen:
@@ -314,8 +304,7 @@ def _after_reply(talk: Talk, completion: "Completion", screen: Screen) -> None:
 def _command(talk: Talk, text: str, screen: Screen) -> None:
     name, _, rest = text.partition(" ")
     if name == "/help":
-        for line in HELP.splitlines():
-            screen.notice(line)
+        screen.notice(HELP)
     elif name == "/reset":
         talk.reset()
         screen.notice("(a new conversation)")
