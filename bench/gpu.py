@@ -17,6 +17,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,10 @@ from chatsmith.backends import choose_backend
 from chatsmith.cli.config import BenchInferConfig, BenchTrainConfig
 from chatsmith.cli.training import shape_of
 from chatsmith.data.problems import Verdict
+from chatsmith.engine.kv_cache import KVCache
+from chatsmith.engine.paged_attention import PagedAttention
+from chatsmith.engine.scheduler import Chunk, Sequence
+from chatsmith.model.config import model_cost
 from chatsmith.model.gpt import GPT
 from chatsmith.optim.muon import orthogonalize
 from chatsmith.optim.sharded import make_optimizer
@@ -36,9 +42,10 @@ from chatsmith.rl.objective import Clip, RLLoss, rollout_batches
 from chatsmith.rl.rollouts import RolloutWorker, seeds_of
 from chatsmith.runtime import atomic
 from chatsmith.runtime.console import Reporter
-from chatsmith.runtime.device import Runtime, detect_runtime, peak_memory_bytes
+from chatsmith.runtime.device import Runtime, detect_runtime, peak_memory_bytes, read_bandwidth
+from chatsmith.runtime.states import StateWriter
 from chatsmith.text.tokenizer import train_tokenizer
-from chatsmith.train.checkpoint import Progress, StateWriter, TrainingKey, save_training
+from chatsmith.train.checkpoint import Progress, TrainingKey, save_training
 from chatsmith.train.memory import Way, step_memory
 from chatsmith.train.plan import Plan, make_plan, make_rollout_plan
 from chatsmith.train.step import prepare, train_step
@@ -211,7 +218,44 @@ def engine(tiny: bool, runtime: Runtime) -> Result:
         reader.generate([random_request(prompts, length, max_tokens=1, seed=1) for _ in range(count)])
         runtime.synchronize()
         if timed_round:
-            found["prefill_tokens_per_second"] = count * length / (time.perf_counter() - started)
+            seconds, products = time.perf_counter() - started, model_cost(model.config).matrices
+            found["prefill_tokens_per_second"] = count * length / seconds
+            found["prefill_flops_per_second"] = 2 * products * count * length / seconds
+    return found
+
+
+def attention(tiny: bool, runtime: Runtime) -> Result:
+    """Attention over the cache, by Triton and through a copy: how far they are from each other, and how fast they read
+    keys and values, compared with what the memory gives."""
+    config = train_config(12, tiny)
+    shape, device, dtype = shape_of(config, config.vocab_size), runtime.device, runtime.compute_dtype
+    length, block, context = (24, 4, 32) if tiny else (1536, 16, 2048)
+    kinds: dict[str, Any] = {"copy": lambda cache, rows: PagedAttention(shape, cache, rows)}
+    found: Result = {"rows": [], "read_bytes_per_second": read_bandwidth(runtime, 16 if tiny else 512)}
+    if find_spec("triton") and device.type == "cuda":
+        from chatsmith.backends import triton_attention as triton
+
+        kinds["triton"] = lambda cache, rows: triton.TritonAttention(shape, cache)
+        found["error"] = triton.error_of(shape, block, dtype, device)
+    kv_bytes = 2 * shape.model_dim * dtype.itemsize * length
+    for count, rows in ((1, 1), (1, 2)) if tiny else ((1, 1), (1, 32), (1, 256), (length, 1), (length, 8)):
+        cache = KVCache(shape, rows * context // block, block, dtype, device)
+        blocks = torch.randperm(rows * context // block).add(1).view(rows, -1).tolist()
+        chunks = [Chunk(Sequence([0] * length, context), length - count, length) for _ in range(rows)]
+        for chunk, own in zip(chunks, blocks, strict=True):
+            chunk.sequence.blocks = own[: -(-length // block)]
+        noise = (3, 1, rows * count, shape.num_heads, shape.head_dim)
+        q, k, v = torch.randn(noise, device=device).to(dtype)
+        row: Result = {"sequences": rows, "tokens_of_each": count, "length": length}
+        full = len(shape.windows) - 1  # the last layer sees all
+        for name, make in kinds.items():
+            attend = make(cache, rows)
+            attend.plan(chunks)
+            with torch.inference_mode():
+                seconds = timed(partial(attend, full, q, k, v), runtime, 1 if tiny else 20)
+            row |= {f"{name}_seconds": seconds, f"{name}_bytes_per_second": rows * kv_bytes / seconds}
+        found["rows"].append(row)
+        del cache
     return found
 
 
@@ -263,6 +307,7 @@ PARTS: dict[str, Callable[[bool, Runtime], Result]] = {
     "d12": lambda tiny, runtime: training(12, tiny, runtime),
     "optimizer": optimizer,
     "memory": memory,
+    "attention": attention,
     "engine": engine,
     "d20": lambda tiny, runtime: training(20, tiny, runtime),
     "rl": rl,

@@ -28,7 +28,7 @@ from chatsmith.data.dataset import load_manifest
 from chatsmith.data.packing import ValidationRows
 from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import Request, SamplingParams
-from chatsmith.evals.bpb import score_text
+from chatsmith.evals.bpb import score_text, text_score
 from chatsmith.ingest.hub import open_tokens
 from chatsmith.model.config import kv_bytes_per_token
 from chatsmith.model.gpt import GPT
@@ -341,12 +341,12 @@ def measure_bits(path: Path, runtime: Runtime, reporter: Reporter) -> dict[str, 
         rows = ValidationRows(cache, bundle.config.context_length)
         for name, kept in kinds.items():
             model = bundle.model if kept is None else decoding_view(bundle.model, load_library(), kept)
-            score = score_text(
+            parts = score_text(
                 model,
                 rows.batches(8, max_rows=256),
                 bundle.tokenizer.token_byte_lengths,
                 reporter=reporter,
                 total_tokens=min(256, rows.num_rows) * bundle.config.context_length,
             )
-            found[name] = score.bits_per_byte
+            found[name] = text_score(parts, bundle.tokenizer.vocab_size)["bits_per_byte"]
     return found

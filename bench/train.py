@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from chatsmith.backends import choose_loss
 from chatsmith.cli.config import BenchTrainConfig as Config
 from chatsmith.cli.training import shape_of
 from chatsmith.data.packing import Batch
@@ -62,7 +63,8 @@ def measure(config: Config, plan: Plan, runtime: Runtime, reporter: Reporter) ->
     model = GPT(plan.model)
     model.init_weights(generator)
     model.to(runtime.device)
-    compute_loss = prepare(model, runtime, config.compile, reporter.notice)
+    gradient_of = choose_loss(runtime, reporter.line)
+    compute_loss = prepare(model, runtime, config.compile, reporter.notice, gradient_of=gradient_of)
     optimizer = Optimizer(model, plan.rates)
     batches = random_batches(plan, generator)
     peak = gemm_peak(runtime, native)

@@ -65,7 +65,7 @@ class LLM:
 
     def sampling(self, **given: Any) -> SamplingParams:
         """How the model's folder says to sample, below what is `given` (None: not given)."""
-        return SamplingParams.from_generation({**GENERATION_DEFAULTS, **self.bundle.generation}, **given)
+        return sampling_from({**GENERATION_DEFAULTS, **self.bundle.generation}, **given)
 
     def generate(
         self, prompts: Sequence[str | Sequence[int]], sampling: SamplingParams | None = None
@@ -91,3 +91,23 @@ class LLM:
         """
         conversation = parse_conversation({"messages": list(messages)})
         return self.generate([render_prompt(conversation, self.tokenizer)], sampling)[0]
+
+
+_GENERATION_TYPES = {"temperature": float, "top_k": int, "top_p": float, "min_p": float, "max_tokens": int}
+
+
+def sampling_from(generation: Mapping[str, Any], **given: Any) -> SamplingParams:
+    """What a bundle's generation_config.json says, below what is `given` (None: not given).
+
+    Raises UserError for a value of the wrong type, RequestError for one out of range.
+    """
+    values = {name: value for name, value in given.items() if value is not None}
+    for name, kind in _GENERATION_TYPES.items():
+        value = generation.get(name)
+        if name in values or value is None:
+            continue
+        if type(value) not in (int, kind):
+            words = "a number" if kind is float else "a whole number"
+            raise UserError(f"generation_config.json says {name} = {value!r}; it must be {words}")
+        values[name] = value
+    return SamplingParams(**values)

@@ -1,11 +1,13 @@
 """A server on this machine that speaks the Hugging Face hub's protocol, for the unmodified client (HF_ENDPOINT).
 
-It has what downloads need: repositories of models and datasets at commits, listings (`/api/…/tree`, in pages), HEAD and
+It has what uploads need: creating repositories, LFS objects that are there or are asked for, commits. And what
+downloads need: repositories of models and datasets at commits, listings (`/api/…/tree`, in pages), HEAD and
 GET of files with redirects of large ones to a second address, ranges, ETags, private and gated repositories. And what
 goes wrong with real hubs, once or for ever: connections that break off, stall, are refused, too busy (429), out of
 order (503), and files that change while they are fetched.
 """
 
+import base64
 import hashlib
 import json
 import threading
@@ -60,6 +62,10 @@ class Hub:
     history: dict[str, Repo] = field(default_factory=dict)
     """Every commit that was asked for, for commits do not change."""
     token: str = "hf_the_right_token"
+    owner: str = "me"
+    """Whose token that is; others' repositories cannot be written."""
+    objects: dict[str, bytes] = field(default_factory=dict)
+    """Large files that have been uploaded, by SHA-256, whether they are in a commit or not."""
     trouble: dict[str, Trouble] = field(default_factory=dict)
     """By a file's path, or "tree" or "info" for the listings."""
     stall_seconds: float = 3.0
@@ -88,6 +94,78 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.answer()
+
+    def do_POST(self) -> None:
+        parts = [unquote(part) for part in urlsplit(self.path).path.strip("/").split("/")]
+        self.hub.asked[f"POST {'/'.join(parts)}"] += 1
+        lines = [json.loads(line) for line in self.body().splitlines()]
+        if self.headers.get("Authorization") != f"Bearer {self.hub.token}":
+            self.refuse(401, "")
+            return
+        match parts:
+            case ["api", "validate-yaml"]:
+                self.send_json({})
+            case ["api", "repos", "create"]:
+                owner, name = lines[0].get("organization") or self.hub.owner, lines[0]["name"]
+                repo = Repo({".gitattributes": b""}, private=lines[0].get("visibility") == "private")
+                if f"models/{owner}/{name}" in self.hub.repos:
+                    self.send_json({"url": f"{self.hub.address}/{owner}/{name}"}, status=409)
+                elif owner != self.hub.owner:
+                    self.refuse(403, "")
+                else:
+                    self.hub.repos[f"models/{owner}/{name}"] = repo
+                    self.send_json({"url": f"{self.hub.address}/{owner}/{name}"})
+            case [*_, owner, _, "preupload" | "commit", _] | [
+                owner,
+                _,
+                "info",
+                "lfs",
+                "objects",
+                "batch",
+            ] if owner != self.hub.owner:
+                self.refuse(403, "")
+            case ["api", *_, "preupload", _]:
+                modes = {
+                    one["path"]: "lfs" if one["size"] >= LARGE else "regular" for one in lines[0]["files"]
+                }
+                files = [
+                    {"path": path, "uploadMode": mode, "shouldIgnore": False} for path, mode in modes.items()
+                ]
+                self.send_json({"files": files})
+            case [*_, "info", "lfs", "objects", "batch"]:
+                objects = lines[0]["objects"]
+                for one in objects:
+                    if one["oid"] not in self.hub.objects:
+                        one["actions"] = {"upload": {"href": f"{self.hub.store}/lfs/{one['oid']}"}}
+                self.send_json({"transfer": "basic", "objects": objects})
+            case ["api", kind, owner, name, "commit", _]:
+                repo = self.hub.repos[f"{kind}/{owner}/{name}"]
+                for line in lines:
+                    value = line["value"]
+                    if line["key"] == "file":
+                        repo.files[value["path"]] = base64.b64decode(value["content"])
+                    elif line["key"] == "lfsFile":
+                        repo.files[value["path"]] = self.hub.objects[value["oid"]]
+                url = f"{self.hub.address}/{owner}/{name}/commit/{repo.commit}"
+                self.send_json({"commitUrl": url, "commitOid": repo.commit})
+
+    def do_PUT(self) -> None:
+        data, oid = self.body(), self.path.rpartition("/")[2]
+        self.hub.asked["PUT"] += 1
+        if self.troubled("PUT") is None:
+            assert sha256(data) == oid
+            self.hub.objects[oid] = data
+            self.start(200, {}, 0)
+
+    def body(self) -> bytes:
+        if "Content-Length" in self.headers:
+            return self.rfile.read(int(self.headers["Content-Length"]))
+        data = b""
+        while size := int(self.rfile.readline(), 16):
+            data += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return data
 
     def log_message(self, *_: object) -> None:
         pass
@@ -214,9 +292,9 @@ class Handler(BaseHTTPRequestHandler):
             return "answered"
         return trouble.kind
 
-    def send_json(self, content: object, headers: dict[str, str] | None = None) -> None:
+    def send_json(self, content: object, headers: dict[str, str] | None = None, status: int = 200) -> None:
         data = json.dumps(content).encode()
-        self.start(200, {"Content-Type": "application/json", **(headers or {})}, len(data))
+        self.start(status, {"Content-Type": "application/json", **(headers or {})}, len(data))
         self.wfile.write(data)
 
     def refuse(self, status: int, code: str, headers: dict[str, str] | None = None) -> None:

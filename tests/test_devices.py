@@ -58,7 +58,7 @@ def requests() -> list[Request]:
         Request(
             (9, 10),
             SamplingParams(max_tokens=20, seed=5),
-            constraint=Constraint.choice(["the cat", "the dog"]),
+            constraint=Constraint("regex", "the (cat|dog)"),
         ),
     ]
 

@@ -18,6 +18,7 @@ MODULES = (
     "runtime/run_directory.py",
     "runtime/sealed.py",
     "runtime/signals.py",
+    "runtime/states.py",
     "train/checkpoint.py",
     "train/step.py",
     "train/trainer.py",

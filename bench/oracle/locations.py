@@ -6,6 +6,7 @@ below that makes the thing: the probes call nothing of chatsmith but what is fou
 
 import inspect
 import os
+import re
 from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
@@ -163,8 +164,12 @@ def make_request(prompt_ids: list[int], sampling: dict[str, Any], **more: Any) -
 
 def make_constraint(kind: str, value: Any) -> Any:
     """A constraint: json_schema, json_object, regex, choice or lark."""
-    maker = getattr(find("Constraint"), kind)
-    return maker() if kind == "json_object" else maker(value)
+    if kind == "json_object":
+        kind, value = "json_schema", {"type": "object"}
+    if kind == "choice":
+        kind, value = "regex", "|".join(map(re.escape, value))
+    maker = find("Constraint")
+    return maker.json_schema(value) if kind == "json_schema" else maker(kind, value)
 
 
 def calculator() -> Any:

@@ -1,7 +1,10 @@
-"""How the engine computes faster: C on CPUs, CUDA graphs on GPUs, quantized weights; and guided decoding.
+"""How engine and loss compute faster: C on CPUs, CUDA graphs and Triton on GPUs, quantized weights, guided decoding.
 
-`choose_backend` is the only function that others need: what it gives is handed to an Engine.
+Others need two functions: what `choose_backend` gives is handed to an Engine, what `choose_loss` gives to training.
 """
+
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -9,20 +12,28 @@ from torch import Tensor
 from chatsmith.backends.cpu_decoder import MOST_ROWS, CPUDecoder
 from chatsmith.backends.cuda_graph import CudaRecorder, GraphDecoder
 from chatsmith.backends.guided import Grammars
+from chatsmith.backends.lora import Adapter, Routes, adapt
 from chatsmith.backends.native import load_library
 from chatsmith.backends.quantized import Quantization, decoding_view, refresh, weight_bytes
 from chatsmith.engine.backend import Backend, Guide
+from chatsmith.engine.paged_attention import StepAttention
 from chatsmith.engine.request import Constraint
 from chatsmith.engine.scheduler import Chunk
 from chatsmith.model.gpt import GPT
+from chatsmith.model.loss import ChunkGradient, chunk_gradient
+from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.errors import UserError
 from chatsmith.text.tokenizer import Tokenizer
 
-__all__ = ["Quantization", "choose_backend", "weight_bytes"]
+__all__ = ["Quantization", "choose_backend", "choose_loss", "weight_bytes"]
 
 
 def choose_backend(
-    model: GPT, *, quantize: Quantization | None = None, exact: bool | None = False
+    model: GPT,
+    *,
+    quantize: Quantization | None = None,
+    exact: bool | None = False,
+    adapters: Mapping[str, Adapter] | None = None,
 ) -> Backend:
     """The fastest way to decode with `model`, on the device where it is.
 
@@ -33,29 +44,59 @@ def choose_backend(
     `exact` (None: where that is possible): a completion is the same bit for bit whatever runs beside it, and whether
     its prompt was cached. Every token goes through C, which sums each of its numbers in one order; up to 256 tokens at
     once that costs nothing (docs/lab-log.md). An engine cannot be made with True where there is no C.
+
+    With `adapters`, by name, each request chooses one or none; all of them then run through torch.
     """
-    return _FastBackend(model, quantize, exact)
+    return _FastBackend(model, quantize, exact, adapters or {})
+
+
+def choose_loss(runtime: Runtime, notice: Callable[[str], object]) -> ChunkGradient:
+    """How the loss of a chunk of logits and its gradient are computed on this device: on CUDA by a Triton kernel, if it
+    gives here what the plain code gives. There a line says which it is."""
+    if runtime.device.type != "cuda":
+        return chunk_gradient
+    why = "its numbers are others"
+    try:
+        from chatsmith.backends import triton_loss
+
+        if triton_loss.is_exact(runtime.device, runtime.compute_dtype):
+            notice("Loss: a fused Triton kernel.")
+            return triton_loss.fused_chunk_gradient
+    except (
+        Exception
+    ) as error:  # no Triton, no compiler, a GPU that it does not know: each fails in its own way
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    notice(f"Loss: plain, since the Triton kernel does not work here ({why}).")
+    return chunk_gradient
 
 
 class _FastBackend(Backend):
     """Few tokens go through a decoder of their own, if there is one; all others through the model."""
 
-    def __init__(self, model: GPT, quantize: Quantization | None, exact: bool | None) -> None:
+    def __init__(
+        self, model: GPT, quantize: Quantization | None, exact: bool | None, adapters: Mapping[str, Adapter]
+    ) -> None:
         super().__init__(model)
-        self._source, self._must_be_exact = model, exact
-        self._library = load_library() if self.device.type == "cpu" else None
+        self._source, self._must_be_exact, self.adapters = model, exact, adapters.keys()
+        self._library = load_library() if self.device.type == "cpu" and not adapters else None
         casts = self.dtype == torch.bfloat16 and model.embedding.weight.dtype == torch.float32
         quantize = quantize or ("bf16" if casts else None)
-        self.model = decoding_view(model, self._library, quantize, exact=exact is not False)
+        self._routes = Routes()
+        if adapters:
+            adapt(self.model, adapters, self._routes)
+        else:
+            self.model = decoding_view(model, self._library, quantize, exact=exact is not False)
         self._decoder: CPUDecoder | GraphDecoder | None = None
         self._grammars: Grammars | None = None
 
     def allocate(self, num_blocks: int, block_size: int, max_running: int, tokens_per_step: int) -> None:
         super().allocate(num_blocks, block_size, max_running, tokens_per_step)
         longest = -(-self.config.context_length // block_size)
-        if self.device.type == "cuda":
+        if self.device.type == "cuda" and not self.adapters:
             recorder = CudaRecorder(self.device)
-            self._decoder = GraphDecoder(self.model, self.cache, max_running, longest, recorder)
+            self._decoder = GraphDecoder(
+                self.model, self.attention, self.cache, max_running, longest, recorder
+            )
         elif self._library is not None and CPUDecoder.is_possible(self.model, self.cache):
             rows = max(max_running, min(MOST_ROWS, tokens_per_step))
             self._decoder = CPUDecoder(self._library, self.model, self.cache, rows, longest)
@@ -71,7 +112,16 @@ class _FastBackend(Backend):
         if self.is_exact and self._library is not None:
             self._library.tile_always()
 
+    def make_attention(self, max_running: int) -> StepAttention:
+        if self.device.type == "cuda" and find_spec("triton"):
+            from chatsmith.backends.triton_attention import probed
+
+            if kernel := probed(self.config, self.cache):
+                return kernel
+        return super().make_attention(max_running)
+
     def forward(self, chunks: list[Chunk]) -> Tensor:
+        self._routes.plan(chunks, self.device)
         if self.is_exact and isinstance(self._decoder, CPUDecoder):
             return torch.cat([self._decoder.hidden(part) for part in self._decoder.parts(chunks)])
         count = 0 if self._decoder is None else self._decoder.num_taken(chunks)

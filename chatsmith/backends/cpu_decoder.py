@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from chatsmith.backends.native import LANES, STORED_AS, Layer, Library, Network, Step, Weights
 from chatsmith.backends.quantized import Int8Linear, StreamedLinear, products
 from chatsmith.engine.kv_cache import KVCache
-from chatsmith.engine.paged_attention import packed_tokens
+from chatsmith.engine.paged_attention import packed_tokens, padded_table
 from chatsmith.engine.scheduler import Chunk
 from chatsmith.model.config import GATE_CHANNELS
 from chatsmith.model.gpt import GPT, Block
@@ -94,12 +94,10 @@ class CPUDecoder:
     def hidden(self, chunks: list[Chunk]) -> Tensor:
         """Hidden states (R, C) of the packed tokens of chunks; their keys and values go into the pool."""
         numbers = torch.tensor(packed_tokens(chunks))
-        rows, tables = numbers.shape[1], [chunk.sequence.blocks for chunk in chunks]
-        width = max(map(len, tables))
-        padded = torch.tensor([table + [0] * (width - len(table)) for table in tables])
+        rows, padded = numbers.shape[1], padded_table([chunk.sequence.blocks for chunk in chunks])
         if rows > len(chunks):
             padded = padded.repeat_interleave(torch.tensor([chunk.length for chunk in chunks]), dim=0)
-        step = Step(rows, width, *(row.data_ptr() for row in numbers), padded.data_ptr())
+        step = Step(rows, padded.shape[1], *(row.data_ptr() for row in numbers), padded.data_ptr())
         for name, workspace in self._workspace.items():
             setattr(step, name, workspace.data_ptr())
         self._library.step(self._network, step)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from chatsmith.engine.kv_cache import KVCache
-from chatsmith.engine.paged_attention import PagedAttention, packed_tokens
+from chatsmith.engine.paged_attention import PagedAttention, StepAttention, packed_tokens, padded_table
 from chatsmith.engine.scheduler import Chunk
 from chatsmith.model.gpt import GPT
 
@@ -43,11 +43,19 @@ class GraphDecoder:
 
     name = "CUDA graphs"
 
-    def __init__(self, view: GPT, cache: KVCache, max_rows: int, max_blocks: int, recorder: Recorder) -> None:
-        self._view = view
-        self._cache = cache
-        self._max_rows = max_rows
-        self._max_blocks = max_blocks
+    def __init__(
+        self,
+        view: GPT,
+        attention: StepAttention,
+        cache: KVCache,
+        max_rows: int,
+        max_blocks: int,
+        recorder: Recorder,
+    ) -> None:
+        self._view, self._attention, self._cache = view, attention, cache
+        self._max_rows, self._max_blocks = max_rows, max_blocks
+        # What attends to a copy of the cache takes as long as the longest table: shorter ones are sizes of their own.
+        self._fewest_blocks = FEWEST_BLOCKS if isinstance(attention, PagedAttention) else max_blocks
         self._recorder = recorder
         self._sizes: dict[tuple[int, int], _Size] = {}
 
@@ -59,15 +67,14 @@ class GraphDecoder:
         """Hidden states (R, C) of chunks of one token; their keys and values go into the pool."""
         tables = [chunk.sequence.blocks for chunk in chunks]
         num_rows = rounded_up(len(chunks), self._max_rows)
-        num_blocks = rounded_up(max(FEWEST_BLOCKS, *map(len, tables)), self._max_blocks)
+        num_blocks = rounded_up(max(self._fewest_blocks, *map(len, tables)), self._max_blocks)
         size = self._sizes.get((num_rows, num_blocks))
-        is_new = size is None
-        if size is None:
-            size = self._sizes[num_rows, num_blocks] = _Size(self._view, self._cache, num_rows, num_blocks)
-            size.record(self._recorder)
-        size.fill(list(zip(*packed_tokens(chunks), tables, strict=True)))
+        if is_new := size is None:
+            size = _Size(self._view, self._attention, self._cache, num_rows, num_blocks)
+            self._sizes[num_rows, num_blocks] = size
+        size.fill(torch.tensor(packed_tokens(chunks)), padded_table(tables))
         if is_new:
-            size.check()
+            size.record(self._recorder)
         size.replay()
         return size.hidden[: len(chunks)].clone()
 
@@ -75,39 +82,42 @@ class GraphDecoder:
 class _Size:
     """One size of step: inputs at one address, hidden states at another, and how to get from these to those."""
 
-    def __init__(self, view: GPT, cache: KVCache, num_rows: int, num_blocks: int) -> None:
-        self._view = view
-        self._attention = PagedAttention(view.config, cache)
-        self._nobody = [0, -1, 0, cache.scratch_block, *[0] * (num_blocks - 1)]
-        self._inputs = torch.tensor([self._nobody] * num_rows, device=cache.device)
+    def __init__(
+        self, view: GPT, attention: StepAttention, cache: KVCache, num_rows: int, num_blocks: int
+    ) -> None:
+        self._view, self._attention = view, attention
+        nobody = [0, -1, 0, cache.scratch_block, *[0] * (num_blocks - 1)]
+        self._nobody = torch.tensor([nobody] * num_rows)
+        self._inputs = self._nobody.to(cache.device, copy=True)
         """(R, 3 + W): token, the one before it, position, blocks."""
         self.hidden = torch.zeros(num_rows, view.config.model_dim, dtype=cache.dtype, device=cache.device)
         """(R, C)"""
         self.replay: Work = self._compute
 
+    def fill(self, numbers: Tensor, table: Tensor) -> None:
+        """Set the inputs of the rows that are somebody's: token, the one before it and position (3, R), and blocks."""
+        filled = self._nobody.clone()
+        rows, width = table.shape
+        filled[:rows, :3], filled[:rows, 3:] = numbers.T, 0
+        filled[:rows, 3 : 3 + width] = table
+        self._inputs.copy_(filled)
+
     def record(self, recorder: Recorder) -> None:
-        """From now on `replay` repeats a recording. What cannot be recorded is computed as before, with a warning."""
+        """From now on `replay` repeats a recording. What cannot be recorded, or does something else for the present
+        inputs than the work itself, is computed as before, with a warning."""
         try:
             self.replay = recorder(self._compute)
+            self._compute()
+            expected = self.hidden.clone()
+            self.hidden.zero_()
+            self.replay()
+            if torch.allclose(self.hidden, expected, TOLERANCE, TOLERANCE, equal_nan=True):
+                return
+            reason: object = "it computes something else"
         except RuntimeError as error:  # CUDA's word for an operation, or a driver, that cannot
-            logger.warning("decoding %d rows without a CUDA graph: %s", len(self._inputs), error)
-
-    def fill(self, rows: list[tuple[int, int, int, list[int]]]) -> None:
-        """Set the inputs: token, the one before it, position and blocks of each row that is somebody's."""
-        width = len(self._nobody)
-        filled = [[*numbers, *table, *[0] * (width - 3 - len(table))] for *numbers, table in rows]
-        filled += [self._nobody] * (len(self._inputs) - len(rows))
-        self._inputs.copy_(torch.tensor(filled))
-
-    def check(self) -> None:
-        """Give the recording up, with a warning, unless it does for the present inputs what the work itself does."""
-        self._compute()
-        expected = self.hidden.clone()
-        self.hidden.zero_()
-        self.replay()
-        if not torch.allclose(self.hidden, expected, TOLERANCE, TOLERANCE, equal_nan=True):
-            logger.warning("decoding %d rows without a CUDA graph: it computes something else", len(expected))
-            self.replay = self._compute
+            reason = error
+        self.replay = self._compute
+        logger.warning("decoding %d rows without a CUDA graph: %s", len(self._inputs), reason)
 
     def _compute(self) -> None:
         tokens, previous, positions = self._inputs[:, :3].T[:, None]

@@ -20,6 +20,8 @@ from chatsmith.runtime.errors import UserError
 KINDERGARTEN = Path("kindergarten")
 """The word that stands for the built-in world where paths of data are named."""
 DEFAULT_RUN = Path("runs/kindergarten")
+PRODUCTS = ("qkv", "out", "up", "down")  # those of backends/lora.py, which imports torch
+
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@A-Z]+")
 """As browsers send it: a scheme and a host in lower case, perhaps a port, no path."""
@@ -149,15 +151,15 @@ class Shape(Settings):
     """Layers of the model: the one dial from which everything else follows."""
     width: Natural = 0
     """Channels of the model; 0 means 64 times the depth."""
-    head_dim: Positive = 64
-    """Channels of an attention head."""
-    sequence_length: Positive = 512
-    """Tokens in a training row, and the model's context."""
+    head_dim: Natural = 0
+    """Channels of an attention head; 0 means 64, and 128 from depth 12 on."""
+    sequence_length: Natural = 0
+    """Tokens in a training row, and the model's context; 0 means 512, and 2,048 from depth 12 on."""
     bigram_buckets: Natural = 0
     """Rows of the hashed table of token pairs; 0 leaves it out."""
-    window_pattern: str = "L"
-    """Attention windows, repeated over the layers: L the whole context, S a quarter of it; the last layer is always
-    L."""
+    window_pattern: str = ""
+    """Attention windows, repeated over the layers: L the whole context, S a quarter of it; the last layer is always L.
+    By default L, and from depth 12 on SSSL, but for portable models."""
     value_embeddings: bool = dataclasses.field(default=True, metadata={"new": True})
     """Tables of the vocabulary's size that add to the attention values: better per token, and most of the
     parameters."""
@@ -258,8 +260,19 @@ class TokenTraining(Training):
     """The folder with the files of gsm8k, arc_easy, …; by default the cache, into which they are downloaded."""
     from_: Path | None = None
     """The bundle to start from; by default that of the stage before."""
+    lora_rank: Natural = dataclasses.field(default=0, metadata={"new": True})
+    """LoRA: freeze the model and train matrices of this rank beside its own; 0 trains all weights. What is learned is
+    merged into the bundle, and kept apart as STAGE/adapter for `serve --adapter`. A rate_scale 2 to 4 times as high
+    suits it."""
+    lora_products: tuple[str, ...] = dataclasses.field(default=PRODUCTS, metadata={"new": True})
+    """Which matrices of each layer LoRA trains: of attention (qkv, out) and of the MLP (up, down)."""
 
     def check(self) -> None:
+        if unknown := {*self.lora_products} - {*PRODUCTS}:
+            raise UserError(
+                f"no matrix is called {min(unknown)!r}; there are {', '.join(PRODUCTS)}",
+                setting="lora_products",
+            )
         twice = "the token budget is given twice, as tokens and as minutes; 0 takes one back"
         refuse(self.tokens and self.minutes, twice, "tokens")
 
@@ -347,7 +360,8 @@ class TokenizerConfig(Run):
     NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset({"document_characters"})  # it enters where it is not 0
 
     vocab_size: VocabSize = 8192
-    """Vocabulary size at most: 256 bytes, 29 special tokens, and merges."""
+    """Vocabulary size at most: 256 bytes, 29 special tokens, and merges. A recipe whose model has 12 or more layers
+    takes 32,768 if it names none."""
     sample_megabytes: Annotated[float, Bound(gt=0, finite=False)] = 16.0
     """Training text to learn from, sampled evenly from all of it, in millions of characters. Of a hub, only the first
     shards that hold so much are read."""
@@ -374,6 +388,11 @@ class PretrainConfig(Shape, TokenTraining):
     given."""
     prompt: str = ""
     """Text for the model to continue at every evaluation; empty: none."""
+
+    def check(self) -> None:
+        super().check()
+        if self.lora_rank and not self.from_:
+            raise UserError("LoRA trains beside a model; name the one to start from", setting="from")
 
 
 @dataclass(frozen=True)
@@ -635,16 +654,21 @@ class ServeConfig(Inference, Listening):
     """More models, each NAME=PATH of a run or bundle. Given alone, they replace the default run."""
     name: str | None = None
     """The model's name in the API. Default: the name of its folder."""
+    adapter: tuple[str, ...] = ()
+    """What LoRA trained beside the (first) model, each NAME=PATH of a run, bundle or adapter: served as a model of that
+    name, without another copy of the weights. All of them then run through torch, slower on a CPU."""
     cors_origins: tuple[str, ...] = ()
     """Origins (https://example.org) whose web pages may use the API; * is all."""
     replicas: Positive = 1
     """Engines per model, one per GPU where there are several."""
     threads: Natural = 0
     """CPU threads per engine; 0 leaves a core to the API server and divides the others among the engines."""
-    max_running: Positive = 16
-    """Replies that an engine generates at the same time."""
-    tokens_per_step: Positive = 256
-    """Tokens that an engine computes at once; more reads prompts faster, and delays the other replies longer."""
+    max_running: Natural = 0
+    """Replies that an engine generates at the same time; 0 means 16 on a CPU, and on a GPU as many full contexts as
+    half of the free memory holds, at most 256."""
+    tokens_per_step: Natural = 0
+    """Tokens that an engine computes at once; more reads prompts faster, and delays the other replies longer. 0 means
+    256 on a CPU, 2,048 on a GPU."""
     tokens_beside_decoding: Natural = 0
     """Prompt tokens among these while other replies are generated; 0 means 16 on a CPU, all elsewhere."""
     kv_tokens: Natural = 0
@@ -682,7 +706,7 @@ class ServeConfig(Inference, Listening):
             is_origin = origin == "*" or ORIGIN.fullmatch(origin)
             refuse(not is_origin, f"{origin} is no origin: {wanted}", "cors_origins")
         Listening.check(self)
-        named_models(self)
+        named_adapters(self)
 
 
 def named_models(config: ServeConfig) -> dict[str, Path]:
@@ -690,15 +714,27 @@ def named_models(config: ServeConfig) -> dict[str, Path]:
     models: dict[str, Path] = {}
     if not config.model or config.run != DEFAULT_RUN or config.name:
         models[config.name or _folder_name(config.run)] = config.run
-    for entry in config.model:
+    _add_named(models, config.model, "model")
+    return models
+
+
+def named_adapters(config: ServeConfig) -> dict[str, Path]:
+    """The adapters of the first model: path by name. Raises UserError."""
+    models = named_models(config)
+    both = models.copy()
+    _add_named(both, config.adapter, "adapter")
+    return {name: path for name, path in both.items() if name not in models}
+
+
+def _add_named(models: dict[str, Path], entries: tuple[str, ...], setting: str) -> None:
+    for entry in entries:
         name, equals, path = entry.partition("=")
-        refuse(not equals or not path, f"a model is written NAME=PATH, not {entry!r}", "model")
-        refuse(name in models, f"two models are called {name}; give each its own name", "model")
+        refuse(not equals or not path, f"each {setting} is written NAME=PATH, not {entry!r}", setting)
+        refuse(name in models, f"two models are called {name}; give each its own name", setting)
         models[name] = Path(path)
     for name in models:
         wanted = "cannot be the name of a model; use letters, digits and . _ - /"
         refuse(not MODEL_NAME.fullmatch(name), f"{name!r} {wanted}", "name")
-    return models
 
 
 def _folder_name(path: Path) -> str:
@@ -845,6 +881,34 @@ class ImportConfig(Settings):
 
 
 @dataclass(frozen=True)
+class PushConfig(Settings):
+    """A bundle to a hub, with its model card: private, unless asked otherwise."""
+
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("run", "name")
+
+    run: Path = DEFAULT_RUN
+    """A run, whose newest model is sent, or a bundle."""
+    name: str = "my-model"
+    """Where to: OWNER/NAME, or NAME among the models of your own."""
+    public: bool = False
+    """Let everybody see a model that is new there; one that is there already stays as it is."""
+    license: str = ""
+    """What others may do with it, for the card, as the hub calls licenses: mit, apache-2.0, cc-by-sa-4.0, …"""
+
+
+@dataclass(frozen=True)
+class PullConfig(Settings):
+    """A bundle from a hub, checked whole."""
+
+    POSITIONAL: ClassVar[tuple[str, ...]] = ("name", "out")
+
+    name: str = ""
+    """Which: OWNER/NAME."""
+    out: Path | None = None
+    """The folder to write, a new one; by default NAME, here."""
+
+
+@dataclass(frozen=True)
 class PlanConfig(Shape, Output):
     """What a recipe, or a model of a given depth, will cost, and how it will be trained."""
 
@@ -858,8 +922,8 @@ class PlanConfig(Shape, Output):
     """Choose the deepest model whose whole pipeline takes at most so many hours."""
     params: Natural = 0
     """Choose the depth whose number of parameters is nearest to this."""
-    vocab_size: VocabSize = 8192
-    """Vocabulary size."""
+    vocab_size: VocabSize | None = None
+    """Vocabulary size; by default 8,192, and 32,768 from depth 12 on."""
     tokens: Natural = 0
     """Token budget; 0 means by `ratio`."""
     ratio: PositiveNumber = 10.0
@@ -920,6 +984,10 @@ class BenchInferConfig(Shape, Compute, Output):
     prefix (what prefix caching saves)."""
     depth: Positive = 12
     """Layers of the model."""
+    head_dim: Natural = 64
+    """Channels of an attention head."""
+    window_pattern: str = "L"
+    """Attention windows, as in `pretrain`."""
     vocab_size: Positive = 32_768
     """Vocabulary size."""
     sequence_length: Positive = 1024

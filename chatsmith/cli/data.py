@@ -13,7 +13,7 @@ import fcntl
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -33,8 +33,8 @@ from chatsmith.ingest.files import ANY_TYPE, find_files
 from chatsmith.ingest.forms import (
     FORMS,
     TYPES,
+    ConversationFiles,
     column_map,
-    conversation_files,
     write_conversations,
     write_documents,
 )
@@ -196,7 +196,7 @@ def _gather(config: Config, named: Named, folder: Path, reporter: Reporter) -> D
             conversations=named.conversations,
             validation_conversations=named.validation_conversations,
             source="kindergarten" if named.is_kindergarten else "files",
-            chats=conversation_files(folder / "conversations", forms),
+            chats=ConversationFiles(folder / "conversations", forms),
             held_out=config.held_out,
             text_column=config.text_column,
             types=_types(config),
@@ -251,7 +251,7 @@ def download(config: DownloadConfig) -> None:
             reporter.line(f"{name}: {len(files):,} files, {size / 1e6:,.1f} MB, in {files[0].path.parent}")
         else:
             folder = eval_folder(config.eval_data)
-            fetch_benchmarks(folder, reporter, config.mirror, groups if name == "benchmarks" else [name])
+            fetch_benchmarks(folder, reporter, config.mirror, [] if name == "benchmarks" else [name])
             reporter.line(f"{name}: in {folder}")
 
 
@@ -260,12 +260,16 @@ def eval_folder(given: Path | None) -> Path:
     return expanded(given) if given else default_folder()
 
 
-def fetch_benchmarks(folder: Path, reporter: Reporter, mirror: str = "", groups: Sequence[str] = ()) -> None:
-    """Fetch the benchmarks' files that are missing in `folder`: of these groups, e.g. arc, or of all."""
+def fetch_benchmarks(
+    folder: Path, reporter: Reporter, mirror: str = "", groups: Collection[str] = ()
+) -> None:
+    """Fetch the benchmarks' files that are missing in `folder`: of these groups, e.g. arc, or of all but the
+    vocabularies, which no evaluation needs."""
+    groups = groups or {path.split("/")[0] for path in origins()} - {"vocabularies"}
     missing = [
         origin
         for path, origin in origins().items()
-        if not has_file(folder, path) and (not groups or path.split("/")[0] in groups)
+        if not has_file(folder, path) and path.split("/")[0] in groups
     ]
     if not missing:
         return

@@ -175,7 +175,6 @@ def what_to_measure(
         benchmarks=eval_folder(config.eval_data),
         files=ResultFiles(folder, *options, prompts=config.prompts) if folder else None,
         manifest=manifest,
-        data=run.data if run else None,
         tokens=run.tokens if run else None,
         is_transformers=config.hf is not None,
         tasks=chosen_tasks(config, is_base=stage.startswith("pretrain")),

@@ -1,18 +1,24 @@
 """`chatsmith export` and `import`: the model for other programs, with a certificate of how exactly it gives what ours
-gives; and a transformers folder as a bundle of chatsmith.
+gives, and a transformers folder as a bundle of chatsmith; `push` and `pull`: the model to a hub and back, as it is.
 """
 
 import json
+import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from chatsmith.bundle import Bundle, load_bundle, save_bundle
+import huggingface_hub
+
+import chatsmith
+from chatsmith.bundle import ARCHITECTURE, Bundle, check_bundle, load_bundle, save_bundle
 from chatsmith.cli.config import ExportConfig as Config
-from chatsmith.cli.config import ImportConfig
+from chatsmith.cli.config import ImportConfig, PullConfig, PushConfig
 from chatsmith.export.parity import certificate
 from chatsmith.export.reader import read_transformers
 from chatsmith.export.writers import write_gguf, write_transformers
+from chatsmith.ingest.hub import download, list_repository
 from chatsmith.report.model_card import model_card
 from chatsmith.runtime import atomic
 from chatsmith.runtime.console import Reporter
@@ -20,6 +26,10 @@ from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import resolve_bundle
 
 CERTIFICATE = "parity.json"
+CARD, CONFIG = "README.md", "config.json"
+FILES = (CONFIG, "generation_config.json", "tokenizer.json", "chat_template.jinja", CARD, "model.safetensors")
+"""Of a bundle, whatever else lies in its folder."""
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
 def main(config: Config) -> None:
@@ -75,3 +85,70 @@ def import_folder(config: ImportConfig) -> None:
         config.out, model, tokenizer, generation=generation, card=card, provenance={"stage": "import"}
     )
     reporter.line(f"{config.out} is a bundle now: chatsmith chat {config.out}")
+
+
+def push(config: PushConfig) -> None:
+    """Send the files of a whole bundle, all in one commit; what came through of a push that broke off is not sent
+    again. Raises UserError if there is no bundle or it is damaged, for a folder with a pickle in it, without a token,
+    and where the name is somebody else's or that of another model.
+    """
+    reporter, bundle = Reporter(), resolve_bundle(config.run)
+    check_bundle(bundle)
+    if pickles := [path.name for path in sorted(bundle.iterdir()) if path.suffix in PICKLES]:
+        raise UserError(
+            f"{bundle} holds {pickles[0]}: a pickle can run code where it is loaded; remove it first"
+        )
+    if huggingface_hub.get_token() is None:
+        raise UserError("the hub asks who sends this: set HF_TOKEN, or run `hf auth login`")
+    card: Any = huggingface_hub.ModelCard((bundle / CARD).read_text(encoding="utf-8"))
+    card.data.license = config.license or card.data.license
+    reporter.stage("Push", f"{bundle} to {config.name}")
+    api = huggingface_hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+    content = {name: str(bundle / name) for name in FILES} | {CARD: str(card).encode("utf-8")}
+    added = [huggingface_hub.CommitOperationAdd(name, what) for name, what in content.items()]
+    try:
+        url = api.create_repo(config.name, private=not config.public, exist_ok=True)
+        there = set(api.list_repo_files(url.repo_id)) - {".gitattributes", CARD}
+        if there not in (set(), set(FILES) - {CARD}):
+            raise UserError(f"{url.repo_id} is there, and no bundle of chatsmith: choose another name")
+        api.create_commit(url.repo_id, added, commit_message=f"A bundle of chatsmith {chatsmith.__version__}")
+    except UserError:
+        raise
+    except Exception as error:  # of the hub's client, and of what that speaks HTTP with
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        reasons = {
+            401: "the hub does not know the token",
+            403: "the token may not write there; whose name is it?",
+        }
+        reason = reasons.get(status or 0) or " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{config.name} cannot be sent: {reason}") from error
+    if not config.license:
+        reporter.notice("The card names no license (--license mit), so others may do nothing with the model.")
+    reporter.line(f"{url} has the model now: chatsmith pull {url.repo_id}")
+
+
+def pull(config: PullConfig) -> None:
+    """Fetch a bundle, check it, and only then put it in its place; what has come of a pull that broke off is not
+    fetched again. Raises UserError if there is no such model, or it is no bundle, and if the folder is there already.
+    """
+    out = config.out or Path(config.name.rpartition("/")[2])
+    if out.exists():
+        raise UserError(f"{out} exists; name another place, or remove it first", setting="out")
+    repository = list_repository(config.name, kind="model")
+    sizes = {file.path: file.size for file in repository.files}
+    is_bundle = sizes.keys() >= set(FILES)
+    if is_bundle:
+        (described,) = download(repository, [CONFIG])
+        is_bundle = f'"{ARCHITECTURE}"' in described.read_text(encoding="utf-8", errors="replace")
+    if not is_bundle:
+        raise UserError(
+            f"{config.name} is no bundle of chatsmith; for other models there is `chatsmith import`"
+        )
+    reporter = Reporter()
+    with atomic.new_folder(out) as folder:
+        with reporter.progress("downloading", sum(sizes[name] for name in FILES), "bytes") as bar:
+            for name, path in zip(FILES, download(repository, FILES), strict=True):
+                shutil.copyfile(path, folder / name)
+                bar.advance(sizes[name])
+        check_bundle(folder)
+    reporter.line(f"{out} is here: chatsmith chat {out}")

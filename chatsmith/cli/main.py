@@ -62,6 +62,8 @@ AROUND = (
     Command("watch", config.WatchConfig, "serve:watch", "watch"),
     Command("export", config.ExportConfig, "export", "export"),
     Command("import", config.ImportConfig, "export:import_folder", "import"),
+    Command("push", config.PushConfig, "export:push", "push"),
+    Command("pull", config.PullConfig, "export:pull", "pull"),
     Command("doctor", config.DoctorConfig, "doctor", "doctor"),
     Command("plan", config.PlanConfig, "plan", "plan"),
     Command("data download", config.DownloadConfig, "data:download", "download"),

@@ -15,8 +15,9 @@ from chatsmith.cli.training import Stage
 from chatsmith.data.dataset import FILE_NAME, DataManifest, SplitName, load_manifest
 from chatsmith.data.mixture import Entry, Mixture, Part, cache_conversations
 from chatsmith.data.packing import NOT_TRAINED_ON, ConversationRows, NothingToLearnError, TrainingRows
-from chatsmith.data.tokens import TokenCache
-from chatsmith.ingest.hub import open_tokens
+from chatsmith.data.tokens import ABOUT, Progress, TokenCache
+from chatsmith.ingest.hub import is_first_here, open_tokens, use_shared_tokens
+from chatsmith.runtime.atomic import write_text
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.distributed import sum_number
 from chatsmith.runtime.errors import UserError
@@ -26,7 +27,7 @@ from chatsmith.text.tokenizer import Tokenizer
 from chatsmith.worlds.kindergarten.world import spelling_words
 
 CACHE_FORMAT = 1
-"""Raised when equal conversations no longer give equal ids."""
+"""Raised when equal files no longer give equal conversations, or these equal ids: the tokens outlive a run."""
 VALIDATION_ITEMS = 500
 """Conversations of each source of a mixture that are measured on, at most."""
 
@@ -56,7 +57,7 @@ def fingerprint_of(sources: Sequence[tuple[Entry, Source]]) -> str:
 
 @dataclass
 class Opener:
-    """Makes rows of sources for one stage: opens their token caches in the run, which the main process fills."""
+    """Makes rows of sources for one stage: opens their token caches, which runs share and the main process fills."""
 
     stage: Stage
     tokenizer: Tokenizer
@@ -143,10 +144,14 @@ class Opener:
         self, name: str, content: str, conversations: Iterator[Conversation], learns_all: bool = False
     ) -> ConversationRows:
         key = sha256(json.dumps([CACHE_FORMAT, self.tokenizer.fingerprint, content]).encode()).hexdigest()
+        build = self.stage.runtime.is_main or is_first_here()
         folder = self._folder(name, key)
-        cache = cache_conversations(
-            folder, key, conversations, self.tokenizer, build=self.stage.runtime.is_main
-        )
+        if not (progress := Progress.load(folder, key)) or not progress.complete:
+            # Not in the run, where earlier versions kept it: runs share it.
+            folder = use_shared_tokens(self.stage.opened) / key[:32]
+            if build:
+                write_text(folder / ABOUT, json.dumps({"files": [name], "split": "conversations"}))
+        cache = cache_conversations(folder, key, conversations, self.tokenizer, build=build)
         turn_end = self.tokenizer.special("<|assistant_end|>")
         return ConversationRows(
             cache, self.sequence_length, self.stage.config.seed, turn_end_id=turn_end, learns_all=learns_all

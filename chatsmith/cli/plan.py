@@ -33,15 +33,14 @@ from chatsmith.report.estimate import (
     kept_bytes,
     step_time,
 )
-from chatsmith.report.fit import fit_here, fit_within, format_bytes
+from chatsmith.report.fit import fit_here, fit_within, foreseen_step_seconds, format_bytes
 from chatsmith.report.plots import save_curve
-from chatsmith.report.timed import foreseen_step_seconds
 from chatsmith.runtime.console import Reporter, counted, format_seconds
 from chatsmith.runtime.device import DTYPES, Runtime, can_compile, detect_runtime, gemm_peak
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import BUNDLE_STAGES, Recipe, RunDirectory, read_recipe
 from chatsmith.train.memory import Way
-from chatsmith.train.plan import Plan, make_plan, nanochat_share
+from chatsmith.train.plan import Plan, dial, make_plan, nanochat_share
 from chatsmith.train.step import COMPILING_PAYS_SECONDS
 
 EXPECTED_SHARE_OF_PEAK = 0.55
@@ -91,7 +90,7 @@ class Pipeline:
 
 def of_depth(config: Config, depth: int, world_size: int) -> Pipeline:
     """Pretraining of a model of this depth."""
-    shape = shape_of(replace(config, depth=depth), config.vocab_size)
+    shape = shape_of(replace(config, depth=depth), config.vocab_size or dial(depth).vocab_size)
     tokens = config.tokens or int(config.ratio * model_cost(shape).scaling_parameters)
     batch = config.batch_tokens or None
     plan = make_plan(shape, tokens, batch_tokens=batch, world_size=world_size, from_scratch=True)
@@ -119,7 +118,8 @@ def pipeline_of(
 ) -> Pipeline:
     """What a recipe with these settings takes. Without a `clock`, a budget in minutes is that of the usual ratio."""
     pretrain = configs["pretrain"]
-    shape = shape_of(pretrain, getattr(configs.get("tokenizer"), "vocab_size", 8192))
+    usual = dial(pretrain.depth).vocab_size
+    shape = shape_of(pretrain, getattr(configs.get("tokenizer"), "vocab_size", usual))
 
     def plan_of(tokens: int) -> Plan:
         return make_plan(
@@ -188,10 +188,8 @@ def within_budget(
         depth = kept["pretrain"]["depth"]
     else:
         shape = {one.name: given[one.name] for one in fields(Shape) if one.name in given}
-        vocab_size = {**recipe.sections.get("tokenizer", {}), **overrides.get("tokenizer", {})}.get(
-            "vocab_size", 8192
-        )
-        asked = Config(hours=hours, vocab_size=vocab_size, **shape)
+        tokenizer = {**recipe.sections.get("tokenizer", {}), **overrides.get("tokenizer", {})}
+        asked = Config(hours=hours, vocab_size=tokenizer.get("vocab_size"), **shape)
         depth = chosen(asked, world_size, clock or clock_here(world_size), 0.0).plan.model.num_layers
     minutes = {"pretrain": PRETRAINING_SHARE, "sft": 0.6 * (1 - PRETRAINING_SHARE)}
     found: dict[str, dict[str, Any]] = {"budget": budget, "pretrain": {"depth": depth}}

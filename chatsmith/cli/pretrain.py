@@ -11,10 +11,11 @@ settings trains on the same number of tokens.
 from pathlib import Path
 
 from chatsmith.backends import choose_backend
+from chatsmith.backends.lora import merged
 from chatsmith.bundle import Bundle, bundle_fingerprint, load_bundle
 from chatsmith.cli.config import PretrainConfig as Config
 from chatsmith.cli.mixtures import Opener, fingerprint_of, named_sources
-from chatsmith.cli.training import facts_of, settings_from, shape_of, training_stage
+from chatsmith.cli.training import facts_of, settings_from, shape_of, training_stage, with_dial
 from chatsmith.data.dataset import load_manifest
 from chatsmith.data.mixture import Mixture
 from chatsmith.data.packing import TrainingRows
@@ -32,6 +33,7 @@ from chatsmith.train.trainer import TrainingSettings
 
 def main(config: Config) -> None:
     """Pretrain the model of `config.run`, unless it is already what this would make."""
+    config = with_dial(config)
     with training_stage("pretrain", config, scales_loss=True) as stage:
         run, runtime = stage.run, stage.runtime
         manifest = load_manifest(run.data)
@@ -46,6 +48,8 @@ def main(config: Config) -> None:
         if stage.is_up_to_date(**inputs):
             return
 
+        if start:
+            stage.freeze(start)
         shape = start.config if start else shape_of(config, tokenizer.vocab_size)
         opener = Opener(stage, tokenizer, shape.context_length)
         if sources:
@@ -93,6 +97,7 @@ def _named(bundle: Path) -> str:
 
 
 def _continuation(model: GPT, tokenizer: Tokenizer, prompt: str) -> str:
+    model = merged(model)
     backend = choose_backend(model)
     engine = Engine(model, tokenizer, backend=backend, kv_tokens=model.config.context_length)
     request = Request((tokenizer.bos_id, *tokenizer.encode(prompt)), SamplingParams(max_tokens=40))

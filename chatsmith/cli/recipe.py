@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from chatsmith.cli.config import KINDERGARTEN, STAGES, RunConfig, Settings
+from chatsmith.cli.config import KINDERGARTEN, STAGES, RunConfig, Settings, Shape, TokenizerConfig
 from chatsmith.cli.settings import expanded, from_environment, from_recipe, layered, made, to_recipe
+from chatsmith.cli.training import with_dial
 from chatsmith.runtime.errors import UserError, did_you_mean
 from chatsmith.runtime.run_directory import Recipe, RunDirectory, read_recipe
+from chatsmith.train.plan import dial
 
 BUILT_IN = Path(__file__).parent.parent / "recipes"
 OTHER_SECTIONS = ("serve", "budget", "expected")
@@ -84,9 +86,10 @@ def configure(
         for name in dict.fromkeys((*recipe.stages, *recipe.sections, *overrides))
     }
     configs: dict[str, Settings] = {}
+    given: dict[str, dict[str, Any]] = {}
     for name in recipe.stages:
         config_class = STAGES[name]
-        values = layered(
+        values = given[name] = layered(
             config_class,
             from_recipe(config_class, name, recipe.sections.get(name, {}), is_old=is_old),
             from_environment(config_class, name, environ),
@@ -96,7 +99,12 @@ def configure(
             configs[name] = made(config_class, values | {"run": run.path})
         except UserError as error:
             raise UserError(f"stage {name}: {error}") from error
-        sections[name] = to_recipe(configs[name])
+    pretrain, tokenizer = configs.get("pretrain"), configs.get("tokenizer")
+    if isinstance(pretrain, Shape):  # what its depth says is written out: another version may say otherwise
+        configs["pretrain"] = with_dial(pretrain)
+        if isinstance(tokenizer, TokenizerConfig) and "vocab_size" not in given["tokenizer"]:
+            configs["tokenizer"] = replace(tokenizer, vocab_size=dial(pretrain.depth).vocab_size)
+    sections |= {name: to_recipe(one) for name, one in configs.items()}
     return configs, replace(recipe, sections=sections)
 
 

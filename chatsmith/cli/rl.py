@@ -20,6 +20,7 @@ from chatsmith.runtime.atomic import write_text
 from chatsmith.runtime.device import settled
 from chatsmith.runtime.run_directory import resolve_bundle
 from chatsmith.tasks.problem_set import ProblemSet, file_set, gsm8k_set
+from chatsmith.tasks.reward_monitor import RewardMonitor
 from chatsmith.tasks.rewards import Judge, honest_answer, load_reward, marked_answer, right_answer, sound_form
 from chatsmith.tools.calculator import calculator_tool
 from chatsmith.worlds.kindergarten.rl_problems import rl_problem_set
@@ -62,6 +63,7 @@ def main(config: Config) -> None:
                 Problems(fitting.train, fitting.development, fitting.test),
                 reward,
                 calculator_tool,
+                RewardMonitor(config.give_up_after, config.max_tokens),
                 settings_from(config, RLSettings),
                 backend=choose_backend(start.model),
                 replay=find_replay(config, start, manifest) if manifest else None,

@@ -12,9 +12,9 @@ import sys
 import webbrowser
 from pathlib import Path
 
-from chatsmith.cli.config import Listening, WatchConfig, named_models
+from chatsmith.cli.config import Listening, WatchConfig, named_adapters, named_models
 from chatsmith.cli.config import ServeConfig as Config
-from chatsmith.report.gather import is_run
+from chatsmith.report.run_facts import is_run
 from chatsmith.report.watch import WatchedRuns
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.run_directory import RunDirectory
@@ -73,6 +73,8 @@ def make_service(config: Config, keys: "Keys") -> "Service":
     num_engines = config.replicas * len(paths)
     threads = config.threads or engine_threads(num_engines)
 
+    adapters = {name: str(path) for name, path in named_adapters(config).items()}
+
     def setup(path: Path, index: int) -> EngineSettings:
         return EngineSettings(
             str(path),
@@ -80,13 +82,14 @@ def make_service(config: Config, keys: "Keys") -> "Service":
             config.device,
             config.dtype,
             threads,
-            config.max_running,
-            config.tokens_per_step,
+            config.max_running or None,
+            config.tokens_per_step or None,
             config.kv_tokens or None,
             config.prefix_caching,
             None if config.quantize == "none" else config.quantize,
             config.tokens_beside_decoding,
             config.exact,
+            adapters if index < config.replicas else {},
         )
 
     models = {
@@ -100,6 +103,8 @@ def make_service(config: Config, keys: "Keys") -> "Service":
         )
         for number, (name, path) in enumerate(paths.items())
     }
+    first = next(iter(models.values()))
+    models |= {name: first.with_adapter(name) for name in adapters}
     max_body_bytes = round(config.max_body_mib * 2**20)
     trained = [path for path in paths.values() if is_run(RunDirectory(path))]
     runs = Runs(WatchedRuns(trained), paths) if trained else None

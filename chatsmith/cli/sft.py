@@ -42,6 +42,7 @@ def main(config: Config | MidConfig) -> None:
             return
 
         start = load_start(start_path, runtime)
+        stage.freeze(start)
         training = stage.training_run(start.tokenizer)
         reporter.stage(title, f"{start.path}, on {runtime.describe()}")
         opener = Opener(stage, start.tokenizer, start.config.context_length)

@@ -7,18 +7,24 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
+from chatsmith.backends import choose_loss
+from chatsmith.backends.lora import add_lora, merged, save_adapter
 from chatsmith.bundle import GENERATION_DEFAULTS, Bundle, check_bundle, load_bundle, save_bundle
 from chatsmith.cli.config import Shape
 from chatsmith.cli.data import eval_folder
+from chatsmith.data.dataset import load_manifest
+from chatsmith.evals.hardest import hardest_rows
 from chatsmith.evals.suites import along_training
 from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
+from chatsmith.model.loss import chunk_gradient
 from chatsmith.report.estimate import device_called, step_time
 from chatsmith.report.model_card import model_card
 from chatsmith.runtime.atomic import remove_folder
@@ -34,12 +40,13 @@ from chatsmith.runtime.run_directory import (
     settings_of,
     stage_key,
 )
+from chatsmith.runtime.states import saved_states
 from chatsmith.text.tokenizer import Tokenizer
-from chatsmith.train.checkpoint import saved_states
-from chatsmith.train.plan import Plan, model_shape
+from chatsmith.train.plan import Plan, dial, model_shape
 from chatsmith.train.step import uncompiled
 from chatsmith.train.timing import TimeBudget
 from chatsmith.train.trainer import TrainingRun, TrainResult
+from chatsmith.worlds.kindergarten import SUGGESTIONS
 
 T = TypeVar("T")
 
@@ -58,6 +65,8 @@ class Stage:
     """When the command began, by `time.monotonic()`."""
     key: str = ""
     """The identity of what it makes, once `is_up_to_date` has been asked."""
+    base: Path | None = None
+    """The bundle whose model is frozen, where LoRA trains beside it."""
 
     @property
     def run(self) -> RunDirectory:
@@ -80,6 +89,12 @@ class Stage:
         )  # a kill may have come between the last two lines of `finish`
         return True
 
+    def freeze(self, start: Bundle) -> None:
+        """Let LoRA train beside the model of `start` instead of in it, where the settings say so."""
+        if self.config.lora_rank:
+            self.base = start.path
+            add_lora(start.model, self.config.lora_rank, self.config.lora_products, self.config.seed)
+
     def training_run(self, tokenizer: Tokenizer) -> TrainingRun:
         """The stage as the trainer sees it. Raises UserError where a benchmark is wanted whose files are missing."""
         config, folder = self.config, self.run.state(self.name)
@@ -91,7 +106,7 @@ class Stage:
             if config.keep_every and step % config.keep_every == 0 and self.runtime.is_main:
                 save_bundle(
                     self.run.stage(self.name) / "steps" / str(step),
-                    model,
+                    merged(model),
                     tokenizer,
                     generation=GENERATION_DEFAULTS,
                     card=model_card(
@@ -103,10 +118,11 @@ class Stage:
             if not benchmark or step % every:
                 return {}
             with uncompiled():
-                return benchmark(model)
+                return benchmark(merged(model))
 
         saved = [str(state.facts.get("key")).partition(" ")[0] for state in saved_states(folder)]
         settings = settings_of(config)
+        describe = partial(hardest_rows, text_of=tokenizer.decode, runtime=self.runtime)
         return TrainingRun(
             self.name,
             next((one for one in all_keys(self.key) if one in saved), self.key),
@@ -122,6 +138,10 @@ class Stage:
             started=self.started,
             settings={name: value for name, value in settings.items() if name not in ("run", "json")},
             after_step=after_step,
+            gradient_of=choose_loss(self.runtime, self.reporter.line)
+            if self.name != "rl"
+            else chunk_gradient,
+            describe=describe if self.name != "rl" else lambda *_: [],
         )
 
     def budget(self, training: TrainingRun, **options: Any) -> TimeBudget | None:
@@ -160,15 +180,18 @@ class Stage:
                 "Arithmetic": f"{tokens * plan.cost.training_flops_per_token:.2e} floating-point operations",
                 "Peak memory": f"{facts['peak_memory_gb']:.1f} GB",
             },
+            suggestions=_suggestions(run),
         )
         save_bundle(
             run.bundle(self.name),
-            model,
+            merged(model),
             tokenizer,
             generation=GENERATION_DEFAULTS,
             card=card,
             provenance={"stage": self.name, "seed": seed, "tokens": tokens},
         )
+        if self.base:
+            outputs = [*outputs, save_adapter(model, self.base, run.bundle(self.name))]
         finish(run, self.name, self.key, self.config, facts, outputs)
 
 
@@ -196,8 +219,20 @@ def settings_from(config: Any, kind: type[T]) -> T:
     return kind(**{field.name: getattr(config, field.name) for field in fields(kind)})  # pyright: ignore[reportArgumentType]
 
 
+S = TypeVar("S", bound=Shape)
+
+
+def with_dial(config: S) -> S:
+    """The settings with what the depth says where they say nothing."""
+    usual = dial(config.depth, config.architecture)._asdict()
+    return replace(
+        config, **{name: value for name, value in usual.items() if not getattr(config, name, True)}
+    )
+
+
 def shape_of(config: Shape, vocab_size: int) -> GPTConfig:
     """The model that the settings describe."""
+    config = with_dial(config)
     shape: dict[str, Any] = {field.name: getattr(config, field.name) for field in fields(Shape)}
     return model_shape(vocab_size=vocab_size, **shape)
 
@@ -251,6 +286,14 @@ def _foreseen_speed(plan: Plan, runtime: Runtime) -> dict[str, float]:
         dtype=dtype,
     )
     return {"foreseen_tokens_per_second": round(plan.tokens_per_step / step.seconds, 1)}
+
+
+def _suggestions(run: RunDirectory) -> Sequence[str]:
+    """What to ask a model of the built-in world; what others know, nobody knows here."""
+    try:
+        return SUGGESTIONS if load_manifest(run.data).source == "kindergarten" else ()
+    except UserError:
+        return ()  # fine-tuned on files of its own
 
 
 def finish(

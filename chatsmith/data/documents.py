@@ -101,7 +101,7 @@ class JsonLines:
     def __iter__(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield (line number from 1, object). Raises UserError for an unreadable file and, at the end, for
         too many broken lines."""
-        for number, offset, line in _numbered_lines(self.path):
+        for number, offset, line in numbered_lines(self.path):
             if not line.strip():
                 continue
             self.total += 1
@@ -166,7 +166,7 @@ def key_names(value: dict[str, Any]) -> str:
     return ", ".join(sorted(f"`{name}`" for name in list(value)[:8])) or "nothing"
 
 
-def _numbered_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
+def numbered_lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
     """Yield (line number from 1, byte offset in the unpacked text, line without its end)."""
     number, offset, pending = 0, 0, []
     for chunk in unpacked_chunks(path):

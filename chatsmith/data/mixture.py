@@ -11,6 +11,7 @@ Conversations are rendered and tokenized once, by one process, into a token cach
 lowest bit; all processes read it from the disk.
 """
 
+import fcntl
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,6 +30,8 @@ from chatsmith.runtime.errors import UserError, did_you_mean
 from chatsmith.text.chat import Conversation, render
 from chatsmith.text.tokenizer import Tokenizer
 
+BUILDING = ".building"
+"""Held by whoever fills a cache of conversations."""
 KEYS = ("epochs", "weight", "cap", "split")
 TURN_OF_WEIGHTS = 10_000
 """Rows after which the shares of a mixture of weights alone are exact."""
@@ -164,26 +167,30 @@ def cache_conversations(
 ) -> TokenCache:
     """The conversations as a complete token cache in `folder`: 2 * id + mask of each id after the first <|bos|>.
 
-    What is there under the same `key` is not made again. With several processes one may `build`; the others wait for it
-    and read no conversation. A build that was interrupted goes on after its last window. Raises UserError for what is
-    wrong with the conversations.
+    What is there under the same `key` is not made again. Of several processes that see the folder those that may
+    `build` take turns; the others wait and read no conversation. A build that was interrupted goes on after its last
+    window. Raises UserError for what is wrong with the conversations.
     """
-    progress = Progress.load(folder, key)
-    if build and not (progress and progress.complete):
+
+    def encoded(conversation: Conversation) -> list[int]:
+        rendered = render(conversation, tokenizer)
+        return [2 * one + mask for one, mask in zip(rendered.ids[1:], rendered.mask[1:], strict=True)]
+
+    if build:
         folder.mkdir(parents=True, exist_ok=True)
-        if progress is None:
-            (folder / PROGRESS).unlink(missing_ok=True)  # no reader may meet what another build left
-
-        def encoded(conversation: Conversation) -> list[int]:
-            rendered = render(conversation, tokenizer)
-            return [2 * one + mask for one, mask in zip(rendered.ids[1:], rendered.mask[1:], strict=True)]
-
-        writer = CacheWriter(folder, key, bos_id=2 * tokenizer.bos_id, vocab_size=2 * tokenizer.vocab_size)
-        left = islice(conversations, progress.documents[-1] if progress and progress.documents else 0, None)
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            while window := list(islice(left, WINDOW_DOCUMENTS)):
-                writer.add_window(list(pool.map(encoded, window)))
-        writer.finish()
+        with (folder / BUILDING).open("w") as lock, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            progress = Progress.load(folder, key)
+            if progress is None:
+                (folder / PROGRESS).unlink(missing_ok=True)  # no reader may meet what another build left
+            if not (progress and progress.complete):
+                ids = {"bos_id": 2 * tokenizer.bos_id, "vocab_size": 2 * tokenizer.vocab_size}
+                writer = CacheWriter(folder, key, **ids)
+                done = progress.documents[-1] if progress and progress.documents else 0
+                left = islice(conversations, done, None)
+                while window := list(islice(left, WINDOW_DOCUMENTS)):
+                    writer.add_window(list(pool.map(encoded, window)))
+                writer.finish()
     cache = TokenCache(folder, key)
     cache.wait_until_complete()
     return cache

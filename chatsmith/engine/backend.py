@@ -5,20 +5,18 @@ constrained, the ids that may come next. What a faster backend computes is teste
 """
 
 import copy
+from collections.abc import Collection
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from chatsmith.engine.kv_cache import KVCache
-from chatsmith.engine.paged_attention import PagedAttention, packed_tokens
+from chatsmith.engine.paged_attention import PagedAttention, StepAttention, packed_tokens
 from chatsmith.engine.request import Constraint, RequestError
 from chatsmith.engine.scheduler import Chunk
 from chatsmith.model.gpt import GPT
 from chatsmith.text.tokenizer import Tokenizer
-
-WORKSPACE_TOKENS = 16_384
-"""Most keys gathered at once; more rows than that holds are attended to in turns."""
 
 
 class Guide(Protocol):
@@ -27,15 +25,12 @@ class Guide(Protocol):
     @property
     def failure(self) -> str | None:
         """Why no id at all may follow, if so."""
-        ...
 
     def allowed(self) -> Tensor:
         """Which ids may come next: (V,) bool, on the CPU."""
-        ...
 
     def push(self, id: int) -> None:
         """Go on by one id of those allowed."""
-        ...
 
 
 class Backend:
@@ -43,6 +38,9 @@ class Backend:
 
     is_exact = False
     """Whether a token's numbers are the same bit for bit whatever is computed beside it."""
+
+    adapters: Collection[str] = ()
+    """Names of what can change the model's weights for a request."""
 
     def __init__(self, model: GPT) -> None:
         self.name = "torch"
@@ -54,17 +52,18 @@ class Backend:
 
     def allocate(self, num_blocks: int, block_size: int, max_running: int, tokens_per_step: int) -> None:
         """Make the key-value pool, for steps of at most so many sequences and tokens."""
-        # One whole context must fit, rounded up to blocks.
-        longest = -(-self.config.context_length // block_size) * block_size
-        workspace = max(longest, min(WORKSPACE_TOKENS, max_running * longest))
-        self.cache = KVCache(self.config, num_blocks, block_size, workspace, self.dtype, self.device)
-        self._attention = PagedAttention(self.config, self.cache)
+        self.cache = KVCache(self.config, num_blocks, block_size, self.dtype, self.device)
+        self.attention = self.make_attention(max_running)
+
+    def make_attention(self, max_running: int) -> StepAttention:
+        """Attention over the cache."""
+        return PagedAttention(self.config, self.cache, max_running)
 
     def forward(self, chunks: list[Chunk]) -> Tensor:
         """Hidden states (N, C) of the tokens of chunks, packed in this order; keys and values go into the pool."""
-        self._attention.plan(chunks)
+        self.attention.plan(chunks)
         packed = torch.tensor(packed_tokens(chunks), device=self.device)[:, None]
-        return self.model(packed[0], previous=packed[1], positions=packed[2], attend=self._attention)[0]
+        return self.model(packed[0], previous=packed[1], positions=packed[2], attend=self.attention)[0]
 
     def weights_changed(self) -> None:
         """Take over the model's new weights, which were changed in place: this backend reads the very same."""

@@ -12,7 +12,6 @@ It does not render chats, load bundles, print, or know what the tool does: it is
 import itertools
 import random
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,9 +19,9 @@ from torch import Tensor
 from chatsmith.engine.backend import Backend
 from chatsmith.engine.block_manager import BlockManager
 from chatsmith.engine.completion import CompletionBuilder
-from chatsmith.engine.kv_cache import affordable_tokens
+from chatsmith.engine.kv_cache import CPU_TOKENS_PER_STEP, GPU_TOKENS_PER_STEP, affordable
 from chatsmith.engine.paged_attention import packing_order
-from chatsmith.engine.request import Completion, Event, Request, RequestError, check_possible
+from chatsmith.engine.request import Completion, EngineStats, Event, Request, RequestError, check_possible
 from chatsmith.engine.sampler import Choice, choose, token_logprobs
 from chatsmith.engine.scheduler import Chunk, Scheduler, Sequence
 from chatsmith.model.config import kv_bytes_per_token
@@ -41,31 +40,16 @@ Sampled = tuple[CompletionBuilder, list[Choice]]
 """A completion and what was chosen next for each of its seeds; nothing where nothing was to be sampled."""
 
 
-class EngineStats(NamedTuple):
-    """What the engine is doing, and what it has done since it was made."""
-
-    num_running: int
-    """Requests that hold a part of the pool."""
-    num_waiting: int
-    """Requests that wait for room."""
-    num_free_blocks: int
-    """Blocks of the pool that no request holds; cached prefixes are among them."""
-    num_preemptions: int
-    """How often a request had to give its blocks back and start again."""
-    prefix_queries: int
-    """Prompt tokens that were looked up in the prefix cache."""
-    prefix_hits: int
-    """Prompt tokens that were found in it."""
-
-
 class Engine:
     """Continuous batching over one model.
 
     `backend` computes the steps: `chatsmith.backends.choose_backend(model)` gives the fastest, None plain torch. `tool`
-    runs when a completion closes a call. `kv_tokens` is the size of the key-value pool; None sizes it by the free
-    memory. `tokens_per_step` bounds the work of one step; `tokens_beside_decoding` bounds, below that, the part of
-    prompts in a step in which others decode, so it bounds how long a prompt delays them. `seed` makes the completions
-    of requests without a seed of their own repeatable, in their order of submission.
+    runs when a completion closes a call. `max_running` sequences at most run at once. `kv_tokens` is the size of the
+    key-value pool; None sizes it by the free memory, of which `reserved_bytes` are left to others. On a GPU the memory
+    also says how many may run, unless `max_running` does. `tokens_per_step` bounds the work of one step;
+    `tokens_beside_decoding` bounds, below that, the part of prompts in a step in which others decode, so it bounds how
+    long a prompt delays them. `seed` makes the completions of requests without a seed of their own repeatable, in
+    their order of submission.
     """
 
     def __init__(
@@ -75,10 +59,11 @@ class Engine:
         *,
         backend: Backend | None = None,
         tool: Tool | None = None,
-        max_running: int = 16,
-        tokens_per_step: int = 256,
+        max_running: int | None = None,
+        tokens_per_step: int | None = None,
         tokens_beside_decoding: int | None = None,
         kv_tokens: int | None = None,
+        reserved_bytes: int = 0,
         block_size: int = 16,
         prefix_caching: bool = True,
         seed: int | None = None,
@@ -87,17 +72,22 @@ class Engine:
         self.backend = backend or Backend(model)
         self._tokenizer = tokenizer
         self._tool = tool
-        if kv_tokens is None:
-            kv_tokens = affordable_tokens(self.config, self.backend.dtype, self.backend.device, max_running)
-        self.num_blocks = max(1, kv_tokens // block_size)
+        device = self.backend.device
+        self.max_running, held = affordable(
+            self.config, self.backend.dtype, device, max_running, reserved_bytes
+        )
+        if tokens_per_step is None:
+            tokens_per_step = GPU_TOKENS_PER_STEP if device.type == "cuda" else CPU_TOKENS_PER_STEP
+        self.num_blocks = max(1, (kv_tokens or held) // block_size)
+        self._pool_tokens = self.num_blocks * block_size
         self._blocks = BlockManager(self.num_blocks, block_size, prefix_caching=prefix_caching)
         self._scheduler = Scheduler(
             self._blocks,
-            tokens_per_step=max(tokens_per_step, max_running),
-            max_running=max_running,
+            tokens_per_step=max(tokens_per_step, self.max_running),
+            max_running=self.max_running,
             tokens_beside_decoding=tokens_beside_decoding,
         )
-        self.backend.allocate(self.num_blocks, block_size, max_running, self._scheduler.tokens_per_step)
+        self.backend.allocate(self.num_blocks, block_size, self.max_running, self._scheduler.tokens_per_step)
         self._builders: dict[int, CompletionBuilder] = {}
         """By handle. Requests that differ in their seed alone have the same one."""
         self._by_sequence: dict[Sequence, CompletionBuilder] = {}
@@ -110,6 +100,8 @@ class Engine:
     def submit(self, request: Request) -> int:
         """Queue a request; its handle names it in events. Raises RequestError if it can never run."""
         check_possible(request, self.config.context_length, self._pool_tokens, self.config.vocab_size)
+        if request.adapter and request.adapter not in self.backend.adapters:
+            raise RequestError(f"the engine has no adapter {request.adapter!r}", parameter="adapter")
         # Drawn even if unused, so that one request's seed does not shift those of the others.
         drawn_seed = self._seeds.getrandbits(63)
         seed = drawn_seed if request.sampling.seed is None else request.sampling.seed
@@ -145,13 +137,11 @@ class Engine:
         builder = self._builders.get(handle)
         if builder is None:
             return None
-        if len(builder.seeds) > 1:  # the others go on
+        if is_shared := len(builder.seeds) > 1:  # the others go on
             builder = builder.fork([handle], builder.sequence)
             del self._builders[handle]
-            builder.finish("cancelled")
-            return builder.completion()
         builder.finish("cancelled")
-        return self._retire(builder)
+        return builder.completion() if is_shared else self._retire(builder)
 
     def generate(
         self,
@@ -171,7 +161,7 @@ class Engine:
                 try:
                     index_of[self.submit(request)] = index
                 except RequestError as error:
-                    completions[index] = Completion.refused(request, error)
+                    completions[index] = Completion(request.prompt_ids, (), (), (), "error", error=str(error))
                     on_finish(index, completions[index])
             while not self.is_idle:
                 for event in self.step():
@@ -192,10 +182,10 @@ class Engine:
         self.backend.weights_changed()
         self._blocks.forget_all()
 
-    def num_cached(self, prompt_ids: tuple[int, ...]) -> int:
+    def num_cached(self, prompt_ids: tuple[int, ...], adapter: str = "") -> int:
         """How many ids of a prompt the prefix cache holds now; the last id is always computed."""
         size = self._blocks.block_size
-        keys = Sequence(list(prompt_ids), len(prompt_ids)).keys(size)
+        keys = Sequence(list(prompt_ids), len(prompt_ids), adapter=adapter).keys(size)
         return len(self._blocks.match(keys, prompt_ids, len(prompt_ids) - 1)) * size
 
     @property
@@ -229,10 +219,6 @@ class Engine:
             f"{tokens / self.config.context_length:,.1f} full contexts"
         )
 
-    @property
-    def _pool_tokens(self) -> int:
-        return self.num_blocks * self._blocks.block_size
-
     def _begin(self, request: Request, handle: int, seed: int) -> CompletionBuilder:
         constraint = request.constraint
         guide = None if constraint is None else self.backend.guide(constraint, self._tokenizer)
@@ -243,7 +229,7 @@ class Engine:
         if request.sampling.max_tokens is not None:
             limits.append(len(prompt) + request.sampling.max_tokens)
         needed_from = None if request.score_from is None else max(request.score_from - 1, 0)
-        sequence = Sequence(prompt, min(limits), needed_from)
+        sequence = Sequence(prompt, min(limits), needed_from, request.adapter)
         builder = CompletionBuilder({handle: seed}, request, sequence, self._tokenizer, guide)
         self._scheduler.add(sequence)
         self._by_sequence[sequence] = builder

@@ -2,13 +2,14 @@
 
 A step packs the chunks of all sequences into one row of N tokens, so that every matrix product of the model
 sees them together. Only attention takes them apart again: chunks of equal length form groups, and each
-group's blocks are gathered into the cache's workspace and attended to by SDPA under a mask. A layer's window
-is honoured by the mask, and blocks that lie wholly outside it are not gathered at all.
+group's blocks are gathered into a workspace and attended to by SDPA under a mask. A layer's window is honoured by the
+mask, and blocks that lie wholly outside it are not gathered at all.
 
 Shapes: N packed tokens, R rows of a group, T queries a row, K gathered key positions, H heads, D head dim.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,25 @@ from chatsmith.engine.kv_cache import KVCache
 from chatsmith.engine.scheduler import Chunk
 from chatsmith.model.attention import attention_scale
 from chatsmith.model.config import GPTConfig
+
+WORKSPACE_TOKENS = 16_384
+"""Most keys gathered at once; more rows than that holds are attended to in turns."""
+
+
+class StepAttention(Protocol):
+    """Attention over the cache. It is given the plan of a step, and then attends for one layer after the other."""
+
+    def plan(self, chunks: list[Chunk]) -> None:
+        """Prepare for a step whose tokens are packed in the order of `packing_order(chunks)`."""
+
+    def plan_decoding(self, positions: Tensor, table: Tensor) -> None:
+        """Prepare for a step of one token a row: its position (R,), and its blocks (R, W), padded with 0.
+
+        All is computed on the device, by work that depends on R and W alone: a CUDA graph can hold it.
+        """
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend for the planned tokens; q, k, v and the result are (1, N, H, D)."""
 
 
 @dataclass(frozen=True)
@@ -41,42 +61,42 @@ class _Group:
     """By window. None: the chunks are whole prompts so far, and see themselves only, causally."""
 
 
-class PagedAttention:
-    """Holds the plan of one step; calling it attends for one layer."""
+class PagedAttention(StepAttention):
+    """Holds the plan of one step, of at most so many sequences; calling it attends for one layer."""
 
-    def __init__(self, config: GPTConfig, cache: KVCache) -> None:
+    def __init__(self, config: GPTConfig, cache: KVCache, max_running: int) -> None:
         self._cache = cache
+        # One whole context must fit, rounded up to blocks.
+        longest = self._num_blocks(config.context_length)
+        most = min(WORKSPACE_TOKENS // cache.block_size, max_running * longest)
+        self._workspace_tokens = max(longest, most) * cache.block_size
+        # Gathering into fresh memory at every call was measured 7 times slower on CPU.
+        self._workspace = [
+            torch.empty_like(pool[:1].expand(max(longest, most), -1)) for pool in cache.layer(0)
+        ]
         self._windows = config.windows
         self._scale = attention_scale(config.head_dim)
         self._slots = torch.empty(0)
         self._groups: list[_Group] = []
 
     def plan(self, chunks: list[Chunk]) -> None:
-        """Prepare for a step whose tokens are packed in the order of `packing_order(chunks)`."""
         slots: list[Tensor] = []
         self._groups = []
         for rows in self._split(chunks):
             blocks = [chunk.sequence.blocks[: self._num_blocks(chunk.end)] for chunk in rows]
-            width = max(map(len, blocks))
-            padded = [numbers + [0] * (width - len(numbers)) for numbers in blocks]
-            table = torch.tensor(padded, device=self._cache.device)
+            table = padded_table(blocks).to(self._cache.device)
             starts = torch.tensor([chunk.start for chunk in rows], device=self._cache.device)
             is_whole = all(chunk.start == 0 for chunk in rows)
             slots.append(self._add_group(starts, rows[0].length, table, is_whole))
         self._slots = torch.cat(slots)
 
     def plan_decoding(self, positions: Tensor, table: Tensor) -> None:
-        """Prepare for a step of one token a row: its position (R,), and its blocks (R, W), padded with 0.
-
-        All is computed on the device, by work that depends on R and W alone: a CUDA graph can hold it.
-        """
-        rows_at_once = max(1, self._cache.workspace_tokens // (table.shape[1] * self._cache.block_size))
+        rows_at_once = max(1, self._workspace_tokens // (table.shape[1] * self._cache.block_size))
         self._groups = []
         parts = zip(positions.split(rows_at_once), table.split(rows_at_once), strict=True)
         self._slots = torch.cat([self._add_group(part, 1, blocks) for part, blocks in parts])
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attend for the planned tokens; q, k, v and the result are (1, N, H, D)."""
         self._cache.write(layer, self._slots, k[0], v[0])
         result = torch.empty_like(q)
         for group in self._groups:
@@ -92,13 +112,18 @@ class PagedAttention:
             else:
                 keys, values = (
                     x.view(group.num_rows, -1, *q.shape[2:]).transpose(1, 2)
-                    for x in self._cache.gather(layer, view.table)
+                    for x in self._gather(layer, view.table)
                 )
                 y = F.scaled_dot_product_attention(
                     queries, keys, values, attn_mask=view.mask, scale=self._scale
                 )
             result[0, group.tokens] = y.transpose(1, 2).flatten(0, 1)
         return result
+
+    def _gather(self, layer: int, table: Tensor) -> list[Tensor]:
+        """Keys and values of the blocks in `table` (M,), each (M, block size x C), until the next call."""
+        both = zip(self._cache.layer(layer), self._workspace, strict=True)
+        return [torch.index_select(pool, 0, table, out=work[: len(table)]) for pool, work in both]
 
     def _split(self, chunks: list[Chunk]) -> list[list[Chunk]]:
         """Cut into groups: equal lengths, and no more keys than the workspace holds."""
@@ -107,7 +132,7 @@ class PagedAttention:
             # Sorted, so the newest row of a group is its longest.
             keys = self._num_blocks(chunk.end) * self._cache.block_size
             keys *= len(groups[-1]) + 1 if groups else 1
-            if groups and groups[-1][0].length == chunk.length and keys <= self._cache.workspace_tokens:
+            if groups and groups[-1][0].length == chunk.length and keys <= self._workspace_tokens:
                 groups[-1].append(chunk)
             else:
                 groups.append([chunk])
@@ -148,6 +173,12 @@ class PagedAttention:
 
     def _num_blocks(self, num_tokens: int) -> int:
         return -(-num_tokens // self._cache.block_size)
+
+
+def padded_table(tables: list[list[int]]) -> Tensor:
+    """The blocks of several sequences as one tensor (R, W), on the CPU; 0 pads."""
+    width = max(map(len, tables))
+    return torch.tensor([blocks + [0] * (width - len(blocks)) for blocks in tables])
 
 
 def packing_order(chunks: list[Chunk]) -> list[Chunk]:

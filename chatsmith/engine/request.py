@@ -6,8 +6,7 @@ so that a server can turn it into a 400 and a command line into one line.
 
 import json
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -96,36 +95,11 @@ class SamplingParams:
         allowed = self.logprobs is None or 0 <= self.logprobs <= MAX_TOP_LOGPROBS
         _check("logprobs", allowed, f"must be from 0 to {MAX_TOP_LOGPROBS}")
 
-    @staticmethod
-    def from_generation(generation: Mapping[str, Any], **given: Any) -> "SamplingParams":
-        """What a bundle's generation_config.json says, below what is `given` (None: not given).
-
-        Raises UserError for a value of the wrong type, RequestError for one out of range.
-        """
-        values = {name: value for name, value in given.items() if value is not None}
-        for name, kinds in _GENERATION_TYPES.items():
-            value = generation.get(name)
-            if name in values or value is None:
-                continue
-            if type(value) not in kinds:
-                kind = "a number" if float in kinds else "a whole number"
-                raise UserError(f"generation_config.json says {name} = {value!r}; it must be {kind}")
-            values[name] = value
-        return SamplingParams(**values)
-
-
-_GENERATION_TYPES = {
-    "temperature": (int, float),
-    "top_k": (int,),
-    "top_p": (int, float),
-    "min_p": (int, float),
-    "max_tokens": (int,),
-}
-
 
 @dataclass(frozen=True)
 class Constraint:
-    """What a completion must match: a JSON schema, a regular expression, or a grammar.
+    """What a completion must match: a JSON schema, as text; a regular expression (Rust's syntax, without look-around),
+    which matches it as a whole; or a context-free grammar in llguidance's dialect of Lark.
 
     A plain value; a backend compiles it when the request is submitted. It says nothing about length: max_tokens may
     still cut a completion before it is whole.
@@ -138,28 +112,6 @@ class Constraint:
     def json_schema(schema: dict[str, Any]) -> "Constraint":
         """JSON that is valid under a JSON schema."""
         return Constraint("json_schema", json.dumps(schema))
-
-    @staticmethod
-    def json_object() -> "Constraint":
-        """Any JSON object."""
-        return Constraint.json_schema({"type": "object"})
-
-    @staticmethod
-    def regex(pattern: str) -> "Constraint":
-        """Text that a regular expression (Rust's syntax, without look-around) matches as a whole."""
-        return Constraint("regex", pattern)
-
-    @staticmethod
-    def choice(texts: Sequence[str]) -> "Constraint":
-        """One of these texts."""
-        if not texts:
-            raise RequestError("constraint must offer at least one text", parameter="constraint")
-        return Constraint.regex("|".join(map(re.escape, texts)))
-
-    @staticmethod
-    def lark(grammar: str) -> "Constraint":
-        """Text of a context-free grammar, in llguidance's dialect of Lark."""
-        return Constraint("lark", grammar)
 
 
 @dataclass(frozen=True)
@@ -175,6 +127,9 @@ class Request:
 
     constraint: Constraint | None = None
     """What the completion must match."""
+
+    adapter: str = ""
+    """The adapter of the backend that the model runs with; "" for the model as it is."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt_ids", tuple(self.prompt_ids))
@@ -244,11 +199,6 @@ class Completion:
     error: str | None = None
     """Why, where finish_reason is `error`."""
 
-    @staticmethod
-    def refused(request: Request, error: RequestError) -> "Completion":
-        """The answer to a request that cannot be served."""
-        return Completion(request.prompt_ids, (), (), (), "error", error=str(error))
-
     @property
     def token_ids(self) -> tuple[int, ...]:
         """`ids`, under the name that other engines give them."""
@@ -276,6 +226,23 @@ class Event(NamedTuple):
     """How many prompt tokens the prefix cache held."""
 
 
+class EngineStats(NamedTuple):
+    """What the engine is doing, and what it has done since it was made."""
+
+    num_running: int = 0
+    """Requests that hold a part of the pool."""
+    num_waiting: int = 0
+    """Requests that wait for room."""
+    num_free_blocks: int = 0
+    """Blocks of the pool that no request holds; cached prefixes are among them."""
+    num_preemptions: int = 0
+    """How often a request had to give its blocks back and start again."""
+    prefix_queries: int = 0
+    """Prompt tokens that were looked up in the prefix cache."""
+    prefix_hits: int = 0
+    """Prompt tokens that were found in it."""
+
+
 def _check(parameter: str, holds: bool, rule: str) -> None:
     if not holds:
         raise RequestError(f"{parameter} {rule}", parameter=parameter)
@@ -283,41 +250,17 @@ def _check(parameter: str, holds: bool, rule: str) -> None:
 
 def check_possible(request: Request, context: int, pool_tokens: int, vocab_size: int) -> None:
     """Raise RequestError if an engine of these sizes could never answer the request."""
-    length = len(request.prompt_ids)
+    length, only_scores = len(request.prompt_ids), request.only_scores
     # A reply needs a place; the last id of a prompt that is only scored needs none.
-    if length > (context + 1 if request.only_scores else context - 1):
-        raise RequestError(
-            f"the prompt has {length} tokens, but the model's context holds {context}, "
-            "the reply included: shorten the prompt",
-            parameter="prompt",
-            code="context_length_exceeded",
-        )
-    if length - request.only_scores > pool_tokens:
-        raise RequestError(
-            f"the prompt has {length} tokens, but the key-value pool holds {pool_tokens}: "
-            "give it more memory, or shorten the prompt",
-            parameter="prompt",
-            code="context_length_exceeded",
-        )
+    within_context = f"the model's context holds {context}, the reply included: shorten the prompt"
+    within_pool = f"the key-value pool holds {pool_tokens}: give it more memory, or shorten the prompt"
+    limits = ((context - 1 + 2 * only_scores, within_context), (pool_tokens + only_scores, within_pool))
+    for most, words in limits:
+        if length > most:
+            message = f"the prompt has {length} tokens, but {words}"
+            raise RequestError(message, parameter="prompt", code="context_length_exceeded")
     sampling = request.sampling
-    named = (
-        ("prompt", request.prompt_ids),
-        ("logit_bias", sampling.logit_bias),
-        ("stop_ids", sampling.stop_ids),
-    )
-    for parameter, ids in named:
+    named = {"prompt": request.prompt_ids, "logit_bias": sampling.logit_bias, "stop_ids": sampling.stop_ids}
+    for parameter, ids in named.items():
         if not all(0 <= id < vocab_size for id in ids):
             raise RequestError(f"{parameter} has an id outside the vocabulary", parameter=parameter)
-
-
-def object_schema(schema: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The JSON schema of a tool's arguments, which are an object: a type that is missing means so.
-
-    Raises RequestError if its type is another. What else rules objects out is found when it is compiled.
-    """
-    schema = schema or {}
-    kinds = schema.get("type", "object")
-    if "object" not in ([kinds] if isinstance(kinds, str) else kinds):
-        message = f"a tool's parameters must describe an object, not {kinds!r}"
-        raise RequestError(message, parameter="tools")
-    return {**schema, "type": "object"}

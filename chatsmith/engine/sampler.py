@@ -77,7 +77,7 @@ def _sound(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Which rows (R,) something can be chosen from, and the logits with zeros for the other rows."""
     # One NaN makes the maximum NaN; rows of nothing but -inf have no finite maximum either.
     is_sound = logits.amax(dim=-1).isfinite()
-    if not is_sound.all():
+    if logits.is_cuda or not is_sound.all():  # a GPU is not waited for
         logits = torch.where(is_sound[:, None], logits, 0.0)
     return is_sound, logits
 
@@ -216,8 +216,6 @@ def token_logprobs(
     totals = logits.logsumexp(dim=-1)
     rows = torch.tensor(owners, device=logits.device)
     own = (logits[rows, ids] - totals[rows]).tolist()
-    if not any(num_top):
-        return [TokenLogprob(one, ()) for one in own]
     best = logits.topk(min(max(num_top), logits.shape[-1]), dim=-1)
     best_ids, best_values = best.indices.tolist(), (best.values - totals[:, None]).tolist()
     return [
@@ -229,14 +227,9 @@ def token_logprobs(
 def _logprobs(
     logits: Tensor, chosen: Tensor, owners: Sequence[int], rows: Sequence[Row]
 ) -> dict[int, TokenLogprob]:
-    num_top = [rows[owner].sampling.logprobs for owner in owners]
-    asking = [index for index, count in enumerate(num_top) if count is not None]
+    asking = [index for index, owner in enumerate(owners) if rows[owner].sampling.logprobs is not None]
     if not asking:
         return {}
     theirs = [owners[index] for index in asking]
-    if len(asking) < len(owners):
-        new_index = {owner: index for index, owner in enumerate(sorted(set(theirs)))}
-        logits, chosen = logits[list(new_index)], chosen[asking]
-        theirs = [new_index[owner] for owner in theirs]
-    found = token_logprobs(logits, chosen, theirs, [num_top[index] or 0 for index in asking])
-    return dict(zip(asking, found, strict=True))
+    num_top = [rows[owner].sampling.logprobs or 0 for owner in theirs]
+    return dict(zip(asking, token_logprobs(logits, chosen[asking], theirs, num_top), strict=True))

@@ -20,12 +20,16 @@ from chatsmith.engine.block_manager import BlockManager, Key, next_key
 class Sequence:
     """One completion in the making, as the scheduler sees it: known tokens, computed ones, blocks."""
 
-    def __init__(self, tokens: list[int], max_length: int, needed_from: int | None = None) -> None:
+    def __init__(
+        self, tokens: list[int], max_length: int, needed_from: int | None = None, adapter: str = ""
+    ) -> None:
         self.tokens = tokens
         self.max_length = max_length
         """The completion ends when this many tokens are known: the limit of context, pool or max_tokens."""
         self.needed_from = needed_from
         """The hidden states from this token on are wanted, so the prefix cache cannot stand in for them."""
+        self.adapter = adapter
+        """What changes the model's weights for it, by name; its keys and values serve nobody else."""
         self.num_prompt = len(tokens)
         self.num_computed = 0
         self.num_cached: int | None = None
@@ -47,7 +51,7 @@ class Sequence:
     def keys(self, block_size: int) -> list[Key]:
         """The prefix-cache keys of all full blocks of known tokens."""
         for index in range(len(self._keys), len(self.tokens) // block_size):
-            parent = self._keys[-1] if self._keys else b""
+            parent = self._keys[-1] if self._keys else self.adapter.encode()
             self._keys.append(next_key(parent, self.tokens[index * block_size : (index + 1) * block_size]))
         return self._keys
 

@@ -14,6 +14,9 @@ from chatsmith.evals.statistics import paired_interval, points_interval
 from chatsmith.rl.rollouts import is_graded
 from chatsmith.runtime.console import Reporter
 
+Pairs = list[tuple[float, float]]
+"""Before and after, problem by problem."""
+
 
 @dataclass(frozen=True)
 class BeforeAfter:
@@ -28,75 +31,67 @@ class BeforeAfter:
         """Whether the reward is more than right or wrong."""
         return is_graded([*self.before, *self.after])
 
-    @property
-    def pairs(self) -> list[tuple[float, float]]:
-        """Before and after, of the problems that both are known of."""
-        pairs = zip(self.before, self.after, strict=True)
-        return [pair for pair in pairs if not any(map(math.isnan, pair))]
-
-    @property
-    def right(self) -> "BeforeAfter":
-        """The same with 1 for right and 0 for wrong."""
-        before, after = ([float(one >= 1) for one in column] for column in (self.before, self.after))
-        return BeforeAfter(self.problems, before, after)
-
     def facts(self) -> dict[str, float]:
         """The numbers that come first in the table of results."""
-        return {name: round(value, 4) for name, value in self._named().items() if isinstance(value, float)}
+        means = {name: value for name, value in self.to_json().items() if name.endswith(("before", "after"))}
+        return {name: round(value, 4) for name, value in means.items()}
 
     def to_json(self) -> dict[str, Any]:
         """Scores, intervals, the gain, and the same by section; of a graded reward also that of its means."""
-        found = {"n": len(self.problems), **self._named(), **_gains("gain", self.right)}
-        if self.is_graded:
-            found |= _gains("reward_gain", self)
+        pairs, graded = self._pairs(), self.is_graded
+        right = _right(pairs)
+        found = {"n": len(self.problems), **(_scores("reward_", pairs) if graded else {})}
+        found |= (
+            _scores("pass_at_1_", right)
+            | _gain("gain", right)
+            | (_gain("reward_gain", pairs) if graded else {})
+        )
         sections = {
-            name: {"n": len(part.pairs), **(part if self.is_graded else part.right).scores("")}
+            name: {"n": len(part), **_scores("", part if graded else _right(part))}
             for name, part in self._sections().items()
         }
         return {**found, "sections": sections}
 
-    def _named(self) -> dict[str, Any]:
-        means = self.scores("reward_") if self.is_graded else {}
-        return means | self.right.scores("pass_at_1_")
-
     def show(self, reporter: Reporter) -> None:
         """The table, for people."""
-        rows = []
-        for name, part in [*self._sections().items(), ("all", self)]:
-            found = part.scores("")
-            ends = (f"{_number(found[when], self.is_graded)}" for when in ("before", "after"))
-            rows.append([name, *ends, str(len(part.pairs))])
+        pairs, rows = self._pairs(), []
+        form, scale, unit, what = (".1%", 100, " points", "greedy pass@1")
+        if self.is_graded:
+            form, scale, unit, what = (".3f", 1, "", "mean reward")
+        for name, part in (self._sections() | {"all": pairs}).items():
+            found = _scores("", part)
+            rows.append([name, f"{found['before']:{form}}", f"{found['after']:{form}}", str(len(part))])
         reporter.table("The test", ["section", "before", "after", "problems"], rows)
-        scale, unit, what = (1, "", "mean reward") if self.is_graded else (100, " points", "greedy pass@1")
-        gain, low, high = (
-            f"{scale * value:+.{3 if self.is_graded else 1}f}" for value in paired_interval(self.pairs)
-        )
+        gain, low, high = (f"{scale * value:+{form.replace('%', 'f')}}" for value in paired_interval(pairs))
         reporter.line(f"Gain: {gain}{unit} of {what}, with a 95 % interval from {low} to {high}")
-        if failed := len(self.problems) - len(self.pairs):
+        if failed := len(self.problems) - len(pairs):
             reporter.notice(f"{failed:,} of the problems are left out: their reward could not be computed")
 
-    def _sections(self) -> "dict[str, BeforeAfter]":
-        parts: dict[str, BeforeAfter] = {}
-        for name in sorted({problem.section for problem in self.problems}):
-            indices = [index for index, problem in enumerate(self.problems) if problem.section == name]
-            columns = ([column[index] for index in indices] for column in (self.before, self.after))
-            parts[name] = BeforeAfter([self.problems[index] for index in indices], *columns)
-        return parts
+    def _pairs(self, section: str | None = None) -> Pairs:
+        """Of the problems (of a section, if one is named) that both are known of."""
+        rows = zip(self.problems, self.before, self.after, strict=True)
+        of_section = [(before, after) for one, before, after in rows if section in (None, one.section)]
+        return [pair for pair in of_section if not any(map(math.isnan, pair))]
 
-    def scores(self, prefix: str) -> dict[str, Any]:
-        """Means and their 95 % intervals, before and after."""
-        found: dict[str, Any] = {}
-        for index, when in enumerate(("before", "after")):
-            values = [pair[index] for pair in self.pairs]
-            mean, interval = sum(values) / max(1, len(values)), list(points_interval(values))
-            found |= {f"{prefix}{when}": mean, f"{prefix}{when}_interval": interval}
-        return found
+    def _sections(self) -> dict[str, Pairs]:
+        return {name: self._pairs(name) for name in sorted({problem.section for problem in self.problems})}
 
 
-def _gains(name: str, tested: BeforeAfter) -> dict[str, Any]:
-    gain, *interval = paired_interval(tested.pairs)
+def _right(pairs: Pairs) -> Pairs:
+    """The same with 1 for right and 0 for wrong."""
+    return [(float(before >= 1), float(after >= 1)) for before, after in pairs]
+
+
+def _scores(prefix: str, pairs: Pairs) -> dict[str, Any]:
+    """Means and their 95 % intervals, before and after."""
+    found: dict[str, Any] = {}
+    for index, when in enumerate(("before", "after")):
+        values = [pair[index] for pair in pairs]
+        found[f"{prefix}{when}"] = sum(values) / max(1, len(values))
+        found[f"{prefix}{when}_interval"] = list(points_interval(values))
+    return found
+
+
+def _gain(name: str, pairs: Pairs) -> dict[str, Any]:
+    gain, *interval = paired_interval(pairs)
     return {name: gain, f"{name}_interval": interval}
-
-
-def _number(value: float, is_graded: bool) -> str:
-    return f"{value:.3f}" if is_graded else f"{value:.1%}"

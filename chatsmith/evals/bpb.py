@@ -7,9 +7,8 @@ is the validation text of the model's run, with a sample of its training text be
 import math
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,12 @@ import numpy as np
 import torch
 
 from chatsmith.data.conversations import holds_conversations
-from chatsmith.data.dataset import SplitName, load_manifest
+from chatsmith.data.dataset import SplitName
 from chatsmith.data.packing import NOT_TRAINED_ON, Batch, TrainingRows, ValidationRows
 from chatsmith.data.tokens import TokenCache
+from chatsmith.engine.request import Request, SamplingParams
 from chatsmith.evals.evaluation import Evaluation
-from chatsmith.evals.results import SuiteResult
-from chatsmith.evals.samples import samples
+from chatsmith.evals.results import LENGTHS, SuiteResult
 from chatsmith.evals.statistics import ratio_interval
 from chatsmith.ingest.files import find_files
 from chatsmith.ingest.hub import open_tokens
@@ -32,57 +31,36 @@ from chatsmith.ingest.tokenizing import open_token_cache
 from chatsmith.model.gpt import GPT
 from chatsmith.model.loss import bits_per_byte
 from chatsmith.runtime.console import Reporter
+from chatsmith.runtime.distributed import gathered
 from chatsmith.runtime.errors import UserError
+from chatsmith.text.chat import Message, render_prompt
 
 TRAINING_TOKENS = 65_536
 """Tokens of training text that are scored: far apart from the validation text's, the figures tell overfitting."""
 
+# nanochat's scripts/base_loss.py and base_eval.py.
+TEXTS = (
+    "The capital of France is",
+    "The chemical symbol of gold is",
+    "If yesterday was Friday, then tomorrow will be",
+    "The opposite of hot is",
+    "The planets of the solar system are:",
+    "My favorite color is",
+    "If 5*x + 3 = 13, then x is",
+)
+QUESTIONS = (
+    "Hello! Who are you?",
+    "What is the capital of France?",
+    "Why is the sky blue?",
+    "What is 37 plus 58?",
+    "How many letters r are in strawberry?",
+    "Tell me a short story about a cat.",
+)
+FREE = 8
+"""Texts from nothing."""
+
 TextPart = tuple[float, int, int]
-"""Bits, bytes and tokens of one batch."""
-
-
-@dataclass(frozen=True)
-class TextScore:
-    """What the model spent on the text; it took `seconds`."""
-
-    parts: tuple[TextPart, ...]
-    seconds: float
-    vocab_size: int
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of text."""
-        return sum(bytes for _, bytes, _ in self.parts)
-
-    @property
-    def tokens(self) -> int:
-        """The same as tokens of this model."""
-        return sum(tokens for _, _, tokens in self.parts)
-
-    @property
-    def bits_per_byte(self) -> float:
-        """Bits for all of the text by its bytes; NaN for no text at all."""
-        return sum(bits for bits, _, _ in self.parts) / self.bytes if self.bytes else math.nan
-
-    @property
-    def chance(self) -> float:
-        """Bits per byte of guessing: every token of the vocabulary equally likely. Less than 8, for the tokenizer knows
-        something, too."""
-        return math.log2(self.vocab_size) * self.tokens / self.bytes if self.bytes else math.nan
-
-    def to_json(self) -> dict[str, Any]:
-        """What `evaluate --json` prints as "base". The interval says how much other text of this kind, and as much of
-        it, could change the figure; batches of rows in random order are what is drawn anew."""
-        low, high = ratio_interval([(bits, float(bytes)) for bits, bytes, _ in self.parts])
-        return {
-            "bits_per_byte": self.bits_per_byte,
-            "low": None if math.isnan(low) else low,  # JSON knows no NaN
-            "high": None if math.isnan(high) else high,
-            "bytes": self.bytes,
-            "tokens": self.tokens,
-            "chance": None if math.isnan(self.chance) else self.chance,
-            "seconds": round(self.seconds, 2),
-        }
+"""Bits, bytes and tokens of one batch: what the model spent on it, and how much text it was."""
 
 
 def score_text(
@@ -92,15 +70,13 @@ def score_text(
     *,
     reporter: Reporter,
     total_tokens: int | None = None,
-) -> TextScore:
-    """Score every target of `batches` that stands for bytes; `token_byte_lengths` (V,) says how many it does.
-
-    `total_tokens` (None: unknown) is for the progress bar alone.
+) -> list[TextPart]:
+    """What the model spends on every target of `batches` that stands for bytes; `token_byte_lengths` (V,) says how many
+    it does. `total_tokens` (None: unknown) is for the progress bar alone.
     """
     device = next(model.parameters()).device
     byte_lengths = torch.from_numpy(np.array(token_byte_lengths))  # (V,)
     lengths_on_device = byte_lengths.to(device)
-    started = time.perf_counter()
     parts: list[TextPart] = []
     with reporter.progress("bits per byte", total_tokens, "tokens") as bar:
         for batch in batches:
@@ -112,7 +88,25 @@ def score_text(
                 bits = bits_per_byte(model, [pair], lengths_on_device) * num_bytes
                 parts.append((bits, num_bytes, int((lengths > 0).sum())))
             bar.advance(predicted.numel())
-    return TextScore(tuple(parts), time.perf_counter() - started, len(byte_lengths))
+    return parts
+
+
+def text_score(parts: Sequence[TextPart], vocab_size: int, seconds: float = 0.0) -> dict[str, Any]:
+    """What `evaluate --json` prints as "base": bits for all of the text by its bytes (NaN for no text), how much text
+    that was, and what guessing gives: less than 8, for the tokenizer knows something, too. The interval says how much
+    other text of this kind, and as much of it, could change the figure; batches of rows in random order are what is
+    drawn anew."""
+    bits, size, tokens = (sum(part[column] for part in parts) for column in range(3))
+    low, high = ratio_interval([(bits, float(bytes)) for bits, bytes, _ in parts])
+    return {
+        "bits_per_byte": bits / size if size else math.nan,
+        "low": None if math.isnan(low) else low,  # JSON knows no NaN
+        "high": None if math.isnan(high) else high,
+        "bytes": size,
+        "tokens": tokens,
+        "chance": math.log2(vocab_size) * tokens / size if size else None,
+        "seconds": round(seconds, 2),
+    }
 
 
 def measure_text(evaluation: Evaluation) -> SuiteResult:
@@ -128,29 +122,35 @@ def measure_text(evaluation: Evaluation) -> SuiteResult:
         num_rows = min(rows.num_rows, most or rows.num_rows)
         share = {"rank": runtime.rank, "world_size": runtime.world_size}
         batches = rows.batches(rows_at_once, **share, max_rows=most)
-        score = _score(evaluation, batches, rows.num_targets * num_rows // rows.num_rows)
-    transcript = [{"bits": bits, "bytes": size, "tokens": tokens} for bits, size, tokens in score.parts]
-    if evaluation.text:
-        return SuiteResult("base", score.to_json(), score.seconds, transcript=tuple(transcript))
-    num_rows = min(num_rows, max(1, TRAINING_TOKENS // length))
-    with _text(evaluation, "train") as cache:
-        rows_at_once = min(rows_at_once, math.ceil(num_rows / runtime.world_size))
-        batches = TrainingRows(cache, length, seed=0).batches(rows_at_once, **share)
-        taken = islice(batches, math.ceil(num_rows / rows_at_once / runtime.world_size))
-        train = _score(evaluation, taken, num_rows * length).to_json()
-    transcript += samples(evaluation)
-    return SuiteResult("base", score.to_json(), score.seconds, transcript=tuple(transcript), train=train)
+        parts, score = _score(evaluation, batches, rows.num_targets * num_rows // rows.num_rows)
+    transcript = [{"bits": bits, "bytes": size, "tokens": tokens} for bits, size, tokens in parts]
+    train = None
+    if not evaluation.text:
+        num_rows = min(num_rows, max(1, TRAINING_TOKENS // length))
+        with _text(evaluation, "train") as cache:
+            rows_at_once = min(rows_at_once, math.ceil(num_rows / runtime.world_size))
+            batches = TrainingRows(cache, length, seed=0).batches(rows_at_once, **share)
+            taken = islice(batches, math.ceil(num_rows / rows_at_once / runtime.world_size))
+            _, train = _score(evaluation, taken, num_rows * length)
+        transcript += samples(evaluation)
+    return SuiteResult("base", score, score["seconds"], transcript=tuple(transcript), train=train)
 
 
-def _score(evaluation: Evaluation, batches: Iterable[Batch], total_tokens: int) -> TextScore:
-    """The score of the batches of all processes."""
-    bundle, world_size = evaluation.bundle, evaluation.runtime.world_size
-    lengths, reporter = bundle.tokenizer.token_byte_lengths, evaluation.reporter
+def _score(
+    evaluation: Evaluation, batches: Iterable[Batch], total_tokens: int
+) -> tuple[list[TextPart], dict[str, Any]]:
+    """The batches of all processes, and their score."""
+    tokenizer, started = evaluation.bundle.tokenizer, time.perf_counter()
     mine = score_text(
-        bundle.model, batches, lengths, reporter=reporter, total_tokens=total_tokens // world_size
+        evaluation.bundle.model,
+        batches,
+        tokenizer.token_byte_lengths,
+        reporter=evaluation.reporter,
+        total_tokens=total_tokens // evaluation.runtime.world_size,
     )
-    by_rank = evaluation.collect([mine.parts], world_size)
-    return replace(mine, parts=tuple(tuple(part) for parts in by_rank for part in parts))
+    seconds = time.perf_counter() - started
+    parts = gathered(mine, evaluation.runtime)
+    return parts, text_score(parts, len(tokenizer.token_byte_lengths), seconds)
 
 
 @contextmanager
@@ -159,10 +159,9 @@ def _text(evaluation: Evaluation, split: SplitName) -> Iterator[TokenCache]:
     files that are named. Raises UserError if there is no text in them."""
     tokenizer, paths = evaluation.bundle.tokenizer, evaluation.text
     if not paths:
-        assert evaluation.data is not None and evaluation.tokens is not None
-        manifest = evaluation.manifest or load_manifest(evaluation.data)
-        is_main = evaluation.runtime.is_main
-        with open_tokens(evaluation.tokens, manifest, tokenizer, split, build=is_main) as cache:
+        manifest, folder = evaluation.manifest, evaluation.tokens
+        assert manifest and folder, "bits per byte are asked for where there is text"
+        with open_tokens(folder, manifest, tokenizer, split, build=evaluation.runtime.is_main) as cache:
             yield cache
         return
     for file in find_files(paths):
@@ -175,3 +174,32 @@ def _text(evaluation: Evaluation, split: SplitName) -> Iterator[TokenCache]:
         manifest = survey([nothing], validation=paths)
         with open_token_cache(folder / "tokens", manifest, tokenizer, "validation") as cache:
             yield cache
+
+
+def samples(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Fixed prompts, so that models and stages can be read side by side: a base model continues texts greedily, and
+    writes freely from nothing, each time with a seed of its own; a model that was taught to converse answers questions,
+    greedily. The replies are judged by nobody. Transcript entries: `id`, `section` (continued, free, answered),
+    `prompt`, `reply`."""
+    tokenizer = evaluation.bundle.tokenizer
+    greedy = SamplingParams(temperature=0.0, max_tokens=LENGTHS["continued"])
+    asked: list[tuple[str, str, Request]] = []
+    if evaluation.bundle.provenance.get("stage", "pretrain") == "pretrain":
+        for text in TEXTS:
+            asked.append(("continued", text, Request((tokenizer.bos_id, *tokenizer.encode(text)), greedy)))
+        for seed in range(1, FREE + 1):
+            free = SamplingParams(temperature=1.0, max_tokens=LENGTHS["free"], seed=seed)
+            asked.append(("free", f"(nothing, seed {seed})", Request((tokenizer.bos_id,), free)))
+    else:
+        answer = SamplingParams(temperature=0.0, max_tokens=LENGTHS["answered"])
+        for text in QUESTIONS:
+            ids = tuple(render_prompt((Message.of("user", text),), tokenizer))
+            asked.append(("answered", text, Request(ids, answer)))
+    mine = evaluation.share(asked)
+    completions = evaluation.engine.generate([request for _, _, request in mine])
+    replies = evaluation.collect([None if one.error else one.text for one in completions], len(asked))
+    return [
+        {"id": f"{section} {prompt}", "section": section, "prompt": prompt, "reply": reply}
+        for (section, prompt, _), reply in zip(asked, replies, strict=True)
+        if reply is not None  # a context of a few tokens holds no question
+    ]

@@ -12,11 +12,11 @@ from functools import partial
 from pathlib import Path
 
 from chatsmith.data.problems import Problem
-from chatsmith.evals.core import notes_on_file, points_and_notes
+from chatsmith.evals.core import decided, notes_on_file
 from chatsmith.evals.evaluation import Evaluation
 from chatsmith.evals.exam import choose_problems, run_exam
 from chatsmith.evals.results import NANOCHAT, TaskResult
-from chatsmith.evals.scoring import Passage, decide_all
+from chatsmith.evals.scoring import Passage
 from chatsmith.evals.statistics import pass_at_k, points_interval
 from chatsmith.tasks import gsm8k, humaneval, multiple_choice, spelling
 from chatsmith.tasks.multiple_choice import LetterQuestion
@@ -86,19 +86,15 @@ TASKS: tuple[ChatTask, ...] = (
 
 def measure_letters(evaluation: Evaluation, task: LetterTask) -> TaskResult:
     """The score of a task of lettered questions. Raises UserError if its file is not there."""
-    tokenizer, scorer = evaluation.bundle.tokenizer, evaluation.scorer
+    tokenizer, length = evaluation.bundle.tokenizer, evaluation.scorer.context_length
     questions = choose_problems(task.load(evaluation.part, evaluation.benchmarks), evaluation.max_examples)
-    started = time.perf_counter()
-    mine = evaluation.share(questions)
-    asked = (replace(question, wording=evaluation.prompts) for question in mine)
-    passages = (letter_passages(question, tokenizer, scorer.context_length) for question in asked)
+    mine = [replace(question, wording=evaluation.prompts) for question in evaluation.share(questions)]
+    passages = (letter_passages(question, tokenizer, length) for question in mine)
     golds = [question.gold for question in mine]
-    with evaluation.reporter.progress(task.name, len(mine), "questions") as bar:
-        decisions = decide_all(scorer, "multiple choice", passages, golds, bar)
-    points, notes = points_and_notes(evaluation, task.files[evaluation.part], decisions, len(questions))
-    seconds = time.perf_counter() - started
-    ids = tuple(question.id for question in questions)
-    return TaskResult(task.name, ids, points, multiple_choice.chance(questions), seconds, notes)
+    ids = [question.id for question in questions]
+    path = task.files[evaluation.part]
+    result = decided(evaluation, task.name, path, "multiple choice", passages, golds, ids)
+    return replace(result, chance=multiple_choice.chance(questions))
 
 
 def letter_passages(

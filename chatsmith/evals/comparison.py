@@ -52,7 +52,7 @@ def compare_tasks(a: Sequence[TaskResult], b: Sequence[TaskResult]) -> list[Comp
     """A line for each task that both have, with p-values corrected together."""
     lines = []
     for one, two in _common(a, b):
-        paired = paired_bootstrap([_uncentered(one)], [_uncentered(two)])
+        paired = paired_bootstrap(*([replace(task.answers(), chance=0.0)] for task in (one, two)))
         is_exact = all(point in (0, 1) for point in (*one.points, *two.points))
         p = mcnemar(one.points, two.points) if is_exact else paired.p
         lines.append(Comparison(one.task, one.accuracy, two.accuracy, replace(paired, p=p)))
@@ -108,7 +108,3 @@ def _common(a: Sequence[TaskResult], b: Sequence[TaskResult]) -> list[tuple[Task
 def _only(task: TaskResult, ids: Sequence[str]) -> TaskResult:
     point_of = dict(zip(task.ids, task.points, strict=True))
     return replace(task, ids=tuple(ids), points=tuple(point_of[id] for id in ids), transcript=())
-
-
-def _uncentered(task: TaskResult) -> Any:
-    return replace(task.answers(), chance=0.0)

@@ -1,19 +1,14 @@
 """One model that is measured: which, on what, how, by which processes, and where its results go.
 
 The model is loaded when the first task needs it, so that what is known costs nothing. With several processes each takes
-every n-th item; the main one writes. What they found travels as JSON in a tensor of bytes, so that nothing needs
-pickle.
+every n-th item; the main one writes.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
-
-import torch
-import torch.distributed as dist
 
 from chatsmith.bundle import Bundle, load_bundle
 from chatsmith.data.dataset import DataManifest
@@ -24,6 +19,7 @@ from chatsmith.evals.transformers_scorer import TransformersScorer
 from chatsmith.llm import LLM
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import Runtime
+from chatsmith.runtime.distributed import gathered
 
 Item = TypeVar("Item")
 
@@ -44,10 +40,8 @@ class Evaluation:
     """Where results are kept; None: nowhere."""
     manifest: DataManifest | None = None
     """What the model's run learns from; None where it has no data of its own, or they cannot be used."""
-    data: Path | None = None
-    """The folder of that manifest, and …"""
     tokens: Path | None = None
-    """… the folder of its token cache."""
+    """The folder of its token cache."""
     text: tuple[Path, ...] = ()
     """Measure bits per byte on this text, and not on that of the run."""
     is_transformers: bool = False
@@ -104,20 +98,9 @@ class Evaluation:
         return items[self.runtime.rank :: self.runtime.world_size]
 
     def collect(self, mine: Sequence[Any], total: int) -> list[Any]:
-        """Everybody's values in the order of the items, on every process; `mine` belong to `share(items)`, and are of
-        what JSON can say. All processes must call it."""
-        if self.runtime.world_size == 1:
-            return list(mine)
-        content = torch.frombuffer(bytearray(json.dumps(list(mine)).encode("utf-8")), dtype=torch.uint8)
-        rank, size, device = self.runtime.rank, self.runtime.world_size, self.runtime.device
-        lengths = torch.zeros(size, dtype=torch.int64, device=device)
-        lengths[rank] = len(content)
-        dist.all_reduce(lengths)
-        # Rows of equal length; a sum in which all but one term are zero.
-        rows = torch.zeros(size, int(lengths.max()), dtype=torch.uint8, device=device)
-        rows[rank, : len(content)] = content.to(device)
-        dist.all_reduce(rows)
+        """Everybody's values in the order of the items, on every process; `mine` belong to `share(items)`. All
+        processes must call it."""
         everything: list[Any] = [None] * total
-        for other, (row, length) in enumerate(zip(rows.cpu(), lengths.tolist(), strict=True)):
-            everything[other::size] = json.loads(bytes(row[:length].tolist()))
+        for rank, of_one in enumerate(gathered([list(mine)], self.runtime)):
+            everything[rank :: self.runtime.world_size] = of_one
         return everything

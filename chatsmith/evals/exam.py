@@ -17,7 +17,7 @@ from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import Request, SamplingParams
 from chatsmith.evals.evaluation import Evaluation
 from chatsmith.evals.results import SuiteResult
-from chatsmith.evals.statistics import Score
+from chatsmith.evals.statistics import points_interval
 from chatsmith.runtime.console import Reporter
 from chatsmith.text.chat import Part, conversation_to_json, render_prompt
 from chatsmith.text.tokenizer import Tokenizer
@@ -28,8 +28,6 @@ Item = TypeVar("Item")
 
 MAX_REPLY_TOKENS = 128
 """Longer replies are cut: no right answer to an exam comes near it, and a babbler must not hold up all."""
-
-DOES_NOT_FIT = "the prompt does not fit the model's context"
 
 
 def run_exam(
@@ -52,18 +50,14 @@ def run_exam(
     whose prompt does not fit the model's context counts as answered wrongly.
     """
     asked = [problem for problem in problems for _ in range(tries)]
-    prompts = [tuple(render_prompt(problem.messages, tokenizer)) for problem in asked]
-    fitting = [index for index, prompt in enumerate(prompts) if len(prompt) < engine.config.context_length]
     requests = []
-    for index in fitting:
+    for index, problem in enumerate(asked):
         sampling = SamplingParams(temperature=temperature, max_tokens=max_tokens, seed=index % tries + 1)
-        requests.append(Request(prompts[index], sampling))
+        requests.append(Request(tuple(render_prompt(problem.messages, tokenizer)), sampling))
     with reporter.progress(label, len(requests), "problems") as bar:
         completions = engine.generate(requests, on_finish=lambda *_: bar.advance(1))
-    parts: list[Sequence[Part]] = [()] * len(asked)
-    endings = [DOES_NOT_FIT] * len(asked)
-    for index, one in zip(fitting, completions, strict=True):
-        parts[index], endings[index] = one.parts, one.error or one.finish_reason
+    parts = [one.parts for one in completions]
+    endings = [one.error or one.finish_reason for one in completions]
     # In threads, for some rules run programs and wait for them; no more than there are processors, for the programs
     # have a limit on the wall, too, and together a limit on memory.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -140,6 +134,5 @@ def _reply(problem: Problem, parts: Sequence[Part], finish_reason: str) -> dict[
 
 
 def _score(right: Sequence[bool]) -> dict[str, Any]:
-    score = Score(sum(right), len(right))
-    low, high = score.interval
-    return {"accuracy": score.accuracy, "n": score.n, "low": low, "high": high}
+    low, high = points_interval(right)
+    return {"accuracy": sum(right) / max(1, len(right)), "n": len(right), "low": low, "high": high}

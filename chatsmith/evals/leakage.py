@@ -28,7 +28,6 @@ EXAMPLES = 3
 
 # Between two training texts stands a NUL, which counts as a word that no test set has.
 _WORD = re.compile(r"[^\W_]+|\0")
-_UNKNOWN = 0
 _BATCH_CHARACTERS = 4 << 20
 _BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplication loses nothing
 
@@ -39,13 +38,7 @@ class LeakageCheck:
     def __init__(self, test_sets: Mapping[str, Sequence[str]]) -> None:
         """`test_sets` are the texts of every set's items, by its name."""
         self._test_sets = test_sets
-        every_text = [text for texts in test_sets.values() for text in texts]
-        known = dict.fromkeys(word for text in every_text for word in _words(text))
-        self._index_of = {word: index for index, word in enumerate(known, start=_UNKNOWN + 1)}
-        # A random number stands for each word; a sequence is hashed by a polynomial in them.
-        generator = np.random.default_rng(0)
-        self._values = generator.integers(1, 2**64, size=len(known) + 1, dtype=np.uint64)
-        self._sequences_of = {text: self._sequences(_words(text)) for text in every_text}
+        self._sequences_of = {text: _sequences(text) for texts in test_sets.values() for text in texts}
         self._known = np.unique(np.concatenate([*self._sequences_of.values(), np.zeros(0, dtype=np.uint64)]))
         self._seen = np.zeros(len(self._known), dtype=bool)
 
@@ -53,7 +46,7 @@ class LeakageCheck:
         """Look for the test sets' word sequences in training texts. Yields, now and then, how many characters more
         were read."""
         for batch in _batches(texts):
-            found = self._sequences(_words("\0".join(batch)))
+            found = _sequences("\0".join(batch))
             if len(self._known):
                 indices = np.searchsorted(self._known, found).clip(max=len(self._known) - 1)
                 self._seen[indices[self._known[indices] == found]] = True
@@ -81,21 +74,19 @@ class LeakageCheck:
             }
         return found
 
-    def _sequences(self, words: Sequence[str]) -> np.ndarray:
-        """(n - 12,) hashes of the sequences of 13 words; those with a word unknown to all test sets are left out."""
-        indices = np.array([self._index_of.get(word, _UNKNOWN) for word in words], dtype=np.int64)
-        count = max(0, len(indices) - WORDS + 1)
-        hashes = np.zeros(count, dtype=np.uint64)
-        is_whole = np.ones(count, dtype=bool)
-        for offset in range(WORDS if count else 0):
-            part = indices[offset : offset + count]
-            hashes = hashes * _BASE + self._values[part]
-            is_whole &= part != _UNKNOWN
-        return hashes[is_whole]
-
 
 def _words(text: str) -> list[str]:
     return _WORD.findall(text.casefold())
+
+
+def _sequences(text: str) -> np.ndarray:
+    """(n - 12,) hashes of the sequences of 13 words: a polynomial in the words' own."""
+    words = np.array([hash(word) for word in _words(text)], dtype=np.int64).view(np.uint64)
+    count = max(0, len(words) - WORDS + 1)
+    hashes = np.zeros(count, dtype=np.uint64)
+    for offset in range(WORDS if count else 0):
+        hashes = hashes * _BASE + words[offset : offset + count]
+    return hashes
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:

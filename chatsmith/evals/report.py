@@ -21,10 +21,17 @@ def show(result: SuiteResult, reporter: Reporter, *, is_part: bool = False) -> N
             reporter.line(f"On training text: {_base_in_words(result.train, 'training text')}")
         for one in (one for one in result.transcript if one.get("section") in ("continued", "answered")):
             reporter.line(f"  {one['prompt']} → {' '.join(one['reply'].split())}", "dim")
-    elif result.suite == "exam":
-        _show_exam(result, took, reporter)
-    else:
+    elif result.suite in MEANS:
         _show_tasks(result, took, reporter, is_part)
+    else:
+        scores, others = _scores(found), _scores(result.baseline) if result.baseline else {}
+        columns = ["section", "right", "95 % interval", "problems", *(["nearest question"] if others else [])]
+        rows = [
+            [name, _percent(score["accuracy"]), _interval(score), f"{score['n']:,}"]
+            + ([_percent(others[name]["accuracy"])] if others else [])
+            for name, score in scores.items()
+        ]
+        reporter.table(f"Exam, in {took}", columns, rows)
 
 
 def numbers(result: SuiteResult) -> dict[str, float]:
@@ -33,10 +40,8 @@ def numbers(result: SuiteResult) -> dict[str, float]:
     if result.suite == "base":
         train = {"bits_per_byte_train": result.train["bits_per_byte"]} if result.train else {}
         return {"bits_per_byte": found["bits_per_byte"], **train}
-    if result.suite in MEANS:
-        tasks = {f"{result.suite}/{task}": score["accuracy"] for task, score in found["tasks"].items()}
-        return {MEANS[result.suite]: found["centered"], **tasks}
-    return {f"exam/{name}": score["accuracy"] for name, score in _scores(found)}
+    mean = {MEANS[result.suite]: found["centered"]} if result.suite in MEANS else {}
+    return mean | {f"{result.suite}/{name}": score["accuracy"] for name, score in _scores(found).items()}
 
 
 def show_comparison(a: str, b: str, lines: Sequence[Comparison], reporter: Reporter) -> None:
@@ -77,20 +82,14 @@ def show_leakage(found: Mapping[str, dict[str, Any]], characters: int, reporter:
 
 def in_words(result: SuiteResult) -> dict[str, str]:
     """Lines of a model card: label and figure."""
-    found = result.result
     if result.suite == "base":
-        return {"bits per byte": _base_in_words(found)}
-    lines = {}
-    if result.suite in MEANS:
-        mean = MEANS[result.suite]
-        lines[mean] = _mean_in_words(found)
-        for task, score in found["tasks"].items():
-            words = f"{_percent(score['accuracy'])} ({_interval(score)}; chance {_percent(score['chance'])})"
-            lines[f"{mean}, {task}"] = "; ".join([words, *score.get("notes", ())])
-        return lines
-    for name, score in _scores(found):
-        words = f"{_percent(score['accuracy'])} ({_interval(score)}; {score['n']:,} problems)"
-        lines[f"kindergarten exam, {name}"] = words
+        return {"bits per byte": _base_in_words(result.result)}
+    mean = MEANS.get(result.suite)
+    lines = {mean: _mean_in_words(result.result)} if mean else {}
+    for name, score in _scores(result.result).items():
+        more = f"chance {_percent(score['chance'])}" if mean else f"{score['n']:,} problems"
+        words = f"{_percent(score['accuracy'])} ({_interval(score)}; {more})"
+        lines[f"{mean or 'kindergarten exam'}, {name}"] = "; ".join([words, *score.get("notes", ())])
     if result.baseline:
         lines["the same exam by the nearest training question"] = _percent(result.baseline["overall"])
     return lines
@@ -105,25 +104,10 @@ def facts(results: Sequence[SuiteResult]) -> dict[str, Any]:
         elif result.suite in MEANS:
             found[result.suite] = round(result.result["centered"], 4)
         else:
-            score = _scores(result.result)[-1][1]
-            found["exam"] = _percent(score["accuracy"])
-            found["interval"] = _interval(score)
+            found |= {"exam": _percent(result.result["overall"]), "interval": _interval(result.result)}
             if result.baseline:
                 found["nearest_question"] = _percent(result.baseline["overall"])
     return {**found, "seconds": round(sum(result.seconds for result in results), 2)}
-
-
-def _show_exam(result: SuiteResult, took: str, reporter: Reporter) -> None:
-    columns = ["section", "right", "95 % interval", "problems"]
-    rows = [
-        [name, _percent(score["accuracy"]), _interval(score), f"{score['n']:,}"]
-        for name, score in _scores(result.result)
-    ]
-    if result.baseline:
-        columns.append("nearest question")
-        for row, (_, score) in zip(rows, _scores(result.baseline), strict=False):
-            row.append(_percent(score["accuracy"]))
-    reporter.table(f"Exam, in {took}", columns, rows)
 
 
 def _show_tasks(result: SuiteResult, took: str, reporter: Reporter, is_part: bool) -> None:
@@ -161,9 +145,11 @@ def _mean_in_words(found: dict[str, Any]) -> str:
     )
 
 
-def _scores(exam: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Each section and its score, and last the score overall."""
-    return [*exam["sections"].items(), ("overall", {**exam, "accuracy": exam["overall"]})]
+def _scores(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The score of each task, or of each section of the exam and last of all of it."""
+    if "tasks" in found:
+        return found["tasks"]
+    return {**found["sections"], "overall": {**found, "accuracy": found["overall"]}}
 
 
 def _base_in_words(base: dict[str, Any], kind: str = "text") -> str:

@@ -23,7 +23,7 @@ SplitName = Literal["exam", "development"]
 
 KINDERGARTEN = "kindergarten"
 LENGTHS = {"continued": 24, "free": 64, "answered": 64}
-"""Sections of fixed prompts (`evals.samples`), and tokens of a reply at most."""
+"""Sections of fixed prompts (`evals.bpb`), and tokens of a reply at most."""
 """The exam as a task of the chat suite."""
 
 NANOCHAT = "nanochat"

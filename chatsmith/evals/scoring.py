@@ -83,12 +83,6 @@ class Decision:
     was_cropped: bool = False
     """Whether a passage lost its beginning."""
 
-    @property
-    def margin(self) -> float:
-        """How far the best choice is ahead of the next, in nats a token; infinite without a choice."""
-        ordered = sorted(loss for loss in self.losses if not math.isnan(loss))
-        return ordered[1] - ordered[0] if len(ordered) > 1 else math.inf
-
 
 def make_question(kind: Kind, texts: Sequence[Sequence[int]], context_length: int) -> Question:
     """The passages that decide an item of this kind, from the ids of its prompts (`tasks.core.prompts`).
@@ -153,8 +147,8 @@ def _cropped(text: Sequence[int], start: int, context_length: int) -> Passage:
 
 # ---------------------------------------------------------------------------------------------- with chatsmith's engine
 
-WINDOW = 256
-"""Questions that are sorted by length together; all of a task would take gigabytes as lists of ids."""
+WINDOW = 128
+"""Questions that are scored together, by length; all of a task would take gigabytes as lists of ids."""
 
 MAX_RUNNING = 48
 TOKENS_PER_STEP = 4096
@@ -167,15 +161,14 @@ _NOTHING = PassageScore((), is_likeliest=True)
 class EngineScorer:
     """A `Scorer` over a bundle: passages sorted by length, packed into large steps, common prefixes computed once.
 
-    The choices of a question begin alike, so they are submitted one after another: the first is computed, the others
-    find its prefix in the cache. Logits are only made for the ids that are scored.
+    The choices of a question begin alike and are asked one after another, so that they find their prefix in the cache.
+    Logits are only made for the ids that are scored.
     """
 
     def __init__(
         self, bundle: Bundle, *, max_running: int = MAX_RUNNING, tokens_per_step: int = TOKENS_PER_STEP
     ) -> None:
         self._tokenizer = bundle.tokenizer
-        self._max_running = max_running
         llm = LLM(bundle, exact=False, tool=None, max_running=max_running, tokens_per_step=tokens_per_step)
         self._engine = llm.engine
         self.context_length = bundle.config.context_length
@@ -187,40 +180,18 @@ class EngineScorer:
 
     def score(self, questions: Iterable[Question]) -> Iterator[Scored]:
         """Every question with its scores. Raises UserError if the model's numbers are not finite."""
-        engine, waiting = self._engine, _by_length(questions)
-        passage_of: dict[int, tuple[Scored, int, list[int]]] = {}
-        """By the engine's handle: the question, the passage's index, and the indices that are not scored yet."""
-        try:
-            while True:
-                # Enough in the queue for the scheduler to find something for every step.
-                while engine.num_waiting < 2 * self._max_running and (taken := next(waiting, None)):
-                    index, question = taken
-                    scored: Scored = (index, question, [_NOTHING] * len(question))
-                    left = [n for n, passage in enumerate(question) if passage.start < len(passage.ids)]
-                    for number in tuple(left):
-                        request = Request(question[number].ids, _SCORING, score_from=question[number].start)
-                        passage_of[engine.submit(request)] = (scored, number, left)
-                    if not left:
-                        yield scored
-                if engine.is_idle:
-                    return
-                for event in engine.step():
-                    if event.completion is not None:
-                        scored, number, left = passage_of.pop(event.handle)
-                        scored[2][number] = _passage_score(event.completion)
-                        left.remove(number)
-                        if not left:
-                            yield scored
-        finally:
-            for handle in passage_of:
-                engine.cancel(handle)
-
-
-def _by_length(questions: Iterable[Question]) -> Iterator[tuple[int, Question]]:
-    """The questions with their indices, the longest first within each window."""
-    numbered = iter(enumerate(questions))
-    while window := list(islice(numbered, WINDOW)):
-        yield from sorted(window, key=lambda one: -max(len(passage.ids) for passage in one[1]))
+        numbered = iter(enumerate(questions))
+        while window := list(islice(numbered, WINDOW)):
+            window.sort(key=lambda one: -max(len(passage.ids) for passage in one[1]))
+            asked = [one for _, question in window for one in question if one.start < len(one.ids)]
+            requests = [Request(one.ids, _SCORING, score_from=one.start) for one in asked]
+            scores = map(_passage_score, self._engine.generate(requests))
+            for index, question in window:
+                yield (
+                    index,
+                    question,
+                    [next(scores) if one.start < len(one.ids) else _NOTHING for one in question],
+                )
 
 
 def _passage_score(completion: Completion) -> PassageScore:

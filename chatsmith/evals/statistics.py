@@ -17,28 +17,7 @@ RESAMPLES = 2000
 """Of a bootstrap: enough for the ends of a 95 % interval to be steady to a twentieth of its width or so."""
 
 
-@dataclass(frozen=True)
-class Score:
-    """`correct` right answers out of `n`. Shares and interval bounds are between 0 and 1."""
-
-    correct: int
-    n: int
-
-    def __post_init__(self) -> None:
-        assert 0 <= self.correct <= self.n, f"{self.correct} of {self.n} cannot be right"
-
-    @property
-    def accuracy(self) -> float:
-        """The share of right answers; 0 where nothing was asked."""
-        return self.correct / self.n if self.n else 0.0
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The 95 % Wilson interval."""
-        return wilson_interval(self.correct, self.n)
-
-
-def wilson_interval(correct: int, n: int, z: float = Z_95) -> tuple[float, float]:
+def wilson_interval(correct: int, n: int) -> tuple[float, float]:
     """The Wilson score interval for a share of `correct` out of `n`, as (low, high) within [0, 1].
 
     Unlike the share ± z standard errors, it stays inside [0, 1], does not shrink to a point at 0 % or 100 %,
@@ -48,7 +27,7 @@ def wilson_interval(correct: int, n: int, z: float = Z_95) -> tuple[float, float
     """
     if n == 0:
         return 0.0, 1.0
-    share = correct / n
+    share, z = correct / n, Z_95
     shrink = 1 + z * z / n
     center = (share + z * z / (2 * n)) / shrink
     half_width = z / shrink * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
@@ -81,14 +60,13 @@ class Answers:
     """Tasks of one group ask the same items in the same order, so they are resampled together."""
 
 
-def bootstrap_interval(tasks: Sequence[Answers], seed: int = 0) -> tuple[float, float]:
+def bootstrap_interval(tasks: Sequence[Answers]) -> tuple[float, float]:
     """The 95 % interval of the mean centered accuracy over `tasks`, by resampling items within each task.
 
     It says how much another draw of items could change the score; not how much another training run could. Source:
     percentile bootstrap, Efron 1979.
     """
-    means = _resampled_means(tasks, seed)
-    return _percentiles(means)
+    return _percentiles(_resampled_means(tasks))
 
 
 def points_interval(points: Sequence[float]) -> tuple[float, float]:
@@ -99,13 +77,9 @@ def points_interval(points: Sequence[float]) -> tuple[float, float]:
     return bootstrap_interval([Answers(np.array(points, dtype=float), 0.0, "")])
 
 
-def ratio_interval(parts: Sequence[tuple[float, float]], seed: int = 0) -> tuple[float, float]:
+def ratio_interval(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """The 95 % bootstrap interval of a ratio of sums, from its (above, below) parts; NaN for fewer than two parts."""
-    if len(parts) < 2:
-        return math.nan, math.nan
-    drawn = np.random.default_rng(seed).integers(len(parts), size=(RESAMPLES, len(parts)))
-    sums = np.array(parts)[drawn].sum(axis=1)  # (RESAMPLES, 2)
-    return _percentiles(sums[:, 0] / sums[:, 1])
+    return _percentiles(_resampled_ratios(parts)) if len(parts) > 1 else (math.nan, math.nan)
 
 
 def paired_interval(pairs: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
@@ -154,18 +128,14 @@ def mcnemar(a: Sequence[float], b: Sequence[float]) -> float:
     only_a = sum(x > y for x, y in zip(a, b, strict=True))
     only_b = sum(x < y for x, y in zip(a, b, strict=True))
     n, k = only_a + only_b, min(only_a, only_b)
-    if n == 0:
-        return 1.0
-    # By logarithms, for 2^n overflows; the tail is summed over at most n / 2 terms.
-    log_half = n * math.log(0.5)
-    log_total = math.lgamma(n + 1)
-    terms = (
-        math.exp(log_total - math.lgamma(i + 1) - math.lgamma(n - i + 1) + log_half) for i in range(k + 1)
-    )
-    return min(1.0, 2 * math.fsum(terms))
+    tail = term = 1  # integers, for 2^n overflows
+    for i in range(k):
+        term = term * (n - i) // (i + 1)
+        tail += term
+    return min(1.0, 2 * tail / 2**n)
 
 
-def paired_bootstrap(a: Sequence[Answers], b: Sequence[Answers], seed: int = 0) -> Difference:
+def paired_bootstrap(a: Sequence[Answers], b: Sequence[Answers]) -> Difference:
     """The difference of mean centered accuracies, B minus A, of two models asked the same items of the same tasks.
 
     Each resample draws the same items for both, so what is hard for both does not blur the difference.
@@ -177,19 +147,15 @@ def paired_bootstrap(a: Sequence[Answers], b: Sequence[Answers], seed: int = 0) 
         for one, two in zip(a, b, strict=True)
     ]
     difference = float(np.mean([pair.points.mean() for pair in pairs]))
-    return _difference(difference, _resampled_means(pairs, seed), sum(len(pair.points) for pair in pairs))
+    return _difference(difference, _resampled_means(pairs), sum(len(pair.points) for pair in pairs))
 
 
-def ratio_difference(
-    a: Sequence[tuple[float, float]], b: Sequence[tuple[float, float]], seed: int = 0
-) -> Difference:
+def ratio_difference(a: Sequence[tuple[float, float]], b: Sequence[tuple[float, float]]) -> Difference:
     """The difference of two ratios of sums, B minus A, whose parts are pairwise of the same text."""
     assert len(a) == len(b) > 1
-    drawn = np.random.default_rng(seed).integers(len(a), size=(RESAMPLES, len(a)))
-    one, two = (np.array(parts)[drawn].sum(axis=1) for parts in (a, b))
     whole_a, whole_b = (np.array(parts).sum(axis=0) for parts in (a, b))
     difference = float(whole_b[0] / whole_b[1] - whole_a[0] / whole_a[1])
-    return _difference(difference, two[:, 0] / two[:, 1] - one[:, 0] / one[:, 1], len(a))
+    return _difference(difference, _resampled_ratios(b) - _resampled_ratios(a), len(a))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -203,13 +169,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def _resampled_means(tasks: Sequence[Answers], seed: int) -> np.ndarray:
+def _resampled_means(tasks: Sequence[Answers]) -> np.ndarray:
     """(RESAMPLES,) mean centered accuracies over items drawn with replacement within each task."""
     total = np.zeros(RESAMPLES)
     groups: dict[tuple[str, int], list[Answers]] = {}
     for task in tasks:
         groups.setdefault((task.group, len(task.points)), []).append(task)
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     for (_, n), members in groups.items():
         if n == 0:
             continue
@@ -219,6 +185,13 @@ def _resampled_means(tasks: Sequence[Answers], seed: int) -> np.ndarray:
             rows = min(chunk, RESAMPLES - start)
             total[start : start + rows] += scaled[generator.integers(n, size=(rows, n))].mean(axis=1)
     return total / max(1, len(tasks))
+
+
+def _resampled_ratios(parts: Sequence[tuple[float, float]]) -> np.ndarray:
+    """(RESAMPLES,) ratios of sums over parts drawn with replacement, the same for as many parts."""
+    drawn = np.random.default_rng(0).integers(len(parts), size=(RESAMPLES, len(parts)))
+    sums = np.array(parts)[drawn].sum(axis=1)  # (RESAMPLES, 2)
+    return sums[:, 0] / sums[:, 1]
 
 
 def _difference(difference: float, resampled: np.ndarray, n: int) -> Difference:

@@ -7,6 +7,7 @@ task. With several processes each works on a part of the items, and the main one
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from chatsmith.evals.results import (
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import Runtime
-from chatsmith.runtime.distributed import main_number
+from chatsmith.runtime.distributed import gathered
 from chatsmith.tasks import core
 from chatsmith.tasks.benchmark_files import find_file
 from chatsmith.tasks.core import CoreTask
@@ -51,28 +52,22 @@ def measure(suite: str, evaluation: Evaluation) -> SuiteResult:
 
     Raises UserError if files, a sandbox or data are missing.
     """
-    key = suite_key(suite, evaluation)
     path = evaluation.files.suite(suite) if evaluation.files and not evaluation.tasks else None
-    is_known, known = _known(SuiteResult, path, key, evaluation)
-    if is_known:
-        evaluation.reporter.line(f"{suite}: measured before, see {path}")
-        return known or SuiteResult(suite, {}, 0.0)  # only the main process reads it, and it alone reports
-    match suite:
-        case "base":
-            result = measure_text(evaluation)
-        case "exam":
-            result = measure_exam(evaluation)
-        case _:
-            tasks = _measure_tasks(suite, evaluation)
-            if suite == "chat" and _has_exam(evaluation):
-                exam = measure("exam", evaluation)
-                tasks.append(exam_as_task(exam.transcript, exam.seconds))
-            found = summary(tasks)
-            result = SuiteResult(suite, found, found["seconds"])
-    result = replace(result, key=key, model=evaluation.fingerprint)
-    if path and evaluation.runtime.is_main:
-        write_result(path, result)
-    return result
+    key = suite_key(suite, evaluation)
+    return _kept(SuiteResult, suite, path, key, evaluation, lambda: _measure_suite(suite, evaluation))
+
+
+def _measure_suite(suite: str, evaluation: Evaluation) -> SuiteResult:
+    if suite == "base":
+        return measure_text(evaluation)
+    if suite == "exam":
+        return measure_exam(evaluation)
+    tasks = _measure_tasks(suite, evaluation)
+    if suite == "chat" and _has_exam(evaluation):
+        exam = measure("exam", evaluation)
+        tasks.append(exam_as_task(exam.transcript, exam.seconds))
+    found = summary(tasks)
+    return SuiteResult(suite, found, found["seconds"])
 
 
 ALONG = 500
@@ -139,29 +134,23 @@ def _has_exam(evaluation: Evaluation) -> bool:
 
 
 def _measure_tasks(suite: str, evaluation: Evaluation) -> list[TaskResult]:
-    tasks = _require(suite, evaluation)
     results = []
-    for task in tasks:
-        key = _task_key(task, evaluation)
+    for task in _require(suite, evaluation):
         path = evaluation.files.task(suite, task.name) if evaluation.files else None
-        is_known, known = _known(TaskResult, path, key, evaluation)
-        if is_known:
-            evaluation.reporter.line(f"{task.name}: measured before")
-            results.append(known or TaskResult(task.name, (), (), 0.0, 0.0))
-            continue
-        match task:
-            case CoreTask():
-                result = measure_core_task(evaluation, task)
-            case LetterTask():
-                result = chat.measure_letters(evaluation, task)
-            case WrittenTask():
-                result = chat.measure_written(evaluation, task)
-        digest = file_sha256(find_file(evaluation.benchmarks, task.files[evaluation.part]))
-        result = replace(result, key=key, model=evaluation.fingerprint, file=digest)
-        if path and evaluation.runtime.is_main:
-            write_result(path, result)
-        results.append(result)
+        measured = partial(_measure_task, task, evaluation)
+        results.append(_kept(TaskResult, task.name, path, _task_key(task, evaluation), evaluation, measured))
     return results
+
+
+def _measure_task(task: CoreTask | ChatTask, evaluation: Evaluation) -> TaskResult:
+    match task:
+        case CoreTask():
+            result = measure_core_task(evaluation, task)
+        case LetterTask():
+            result = chat.measure_letters(evaluation, task)
+        case WrittenTask():
+            result = chat.measure_written(evaluation, task)
+    return replace(result, file=_digest(task, evaluation))
 
 
 def _require(suite: str, evaluation: Evaluation) -> list[CoreTask | ChatTask]:
@@ -184,7 +173,7 @@ def _task_key(task: CoreTask | ChatTask, evaluation: Evaluation) -> str:
         method=METHOD,
         bundle=evaluation.fingerprint,
         task=task.name,
-        file=file_sha256(find_file(evaluation.benchmarks, task.files[evaluation.part])),
+        file=_digest(task, evaluation),
         part=evaluation.part,
         n=evaluation.max_examples,
         tries=evaluation.tries,
@@ -193,10 +182,26 @@ def _task_key(task: CoreTask | ChatTask, evaluation: Evaluation) -> str:
     )
 
 
-def _known(
-    kind: type[Result], path: Path | None, key: str, evaluation: Evaluation
-) -> tuple[bool, Result | None]:
-    """Whether the result is known, and on the main process the result. What that one finds decides for all, since they
-    must measure together."""
-    known = read_result(kind, path, key) if path and evaluation.runtime.is_main else None
-    return bool(main_number(float(known is not None), evaluation.runtime)), known
+def _digest(task: CoreTask | ChatTask, evaluation: Evaluation) -> str:
+    return file_sha256(find_file(evaluation.benchmarks, task.files[evaluation.part]))
+
+
+def _kept(
+    kind: type[Result],
+    name: str,
+    path: Path | None,
+    key: str,
+    evaluation: Evaluation,
+    measured: Callable[[], Result],
+) -> Result:
+    """The result in the file at `path` if that has the key; else what is `measured` now, which is written there. What
+    the main process finds decides for all, since they must measure together."""
+    reads = path is not None and evaluation.runtime.is_main
+    known = gathered([read_result(kind, path, key) if path and reads else None], evaluation.runtime)[0]
+    if known is not None:
+        evaluation.reporter.line(f"{name}: measured before, see {path}")
+        return known
+    result = replace(measured(), key=key, model=evaluation.fingerprint)
+    if path and reads:
+        write_result(path, result)
+    return result

@@ -1,12 +1,10 @@
 """Scoring passages with a checkpoint of the transformers library, so that published models can be checked against.
 
-Batches of about equal length, padded on the right, where no causal model looks. It is for reproducing known scores, and
-not fast. It reads local folders only: nothing is downloaded, no code of a checkpoint is executed, and weights must be
-safetensors. It needs the extra `hf`.
+One text at a time: it is for reproducing known scores, and not fast. It reads local folders only: nothing is
+downloaded, no code of a checkpoint is executed, and weights must be safetensors. It needs the extra `hf`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +12,6 @@ import torch
 
 from chatsmith.evals.scoring import Passage, PassageScore, Question, Scored
 from chatsmith.runtime.errors import UserError
-
-WINDOW = 64
-"""Questions that are sorted by length together."""
-
-LOGITS_AT_ONCE = 128 << 20
-"""Numbers in the logits of one batch (512 MiB): the library makes them for every token."""
 
 
 class TransformersScorer:
@@ -54,39 +46,18 @@ class TransformersScorer:
 
     def score(self, questions: Iterable[Question]) -> Iterator[Scored]:
         """Every question with its scores, in order."""
-        numbered = iter(enumerate(questions))
-        while window := list(islice(numbered, WINDOW)):
-            scores = iter(self._score_all([passage for _, question in window for passage in question]))
-            for index, question in window:
-                yield index, question, [next(scores) for _ in question]
+        for index, question in enumerate(questions):
+            yield index, question, [self._score(passage) for passage in question]
 
-    def _score_all(self, passages: Sequence[Passage]) -> list[PassageScore]:
-        """The scores of all passages, in order, computed from the longest to the shortest."""
-        order = sorted(range(len(passages)), key=lambda index: -len(passages[index].ids))
-        scores: dict[int, PassageScore] = {}
-        vocab_size = self._model.get_output_embeddings().weight.shape[0]
-        while order:
-            longest = len(passages[order[0]].ids)
-            size = max(1, LOGITS_AT_ONCE // (longest * vocab_size))
-            batch, order = order[:size], order[size:]
-            found = self._score_batch([passages[index] for index in batch])
-            scores.update(zip(batch, found, strict=True))
-        return [scores[index] for index in range(len(passages))]
-
-    def _score_batch(self, passages: Sequence[Passage]) -> list[PassageScore]:
-        longest = max(len(passage.ids) for passage in passages)
-        rows = [[*passage.ids, *[self.bos_id] * (longest - len(passage.ids))] for passage in passages]
-        inputs = torch.tensor(rows, device=self._device)
+    def _score(self, passage: Passage) -> PassageScore:
+        inputs = torch.tensor([passage.ids], device=self._device)
         with torch.inference_mode():
-            logits = self._model(input_ids=inputs, use_cache=False).logits  # (B, T, V)
-            found = []
-            for row, passage in enumerate(passages):
-                scored = inputs[row, passage.start : len(passage.ids)]
-                before = logits[row, passage.start - 1 : len(passage.ids) - 1].float()
-                logprobs = before.log_softmax(dim=-1).gather(-1, scored[:, None])[:, 0]
-                likeliest = bool((before.argmax(dim=-1) == scored).all())
-                found.append(PassageScore(tuple(logprobs.tolist()), likeliest))
-        return found
+            logits = self._model(input_ids=inputs, use_cache=False).logits[
+                0
+            ]  # (T, V): it makes them for every token
+            scored, before = inputs[0, passage.start :], logits[passage.start - 1 : -1].float()
+            logprobs = before.log_softmax(dim=-1).gather(-1, scored[:, None])[:, 0]
+            return PassageScore(tuple(logprobs.tolist()), bool((before.argmax(dim=-1) == scored).all()))
 
 
 def _first_id(tokenizer: Any, path: Path) -> int:

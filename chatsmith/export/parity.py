@@ -183,60 +183,22 @@ def _own_samples(bundle: Bundle, folder: Path, file: str | None) -> float:
 
 
 def _network(folder: Path, file: str | None) -> Any:
-    """The network in float32, as transformers computes it. Its own reader of GGUF takes 128 for every head_dim of Qwen3
-    (5.24), so what the file says is read here by the package gguf."""
+    """The network in float32, as transformers computes it. Its reader of GGUF takes 128 for every head_dim of Qwen3
+    (5.24), so that is read here by the package gguf."""
     transformers = _transformers()
     if file is None:
         options = {"trust_remote_code": True, "dtype": torch.float32}
         return transformers.AutoModelForCausalLM.from_pretrained(folder, **options).eval()
     import gguf
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-    reader = gguf.GGUFReader(folder / file)
-    facts = {
-        name.removeprefix("qwen3."): field.contents()
-        for name, field in reader.fields.items()
-        if name.startswith("qwen3.")
-    }
-    tensors = {
-        tensor.name: torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type).copy())
-        for tensor in reader.tensors
-    }
-    config = transformers.Qwen3Config(
-        vocab_size=len(tensors["token_embd.weight"]),
-        hidden_size=facts["embedding_length"],
-        intermediate_size=facts["feed_forward_length"],
-        num_hidden_layers=facts["block_count"],
-        num_attention_heads=facts["attention.head_count"],
-        num_key_value_heads=facts["attention.head_count_kv"],
-        head_dim=facts["attention.key_length"],
-        max_position_embeddings=facts["context_length"],
-        rms_norm_eps=facts["attention.layer_norm_rms_epsilon"],
-        rope_parameters={"rope_type": "default", "rope_theta": facts["rope.freq_base"]},
-        tie_word_embeddings=False,
-    )
+    config = transformers.AutoConfig.from_pretrained(folder, gguf_file=file)
+    config.head_dim = gguf.GGUFReader(folder / file).fields["qwen3.attention.key_length"].contents()
     network = transformers.Qwen3ForCausalLM(config).eval()
-    network.load_state_dict({_qwen3_name(name): tensor for name, tensor in tensors.items()})
+    # What from_pretrained does with the file, which asks for one more package there.
+    found = load_gguf_checkpoint(folder / file, return_tensors=True, model_to_load=network)
+    network.load_state_dict({name: tensor.float() for name, tensor in found["tensors"].items()})
     return network
-
-
-_GGUF_NAMES = {
-    "token_embd": "model.embed_tokens",
-    "output_norm": "model.norm",
-    "output": "lm_head",
-    "attn_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-    "attn_output": "self_attn.o_proj",
-    **{f"attn_{one}": f"self_attn.{one}_proj" for one in "qkv"},
-    **{f"attn_{one}_norm": f"self_attn.{one}_norm" for one in "qk"},
-    **{f"ffn_{one}": f"mlp.{one}_proj" for one in ("gate", "up", "down")},
-}
-
-
-def _qwen3_name(name: str) -> str:
-    """blk.3.attn_q.weight as transformers calls it."""
-    *block, part, kind = name.split(".")
-    layer = f"model.layers.{block[1]}." if block else ""
-    return f"{layer}{_GGUF_NAMES[part]}.{kind}"
 
 
 def _half(ids: Sequence[int]) -> list[int]:

@@ -15,47 +15,57 @@ from torch import Tensor
 
 from chatsmith.bundle import Bundle
 from chatsmith.model.attention import SCORE_GAIN
+from chatsmith.model.config import GPTConfig
 from chatsmith.runtime.errors import UserError
 
 EPSILON = torch.finfo(torch.float32).eps
 """What F.rms_norm adds in float32."""
 
 
-def qwen3_weights(bundle: Bundle) -> dict[str, Tensor]:
-    """The tensors of a portable bundle (float32) by their names in transformers. Raises UserError for any that is not
-    known here, so that none is lost."""
-    config, given = bundle.config, dict(bundle.model.state_dict())
+Pairs = dict[str, tuple[str, int | None, Tensor | None]]
+
+
+def correspondence(config: GPTConfig) -> tuple[Pairs, dict[str, float]]:
+    """Which tensor of ours each of Qwen3's is: by its name there, our name, which of those that we keep stacked
+    (None: not stacked), and the signs (C, 1) of its rows, if they change; and the gains that are Qwen3's alone."""
     head = torch.ones(config.head_dim)
     head[config.head_dim // 2 :] = -1
     turn = head.repeat(config.num_heads)[:, None]  # (C, 1)
-    width = torch.ones(config.model_dim)
-    made = {
-        "model.embed_tokens.weight": F.rms_norm(given.pop("embedding.weight"), (config.model_dim,)),
-        "model.norm.weight": width,
-        "lm_head.weight": given.pop("head.weight"),
+    pairs: Pairs = {
+        "model.embed_tokens.weight": ("embedding.weight", None, None),
+        "lm_head.weight": ("head.weight", None, None),
     }
+    gains = {"model.norm.weight": 1.0}
     for layer in range(config.num_layers):
         ours, theirs = f"blocks.{layer}", f"model.layers.{layer}"
-        q, k, v = given.pop(f"{ours}.attention.qkv.weight")
-        gate, up = given.pop(f"{ours}.mlp.up.weight")
-        made |= {
-            f"{theirs}.input_layernorm.weight": width,
-            f"{theirs}.self_attn.q_proj.weight": turn * q,
-            f"{theirs}.self_attn.k_proj.weight": turn * k,
-            f"{theirs}.self_attn.v_proj.weight": v,
-            f"{theirs}.self_attn.o_proj.weight": given.pop(f"{ours}.attention.out.weight"),
-            f"{theirs}.self_attn.q_norm.weight": torch.full((config.head_dim,), SCORE_GAIN),
-            f"{theirs}.self_attn.k_norm.weight": torch.ones(config.head_dim),
-            f"{theirs}.post_attention_layernorm.weight": width,
-            f"{theirs}.mlp.gate_proj.weight": gate,
-            f"{theirs}.mlp.up_proj.weight": up,
-            f"{theirs}.mlp.down_proj.weight": given.pop(f"{ours}.mlp.down.weight"),
-        }
-    if given:
-        raise UserError(f"this model has weights that Qwen3 has no place for: {', '.join(sorted(given))}")
-    return {
-        name: tensor.clone().contiguous() for name, tensor in made.items()
-    }  # safetensors refuses shared memory
+        for index, (name, signs) in enumerate((("q", turn), ("k", turn), ("v", None))):
+            pairs[f"{theirs}.self_attn.{name}_proj.weight"] = (f"{ours}.attention.qkv.weight", index, signs)
+        pairs[f"{theirs}.self_attn.o_proj.weight"] = (f"{ours}.attention.out.weight", None, None)
+        for index, name in enumerate(("gate", "up")):
+            pairs[f"{theirs}.mlp.{name}_proj.weight"] = (f"{ours}.mlp.up.weight", index, None)
+        pairs[f"{theirs}.mlp.down_proj.weight"] = (f"{ours}.mlp.down.weight", None, None)
+        gains |= {f"{theirs}.{name}_layernorm.weight": 1.0 for name in ("input", "post_attention")}
+        gains |= {f"{theirs}.self_attn.q_norm.weight": SCORE_GAIN, f"{theirs}.self_attn.k_norm.weight": 1.0}
+    return pairs, gains
+
+
+def qwen3_weights(bundle: Bundle) -> dict[str, Tensor]:
+    """The tensors of a portable bundle (float32) by their names in transformers. Raises UserError for any that is not
+    known here, so that none is lost."""
+    given = dict(bundle.model.state_dict())
+    given["embedding.weight"] = F.rms_norm(given["embedding.weight"], (bundle.config.model_dim,))
+    pairs, gains = correspondence(bundle.config)
+    sizes = {
+        name: bundle.config.head_dim if "self_attn" in name else bundle.config.model_dim for name in gains
+    }
+    made = {name: torch.full((sizes[name],), gain) for name, gain in gains.items()}
+    for theirs, (ours, index, signs) in pairs.items():
+        tensor = given[ours] if index is None else given[ours][index]
+        made[theirs] = tensor if signs is None else signs * tensor
+    if unknown := given.keys() - {ours for ours, _, _ in pairs.values()}:
+        raise UserError(f"this model has weights that Qwen3 has no place for: {', '.join(sorted(unknown))}")
+    # Copies, for safetensors refuses shared memory.
+    return {name: tensor.clone().contiguous() for name, tensor in made.items()}
 
 
 def qwen3_config(bundle: Bundle) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from chatsmith.bundle import GENERATION_DEFAULTS
+from chatsmith.export.qwen3 import correspondence
 from chatsmith.model.attention import SCORE_GAIN
 from chatsmith.model.config import NO_SOFTCAP, GPTConfig
 from chatsmith.model.gpt import GPT
@@ -91,40 +92,23 @@ def _portable_shape(config: dict[str, Any]) -> GPTConfig:
 
 def _portable_weights(theirs: dict[str, Tensor], shape: GPTConfig) -> dict[str, Tensor]:
     """The inverse of `qwen3_weights`."""
-    rest = dict(theirs)
-    table = rest.pop("model.embed_tokens.weight")
-    sizes = table.square().mean(dim=-1)
-    _require(
-        bool(torch.isclose(sizes, torch.ones_like(sizes), atol=1e-3).all()), "its token table is not normed"
-    )
-    _ones(rest.pop("model.norm.weight"))
-    head = torch.ones(shape.head_dim)
-    head[shape.head_dim // 2 :] = -1
-    turn = head.repeat(shape.num_heads)[:, None]
-    made = {"embedding.weight": table, "head.weight": rest.pop("lm_head.weight")}
-    for layer in range(shape.num_layers):
-        place = f"model.layers.{layer}"
-        gains = rest.pop(f"{place}.self_attn.q_norm.weight") * rest.pop(f"{place}.self_attn.k_norm.weight")
-        _ones(gains / SCORE_GAIN)
-        _ones(rest.pop(f"{place}.input_layernorm.weight"))
-        _ones(rest.pop(f"{place}.post_attention_layernorm.weight"))
-        q, k, v, o = (rest.pop(f"{place}.self_attn.{one}_proj.weight") for one in "qkvo")
-        gate, up, down = (rest.pop(f"{place}.mlp.{one}_proj.weight") for one in ("gate", "up", "down"))
-        made |= {
-            f"blocks.{layer}.attention.qkv.weight": torch.stack([turn * q, turn * k, v]),
-            f"blocks.{layer}.attention.out.weight": o,
-            f"blocks.{layer}.mlp.up.weight": torch.stack([gate, up]),
-            f"blocks.{layer}.mlp.down.weight": down,
-        }
+    pairs, gains = correspondence(shape)
+    missing = (pairs.keys() | gains.keys()) - theirs.keys()
+    _require(not missing, f"it lacks {', '.join(sorted(missing))}")
+    rest = theirs.keys() - pairs.keys() - gains.keys()
     _require(not rest, f"it has weights that our network has no place for: {', '.join(sorted(rest))}")
-    return made
-
-
-def _ones(gains: Tensor) -> None:
-    _require(
-        bool(torch.isclose(gains, torch.ones_like(gains), atol=1e-5).all()),
-        "its norms have gains of their own",
-    )
+    sizes = theirs["model.embed_tokens.weight"].square().mean(dim=-1)
+    _require(bool((sizes - 1).abs().max() < 1e-3), "its token table is not normed")
+    for name, gain in gains.items():
+        found = theirs[name]
+        if name.endswith(("q_norm.weight", "k_norm.weight")):  # it is their product that counts
+            place, gain = name[: -len("q_norm.weight")], SCORE_GAIN
+            found = theirs[f"{place}q_norm.weight"] * theirs[f"{place}k_norm.weight"]
+        _require(bool((found / gain - 1).abs().max() < 2e-5), "its norms have gains of their own")
+    made: dict[str, list[Tensor]] = {}
+    for name, (ours, _, signs) in pairs.items():
+        made.setdefault(ours, []).append(theirs[name] if signs is None else signs * theirs[name])
+    return {ours: torch.stack(parts) if len(parts) > 1 else parts[0] for ours, parts in made.items()}
 
 
 def _require(holds: bool, reason: str) -> None:

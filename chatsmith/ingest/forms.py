@@ -19,20 +19,21 @@ import codecs
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, count, groupby, islice
+from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from chatsmith.data.conversations import checked_conversation, holds_conversations, read_conversations
+from chatsmith.data.conversations import checked_conversation, read_conversations
 from chatsmith.data.documents import (
     JSON_LINES,
     PACKINGS,
     file_type,
     key_names,
     named_errors,
+    numbered_lines,
     parquet_rows,
     unpacked_chunks,
 )
@@ -165,7 +166,8 @@ def find_form(path: Path, forms: Sequence[Form] = FORMS) -> Form:
     best = max(forms, key=lambda form: counts[form])
     if 2 * counts[best] > len(sample):
         return best
-    raise UserError(f"{path} holds no conversations: {_looks_like(sample)}. Known are {_known(forms)}")
+    known = ", ".join(form.name for form in forms)
+    raise UserError(f"{path} holds no conversations: {_looks_like(sample)}. Known are {known}")
 
 
 def _looks_like(sample: Sequence[Any]) -> str:
@@ -183,10 +185,6 @@ def _looks_like(sample: Sequence[Any]) -> str:
         if isinstance(found, dict)
         else f"its records are {type(found).__name__}s"
     )
-
-
-def _known(forms: Sequence[Form]) -> str:
-    return ", ".join(form.name for form in forms)
 
 
 def read(path: Path, form: Form, notices: list[str] | None = None) -> Iterator[Conversation]:
@@ -300,7 +298,7 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
     if file_type(path, (".parquet",)):
         yield from ((f"row {number:,}", row) for number, row in parquet_rows(path, _columns(path)))
         return
-    lines = _lines(path)
+    lines = ((number, line.strip()) for number, _, line in numbered_lines(path) if line.strip())
     first = list(islice(lines, 1))
     if first and _begins_json(first[0][1]):
         whole = _parsed(b"".join(unpacked_chunks(path)).removeprefix(codecs.BOM_UTF8))
@@ -328,17 +326,6 @@ def _items(place: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield place or "item 1", value
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines that are not blank, with their numbers from 1; byte order marks, also within joined files, are dropped."""
-    pending, number = b"", 0
-    for chunk in chain(unpacked_chunks(path), [b"\n"]):
-        *lines, pending = (pending + chunk).split(b"\n")
-        for line in lines:
-            number += 1
-            if line := line.removeprefix(codecs.BOM_UTF8).strip():
-                yield number, line
-
-
 def _parsed(line: bytes) -> Any:
     """The JSON value of a line, or a ValueError that says why it has none."""
     try:
@@ -351,11 +338,9 @@ def _parsed(line: bytes) -> Any:
 
 
 def _is_text(path: Path) -> bool:
-    """Whether the first record has a `text`; of a parquet file, the schema says it."""
+    """Whether the first record has a `text`."""
     with named_errors(path):
-        if file_type(path, (".parquet",)):
-            return "text" in _columns(path)
-        return any(_has("text")(record) for _, record in islice(_records(path), 1))
+        return any(isinstance(one, dict) and "text" in one for _, one in islice(_records(path), 1))
 
 
 def _columns(path: Path) -> list[str]:
@@ -367,21 +352,6 @@ def _columns(path: Path) -> list[str]:
 
 
 # What the commands use.
-
-
-class ConversationFiles(NamedTuple):
-    """How files of conversations are found and, if they have another form, converted: MESSAGES, or `ingest.forms`."""
-
-    types: tuple[str, ...]
-    """The endings of their names."""
-    holds_conversations: Callable[[Path], bool]
-    """Whether a file among the documents is one of them."""
-    as_messages: Callable[[Path, list[str]], tuple[Path, str]]
-    """The file that `read_conversations` reads in place of this one, and the name of this one's form. A line for
-    people about anything passed over is added to the list. Raises UserError for what is no conversation."""
-
-
-MESSAGES = ConversationFiles(JSON_LINES, holds_conversations, lambda path, notices: (path, "messages"))
 
 
 def is_core_form(path: Path, form: Form) -> bool:
@@ -423,31 +393,39 @@ def read_files(
             yield from read(path, form, notices)
 
 
-def conversation_files(folder: Path, forms: Sequence[Form] = FORMS) -> ConversationFiles:
-    """How a survey finds and reads conversations of any form: those that the core cannot read in place are written
-    into `folder` as `messages`."""
-    numbers = count()
+@dataclass(frozen=True)
+class ConversationFiles:
+    """How a survey finds and reads conversations of any form."""
 
-    def holds_some(path: Path) -> bool:
+    folder: Path | None = None
+    """Into which those that the core cannot read in place are written as `messages`."""
+    forms: Sequence[Form] = FORMS
+    types = TYPES
+    """The endings of their names."""
+
+    def holds_conversations(self, path: Path) -> bool:
+        """Whether a file among the documents is one of conversations."""
         try:
-            if not file_type(path, TYPES) or _is_text(path):
-                return False
-            return bool(find_form(path, forms))
+            return bool(file_type(path, TYPES) and not _is_text(path) and find_form(path, self.forms))
         except UserError:
             return False  # whatever is wrong with it, it is reported when it is read as documents
 
-    def as_messages(path: Path, notices: list[str]) -> tuple[Path, str]:
-        form = find_form(path, forms)
+    def as_messages(self, path: Path, notices: list[str]) -> tuple[Path, str]:
+        """The file that `read_conversations` reads in place of this one, and the name of this one's form.
+
+        A line for people about anything passed over is added to the list. Raises UserError for what is no conversation.
+        """
+        form = find_form(path, self.forms)
         if is_core_form(path, form):
             return path, form.name
-        folder.mkdir(parents=True, exist_ok=True)
+        if self.folder is None:
+            raise UserError(f"{path} holds conversations ({form.name}) and no documents; give it by itself")
+        self.folder.mkdir(parents=True, exist_ok=True)
         stem = path.name.lower().removesuffix(file_type(path, TYPES) or "")
-        written = folder / f"{next(numbers):03d}-{stem}.jsonl"
+        written = self.folder / f"{len(list(self.folder.iterdir())):03d}-{stem}.jsonl"
         write_conversations(written, read(path, form, notices))
         notices.append(f"{path}: converted from {form.name}")
         return written, form.name
-
-    return ConversationFiles(TYPES, holds_some, as_messages)
 
 
 _ROW_GROUP = 1_000

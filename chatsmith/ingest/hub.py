@@ -14,7 +14,6 @@ that more shards to train on change nothing else.
 import fcntl
 import glob
 import hashlib
-import itertools
 import json
 import os
 import re
@@ -25,7 +24,8 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -99,18 +99,15 @@ class Repository:
     """Whether the hub could not be reached, so that this is what it listed before."""
 
 
-def list_repository(
-    name: str, *, kind: Kind = "dataset", revision: str = "main", offline: Path | None = None
-) -> Repository:
+def list_repository(name: str, *, kind: Kind = "dataset", revision: str = "main") -> Repository:
     """The files of the repository `name` (OWNER/NAME) as they are now, sorted by path, with sizes and hashes.
 
-    `offline` is a folder of copies, OFFLINE/OWNER/NAME/FILES, to be read instead of the network. Raises UserError if
-    there is no such repository, if it may not be read, or if the hub cannot be reached and was not before.
+    A folder that stands in for the hub has them as OWNER/NAME/FILES. Raises UserError if there is no such repository,
+    if it may not be read, or if the hub cannot be reached and was not before.
     """
     endpoint = os.environ.get("HF_ENDPOINT") or ""
-    if offline is None and endpoint.startswith("file://"):
+    if endpoint.startswith("file://"):
         offline = Path(endpoint.removeprefix("file://"))
-    if offline is not None:
         folder = offline / name
         if not folder.is_dir():
             raise UserError(f"there is no copy of {name} in {offline}: {folder} is no folder")
@@ -147,9 +144,7 @@ def _ask_for_listing(name: str, kind: Kind, revision: str) -> Repository:
         return Repository(name, kind, commit, tuple(sorted(files, key=lambda file: file.path)))
 
 
-def download(
-    repository: Repository, paths: Sequence[str], *, cache: Path | None = None, workers: int = WORKERS
-) -> Iterator[Path]:
+def download(repository: Repository, paths: Sequence[str], *, cache: Path | None = None) -> Iterator[Path]:
     """Yield where these files of the repository are on this machine, in order, each as soon as it is there.
 
     They are fetched into `cache` (None: huggingface_hub's own), several at once; a connection that breaks off is
@@ -163,7 +158,7 @@ def download(
     if repository.folder is not None:
         yield from (repository.folder / path for path in paths)
         return
-    downloads = Downloads([(repository, listed[path], cache) for path in paths], workers)
+    downloads = Downloads([(repository, listed[path], cache) for path in paths])
     try:
         yield from downloads
     finally:
@@ -173,43 +168,31 @@ def download(
 class Downloads:
     """Files on their way: fetched in their order, several at once, by threads that nobody waits for at the end."""
 
-    def __init__(
-        self, wanted: Sequence[tuple[Repository, HubFile, Path | None]], workers: int = WORKERS
-    ) -> None:
-        self._wanted = wanted
-        self._next = itertools.count()
-        self._results: list[Path | UserError | None] = [None] * len(wanted)
+    def __init__(self, wanted: Sequence[tuple[Repository, HubFile, Path | None]]) -> None:
+        self._results: list[Future[Path]] = [Future() for _ in wanted]
+        self._left = iter(list(zip(wanted, self._results, strict=True)))
         self._is_stopped = False
-        self._changed = threading.Condition()
-        for _ in range(min(workers, len(wanted))):
+        for _ in range(min(WORKERS, len(wanted))):
             threading.Thread(target=self._work, daemon=True).start()
 
     def _work(self) -> None:
-        while not self._is_stopped and (index := next(self._next)) < len(self._wanted):
+        while not self._is_stopped and (following := next(self._left, None)):
+            wanted, result = following
             try:
-                result = _download_one(*self._wanted[index])
+                result.set_result(_download_one(*wanted))
             except UserError as error:
-                result, self._is_stopped = error, True
-            with self._changed:
-                self._results[index] = result
-                self._changed.notify_all()
+                self._is_stopped = True
+                result.set_exception(error)
 
     def __iter__(self) -> Iterator[Path]:
         """The places of the files, in order, each once it is there. Raises UserError for one that cannot be had."""
-        for index in range(len(self._wanted)):
-            with self._changed:
-                self._changed.wait_for(lambda index=index: self._results[index] is not None)
-            result = self._results[index]
-            if isinstance(result, UserError):
-                raise result
-            assert result is not None
-            yield result
+        return (result.result() for result in self._results)
 
     def check(self) -> None:
         """Raise UserError if a file could not be had."""
-        for error in self._results:
-            if isinstance(error, UserError):
-                raise error
+        for result in self._results:
+            if result.done():
+                result.result()
 
     def stop(self) -> None:
         """Begin no other file."""
@@ -344,18 +327,28 @@ def open_tokens(
 
     The first process of every other machine builds too: where machines share the folder, their workers take turns.
     """
-    build = build or os.environ.get("LOCAL_RANK") == "0"
-    shared = shared_folder("tokens")
-    shared.mkdir(parents=True, exist_ok=True)
-    cache = open_token_cache(folder, manifest, tokenizer, split, build=build, shared=shared)
-    in_use = cache.opened.enter_context((shared / IN_USE).open("a"))
-    fcntl.flock(in_use, fcntl.LOCK_SH)  # who removes tokens asks for it first
+    build = build or is_first_here()
+    cache = open_token_cache(folder, manifest, tokenizer, split, build=build, shared=shared_folder("tokens"))
+    use_shared_tokens(cache.opened)
     if build and not cache.is_complete:
         files = unfinished_files(cache, manifest, split)
         downloads = start_downloads((*manifest.documents.validation, *files))
         cache.opened.callback(downloads.stop)
         cache.check = downloads.check
     return cache
+
+
+def use_shared_tokens(opened: ExitStack) -> Path:
+    """The folder of the tokens that runs share. Until `opened` is closed none are removed: `data cache` asks first."""
+    shared = shared_folder("tokens")
+    shared.mkdir(parents=True, exist_ok=True)
+    fcntl.flock(opened.enter_context((shared / IN_USE).open("a")), fcntl.LOCK_SH)
+    return shared
+
+
+def is_first_here() -> bool:
+    """Whether this is the first process of its machine, which may have a cache of its own."""
+    return os.environ.get("LOCAL_RANK") == "0"
 
 
 @contextmanager

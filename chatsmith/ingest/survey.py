@@ -45,7 +45,7 @@ from chatsmith.data.dataset import (
 )
 from chatsmith.data.documents import SUPPORTED, file_type, read_documents
 from chatsmith.ingest.files import find_files
-from chatsmith.ingest.forms import MESSAGES, ConversationFiles
+from chatsmith.ingest.forms import ConversationFiles
 from chatsmith.runtime.errors import UserError
 
 _BYTES_PER_PROCESS = 1 << 27  # fewer are read sooner than a process has started
@@ -105,7 +105,7 @@ def role_by_name(file: Path, named: Path, types: tuple[str, ...]) -> Role:
 class Survey:
     """How `survey` goes about it, and what it notices."""
 
-    chats: ConversationFiles = MESSAGES
+    chats: ConversationFiles = field(default_factory=ConversationFiles)
     """Recognizes files of conversations and converts other forms."""
     held_out: float = 0.01
     """The share of items to hold out (0 to 1, at least one item) where no validation files are found."""

@@ -4,21 +4,18 @@ torch's fused kernel does the arithmetic in one pass; this file only gives its s
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class AdamGroup:
+class AdamGroup(NamedTuple):
     """Parameters of one role with their settings."""
 
-    role: str
     parameters: dict[str, Tensor]
     learning_rate: float
-    betas: tuple[float, float] = (0.8, 0.95)
-    weight_decay: float = 0.0
+    betas: tuple[float, float]
 
 
 class AdamW:
@@ -28,16 +25,10 @@ class AdamW:
         self.groups = groups
         self.names = [name for group in groups for name in group.parameters]
         settings = [
-            {
-                "params": list(group.parameters.values()),
-                "lr": group.learning_rate,
-                "betas": group.betas,
-                "weight_decay": group.weight_decay,
-            }
-            for group in groups
+            {"params": list(named.values()), "lr": rate, "betas": betas} for named, rate, betas in groups
         ]
         # eps far below any gradient here: rare tokens' rows have tiny second moments (nanochat uses the same).
-        self.inner = torch.optim.AdamW(settings, eps=1e-10, fused=True)
+        self.inner = torch.optim.AdamW(settings, eps=1e-10, weight_decay=0.0, fused=True)
 
     def step(self, scale: float) -> None:
         """Apply one update with every group's learning rate multiplied by `scale`."""

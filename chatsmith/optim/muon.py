@@ -33,7 +33,7 @@ VARIANCE_DECAY = 0.9
 """How much of NorMuon's second moments stays after a step."""
 
 
-def orthogonalize(matrices: Tensor, steps: int = 5, in_bf16: bool = False) -> Tensor:
+def orthogonalize(matrices: Tensor, in_bf16: bool = False) -> Tensor:
     """The nearest semi-orthogonal matrix, roughly, to each of matrices (..., m, n): all singular values near 1.
 
     With X the scaled input (m <= n) and A = X X^T, every iterate is Q X for a polynomial Q of A, so only m x m
@@ -46,26 +46,27 @@ def orthogonalize(matrices: Tensor, steps: int = 5, in_bf16: bool = False) -> Te
     if tall:
         x = x.mT
     x = x / (x.norm(dim=(-2, -1), keepdim=True) * 1.01 + 1e-7)
-    x = _iterate(x.bfloat16(), steps) if in_bf16 else _iterate_gram(x, steps)
+    x = _iterate(x.bfloat16()) if in_bf16 else _iterate_gram(x)
     return (x.mT if tall else x).to(matrices.dtype)
 
 
-def _iterate(x: Tensor, steps: int) -> Tensor:
-    for a, b, c in POLAR_EXPRESS[:steps]:
+def _iterate(x: Tensor) -> Tensor:
+    for a, b, c in POLAR_EXPRESS:
         gram = x @ x.mT
         x = a * x + (b * gram + c * (gram @ gram)) @ x
     return x
 
 
-def _iterate_gram(x: Tensor, steps: int) -> Tensor:
+def _iterate_gram(x: Tensor) -> Tensor:
     gram = x @ x.mT
+    factor: Tensor | None = None
     total: Tensor | None = None
-    for step, (a, b, c) in enumerate(POLAR_EXPRESS[:steps]):
+    for a, b, c in POLAR_EXPRESS:
+        if factor is not None:
+            gram = factor @ gram @ factor
         factor = c * (gram @ gram) + b * gram
         factor.diagonal(dim1=-2, dim2=-1).add_(a)
         total = factor if total is None else total @ factor
-        if step + 1 < steps:
-            gram = factor @ gram @ factor
     assert total is not None
     return total @ x
 
@@ -74,8 +75,8 @@ class Muon:
     """The optimizer of all matrix parameters. `parameters` maps names to tensors of shape (..., m, n); `in_bf16`: see
     `orthogonalize`."""
 
-    def __init__(self, parameters: dict[str, Tensor], *, steps: int = 5, in_bf16: bool = False) -> None:
-        self.parameters, self.steps, self.in_bf16 = parameters, steps, in_bf16
+    def __init__(self, parameters: dict[str, Tensor], *, in_bf16: bool = False) -> None:
+        self.parameters, self.in_bf16 = parameters, in_bf16
         self.momenta = {name: torch.zeros_like(p) for name, p in parameters.items()}
         self.variances = {name: torch.zeros_like(p[..., :1]) for name, p in parameters.items()}
         self.updates = 0
@@ -110,7 +111,7 @@ class Muon:
             self.momenta[name].lerp_(gradient, 1 - momentum)
             # Nesterov: look one step ahead along the momentum.
             directions.append(gradient.lerp(self.momenta[name], momentum).view(-1, *shape))
-        stacked = orthogonalize(torch.cat(directions), self.steps, self.in_bf16)
+        stacked = orthogonalize(torch.cat(directions), self.in_bf16)
         for name, update in zip(names, stacked.split([len(d) for d in directions]), strict=True):
             self._apply(name, update.view_as(self.parameters[name]), rate, rate * weight_decay)
 

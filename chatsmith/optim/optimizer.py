@@ -24,7 +24,6 @@ class Rates:
     gate: float
     weight_decay: float = 0.0
     """Decay of the matrices, in units of their learning rate."""
-    orthogonalize_steps: int = 5
 
     def scaled(self, factor: float, shares: Mapping[str, float] | None = None) -> "Rates":
         """All learning rates times `factor`, those of the roles in `shares` times their share as well."""
@@ -51,6 +50,11 @@ def role_of(name: str) -> str:
     return "gate" if "gate" in name else _ROLE_OF_PART[name.split(".")[0]]
 
 
+def trained_parameters(model: GPT) -> dict[str, Tensor]:
+    """Those that are not frozen, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
 def betas_of(role: str) -> tuple[float, float]:
     """Adam's decay rates: rows of tables are seldom seen, so their second moments look further back."""
     return (0.8, 0.995) if role in ("embedding", "value_embedding", "bigram") else (0.8, 0.95)
@@ -64,8 +68,9 @@ def runs_in_bf16(model: GPT) -> bool:
 def muon_and_adamw(by_role: dict[str, dict[str, Tensor]], rates: Rates, in_bf16: bool) -> tuple[Muon, AdamW]:
     """Muon for the role "matrix", AdamW for the others."""
     matrices = by_role.pop("matrix", {})
-    groups = [AdamGroup(role, named, getattr(rates, role), betas_of(role)) for role, named in by_role.items()]
-    return Muon(matrices, steps=rates.orthogonalize_steps, in_bf16=in_bf16), AdamW(groups)
+    rest = by_role or {"scalar": {}}  # torch's AdamW wants a group, be it empty
+    groups = [AdamGroup(named, getattr(rates, role), betas_of(role)) for role, named in rest.items()]
+    return Muon(matrices, in_bf16=in_bf16), AdamW(groups)
 
 
 class Optimizer:
@@ -73,7 +78,7 @@ class Optimizer:
 
     def __init__(self, model: GPT, rates: Rates) -> None:
         self.rates = rates
-        self.named: dict[str, Tensor] = dict(model.named_parameters())
+        self.named: dict[str, Tensor] = trained_parameters(model)
         by_role: dict[str, dict[str, Tensor]] = {}
         for name, parameter in self.named.items():
             by_role.setdefault(role_of(name), {})[name] = parameter

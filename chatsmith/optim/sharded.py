@@ -25,13 +25,21 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
+from operator import itemgetter
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from chatsmith.model.gpt import GPT
-from chatsmith.optim.optimizer import Optimizer, Rates, muon_and_adamw, role_of, runs_in_bf16
+from chatsmith.optim.optimizer import (
+    Optimizer,
+    Rates,
+    muon_and_adamw,
+    role_of,
+    runs_in_bf16,
+    trained_parameters,
+)
 from chatsmith.runtime.device import Runtime
 
 TABLES = ("embedding", "value_embedding", "bigram", "head")
@@ -81,14 +89,14 @@ class Bucket:
         return {piece.name for piece in self.pieces if piece}
 
 
-class ShardedOptimizer:
+class ShardedOptimizer(Optimizer):
     """Muon for the matrices and AdamW for the rest, over the processes of the default group."""
 
     def __init__(
         self, model: GPT, rates: Rates, rank: int, world_size: int, wire: torch.dtype | None = None
     ) -> None:
         self.rates, self.rank, self.world_size = rates, rank, world_size
-        self.named = dict(model.named_parameters())
+        self.named = trained_parameters(model)
         self.parameters: list[Tensor] = list(self.named.values())
         self.wire = wire or (torch.bfloat16 if runs_in_bf16(model) else self.parameters[0].dtype)
         self.small = [n for n in self.named if role_of(n) not in (*TABLES, "matrix")]
@@ -163,36 +171,34 @@ class ShardedOptimizer:
                 bucket.work.wait()
             bucket.received = bucket.work = None
 
-    def named_state(self) -> dict[str, Tensor]:
-        """What this process owns of the state of a resumed run: by parameter name, followed by @start:stop where it is
-        a part. The states of all processes together are the whole."""
-        return self.muon.named_state() | self.adamw.named_state()
-
     def named_weights(self) -> dict[str, Tensor]:
-        """The exact weights that this process owns, named like the state; those of small parameters on all."""
+        """The exact weights that this process owns, those of small parameters on all: by parameter name, as the state
+        is, followed by @start:stop where it is a part. All processes together have the whole."""
         exact = {piece.key: weights for piece, weights in self.exact.items()}
         return exact | {name: self.named[name] for name in self.small}
 
     def load_named_state(self, state: Mapping[str, Tensor]) -> None:
-        """Restore from the states of all processes, however many there were, or from an `Optimizer`'s; the model has
-        its weights already, which are under `model.` in `state`, too.
+        """Restore from a whole state, which has the weights under `model.`, too; the model has them already."""
 
-        Raises KeyError where a part is missing.
-        """
-        find = _finder(state)
-        restored = {own: find(own, value) for own, value in self.named_state().items()}
-        # AdamW makes its state in the first step; until then there is nothing to name.
-        for piece, weights in self.exact.items():
-            for kind in () if role_of(piece.name) == "matrix" else ("step", "exp_avg", "exp_avg_sq"):
-                restored[f"adamw.{kind}.{piece.key}"] = find(f"adamw.{kind}.{piece.key}", weights)
-        for name in self.small:
-            restored |= {key: state[key] for key in state if key.endswith(f".{name}") and key[:6] == "adamw."}
+        def own(key: str) -> Tensor:
+            base, _, span = key.partition("@")
+            if not span or state[base].dim() == 0:
+                return state[base]
+            start, stop = map(int, span.split(":"))
+            return _entries(_parameter_of(base), state[base])[start:stop]
+
+        adamw = [
+            f"adamw.{kind}.{name}" for name in self.adamw.names for kind in ("step", "exp_avg", "exp_avg_sq")
+        ]
+        known = [
+            key for key in adamw if key.partition("@")[0] in state
+        ]  # a parameter that had no state has none
+        self.adamw.load_named_state({key: own(key) for key in known})
         with torch.no_grad():
-            self.muon.load_named_state(restored)
-            self.adamw.load_named_state(restored)
+            self.muon.load_named_state({key: own(key) for key in self.muon.named_state()})
             if self._keeps_exact_weights:
                 for piece, weights in self.exact.items():
-                    weights.copy_(find(f"model.{piece.key}", weights))
+                    weights.copy_(own(f"model.{piece.key}"))
                 for name in self.named.keys() - set(self.small):  # everybody computes with what is sent
                     self.named[name].copy_(self.named[name].to(self.wire))
 
@@ -251,6 +257,8 @@ class ShardedOptimizer:
 
     def _sum_small(self, loss_scale: float) -> None:
         gradients = []
+        if not self.small:
+            return
         for name in self.small:
             parameter = self.named[name]
             if parameter.grad is None:
@@ -283,7 +291,7 @@ class ShardedOptimizer:
                     piece.of(self.named[piece.name]).copy_(slot[: piece.stop - piece.start])
 
 
-def make_optimizer(model: GPT, rates: Rates, runtime: Runtime) -> Optimizer | ShardedOptimizer:
+def make_optimizer(model: GPT, rates: Rates, runtime: Runtime) -> Optimizer:
     """The optimizer of `model`: whole in one process, dealt out among several."""
     if runtime.world_size == 1:
         return Optimizer(model, rates)
@@ -329,50 +337,28 @@ def _deal(named: Mapping[str, Tensor], world_size: int) -> list[Bucket]:
     return buckets
 
 
-def whole_state(state: Mapping[str, Tensor], model: GPT) -> dict[str, Tensor]:
-    """The states of all processes of a `ShardedOptimizer` as the one of an `Optimizer`; a whole state as it is."""
-    find = _finder(state)
-    whole = {key: value for key, value in state.items() if "@" not in key}
-    for base in {key.partition("@")[0] for key in state} - set(whole):
-        parameter = dict(model.named_parameters())[_parameter_of(base)]
-        length = len(_entries(_parameter_of(base), parameter))
-        value = find(f"{base}@0:{length}", parameter)
-        whole[base] = value.reshape(*parameter.shape[:-1], -1) if value.dim() else value
+def whole_state(state: dict[str, Tensor], model: GPT) -> dict[str, Tensor]:
+    """The states of all processes of a `ShardedOptimizer` as the one of an `Optimizer`; a whole state as it is. Takes
+    the parts out of `state`, so that there is one copy in memory. Raises KeyError where a part is missing."""
+    named = dict(model.named_parameters())
+    parts: dict[str, dict[int, Tensor]] = defaultdict(dict)
+    for key in list(state):
+        if match := re.fullmatch(r"(.*)@(\d+):\d+", key):
+            parts[match[1]][int(match[2])] = state.pop(key)
+    whole = dict(state)
+    for base in list(parts):
+        pieces = [tensor for _, tensor in sorted(parts.pop(base).items(), key=itemgetter(0))]
+        parameter = named[_parameter_of(base)]
+        if pieces[0].dim() == 0:  # AdamW's count of steps
+            whole[base] = pieces[0]
+            continue
+        joined = torch.cat(pieces)
+        if len(joined) < len(_entries(_parameter_of(base), parameter)):
+            raise KeyError(base)
+        whole[base] = joined.reshape(*parameter.shape[:-1], -1)
     return whole
 
 
 def _parameter_of(key: str) -> str:
     """The parameter that a key of a state is about: `adamw.exp_avg.head.weight` is about `head.weight`."""
     return key.split(".", 2)[2] if key.startswith(("muon.", "adamw.")) else key.partition(".")[2]
-
-
-def _finder(state: Mapping[str, Tensor]) -> Callable[[str, Tensor], Tensor]:
-    """find(key, like): the tensor `key` put together from the parts in `state`."""
-    parts: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
-    for key in state:
-        if match := re.fullmatch(r"(.*)@(\d+):(\d+)", key):
-            parts[match[1]].append((int(match[2]), int(match[3]), key))
-
-    def find(key: str, like: Tensor) -> Tensor:
-        base, at, span = key.partition("@")
-        if key in state or not at:
-            return state[key]
-        start, stop = map(int, span.split(":"))
-        if base in state:  # whole, as one process saves it
-            whole = state[base]
-            return whole if whole.dim() == 0 else _entries(_parameter_of(base), whole)[start:stop]
-        found = sorted(part for part in parts[base] if part[0] < stop and part[1] > start)
-        if found and state[found[0][2]].dim() == 0:
-            return state[found[0][2]]
-        covered = start
-        pieces: list[Tensor] = []
-        for first, last, where in found:
-            if first > covered:
-                break
-            pieces.append(state[where][covered - first : min(stop, last) - first])
-            covered = min(stop, last)
-        if covered < stop:
-            raise KeyError(key)
-        return torch.cat(pieces)
-
-    return find

@@ -1,11 +1,12 @@
 """The model card, README.md of a bundle: written with the model, and its scores put in by every evaluation."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 
 _FRONT_MATTER = """---
 library_name: chatsmith
 pipeline_tag: text-generation
----
+{widget}---
 """
 _SCORES = "## Scores"
 _NO_SCORES = "Not evaluated yet: `chatsmith evaluate` adds the scores here."
@@ -28,13 +29,17 @@ def model_card(
     recipe: Mapping[str, str] | None = None,
     scores: Mapping[str, str] | None = None,
     cost: Mapping[str, str] | None = None,
+    suggestions: Sequence[str] = (),
 ) -> str:
     """README.md: what this is, what it was made from and how, how good it is, what it cost, and how to use it.
 
-    Each section is a table of labels and texts ready to be read.
+    Each section is a table of labels and texts ready to be read. `suggestions` are what to ask the model first; they
+    stand in the front matter as Hugging Face's `widget`, where the chat page finds them.
     """
+    widget = "".join(f"  - text: {json.dumps(text, ensure_ascii=False)}\n" for text in suggestions)
     sections = {"## Data": data, "## Recipe": recipe, _SCORES: scores, "## Cost": cost}
-    lines = [_FRONT_MATTER, f"# {title}", "", summary, ""]
+    front_matter = _FRONT_MATTER.format(widget=f"widget:\n{widget}" if widget else "")
+    lines = [front_matter, f"# {title}", "", summary, ""]
     for heading, rows in sections.items():
         lines += [heading, "", _table(rows, _NO_SCORES if heading == _SCORES else "Not recorded."), ""]
     return "\n".join([*lines, _USE])

@@ -3,12 +3,9 @@
 matplotlib is imported when the first curve is drawn: it takes half a second, which a run without curves need not pay.
 """
 
-import atexit
 import io
-import os
+import logging
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -25,6 +22,9 @@ COLORS = {
     "#0000f4": "var(--line)",
 }
 """What matplotlib is told to draw in, and the page's color that takes its place."""
+logging.getLogger("matplotlib").setLevel(logging.ERROR)
+# Where the home folder cannot be written it takes a temporary one for its list of fonts, and would say so at length.
+
 SIZE = (4.2, 2.5)  # inches, at 72 to the inch: two side by side on a page, one on a phone
 
 
@@ -33,7 +33,6 @@ def curve(title: str, x: str, series: Mapping[str, Sequence[Sequence[float]]], n
 
     `series` has points (x, y) by name; the names are shown if there are two.
     """
-    _find_settings_folder()
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -69,7 +68,6 @@ def save_curve(path: Path, title: str, x: str, points: Sequence[Sequence[float]]
 
     Raises UserError for another one.
     """
-    _find_settings_folder()
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=SIZE, layout="constrained", dpi=200)
@@ -94,11 +92,3 @@ def _inline(svg: str, title: str, number: int) -> str:
     for drawn, wanted in COLORS.items():
         svg = svg.replace(drawn, wanted)
     return svg.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1).strip()
-
-
-def _find_settings_folder() -> None:
-    """Give matplotlib a folder for its list of fonts where the home folder cannot be written."""
-    if "MPLCONFIGDIR" not in os.environ and not os.access(Path(os.path.expanduser("~")), os.W_OK):
-        folder = tempfile.mkdtemp(prefix="chatsmith-matplotlib-")
-        os.environ["MPLCONFIGDIR"] = folder
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)

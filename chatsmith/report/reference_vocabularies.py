@@ -1,62 +1,64 @@
-"""GPT-2's and GPT-4's vocabularies, for comparison, where tiktoken has them already on this machine.
+"""GPT-2's and GPT-4's vocabularies, for comparison, where they are already on this machine.
 
 tiktoken downloads a vocabulary that it does not find in its cache folder. Here nothing is ever downloaded: a
-vocabulary is loaded only if its file lies in that folder, whole.
+vocabulary is loaded only if its file lies, whole, in that folder or where `chatsmith data download vocabularies` puts
+it.
 """
 
 import hashlib
 import os
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import tiktoken
 
+from chatsmith.data.dataset import file_sha256
+from chatsmith.runtime.atomic import write_bytes
+from chatsmith.tasks.benchmark_files import default_folder
 
-@dataclass(frozen=True)
-class ReferenceVocabulary:
+
+class ReferenceVocabulary(NamedTuple):
     """A published vocabulary, and how to recognize its file in tiktoken's cache."""
 
     name: str
     """What people call it."""
     encoding: str
     """tiktoken's name for it."""
-    url: str
-    """Where tiktoken has it from; its SHA-1 is the file's name in the cache."""
     sha256: str
     """What tiktoken wants the file's content to hash to; it downloads again what does not."""
 
+    @property
+    def url(self) -> str:
+        """Where tiktoken has it from; its SHA-1 is the file's name in the cache."""
+        return f"https://openaipublic.blob.core.windows.net/encodings/{self.encoding}.tiktoken"
 
-_PUBLISHED = "https://openaipublic.blob.core.windows.net/encodings"
 
 # Addresses and hashes are those in tiktoken's own tiktoken_ext/openai_public.py; a test compares them.
+_GPT_2 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"
+_GPT_4 = "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"
 REFERENCE_VOCABULARIES = (
-    ReferenceVocabulary(
-        "GPT-2",
-        "r50k_base",
-        f"{_PUBLISHED}/r50k_base.tiktoken",
-        "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930",
-    ),
-    ReferenceVocabulary(
-        "GPT-4",
-        "cl100k_base",
-        f"{_PUBLISHED}/cl100k_base.tiktoken",
-        "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",
-    ),
+    ReferenceVocabulary("GPT-2", "r50k_base", _GPT_2),
+    ReferenceVocabulary("GPT-4", "cl100k_base", _GPT_4),
 )
 
 
 def load_offline(vocabulary: ReferenceVocabulary) -> tiktoken.Encoding | None:
-    """The encoding, or None if its file is not in tiktoken's cache folder on this machine."""
+    """The encoding, or None if its file is not on this machine."""
     folder = _cache_folder()
     if folder is None:
         return None
     file = folder / hashlib.sha1(vocabulary.url.encode()).hexdigest()
-    try:
-        is_whole = hashlib.sha256(file.read_bytes()).hexdigest() == vocabulary.sha256
-    except OSError:
-        return None
-    return tiktoken.get_encoding(vocabulary.encoding) if is_whole else None
+    downloaded = default_folder() / "vocabularies" / f"{vocabulary.encoding}.tiktoken"
+    if not _is_whole(file, vocabulary):
+        if not _is_whole(downloaded, vocabulary):
+            return None
+        write_bytes(file, downloaded.read_bytes())  # for tiktoken reads no other folder
+    return tiktoken.get_encoding(vocabulary.encoding)
+
+
+def _is_whole(file: Path, vocabulary: ReferenceVocabulary) -> bool:
+    return file.is_file() and file_sha256(file) == vocabulary.sha256
 
 
 def _cache_folder() -> Path | None:

@@ -12,8 +12,9 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from chatsmith.report.gather import CURVES, MEANS, Facts
+from chatsmith.report.gather import CURVES
 from chatsmith.report.plots import curve
+from chatsmith.report.run_facts import MEANS, Facts
 from chatsmith.runtime.console import format_number, format_seconds
 
 COLUMNS = {"pretrain": "BASE", "mid": "MID", "sft": "SFT", "rl": "RL"}
@@ -223,8 +224,10 @@ def _show_scores(page: Page, facts: Facts) -> None:
     for name in dict.fromkeys(name for found in scores.values() for name in found):
         known = next(found[name] for found in scores.values() if name in found)
         cells = [_score(name, found.get(name)) for found in scores.values()]
-        chance = NOTHING if known["chance"] is None else _number(name, known["chance"])
-        rows.append([name, *cells, chance, format_number(known["n"]) if known["n"] else NOTHING])
+        chance = None if known["chance"] is None else {"value": known["chance"], "low": None, "high": None}
+        rows.append(
+            [name, *cells, _score(name, chance), format_number(known["n"]) if known["n"] else NOTHING]
+        )
     page.heading("Scores by stage")
     if rows:
         page.table(["score", *map(_column, scores), "chance", "items"], rows)
@@ -233,20 +236,15 @@ def _show_scores(page: Page, facts: Facts) -> None:
         page.text(f"Not evaluated yet; to do so: chatsmith evaluate {shlex.quote(facts['run']['path'])}")
     if rl:
         page.heading("Reinforcement learning, before and after", 3)
-        is_graded = rl["is_graded"]
-        what, scale, unit, digits = (
-            ("mean reward", 1, "", 3) if is_graded else ("greedy pass@1", 100, " %", 1)
-        )
-        rows = []
-
-        def shown(numbers: Sequence[float], sign: str = "", unit: str = unit) -> str:
-            value, low, high = (f"{scale * one:{sign}.{digits}f}" for one in numbers)
-            return f"{value}{unit} ({low} to {high})"
-
-        for name, part in rl["sections"].items():
-            rows.append([name, shown(part["before"]), shown(part["after"]), f"{part['n']:,}"])
+        what, scale, form, unit, gain_unit = ("greedy pass@1", 100, ".1f", " %", " points")
+        if rl["is_graded"]:
+            what, scale, form, unit, gain_unit = ("mean reward", 1, ".3f", "", "")
+        rows = [
+            [name, *(_span(part[when], scale, form, unit) for when in ("before", "after")), f"{part['n']:,}"]
+            for name, part in rl["sections"].items()
+        ]
         page.table([f"{what}, {rl['task']}", "before", "after", "problems"], rows)
-        page.text(f"Gain: {shown(rl['gain'], '+', '' if is_graded else ' points')}, with its 95 % interval.")
+        page.text(f"Gain: {_span(rl['gain'], scale, f'+{form}', gain_unit)}, with its 95 % interval.")
 
 
 def _show_adapted(page: Page, evidence: Facts) -> None:
@@ -285,12 +283,10 @@ def adapted_tables(evidence: Facts) -> list[tuple[str, list[str], list[list[str]
 
 
 def _change(one: Facts, scale: float, form: str) -> str:
-    if one["change"] is None:
+    if (change := one["change"]) is None:
         return "unknown: too little text"
-    figures = [f"{scale * one['change'][name]:+{form}}" for name in ("difference", "low", "high")]
-    return (
-        f"{figures[0]} ({figures[1]} to {figures[2]}), p {one['change']['p']:.2g}: {one['change']['verdict']}"
-    )
+    figures = [change[name] for name in ("difference", "low", "high")]
+    return f"{_span(figures, scale, f'+{form}')}, p {change['p']:.2g}: {change['verdict']}"
 
 
 def _show_data(page: Page, data: Facts) -> None:
@@ -352,19 +348,18 @@ def _cells(scores: Mapping[str, Mapping[str, Facts]]) -> dict[str, str]:
 
 
 def _score(name: str, score: Facts | None) -> str:
-    """'41.2 % (38.0 to 44.4)'."""
+    """Means and bits per byte as they are, accuracies in percent; with the interval, if it is known."""
     if score is None:
         return NOTHING
-    value = _number(name, score["value"])
-    if score["low"] is None or score["high"] is None:
-        return value
-    low, high = (_number(name, score[end]).removesuffix(" %") for end in ("low", "high"))
-    return f"{value} ({low} to {high})"
+    style = (1, ".4f", "") if name in MEANS.values() or name.startswith("bits") else (100, ".1f", " %")
+    figures = [score["value"], score["low"], score["high"]]
+    return _span(figures[:1] if None in figures else figures, *style)
 
 
-def _number(name: str, value: float) -> str:
-    """Means and bits per byte as they are, accuracies in percent."""
-    return f"{value:.4f}" if name in MEANS.values() or name.startswith("bits") else f"{100 * value:.1f} %"
+def _span(figures: Sequence[float], scale: float, form: str, unit: str = "") -> str:
+    """'41.2 % (38.0 to 44.4)': a figure and the interval that may follow it."""
+    value, *interval = (f"{scale * one:{form}}" for one in figures)
+    return f"{value}{unit}" + (f" ({' to '.join(interval)})" if interval else "")
 
 
 def _flat(value: Any, name: str = "") -> Iterable[tuple[str, str]]:

@@ -4,7 +4,6 @@ Only reads, and only what is new: the end of metrics.jsonl, and those of the sma
 lock, nothing in the process that trains. A run that was copied here from elsewhere is read alike.
 """
 
-import math
 import os
 import re
 import shutil
@@ -15,7 +14,7 @@ from pathlib import Path
 from statistics import fmean, median, pstdev
 from typing import Any
 
-from chatsmith.report.gather import PIPELINE, Facts, is_run, parse_records, read_run
+from chatsmith.report.run_facts import PIPELINE, Facts, is_number, is_run, parse_records, read_run
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import RunDirectory
 
@@ -329,8 +328,7 @@ def thinned(records: Sequence[Facts], most: int) -> list[Facts]:
 
 
 def _is_plain(key: str, value: Any) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return (is_number and math.isfinite(value)) or key == "stage" or (key == "loss" and value is None)
+    return is_number(value) or key == "stage" or (key == "loss" and value is None)
 
 
 def _listed(folder: Path) -> list[Path]:

@@ -1,7 +1,7 @@
 """What reinforcement learning minimizes: the policy-gradient loss of sampled replies, and a penalty for forgetting
 texts.
 
-**Policy gradient** (`PolicyGradient`): make replies likelier that earned more than others to the same problem. A
+**Policy gradient** (`policy_gradient`): make replies likelier that earned more than others to the same problem. A
 problem is answered S times; the replies i = 1..S earn rewards r_i. Each sampled token t of reply i gets the reply's
 group-relative advantage (GRPO: Shao et al. 2024, arXiv:2402.03300), so that no second network has to guess values:
 
@@ -29,7 +29,7 @@ The gradient of L by ln p(o_it) is a plain number, known as soon as the probabil
 so the step is a cross-entropy in which each token weighs w_it, which `chunked_loss` can do without ever holding all
 logits. Ids that a tool forced into a reply are context: they are never targets.
 
-**Forgetting penalty** (`Distillation`): the updates move weights that carry everything else, too. To train on replay
+**Forgetting penalty** (`distillation`): the updates move weights that carry everything else, too. To train on replay
 texts again (Ouyang et al. 2022, arXiv:2203.02155) teaches what they say at the cost of what they do not say. Here the
 model is its own teacher instead (Li & Hoiem 2016, "Learning without forgetting", arXiv:1606.09282): with x the ids of
 the texts and M the number of places in a step's texts where a text continues,
@@ -293,40 +293,31 @@ class Tally:
             self.largest_drift = max(self.largest_drift, drift.max().item())
 
 
-@dataclass
-class PolicyGradient:
-    """The loss of a `RolloutBatch`; `tally` counts what it saw."""
+def policy_gradient(
+    model: GPT, batch: RolloutBatch, scale: float, tally: Tally, clip: Clip, beta: float = 0.0
+) -> Tensor:
+    """The batch's part of L, with its graph; `scale` is 1/N, `tally` counts what was seen."""
+    places, is_real = padded_places(batch.targets != NOT_TRAINED_ON)
+    hidden = model(batch.inputs).flatten(0, 1)[places]  # (n + filling, C)
 
-    clip: Clip = field(default_factory=Clip)
-    beta: float = 0.0
-    """The weight of the KL term."""
-    tally: Tally = field(default_factory=Tally)
+    def known(values: Tensor) -> Tensor:
+        return torch.where(is_real, values.flatten()[places], 0)
 
-    def __call__(self, model: GPT, batch: RolloutBatch, scale: float) -> Tensor:
-        """The batch's part of L, with its graph; `scale` is 1/N."""
-        places, is_real = padded_places(batch.targets != NOT_TRAINED_ON)
-        hidden = model(batch.inputs).flatten(0, 1)[places]  # (n + filling, C)
+    targets, sampler, advantage = map(known, (batch.targets, batch.sampler_logprobs, batch.advantages))
+    copies = known(batch.copies)
+    reference = None if batch.reference_logprobs is None else known(batch.reference_logprobs)
 
-        def known(values: Tensor) -> Tensor:
-            return torch.where(is_real, values.flatten()[places], 0)
+    def gradient_of(raw: Tensor, rows: Tensor, softcap: float, weights: Tensor) -> tuple[Tensor, Tensor]:
+        logprobs, gradient = logprob_gradient(raw, targets[rows], softcap)
+        s = None if reference is None else reference[rows].to(logprobs)
+        q = sampler[rows].to(logprobs)
+        found = terms(logprobs, q, advantage[rows].to(logprobs), s, clip, beta)
+        real = is_real[rows]
+        tally.add(logprobs[real], q[real], found.clipped[real], copies[rows][real])
+        return (weights * found.loss).sum(), gradient * (weights * found.weights)[:, None]
 
-        targets, sampler, advantage = map(known, (batch.targets, batch.sampler_logprobs, batch.advantages))
-        copies = known(batch.copies)
-        reference = None if batch.reference_logprobs is None else known(batch.reference_logprobs)
-
-        def gradient_of(raw: Tensor, rows: Tensor, softcap: float, weights: Tensor) -> tuple[Tensor, Tensor]:
-            logprobs, gradient = logprob_gradient(raw, targets[rows], softcap)
-            s = None if reference is None else reference[rows].to(logprobs)
-            q = sampler[rows].to(logprobs)
-            found = terms(logprobs, q, advantage[rows].to(logprobs), s, self.clip, self.beta)
-            real = is_real[rows]
-            self.tally.add(logprobs[real], q[real], found.clipped[real], copies[rows][real])
-            return (weights * found.loss).sum(), gradient * (weights * found.weights)[:, None]
-
-        weights = scale * copies.to(torch.promote_types(hidden.dtype, torch.float32))
-        return chunked_loss(
-            model, hidden, torch.arange(len(hidden), device=hidden.device), weights, gradient_of
-        )
+    weights = scale * copies.to(torch.promote_types(hidden.dtype, torch.float32))
+    return chunked_loss(model, hidden, torch.arange(len(hidden), device=hidden.device), weights, gradient_of)
 
 
 class TextBatch(NamedTuple):
@@ -386,37 +377,34 @@ def _text_batch(rows: Sequence[Sequence[Sequence[int]]], row_length: int, multip
     return TextBatch(inputs, goes_on)
 
 
+def distillation(
+    model: GPT, batch: TextBatch, scale: float, tally: Tally, reference: GPT, weight: float
+) -> Tensor:
+    """The batch's part of L, with its graph; `scale` is 1/M, `tally` counts what was seen."""
+    places, is_real = padded_places(batch.goes_on)
+    # The id at the next place; a text that goes on has one.
+    targets = torch.where(is_real, batch.inputs.flatten().roll(-1)[places], NOT_TRAINED_ON)
+    with torch.no_grad():
+        theirs = reference(batch.inputs).flatten(0, 1)[places]  # (n + filling, C)
+    mine = model(batch.inputs).flatten(0, 1)[places]
+    found = chunked_divergence(model, mine, reference, theirs, targets)
+    tally.held += batch.num_targets
+    tally.held_kl += found.item()
+    return scale * weight * found
+
+
 @dataclass
-class Distillation:
-    """The loss of a `TextBatch`; `tally` counts what it saw."""
-
-    reference: GPT
-    weight: float
-    tally: Tally = field(default_factory=Tally)
-
-    def __call__(self, model: GPT, batch: TextBatch, scale: float) -> Tensor:
-        """The batch's part of L, with its graph; `scale` is 1/M."""
-        places, is_real = padded_places(batch.goes_on)
-        # The id at the next place; a text that goes on has one.
-        targets = torch.where(is_real, batch.inputs.flatten().roll(-1)[places], NOT_TRAINED_ON)
-        with torch.no_grad():
-            theirs = self.reference(batch.inputs).flatten(0, 1)[places]  # (n + filling, C)
-        mine = model(batch.inputs).flatten(0, 1)[places]
-        found = chunked_divergence(model, mine, self.reference, theirs, targets)
-        self.tally.held += batch.num_targets
-        self.tally.held_kl += found.item()
-        return scale * self.weight * found
-
-
 class RLLoss:
     """The loss of batches of either kind, of which the trainer knows only how many tokens the step has in all."""
 
-    def __init__(self, clip: Clip, beta: float, reference: GPT | None, replay_weight: float) -> None:
-        """`reference` is needed for replay texts; without them it may be None."""
-        self._policy = PolicyGradient(clip, beta)
-        self._holding = Distillation(reference, replay_weight) if reference else None
-        self._text_share = 0.0
-        self.take_tally()
+    clip: Clip
+    beta: float
+    """The weight of the KL term."""
+    reference: GPT | None
+    """Needed for replay texts; without them it may be None."""
+    replay_weight: float
+    tally: Tally = field(default_factory=Tally)
+    _text_share: float = 0.0
 
     def expect(self, batches: Sequence[RolloutBatch | TextBatch], runtime: Runtime) -> None:
         """Learn what share of a step's tokens, on all processes, are those of texts: the step that is made of these
@@ -429,14 +417,13 @@ class RLLoss:
     def __call__(self, model: GPT, batch: RolloutBatch | TextBatch, scale: float) -> Tensor:
         """The batch's part of the loss, with its graph; `scale` is one by the tokens of the step."""
         if isinstance(batch, RolloutBatch):
-            return self._policy(model, batch, scale / (1 - self._text_share))
-        assert self._holding, "texts need a reference"
-        return self._holding(model, batch, scale / self._text_share)
+            scale /= 1 - self._text_share
+            return policy_gradient(model, batch, scale, self.tally, self.clip, self.beta)
+        assert self.reference, "texts need a reference"
+        scale /= self._text_share
+        return distillation(model, batch, scale, self.tally, self.reference, self.replay_weight)
 
     def take_tally(self) -> Tally:
         """What was seen since the last time."""
-        taken, new = self._policy.tally, Tally()
-        self._policy.tally = new
-        if self._holding:
-            self._holding.tally = new
+        taken, self.tally = self.tally, Tally()
         return taken

@@ -75,9 +75,11 @@ class RolloutWorker:
         *,
         max_tokens: int,
         max_running: int,
+        reserved_bytes: int = 0,
         backend: Backend | None = None,
     ) -> None:
-        """`backend` is the engine's; `reporter` shows the first few replies whose reward function failed."""
+        """`backend` is the engine's, whose cache leaves `reserved_bytes` of the free memory to others; `reporter` shows
+        the first few replies whose reward function failed."""
         self._tokenizer, self._reward, self._reporter = tokenizer, reward, reporter
         self._max_tokens = max_tokens
         self._failures = 0
@@ -87,6 +89,7 @@ class RolloutWorker:
             backend=backend,
             tool=tool,
             max_running=max_running,
+            reserved_bytes=reserved_bytes,
             tokens_per_step=max(2048, max_running),
         )
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -45,7 +45,6 @@ from chatsmith.rl.rollouts import (
 from chatsmith.runtime.console import Reporter, counted, format_seconds
 from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.distributed import sum_numbers
-from chatsmith.runtime.errors import UserError
 from chatsmith.train.checkpoint import under
 from chatsmith.train.memory import fit_plan
 from chatsmith.train.plan import Plan, make_rollout_plan
@@ -110,8 +109,6 @@ class RLSettings:
     """At most how many of them."""
     test: int
     """At most how many test problems; 0 means all."""
-    give_up_after: int
-    """Stop after so many rounds in which no reply earned anything."""
     show_every: int
     """Show a few replies every so many rounds; 0 means never."""
     rows_per_microbatch: int
@@ -126,6 +123,17 @@ class Problems(NamedTuple):
     """The problem at an index (0, 1, ...) of an endless order."""
     development: Sequence[Problem]
     test: Sequence[Problem]
+
+
+class Monitor(Protocol):
+    """Looks for what goes wrong in the metrics of each round."""
+
+    counts: dict[str, float]
+    """What a resumed run has to know, in a fixed order."""
+
+    def check(self, metrics: Mapping[str, float]) -> list[str]:
+        """Notices about a round. Raises UserError where nothing can be learned any more."""
+        ...
 
 
 class RLResult(NamedTuple):
@@ -148,6 +156,7 @@ def reinforce(
     problems: Problems,
     reward: RewardFunction,
     tool: Tool,
+    monitor: Monitor,
     settings: RLSettings,
     *,
     backend: Backend | None = None,
@@ -158,7 +167,7 @@ def reinforce(
     runtime's compute type; `replay` gives the texts of `settings.replay`; `budget` says how many rounds there are if
     time decides.
 
-    Raises UserError where going on is pointless (see `RewardMonitor`), else as `Trainer` does.
+    Raises UserError where `monitor` does, since going on is pointless, else as `Trainer` does.
     """
     runtime, reporter, model = run.runtime, run.reporter, start.model
     model.compute_dtype = runtime.compute_dtype
@@ -166,7 +175,11 @@ def reinforce(
     if settings.kl or replay:
         reference = load_bundle(start.path, device=runtime.device).model
         reference.compute_dtype = runtime.compute_dtype
-    replies = replies_of(settings, runtime)
+    replies, update = replies_of(settings, runtime), 0
+    if runtime.device.type == "cuda":  # what an update will take besides the weights, the engine leaves free
+        rows = settings.rows_per_microbatch or max(1, MOST_AT_ONCE // model.config.context_length)
+        plan = _plan(model, 1, replace(settings, rows_per_microbatch=rows), runtime, wanted_steps=0)
+        update = plan.foreseen_memory_bytes - sum(weight.nbytes for weight in model.parameters())
     worker = RolloutWorker(
         model,
         start.tokenizer,
@@ -175,12 +188,13 @@ def reinforce(
         reporter,
         max_tokens=settings.max_tokens,
         max_running=min(replies, MOST_RUNNING),
+        reserved_bytes=update,
         backend=backend,
     )
     loss = RLLoss(Clip(settings.clip_low, settings.clip_high), settings.kl, reference, settings.replay_weight)
     rounds = Rounds(worker, problems.train, loss, reference, replay, settings, runtime)
     development, test = problems.development[: settings.development], problems.test[: settings.test or None]
-    progress = RLProgress(RewardMonitor(settings.give_up_after, settings.max_tokens))
+    progress = RLProgress(monitor)
     reporter.line(
         f"{settings.prompts} problems with {settings.samples} replies each a step; {worker.describe()}; "
         f"{len(development)} development problems, {len(test)} for the test"
@@ -379,7 +393,7 @@ class RLProgress:
     """What is kept from step to step besides weights and optimizer, and saved with them: the best weights so far, what
     was spent, and what the monitor has seen."""
 
-    def __init__(self, monitor: "RewardMonitor") -> None:
+    def __init__(self, monitor: Monitor) -> None:
         self.monitor = monitor
         self.best: dict[str, Tensor] = {}
         """A copy of the weights that scored best on the development problems."""
@@ -408,7 +422,8 @@ class RLProgress:
             self.evaluation_seconds,
         ]
         state = {f"best.{name}": value for name, value in self.best.items()}
-        return state | self.monitor.named_state() | {"numbers": torch.tensor(numbers, dtype=torch.float64)}
+        kept = {"watch": list(self.monitor.counts.values()), "numbers": numbers}
+        return state | {name: torch.tensor(one, dtype=torch.float64) for name, one in kept.items()}
 
     def load_named_state(self, state: dict[str, Tensor]) -> None:
         """Restore what `named_state` gave; seconds counted so far in this session stay counted."""
@@ -416,82 +431,8 @@ class RLProgress:
         self.best_step, self.tokens, self.rollout_tokens = map(int, counts[:3])
         self.evaluation_seconds += sum(counts[3:])  # a state of an older chatsmith has none
         self.best = under("best.", state)
-        self.monitor.load_named_state(state)
-
-
-PATIENCE = 3
-"""Rounds in a row after which a notice is given: one bad round is chance."""
-
-COLLAPSED = 0.05
-"""Entropy below this part of the first round's: hardly any choice is left."""
-
-SAME = 0.9
-"""Share of groups with equal rewards at which nothing new is tried any more."""
-
-ENDLESS = 0.5
-"""Share of replies cut at the longest length at which they are said not to end."""
-
-
-class RewardMonitor:
-    """Looks for what goes wrong in the metrics of each round: nothing earns a reward, the reward function fails, the
-    policy has collapsed, replies do not end."""
-
-    def __init__(self, give_up_after: int, max_tokens: int) -> None:
-        self._give_up_after = give_up_after
-        self._max_tokens = max_tokens
-        names = ("zero", "collapsed", "endless", "first_entropy", "same")
-        self._counts: dict[str, float] = dict.fromkeys(names, 0.0)
-
-    def check(self, metrics: Mapping[str, float]) -> list[str]:
-        """Notices about a round. Raises UserError after `give_up_after` rounds without any reward, and where the reward
-        function failed for every reply."""
-        if metrics["failed_rewards"] and metrics["failed_rewards"] == metrics["replies"]:
-            raise UserError(
-                "the reward failed for every reply of a step (the notices above say how), so there is nothing to "
-                "learn from: correct the reward function, or the problems",
-                setting="reward",
-            )
-        if self._in_a_row("zero", metrics["nonzero_rewards"] == 0) >= self._give_up_after:
-            raise UserError(
-                f"not one reply of the last {self._give_up_after} steps earned a reward, so there is nothing to learn "
-                "from: take problems the model solves now and then, fine-tune it on such problems first, or check "
-                "the reward"
-            )
-        notices: list[str] = []
-        first = self._counts["first_entropy"] = self._counts["first_entropy"] or metrics["entropy"]
-        is_same = metrics["equal_groups"] >= SAME and metrics["pass_at_1"] < SAME
-        is_collapsed = is_same and metrics["entropy"] < COLLAPSED * first
-        is_idle = is_same and not is_collapsed and metrics["nonzero_rewards"] > 0
-        if self._in_a_row("same", is_idle) == PATIENCE:
-            notices.append(
-                f"in {metrics['equal_groups']:.0%} of the groups all replies earn the same, so there is next to "
-                "nothing to learn from them: take problems that the model solves now and then, more samples of each, "
-                "or a reward that tells replies apart"
-            )
-        if self._in_a_row("collapsed", is_collapsed) == PATIENCE:
-            notices.append(
-                f"the model gives nearly the same reply every time (entropy {metrics['entropy']:.4f}, at first "
-                f"{first:.4f}) and no longer tries anything new: lower the learning rate, or add a KL penalty"
-            )
-        if self._in_a_row("endless", metrics["truncated"] >= ENDLESS) == PATIENCE:
-            notices.append(
-                f"{metrics['truncated']:.0%} of the replies do not end within {self._max_tokens} tokens and earn "
-                "nothing: allow longer ones, or add a small format reward"
-            )
-        return notices
-
-    def _in_a_row(self, name: str, happens: bool) -> float:
-        self._counts[name] = self._counts[name] + 1 if happens else 0.0
-        return self._counts[name]
-
-    def named_state(self) -> dict[str, Tensor]:
-        """The counts, for a resumed run."""
-        return {"watch": torch.tensor(list(self._counts.values()), dtype=torch.float64)}
-
-    def load_named_state(self, state: dict[str, Tensor]) -> None:
-        """Restore what `named_state` gave."""
         # A state of an older chatsmith has fewer.
-        self._counts |= dict(zip(self._counts, state["watch"].tolist(), strict=False))
+        self.monitor.counts |= dict(zip(self.monitor.counts, state["watch"].tolist(), strict=False))
 
 
 def _round_metrics(

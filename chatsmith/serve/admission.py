@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from chatsmith.serve.errors import busy, invalid
+from chatsmith.serve.errors import invalid, known
 
 WINDOW_SECONDS = 60.0
 """The speed that Retry-After rests on is that of so long ago until now."""
@@ -62,12 +62,12 @@ class Admission:
         """Replies asked for and not over."""
         self.waiting_tokens = 0
         """Prompt tokens of replies that have not begun."""
-        self._clock = clock
-        self._ended = _Recent(clock)
-        self._begun = _Recent(clock)
-        self._opened_at: dict[Ticket, float] = {}
-        self._open_by_key: Counter[str] = Counter()
-        self._request_seconds: deque[float] = deque(maxlen=64)
+        self.clock = clock
+        self.ended = _Recent(clock)
+        self.begun = _Recent(clock)
+        self.opened_at: dict[Ticket, float] = {}
+        self.open_by_key: Counter[str] = Counter()
+        self.request_seconds: deque[float] = deque(maxlen=64)
 
     def admit(self, key: str, num_replies: int, num_tokens: int) -> "Ticket":
         """Let a request in. Raises ApiError: 429 if it has to come back later, 400 if it can never come in."""
@@ -75,56 +75,28 @@ class Admission:
         most = self.capacity + limits.queue_requests
         if num_replies > most:
             raise invalid(f"{num_replies} replies at once; this server takes at most {most}", "n")
-        open_requests = self._open_by_key[key]
+        open_requests = self.open_by_key[key]
         if limits.per_key and open_requests >= limits.per_key:
-            times = self._request_seconds
-            raise busy(
-                f"This key has {open_requests} requests open, the most it may have. Wait for one to end.",
-                "too_many_requests_per_key",
-                self._retry_after(sum(times) / len(times) / open_requests if times else None),
-            )
+            times = self.request_seconds
+            later = self._retry_after(sum(times) / len(times) / open_requests if times else None)
+            raise known("too_many_requests_per_key", retry_after=later, count=open_requests)
         excess = self.num_open + num_replies - most
         if excess > 0:
-            num_waiting = max(0, self.num_open - self.capacity)
-            raise busy(
-                f"The queue is full: {num_waiting} replies wait. Try again later.",
-                "queue_full",
-                self._retry_after(self._ended.seconds_for(excess)),
-            )
+            later = self._retry_after(self.ended.seconds_for(excess))
+            waiting = f"{max(0, self.num_open - self.capacity)} replies wait"
+            raise known("queue_full", retry_after=later, waiting=waiting)
         # A prompt that alone is longer than the limit may come in when nothing else waits.
         excess = self.waiting_tokens + num_tokens - limits.queue_tokens
         if excess > 0 and self.waiting_tokens:
-            raise busy(
-                f"The queue is full: {self.waiting_tokens} prompt tokens wait to be read. Try again later.",
-                "queue_full",
-                self._retry_after(self._begun.seconds_for(min(excess, self.waiting_tokens))),
-            )
+            later = self._retry_after(self.begun.seconds_for(min(excess, self.waiting_tokens)))
+            waiting = f"{self.waiting_tokens} prompt tokens wait to be read"
+            raise known("queue_full", retry_after=later, waiting=waiting)
         return Ticket(self, key, num_replies, num_tokens)
-
-    def _open(self, ticket: "Ticket") -> None:
-        self.num_open += ticket.num_replies
-        self.waiting_tokens += ticket.num_tokens
-        self._open_by_key[ticket.key] += 1
-        self._opened_at[ticket] = self._clock()
-
-    def _begin(self, tokens: int) -> None:
-        self.waiting_tokens -= tokens
-        self._begun.note(tokens)
-
-    def _end(self) -> None:
-        self.num_open -= 1
-        self._ended.note()
-
-    def _close(self, ticket: "Ticket") -> None:
-        self._request_seconds.append(self._clock() - self._opened_at.pop(ticket))
-        self._open_by_key[ticket.key] -= 1
-        if not self._open_by_key[ticket.key]:
-            del self._open_by_key[ticket.key]
 
     def _retry_after(self, seconds: float | None) -> int:
         if seconds is None:  # nothing has ended yet: what has taken this long may take as long again
-            now = self._clock()
-            seconds = now - min(self._opened_at.values(), default=now)
+            now = self.clock()
+            seconds = now - min(self.opened_at.values(), default=now)
         return min(max(math.ceil(seconds), MIN_RETRY), MAX_RETRY)
 
 
@@ -134,14 +106,14 @@ class Ticket:
     def __init__(self, admission: Admission, key: str, num_replies: int, num_tokens: int) -> None:
         assert num_replies > 0
         self.key = key
-        self.num_replies = num_replies
-        self.num_tokens = num_tokens
         self._admission = admission
-        self._waiting = num_replies
+        self._waiting = self._running = num_replies
         self._waiting_tokens = num_tokens
-        self._running = num_replies
         self._is_closed = False
-        admission._open(self)
+        admission.num_open += num_replies
+        admission.waiting_tokens += num_tokens
+        admission.open_by_key[key] += 1
+        admission.opened_at[self] = admission.clock()
 
     def begin(self) -> None:
         """One reply has its first token, so its share of the prompts was read."""
@@ -149,20 +121,26 @@ class Ticket:
         share = self._waiting_tokens // self._waiting
         self._waiting -= 1
         self._waiting_tokens -= share
-        self._admission._begin(share)
+        self._admission.waiting_tokens -= share
+        self._admission.begun.note(share)
 
     def end(self) -> None:
         """One reply is over."""
         assert self._running > 0
         self._running -= 1
-        self._admission._end()
+        self._admission.num_open -= 1
+        self._admission.ended.note()
 
     def close(self) -> None:
         """The request is over; closing twice does no harm."""
         if self._is_closed:
             return
         self._is_closed = True
-        self._admission.waiting_tokens -= self._waiting_tokens  # given up, not read
+        admission = self._admission
+        admission.waiting_tokens -= self._waiting_tokens  # given up, not read
         for _ in range(self._running):
             self.end()
-        self._admission._close(self)
+        admission.request_seconds.append(admission.clock() - admission.opened_at.pop(self))
+        admission.open_by_key[self.key] -= 1
+        if not admission.open_by_key[self.key]:
+            del admission.open_by_key[self.key]

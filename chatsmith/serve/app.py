@@ -5,11 +5,9 @@ rendering, tokenizing) leaves the event loop when it could be felt there.
 """
 
 import asyncio
-import json
 import re
-import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -21,18 +19,19 @@ from pydantic import BaseModel
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import JSONResponse, Response
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import chatsmith
 from chatsmith.serve import metrics, prompts, protocol
 from chatsmith.serve.auth import HostNames
-from chatsmith.serve.completions import Reply, chat_reply, text_reply
-from chatsmith.serve.errors import CLIENT_CLOSED, ApiError, ClientGone, internal
+from chatsmith.serve.completions import ChatReply, Reply, TextReply, encode
+from chatsmith.serve.errors import CLIENT_CLOSED, ApiError, ClientGone, known
 from chatsmith.serve.log import RequestRecord, log_failure
-from chatsmith.serve.models import ServedModel, Service, card
+from chatsmith.serve.models import ServedModel, Service, bundle_card, card
 from chatsmith.serve.page import add_page
-from chatsmith.serve.responses import ResponsesReply, ResponsesRequest, responses_reply
+from chatsmith.serve.responses import ResponsesReply, ResponsesRequest
 
 LARGE_BODY = 16 * 1024
 """Bytes; a larger request is read in a thread, so that no other waits for it. Most are handled in a millisecond."""
@@ -41,11 +40,6 @@ DISCARDED = 16
 """A body that is too large is read and dropped, up to this many times the limit: a client that is still sending would
 see its connection break instead of the answer."""
 
-KEEP_ALIVE_SECONDS = 10.0
-"""A comment is sent after this long without an event: proxies close what is silent for a minute."""
-
-KEEP_ALIVE = b": keep-alive\n\n"
-
 QUIET = ("/health", "/ready", "/metrics")
 """Requested every few seconds by programs; only what goes wrong there is logged."""
 
@@ -53,7 +47,7 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
 
-RequestT = TypeVar("RequestT", bound=protocol.SamplingRequest | ResponsesRequest)
+RequestT = TypeVar("RequestT", bound=protocol.ReplyRequest)
 T = TypeVar("T")
 
 
@@ -139,11 +133,11 @@ def _guarded_routes(service: Service) -> APIRouter:
         summary="Continue a conversation",
     )
     async def chat_completions(http: Request, request: protocol.ChatRequest) -> Response:
-        return await _generate(http, service, request, chat_reply)
+        return await _generate(http, service, request, ChatReply)
 
     @router.post("/v1/completions", responses=_streamed(protocol.Completion), summary="Continue a text")
     async def completions(http: Request, request: protocol.CompletionRequest) -> Response:
-        return await _generate(http, service, request, text_reply)
+        return await _generate(http, service, request, TextReply)
 
     @router.post(
         "/v1/responses",
@@ -151,7 +145,7 @@ def _guarded_routes(service: Service) -> APIRouter:
         summary="Continue a conversation, as items",
     )
     async def responses(http: Request, request: ResponsesRequest) -> Response:
-        return await _generate(http, service, request, responses_reply)
+        return await _generate(http, service, request, ResponsesReply)
 
     @router.post(
         "/tokenize",
@@ -171,6 +165,10 @@ def _guarded_routes(service: Service) -> APIRouter:
     @router.get("/tokenizer_info", summary="About the tokenizer")
     async def tokenizer_info(model: str | None = None) -> protocol.TokenizerInfo:
         return prompts.tokenizer_info(service.model(model).loaded)
+
+    @router.get("/model_card", summary="What a bundle says of itself")
+    async def model_card(model: str | None = None) -> protocol.BundleCard:
+        return bundle_card(service.model(model))
 
     @router.get("/v1/models", summary="The models")
     async def models() -> protocol.ModelList:
@@ -200,7 +198,7 @@ async def _generate(
     http: Request,
     service: Service,
     request: RequestT,
-    make_reply: Callable[[RequestT, ServedModel, RequestRecord], Reply | ResponsesReply],
+    make_reply: Callable[[RequestT, ServedModel, RequestRecord], Reply],
 ) -> Response:
     record: RequestRecord = http.state.record
     model = _model_of(http, service, request)
@@ -209,26 +207,23 @@ async def _generate(
     if service.logs_prompts:
         record.prompt = "\n".join(model.loaded.tokenizer.decode(job.prompt_ids) for job in reply.jobs)
         record.reply = reply.text
+    pieces = reply.pieces()
+    first = await unless_gone(
+        http.receive, anext(pieces)
+    )  # what goes wrong before is an ordinary error answer
     if reply.is_stream:
-        return EventStream(reply.events(), record, model.request_seconds + service.read_seconds)
-    return Response(await unless_gone(http.receive, reply.plain()), media_type="application/json")
+        return EventStream(first, pieces, record, model.request_seconds + service.read_seconds)
+    return Response(first, media_type="application/json")
 
 
-def _model_of(
-    http: Request,
-    service: Service,
-    request: protocol.SamplingRequest
-    | ResponsesRequest
-    | protocol.TokenizeRequest
-    | protocol.DetokenizeRequest,
-) -> ServedModel:
+def _model_of(http: Request, service: Service, request: protocol.ModelRequest) -> ServedModel:
     """The model that a request names."""
     record: RequestRecord = http.state.record
     record.unknown_fields = request.unknown_fields
     model = service.model(request.model)
     record.model = model.name
     if record.unknown_fields:
-        service.metrics.unknown_fields(model.name, len(record.unknown_fields))
+        service.metrics.unknown_fields.labels(model.name).inc(len(record.unknown_fields))
     return model
 
 
@@ -256,10 +251,10 @@ class JSONRequest(Request):
             try:
                 async with asyncio.timeout(seconds):
                     body = await self._read(self._service.max_body_bytes)
+            except ClientDisconnect:
+                raise ClientGone from None
             except TimeoutError:
-                raise ApiError(
-                    408, f"The request did not arrive within {seconds:g} seconds.", code="request_timeout"
-                ) from None
+                raise known("request_timeout", seconds=seconds) from None
             self._check_type(body)
             self._body = body
         return self._body
@@ -272,39 +267,27 @@ class JSONRequest(Request):
     def _check_type(self, body: bytes) -> None:
         encoding = self.headers.get("content-encoding", "identity")
         if encoding.lower() != "identity":
-            raise ApiError(
-                415,
-                f"Send the body as it is, without Content-Encoding: {encoding[:40]}.",
-                code="encoded_body",
-            )
+            raise known("encoded_body", encoding=encoding[:40])
         kind = self.headers.get("content-type", "").partition(";")[0].strip().lower()
         # Also a guard: a web page may send other types to this server unasked, but JSON only with its consent (CORS).
         if body and kind != "application/json":
-            raise ApiError(
-                415, "Send the body as JSON, with the header Content-Type: application/json.", code="not_json"
-            )
+            raise known("not_json")
         if not body:
             protocol.parse_object(body)  # FastAPI would call it a missing field
 
     async def _read(self, most: int) -> bytes:
-        too_large = ApiError(413, f"The body is larger than {most} bytes.", code="body_too_large")
+        too_large = known("body_too_large", most=most)
         declared = self.headers.get("content-length", "")
         if declared.isdigit() and int(declared) > most * DISCARDED:
             raise too_large
         body = bytearray()
         num_read = 0
-        while True:
-            message = await self.receive()
-            if message["type"] == "http.disconnect":
-                raise ClientGone
-            piece = message.get("body", b"")
+        async for piece in self.stream():
             num_read += len(piece)
             if num_read <= most:
                 body += piece
             elif num_read > most * DISCARDED:
                 raise too_large
-            if not message.get("more_body", False):
-                break
         if num_read > most:
             raise too_large
         return bytes(body)
@@ -329,25 +312,15 @@ async def _answer_error(http: Request, error: Exception) -> Response:
     return JSONResponse(error.body(), error.status, error.headers)
 
 
-def wrong_host(host: str) -> ApiError:
-    """403: the request is for another server."""
-    return ApiError(
-        403,
-        f"This server has no keys, and so answers to its own names alone, which {host[:100]!r} is not. If it is to "
-        "have that name, start it with --allowed-host NAME, or with keys.",
-        code="host_not_allowed",
-    )
-
-
 async def _answer_fault(http: Request, error: Exception) -> Response:
     # RequestScope logs it.
-    return JSONResponse(internal().body(), 500)
+    return JSONResponse(known("internal_error").body(), 500)
 
 
 # ---- streams ----
 
 
-async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+async def unless_gone(receive: Receive, work: Awaitable[T]) -> T:
     """The result of `work`, which is cancelled if the client goes away. Raises ClientGone.
 
     The request's body must have been read, so that nothing but the end of the connection can arrive.
@@ -370,70 +343,45 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         await asyncio.gather(working, watching, return_exceptions=True)
 
 
-class EventStream(Response):
+class EventStream(StreamingResponse):
     """Server-sent events: a reply while it is written, until it ends or the client leaves.
 
-    The first event decides the status: what goes wrong before is an ordinary error answer. Afterwards an error is an
-    event, `data: {"error": …}`, and the stream ends without `[DONE]`. Comments keep a silent connection open.
+    Its first piece is there, so the status is decided: what goes wrong from now on is an event, `data: {"error": …}`,
+    and the stream ends without `[DONE]`.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None], record: RequestRecord, seconds: float) -> None:
+    def __init__(
+        self, first: bytes, rest: AsyncGenerator[bytes, None], record: RequestRecord, seconds: float
+    ) -> None:
         """`seconds` bounds the whole, sending included: a client that reads nothing holds no reply for ever."""
         # X-Accel-Buffering: nginx would otherwise collect events before it passes them on.
-        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
-        del self.headers["content-length"]
-        self._events = events
-        self._record = record
-        self._seconds = seconds
-        self._has_started = False
-        self._last_sent = time.monotonic()
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(self._events(first, rest), headers=headers)
+        self._rest, self._record, self._seconds = rest, record, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send events until they end or the client leaves."""
-        pinging = asyncio.create_task(self._keep_alive(send))
         try:
-            async with asyncio.timeout(self._seconds), aclosing(self._events):
-                await unless_gone(receive, self._send_all(scope, receive, send))
+            async with asyncio.timeout(self._seconds), aclosing(self._rest):
+                await unless_gone(receive, self.stream_response(send))
         except ClientGone:
             self._record.status = CLIENT_CLOSED
         except TimeoutError:
             self._record.error = "deadline_exceeded"
-        finally:
-            pinging.cancel()
 
-    async def _send_all(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _events(self, first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        yield first
         try:
-            async for event in self._events:
-                await self._send(send, event)
+            async for event in rest:
+                yield event
         except Exception as failure:
             if not isinstance(failure, ApiError):
                 log_failure("stream_failed", failure, request_id=self._record.request_id)
-            error = failure if isinstance(failure, ApiError) else internal()
+            error = failure if isinstance(failure, ApiError) else known("internal_error")
             self._record.error = error.code
-            if not self._has_started:
-                self._has_started = True
-                await JSONResponse(error.body(), error.status, error.headers)(scope, receive, send)
-                return
-            event = b"data: " + json.dumps(error.body(), separators=(",", ":")).encode() + b"\n\n"
-            await self._send(send, event)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _send(self, send: Send, event: bytes) -> None:
-        if not self._has_started:
-            self._has_started = True
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        self._last_sent = time.monotonic()
-        await send({"type": "http.response.body", "body": event, "more_body": True})
-
-    async def _keep_alive(self, send: Send) -> None:
-        while True:
-            silent = time.monotonic() - self._last_sent
-            if silent >= KEEP_ALIVE_SECONDS:
-                await self._send(send, KEEP_ALIVE)
-            else:
-                await asyncio.sleep(KEEP_ALIVE_SECONDS - silent)
+            yield b"data: " + encode(error.body()).encode() + b"\n\n"
 
 
 # ---- around every request ----
@@ -461,12 +409,9 @@ class RequestScope:
         client = scope.get("client")
         record = RequestRecord(id, scope["method"], scope["path"][:256], client[0] if client else None)
         scope.setdefault("state", {})["record"] = record
-        has_started = False
 
         async def send_with_id(message: Message) -> None:
-            nonlocal has_started
             if message["type"] == "http.response.start":
-                has_started = True
                 record.status = record.status or message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"] = record.request_id
@@ -476,7 +421,7 @@ class RequestScope:
         strange = [host for host in headers.getlist("host") if not self._hosts.allow(host)]
         try:
             if strange and not self._service.keys.are_required:
-                error = wrong_host(strange[0])
+                error = known("host_not_allowed", host=strange[0][:100])
                 record.error = error.code
                 await JSONResponse(error.body(), error.status)(scope, receive, send_with_id)
             else:
@@ -484,13 +429,11 @@ class RequestScope:
         except Exception as error:
             log_failure("request_failed", error, request_id=record.request_id, path=record.path)
             record.error = "internal_error"
-            if not has_started:
-                await JSONResponse(internal().body(), 500)(scope, receive, send_with_id)
         finally:
             handler = getattr(scope.get("route"), "path", "unmatched")
             # A client may invent methods; a metric has few labels.
             method = record.method if record.method in METHODS else "other"
             status = record.status or CLIENT_CLOSED
-            self._service.metrics.http_answered(handler, method, status)
+            self._service.metrics.http.labels(handler, method, str(status)).inc()
             if record.path not in QUIET or status >= 400:
                 record.write()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.text_files import read_text
-from chatsmith.serve.errors import ApiError
+from chatsmith.serve.errors import known
 
 ANONYMOUS = "anonymous"
 """The name of everyone, where no keys are asked for."""
@@ -52,15 +52,11 @@ class Keys:
             return ANONYMOUS
         scheme, _, given = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not given.strip():
-            raise ApiError(
-                401,
-                "This server needs an API key: send it in the header Authorization: Bearer KEY.",
-                code="invalid_api_key",
-            )
+            raise known("no_api_key")
         digest = _digest(given.strip())
-        found = [name for name, known in self._digests.items() if hmac.compare_digest(digest, known)]
+        found = [name for name, one in self._digests.items() if hmac.compare_digest(digest, one)]
         if not found:
-            raise ApiError(401, "The API key is not known to this server.", code="invalid_api_key")
+            raise known("invalid_api_key")
         return found[0]
 
 

@@ -1,9 +1,9 @@
 """POST /v1/chat/completions and POST /v1/completions: from a checked request to jobs, and from outputs to an answer.
 
-Both endpoints stream in one way: outputs come in batches from `ServedModel.generate`, a choice turns each into the
-choices of chunks, and a plain answer is what its chunks add up to. Chat choices are messages, with the calls of a
-client's tools read out of the text; text choices are text, with echo and the log-probabilities of the prompt, the first
-as null, since nothing predicts it.
+Every endpoint answers in one way, that of `Reply`: outputs come in batches from `ServedModel.generate`, a choice turns
+each into the choices of chunks, and a plain answer is what its chunks add up to. Chat choices are messages, with the
+calls of a client's tools read out of the text; text choices are text, with echo and the log-probabilities of the
+prompt, the first as null, since nothing predicts it.
 
 Log-probabilities are the model's own, whatever the sampling: this is what evaluation harnesses read.
 """
@@ -13,7 +13,7 @@ import json
 import math
 import time
 import uuid
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from itertools import groupby
 from typing import Any
@@ -24,7 +24,7 @@ from chatsmith.engine.request import TokenLogprob
 from chatsmith.serve.errors import invalid
 from chatsmith.serve.ipc import Job, Output
 from chatsmith.serve.log import RequestRecord
-from chatsmith.serve.models import LoadedModel, ServedModel
+from chatsmith.serve.models import KEEP_ALIVE_SECONDS, LoadedModel, ServedModel
 from chatsmith.serve.prompts import chat_prompt, check_fits, text_prompts
 from chatsmith.serve.protocol import COMPLETION_MAX_TOKENS, ChatRequest, CompletionRequest
 from chatsmith.serve.tools import CallReader, reply_constraint
@@ -32,25 +32,25 @@ from chatsmith.text.chat import ReplyText, StreamDecoder
 from chatsmith.text.tokenizer import Tokenizer
 
 DONE = b"data: [DONE]\n\n"
+KEEP_ALIVE = b": keep-alive\n\n"
 
 LONG_PROMPT = 256
 """Scored prompt tokens; more are written out in a thread, so that no other request waits for it."""
 
-SLICE = 256
-"""Tokens whose log-probabilities are encoded at once: a few milliseconds."""
-
 UNLIKELY = -9999.0
 """What JSON says for minus infinity, as OpenAI does."""
 
-_encode = json.JSONEncoder(
-    separators=(",", ":")
-).encode  # json.dumps would make a new encoder for every chunk
+encode = json.JSONEncoder(separators=(",", ":")).encode
+"""JSON of ASCII alone: some clients take U+2028 for the end of a line of events. `json.dumps` would make a new encoder
+for every chunk."""
 
 # ---- one request ----
 
 
 class Reply:
-    """The answer to one request, as it is made: a stream of chunks, or one object."""
+    """The answer to one request, as it is made: a stream of server-sent events, or one object."""
+
+    prefix, kind, chunk_kind = "cmpl", "text_completion", "text_completion"
 
     def __init__(
         self,
@@ -64,23 +64,19 @@ class Reply:
         self.is_stream = bool(request.stream)
         self.jobs = jobs
         self._choices = choices
-        self._is_chat = isinstance(request, ChatRequest)
-        self.outputs = outputs
+        self._outputs = outputs
         self._record = record
-        with_ids = self._is_chat and request.return_token_ids
-        self._prompt_ids = {"prompt_token_ids": list(jobs[0].prompt_ids)} if with_ids else {}
-        self.created = int(time.time())
-        kind = "chat.completion" if self._is_chat else "text_completion"
+        self._prompt_ids: dict[str, Any] = {}
         self._fields = {
-            "id": f"{'chatcmpl' if self._is_chat else 'cmpl'}-{uuid.uuid4().hex}",
-            "object": kind,
-            "created": self.created,
+            "id": f"{self.prefix}-{uuid.uuid4().hex}",
+            "object": self.kind,
+            "created": int(time.time()),
             "model": model.name,
             "system_fingerprint": f"fp_{model.loaded.info.fingerprint[:12]}",
         }
         # What all chunks of a stream have in common is encoded once.
-        common = {**self._fields, "object": "chat.completion.chunk" if self._is_chat else kind}
-        self._head = b"data: " + _encode(common)[:-1].encode() + b',"choices":['
+        common = {**self._fields, "object": self.chunk_kind}
+        self._head = b"data: " + encode(common)[:-1].encode() + b',"choices":['
         options = request.stream_options
         self._with_usage = bool(options and options.include_usage)
         self._in_every_chunk = bool(options and options.continuous_usage_stats)
@@ -94,35 +90,29 @@ class Reply:
         """What the replies say so far."""
         return "\n".join(choice.content for choice in self._choices)
 
-    async def plain(self) -> bytes:
-        """The whole answer."""
-        async with aclosing(self.outputs) as batches:
-            async for batch in batches:
-                for output in batch:
-                    await self.chunks(output)
-        choices = [choice.to_json() for choice in self._choices]
-        return await encoded({**self._fields, "choices": choices, "usage": self.usage(), **self._prompt_ids})
-
-    async def events(self) -> AsyncGenerator[bytes, None]:
-        """The answer as server-sent events."""
-        has_begun = not self._is_chat
-        async with aclosing(self.outputs) as batches:
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        """The whole answer as one piece, or its events as they come, and a comment in every long silence."""
+        opening: Iterable[Any] = self._opening()
+        spoke = time.monotonic()
+        async with aclosing(self._outputs) as batches:
             async for batch in batches:
                 events: list[bytes] = []
                 for output in batch:
-                    chunks = await self.chunks(output)
-                    if not has_begun:
-                        has_begun = True
-                        events += self._opening()
-                    events += [self._event(chunk) for chunk in chunks]
-                if events:
-                    yield b"".join(events)
-        if self._with_usage:
-            yield self._head + b'],"usage":' + _encode(self.usage()).encode() + b"}\n\n" + DONE
-        else:
-            yield DONE
+                    chunks = await self._chunks(output)
+                    if self.is_stream:
+                        events += map(self._event, (*opening, *chunks))
+                        opening = ()
+                is_silent = not batch or time.monotonic() - spoke > KEEP_ALIVE_SECONDS
+                if events or (self.is_stream and is_silent):
+                    yield b"".join(events) or KEEP_ALIVE
+                    spoke = time.monotonic()
+        yield self._ending() if self.is_stream else await self._whole()
 
-    async def chunks(self, output: Output) -> list[dict[str, Any]]:
+    def _opening(self) -> list[dict[str, Any]]:
+        """Chunks before those of the first output."""
+        return []
+
+    async def _chunks(self, output: Output) -> list[Any]:
         """What an output adds, as the choices of chunks."""
         # Forced ids count, too: they take time and room like others.
         self._completion_tokens += len(output.ids)
@@ -134,20 +124,28 @@ class Reply:
         is_long = output.prompt_logprobs is not None and len(output.prompt_logprobs) > LONG_PROMPT
         return await asyncio.to_thread(choice.chunks, output) if is_long else choice.chunks(output)
 
-    def _opening(self) -> Iterator[bytes]:
-        """The first chunk of every choice of a chat."""
-        for number in range(len(self._choices)):
-            delta = {"role": "assistant", "content": "", "refusal": None}
-            yield self._event(_chat_chunk(number, delta), self._prompt_ids if number == 0 else {})
-
-    def _event(self, choice: dict[str, Any], more: dict[str, Any] | None = None) -> bytes:
-        fields = dict(more or {})
+    def _event(self, choice: Any) -> bytes:
+        fields, self._prompt_ids = self._prompt_ids, {}
         if self._in_every_chunk:
             fields["usage"] = self.usage()
         elif self._with_usage:
             fields["usage"] = None
-        tail = b"," + _encode(fields)[1:].encode() if fields else b"}"
-        return self._head + _encode(choice).encode() + b"]" + tail + b"\n\n"
+        tail = b"," + encode(fields)[1:].encode() if fields else b"}"
+        return self._head + encode(choice).encode() + b"]" + tail + b"\n\n"
+
+    def _ending(self) -> bytes:
+        """The last events."""
+        usage = b'],"usage":' + encode(self.usage()).encode() + b"}\n\n"
+        return self._head + usage + DONE if self._with_usage else DONE
+
+    async def _whole(self) -> bytes:
+        """The answer, when it is not a stream."""
+        choices: list[msgspec.Raw] = []
+        for choice in self._choices:
+            choices.append(msgspec.Raw(msgspec.json.encode(choice.to_json())))
+            await asyncio.sleep(0)  # 150,000 log-probabilities take 30 ms, in which no other request is heard
+        answer = {**self._fields, "choices": choices, "usage": self.usage(), **self._prompt_ids}
+        return msgspec.json.encode(answer)
 
     def usage(self) -> dict[str, Any]:
         """Token counts so far."""
@@ -159,63 +157,50 @@ class Reply:
         }
 
 
-async def encoded(answer: dict[str, Any]) -> bytes:
-    """A plain answer as JSON, its choices last. Between two slices of log-probabilities the event loop has its turn.
-
-    The encoder of the standard library holds the interpreter until it is done, in a thread, too: 7,500 tokens with
-    twenty alternatives each took 0.2 seconds.
-    """
-    fields = {name: value for name, value in answer.items() if name != "choices"}
-    pieces = [_encode(fields)[:-1] + ',"choices":[']
-    for number, choice in enumerate(answer["choices"]):
-        pieces.append("," if number else "")
-        if not choice["logprobs"]:
-            pieces.append(_encode(choice))
-            continue
-        pieces.append(_encode({name: value for name, value in choice.items() if name != "logprobs"})[:-1])
-        lead = ',"logprobs":{'
-        for name, entries in choice["logprobs"].items():
-            pieces.append(f'{lead}"{name}":')
-            lead = ","
-            for piece in _slices(entries):
-                pieces.append(piece)
-                await asyncio.sleep(0)
-        pieces.append("}}")
-    return "".join([*pieces, "]}"]).encode()
-
-
-def _slices(entries: list[Any] | None) -> Iterator[str]:
-    if not entries:
-        yield _encode(entries)
-        return
-    for start in range(0, len(entries), SLICE):
-        yield ("," if start else "[") + _encode(entries[start : start + SLICE])[1:-1]
-    yield "]"
-
-
 # ---- chat ----
 
+CHAT_NAMES = {"prompt": "messages", "stop_ids": "stop_token_ids"}
+"""What a chat calls the engine's parameters, and the fields that ask for a form."""
 
-def chat_reply(request: ChatRequest, model: ServedModel, record: RequestRecord) -> Reply:
+
+class ChatReply(Reply):
     """What answers a chat. Raises ApiError (400)."""
-    loaded = model.loaded
-    prompt = chat_prompt(request, loaded.tokenizer, loaded.info.vocab_size)
-    check_fits(prompt, loaded.info.context_length, "messages")
-    limits = {request.max_completion_tokens, request.max_tokens} - {None}
-    if len(limits) > 1:
-        raise invalid("max_tokens and max_completion_tokens differ; send one of them", "max_tokens")
-    constraint = reply_constraint(
-        request.response_format, request.tools, request.tool_choice, request.parallel_tool_calls
-    )
-    logprobs = (request.top_logprobs or 0) if request.logprobs else None
-    sampling = request.sampling(loaded.defaults, next(iter(limits), loaded.defaults.max_tokens), logprobs)
-    job = Job(tuple(prompt), sampling, request.n or 1, constraint=constraint)
-    form = "response_format" if request.response_format and not request.tools else "tools"
-    names = {"prompt": "messages", "stop_ids": "stop_token_ids", "constraint": form}
-    choices = [ChatChoice(number, request, loaded) for number in range(job.n)]
-    outputs = model.generate([job], record, names, request.prompt_cache_key)
-    record.user = request.user or request.safety_identifier
-    return Reply(request, [job], choices, model, record, outputs)
+
+    prefix, kind, chunk_kind = "chatcmpl", "chat.completion", "chat.completion.chunk"
+
+    def __init__(
+        self,
+        request: ChatRequest,
+        model: ServedModel,
+        record: RequestRecord,
+        names: Mapping[str, str] = CHAT_NAMES,
+    ) -> None:
+        """`names` says what the engine's parameters are called in the client's request."""
+        loaded = model.loaded
+        prompt = chat_prompt(request, loaded.tokenizer, loaded.info.vocab_size)
+        check_fits(prompt, loaded.info.context_length, "messages")
+        limits = {request.max_completion_tokens, request.max_tokens} - {None}
+        if len(limits) > 1:
+            raise invalid("max_tokens and max_completion_tokens differ; send one of them", "max_tokens")
+        constraint = reply_constraint(
+            request.response_format, request.tools, request.tool_choice, request.parallel_tool_calls
+        )
+        logprobs = (request.top_logprobs or 0) if request.logprobs else None
+        sampling = request.sampling(loaded.defaults, next(iter(limits), loaded.defaults.max_tokens), logprobs)
+        job = Job(tuple(prompt), sampling, request.n or 1, constraint=constraint)
+        form = "response_format" if request.response_format and not request.tools else "tools"
+        choices = [ChatChoice(number, request, loaded) for number in range(job.n)]
+        outputs = model.generate(
+            [job], record, {**names, "constraint": names.get(form, form)}, request.prompt_cache_key
+        )
+        record.user = request.user or request.safety_identifier
+        super().__init__(request, [job], choices, model, record, outputs)
+        if request.return_token_ids:
+            self._prompt_ids = {"prompt_token_ids": prompt}
+
+    def _opening(self) -> list[dict[str, Any]]:
+        delta = {"role": "assistant", "content": "", "refusal": None}
+        return [_chat_chunk(number, delta) for number in range(len(self._choices))]
 
 
 class ChatChoice:
@@ -270,7 +255,7 @@ class ChatChoice:
             "refusal": None,
         }
         if calls:
-            message["tool_calls"] = [call.to_json() for call in calls]
+            message["tool_calls"] = [call.model_dump() for call in calls]
         if any(part["kind"] != "text" for part in self._parts):
             message["chatsmith"] = {"parts": self._parts}
         choice: dict[str, Any] = {
@@ -317,32 +302,31 @@ def _chat_chunk(number: int, delta: dict[str, Any], finish_reason: str | None = 
 # ---- text ----
 
 
-def text_reply(request: CompletionRequest, model: ServedModel, record: RequestRecord) -> Reply:
+class TextReply(Reply):
     """What continues the prompts of a text completion, a job for each. Raises ApiError (400)."""
-    loaded = model.loaded
-    max_tokens = COMPLETION_MAX_TOKENS if request.max_tokens is None else request.max_tokens
-    sampling = request.sampling(loaded.defaults, max_tokens, request.logprobs)
-    jobs: list[Job] = []
-    for prompt in text_prompts(request, loaded.tokenizer, loaded.info.vocab_size):
-        check_fits(prompt, loaded.info.context_length, "prompt", only_scored=max_tokens == 0)
-        score_from = 0 if request.echo and request.logprobs is not None else None
-        if max_tokens == 0 and score_from is None:
-            score_from = len(prompt) - 1  # the engine has to have something to do
-        jobs.append(Job(tuple(prompt), sampling, request.n or 1, score_from))
-    choices = [
-        TextChoice(job.n * place + index, request, job, loaded.tokenizer)
-        for place, job in enumerate(jobs)
-        for index in range(job.n)
-    ]
-    outputs = model.generate(jobs, record, {"stop_ids": "stop_token_ids"})
-    record.user = request.user
-    return Reply(request, jobs, choices, model, record, outputs)
+
+    def __init__(self, request: CompletionRequest, model: ServedModel, record: RequestRecord) -> None:
+        loaded = model.loaded
+        max_tokens = COMPLETION_MAX_TOKENS if request.max_tokens is None else request.max_tokens
+        sampling = request.sampling(loaded.defaults, max_tokens, request.logprobs)
+        jobs: list[Job] = []
+        for prompt in text_prompts(request, loaded.tokenizer, loaded.info.vocab_size):
+            check_fits(prompt, loaded.info.context_length, "prompt", only_scored=max_tokens == 0)
+            score_from = 0 if request.echo and request.logprobs is not None else None
+            if max_tokens == 0 and score_from is None:
+                score_from = len(prompt) - 1  # the engine has to have something to do
+            jobs.append(Job(tuple(prompt), sampling, request.n or 1, score_from))
+        of_choices = [job for job in jobs for _ in range(job.n)]
+        choices = [TextChoice(*one, request, loaded.tokenizer) for one in enumerate(of_choices)]
+        outputs = model.generate(jobs, record, {"stop_ids": "stop_token_ids"})
+        record.user = request.user
+        super().__init__(request, jobs, choices, model, record, outputs)
 
 
 class TextChoice:
     """One of the replies, as text and as chunks."""
 
-    def __init__(self, number: int, request: CompletionRequest, job: Job, tokenizer: Tokenizer) -> None:
+    def __init__(self, number: int, job: Job, request: CompletionRequest, tokenizer: Tokenizer) -> None:
         self.content = ""
         self._number = number
         self._job = job
@@ -355,9 +339,10 @@ class TextChoice:
         self._hidden = int(isinstance(request.prompts[0], str) and request.add_special_tokens is not False)
         self._held: list[Output] = []
         self._reply = ReplyText(tokenizer, ())
-        self._logprobs = _Logprobs(self._texts)
+        self._logprobs = _no_logprobs()
+        self._length = 0
+        """Characters whose tokens have their log-probabilities."""
         self._ids: list[int] = []
-        self._has_begun = False
         self._finish_reason: str | None = None
 
     def chunks(self, output: Output) -> list[dict[str, Any]]:
@@ -367,16 +352,16 @@ class TextChoice:
             if output.finish_reason is None:
                 return []
             output = _joined(self._held)
-        new = _Logprobs(self._texts, self._logprobs.offset)
-        text = ""
-        if self._echo and not self._has_begun:
-            text = self._prompt(output, new)
-        self._has_begun = True
+        new = _no_logprobs()
+        text = self._prompt(output, new) if self._echo else ""
+        self._echo = False
         text += "".join(part.text for part in output.parts if part.kind == "text")
         for id, logprob in zip(output.ids, output.logprobs or (), strict=False):
             # Calls of the calculator and their outputs are no part of the text.
-            new.add(id, logprob, "".join(part.text for part in self._reply.push(id) if part.kind == "text"))
-        self._logprobs.extend(new)
+            piece = "".join(part.text for part in self._reply.push(id) if part.kind == "text")
+            self._add(new, id, logprob, piece)
+        for name, entries in new.items():
+            self._logprobs[name] += entries
         self._ids += output.ids
         self.content += text
         self._finish_reason = output.finish_reason
@@ -388,50 +373,36 @@ class TextChoice:
         """The choice of a plain answer."""
         return self._choice(self.content, self._logprobs, self._ids)
 
-    def _choice(self, text: str, logprobs: "_Logprobs", ids: list[int]) -> dict[str, Any]:
+    def _choice(self, text: str, logprobs: dict[str, list[Any]], ids: list[int]) -> dict[str, Any]:
         choice: dict[str, Any] = {
             "index": self._number,
             "text": text,
-            "logprobs": logprobs.lists if self._with_logprobs else None,
+            "logprobs": logprobs if self._with_logprobs else None,
             "finish_reason": self._finish_reason,
         }
         return choice | ({"token_ids": ids} if self._with_ids else {})
 
-    def _prompt(self, output: Output, new: "_Logprobs") -> str:
+    def _prompt(self, output: Output, new: dict[str, list[Any]]) -> str:
         """The echo of the prompt; its log-probabilities go into `new`."""
         pieces = _pieces(self._job.prompt_ids, self._tokenizer)
         pieces[: self._hidden] = [""] * self._hidden
         if self._with_logprobs and output.prompt_logprobs is not None:
             for id, logprob, piece in zip(self._job.prompt_ids, output.prompt_logprobs, pieces, strict=True):
-                new.add(id, logprob, piece)
+                self._add(new, id, logprob, piece)
         return "".join(pieces)
 
-
-class _Logprobs:
-    """The four parallel lists of a text completion's log-probabilities."""
-
-    def __init__(self, texts: "TokenTexts", offset: int = 0) -> None:
-        self._texts = texts
-        self.offset = offset
-        self.lists: dict[str, list[Any]] = {
-            name: [] for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset")
-        }
-
-    def add(self, id: int, logprob: TokenLogprob | None, text: str) -> None:
+    def _add(self, new: dict[str, list[Any]], id: int, logprob: TokenLogprob | None, text: str) -> None:
         """One token, and the text that it completes."""
-        top = None if logprob is None else self._texts.top_by_key(id, logprob)
-        value = None if logprob is None else finite(logprob.logprob)
-        for entries, entry in zip(
-            self.lists.values(), (self._texts.key(id), value, top, self.offset), strict=True
-        ):
-            entries.append(entry)
-        self.offset += len(text)
+        new["tokens"].append(self._texts.key(id))
+        new["token_logprobs"].append(None if logprob is None else finite(logprob.logprob))
+        new["top_logprobs"].append(None if logprob is None else self._texts.top_by_key(id, logprob))
+        new["text_offset"].append(self._length)
+        self._length += len(text)
 
-    def extend(self, new: "_Logprobs") -> None:
-        """The tokens that come next."""
-        for name, entries in new.lists.items():
-            self.lists[name] += entries
-        self.offset = new.offset
+
+def _no_logprobs() -> dict[str, list[Any]]:
+    """The four parallel lists of a text completion's log-probabilities."""
+    return {name: [] for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset")}
 
 
 def _joined(outputs: Sequence[Output]) -> Output:

@@ -14,7 +14,7 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from chatsmith.serve.errors import ApiError
+from chatsmith.serve.errors import ApiError, known
 
 MAX_OVERHEAD = 64 * 1024
 """Bytes of a request that are not its body: headers, the frames of chunks, trailers."""
@@ -59,13 +59,9 @@ def connection_class(header_seconds: float) -> type[asyncio.Protocol]:
             except httptools.HttpParserUpgrade as offer:
                 self._decline(data[offer.args[0] :])
             except httptools.HttpParserError:
-                self._refuse(ApiError(400, "This is not HTTP/1.1.", code="invalid_http"))
+                self._refuse(known("invalid_http"))
             if self._overhead > MAX_OVERHEAD and not self.transport.is_closing():
-                self._refuse(
-                    ApiError(
-                        431, f"The headers are larger than {MAX_OVERHEAD} bytes.", code="headers_too_large"
-                    )
-                )
+                self._refuse(known("headers_too_large", most=MAX_OVERHEAD))
 
         def on_message_begin(self) -> None:
             super().on_message_begin()
@@ -99,7 +95,7 @@ def connection_class(header_seconds: float) -> type[asyncio.Protocol]:
         def _decline(self, rest: bytes) -> None:
             """Read the request again, without its offer: the parser takes what follows for the other protocol."""
             if self.parser.get_method() == b"CONNECT":
-                self._refuse(ApiError(405, "This is no proxy.", code="method_not_allowed"))
+                self._refuse(known("method_not_allowed"))
                 return
             lines = [b"%s %s HTTP/1.1" % (self.parser.get_method(), self.url)]
             lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]

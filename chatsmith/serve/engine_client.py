@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from chatsmith.engine.request import EngineStats
 from chatsmith.runtime.errors import UserError
 from chatsmith.serve import ipc
-from chatsmith.serve.errors import ApiError, internal, invalid, unavailable
+from chatsmith.serve.errors import ApiError, invalid, known
 from chatsmith.serve.log import log_event
 from chatsmith.serve.metrics import Metrics
 from chatsmith.serve.tools import explain_refusal
@@ -50,9 +51,8 @@ class EngineClient:
     def __init__(self, model: str, settings: ipc.EngineSettings, metrics: Metrics) -> None:
         self.state: State = "loading"
         self.info: ipc.ModelInfo | None = None
-        self.stats = ipc.EngineStats()
+        self.stats = EngineStats()
         self.pid: int | None = None
-        self.num_crashes = 0
         self.loaded: asyncio.Future[ipc.ModelInfo] = asyncio.get_running_loop().create_future()
         """Done when the model is loaded for the first time; a UserError if it cannot be."""
         self._model = model
@@ -104,13 +104,13 @@ class EngineClient:
         if self._jobs.pop(number, None) is not None and self.is_ready:
             self._ask(ipc.Cancel(number))
 
-    async def count_cached(self, prompt_ids: Sequence[int]) -> int:
+    async def count_cached(self, prompt_ids: Sequence[int], adapter: str) -> int:
         """How many ids of a prompt the prefix cache holds now. Raises ApiError if the engine is lost."""
         assert self.is_ready
         self._last_number += 1
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._questions[self._last_number] = answer
-        self._ask(ipc.CountCached(self._last_number, tuple(prompt_ids)))
+        self._ask(ipc.CountCached(self._last_number, tuple(prompt_ids), adapter))
         return await answer
 
     async def run(self) -> None:
@@ -210,14 +210,18 @@ class EngineClient:
         elif isinstance(report, ipc.Refused):
             if (refused := self._jobs.pop(report.number, None)) is not None:
                 message = explain_refusal(report.message, refused.job.constraint)
-                error = invalid(message, report.parameter, report.code) if report.code else internal()
+                error = (
+                    invalid(message, report.parameter, report.code)
+                    if report.code
+                    else known("internal_error")
+                )
                 refused.events.put_nowait(error)
         elif isinstance(report, ipc.Cached):
             if (question := self._questions.pop(report.number, None)) and not question.done():
                 question.set_result(report.count)
         elif isinstance(report, ipc.Ready):
             self.info, self.state = report.info, "ready"
-            self.stats = ipc.EngineStats(num_free_blocks=report.info.num_blocks)
+            self.stats = EngineStats(num_free_blocks=report.info.num_blocks)
             log_event("engine_ready", model=self._model, replica=self._settings.index, pid=self.pid)
             if not self.loaded.done():
                 self.loaded.set_result(report.info)
@@ -238,10 +242,10 @@ class EngineClient:
         log_event(
             "engine_crashed", level="error", model=self._model, replica=self._settings.index, reason=reason
         )
-        self.state, self.stats, self.num_crashes = "down", ipc.EngineStats(), self.num_crashes + 1
+        self.state, self.stats = "down", EngineStats()
         self._waiting_since = None
         if self.info is not None:
-            self._metrics.engine_crashed(self._model)
+            self._metrics.crashes.labels(self._model).inc()
         # An error for each: an exception that is raised in several places collects all their tracebacks.
         for question in self._questions.values():
             if not question.done():
@@ -252,11 +256,7 @@ class EngineClient:
         self._jobs.clear()
 
     def _lost(self) -> ApiError:
-        return unavailable(
-            "The engine stopped while it worked on this request, and is being restarted. Try again.",
-            "engine_crashed",
-            self.retry_after,
-        )
+        return known("engine_crashed", retry_after=self.retry_after)
 
     def _ask(self, command: ipc.Command) -> None:
         """Send what the engine answers at its next step. Cancel, too: nobody else may be waiting."""

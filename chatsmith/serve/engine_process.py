@@ -12,12 +12,12 @@ import socket
 import sys
 import time
 import traceback
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from chatsmith.backends import choose_backend
+from chatsmith.backends.lora import load_adapter
 from chatsmith.bundle import bundle_fingerprint, load_bundle
 from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import Event, RequestError
@@ -81,11 +81,16 @@ def load(settings: ipc.EngineSettings) -> tuple[Engine, ipc.ModelInfo]:
             f"--kv-tokens {settings.kv_tokens} is too small: one context of this model takes "
             f"{bundle.config.context_length} tokens"
         )
+    adapters = {name: load_adapter(Path(folder), path) for name, folder in settings.adapters.items()}
+    if adapters and (settings.exact or settings.quantize):
+        raise UserError("models with adapters run through torch, neither exact nor quantized; do without")
     beside = CPU_TOKENS_BESIDE_DECODING if runtime.device.type == "cpu" else None
     engine = Engine(
         bundle.model,
         bundle.tokenizer,
-        backend=choose_backend(bundle.model, quantize=settings.quantize, exact=settings.exact or None),
+        backend=choose_backend(
+            bundle.model, quantize=settings.quantize, exact=settings.exact or None, adapters=adapters
+        ),
         tool=calculator_tool,
         max_running=settings.max_running,
         tokens_per_step=settings.tokens_per_step,
@@ -103,7 +108,7 @@ def load(settings: ipc.EngineSettings) -> tuple[Engine, ipc.ModelInfo]:
         fingerprint=bundle_fingerprint(path),
         num_blocks=engine.num_blocks,
         block_size=BLOCK_SIZE,
-        max_running=settings.max_running,
+        max_running=engine.max_running,
         description=f"{runtime.describe()}; {engine.describe()}" + "; exact" * engine.backend.is_exact,
     )
 
@@ -114,43 +119,38 @@ def _device(settings: ipc.EngineSettings) -> str:
     return f"cuda:{settings.index % num_gpus}" if num_gpus else settings.device
 
 
-@dataclass
-class _Reply:
-    """A reply under way: where its outputs belong, and those not sent yet."""
-
-    job: int
-    index: int
-    is_urgent: bool = True
-    """Is there something that must not wait: the first token, or the end?"""
-
-
 class EngineLoop:
     """Reads commands between steps, and sends the outputs of steps: at once, or a little later."""
 
     def __init__(self, channel: ipc.Channel, engine: Engine) -> None:
         self._channel = channel
         self._engine = engine
-        self._replies: dict[int, _Reply] = {}
-        """By the engine's handle."""
+        self._replies: dict[int, tuple[int, int]] = {}
+        """By the engine's handle: the job, and which of its replies."""
+        self._begun: set[int] = set()
+        """Handles of replies whose first token was sent."""
 
     def run(self) -> None:
         """Until the API server says stop. Raises Closed if it is gone."""
-        pending: list[tuple[_Reply, ipc.Output]] = []
+        pending: list[Event] = []
         sent = 0.0
         while True:
             for command in self._commands():
                 if isinstance(command, ipc.Stop):
                     return
                 self._execute(command)
-            pending += [self._output(event) for event in self._engine.step()]
+            pending += self._engine.step()
             now = time.monotonic()
             if self._engine.is_idle or now - sent >= SEND_SECONDS:
                 self._send(pending)
                 pending, sent = [], now
-            elif any(reply.is_urgent for reply, _ in pending):
-                urgent = [(reply, output) for reply, output in pending if reply.is_urgent]
-                pending = [(reply, output) for reply, output in pending if not reply.is_urgent]
-                self._send(urgent)
+            elif urgent := {event.handle for event in pending if self._is_urgent(event)}:
+                self._send([event for event in pending if event.handle in urgent])
+                pending = [event for event in pending if event.handle not in urgent]
+
+    def _is_urgent(self, event: Event) -> bool:
+        """Is it something that must not wait: a reply's first token, or its end?"""
+        return event.completion is not None or event.handle not in self._begun
 
     def _commands(self) -> list[ipc.Command]:
         """The commands that have come, at least one if there is nothing else to do."""
@@ -166,11 +166,13 @@ class EngineLoop:
         if isinstance(command, ipc.Submit):
             self._submit(command)
         elif isinstance(command, ipc.Cancel):
-            for handle in [handle for handle, reply in self._replies.items() if reply.job == command.number]:
+            for handle in [handle for handle, (job, _) in self._replies.items() if job == command.number]:
                 self._engine.cancel(handle)
-                del self._replies[handle]
+                self._forget(handle)
         elif isinstance(command, ipc.CountCached):
-            self._channel.send(ipc.Cached(command.number, self._engine.num_cached(command.prompt_ids)))
+            self._channel.send(
+                ipc.Cached(command.number, self._engine.num_cached(command.prompt_ids, command.adapter))
+            )
 
     def _submit(self, command: ipc.Submit) -> None:
         handles: list[int] = []
@@ -183,26 +185,27 @@ class EngineLoop:
             self._channel.send(refusal(error, command))
             return
         for index, handle in enumerate(handles):
-            self._replies[handle] = _Reply(command.number, index)
+            self._replies[handle] = command.number, index
 
-    def _output(self, event: Event) -> tuple[_Reply, ipc.Output]:
-        reply = self._replies[event.handle]
-        output = ipc.Output(
-            reply.job, reply.index, event.ids, event.parts, event.cached_tokens, logprobs=event.logprobs
-        )
-        if event.completion is not None:
-            del self._replies[event.handle]
-            reply.is_urgent = True
-            output.finish_reason = event.completion.finish_reason
-            output.error = event.completion.error
-            output.prompt_logprobs = event.completion.prompt_logprobs
-        return reply, output
+    def _send(self, events: list[Event]) -> None:
+        outputs: list[ipc.Output] = []
+        for event in events:
+            if event.handle not in self._replies:
+                continue  # cancelled meanwhile
+            output = ipc.Output(*self._replies[event.handle], event.ids, event.parts, event.cached_tokens)
+            output.logprobs = event.logprobs
+            self._begun.add(event.handle)
+            if event.completion is not None:
+                output.finish_reason = event.completion.finish_reason
+                output.error = event.completion.error
+                output.prompt_logprobs = event.completion.prompt_logprobs
+                self._forget(event.handle)
+            outputs.append(output)
+        self._channel.send(ipc.Step(outputs, self._engine.stats()))
 
-    def _send(self, pending: list[tuple[_Reply, ipc.Output]]) -> None:
-        for reply, _ in pending:
-            reply.is_urgent = False
-        stats = ipc.EngineStats(*self._engine.stats())
-        self._channel.send(ipc.Step([output for _, output in pending], stats))
+    def _forget(self, handle: int) -> None:
+        del self._replies[handle]
+        self._begun.discard(handle)
 
 
 def refusal(error: Exception, command: ipc.Submit) -> ipc.Refused:

@@ -4,13 +4,18 @@ Messages are for the person who sent the request: what is wrong, and what to do.
 of this machine.
 """
 
+import tomllib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from fastapi import HTTPException
 
 CLIENT_CLOSED = 499
 """nginx's status, in the log alone, for a request whose client left before it had the whole answer."""
+
+_TYPES = {429: "rate_limit_error", 500: "server_error", 503: "server_error", 504: "timeout_error"}
+_KNOWN = tomllib.loads(Path(__file__).with_name("errors.toml").read_text(encoding="utf-8"))
 
 
 class ApiError(HTTPException):
@@ -21,7 +26,6 @@ class ApiError(HTTPException):
         status: int,
         message: str,
         *,
-        type: str = "invalid_request_error",
         param: str | None = None,
         code: str | None = None,
         retry_after: int | None = None,
@@ -29,7 +33,7 @@ class ApiError(HTTPException):
         super().__init__(status, message)
         self.status = status
         self.message = message
-        self.type = type
+        self.type = _TYPES.get(status, "invalid_request_error")
         self.param = param
         self.code = code
         self.retry_after = retry_after
@@ -70,18 +74,8 @@ def unsupported(param: str, reason: str) -> ApiError:
     return ApiError(400, f"{param}: {reason}", param=param, code="unsupported_parameter")
 
 
-def busy(message: str, code: str, retry_after: int) -> ApiError:
-    """429: the queue is full; try again."""
-    return ApiError(429, message, type="rate_limit_error", code=code, retry_after=retry_after)
-
-
-def unavailable(message: str, code: str, retry_after: int) -> ApiError:
-    """503: loading, draining, restarting, or too slow to begin in time."""
-    return ApiError(503, message, type="server_error", code=code, retry_after=retry_after)
-
-
-def internal(
-    message: str = "The server failed to answer this request.", code: str = "internal_error"
-) -> ApiError:
-    """500: a fault of ours."""
-    return ApiError(500, message, type="server_error", code=code)
+def known(code: str, *, param: str | None = None, retry_after: int | None = None, **words: Any) -> ApiError:
+    """The answer of this name in errors.toml, with `words` in its message."""
+    one = _KNOWN[code]
+    message = one["message"].format(**words)
+    return ApiError(one["status"], message, param=param, code=one.get("code", code), retry_after=retry_after)

@@ -14,7 +14,14 @@ from typing import Any, Literal
 
 import msgspec
 
-from chatsmith.engine.request import Constraint, FinishReason, Request, SamplingParams, TokenLogprob
+from chatsmith.engine.request import (
+    Constraint,
+    EngineStats,
+    FinishReason,
+    Request,
+    SamplingParams,
+    TokenLogprob,
+)
 from chatsmith.text.chat import Part
 
 _LENGTH = struct.Struct(">I")
@@ -34,8 +41,8 @@ class EngineSettings(msgspec.Struct, frozen=True, tag=True):
     dtype: str = "auto"
     threads: int = 0
     """CPU threads of torch; 0 is its own choice."""
-    max_running: int = 16
-    tokens_per_step: int = 256
+    max_running: int | None = None
+    tokens_per_step: int | None = None
     kv_tokens: int | None = None
     prefix_caching: bool = True
     quantize: Literal["bf16", "int8"] | None = None
@@ -43,6 +50,8 @@ class EngineSettings(msgspec.Struct, frozen=True, tag=True):
     """0 is CPU_TOKENS_BESIDE_DECODING on a CPU, and no limit elsewhere."""
     exact: bool = False
     """Refuse a machine on which a reply depends, in its last bits, on what runs beside it."""
+    adapters: dict[str, str] = {}
+    """Folders of adapters by name: of the adapter itself, of a bundle that it stands beside, or of a run."""
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -53,10 +62,11 @@ class Job(msgspec.Struct, frozen=True):
     n: int = 1
     score_from: int | None = None
     constraint: Constraint | None = None
+    adapter: str = ""
 
     def requests(self) -> list[Request]:
         """For the engine. Raises RequestError."""
-        one = Request(self.prompt_ids, self.sampling, self.score_from, self.constraint)
+        one = Request(self.prompt_ids, self.sampling, self.score_from, self.constraint, self.adapter)
         return one.replicas(self.n)
 
     def num_logprobs(self, context: int) -> int:
@@ -87,6 +97,7 @@ class CountCached(msgspec.Struct, tag=True):
 
     number: int
     prompt_ids: tuple[int, ...]
+    adapter: str = ""
 
 
 class Stop(msgspec.Struct, tag=True):
@@ -142,17 +153,6 @@ class Output(msgspec.Struct, array_like=True, omit_defaults=True):
     error: str | None = None
     logprobs: Logprobs = None
     prompt_logprobs: Logprobs = None
-
-
-class EngineStats(msgspec.Struct, frozen=True, array_like=True):
-    """The engine's counts after a step: those of `engine.engine`, which the API server cannot import without torch."""
-
-    num_running: int = 0
-    num_waiting: int = 0
-    num_free_blocks: int = 0
-    num_preemptions: int = 0
-    prefix_queries: int = 0
-    prefix_hits: int = 0
 
 
 class Step(msgspec.Struct, tag=True):

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from chatsmith.serve.ipc import EngineStats, ModelInfo
+from chatsmith.engine.request import EngineStats
+from chatsmith.serve.ipc import ModelInfo
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -45,20 +46,20 @@ class Metrics:
         self._prefix_queries = counter("prefix_cache_queries", "Prompt tokens looked up.")
         self._prefix_hits = counter("prefix_cache_hits", "Prompt tokens found in the prefix cache.")
         self._preemptions = counter("num_preemptions", "Replies that gave their slot back for a while.")
-        self._crashes = counter("engine_crashes", "Engines that ended unasked.")
+        self.crashes = counter("engine_crashes", "Engines that ended unasked.")
         # from the API server
         self._prompt_tokens = counter("prompt_tokens", "Prompt tokens of requests that began.")
         self._generation_tokens = counter("generation_tokens", "Tokens of replies.")
         self._success = counter("request_success", "Replies that ended, by reason.", "finished_reason")
-        self._refused = counter("requests_refused", "Requests refused for lack of room.", "code")
-        self._unknown_fields = counter("unknown_request_fields", "Fields the API does not know.")
+        self.refused = counter("requests_refused", "Requests refused for lack of room.", "code")
+        self.unknown_fields = counter("unknown_request_fields", "Fields the API does not know.")
         self._first_token = histogram("time_to_first_token_seconds", "From request to first token.", _SHORT)
         self._between = histogram("inter_token_latency_seconds", "Between two tokens of a reply.", _SHORT)
         self._of_tokens: dict[str, tuple[Counter, Histogram]] = {}
         self._end_to_end = histogram("e2e_request_latency_seconds", "From request to end.", _LONG)
         self._prompt_length = histogram("request_prompt_tokens", "Tokens of a prompt.", _TOKENS)
         self._reply_length = histogram("request_generation_tokens", "Tokens of a reply.", _TOKENS)
-        self._http = Counter(
+        self.http = Counter(
             "chatsmith_http_requests",
             "HTTP requests, by path, method and status.",
             ("handler", "method", "status"),
@@ -73,8 +74,8 @@ class Metrics:
         """A model has been loaded. Its series exist from then on, at zero."""
         self._pool.labels(model, str(info.num_blocks), str(info.block_size)).set(1)
         for metric in (
-            *(self._prefix_queries, self._prefix_hits, self._preemptions, self._crashes),
-            *(self._prompt_tokens, self._generation_tokens, self._unknown_fields, self._first_token),
+            *(self._prefix_queries, self._prefix_hits, self._preemptions, self.crashes),
+            *(self._prompt_tokens, self._generation_tokens, self.unknown_fields, self._first_token),
             *(self._between, self._end_to_end, self._prompt_length, self._reply_length),
         ):
             metric.labels(model)
@@ -96,10 +97,6 @@ class Metrics:
         self._prefix_hits.labels(model).inc(now.prefix_hits - before.prefix_hits)
         self._preemptions.labels(model).inc(now.num_preemptions - before.num_preemptions)
 
-    def engine_crashed(self, model: str) -> None:
-        """An engine's process ended unasked."""
-        self._crashes.labels(model).inc()
-
     def reply_began(self, model: str, prompt_tokens: int, seconds: float) -> None:
         """A reply has its first token, this long after the request came."""
         self._prompt_tokens.labels(model).inc(prompt_tokens)
@@ -120,15 +117,3 @@ class Metrics:
         self._success.labels(model, reason).inc()
         self._reply_length.labels(model).observe(tokens)
         self._end_to_end.labels(model).observe(seconds)
-
-    def request_refused(self, model: str, code: str) -> None:
-        """There was no room for a request; `code` is the error's."""
-        self._refused.labels(model, code).inc()
-
-    def unknown_fields(self, model: str, count: int) -> None:
-        """A request held `count` fields that the API does not know."""
-        self._unknown_fields.labels(model).inc(count)
-
-    def http_answered(self, handler: str, method: str, status: int) -> None:
-        """An HTTP request was answered. `handler` is the route's path, never the client's."""
-        self._http.labels(handler, method, str(status)).inc()

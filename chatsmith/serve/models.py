@@ -5,28 +5,35 @@ for whatever reason, everything that the request held is given back.
 """
 
 import asyncio
+import copy
+import json
+import re
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 from pydantic import ValidationError
 
 from chatsmith.runtime.errors import UserError
 from chatsmith.serve.admission import Admission, Limits, Ticket
 from chatsmith.serve.auth import Keys
 from chatsmith.serve.engine_client import EngineClient, Events
-from chatsmith.serve.errors import ApiError, internal, invalid, unavailable
+from chatsmith.serve.errors import ApiError, invalid, known
 from chatsmith.serve.ipc import EngineSettings, Job, ModelInfo, Output
 from chatsmith.serve.log import RequestRecord
 from chatsmith.serve.metrics import Metrics
-from chatsmith.serve.protocol import Defaults, ModelCard, ModelExtension
+from chatsmith.serve.protocol import BundleCard, Defaults, ModelCard, ModelExtension
 from chatsmith.serve.runs import Runs
 from chatsmith.text.tokenizer import Tokenizer
 
 QUEUE_SHARE = 4
 """Prompt tokens that may wait by default, as a multiple of what the key-value pool holds."""
+
+KEEP_ALIVE_SECONDS = 10.0
+"""A stream says something after this long without an event: proxies close what is silent for a minute."""
 
 MAX_LOGPROBS = 2**20
 """Of one request, alternatives included: about 100 bytes each in the answer, and several times that in memory."""
@@ -81,14 +88,23 @@ class ServedModel:
         self.open: set[Events] = set()
         """The queues of requests under way; an ApiError put into one ends its request."""
         self._loaded: LoadedModel | None = None
+        self.adapter = ""
+        """What the engines add to the model for requests to this name."""
+        self._adapted: list[ServedModel] = []
+
+    def with_adapter(self, name: str) -> "ServedModel":
+        """The same model and engines under another name, with the adapter of that name."""
+        twin = copy.copy(self)
+        twin.name = twin.adapter = name
+        twin.open = set()
+        self._adapted.append(twin)
+        return twin
 
     @property
     def loaded(self) -> LoadedModel:
         """What is known once it was loaded. Raises ApiError (503) before."""
         if self._loaded is None:
-            raise unavailable(
-                "The model is being loaded. Try again in a moment.", "loading", self.retry_after
-            )
+            raise known("loading", retry_after=self.retry_after)
         return self._loaded
 
     @property
@@ -114,9 +130,7 @@ class ServedModel:
     def check_ready(self) -> None:
         """Raise ApiError (503) unless an engine takes jobs."""
         if self.loaded and not self.ready_engines:
-            raise unavailable(
-                "The engine is being restarted. Try again in a moment.", "engine_restarting", self.retry_after
-            )
+            raise known("engine_restarting", retry_after=self.retry_after)
 
     async def run(self, on_loaded: Callable[["ServedModel"], None]) -> None:
         """Load, then keep the engines running. Raises UserError if the model cannot be loaded."""
@@ -124,8 +138,10 @@ class ServedModel:
         try:
             info = (await asyncio.gather(*(engine.loaded for engine in self.engines)))[0]
             tokenizer = await asyncio.to_thread(Tokenizer.load, Path(info.path))
-            self._loaded = LoadedModel(info, tokenizer, choose_defaults(info.generation))
-            self.metrics.model_ready(self.name, info)
+            loaded = LoadedModel(info, tokenizer, choose_defaults(info.generation))
+            for model in (self, *self._adapted):
+                model._loaded = loaded
+                self.metrics.model_ready(model.name, info)
             limits = self.admission.limits
             if not limits.queue_tokens:
                 queue_tokens = QUEUE_SHARE * info.kv_tokens * len(self.engines)
@@ -143,7 +159,9 @@ class ServedModel:
     async def count_cached(self, prompt_ids: Sequence[int]) -> int:
         """How many ids of a prompt the prefix cache of some engine holds now."""
         prompt_ids = prompt_ids[: self.loaded.info.context_length]
-        counts = await asyncio.gather(*(engine.count_cached(prompt_ids) for engine in self.ready_engines))
+        counts = await asyncio.gather(
+            *(engine.count_cached(prompt_ids, self.adapter) for engine in self.ready_engines)
+        )
         return max(counts, default=0)
 
     async def generate(
@@ -153,7 +171,8 @@ class ServedModel:
         names: Mapping[str, str],
         affinity: str | None = None,
     ) -> AsyncGenerator[list[Output], None]:
-        """The outputs of a request's jobs, in batches as they come; `index` numbers the replies over all jobs.
+        """The outputs of a request's jobs, in batches as they come; `index` numbers the replies over all jobs. Where
+        nothing has come for KEEP_ALIVE_SECONDS, an empty batch.
 
         Requests with the same `affinity` go to the same engine when load allows. Raises ApiError: 503 if no engine is
         ready or none begins in time, 504 if the replies take too long, 429 if there is no room, and whatever ends a
@@ -168,38 +187,31 @@ class ServedModel:
         ticket = self._admit(record, len(replies), record.prompt_tokens)
         events: Events = asyncio.Queue()
         self.open.add(events)
-        deadline = self._set_deadline(events, record)
         submitted: list[tuple[EngineClient, int]] = []
         reason = "abort"  # what is not over in the end; whoever reads on no more has left
         try:
             first_choice = 0
             for job in jobs:
                 engine = self._pick(affinity)
-                submitted.append((engine, engine.submit(job, events, first_choice)))
+                own = msgspec.structs.replace(job, adapter=self.adapter)
+                submitted.append((engine, engine.submit(own, events, first_choice)))
                 first_choice += job.n
             while not all(reply.is_over for reply in replies):
                 batch: list[Output] = []
-                event = await events.get()
-                while True:
+                event = await self._next(events, record)
+                while event is not None:
                     if isinstance(event, ApiError):
                         raise event.rename(names)
-                    if record.first_token_seconds is None:
-                        record.first_token_seconds = time.monotonic() - record.arrived
-                        deadline.cancel()
-                        deadline = self._set_deadline(events, record)
                     self._count(replies[event.index], event, ticket, record)
                     if event.finish_reason == "error":
                         raise _failure(event, replies[event.index], names)
                     batch.append(event)
-                    if events.empty():
-                        break
-                    event = events.get_nowait()
+                    event = None if events.empty() else events.get_nowait()
                 yield batch
         except ApiError:
             reason = "error"
             raise
         finally:
-            deadline.cancel()
             for engine, number in submitted:
                 engine.cancel(number)
             for reply in replies:
@@ -232,7 +244,7 @@ class ServedModel:
             return self.admission.admit(record.key or "", num_replies, num_tokens)
         except ApiError as error:
             if error.status == 429:
-                self.metrics.request_refused(self.name, error.code or "")
+                self.metrics.refused.labels(self.name, error.code).inc()
             raise
 
     def _pick(self, affinity: str | None) -> EngineClient:
@@ -246,28 +258,30 @@ class ServedModel:
         equals = [engine for engine in ready if engine.num_open == fewest]
         return equals[hash(affinity) % len(equals) if affinity else 0]
 
-    def _set_deadline(self, events: Events, record: RequestRecord) -> asyncio.TimerHandle:
-        """End the request with an error when its first token, or after that its end, does not come in time."""
-        seconds = self.request_seconds
-        error = ApiError(
-            504,
-            f"The reply was not finished within {seconds:g} seconds. Ask for fewer tokens, or try later.",
-            type="timeout_error",
-            code="deadline_exceeded",
-        )
-        if record.first_token_seconds is None and self.queue_seconds < self.request_seconds:
-            seconds = self.queue_seconds
-            error = unavailable(
-                f"No engine was free within {seconds:g} seconds. Try again later.",
-                "queue_timeout",
-                max(1, min(60, round(seconds))),
-            )
+    async def _next(self, events: Events, record: RequestRecord) -> Output | ApiError | None:
+        """What comes next; None if nothing has come for KEEP_ALIVE_SECONDS.
+
+        Raises ApiError when the first token, or after that the end, does not come in time.
+        """
+        has_to_begin = record.first_token_seconds is None and self.queue_seconds < self.request_seconds
+        seconds = self.queue_seconds if has_to_begin else self.request_seconds
         left = record.arrived + seconds - time.monotonic()
-        return asyncio.get_running_loop().call_later(left, events.put_nowait, error)
+        try:
+            async with asyncio.timeout(min(left, KEEP_ALIVE_SECONDS)):
+                if left > 0:
+                    return await events.get()
+        except TimeoutError:
+            if left > KEEP_ALIVE_SECONDS:
+                return None
+        if has_to_begin:
+            raise known("queue_timeout", retry_after=max(1, min(60, round(seconds))), seconds=seconds)
+        raise known("deadline_exceeded", seconds=seconds)
 
     def _count(self, reply: _Reply, output: Output, ticket: Ticket, record: RequestRecord) -> None:
         """Note a reply's new tokens in metrics, log and admission."""
         now = time.monotonic()
+        if record.first_token_seconds is None:
+            record.first_token_seconds = now - record.arrived
         if reply.last_token_at is None:
             ticket.begin()
             self.metrics.reply_began(self.name, reply.prompt_tokens, now - record.arrived)
@@ -292,7 +306,7 @@ def _failure(output: Output, reply: _Reply, names: Mapping[str, str]) -> ApiErro
     if reply.is_constrained and NOT_FINITE not in reason:
         param = names.get("constraint", "constraint")
         return invalid(f"{param} asks for a form that cannot be followed further: {reason}", param)
-    return internal(reason, "generation_failed")
+    return known("generation_failed", reason=reason)
 
 
 def choose_defaults(generation: Mapping[str, Any]) -> Defaults:
@@ -343,28 +357,22 @@ class Service:
         if name is None and self.models:
             return next(iter(self.models.values()))
         if name is None or name not in self.models:
-            known = ", ".join(self.models) or "none"
-            raise ApiError(
-                404,
-                f"The model {(name or '')[:100]!r} does not exist. This server has: {known}.",
-                param="model",
-                code="model_not_found",
-            )
+            there = ", ".join(self.models) or "none"
+            raise known("model_not_found", param="model", name=(name or "")[:100], known=there)
         return self.models[name]
 
     def check_open(self) -> None:
         """Raise ApiError (503) while draining."""
         if self.drained_by is not None:
             left = max(1, min(60, round(self.drained_by - time.monotonic())))
-            raise unavailable("The server is shutting down and takes no new work.", "draining", left)
+            raise known("draining", retry_after=left)
 
     def check_health(self) -> None:
         """Raise ApiError (503) if every engine is dead."""
         engines = [engine for model in self.models.values() for engine in model.engines]
         if engines and not any(engine.is_healthy for engine in engines):
             model = next(iter(self.models.values()))
-            message = f"An engine of {model.name} died and is being restarted."
-            raise unavailable(message, "engine_dead", model.retry_after)
+            raise known("engine_dead", retry_after=model.retry_after, name=model.name)
 
     def check_ready(self) -> None:
         """Raise ApiError (503) until every model is loaded, and then unless some model takes work."""
@@ -382,8 +390,7 @@ class Service:
         """End all requests under way with an error, because the server stops."""
         for model in self.models.values():
             for events in model.open:
-                message = "The server was shut down before the reply was finished."
-                events.put_nowait(unavailable(message, "shutdown", 1))
+                events.put_nowait(known("shutdown", retry_after=1))
 
     def metrics_text(self) -> bytes:
         """What Prometheus reads."""
@@ -392,6 +399,18 @@ class Service:
                 stats = [engine.stats for engine in model.ready_engines]
                 self.metrics.set_engines(model.name, stats, model.loaded.info.num_blocks)
         return self.metrics.render()
+
+
+def bundle_card(model: ServedModel) -> BundleCard:
+    """The model card of a bundle, and the suggestions in its front matter. Raises ApiError (503)."""
+    readme = Path(model.loaded.info.path) / "README.md"
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    front, card = text.split("\n---\n", 1) if text.startswith("---\n") and "\n---\n" in text else ("", text)
+    # Written by `report.model_card`, as the model cards of Hugging Face have it: a JSON text is one of YAML, too.
+    suggestions = [
+        json.loads(found) for found in re.findall(r'^ *- text: ("(?:[^"\\]|\\.)*") *$', front, re.MULTILINE)
+    ]
+    return BundleCard(card=card.strip(), suggestions=suggestions)
 
 
 def card(model: ServedModel) -> ModelCard:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from chatsmith.serve import protocol
-from chatsmith.serve.errors import ApiError, invalid, unsupported
+from chatsmith.serve.errors import invalid, known, unsupported
 from chatsmith.serve.models import LoadedModel
 from chatsmith.serve.tools import calls_text, describe_tools
 from chatsmith.text.chat import (
@@ -125,13 +125,7 @@ def check_fits(prompt: Sequence[int], context: int, param: str, *, only_scored: 
     """Raise ApiError (400) unless a reply fits into the context after the prompt."""
     # The last id of a prompt that is only scored needs no place of its own.
     if len(prompt) > (context + 1 if only_scored else context - 1):
-        raise ApiError(
-            400,
-            f"This model's context holds {context} tokens, the reply included, but the prompt has {len(prompt)}. "
-            "Shorten it.",
-            param=param,
-            code="context_length_exceeded",
-        )
+        raise known("context_length_exceeded", param=param, context=context, prompt=len(prompt))
 
 
 def _check_ids(ids: Sequence[int], vocab_size: int, param: str) -> None:

@@ -8,11 +8,13 @@ model is checked where the prompt is made. Answers are built as plain dictionari
 """
 
 import json
-import math
 import re
+import tomllib
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
 
+import msgspec
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
@@ -25,23 +27,15 @@ from chatsmith.serve.errors import ApiError, invalid, unsupported
 def parse_object(body: bytes) -> dict[str, Any]:
     """The JSON object in `body`. Raises ApiError (400) that says what is wrong with it.
 
-    Python's parser is lenient: it takes NaN and Infinity, reads 1e400 as infinity, lets half of a surrogate pair pass
-    as a character, and keeps the last of two equal keys. Each would surface later as a crash or as something the client
-    did not mean, so each is refused here.
+    Python's parser is lenient: it takes NaN and Infinity, reads 1e400 as infinity, and lets half of a surrogate pair
+    pass as a character; msgspec's is not. Both keep the last of two equal keys. Each would surface later as a crash or
+    as something the client did not mean, so each is refused here.
     """
     if not body.strip():
         raise _bad_json("the request has no body; send a JSON object")
     try:
-        text = body.decode("utf-8")
-        value = json.loads(
-            text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unambiguous
-        )
-        if "\\u" in text:  # only an escape can smuggle half a character past the UTF-8 decoder
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except UnicodeDecodeError as error:
-        raise _bad_json(f"the body is not UTF-8 (byte {error.start})") from error
-    except UnicodeEncodeError as error:
-        raise _bad_json("a text holds half of a surrogate pair, which is no character") from error
+        value = json.loads(body, object_pairs_hook=_unambiguous)
+        msgspec.json.decode(body)
     except RecursionError as error:
         raise too_deep() from error
     except ValueError as error:
@@ -60,17 +54,6 @@ def _bad_json(message: str) -> ApiError:
     return invalid(message, code="invalid_json")
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise _bad_json(f"{name} is not a JSON number")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise _bad_json(f"the number {text[:40]} is too large")
-    return number
-
-
 def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
@@ -80,52 +63,12 @@ def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-# ---- what is refused by name ----
-
-REFUSED_BY_CHAT: Mapping[str, str] = {
-    "audio": "this server has no audio",
-    "function_call": "deprecated; use tool_choice",
-    "functions": "deprecated; use tools",
-    "metadata": "completions are not stored",
-    "modalities": "only text can be generated",
-    "moderation": "this server does not moderate",
-    "prediction": "predicted outputs are not supported",
-    "prompt_cache_options": "prompts are always cached, for as long as there is room",
-    "prompt_cache_retention": "prompts are always cached, for as long as there is room",
-    "reasoning_effort": "the model does not reason apart from its reply",
-    "service_tier": "there is one tier",
-    "store": "completions are not stored",
-    "verbosity": "the model has no such dial",
-    "web_search_options": "this server does not search the web",
-}
-REFUSED_BY_COMPLETIONS: Mapping[str, str] = {
-    "best_of": "only as many replies are made as are returned; use n",
-    "suffix": "the model cannot insert text between two others",
-}
-HARMLESS: Mapping[str, tuple[Any, ...]] = {
-    "functions": ([],),
-    "metadata": ({},),
-    "modalities": (["text"],),
-    "prompt_cache_retention": ("in-memory", "in_memory"),
-    "reasoning_effort": ("none",),
-    "service_tier": ("auto", "default"),
-    "store": (False,),
-    "verbosity": ("medium",),
-    "suffix": ("",),
-}
-"""Values that ask for what this server does anyway."""
-
-UNSUPPORTED_VALUES: Mapping[str, tuple[tuple[str, ...], str]] = {
-    "messages.*.role": (("function",), "deprecated; use the role tool"),
-    "messages.*.tool_calls.*.type": (("custom",), "only calls of the type function are supported"),
-    "response_format.type": (("grammar", "python"), "text, json_object and json_schema are supported"),
-    "tool_choice.type": (("custom", "allowed_tools"), "only function is supported"),
-    "tools.*.type": (("custom",), "only tools of the type function are supported"),
-}
-"""Kinds of things that OpenAI knows: refused as such, not as mistakes."""
-
-
 # ---- validation ----
+
+REFUSED: dict[str, dict[str, Any]] = tomllib.loads(
+    Path(__file__).with_name("refused.toml").read_text(encoding="utf-8")
+)
+"""Fields and values of OpenAI's API that are refused by name, and those that ask for nothing."""
 
 MAX_REASONS = 4
 """A field that may have several types is refused for up to this many reasons; more explain nothing."""
@@ -148,7 +91,7 @@ class ClientModel(BaseModel):
 
     @classmethod
     def _is_harmless(cls, name: str, value: Any, obj: Mapping[str, Any]) -> bool:
-        return any(type(value) is type(one) and value == one for one in HARMLESS.get(name, ()))
+        return any(type(value) is type(one) and value == one for one in REFUSED["harmless"].get(name, ()))
 
     @property
     def unknown_fields(self) -> list[str]:
@@ -173,9 +116,9 @@ def explain(errors: Sequence[Any], body: Any) -> ApiError:
     for path, _, one in found:
         if one["type"] == "unsupported":
             return unsupported(".".join(filter(None, (path, one["ctx"]["field"]))), one["ctx"]["reason"])
-        values, reason = UNSUPPORTED_VALUES.get(re.sub(r"\b\d+\b", "*", path), ((), ""))
-        if one["input"] in values:
-            return unsupported(path, reason)
+        kind = REFUSED["kinds"].get(re.sub(r"\b\d+\b", "*", path))
+        if kind is not None and one["input"] in kind["values"]:
+            return unsupported(path, kind["reason"])
     path, union, first = found[0]
     alike = [first]
     if union is not None:
@@ -289,23 +232,33 @@ class StreamOptions(ClientModel):
     """Only false can be honored: chunks are never padded."""
 
 
-class SamplingRequest(ClientModel):
-    """What chat and text completions have in common."""
+class ModelRequest(ClientModel):
+    """What every request has."""
 
     model: str | None = None
     """A name from /v1/models. Without one, the first."""
+
+
+class ReplyRequest(ModelRequest):
+    """What all requests for a reply have in common."""
+
     stream: bool | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: TopP | None = None
+    user: ShortText | None = None
+    """Noted in the log."""
+
+
+class SamplingRequest(ReplyRequest):
+    """What chat and text completions have in common."""
+
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: TopP | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
     logit_bias: Biases | None = None
     stop: StopText | Annotated[list[StopText], Field(fail_fast=True, max_length=MAX_STOPS)] | None = None
-    user: ShortText | None = None
-    """Noted in the log."""
 
     # vLLM's names for what OpenAI's schema lacks
     top_k: Annotated[int, Field(ge=-1)] | None = None
@@ -379,7 +332,7 @@ class ReplyExtension(ClientModel):
 class ContentPart(ClientModel):
     """A part of a message. Only text can be read here; a refusal counts as the text it is."""
 
-    refused = {"prompt_cache_breakpoint": "prompts are always cached, in whole blocks"}
+    refused = REFUSED["content_part"]
 
     type: str
     text: str | None = None
@@ -389,11 +342,7 @@ class ContentPart(ClientModel):
 class ChatMessage(ClientModel):
     """One message of a conversation."""
 
-    refused = {
-        "audio": "this server has no audio",
-        "function_call": "deprecated; use tool_calls",
-        "name": "the model does not tell speakers of one role apart",
-    }
+    refused = REFUSED["message"]
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | Annotated[list[ContentPart], Field(fail_fast=True)] | None = None
@@ -465,7 +414,7 @@ Tools = Annotated[list[Tool], Field(fail_fast=True, max_length=MAX_TOOLS)]
 class ChatRequest(SamplingRequest):
     """The body of POST /v1/chat/completions."""
 
-    refused = REFUSED_BY_CHAT
+    refused = REFUSED["chat"]
 
     messages: Messages
     max_tokens: Positive | None = None
@@ -514,7 +463,7 @@ class ChatRequest(SamplingRequest):
 class CompletionRequest(SamplingRequest):
     """The body of POST /v1/completions."""
 
-    refused = REFUSED_BY_COMPLETIONS
+    refused = REFUSED["completions"]
 
     prompt: (
         str
@@ -551,10 +500,9 @@ class CompletionRequest(SamplingRequest):
         return prompts
 
 
-class TokenizeRequest(ClientModel):
+class TokenizeRequest(ModelRequest):
     """The body of POST /tokenize: a text in which special tokens are read, or a conversation."""
 
-    model: str | None = None
     prompt: str | None = None
     add_special_tokens: bool | None = None
     """Begin the text with `<|bos|>`; not by default."""
@@ -571,10 +519,9 @@ class TokenizeRequest(ClientModel):
         return self
 
 
-class DetokenizeRequest(ClientModel):
+class DetokenizeRequest(ModelRequest):
     """The body of POST /detokenize."""
 
-    model: str | None = None
     tokens: Annotated[Ids, Field(max_length=4_000_000)]
 
 
@@ -779,6 +726,15 @@ class TokenizerInfo(Answer):
     chat_template: str
     vocab_size: int
     model_max_length: int
+
+
+class BundleCard(Answer):
+    """The answer of GET /model_card."""
+
+    card: str
+    """Markdown, empty where the bundle has none."""
+    suggestions: list[str]
+    """What to ask the model first."""
 
 
 class Health(Answer):

@@ -5,31 +5,34 @@ stored here, so a client sends the whole conversation each time, as it does to /
 storing is refused by name.
 """
 
-import json
+import time
 import uuid
-from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import aclosing
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
 
+import msgspec
 from pydantic import Field, ValidationError
 
-from chatsmith.serve.completions import Reply, chat_reply
+from chatsmith.serve.completions import ChatReply, encode
 from chatsmith.serve.errors import ApiError, invalid, unsupported
 from chatsmith.serve.ipc import Output
 from chatsmith.serve.log import RequestRecord
 from chatsmith.serve.models import ServedModel
 from chatsmith.serve.protocol import (
     MAX_MESSAGES,
+    MAX_TOOLS,
+    REFUSED,
     ChatRequest,
     ClientModel,
+    Function,
+    FunctionName,
+    JSONSchemaFormat,
     Positive,
-    Share,
+    ReplyRequest,
     ShortText,
     ToolName,
     explain,
 )
-
-STORED = "responses are not stored here; send the whole conversation as input"
 
 
 class InputItem(ClientModel):
@@ -44,90 +47,61 @@ class InputItem(ClientModel):
     output: str | list[dict[str, Any]] | None = None
 
 
-class FunctionTool(ClientModel):
+class OfFunction(ClientModel):
+    """What comes first in everything about a client's tool."""
+
+    type: Literal["function"]
+
+
+class FunctionTool(Function, OfFunction):
     """A client's tool."""
 
-    type: Literal["function"]
-    name: ToolName
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-    """Makes no difference: arguments always follow the schema."""
 
-
-class ToolToCall(ClientModel):
+class ToolToCall(FunctionName, OfFunction):
     """This tool must be called."""
 
-    type: Literal["function"]
-    name: ToolName
 
-
-class TextFormat(ClientModel):
+class TextFormat(JSONSchemaFormat):
     """The format of the reply."""
 
     type: Literal["text", "json_object", "json_schema"]
-    name: ToolName | None = None
-    description: str | None = None
-    schema_: dict[str, Any] | None = Field(None, alias="schema")
-    strict: bool | None = None
+    name: ToolName | None = None  # type: ignore[assignment]
 
 
 class TextOptions(ClientModel):
     """About the text of the reply."""
 
-    refused: ClassVar = {"verbosity": "the model has no such dial"}
+    refused = REFUSED["responses_text"]
 
     format: TextFormat | None = None
 
 
-class ResponsesRequest(ClientModel):
+AS_IN_CHAT = (*ReplyRequest.model_fields, "parallel_tool_calls", "prompt_cache_key", "safety_identifier")
+"""Fields that mean what they mean in a chat."""
+
+
+class ResponsesRequest(ReplyRequest):
     """The body of POST /v1/responses."""
 
-    refused: ClassVar = {
-        "background": "responses are not stored here, so none can be fetched later",
-        "conversation": STORED,
-        "previous_response_id": STORED,
-        "prompt": "this server keeps no prompts",
-        "store": STORED,
-        "max_tool_calls": "this server calls no tools but the calculator",
-        "reasoning": "the model does not reason apart from its reply",
-        "service_tier": "there is one tier",
-        "truncation": "nothing is left out of a conversation; shorten it",
-        "top_logprobs": "use /v1/chat/completions",
-        "metadata": "responses are not stored",
-    }
+    refused = REFUSED["responses"]
 
-    model: str | None = None
     input: str | Annotated[list[InputItem], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
     instructions: str | None = None
     """A system message before the input."""
     max_output_tokens: Positive | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Share | None = None
-    stream: bool | None = None
-    tools: Annotated[list[FunctionTool], Field(fail_fast=True, max_length=128)] | None = None
+    tools: Annotated[list[FunctionTool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolToCall | None = None
     parallel_tool_calls: bool | None = None
     text: TextOptions | None = None
     include: list[str] | None = None
-    user: ShortText | None = None
     prompt_cache_key: ShortText | None = None
     safety_identifier: ShortText | None = None
 
     @classmethod
     def _is_harmless(cls, name: str, value: Any, obj: Mapping[str, Any]) -> bool:
-        asks_for_nothing = {
-            "background": False,
-            "store": False,
-            "truncation": "disabled",
-            "metadata": {},
-            "top_logprobs": 0,
-        }
         if name == "reasoning":
             return isinstance(value, dict) and value.get("effort") in (None, "none")
-        return (name in asks_for_nothing and value == asks_for_nothing[name]) or (
-            name == "service_tier" and value in ("auto", "default")
-        )
+        return super()._is_harmless(name, value, obj)
 
     def as_chat(self) -> ChatRequest:
         """The same question to /v1/chat/completions. Raises ApiError (400) with this request's names."""
@@ -136,11 +110,8 @@ class ResponsesRequest(ClientModel):
         body: dict[str, Any] = {
             "messages": [*self._instructions(), *self._messages()],
             "max_completion_tokens": self.max_output_tokens,
-            **{name: getattr(self, name) for name in ("model", "temperature", "top_p", "stream", "user")},
-            "parallel_tool_calls": self.parallel_tool_calls,
-            "prompt_cache_key": self.prompt_cache_key,
-            "safety_identifier": self.safety_identifier,
             "response_format": self._format(),
+            **{name: getattr(self, name) for name in AS_IN_CHAT},
         }
         if self.tools:
             functions = [tool.model_dump(exclude={"type"}, exclude_none=True) for tool in self.tools]
@@ -148,7 +119,7 @@ class ResponsesRequest(ClientModel):
         choice = self.tool_choice
         if isinstance(choice, ToolToCall):
             body["tool_choice"] = {"type": "function", "function": {"name": choice.name}}
-        elif choice is not None and (self.tools or choice != "auto"):
+        elif self.tools or choice != "auto":
             body["tool_choice"] = choice
         try:
             return ChatRequest.model_validate(body)
@@ -223,90 +194,75 @@ def _texts(content: str | list[dict[str, Any]], place: str) -> str:
     return "".join(str(part.get("text", part.get("refusal", ""))) for part in content)
 
 
-def responses_reply(request: ResponsesRequest, model: ServedModel, record: RequestRecord) -> "ResponsesReply":
-    """What answers a request. Raises ApiError (400)."""
-    try:
-        return ResponsesReply(request, chat_reply(request.as_chat(), model, record), model)
-    except ApiError as error:
-        raise request.renamed(error) from None
+RESPONSES_NAMES = {"prompt": "input", "response_format": "text.format"}
 
 
-class ResponsesReply:
-    """A chat's reply as a response: one object, or a stream of named events."""
+ECHOED: dict[str, Any] = {
+    **dict.fromkeys(("model", "instructions", "max_output_tokens", "temperature", "top_p", "user")),
+    "tools": [],
+    "tool_choice": "auto",
+    "parallel_tool_calls": True,
+    "text": {"format": {"type": "text"}},
+    "truncation": "disabled",
+    "reasoning": {"effort": None, "summary": None},
+    "store": False,
+    "metadata": {},
+}
+"""Fields of a request that the response repeats, and what it says where they were left out."""
 
-    def __init__(self, request: ResponsesRequest, chat: Reply, model: ServedModel) -> None:
-        self.is_stream, self.jobs, self.text = chat.is_stream, chat.jobs, chat.text
-        self._request, self._chat = request, chat
+
+class ResponsesReply(ChatReply):
+    """A chat's reply as a response: one object, or a stream of named events. Raises ApiError (400)."""
+
+    def __init__(self, request: ResponsesRequest, model: ServedModel, record: RequestRecord) -> None:
         self._output: list[dict[str, Any]] = []
         self._number = 0
         self._finish_reason: str | None = None
-        defaults = model.loaded.defaults
-        self._fields = {
+        try:
+            super().__init__(request.as_chat(), model, record, RESPONSES_NAMES)
+        except ApiError as error:
+            raise request.renamed(error) from None
+        declared = ECHOED.keys() & ResponsesRequest.model_fields
+        given = request.model_dump(include=declared, exclude_none=True, by_alias=True)
+        self._fields: dict[str, Any] = {
             "id": f"resp_{uuid.uuid4().hex}",
             "object": "response",
-            "created_at": chat.created,
-            "model": model.name,
-            "instructions": request.instructions,
-            "max_output_tokens": request.max_output_tokens,
-            "temperature": defaults.temperature if request.temperature is None else request.temperature,
-            "top_p": defaults.top_p if request.top_p is None else request.top_p,
-            "tools": [tool.model_dump(exclude_none=True) for tool in request.tools or []],
-            "tool_choice": request.model_dump()["tool_choice"] or "auto",
-            "parallel_tool_calls": request.parallel_tool_calls is not False,
-            "text": request.model_dump(exclude_none=True, by_alias=True).get(
-                "text", {"format": {"type": "text"}}
-            ),
-            "truncation": "disabled",
+            "created_at": int(time.time()),
             "previous_response_id": None,
-            "reasoning": {"effort": None, "summary": None},
-            "store": False,
-            "metadata": {},
             "error": None,
-            "user": request.user,
+            **ECHOED,
+            "temperature": model.loaded.defaults.temperature,
+            "top_p": model.loaded.defaults.top_p,
+            **given,
+            "model": model.name,
         }
 
-    async def plain(self) -> bytes:
-        """The whole response."""
-        async for _ in self._made():
-            pass
-        return json.dumps(self._response(), separators=(",", ":")).encode()
-
-    async def events(self) -> AsyncGenerator[bytes, None]:
-        """The response as server-sent events."""
+    def _opening(self) -> list[Any]:
         opened = {"response": self._response()}
-        has_begun = False
-        async with aclosing(self._made()) as made:
-            async for events in made:
-                if not has_begun:  # only now: what goes wrong before is an ordinary error answer
-                    has_begun = True
-                    events = [("response.created", opened), ("response.in_progress", opened), *events]
-                if events:
-                    yield b"".join(self._event(kind, fields) for kind, fields in events)
+        return [("response.created", opened), ("response.in_progress", opened)]
+
+    async def _chunks(self, output: Output) -> list[Any]:
+        """What an output adds to the items, as events."""
+        events: list[tuple[str, dict[str, Any]]] = []
+        for chunk in await super()._chunks(output):
+            events += self._add(chunk["delta"])
+            self._finish_reason = chunk["finish_reason"] or self._finish_reason
+        if self._finish_reason is not None:
+            events += self._close()
+        return events
+
+    def _event(self, choice: tuple[str, dict[str, Any]]) -> bytes:
+        kind, fields = choice
+        body = {"type": kind, "sequence_number": self._number, **fields}
+        self._number += 1
+        return f"event: {kind}\ndata: {encode(body)}\n\n".encode()
+
+    def _ending(self) -> bytes:
         kind = "response.completed" if self._status == "completed" else "response.incomplete"
-        yield self._event(kind, {"response": self._response()})
+        return self._event((kind, {"response": self._response()}))
 
-    async def _made(self) -> AsyncGenerator[list[tuple[str, dict[str, Any]]], None]:
-        """What each batch of the engine's outputs adds to the items, as events."""
-        async with aclosing(self._renamed(self._chat.outputs)) as batches:
-            async for batch in batches:
-                events: list[tuple[str, dict[str, Any]]] = []
-                for output in batch:
-                    for chunk in await self._chat.chunks(output):
-                        events += self._add(chunk["delta"])
-                        self._finish_reason = chunk["finish_reason"] or self._finish_reason
-                if self._finish_reason is not None:
-                    events += self._close()
-                yield events
-
-    async def _renamed(
-        self, outputs: AsyncGenerator[list[Output], None]
-    ) -> AsyncGenerator[list[Output], None]:
-        try:
-            async with aclosing(outputs):
-                async for batch in outputs:
-                    yield batch
-        except ApiError as error:
-            raise self._request.renamed(error) from None
+    async def _whole(self) -> bytes:
+        return msgspec.json.encode(self._response())
 
     def _add(self, delta: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         if text := delta.get("content"):
@@ -356,11 +312,6 @@ class ResponsesReply:
         place = {"item_id": self._output[index]["id"], "output_index": index}
         return place if content_index is None else {**place, "content_index": content_index}
 
-    def _event(self, kind: str, fields: dict[str, Any]) -> bytes:
-        body = {"type": kind, "sequence_number": self._number, **fields}
-        self._number += 1
-        return f"event: {kind}\ndata: {json.dumps(body, separators=(',', ':'))}\n\n".encode()
-
     @property
     def _status(self) -> str:
         if self._finish_reason is None:
@@ -370,7 +321,7 @@ class ResponsesReply:
     def _response(self) -> dict[str, Any]:
         usage = None
         if self._finish_reason is not None:
-            counted = self._chat.usage()
+            counted = self.usage()
             usage = {
                 "input_tokens": counted["prompt_tokens"],
                 "input_tokens_details": {**counted["prompt_tokens_details"], "cache_write_tokens": 0},

@@ -16,7 +16,7 @@ from pathlib import Path
 from fastapi import APIRouter
 from starlette.responses import FileResponse, JSONResponse, Response
 
-from chatsmith.report.gather import Facts
+from chatsmith.report.run_facts import Facts
 from chatsmith.report.watch import RunWatcher, WatchedRuns
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import resolve_bundle

@@ -7,7 +7,6 @@ exit code 0. A second signal does not wait.
 
 import asyncio
 import contextlib
-import functools
 import ipaddress
 import signal
 import socket
@@ -16,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import uvicorn
-from starlette.types import ASGIApp
+from uvicorn.loops.auto import auto_loop_factory
 
 from chatsmith.runtime.errors import UserError
 from chatsmith.serve.app import create_app
@@ -69,56 +68,47 @@ def serve(
     `make_service` is called inside the event loop; `tell` says a line to the person who started the server.
     """
     _allow_open_files()
-    listening = _listen(address)
-    with (
-        contextlib.closing(listening),
-        log_thread(),
-        asyncio.Runner(loop_factory=loop_factory()) as runner,
-    ):
+
+    async def run(listening: socket.socket) -> None:
+        service = make_service()
         hosts = HostNames(address.host, allowed_hosts)
-        make_app = functools.partial(create_app, hosts=hosts, cors_origins=cors_origins)
-        runner.run(_run(make_service, make_app, listening, trusted_proxies, drain_seconds, tell))
+        config = uvicorn.Config(
+            create_app(service, hosts, cors_origins),
+            http=connection_class(service.read_seconds),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            forwarded_allow_ips=list(trusted_proxies),
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=CLOSE_SECONDS,
+        )
+        http = _HttpServer(config)
+        stop = _stop_event()
+        serving = asyncio.create_task(http.serve([listening]))
+        engines = asyncio.create_task(_run_engines(service, _url(listening), tell))
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait((serving, engines, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if stopped.done():
+                await _drain(service, stop, drain_seconds, tell)
+        finally:
+            http.should_exit = True
+            await serving
+            await asyncio.gather(*(model.stop() for model in service.models.values() if not model.adapter))
+            stopped.cancel()
+            if not engines.done():
+                engines.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await engines  # raises what went wrong while loading
 
-
-async def _run(
-    make_service: Callable[[], Service],
-    make_app: Callable[[Service], ASGIApp],
-    listening: socket.socket,
-    trusted_proxies: Sequence[str],
-    drain_seconds: float,
-    tell: Callable[[str], None],
-) -> None:
-    service = make_service()
-    config = uvicorn.Config(
-        make_app(service),
-        http=connection_class(service.read_seconds),
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        forwarded_allow_ips=list(trusted_proxies),
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=CLOSE_SECONDS,
-    )
-    http = _HttpServer(config)
-    stop = _stop_event()
-    serving = asyncio.create_task(http.serve([listening]))
-    engines = asyncio.create_task(_run_engines(service, _url(listening), tell))
-    stopped = asyncio.create_task(stop.wait())
-    try:
-        await asyncio.wait((serving, engines, stopped), return_when=asyncio.FIRST_COMPLETED)
-        if stopped.done():
-            await _drain(service, stop, drain_seconds, tell)
-    finally:
-        http.should_exit = True
-        await serving
-        await asyncio.gather(*(model.stop() for model in service.models.values()))
-        stopped.cancel()
-        if not engines.done():
-            engines.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await engines  # raises what went wrong while loading
+    with (
+        contextlib.closing(_listen(address)) as listening,
+        log_thread(),
+        asyncio.Runner(loop_factory=auto_loop_factory()) as runner,
+    ):
+        runner.run(run(listening))
 
 
 async def _run_engines(service: Service, url: str, tell: Callable[[str], None]) -> None:
@@ -135,7 +125,7 @@ async def _run_engines(service: Service, url: str, tell: Callable[[str], None]) 
             log_event("ready", url=url, models=list(service.models))
             tell(f"Chat page at {url}/, OpenAI API at {url}/v1. Ctrl-C stops.")
 
-    running = [asyncio.create_task(model.run(ready)) for model in service.models.values()]
+    running = [asyncio.create_task(one.run(ready)) for one in service.models.values() if not one.adapter]
     if service.runs is not None:
         running.append(asyncio.create_task(service.runs.tell()))
     try:
@@ -217,12 +207,3 @@ def _allow_open_files() -> None:
 def _url(listening: socket.socket) -> str:
     host, port = listening.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """How to make the faster event loop; None, for Python's own, where there is none."""
-    try:
-        import uvloop
-    except ImportError:  # not on Windows
-        return None
-    return uvloop.new_event_loop

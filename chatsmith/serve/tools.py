@@ -14,13 +14,12 @@ It runs no tools: that is the client's part. The calculator, which the server it
 import json
 import re
 import uuid
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from chatsmith.engine.request import Constraint, RequestError, object_schema
+from chatsmith.engine.request import Constraint, RequestError
 from chatsmith.serve.errors import invalid
-from chatsmith.serve.protocol import ResponseFormat, Tool, ToolChoice
+from chatsmith.serve.protocol import FunctionCall, ResponseFormat, Tool, ToolCall, ToolChoice
 from chatsmith.text.chat import overlap
 
 MAX_SCHEMA_OBJECTS = 2000
@@ -46,15 +45,9 @@ def describe_tools(tools: Sequence[Tool]) -> str:
     """What the system message says about the tools."""
     lines = ["You can call these tools:"]
     for tool in tools:
-        function = tool.function
-        shown = {
-            "name": function.name,
-            "description": function.description,
-            "parameters": function.parameters,
-        }
-        lines.append(
-            json.dumps({key: value for key, value in shown.items() if value is not None}, ensure_ascii=False)
-        )
+        shown = {name: getattr(tool.function, name) for name in ("name", "description", "parameters")}
+        shown = {name: value for name, value in shown.items() if value is not None}
+        lines.append(json.dumps(shown, ensure_ascii=False))
     lines.append(f'To call one, write {OPEN}{{"name": ..., "arguments": {{...}}}}{CLOSE}')
     return "\n".join(lines)
 
@@ -80,8 +73,8 @@ def reply_constraint(
     if isinstance(choice, ToolChoice):
         tools = [tool for tool in tools if tool.function.name == choice.function.name]
     _check_size([tool.function.parameters for tool in tools], "tools")
-    return Constraint.lark(
-        _grammar(tools, schema, must_call=choice not in (None, "auto"), many=parallel is not False)
+    return Constraint(
+        "lark", _grammar(tools, schema, must_call=choice not in (None, "auto"), many=parallel is not False)
     )
 
 
@@ -171,26 +164,21 @@ def _grammar(tools: Sequence[Tool], schema: dict[str, Any] | None, *, must_call:
     return "\n".join(lines)
 
 
+def object_schema(schema: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The JSON schema of a tool's arguments, which are an object: a type that is missing means so.
+
+    Raises RequestError if its type is another. What else rules objects out is found when it is compiled.
+    """
+    schema = schema or {}
+    kinds = schema.get("type", "object")
+    if "object" not in ([kinds] if isinstance(kinds, str) else kinds):
+        message = f"a tool's parameters must describe an object, not {kinds!r}"
+        raise RequestError(message, parameter="tools")
+    return {**schema, "type": "object"}
+
+
 def _laid_out(schema: dict[str, Any]) -> str:
     return json.dumps({**schema, "x-guidance": JSON_LAYOUT})
-
-
-@dataclass
-class ReadCall:
-    """A call that the model has begun to write."""
-
-    index: int
-    name: str
-    arguments: str = ""
-    id: str = field(default_factory=lambda: f"call_{uuid.uuid4().hex[:24]}")
-
-    def to_json(self) -> dict[str, Any]:
-        """The entry of `message.tool_calls`."""
-        return {
-            "id": self.id,
-            "type": "function",
-            "function": {"name": self.name, "arguments": self.arguments},
-        }
 
 
 class CallReader:
@@ -204,7 +192,7 @@ class CallReader:
     _HEAD = re.compile(r'\{"name": ("[^"]*"), "arguments": ')
 
     def __init__(self, required: bool = False, whole: bool = False) -> None:
-        self.calls: list[ReadCall] = []
+        self.calls: list[ToolCall] = []
         self._required = required
         self._whole = whole
         self._text = ""
@@ -223,13 +211,13 @@ class CallReader:
         """What was held back: the reply is over."""
         rest, self._text = self._text, ""
         if self._state == "arguments":
-            call = self.calls[-1]
-            more = "" if _is_json(call.arguments) else rest
-            call.arguments += more
+            called = self.calls[-1].function
+            more = "" if _is_json(called.arguments) else rest
+            called.arguments += more
             if not self._whole:
-                return [_continued(call, more)] if more else []
-            if _is_json(call.arguments):
-                return [_begun(call)]
+                return [self._continued(more)] if more else []
+            if _is_json(called.arguments):
+                return [self._begun()]
             self.calls.pop()
             return []
         is_content = not (self._required or self._state == "head") and (not self.calls or rest.strip())
@@ -250,22 +238,23 @@ class CallReader:
             if found is None:
                 return None
             self._text, self._state = self._text[found.end() :], "arguments"
-            call = ReadCall(len(self.calls), json.loads(found[1]))
-            self.calls.append(call)
-            return {} if self._whole else _begun(call)
+            function = FunctionCall(name=json.loads(found[1]), arguments="")
+            id = f"call_{uuid.uuid4().hex[:24]}"
+            self.calls.append(ToolCall(id=id, type="function", function=function))
+            return {} if self._whole else self._begun()
+        called = self.calls[-1].function
         end = self._text.find(END)
-        while end >= 0 and not _is_json(self.calls[-1].arguments + self._text[:end]):
+        while end >= 0 and not _is_json(called.arguments + self._text[:end]):
             end = self._text.find(END, end + 1)  # this one stands in a string
         piece, is_found = self._take_until(end, END)
         if is_found:
             self._state = "text"
         elif not piece:
             return None
-        call = self.calls[-1]
-        call.arguments += piece
+        called.arguments += piece
         if self._whole:
-            return _begun(call) if is_found else {}
-        return _continued(call, piece) if piece else {}
+            return self._begun() if is_found else {}
+        return self._continued(piece) if piece else {}
 
     def _take_until(self, index: int, mark: str) -> tuple[str, bool]:
         """The text before `mark`, which stands at `index`; if that is -1, what cannot be the mark's beginning."""
@@ -277,14 +266,12 @@ class CallReader:
         self._text = text[certain:]
         return text[:certain], False
 
+    def _begun(self) -> dict[str, Any]:
+        """The delta of the last call's name and id, and its arguments so far."""
+        return {"tool_calls": [{"index": len(self.calls) - 1, **self.calls[-1].model_dump()}]}
 
-def _begun(call: ReadCall) -> dict[str, Any]:
-    """The delta of a call's name and id, and its arguments so far."""
-    return {"tool_calls": [{"index": call.index, **call.to_json()}]}
-
-
-def _continued(call: ReadCall, piece: str) -> dict[str, Any]:
-    return {"tool_calls": [{"index": call.index, "function": {"arguments": piece}}]}
+    def _continued(self, piece: str) -> dict[str, Any]:
+        return {"tool_calls": [{"index": len(self.calls) - 1, "function": {"arguments": piece}}]}
 
 
 def _is_json(text: str) -> bool:

@@ -1,6 +1,6 @@
 """The benchmarks' files: where they are, how they are read, where they come from, and fetching them.
 
-    core/core.yaml  core/eval_meta_data.csv  core/eval_data/…  arc/  mmlu/  gsm8k/  humaneval/  words/
+    core/core.yaml  core/eval_meta_data.csv  core/eval_data/…  arc/  mmlu/  gsm8k/  humaneval/  words/  vocabularies/
 
 The folder with this layout is given by the caller; `default_folder` names the cache where downloads go. Where each
 file comes from, and how to know it, is in `benchmarks.toml` beside this file. Every task names its splits the same
@@ -8,6 +8,7 @@ way: `train`; `development`, to tune on; `test`, for the reported score and for 
 out of a benchmark's training or validation part, never out of its test part.
 """
 
+import base64
 import gzip
 import hashlib
 import io
@@ -27,6 +28,7 @@ from chatsmith.ingest import hub
 from chatsmith.runtime.atomic import write_bytes
 from chatsmith.runtime.cache import cache_folder, usual_cache
 from chatsmith.runtime.errors import UserError
+from chatsmith.text.tokenizer import byte_alphabet
 
 Split = Literal["train", "development", "test"]
 
@@ -104,7 +106,7 @@ class Origin:
     path: str
     """Its place in the benchmarks' folder."""
     source: str
-    """`github:OWNER/REPOSITORY/REFERENCE/PATH` or `hub:OWNER/DATASET/PATH`."""
+    """`github:OWNER/REPOSITORY/REFERENCE/PATH`, `hub:OWNER/DATASET/PATH` or, for a model's, `hub-model:`."""
     sha256: str | None = None
     """Of the published file in our layout; None where it is not known."""
     remade_sha256: str | None = None
@@ -157,7 +159,8 @@ def fetch(origin: Origin, folder: Path, *, mirror: str = "", github: str = GITHU
         raw.unlink()
     else:
         owner, name, path = place.split("/", 2)
-        (file,) = hub.download(_repository(f"{owner}/{name}"), [path])
+        repository = _repository(f"{owner}/{name}", "model" if host == "hub-model" else "dataset")
+        (file,) = hub.download(repository, [path])
         content = file.read_bytes()
     if not mirror:
         content = _in_our_layout(origin, content)
@@ -173,8 +176,8 @@ def fetch(origin: Origin, folder: Path, *, mirror: str = "", github: str = GITHU
 
 
 @cache
-def _repository(name: str) -> hub.Repository:
-    return hub.list_repository(name)
+def _repository(name: str, kind: hub.Kind) -> hub.Repository:
+    return hub.list_repository(name, kind=kind)
 
 
 def _in_our_layout(origin: Origin, content: bytes) -> bytes:
@@ -189,9 +192,20 @@ def _in_our_layout(origin: Origin, content: bytes) -> bytes:
             make = _arc_item if origin.path.startswith("arc/") else _mmlu_item
             lines = [json.dumps(make(row), ensure_ascii=False) for row in rows]
             return "".join(f"{line}\n" for line in lines).encode("utf-8")
+        if origin.source.endswith("/tokenizer.json"):
+            return _token_ranks(json.loads(content))
     except (OSError, EOFError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"what came for {origin.path} cannot be read: {error}") from None
     return content
+
+
+def _token_ranks(tokenizer: dict[str, Any]) -> bytes:
+    """tiktoken's file of a byte-level BPE: the bytes of each token in base64, and its rank."""
+    special = {token["content"] for token in tokenizer["added_tokens"]}
+    ranks = {rank: token for token, rank in tokenizer["model"]["vocab"].items() if token not in special}
+    byte_of = byte_alphabet()
+    tokens = ((bytes(byte_of[one] for one in ranks[rank]), rank) for rank in sorted(ranks))
+    return b"".join(b"%s %d\n" % (base64.b64encode(token), rank) for token, rank in tokens)
 
 
 def _arc_item(row: dict[str, Any]) -> dict[str, Any]:

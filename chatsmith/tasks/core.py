@@ -10,6 +10,7 @@ on. It knows nothing of tokens, models or scores.
 """
 
 import random
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,6 @@ CONTINUATION: Kind = "language modeling"
 
 _ORDER_SEED = 1337
 _EXAMPLES_SEED = 1234
-_ANSWER = "\nAnswer: "
 
 _FIELDS: dict[Kind, tuple[str, ...]] = {
     CHOICE: ("query", "choices", "gold"),
@@ -62,47 +62,9 @@ class CoreTask:
         return {"test": self.path}
 
 
-TASKS = (
-    CoreTask("hellaswag_zeroshot", "language_understanding/hellaswag", CHOICE, 0, 0.25),
-    CoreTask("jeopardy", "world_knowledge/jeopardy_all", CONTINUATION, 10, 0, _ANSWER),
-    CoreTask("bigbench_qa_wikidata", "world_knowledge/bigbench_qa_wikidata", CONTINUATION, 10, 0),
-    CoreTask("arc_easy", "world_knowledge/arc_easy", CHOICE, 10, 0.25, _ANSWER),
-    CoreTask("arc_challenge", "world_knowledge/arc_challenge", CHOICE, 10, 0.25, _ANSWER),
-    CoreTask("copa", "commonsense_reasoning/copa", CHOICE, 0, 0.5),
-    CoreTask("commonsense_qa", "commonsense_reasoning/commonsense_qa", CHOICE, 10, 0.2),
-    CoreTask("piqa", "commonsense_reasoning/piqa", CHOICE, 10, 0.5, _ANSWER),
-    CoreTask("openbook_qa", "commonsense_reasoning/openbook_qa", CHOICE, 0, 0.25),
-    CoreTask("lambada_openai", "language_understanding/lambada_openai", CONTINUATION, 0, 0),
-    CoreTask("hellaswag", "language_understanding/hellaswag", CHOICE, 10, 0.25),
-    CoreTask("winograd", "language_understanding/winograd_wsc", SCHEMA, 0, 0.5),
-    CoreTask("winogrande", "language_understanding/winogrande", SCHEMA, 0, 0.5),
-    CoreTask(
-        "bigbench_dyck_languages", "symbolic_problem_solving/bigbench_dyck_languages", CONTINUATION, 10, 0
-    ),
-    CoreTask("agi_eval_lsat_ar", "symbolic_problem_solving/agi_eval_lsat_ar", CHOICE, 3, 0.2),
-    CoreTask(
-        "bigbench_cs_algorithms", "symbolic_problem_solving/bigbench_cs_algorithms", CONTINUATION, 10, 0
-    ),
-    CoreTask("bigbench_operators", "symbolic_problem_solving/bigbench_operators", CONTINUATION, 10, 0),
-    CoreTask(
-        "bigbench_repeat_copy_logic",
-        "symbolic_problem_solving/bigbench_repeat_copy_logic",
-        CONTINUATION,
-        10,
-        0,
-    ),
-    CoreTask("squad", "reading_comprehension/squad", CONTINUATION, 10, 0),
-    CoreTask("coqa", "reading_comprehension/coqa", CONTINUATION, 0, 0),
-    CoreTask("boolq", "reading_comprehension/boolq", CHOICE, 10, 0.62, _ANSWER),
-    CoreTask(
-        "bigbench_language_identification",
-        "language_understanding/bigbench_language_identification",
-        CHOICE,
-        10,
-        0.091,
-    ),
-)
-"""The tasks, their examples, delimiters and baselines, as in DCLM's `heavy.yaml` and `eval_meta_data.csv`."""
+_TABLE = tomllib.loads(Path(__file__).with_name("core.toml").read_text(encoding="utf-8"))
+TASKS = tuple(CoreTask(name, **entry) for name, entry in _TABLE.items())
+"""The 22."""
 
 
 def core_items(task: CoreTask, folder: Path) -> list[Item]:

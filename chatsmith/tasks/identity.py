@@ -89,17 +89,11 @@ def identity_conversations(persona: Persona, split: str) -> Iterator[Conversatio
 
 
 def _conversation(persona: Persona, rng: random.Random) -> Conversation:
-    frame, values = (
-        _SENTENCES["frame"],
-        {"name": persona.name, "maker": persona.maker, "manner": persona.manner},
+    frame = _SENTENCES["frame"]
+    values = {"name": persona.name, "maker": persona.maker, "manner": persona.manner}
+    topics = (
+        ["name", "maker", "manner"] + ["about"] * bool(persona.facts) + ["asked"] * bool(persona.asked_facts)
     )
-    topics = [
-        "name",
-        "maker",
-        "manner",
-        *(["about"] if persona.facts else []),
-        *(["asked"] if persona.asked_facts else []),
-    ]
     messages: list[Message] = []
     if rng.random() < 0.2:
         messages.append(Message.of("system", rng.choice(frame["system"]).format(**values)))

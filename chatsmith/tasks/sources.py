@@ -19,13 +19,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from chatsmith.data.dataset import DataManifest, SplitName, file_sha256
 from chatsmith.data.documents import SUPPORTED, parquet_rows
 from chatsmith.ingest import hub
 from chatsmith.ingest.files import find_files
-from chatsmith.ingest.forms import TYPES, conversation_files, read_files
+from chatsmith.ingest.forms import TYPES, ConversationFiles, read_files
 from chatsmith.ingest.survey import survey
 from chatsmith.runtime.errors import UserError
 from chatsmith.tasks import benchmark_files, gsm8k, multiple_choice, spelling
@@ -132,9 +131,9 @@ def _of_the_run(name: str, data: DataManifest) -> Source:
 
 
 def conversation_source(
-    files: Callable[[SplitName], Sequence[Path]], fingerprint: str, about: str, notice: Notice
+    files: Callable[[SplitName], Iterable[Path]], fingerprint: str, about: str, notice: Notice
 ) -> Source:
-    """Files of conversations of any form; `files` finds those of a split, which may take a download."""
+    """Files of conversations of any form; `files` gives those of a split, each when it has been downloaded."""
 
     def read(split: SplitName) -> Iterator[Conversation]:
         notices: list[str] = []
@@ -147,7 +146,7 @@ def conversation_source(
 
 # ---- the hub ----
 
-_holds_conversations = conversation_files(Path()).holds_conversations
+_holds_conversations = ConversationFiles().holds_conversations
 _RANGE = re.compile(r"([\w.-]+/[\w.-]+)(?:\[(\d*):(\d*)\])?")
 
 
@@ -163,11 +162,22 @@ def _hub_source(name: str, notice: Notice) -> Source:
         raise UserError(f"hub:{name} has no files of a known type in that range ({', '.join(TYPES)})")
     first = next(hub.download(repository, [shards[0].path]))
     about = f"{_sizes(shards)} from {match[1]}; its page on the hub has the license"
-    fingerprint = _listed(shards)
     if not _holds_conversations(first):
-        return Source(fingerprint, about, manifest=lambda: survey(_downloaded(repository, shards)))
+        fetched = partial(_downloaded, repository, shards)
+        return Source(_listed(shards), about, manifest=lambda: survey(list(fetched())))
+    return _from_repository(repository, {"train": shards, "validation": []}, about, notice)
+
+
+def _from_repository(
+    repository: hub.Repository,
+    files: dict[SplitName, list[hub.HubFile]],
+    about: str,
+    notice: Notice,
+) -> Source:
+    """The conversations in these files, of which the first are read while later ones still come."""
+    fingerprint = _listed([*files["train"], *files["validation"]])
     return conversation_source(
-        lambda split: _downloaded(repository, shards if split == "train" else ()), fingerprint, about, notice
+        lambda split: _downloaded(repository, files[split]), fingerprint, about, notice
     )
 
 
@@ -181,8 +191,8 @@ def _data_files(repository: hub.Repository, word: str) -> list[hub.HubFile]:
     return [file for file in found if not re.search(r"\b(?:test|validation|valid|val)\b", file.path)]
 
 
-def _downloaded(repository: hub.Repository, files: Sequence[hub.HubFile]) -> list[Path]:
-    return list(hub.download(repository, [file.path for file in files]))
+def _downloaded(repository: hub.Repository, files: Sequence[hub.HubFile]) -> Iterator[Path]:
+    return hub.download(repository, [file.path for file in files])
 
 
 def _listed(files: Sequence[hub.HubFile]) -> str:
@@ -197,17 +207,11 @@ def _smoltalk(around: Surroundings) -> Source:
     """As nanochat uses it: the train files to learn from, the test files for validation."""
     name = HUBS["smoltalk"]
     repository = hub.list_repository(name)
-    files = {
-        split: _data_files(repository, word) for split, word in (("train", "train"), ("validation", "test"))
-    }
-    if not files["train"]:
+    train, test = (_data_files(repository, word) for word in ("train", "test"))
+    if not train:
         raise UserError(f"{name} has no train files any more; name other conversations")
-
-    about = f"{_sizes(files['train'])} from {name}, Apache-2.0"
-    fingerprint = _listed([*files["train"], *files["validation"]])
-    return conversation_source(
-        lambda split: _downloaded(repository, files[split]), fingerprint, about, around.notice
-    )
+    about = f"{_sizes(train)} from {name}, Apache-2.0"
+    return _from_repository(repository, {"train": train, "validation": test}, about, around.notice)
 
 
 def _mmlu(around: Surroundings) -> Source:
@@ -222,23 +226,19 @@ def _mmlu(around: Surroundings) -> Source:
         if split == "validation":
             questions = multiple_choice.mmlu_questions("development", around.benchmarks)
         else:
-            paths = _downloaded(repository, files)
             questions = [
                 question
-                for path in paths
-                for question in multiple_choice.mmlu_items(_mmlu_rows(path), "train", path.name)
+                for path in _downloaded(repository, files)
+                # The published file has one column, `train`, which holds the question's own.
+                for question in multiple_choice.mmlu_items(
+                    (row["train"] for _, row in parquet_rows(path, ["train"])), "train", path.name
+                )
             ]
             random.Random(VERSION).shuffle(questions)
         return (question.solved for question in questions)
 
     about = f"{_sizes(files)} from cais/mmlu (auxiliary_train: ARC, OpenBookQA, RACE and MCTest), MIT"
     return Source(f"mmlu {VERSION} {_listed(files)}", about, read=read)
-
-
-def _mmlu_rows(path: Path) -> Iterator[dict[str, Any]]:
-    # The published file has one column, `train`, which holds the question's own.
-    for _, row in parquet_rows(path, ["train"]):
-        yield row["train"]
 
 
 # ---- benchmarks' own training parts ----
@@ -251,42 +251,44 @@ def _present(path: str, folder: Path) -> Path:
     return benchmark_files.find_file(folder, path)
 
 
-def _made_of(
+def _of_benchmarks(
+    kind: str,
     files: Sequence[str],
     about: str,
-    make: Callable[[str], Iterable[Conversation]],
+    make: Callable[..., Iterable[Conversation]],
     around: Surroundings,
-    version: str,
 ) -> Source:
-    """Conversations that `make` makes of "train" or "development"."""
+    """Conversations that `make` makes of a part of the benchmarks in a folder; `kind` has its version."""
     hashes = [file_sha256(_present(path, around.benchmarks)) for path in files]
 
     def read(split: SplitName) -> Iterator[Conversation]:
-        yield from make("train" if split == "train" else "development")
+        yield from make("train" if split == "train" else "development", folder=around.benchmarks)
 
-    return Source(" ".join([version, *hashes]), about, read=read)
+    return Source(" ".join([kind, *hashes]), about, read=read)
 
 
 def _gsm8k(around: Surroundings) -> Source:
-    make = partial(gsm8k.gsm8k_conversations, folder=around.benchmarks)
-    return _made_of([gsm8k.FILES["train"]], "7,000 problems of GSM8K, MIT", make, around, f"gsm8k {VERSION}")
+    about = "7,000 problems of GSM8K, MIT"
+    return _of_benchmarks(
+        f"gsm8k {VERSION}", [gsm8k.FILES["train"]], about, gsm8k.gsm8k_conversations, around
+    )
 
 
 def _arc(level: multiple_choice.Level, around: Surroundings) -> Source:
-    def make(split: str) -> Iterator[Conversation]:
-        return (one.solved for one in multiple_choice.arc_questions(level, split, around.benchmarks))
+    def make(split: str, folder: Path) -> Iterator[Conversation]:
+        return (one.solved for one in multiple_choice.arc_questions(level, split, folder))
 
-    files = multiple_choice.ARC_FILES[level]
+    files = [multiple_choice.ARC_FILES[level][split] for split in ("train", "development")]
     about = f"the {level} training questions of ARC, CC BY-SA 4.0"
-    return _made_of([files["train"], files["development"]], about, make, around, f"arc {VERSION}")
+    return _of_benchmarks(f"arc {VERSION}", files, about, make, around)
 
 
 def _letters(section: str, around: Surroundings) -> Source:
     excluded = around.excluded_words
-    make = partial(spelling.spelling_conversations, section, folder=around.benchmarks, excluded=excluded)
-    version = f"{section} {spelling.CONVERSATIONS_VERSION} {sorted(excluded)}"
+    make = partial(spelling.spelling_conversations, section, excluded=excluded)
+    kind = f"{section} {spelling.CONVERSATIONS_VERSION} {sorted(excluded)}"
     about = "made from a list of English words (dwyl/english-words, public domain)"
-    return _made_of([spelling.PATH], about, make, around, version)
+    return _of_benchmarks(kind, [spelling.PATH], about, make, around)
 
 
 _NAMED: dict[str, Callable[[Surroundings], Source]] = {

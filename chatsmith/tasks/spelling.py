@@ -28,6 +28,7 @@ FILES = {
 }
 
 SECTIONS = ("spelling", "counting")
+_ASKED = {"spelling": "spell", "counting": "count"}
 PROBLEMS_PER_SECTION = 200
 _PARTS = 20
 _LENGTHS = range(4, 11)
@@ -64,8 +65,14 @@ def spelling_problems(split: str, folder: Path, excluded: Collection[str]) -> li
     for section, chosen in zip(SECTIONS, (words[::2], words[1::2]), strict=True):
         for word in chosen[:PROBLEMS_PER_SECTION]:
             rng = random.Random(f"{NAME} {section} {word}")
-            make = _spelling_problem if section == "spelling" else _counting_problem
-            problems.append(make(f"{NAME}/{split}/{section}/{word}", word, rng))
+            answer, rule, named = "-".join(word), SpelledOut(word), {"word": word}
+            if section == "counting":
+                letter = _letter_to_count(word, rng)
+                answer, rule = f"{letter} {word.count(letter)}", Number(word.count(letter))
+                named["letter"] = letter
+            asked = rng.choice(_WORDS["en"][_ASKED[section]]).format(**named)
+            identity = f"{NAME}/{split}/{section}/{word}"
+            problems.append(Problem(identity, section, (Message.of("user", asked),), answer, rule))
     return problems
 
 
@@ -97,13 +104,8 @@ def spelling_conversations(
             f"{one} {'|' * word[:place].count(letter)}" if one == letter else one
             for place, one in enumerate(word, 1)
         )
-        named = {
-            "word": word,
-            "letter": letter,
-            "letters": letters,
-            "steps": ", ".join(strokes),
-            "count": number,
-        }
+        named = {"word": word, "letter": letter, "letters": letters, "count": number}
+        named["steps"] = ", ".join(strokes)
         parts = (
             Part("text", language["steps"].format(**named)),
             Part("python", f'"{word}".count("{letter}")'),
@@ -111,18 +113,6 @@ def spelling_conversations(
             Part("text", language["once" if number == 1 else "often"].format(**named)),
         )
         yield Message.of("user", rng.choice(language["count"]).format(**named)), Message("assistant", parts)
-
-
-def _spelling_problem(identity: str, word: str, rng: random.Random) -> Problem:
-    asked = rng.choice(_WORDS["en"]["spell"]).format(word=word)
-    return Problem(identity, "spelling", (Message.of("user", asked),), "-".join(word), SpelledOut(word))
-
-
-def _counting_problem(identity: str, word: str, rng: random.Random) -> Problem:
-    letter = _letter_to_count(word, rng)
-    asked = rng.choice(_WORDS["en"]["count"]).format(word=word, letter=letter)
-    count = word.count(letter)
-    return Problem(identity, "counting", (Message.of("user", asked),), f"{letter} {count}", Number(count))
 
 
 def _letter_to_count(word: str, rng: random.Random) -> str:

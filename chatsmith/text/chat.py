@@ -17,8 +17,8 @@ As ids, every message stands between the marks of its role:
 user who types `<|assistant_end|>` sends those characters, not that token.
 
 Training, chat, serving, evaluation and reinforcement learning all render through this file, from top to
-bottom: what a conversation is, its JSON form, its ids and loss mask, and the way back, from ids to text. The
-Jinja template at the end says the same to other programs.
+bottom: what a conversation is, its JSON form, its ids and loss mask, and the way back, from ids to text.
+`chat_template.jinja` says the same to other programs.
 """
 
 import codecs
@@ -26,6 +26,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from chatsmith.text.tokenizer import Tokenizer
@@ -395,41 +396,12 @@ def overlap(text: str, mark: str) -> int:
     return next((length for length in possible if text.endswith(mark[:length])), 0)
 
 
-# A template cannot avoid one difference from `render`: it makes one string of the marks and of what people wrote,
-# so a program that tokenizes that string reads `<|assistant_end|>` in a user's message as the token. Whoever
-# serves strangers should encode messages apart from the marks, as `render` does.
-_TEMPLATE = """\
-{{- '<|bos|>' -}}
-{%- for message in messages -%}
-    {%- if message.role not in ['system', 'user', 'assistant', 'tool'] -%}
-        {{- raise_exception('unknown role: ' + message.role) -}}
-    {%- endif -%}
-    {{- '<|' + message.role + '_start|>' -}}
-    {%- if message.content is string -%}
-        {{- message.content -}}
-    {%- else -%}
-        {%- for part in message.content -%}
-            {%- if part.type == 'text' -%}
-                {{- part.text -}}
-            {%- elif message.role == 'assistant' and part.type in ['python', 'output'] -%}
-                {{- '<|' + part.type + '_start|>' + part.text + '<|' + part.type + '_end|>' -}}
-            {%- else -%}
-                {{- raise_exception('unknown part: ' + part.type) -}}
-            {%- endif -%}
-        {%- endfor -%}
-    {%- endif -%}
-    {{- '<|' + message.role + '_end|>' -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-    {{- '<|assistant_start|>' -}}
-{%- endif -%}
-"""
-
-
 def chat_template() -> str:
     """The chat format as a Jinja template of `messages` and `add_generation_prompt`, for other programs.
 
     chatsmith itself never executes it; a test proves that it gives the ids of `render`. It checks roles and parts,
-    not their order.
+    not their order. One difference from `render` it cannot avoid: it makes one string of the marks and of what people
+    wrote, so a program that tokenizes that string reads `<|assistant_end|>` in a user's message as the token. Whoever
+    serves strangers should encode messages apart from the marks, as `render` does.
     """
-    return _TEMPLATE
+    return Path(__file__).with_name("chat_template.jinja").read_text(encoding="utf-8")

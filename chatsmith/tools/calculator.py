@@ -36,7 +36,8 @@ MAX_DECIMALS = 12
 """Most decimals that `round` may be asked for."""
 
 SECONDS = 0.25
-"""The deadline behind the other limits, which normally keep the work below a millisecond."""
+"""The deadline behind the other limits, which normally keep the work below a millisecond: of the thread's own time, so
+that a busy machine changes no answer."""
 
 # What ast.parse may see. Its tokenizer prints a SyntaxWarning for a number that runs into a keyword, as in 3and, which
 # models write; such warnings can only be silenced for all threads of a process. So a number must end where a word
@@ -76,7 +77,7 @@ def calculate(expression: str) -> str:
         tree = ast.parse(expression.strip(), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise CalculatorError("not an expression") from error
-    deadline = time.monotonic() + SECONDS
+    deadline = time.thread_time() + SECONDS
     try:
         return _plain(_value(tree.body, MAX_DEPTH, deadline))
     except ZeroDivisionError as error:
@@ -96,7 +97,7 @@ def calculator_tool(expression: str) -> str:
 def _value(node: ast.expr, depth: int, deadline: float) -> Value:
     if depth == 0:
         raise CalculatorError(f"nested deeper than {MAX_DEPTH}")
-    if time.monotonic() > deadline:
+    if time.thread_time() > deadline:
         raise CalculatorError("took too long")
 
     def values(*children: ast.expr) -> list[Value]:
@@ -113,11 +114,9 @@ def _value(node: ast.expr, depth: int, deadline: float) -> Value:
         case ast.Compare(left=left, ops=comparisons, comparators=others):
             return _compare(values(left, *others), comparisons)
         case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]):
-            return _within_limits(_call("function", _FUNCTIONS, name, values(*arguments)))
+            return _call("function", name, values(*arguments))
         case ast.Call(func=ast.Attribute(value=owner, attr=name), args=arguments, keywords=[]):
-            found = values(owner, *arguments)
-            _text(found[0])
-            return _within_limits(_call("method", _METHODS, name, found))
+            return _call("method", name, values(owner, *arguments))
     raise CalculatorError(f"{type(node).__name__} is not something the calculator knows")
 
 
@@ -184,18 +183,16 @@ _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
 }
 
 # By name: the fewest and the most arguments (of a method, its text included), and what takes them.
-_FUNCTIONS: dict[str, tuple[int, int, Callable[..., object]]] = {
-    "abs": (1, 1, lambda value: abs(_number(value))),
-    "round": (1, 2, _round),
-    "min": (2, MAX_LENGTH, lambda *values: min(map(_number, values))),
-    "max": (2, MAX_LENGTH, lambda *values: max(map(_number, values))),
-    "len": (1, 1, lambda value: len(_text(value))),
-}
-_METHODS: dict[str, tuple[int, int, Callable[..., object]]] = {
-    "count": (2, 2, lambda text, part: text.count(_text(part))),
-    "upper": (1, 1, str.upper),
-    "lower": (1, 1, str.lower),
-    "replace": (3, 3, lambda text, old, new: text.replace(_text(old), _text(new))),
+_CALLS: dict[str, tuple[int, int, Callable[..., object]]] = {
+    "function abs": (1, 1, lambda value: abs(_number(value))),
+    "function round": (1, 2, _round),
+    "function min": (2, MAX_LENGTH, lambda *values: min(map(_number, values))),
+    "function max": (2, MAX_LENGTH, lambda *values: max(map(_number, values))),
+    "function len": (1, 1, lambda value: len(_text(value))),
+    "method count": (2, 2, lambda text, part: _text(text).count(_text(part))),
+    "method upper": (1, 1, lambda text: _text(text).upper()),
+    "method lower": (1, 1, lambda text: _text(text).lower()),
+    "method replace": (3, 3, lambda text, old, new: _text(text).replace(_text(old), _text(new))),
 }
 
 
@@ -211,15 +208,14 @@ def _compare(values: list[Value], comparisons: list[ast.cmpop]) -> bool:
     return True
 
 
-def _call(
-    kind: str, known: dict[str, tuple[int, int, Callable[..., object]]], name: str, arguments: list[Value]
-) -> object:
-    if name not in known:
-        raise CalculatorError(f"the {kind} {name[:20]} is not known")
-    fewest, most, work = known[name]
+def _call(kind: str, name: str, arguments: list[Value]) -> Value:
+    called = f"{kind} {name[:20]}"
+    if called not in _CALLS:
+        raise CalculatorError(f"the {called} is not known")
+    fewest, most, work = _CALLS[called]
     if not fewest <= len(arguments) <= most:
         raise CalculatorError(f"wrong number of arguments for {name}")
-    return work(*arguments)
+    return _within_limits(work(*arguments))
 
 
 def _plain(value: Value) -> str:

@@ -80,10 +80,6 @@ class Outcome:
         return self.ending == "finished"
 
 
-class _NotStartedError(Exception):
-    """The program was not run; why."""
-
-
 def run_python(source: str, limits: Limits | None = None) -> Outcome:
     """Run `source` as a program of its own in the sandbox and wait for its end.
 
@@ -91,10 +87,7 @@ def run_python(source: str, limits: Limits | None = None) -> Outcome:
     it could not be started this time: that is no failure of the program.
     """
     require_sandbox()
-    try:
-        return _run(source, limits or Limits())
-    except _NotStartedError as reason:
-        raise UserError(f"the sandbox could not be started: {reason}") from None
+    return _run(source, limits or Limits())
 
 
 def require_sandbox() -> None:
@@ -124,8 +117,8 @@ def _problem() -> str:
         if outcome.finished and outcome.stdout.strip() == "42":
             return ""
         said = " ".join((outcome.stderr or outcome.ending).split())
-    except _NotStartedError as reason:
-        said = str(reason)
+    except UserError as reason:
+        said = str(reason).partition(": ")[2]
     return (
         f"bubblewrap cannot start it ({said}). The kernel must let users make namespaces: "
         "sysctl kernel.unprivileged_userns_clone=1 on older Debian, kernel.apparmor_restrict_unprivileged_userns=0 "
@@ -160,7 +153,12 @@ def _run(source: str, limits: Limits) -> Outcome:
                 process.kill()  # bubblewrap's death ends everything inside: the kernel sees to that
     seconds = time.monotonic() - started
     if ending is None and not stdout.startswith(mark):
-        raise _NotStartedError(_reason(process.returncode, stderr))
+        said = " ".join(stderr.decode("utf-8", "replace").split())[:200]
+        if process.returncode == _UNPROTECTED:
+            said = "the program was not shut in"
+        raise UserError(
+            f"the sandbox could not be started: {said or f'it ended with code {process.returncode}'}"
+        )
     written = stdout.removeprefix(mark)
     if ending is None:
         is_late = seconds >= limits.cpu_seconds
@@ -206,13 +204,6 @@ def _ending(code: int, has_mark: bool, is_late: bool) -> Ending:
     if number == signal.SIGXCPU or (number == signal.SIGKILL and is_late):
         return "timeout"
     return "killed" if number else "failed"
-
-
-def _reason(code: int, stderr: bytearray) -> str:
-    """Why the program was not even begun."""
-    if code == _UNPROTECTED:
-        return "the program was not shut in"
-    return " ".join(stderr.decode("utf-8", "replace").split())[:200] or f"it ended with code {code}"
 
 
 def _command(limits: Limits, filter_descriptor: int) -> list[str]:

@@ -8,6 +8,7 @@ are shares of the run, so a run of a hundred steps and one of ten thousand have 
 
 import math
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from chatsmith.model.config import NO_SOFTCAP, Architecture, Cost, GPTConfig, model_cost
 from chatsmith.optim.optimizer import Rates
@@ -54,6 +55,27 @@ gradient's own size, makes full steps of what is mere noise (docs/lab-log.md, "R
 LONGEST_STRIDE = 2.0
 """In reinforcement learning: where a slow machine's minutes hold a third of the steps, twice the learning
 rate gave 7 to 10 points instead of 3 to 9; with three times nothing was learned (docs/lab-log.md)."""
+
+
+DEEP = 12
+"""Layers from which on a model is trained at length on a GPU, and is shaped for it as nanochat's (July 2026)."""
+
+
+class Dial(NamedTuple):
+    """What a depth says of a model where nothing else is asked for, whatever it is trained on."""
+
+    vocab_size: int
+    sequence_length: int
+    head_dim: int
+    window_pattern: str
+
+
+def dial(depth: int, architecture: Architecture = "chatsmith") -> Dial:
+    """The usual shape beside depth and width. Heads of 128 channels have half the softmax work of 64 each; windows of a
+    quarter in three layers of four leave 0.58 of the keys of a long row. A portable model has none: Qwen3 has none."""
+    if depth < DEEP:
+        return Dial(8192, 512, 64, "L")
+    return Dial(32_768, 2048, 128, "SSSL" if architecture == "chatsmith" else "L")
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,13 @@ from chatsmith.model.config import GPTConfig, model_cost
 from chatsmith.model.gpt import GPT
 from chatsmith.model.loss import bits_per_byte
 from chatsmith.runtime.console import counted
-from chatsmith.runtime.device import Runtime, gemm_peak
+from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.distributed import main_number
 from chatsmith.text.tokenizer import Tokenizer
 from chatsmith.train.plan import Plan
 from chatsmith.train.step import expected_seconds, prepare, uncompiled
 from chatsmith.train.timing import TimeBudget
-from chatsmith.train.trainer import Job, TrainingRun, TrainingSettings, TrainResult, fit, measure_tokens
+from chatsmith.train.trainer import Job, TrainingRun, TrainingSettings, TrainResult, fit, tokens_within
 
 
 class Trained(NamedTuple):
@@ -62,7 +62,7 @@ def pretrain(
     shape = model.config
     flops_per_token = model_cost(shape).training_flops_per_token
     seconds = 60 * budget.minutes if budget else expected_seconds(tokens * flops_per_token, runtime)
-    compute_loss = prepare(model, runtime, settings.compile, reporter.notice, seconds)
+    compute_loss = prepare(model, runtime, settings.compile, reporter.notice, seconds, run.gradient_of)
 
     @cache  # not before an evaluation: it waits for all of the validation text
     def validation_rows() -> ValidationRows:
@@ -77,7 +77,6 @@ def pretrain(
             compute_loss,
             evaluate=partial(evaluate, plan),
             evaluate_every=settings.evaluate_every(plan),
-            text_of=tokenizer.decode,
             sample=partial(sample, model) if sample else None,
         )
 
@@ -86,14 +85,9 @@ def pretrain(
         return settings.plan(model, tokens, runtime, compute_loss, notice, from_scratch=is_new)
 
     if budget:
-        tokens = budget.get("tokens") or 0
-        if not tokens:
-            reporter.line("Measuring how many tokens fit into the time (this compiles the model, too) ...")
-            # A guess from half the matrix peak is enough to choose the batch size that is then measured.
-            peak = gemm_peak(runtime, runtime.compute_dtype, seconds=0.3)
-            guess = main_number(max(1, int(seconds * peak / 2 / flops_per_token)), runtime)
-            first = planned(int(guess), str)
-            tokens = measure_tokens(budget, model, first, job(first), settings.evaluations)
+        # A guess from half the matrix peak is enough to choose the batch size that is then measured.
+        guess = main_number(max(1.0, seconds / expected_seconds(flops_per_token, runtime)), runtime)
+        tokens = tokens_within(run, budget, model, int(guess), planned, job, settings.evaluations)
     plan = planned(tokens, reporter.notice)
     reporter.line(
         f"{plan.cost.parameters:,} parameters, {plan.tokens:,} tokens in {counted(plan.steps, 'step')} "

@@ -3,6 +3,7 @@ and documents; of conversations the loss may count all, or what the assistant sa
 loss on validation conversations and, where documents are in the mixture, bits per byte.
 """
 
+from collections.abc import Callable
 from functools import partial
 from itertools import islice
 
@@ -19,7 +20,7 @@ from chatsmith.train.plan import Plan
 from chatsmith.train.pretrain import bits_per_byte_on
 from chatsmith.train.step import expected_seconds, prepare, uncompiled
 from chatsmith.train.timing import TimeBudget
-from chatsmith.train.trainer import Job, TrainingRun, TrainingSettings, TrainResult, fit, measure_tokens
+from chatsmith.train.trainer import Job, TrainingRun, TrainingSettings, TrainResult, fit, tokens_within
 
 
 def fine_tune(
@@ -49,7 +50,7 @@ def fine_tune(
     flops = tokens * model_cost(shape).training_flops_per_token
     model.train()
     seconds = 60 * budget.minutes if budget else expected_seconds(flops, runtime)
-    compute_loss = prepare(model, runtime, settings.compile, reporter.notice, seconds)
+    compute_loss = prepare(model, runtime, settings.compile, reporter.notice, seconds, run.gradient_of)
     text_rows = ValidationRows(validation_text, shape.context_length) if validation_text else None
 
     def evaluate(plan: Plan) -> dict[str, float]:
@@ -77,14 +78,13 @@ def fine_tune(
             compute_loss,
             evaluate=partial(evaluate, plan) if validation or text_rows else None,
             evaluate_every=settings.evaluate_every(plan),
-            text_of=start.tokenizer.decode,
         )
 
+    def planned(tokens: int, notice: Callable[[str], object]) -> Plan:
+        return settings.plan(model, tokens, runtime, compute_loss, notice)
+
     if budget:
-        tokens = budget.get("tokens") or 0
-        if not tokens:
-            first = settings.plan(model, pass_tokens, runtime, compute_loss, str)
-            tokens = measure_tokens(budget, model, first, job(first), settings.evaluations)
-    plan = settings.plan(model, tokens, runtime, compute_loss, reporter.notice)
+        tokens = tokens_within(run, budget, model, pass_tokens, planned, job, settings.evaluations)
+    plan = planned(tokens, reporter.notice)
     result = fit(run, model, plan, job(plan), budget)
     return plan.with_steps(result.steps), result

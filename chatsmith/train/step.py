@@ -3,13 +3,10 @@
 Also what comes before the first one: the model's compute type, and whether its blocks and the loss are compiled.
 """
 
-import heapq
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from itertools import pairwise
-from operator import itemgetter
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -17,11 +14,10 @@ from torch import Tensor
 
 from chatsmith.data.packing import NOT_TRAINED_ON, Batch
 from chatsmith.model.gpt import GPT
-from chatsmith.model.loss import IGNORED, chunk_gradient, chunked_cross_entropy
+from chatsmith.model.loss import IGNORED, ChunkGradient, chunk_gradient, chunked_cross_entropy
 from chatsmith.optim.optimizer import Optimizer
-from chatsmith.optim.sharded import ShardedOptimizer
 from chatsmith.runtime.device import Runtime, can_compile, gemm_peak, read_later
-from chatsmith.runtime.distributed import gathered, sum_number
+from chatsmith.runtime.distributed import sum_number
 from chatsmith.runtime.errors import UserError
 from chatsmith.train.memory import Notch, is_out_of_memory
 from chatsmith.train.plan import Plan
@@ -60,7 +56,7 @@ ComputeLoss = Callable[[GPT, B, float], Tensor]
 
 def train_step(
     model: GPT,
-    optimizer: Optimizer | ShardedOptimizer,
+    optimizer: Optimizer,
     batches: Iterable[B],
     plan: Plan,
     compute_loss: ComputeLoss[B],
@@ -121,7 +117,7 @@ def train_step(
 
 def _gradients(
     model: GPT,
-    optimizer: Optimizer | ShardedOptimizer,
+    optimizer: Optimizer,
     batches: Sequence[B],
     compute_loss: ComputeLoss[B],
     scale: float,
@@ -151,54 +147,21 @@ def batch_pieces(batch: B, pieces: int) -> list[B]:
     return [piece for rows in zip(*columns, strict=False) if (piece := type(batch)(*rows)).num_targets]
 
 
-MOST_NAMED, SHOWN_IDS = 3, 24
-"""Rows that are named, and how many ids of each document in them."""
-
-
-def hardest_rows(
-    model: GPT,
-    batches: Iterable[Any],
-    compute_loss: ComputeLoss[Any],
-    text_of: Callable[[list[int]], str],
-    runtime: Runtime,
-) -> list[str]:
-    """The rows of a step (`batches`: of type Batch) with the highest losses over all processes: for each a line with
-    its loss and with how its documents begin."""
-    found: list[tuple[float, list[int]]] = []
-    for row in (row for batch in batches for row in batch_pieces(batch, len(batch.inputs))):
-        if count := row.num_targets:
-            with torch.no_grad(), uncompiled():
-                loss = compute_loss(model, row.to(runtime.device), 1 / count).item()
-            found.append((loss if math.isfinite(loss) else math.inf, row.inputs[0].tolist()))
-    own = heapq.nlargest(MOST_NAMED, found, key=itemgetter(0))
-    lines = gathered([(loss, _beginnings(ids, text_of)) for loss, ids in own], runtime)
-    hardest = heapq.nlargest(MOST_NAMED, lines, key=itemgetter(0))
-    return [f"a row with loss {loss:.3f}: {text}" for loss, text in hardest]
-
-
-def _beginnings(ids: list[int], text_of: Callable[[list[int]], str]) -> str:
-    starts = [index for index, id in enumerate(ids) if id == ids[0]]  # every row begins with <|bos|>
-    texts = [
-        text_of(ids[start + 1 : min(end, start + 1 + SHOWN_IDS)])
-        for start, end in pairwise([*starts, len(ids)])
-    ]
-    return " … ".join(" ".join(text.split()) for text in texts if text)
-
-
 def prepare(
     model: GPT,
     runtime: Runtime,
     compile: bool,
     notice: Callable[[str], None],
     seconds: float = math.inf,
+    gradient_of: ChunkGradient = chunk_gradient,
 ) -> Callable[[GPT, Batch, float], Tensor]:
     """Set the model's compute type, compile its blocks and the loss, and return the loss: the cross-entropy of a Batch.
+    `gradient_of` is how that of a chunk is computed; the plain way is compiled, too.
 
     With `compile`, everything is compiled if a run of about `seconds` repays it and torch.compile has what it needs;
     otherwise everything runs eager, and `notice` gets the reason in one line.
     """
     model.compute_dtype = runtime.compute_dtype
-    gradient_of = chunk_gradient
     if compile and seconds < COMPILING_PAYS_SECONDS:
         notice(f"about {seconds:.0f} s of training do not repay compiling, so nothing is compiled")
         compile = False
@@ -212,7 +175,8 @@ def prepare(
         # Timing-based choices between kernels would make two runs differ.
         os.environ.setdefault("TORCHINDUCTOR_MAX_AUTOTUNE", "0")
         model.compile_blocks()
-        gradient_of = torch.compile(chunk_gradient, dynamic=False)
+        if gradient_of is chunk_gradient:
+            gradient_of = torch.compile(chunk_gradient, dynamic=False)
 
     def cross_entropy(model: GPT, batch: Batch, scale: float) -> Tensor:
         hidden = model(batch.inputs).flatten(0, 1)

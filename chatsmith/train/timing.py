@@ -14,7 +14,7 @@ from typing import Protocol
 
 from chatsmith.model.gpt import GPT
 from chatsmith.optim.optimizer import Optimizer
-from chatsmith.optim.sharded import ShardedOptimizer, make_optimizer
+from chatsmith.optim.sharded import make_optimizer
 from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.distributed import main_number
 from chatsmith.train.plan import Plan
@@ -111,7 +111,7 @@ class TimeBudget:
 
 
 @contextmanager
-def trial(model: GPT, plan: Plan, runtime: Runtime) -> Iterator[Optimizer | ShardedOptimizer]:
+def trial(model: GPT, plan: Plan, runtime: Runtime) -> Iterator[Optimizer]:
     """An optimizer for steps that are only timed: afterwards the weights are put back and it is thrown away."""
     before = {name: value.clone() for name, value in model.state_dict().items()}
     optimizer = make_optimizer(model, plan.rates, runtime)

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from chatsmith.data.packing import Batch
 from chatsmith.model.gpt import GPT
+from chatsmith.model.loss import ChunkGradient, chunk_gradient
 from chatsmith.optim.sharded import make_optimizer
 from chatsmith.runtime.background import AfterSave
 from chatsmith.runtime.console import Reporter, counted, differences, format_seconds
@@ -40,10 +41,10 @@ from chatsmith.runtime.distributed import sum_number, sum_numbers
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.metrics import MetricsLog
 from chatsmith.runtime.signals import SIGNALS, StoppedError, stop_request
+from chatsmith.runtime.states import StateWriter
 from chatsmith.train.checkpoint import (
     Carried,
     Progress,
-    StateWriter,
     TrainingKey,
     check_other_states,
     keep_records,
@@ -53,7 +54,7 @@ from chatsmith.train.checkpoint import (
 )
 from chatsmith.train.memory import fit_plan
 from chatsmith.train.plan import Plan, make_plan
-from chatsmith.train.step import B, ComputeLoss, NonFiniteLossError, Notch, hardest_rows, train_step
+from chatsmith.train.step import B, ComputeLoss, NonFiniteLossError, Notch, train_step
 from chatsmith.train.timing import TimeBudget, seconds_per_step
 
 
@@ -84,6 +85,10 @@ class TrainingRun:
     """When the command began, by `time.monotonic()`."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Those it is to be compared by with other runs, and that a tracker shows."""
+    gradient_of: ChunkGradient = chunk_gradient
+    """How the loss of a chunk is computed on this device."""
+    describe: Callable[[GPT, list[Any], ComputeLoss[Any]], list[str]] = lambda model, batches, loss: []
+    """What to say about the batches of a step that was left out for its loss; on all processes."""
     after_step: Callable[[GPT, int], dict[str, float]] = lambda model, step: {}
     """What else is to be done with the model after a step, on all processes; scores that come of it are recorded."""
 
@@ -163,8 +168,6 @@ class Job(Generic[B]):
     """After every so many steps, and after the last; 0 means after the last alone."""
     sample: Callable[[], str] | None = None
     """Text to show with every evaluation."""
-    text_of: Callable[[list[int]], str] | None = None
-    """What ids say: to name the text of a step whose loss is refused."""
 
 
 def fit(
@@ -188,7 +191,7 @@ def fit(
         batches = job.batches_from(trainer.step * plan.rows_per_step)
         while not trainer.is_done:
             started = time.perf_counter()
-            trainer.update(islice(batches, plan.accumulation), job.compute_loss, started, job.text_of)
+            trainer.update(islice(batches, plan.accumulation), job.compute_loss, started)
             if is_first:
                 seconds = time.monotonic() - run.started
                 reporter.line(f"First step done {seconds:.0f} s after the command began.")
@@ -213,9 +216,22 @@ def fit(
     return result
 
 
-def measure_tokens(budget: TimeBudget, model: GPT, plan: Plan, job: Job[B], evaluations: int) -> int:
-    """The tokens that fit into the minutes of `budget` together with so many evaluations, measured on this model and
-    job; kept as "tokens". The batch size is that of `plan`, a guess. Leaves the model as it was."""
+def tokens_within(
+    run: TrainingRun,
+    budget: TimeBudget,
+    model: GPT,
+    guess: int,
+    planned: Callable[[int, Callable[[str], object]], Plan],
+    job_of: Callable[[Plan], Job[B]],
+    evaluations: int,
+) -> int:
+    """The tokens that fit into the minutes of `budget` together with so many evaluations: kept, or measured with the
+    batch size of a plan for a `guess`. Leaves the model as it was."""
+    if kept := budget.get("tokens"):
+        return kept
+    run.reporter.line("Measuring how many tokens fit into the time (this compiles the model, too) ...")
+    plan = planned(guess, str)
+    job = job_of(plan)
     step_seconds = seconds_per_step(model, plan, job.batches_from(0), job.compute_loss, budget.runtime)
     if job.evaluate:
         job.evaluate()  # the first one may compile
@@ -318,13 +334,7 @@ class Trainer:
         """What all steps took, those of earlier sessions included."""
         return self._earlier.step_seconds + self.meter.seconds
 
-    def update(
-        self,
-        batches: Iterable[B],
-        compute_loss: ComputeLoss[B],
-        started: float,
-        text_of: Callable[[list[int]], str] | None = None,
-    ) -> None:
+    def update(self, batches: Iterable[B], compute_loss: ComputeLoss[B], started: float) -> None:
         """Do one optimizer step on this process's batches. `started` is when they began to be fetched, by
         `time.perf_counter()`: that belongs to the step's time."""
         run, batches, limit = self.run, list(batches), self._most_loss()
@@ -351,12 +361,9 @@ class Trainer:
             self._refused = 0
             return
         self._refused += 1
-        texts = hardest_rows(self.model, batches, compute_loss, text_of, run.runtime) if text_of else []
         usual = f", {statistics.median(self._losses):.3f} in the steps before" if self._losses else ""
-        run.reporter.notice(
-            f"step {self.step:,} is left out: its loss is {loss:.3f}{usual}"
-            + "".join(f"\n  {text}" for text in texts)
-        )
+        about = [f"step {self.step:,} is left out: its loss is {loss:.3f}{usual}"]
+        run.reporter.notice("\n  ".join(about + run.describe(self.model, batches, compute_loss)))
 
     def _most_loss(self) -> float:
         """The loss from which on a step is left out: far above the last ones, by their median and their spread (median

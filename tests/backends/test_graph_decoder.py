@@ -46,7 +46,7 @@ def recorded(engine: Engine, recorder: Recorder) -> Engine:
     """The engine, made to decode as it would on a GPU."""
     backend, longest = engine.backend, engine._blocks.blocks_for(CONTEXT)
     backend._decoder = GraphDecoder(  # type: ignore[attr-defined]
-        backend.model, backend.cache, engine._scheduler.max_running, longest, recorder
+        backend.model, backend.attention, backend.cache, engine._scheduler.max_running, longest, recorder
     )
     return engine
 
@@ -102,7 +102,9 @@ def test_replayed_decoding_equals_full_recomputation(
 def test_rows_that_outgrow_the_workspace_take_turns_within_a_recording(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, windows: tuple[int, ...]
 ) -> None:
-    monkeypatch.setattr("chatsmith.engine.backend.WORKSPACE_TOKENS", 1)  # then it holds one whole context
+    monkeypatch.setattr(
+        "chatsmith.engine.paged_attention.WORKSPACE_TOKENS", 1
+    )  # then it holds one whole context
     model = random_model(tokenizer.vocab_size, windows)
     requests = [a_request(index, 5 + 9 * index, 12) for index in range(6)]
     plain = Engine(model, tokenizer, max_running=6).generate(requests)

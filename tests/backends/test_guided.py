@@ -6,8 +6,9 @@ import re
 import jsonschema
 import pytest
 
-from chatsmith.engine.request import Constraint, Request, RequestError, SamplingParams, object_schema
+from chatsmith.engine.request import Constraint, Request, RequestError, SamplingParams
 from chatsmith.model.gpt import GPT
+from chatsmith.serve.tools import object_schema
 from chatsmith.text.tokenizer import SPECIAL_TOKENS, Tokenizer
 from tests.backends.conftest import fast_engine
 
@@ -36,7 +37,7 @@ def test_a_json_schema_is_obeyed(model: GPT, tokenizer: Tokenizer) -> None:
 
 
 def test_a_regular_expression_is_obeyed(model: GPT, tokenizer: Tokenizer) -> None:
-    found = replies(model, tokenizer, Constraint.regex("[0-9]{2,3}( cat| dog)"))
+    found = replies(model, tokenizer, Constraint("regex", "[0-9]{2,3}( cat| dog)"))
     assert all(re.fullmatch("[0-9]{2,3}( cat| dog)", text) for text in found)
     assert len(set(found)) > 1
 
@@ -44,7 +45,7 @@ def test_a_regular_expression_is_obeyed(model: GPT, tokenizer: Tokenizer) -> Non
 def test_a_choice_is_one_of_the_texts_even_with_signs_of_regular_expressions(
     model: GPT, tokenizer: Tokenizer
 ) -> None:
-    assert set(replies(model, tokenizer, Constraint.choice(["a+b", "(c|d)", "the cat"]))) <= {
+    assert set(replies(model, tokenizer, Constraint("regex", r"a\+b|\(c\|d\)|the cat"))) <= {
         "a+b",
         "(c|d)",
         "the cat",
@@ -53,13 +54,13 @@ def test_a_choice_is_one_of_the_texts_even_with_signs_of_regular_expressions(
 
 def test_a_grammar_is_obeyed(model: GPT, tokenizer: Tokenizer) -> None:
     grammar = 'start: animal " sat"\nanimal: "the cat" | "the dog"'
-    found = replies(model, tokenizer, Constraint.lark(grammar))
+    found = replies(model, tokenizer, Constraint("lark", grammar))
     assert set(found) <= {"the cat sat", "the dog sat"}
 
 
 def test_a_constraint_leaves_the_other_requests_alone(model: GPT, tokenizer: Tokenizer) -> None:
     free = [Request((1, 2, 3), SamplingParams(seed=seed, max_tokens=20)) for seed in range(4)]
-    bound = Request((4, 5), SamplingParams(seed=9, max_tokens=20), constraint=Constraint.regex("[0-9]+"))
+    bound = Request((4, 5), SamplingParams(seed=9, max_tokens=20), constraint=Constraint("regex", "[0-9]+"))
     alone = fast_engine(model, tokenizer).generate(free)
     together = fast_engine(model, tokenizer).generate([free[0], bound, *free[1:]])
     assert [one.ids for one in together if one.prompt_ids == (1, 2, 3)] == [one.ids for one in alone]
@@ -68,10 +69,10 @@ def test_a_constraint_leaves_the_other_requests_alone(model: GPT, tokenizer: Tok
 @pytest.mark.parametrize(
     "constraint",
     [
-        Constraint.regex("[0-9"),
+        Constraint("regex", "[0-9"),
         Constraint.json_schema({"type": "cat"}),
         Constraint.json_schema({"minimum": -(10**300)}),
-        Constraint.lark("start: cat"),
+        Constraint("lark", "start: cat"),
     ],
 )
 def test_a_form_that_makes_no_sense_is_refused_at_submit(
@@ -85,11 +86,9 @@ def test_a_form_that_makes_no_sense_is_refused_at_submit(
     assert engine.is_idle
 
 
-def test_a_choice_of_nothing_and_a_minimum_length_are_refused() -> None:
-    with pytest.raises(RequestError, match="at least one text"):
-        Constraint.choice([])
+def test_a_minimum_length_is_refused() -> None:
     with pytest.raises(RequestError, match="min_tokens"):
-        Request((1,), SamplingParams(min_tokens=3), constraint=Constraint.json_object())
+        Request((1,), SamplingParams(min_tokens=3), constraint=Constraint.json_schema({"type": "object"}))
 
 
 SPECIAL_FORMS = {
@@ -104,10 +103,9 @@ SPECIAL_FORMS = {
         }
     ),
     "pattern": lambda name: Constraint.json_schema({"type": "string", "pattern": f"^{re.escape(name)}$"}),
-    "regex": lambda name: Constraint.regex(re.escape(f"{name}+{name}")),
-    "choice": lambda name: Constraint.choice([f"the {name}"]),
-    "grammar": lambda name: Constraint.lark(
-        f"start: {json.dumps('the ' + name)} %json {json.dumps({'const': name})}"
+    "regex": lambda name: Constraint("regex", re.escape(f"{name}+{name}")),
+    "grammar": lambda name: Constraint(
+        "lark", f"start: {json.dumps('the ' + name)} %json {json.dumps({'const': name})}"
     ),
 }
 
@@ -170,7 +168,7 @@ def test_a_value_that_can_never_end_is_refused_at_submit(
     schema = ENDLESS[kind]
     constraint = Constraint.json_schema(schema)
     if embedded:
-        constraint = Constraint.lark(f'start: "<call>" %json {json.dumps(schema)} "</call>"')
+        constraint = Constraint("lark", f'start: "<call>" %json {json.dumps(schema)} "</call>"')
     with pytest.raises(RequestError, match="can ever end"):
         fast_engine(model, tokenizer).submit(Request((1,), constraint=constraint))
 
@@ -268,7 +266,7 @@ def test_a_tools_arguments_are_an_object_whatever_else_its_schema_allows(
     engine = fast_engine(model, tokenizer)
     for seed in range(2):
         sampling = SamplingParams(seed=seed, max_tokens=80, logit_bias=bias)
-        [completion] = engine.generate([Request((1,), sampling, constraint=Constraint.lark(grammar))])
+        [completion] = engine.generate([Request((1,), sampling, constraint=Constraint("lark", grammar))])
         written = completion.text.removeprefix("<call>")
         assert written.startswith("{")
         if completion.finish_reason == "stop":
@@ -294,5 +292,5 @@ def test_a_tool_whose_arguments_could_be_no_object_is_refused(
     model: GPT, tokenizer: Tokenizer, parameters: dict[str, object]
 ) -> None:
     with pytest.raises(RequestError):
-        constraint = Constraint.lark(f"start: %json {json.dumps(object_schema(parameters))}")
+        constraint = Constraint("lark", f"start: %json {json.dumps(object_schema(parameters))}")
         fast_engine(model, tokenizer).submit(Request((1,), constraint=constraint))

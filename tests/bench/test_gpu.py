@@ -13,7 +13,8 @@ FOUND = {
     "d12": ("tokens_per_second", "mfu_of_data_sheet"),
     "optimizer": ("save_stall_seconds", "muon_bf16_singular_values"),
     "memory": ("rows",),
-    "engine": ("rows", "prefill_tokens_per_second"),
+    "attention": ("rows", "read_bytes_per_second"),
+    "engine": ("rows", "prefill_tokens_per_second", "prefill_flops_per_second"),
     "rl": ("rounds",),
 }
 

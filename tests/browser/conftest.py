@@ -161,6 +161,12 @@ class Chat:
         self.last.wait_for()
         self.page.get_by_role("button", name="Stop", exact=True).wait_for(state="detached")
 
+    def wait_for_all(self) -> None:
+        """Until no reply is being written, of several at once."""
+        self.last.first.wait_for()
+        self.page.locator(".reply.is-writing").first.wait_for(state="detached")
+        self.page.get_by_role("button", name="Stop", exact=True).wait_for(state="detached")
+
     def until(self, condition: str) -> None:
         """Until an expression is true on the page. (Playwright's own way needs eval, which the policy forbids.)"""
         until = time.monotonic() + TIMEOUT_SECONDS
@@ -187,6 +193,15 @@ class Chat:
     def button(self, name: str):
         """A button of the last reply."""
         return self.last.get_by_role("button", name=name, exact=True)
+
+    def act(self, name: str) -> None:
+        """Do something from the menu of the last reply, with the keyboard."""
+        self.button("Actions for this reply").focus()
+        self.page.keyboard.press("Enter")
+        item = self.page.get_by_role("menuitem", name=name, exact=True)
+        item.wait_for()
+        item.focus()
+        self.page.keyboard.press("Enter")
 
     def set_up(self, settings: dict[str, float]) -> None:
         """Enter numbers in the settings sheet, by their labels."""
@@ -215,6 +230,15 @@ class Chat:
         self.page.route(
             "**/v1/chat/completions", lambda route: route.fulfill(content_type="text/event-stream", body=body)
         )
+
+
+def requests_of(chat: Chat) -> list[dict]:
+    """The bodies of the requests for replies, filled as they are sent."""
+    sent: list[dict] = []
+    chat.page.on(
+        "request", lambda asked: sent.append(asked.post_data_json) if "completions" in asked.url else None
+    )
+    return sent
 
 
 @pytest.fixture

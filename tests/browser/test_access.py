@@ -44,6 +44,40 @@ def say_with_everything(chat) -> None:
     chat.say("And now you.")
 
 
+def new_views(chat) -> dict[str, list[str]]:
+    """Replies side by side, one rated and one edited; what can be done with many; the rarely used settings."""
+    found: dict[str, list[str]] = {}
+    chat.page.get_by_role("button", name="Look inside").click()
+    for group in ("Side by side", "Penalties and biases", "Form and tools"):
+        chat.page.get_by_text(group, exact=True).click()
+    chat.page.get_by_role("spinbutton", name="Replies at once").fill("2")
+    chat.page.get_by_label("Logit bias").fill("none")
+    found["all settings"] = serious_findings(chat)
+    chat.page.get_by_role("button", name="Close settings").click()
+    chat.message.fill("Twice.")
+    chat.message.press("Enter")
+    chat.page.locator(".round .markdown").nth(1).wait_for()
+    chat.wait_for_all()
+    chat.page.locator(".round").get_by_role("button", name="Good reply").first.click()
+    found["side by side"] = serious_findings(chat)
+    chat.page.locator(".round").get_by_role("button", name="Actions for this reply").nth(1).click()
+    found["menu"] = serious_findings(chat)
+    chat.page.get_by_role("menuitem", name="Edit reply").click()
+    found["edited reply"] = serious_findings(chat)
+    chat.page.keyboard.press("Escape")
+    for command, name in (("/rated", "Rated replies"), ("/model", "About the model")):
+        chat.message.fill(command)
+        chat.message.press("Enter")
+        chat.page.get_by_role("heading", name=name).wait_for()
+        chat.page.wait_for_timeout(100)
+        found[name] = serious_findings(chat)
+        chat.page.keyboard.press("Escape")
+    chat.page.get_by_role("button", name="All conversations").click()
+    chat.page.get_by_role("menuitem", name="Choose several").click()
+    found["choosing"] = serious_findings(chat)
+    return found
+
+
 # Each theme in a page of its own: right after a change of theme, axe still finds colours of the one before.
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious_in_any_view(new_page, server, scheme):
@@ -65,6 +99,8 @@ def test_axe_finds_nothing_serious_in_any_view(new_page, server, scheme):
     chat.message.press("Enter")
     chat.page.get_by_role("dialog", name="Keyboard shortcuts").wait_for()
     found["shortcuts"] = serious_findings(chat)
+    chat.page.keyboard.press("Escape")
+    found |= new_views(chat)
     assert "\n".join(f"{view}: {finding}" for view, findings in found.items() for finding in findings) == ""
 
 

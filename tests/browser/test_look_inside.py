@@ -121,6 +121,6 @@ def test_the_prompt_shows_marks_messages_and_what_was_cached(chat):
     assert 0 < cached < total
     assert sheet.locator(".prompt-messages .is-cached").count() == cached
     chat.last.hover()
-    chat.button("Show its prompt").click()
+    chat.act("Show its prompt")
     sheet.get_by_text("What the model was given before it wrote that reply.").wait_for()
     sheet.get_by_role("heading", name="reply to come").wait_for()

@@ -206,7 +206,9 @@ def test_what_was_exported_can_be_imported(chat, tmp_path):
     wrong = tmp_path / "wrong.json"
     wrong.write_text("{}")
     take_in(wrong)
-    chat.page.get_by_text("wrong.json: This JSON file was not exported by chatsmith.").wait_for()
+    chat.page.get_by_text(
+        "wrong.json: This JSON file holds no conversations of a form that is known."
+    ).wait_for()
 
 
 def test_a_backup_comes_back_in_its_order_with_its_dates(chat, tmp_path):

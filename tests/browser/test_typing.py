@@ -4,16 +4,9 @@ import json
 
 import pytest
 
+from tests.browser.conftest import requests_of
+
 pytestmark = pytest.mark.browser
-
-
-def requests_of(chat) -> list[dict]:
-    """The bodies of the requests for replies, filled as they are sent."""
-    sent: list[dict] = []
-    chat.page.on(
-        "request", lambda asked: sent.append(asked.post_data_json) if "completions" in asked.url else None
-    )
-    return sent
 
 
 def test_settings_are_typed_key_by_key(chat):

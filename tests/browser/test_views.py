@@ -33,7 +33,7 @@ def shoot(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[Chat, str
     def take(chat: Chat, name: str) -> None:
         for scheme in ("light", "dark"):
             chat.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-            chat.page.wait_for_timeout(150)  # what fades has faded
+            chat.page.wait_for_timeout(400)  # what fades has faded
             picture = chat.page.screenshot(path=folder / f"chat-{name}-{scheme}.png")
             assert len(picture) > 10_000, "an empty page makes a smaller picture"
 
@@ -117,6 +117,64 @@ def test_a_phone(talked, shoot):
     chat.page.get_by_role("button", name="Show conversations").tap()
     chat.page.get_by_role("dialog", name="Conversations").wait_for()
     shoot(chat, "phone-conversations")
+
+
+TABLET = {"viewport": {"width": 768, "height": 1024}}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("width", "options"), [(390, PHONE), (768, TABLET), (1280, DESKTOP)])
+def test_side_by_side_settings_ratings_and_the_card(new_page, server, shoot, width, options):
+    chat = Chat(new_page(server.address, **options), server.address).open()
+    chat.set_up({"Seed": SEED, "Longest reply": 40})
+    chat.message.fill("/settings")
+    chat.message.press("Enter")
+    if chat.page.get_by_role("textbox", name="System prompt").is_hidden():
+        chat.page.get_by_role("button", name="Send").click()
+    chat.page.get_by_text("Side by side", exact=True).click()
+    field = chat.page.get_by_role("spinbutton", name="Replies at once")
+    field.fill("3")
+    chat.page.get_by_role("button", name="Presets", exact=True).click()
+    chat.page.get_by_role("menuitem", name="Save as a preset").click()
+    chat.page.keyboard.type("Three at once")
+    chat.page.keyboard.press("Enter")
+    chat.page.get_by_role("combobox", name="Preset").wait_for()
+    chat.page.locator(".notice").wait_for(state="detached")
+    shoot(chat, f"settings-{width}")
+    for group in ("Penalties and biases", "Form and tools"):
+        chat.page.get_by_text(group, exact=True).click()
+    chat.page.get_by_label("JSON schema").scroll_into_view_if_needed()
+    shoot(chat, f"more-settings-{width}")
+    chat.page.get_by_role("button", name="Close settings").click()
+    for question in ("What is the opposite of day?", "Tell me a story."):
+        chat.message.fill(question)
+        chat.page.get_by_role("button", name="Send").click()
+        chat.page.locator(".said", has_text=question).wait_for()
+        chat.wait_for_all()
+    round = chat.page.locator(".round").last
+    round.get_by_role("button", name="Good reply").first.click()
+    round.get_by_role("button", name="Bad reply").nth(1).click()
+    round.get_by_role("button", name="Go on from this").nth(1).click()
+    chat.page.mouse.move(640, 5)
+    shoot(chat, f"side-by-side-{width}")
+    round.get_by_role("button", name="Actions for this reply").nth(1).click()
+    shoot(chat, f"reply-menu-{width}")
+    chat.page.get_by_role("menuitem", name="Edit reply").click()
+    shoot(chat, f"edit-reply-{width}")
+    chat.page.keyboard.press("Escape")
+    for command, name in (("/rated", "Rated replies"), ("/model", "About the model")):
+        chat.message.fill(command + " ")
+        chat.page.get_by_role("button", name="Send").click()
+        chat.page.get_by_role("heading", name=name).wait_for()
+        chat.page.wait_for_timeout(300)
+        shoot(chat, f"{command[1:]}-{width}")
+        chat.page.keyboard.press("Escape")
+    if width < 1280:
+        chat.page.get_by_role("button", name="Show conversations").click()
+    chat.page.get_by_role("button", name="All conversations").click()
+    chat.page.get_by_role("menuitem", name="Choose several").click()
+    chat.page.get_by_role("checkbox").first.check()
+    shoot(chat, f"choosing-{width}")
 
 
 def test_the_pictures_of_the_pages_are_small():

@@ -20,7 +20,7 @@ from chatsmith.cli.chat import Config, Screen, Talk, converse
 from chatsmith.cli.main import main as command
 from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import SamplingParams
-from chatsmith.llm import LLM
+from chatsmith.llm import LLM, sampling_from
 from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.errors import UserError
@@ -155,10 +155,10 @@ def test_a_missing_bundle_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixtu
 
 def test_a_generation_config_of_nonsense_is_a_user_error() -> None:
     with pytest.raises(UserError, match=r"generation_config.json says top_k = 0.5"):
-        SamplingParams.from_generation({"top_k": 0.5})
+        sampling_from({"top_k": 0.5})
     with pytest.raises(UserError, match="temperature"):
-        SamplingParams.from_generation({"temperature": "hot"})
-    assert SamplingParams.from_generation({"top_k": 7, "eos_token_id": [1]}, top_k=3, seed=None).top_k == 3
+        sampling_from({"temperature": "hot"})
+    assert sampling_from({"top_k": 7, "eos_token_id": [1]}, top_k=3, seed=None).top_k == 3
 
 
 def test_the_conversation_before_stays_cached(make_talk: Callable[..., Talk], tokenizer: Tokenizer) -> None:

@@ -1,8 +1,10 @@
 """Mixtures in `mid`, `sft` and `pretrain`: stages follow each other, resume bitwise, and refuse what is wrong."""
 
+import json
 import shutil
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -81,6 +83,44 @@ def test_a_mixture_that_is_broken_off_goes_on_bitwise(tiny_copy, tmp_path, run_c
     code, out, _ = run_command("sft", other, *argv)
     assert code == 0 and "resuming after step 4 of 8" in out
     assert weights(other, "sft") == weights(tiny_copy, "sft")
+
+
+def test_runs_share_the_tokens_of_conversations(tiny_copy, tmp_path, run_command, monkeypatch):
+    other = Path(shutil.copytree(tiny_copy, tmp_path / "other"))
+    argv = (*SMALL, "--tokens", 1024, "--mixture", "conversations cap=77")
+    assert run_command("mid", tiny_copy, *argv)[0] == 0
+    parts = json.loads(run_command("data", "cache", "--json")[1])["parts"]
+    listed = [part for part in parts if part["name"] == "conversations (conversations)"]
+    assert len(listed) >= 1 and {part["state"] for part in listed} == {"complete"}
+    assert not [path for path in (tiny_copy / "tokens").glob("*") if path.name.startswith("conversations")]
+
+    def unexpected(*_):
+        raise AssertionError("rendered again")
+
+    monkeypatch.setattr("chatsmith.data.mixture.render", unexpected)
+    code, _, error = run_command("mid", other, *argv)
+    assert code == 0, error
+    assert weights(other, "mid") == weights(tiny_copy, "mid")
+
+
+@pytest.mark.long
+def test_tokens_that_an_earlier_version_kept_in_the_run_are_used(
+    tiny_copy, tmp_path, run_command, monkeypatch
+):
+    argv = ("mid", tiny_copy, *SMALL, "--tokens", 1024, "--mixture", "conversations cap=78")
+    assert run_command(*argv)[0] == 0
+    before = weights(tiny_copy, "mid")
+    shutil.rmtree(tiny_copy / "mid")
+    for part in json.loads(run_command("data", "cache", "--json")[1])["parts"]:
+        key = json.loads(Path(part["folder"], "progress.json").read_bytes())["key"]
+        for name in ("conversations", "validation"):
+            if part["name"] == f"{name} (conversations)":
+                kept = tiny_copy / "tokens" / f"{name}-{sha256(key.encode()).hexdigest()[:12]}"
+                shutil.copytree(part["folder"], kept)
+    monkeypatch.setenv("CHATSMITH_CACHE", str(tmp_path / "empty"))
+    assert run_command(*argv)[0] == 0
+    assert weights(tiny_copy, "mid") == before
+    assert json.loads(run_command("data", "cache", "--json")[1])["parts"] == []
 
 
 def test_pretraining_goes_on_from_a_bundle_with_old_text_in_the_mixture(tiny_copy, tmp_path, run_command):

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,7 @@ from chatsmith.cli import recipe as recipes
 from chatsmith.cli.plan import Clock, _about, within_budget
 from chatsmith.report.estimate import find_device
 from chatsmith.runtime.errors import UserError
-from chatsmith.runtime.run_directory import RunDirectory, write_recipe
+from chatsmith.runtime.run_directory import Recipe, RunDirectory, write_recipe
 
 TINY = ("2", "--width", "32", "--head-dim", "16", "--vocab-size", "300", "--sequence-length", "32")
 
@@ -167,6 +168,38 @@ def test_hours_for_one_gpu_become_a_depth_and_minutes_that_are_kept(tmp_path):
             within_budget(recipe, {"budget": wrong}, 1, clock)
 
 
+LARGE = {"context_length": 2048, "head_dim": 128, "vocab_size": 32_768}
+
+
+@pytest.mark.parametrize(
+    ("depth", "expected"),
+    [("6", {"context_length": 512, "head_dim": 64, "vocab_size": 8192}), ("12", LARGE), ("20", LARGE)],
+)
+def test_from_depth_12_on_the_dial_says_more(capsys, depth, expected):
+    """The same on every device; a flag wins."""
+    for gpu in ("h100", "4090"):
+        assert cli.main(["plan", depth, "--gpu", gpu, "--json"], {}) == 0
+        shape = json.loads(capsys.readouterr().out)["plan"]["model"]
+        assert {name: shape[name] for name in expected} == expected
+        assert (
+            shape["windows"].count(0) < len(shape["windows"]) if depth != "6" else not any(shape["windows"])
+        )
+    assert (
+        cli.main(["plan", depth, "--gpu", "h100", "--json", "--head-dim", "32", "--window-pattern", "L"], {})
+        == 0
+    )
+    shape = json.loads(capsys.readouterr().out)["plan"]["model"]
+    assert shape["head_dim"] == 32 and not any(shape["windows"])
+
+
+def test_a_recipe_of_a_deep_model_gets_its_vocabulary_too_and_says_so_in_the_run():
+    recipe = Recipe("deep", "", ("tokenizer", "pretrain"), {"pretrain": {"depth": 12}})
+    for given, expected in (({}, 32_768), ({"tokenizer": {"vocab_size": 600}}, 600)):
+        configs, written = recipes.configure(recipe, RunDirectory(Path("runs/deep")), given, {})
+        assert written.sections["tokenizer"]["vocab_size"] == configs["tokenizer"].vocab_size == expected
+        assert written.sections["pretrain"]["window_pattern"] == "SSSL"
+    for name in ("speedrun", "d26", "d32"):  # October's models, as they were published
+        assert recipes.named_recipe(name).sections["pretrain"]["window_pattern"] == "L"
 def test_the_disk_counts_the_weights_that_are_kept_along_the_way(plan):
     without, with_steps = (
         json.loads(plan("speedrun", *EIGHT, *more)[1]) for more in ((), ("--keep-every", "2000"))

@@ -36,7 +36,7 @@ def refused(result: tuple[int, str, str], message: str) -> None:
     ("argv", "message"),
     [
         (["--depth", 0], "depth is 0; it must be at least 1"),
-        (["--sequence-length", 0], "sequence_length is 0"),
+        (["--sequence-length", -1], "sequence_length is -1"),
         (["--width", -64], "width is -64; it must be at least 0"),
         (["--width", 100], "width 100 is not a multiple of head_dim 32"),
         (["--head-dim", 7, "--width", 70], "head_dim must be even"),

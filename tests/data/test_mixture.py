@@ -2,7 +2,9 @@
 
 import random
 import tempfile
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -276,6 +278,24 @@ def test_conversations_are_tokenized_once_and_by_one_process(tmp_path: Path, tok
         cache = cache_conversations(tmp_path, "key", Unreadable(), tokenizer, build=build)
         assert cache.num_documents == len(TALKS)
     assert cache_conversations(tmp_path, "other", TALKS[:3], tokenizer, build=True).num_documents == 3
+
+
+def test_who_comes_while_another_fills_a_cache_waits_and_reads_no_conversation(
+    tmp_path: Path, tokenizer: Tokenizer
+):
+    may_end, begun = threading.Event(), threading.Event()
+
+    def slow():
+        begun.set()
+        may_end.wait(30)
+        yield from TALKS
+
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(cache_conversations, tmp_path, "key", slow(), tokenizer, build=True)
+        assert begun.wait(30)
+        second = pool.submit(cache_conversations, tmp_path, "key", Unreadable(), tokenizer, build=True)
+        may_end.set()
+        assert first.result(30).num_documents == second.result(30).num_documents == len(TALKS)
 
 
 def test_an_interrupted_cache_goes_on_after_its_last_window(

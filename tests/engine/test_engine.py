@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 
 from chatsmith.engine.backend import Backend
 from chatsmith.engine.engine import Engine
+from chatsmith.engine.kv_cache import affordable
 from chatsmith.engine.request import Completion, Event, Request, RequestError, SamplingParams
 from chatsmith.engine.sampler import Choice, Row, choose
 from chatsmith.engine.scheduler import Chunk
+from chatsmith.model.config import kv_bytes_per_token
 from chatsmith.model.gpt import GPT
 from chatsmith.text.chat import Message, Part, render_prompt, render_unfinished
 from chatsmith.text.tokenizer import Tokenizer
@@ -90,7 +92,9 @@ def test_cached_and_chunked_decoding_equals_full_recomputation(
 def test_rows_that_outgrow_the_workspace_take_turns(
     model: GPT, tokenizer: Tokenizer, naive: Naive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chatsmith.engine.backend.WORKSPACE_TOKENS", 1)  # then it holds one whole context
+    monkeypatch.setattr(
+        "chatsmith.engine.paged_attention.WORKSPACE_TOKENS", 1
+    )  # then it holds one whole context
     requests = [a_request(ids, index) for index, ids in enumerate(prompts(7, 6))]
     engine = Engine(model, tokenizer, max_running=6)
     assert ids_of(engine.generate(requests)) == [naive(request) for request in requests]
@@ -596,6 +600,29 @@ def test_a_model_compiled_for_training_decodes_eagerly(tokenizer: Tokenizer, mod
     for block in compiled.blocks:
         block.compile(backend=backend, dynamic=False)
     assert Engine(compiled, tokenizer).generate([request]) == expected
+
+
+def test_limits_come_from_the_free_memory_of_a_gpu_and_leave_what_others_need(
+    model: GPT, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context, cpu, gpu = model.config.context_length, torch.device("cpu"), torch.device("cuda")
+    each = kv_bytes_per_token(model.config, 2) * context
+
+    def limits(
+        device: torch.device, contexts: float, running: int | None, reserved: float = 0
+    ) -> tuple[int, float]:
+        monkeypatch.setattr("chatsmith.engine.kv_cache.free_memory", lambda device: int(2 * contexts * each))
+        found, tokens = affordable(model.config, torch.bfloat16, device, running, int(2 * reserved * each))
+        return found, tokens / context
+
+    assert limits(gpu, 53, None) == (53, 53)
+    assert limits(gpu, 53, None, reserved=50) == (3, 3)
+    assert limits(gpu, 10_000, None) == (256, 256)
+    assert limits(gpu, 53, 100) == (100, 53) and limits(gpu, 53, 7) == (7, 7)
+    assert limits(gpu, 53, None, reserved=99) == (1, 1), "one context at least"
+    assert limits(cpu, 53, None) == (16, 16) and limits(cpu, 5, None) == (16, 5)
+    engine = Engine(model, tokenizer)
+    assert (engine.max_running, engine._scheduler.tokens_per_step) == (16, 256)
 
 
 def test_describe_is_one_line_with_the_size_of_the_pool(model: GPT, tokenizer: Tokenizer) -> None:

@@ -1,7 +1,6 @@
 """The exam: replies are decided by their own problem's rule, every problem counts, and batching changes nothing."""
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +8,7 @@ import pytest
 from chatsmith.data.problems import Problem
 from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import Completion, Request
-from chatsmith.evals.exam import DOES_NOT_FIT, choose_problems, exam_score, grade, run_exam
+from chatsmith.evals.exam import choose_problems, exam_score, grade, run_exam
 from chatsmith.evals.statistics import wilson_interval
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.console import Reporter
@@ -34,8 +33,7 @@ PROBLEMS = [
 class ScriptedEngine:
     """Gives prepared replies, for what cannot be had from a model at will: right answers, calls, errors."""
 
-    def __init__(self, *replies: tuple[Part, ...] | str, context_length: int = 1000) -> None:
-        self.config = SimpleNamespace(context_length=context_length)
+    def __init__(self, *replies: tuple[Part, ...] | str) -> None:
         self.asked: list[Request] = []
         self._replies = replies
 
@@ -112,13 +110,13 @@ def test_a_failed_reply_is_wrong_and_says_why(tokenizer: Tokenizer, reporter: Re
 
 
 def test_a_problem_that_does_not_fit_is_wrong_and_the_others_keep_their_replies(
-    tokenizer: Tokenizer, reporter: Reporter
+    model: GPT, tokenizer: Tokenizer, reporter: Reporter
 ) -> None:
     problems = [PROBLEMS[0], problem(9, "sums", "What is one and two? " * 50, Number(3), "3"), PROBLEMS[2]]
-    engine: Any = ScriptedEngine(said("3"), said("4"), context_length=60)
-    result = run_exam(engine, problems, tokenizer, reporter=reporter)
-    assert [reply["correct"] for reply in result] == [True, False, True]
-    assert result[1]["finish_reason"] == DOES_NOT_FIT
+    result = run_exam(Engine(model, tokenizer), problems, tokenizer, reporter=reporter)
+    alone = run_exam(Engine(model, tokenizer), [PROBLEMS[0], PROBLEMS[2]], tokenizer, reporter=reporter)
+    assert [result[0], result[2]] == alone
+    assert not result[1]["correct"] and "the model's context" in result[1]["finish_reason"]
 
 
 def test_a_real_engine_gives_the_same_transcript_whatever_the_batch(

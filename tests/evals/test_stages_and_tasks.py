@@ -14,7 +14,7 @@ from chatsmith.cli import evaluate
 from chatsmith.cli import main as cli
 from chatsmith.cli.config import EvaluateConfig, ServeConfig, named_models
 from chatsmith.cli.evaluate import Config
-from chatsmith.evals import chat, samples
+from chatsmith.evals import bpb, chat
 from chatsmith.evals.chat import WrittenTask
 from chatsmith.ingest.survey import survey
 from chatsmith.model.gpt import GPT
@@ -33,8 +33,8 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     short = tuple(replace(one, max_tokens=8) if isinstance(one, WrittenTask) else one for one in chat.TASKS)
     monkeypatch.setattr(chat, "TASKS", short)
-    monkeypatch.setattr(samples, "LENGTHS", {"continued": 4, "free": 4, "answered": 4})
-    monkeypatch.setattr(samples, "FREE", 2)
+    monkeypatch.setattr(bpb, "LENGTHS", {"continued": 4, "free": 4, "answered": 4})
+    monkeypatch.setattr(bpb, "FREE", 2)
 
 
 @pytest.fixture

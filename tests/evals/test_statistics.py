@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chatsmith.data.problems import Problem
+from chatsmith.evals.before_after import BeforeAfter
 from chatsmith.evals.statistics import (
     Z_95,
     Answers,
-    Score,
     bootstrap_interval,
     centered,
     holm,
@@ -24,6 +25,8 @@ from chatsmith.evals.statistics import (
     ratio_interval,
     wilson_interval,
 )
+from chatsmith.tasks.rules import Number
+from chatsmith.text.chat import Message
 
 
 @pytest.mark.parametrize(
@@ -57,12 +60,6 @@ def test_bounds_are_the_shares_that_lie_z_standard_errors_away(counts: tuple[int
 
 def test_no_items_tell_nothing() -> None:
     assert wilson_interval(0, 0) == (0.0, 1.0)
-    assert Score(0, 0).accuracy == 0.0
-
-
-def test_a_score_that_cannot_be_is_a_bug() -> None:
-    with pytest.raises(AssertionError):
-        Score(3, 2)
 
 
 def points(*values: float, chance: float = 0.0, group: str = "") -> Answers:
@@ -176,3 +173,17 @@ def test_row_12_a_gain_from_few_problems_is_not_certain():
     gain, low, high = paired_interval([(-150.0 - n, -48.0 + n) for n in range(10)])
     assert gain == pytest.approx(111.0) and low < gain < high and high - low < 20
     assert paired_interval([]) == (0.0, -1.0, 1.0)
+
+
+def test_problems_whose_reward_failed_count_on_neither_side():
+    problems = [Problem(str(n), "sums", (Message.of("user", "?"),), "1", Number(1)) for n in range(4)]
+    tested = BeforeAfter(problems, [1.0, 0.0, math.nan, 0.0], [1.0, 1.0, 1.0, math.nan])
+    found = tested.to_json()
+    assert (found["n"], found["pass_at_1_before"], found["pass_at_1_after"], found["gain"]) == (
+        4,
+        0.5,
+        1.0,
+        0.5,
+    )
+    assert found["sections"]["sums"] | {"n": 2, "before": 0.5, "after": 1.0} == found["sections"]["sums"]
+    assert tested.facts() == {"pass_at_1_before": 0.5, "pass_at_1_after": 1.0}

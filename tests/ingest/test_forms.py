@@ -17,8 +17,8 @@ from chatsmith.data.dataset import DataManifest
 from chatsmith.ingest.forms import (
     FORMS,
     TYPES,
+    ConversationFiles,
     column_map,
-    conversation_files,
     find_form,
     is_core_form,
     read,
@@ -265,7 +265,7 @@ def test_what_a_text_says_of_tools_changes_nothing(tmp_path):
 
 def test_plain_messages_are_read_in_place_as_before(tmp_path):
     path = json_lines(tmp_path / "a.jsonl", *[{"messages": MESSAGES}] * 3)
-    files = conversation_files(tmp_path / "written")
+    files = ConversationFiles(tmp_path / "written")
     assert files.as_messages(path, []) == (path, "messages")
     assert not (tmp_path / "written").exists()
 
@@ -348,7 +348,7 @@ def test_a_survey_converts_what_the_core_cannot_read_and_says_so(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     manifest = survey(
-        [tmp_path / "text.parquet"], conversations=[chats], chats=conversation_files(run / "conversations")
+        [tmp_path / "text.parquet"], conversations=[chats], chats=ConversationFiles(run / "conversations")
     )
     manifest.save(run)
     talks = manifest.conversations
@@ -365,7 +365,7 @@ def test_a_survey_converts_what_the_core_cannot_read_and_says_so(tmp_path):
 
 
 def test_conversations_among_the_documents_are_found_in_every_form_and_documents_stay_documents(tmp_path):
-    files = conversation_files(tmp_path / "written")
+    files = ConversationFiles(tmp_path / "written")
     for number, (_, record) in enumerate(SAME):
         assert files.holds_conversations(json_lines(tmp_path / f"{number}.jsonl", record))
     write_documents(tmp_path / "a.parquet", ["text"])

@@ -185,14 +185,14 @@ def test_a_full_disk_is_named_and_nothing_is_half_written(
 
 
 def test_a_folder_of_copies_can_stand_in_for_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_ENDPOINT", f"file://{tmp_path}")
     (tmp_path / "owner/text/data").mkdir(parents=True)
     (tmp_path / "owner/text/data/a.parquet").write_bytes(SHARD)
-    repository = list_repository("owner/text", offline=tmp_path)
+    repository = list_repository("owner/text")
     assert [(file.path, file.size) for file in repository.files] == [("data/a.parquet", len(SHARD))]
     assert list(download(repository, ["data/a.parquet"])) == [tmp_path / "owner/text/data/a.parquet"]
     with pytest.raises(UserError, match="no copy of owner/other"):
-        list_repository("owner/other", offline=tmp_path)
+        list_repository("owner/other")
 
 
 def test_the_cache_is_the_clients_own(hub: Hub, cache: Path):

@@ -77,7 +77,7 @@ def test_every_parameter_is_in_one_optimizer_once_with_the_rate_of_its_role():
         name for name, _ in model.named_parameters()
     )
     assert all(group.learning_rate == getattr(RATES, role_of(name)) for name, group in by_adam.items())
-    assert {group.weight_decay for group in by_adam.values()} == {0.0}
+    assert {settings["weight_decay"] for settings in optimizer.adamw.inner.param_groups} == {0.0}
 
 
 def test_zero_rate_moves_nothing_and_zero_grad_drops_all_gradients():
@@ -139,7 +139,7 @@ def named_parameters() -> dict[str, Tensor]:
 def test_adamw_names_its_state_and_gives_each_parameter_its_own_back():
     def make() -> AdamW:
         a, *b = named_parameters().items()
-        return AdamW([AdamGroup("first", dict(b), 0.1), AdamGroup("second", dict([a]), 0.2)])
+        return AdamW([AdamGroup(dict(b), 0.1, (0.8, 0.95)), AdamGroup(dict([a]), 0.2, (0.8, 0.95))])
 
     saved = make()
     for number, group in enumerate(saved.groups):

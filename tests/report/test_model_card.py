@@ -1,6 +1,11 @@
 """The model card: everything given is in it, and scores can be put in later without touching the rest."""
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
 from chatsmith.report.model_card import model_card, with_scores
+from chatsmith.serve.models import bundle_card
 
 
 def card(scores: dict[str, str] | None = None) -> str:
@@ -21,6 +26,18 @@ def test_every_given_figure_stands_in_its_section() -> None:
     assert recipe < text.index("| depth | 4 |") < scores
     assert scores < text.index("| exam | 91.0 % |") < cost
     assert cost < text.index("| time | 9.5 minutes on 2 cores |") < text.index("## Use")
+
+
+def test_suggestions_stand_in_the_front_matter_where_the_server_finds_them(tmp_path: Path) -> None:
+    asked = ["Who are you?", 'Say "yes": or no', "Straße – 道"]
+    text = model_card("m", "A model.", data={}, recipe={}, scores={}, cost={}, suggestions=asked)
+    (tmp_path / "README.md").write_text(text, encoding="utf-8")
+    served = SimpleNamespace(loaded=SimpleNamespace(info=SimpleNamespace(path=tmp_path)))
+    found = bundle_card(cast(Any, served))
+    assert found.suggestions == asked
+    assert found.card.startswith("# m\n")
+    (tmp_path / "README.md").unlink()
+    assert bundle_card(cast(Any, served)).model_dump() == {"card": "", "suggestions": []}
 
 
 def test_scores_put_in_later_give_the_card_that_had_them_from_the_start() -> None:

@@ -3,11 +3,15 @@
 import hashlib
 import inspect
 import socket
+from dataclasses import replace
 
 import pytest
+import tiktoken
 import tiktoken_ext.openai_public
 
+from chatsmith.report import reference_vocabularies
 from chatsmith.report.reference_vocabularies import REFERENCE_VOCABULARIES, load_offline
+from chatsmith.runtime.atomic import write_bytes
 
 
 @pytest.mark.parametrize("vocabulary", REFERENCE_VOCABULARIES, ids=lambda vocabulary: vocabulary.name)
@@ -23,12 +27,25 @@ def test_a_missing_or_damaged_file_is_neither_downloaded_nor_deleted(tmp_path, m
 
     monkeypatch.setattr(socket, "getaddrinfo", no_network)
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(reference_vocabularies, "default_folder", lambda: tmp_path / "nothing")
     for vocabulary in REFERENCE_VOCABULARIES:
         file = tmp_path / hashlib.sha1(vocabulary.url.encode()).hexdigest()
         if content is not None:
             file.write_bytes(content)
         assert load_offline(vocabulary) is None
         assert file.exists() == (content is not None)
+
+
+def test_a_downloaded_file_is_put_where_tiktoken_looks(tmp_path, monkeypatch):
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "tiktoken"))
+    monkeypatch.setattr(reference_vocabularies, "default_folder", lambda: tmp_path)
+    monkeypatch.setattr(tiktoken, "get_encoding", lambda name: name)
+    content = b"IQ== 0\n"
+    vocabulary = replace(REFERENCE_VOCABULARIES[0], sha256=hashlib.sha256(content).hexdigest())
+    write_bytes(tmp_path / "vocabularies" / f"{vocabulary.encoding}.tiktoken", content)
+    assert load_offline(vocabulary) == vocabulary.encoding
+    kept = tmp_path / "tiktoken" / hashlib.sha1(vocabulary.url.encode()).hexdigest()
+    assert kept.read_bytes() == content
 
 
 def test_a_switched_off_cache_has_nothing(monkeypatch):

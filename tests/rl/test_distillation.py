@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from chatsmith.model.gpt import GPT
-from chatsmith.rl.objective import Distillation, TextBatch, text_batches
+from chatsmith.rl.objective import Tally, TextBatch, distillation, text_batches
 
 TEXTS = [[1, 2, 3], [4], [5, 6], [7, 8, 9, 10]]
 
@@ -49,10 +49,10 @@ def test_value_and_gradient_are_those_of_the_divergence_row_by_row(new_model):
     (0.25 * 3.0 * plain_divergence(model, reference, ROWS)).backward()
     expected = gradients(model)
     model.zero_grad()
-    objective = Distillation(reference, weight=3.0)
+    tally = Tally()
     total = 0.0
     for batch in text_batches(TEXTS, 5, 1, 4):
-        loss = objective(model, batch, 0.25)
+        loss = distillation(model, batch, 0.25, tally, reference, weight=3.0)
         loss.backward()
         total += loss.item()
     assert total == pytest.approx(0.75 * plain_divergence(model, reference, ROWS).item())
@@ -60,13 +60,13 @@ def test_value_and_gradient_are_those_of_the_divergence_row_by_row(new_model):
     assert found.keys() == expected.keys()
     for name, gradient in found.items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-8, atol=1e-11, msg=name)
-    assert objective.tally.held == 6 and objective.tally.held_kl == pytest.approx(total / 0.75)
+    assert tally.held == 6 and tally.held_kl == pytest.approx(total / 0.75)
 
 
 def test_a_model_that_forgot_nothing_has_no_gradient(new_model):
     model, reference = shaken(new_model, 1), shaken(new_model, 1)
     (batch,) = text_batches(TEXTS, 4, 4, 1)
-    loss = Distillation(reference, weight=3.0)(model, batch, 1.0)
+    loss = distillation(model, batch, 1.0, Tally(), reference, weight=3.0)
     loss.backward()
     assert abs(loss.item()) < 1e-12
     assert max(gradient.abs().max().item() for gradient in gradients(model).values()) < 1e-12
@@ -82,7 +82,7 @@ def test_a_text_that_is_found_likelier_than_before_does_not_hold_the_model(new_m
         likelier.head.weight[3] += 0.1 * hidden
         rarer.head.weight[3] -= 0.1 * hidden
     found = [
-        Distillation(reference, weight=1.0)(one, *text_batches(text, 5, 1, 1), 1.0).item()
+        distillation(one, *text_batches(text, 5, 1, 1), 1.0, Tally(), reference, weight=1.0).item()
         for one in (likelier, rarer)
     ]
     assert found[0] == 0 and found[1] > 1e-4
@@ -91,7 +91,7 @@ def test_a_text_that_is_found_likelier_than_before_does_not_hold_the_model(new_m
 def test_the_reference_stays_as_it_is(new_model):
     model, reference = shaken(new_model, 1), shaken(new_model, 2)
     (batch,) = text_batches(TEXTS, 4, 4, 1)
-    Distillation(reference, weight=1.0)(model, batch, 1.0).backward()
+    distillation(model, batch, 1.0, Tally(), reference, weight=1.0).backward()
     assert gradients(model) and not gradients(reference)
 
 

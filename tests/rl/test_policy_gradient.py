@@ -1,6 +1,7 @@
 """The objective: against sums done by hand, finite differences, and the expected reward it is meant to climb."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -13,12 +14,13 @@ from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
 from chatsmith.rl.objective import (
     Clip,
-    PolicyGradient,
     RolloutBatch,
     ScoredReply,
+    Tally,
     advantages,
     divergence,
     merged,
+    policy_gradient,
     rollout_batches,
     terms,
     with_reference,
@@ -120,7 +122,7 @@ def test_the_gradient_of_a_case_done_by_hand():
     reply = ScoredReply([1, 3], [2], [True], [0.0], 0.75)
     reply = reply._replace(logprobs=log_probability(model, reply))
     (batch,) = rollout_batches([reply], 1, 1)
-    PolicyGradient()(model, batch, 0.5).backward()
+    policy_gradient(model, batch, 0.5, Tally(), Clip()).backward()
     with torch.no_grad():
         hidden = model(torch.tensor([[1, 3]]))[0, -1]  # (C,)
         logits = model.logits(hidden)  # (V,)
@@ -137,9 +139,10 @@ def test_the_gradient_equals_finite_differences(beta):
     (batch,) = rollout_batches(replies_of(sampler), 4, 1)
     if beta:
         batch = with_reference(batch, reference)
-    objective = PolicyGradient(Clip(0.02, 0.03), beta)
+    tally = Tally()
+    objective = partial(policy_gradient, tally=tally, clip=Clip(0.02, 0.03), beta=beta)
     objective(model, batch, 0.125).backward()
-    assert 0 < objective.tally.clipped < batch.num_targets
+    assert 0 < tally.clipped < batch.num_targets
     step = 1e-6
     for name, parameter in model.named_parameters():
         if parameter.grad is None:
@@ -166,7 +169,7 @@ def test_a_step_climbs_the_expected_reward_of_a_bandit():
     assert scores is not None
     replies = [ScoredReply([1], [arm], [True], [math.log(0.2)], scores[arm]) for arm in range(5)]
     (batch,) = rollout_batches(replies, 5, 1)
-    PolicyGradient()(model, batch, 1 / 5).backward()
+    policy_gradient(model, batch, 1 / 5, Tally(), Clip()).backward()
     found = model.head.weight.grad
     assert found is not None
     model.head.weight.grad = None
@@ -186,7 +189,7 @@ def test_however_replies_are_cut_into_batches_every_token_weighs_the_same():
         assert tokens == 7 and len(batches) == count
         for batch in batches:
             if batch.num_targets:
-                PolicyGradient()(model, batch, 1 / tokens).backward()
+                policy_gradient(model, batch, 1 / tokens, Tally(), Clip()).backward()
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     for other in gradients[1:]:
         for name, gradient in gradients[0].items():
@@ -233,10 +236,10 @@ def test_prompts_forced_ids_and_padding_are_not_trained_on():
 
 def test_drift_is_nothing_where_the_weights_are_the_sampler_s_and_shows_where_they_are_not():
     (batch,) = rollout_batches(replies_of(bandit(1)), 4, 1)
-    same, other = PolicyGradient(), PolicyGradient()
-    same(bandit(1), batch, 1.0)
-    other(bandit(2), batch, 1.0)
-    assert same.tally.largest_drift < 1e-6 < 0.01 < other.tally.drift
+    same, other = Tally(), Tally()
+    policy_gradient(bandit(1), batch, 1.0, same, Clip())
+    policy_gradient(bandit(2), batch, 1.0, other, Clip())
+    assert same.largest_drift < 1e-6 < 0.01 < other.drift
 
 
 def test_the_divergence_from_a_reference_is_zero_from_itself_and_positive_from_another():
@@ -256,13 +259,13 @@ def test_what_is_said_again_counts_as_often_and_is_computed_once():
     assert once == [first._replace(copies=3), worse, worse._replace(advantage=-0.5)]
     found = []
     for replies in ([*said, third], [*once, third]):
-        model, objective = bandit(1, 0.31), PolicyGradient(Clip(0.02, 0.03), 0.3)
+        model, tally = bandit(1, 0.31), Tally()
         (batch,) = rollout_batches(replies, len(replies), 1)
         batch = with_reference(batch, bandit(2, 0.3))
-        loss = objective(model, batch, 1 / batch.num_targets)
+        loss = policy_gradient(model, batch, 1 / batch.num_targets, tally, Clip(0.02, 0.03), 0.3)
         loss.backward()
         gradients = {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
-        found.append((loss.item(), objective.tally, divergence(batch), gradients))
+        found.append((loss.item(), tally, divergence(batch), gradients))
     (loss, tally, kl, gradients), (loss_once, tally_once, kl_once, gradients_once) = found
     assert loss_once == pytest.approx(loss) and kl_once == pytest.approx(kl)
     assert tally_once.sums() == pytest.approx(tally.sums()) and 0 < tally.clipped < tally.trained

@@ -19,8 +19,9 @@ from chatsmith.bundle import load_bundle
 from chatsmith.cli import main as cli
 from chatsmith.report.gather import gather
 from chatsmith.report.render import report
-from chatsmith.rl.trainer import RewardMonitor, RLProgress, blended
+from chatsmith.rl.trainer import RLProgress, blended
 from chatsmith.runtime.run_directory import RunDirectory
+from chatsmith.tasks.reward_monitor import RewardMonitor
 
 SHARED_DATA = Path(os.environ.get("CHATSMITH_SHARED_DATA", "../shared/data")) / "eval"
 
@@ -413,6 +414,7 @@ def test_row_12_groups_without_difference_are_told():
     notices = [monitor.check(metrics) for _ in range(4)]
     assert [len(one) for one in notices] == [0, 0, 1, 0]
     assert notices[2][0].startswith("in 95% of the groups all replies earn the same, so")
-    older = {"watch": monitor.named_state()["watch"][:4]}  # a state of a chatsmith that did not count them
-    monitor.load_named_state(older)
+    progress = RLProgress(monitor)
+    state = progress.named_state()
+    progress.load_named_state(state | {"watch": state["watch"][:4]})  # of a chatsmith that did not count them
     assert monitor.check(metrics) == []

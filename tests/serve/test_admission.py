@@ -131,7 +131,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         assert self.admission.waiting_tokens >= 0
         for key in "ab":
             assert (
-                self.admission._open_by_key[key] == sum(ticket.key == key for ticket, _, _ in self.open) <= 3
+                self.admission.open_by_key[key] == sum(ticket.key == key for ticket, _, _ in self.open) <= 3
             )
         if not any(waiting for _, waiting, _ in self.open):
             assert self.admission.waiting_tokens == 0

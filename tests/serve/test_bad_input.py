@@ -13,8 +13,7 @@ from openai.types.shared_params import FunctionDefinition, ResponseFormatJSONSch
 from openai.types.shared_params.response_format_json_schema import JSONSchema
 
 from chatsmith.serve.protocol import (
-    REFUSED_BY_CHAT,
-    REFUSED_BY_COMPLETIONS,
+    REFUSED,
     ChatMessage,
     ChatRequest,
     ClientModel,
@@ -359,8 +358,8 @@ RIGHT: list[tuple[str, dict[str, Any]]] = [
 
 # OpenAI's types, ours, and what of theirs is refused where a row above says so.
 OPENAI: list[tuple[type, type[ClientModel], set[str]]] = [
-    (chat_params.CompletionCreateParamsBase, ChatRequest, {*REFUSED_BY_CHAT}),
-    (text_params.CompletionCreateParamsBase, CompletionRequest, {*REFUSED_BY_COMPLETIONS}),
+    (chat_params.CompletionCreateParamsBase, ChatRequest, {*REFUSED["chat"]}),
+    (text_params.CompletionCreateParamsBase, CompletionRequest, {*REFUSED["completions"]}),
     (types.ChatCompletionStreamOptionsParam, StreamOptions, set()),
     (types.ChatCompletionDeveloperMessageParam, ChatMessage, {"name"}),
     (types.ChatCompletionSystemMessageParam, ChatMessage, {"name"}),
@@ -390,7 +389,7 @@ def test_every_field_of_openai_is_honoured_or_refused(
 
 @pytest.mark.parametrize(
     ("path", "name"),
-    [*((CHAT, name) for name in REFUSED_BY_CHAT), *((TEXT, name) for name in REFUSED_BY_COMPLETIONS)],
+    [*((CHAT, name) for name in REFUSED["chat"]), *((TEXT, name) for name in REFUSED["completions"])],
 )
 def test_what_is_not_there_is_refused_by_name(client: httpx.Client, path: str, name: str) -> None:
     body = HELLO if path == CHAT else CAT

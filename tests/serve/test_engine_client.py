@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from chatsmith.engine.request import Constraint, RequestError, SamplingParams
+from chatsmith.engine.request import Constraint, EngineStats, RequestError, SamplingParams
 from chatsmith.serve import engine_client as engine_client_module
 from chatsmith.serve.engine_client import STALL_SECONDS, EngineClient, Events
 from chatsmith.serve.engine_process import refusal
 from chatsmith.serve.errors import ApiError
-from chatsmith.serve.ipc import Cached, EngineSettings, EngineStats, Job, Output, Refused, Step, Submit
+from chatsmith.serve.ipc import Cached, EngineSettings, Job, Output, Refused, Step, Submit
 from chatsmith.serve.metrics import Metrics
 
 
@@ -91,7 +91,7 @@ def test_a_job_that_cannot_be_begun_is_refused_and_says_whose_mistake_it_is() ->
         reported: list[ApiError] = []
         for error in (RequestError("no", parameter="stop"), ValueError("too big"), KeyError("?")):
             events = Events()
-            constraint = Constraint.lark("x") if isinstance(error, ValueError) else None
+            constraint = Constraint("lark", "x") if isinstance(error, ValueError) else None
             job = Job((1,), constraint=constraint)
             engine._receive(refusal(error, Submit(engine.submit(job, events), job)))
             [refused] = taken(events)
@@ -142,7 +142,7 @@ def test_an_engine_that_hangs_is_killed_and_started_again(
                 assert isinstance(error, ApiError) and error.code == "engine_crashed"
                 while not engine.is_ready:
                     await asyncio.sleep(0.02)
-                assert engine.pid != first and engine.num_crashes == 1
+                assert engine.pid != first
                 engine.submit(Job((1, 2, 3), SamplingParams(max_tokens=3, ignore_end=True)), events)
                 while True:
                     output = await events.get()

@@ -1,6 +1,5 @@
 """A model that cannot answer one request answers the others; and what JSON cannot say."""
 
-import asyncio
 import json
 import math
 import resource
@@ -14,7 +13,7 @@ import torch
 from chatsmith.bundle import save_bundle
 from chatsmith.engine.request import TokenLogprob
 from chatsmith.model.gpt import GPT
-from chatsmith.serve.completions import SLICE, UNLIKELY, TokenTexts, encoded
+from chatsmith.serve.completions import UNLIKELY, TokenTexts
 from chatsmith.serve.server import _allow_open_files
 from chatsmith.text.tokenizer import Tokenizer
 
@@ -81,21 +80,6 @@ def test_what_cannot_be_at_all_has_a_number_that_json_knows(tokenizer: Tokenizer
     assert [top["logprob"] for top in entry["top_logprobs"]] == [-0.5, UNLIKELY]
     assert set(texts.top_by_key(7, never).values()) == {-0.5, UNLIKELY}
     json.dumps([entry], allow_nan=False)
-
-
-@pytest.mark.parametrize("lengths", [[], [0], [1, SLICE], [SLICE + 1, 2 * SLICE, 3 * SLICE - 1]])
-def test_an_answer_in_slices_is_the_answer(lengths: list[int]) -> None:
-    choices = [
-        {
-            "index": place,
-            "text": 'ä"\n😀',
-            "logprobs": {"content": [{"a": [n]} for n in range(length)], "refusal": None},
-        }
-        for place, length in enumerate(lengths)
-    ]
-    answer = {"id": "1", "choices": [*choices, {"index": 9, "logprobs": None}], "usage": {"b": {"c": 1}}}
-    assert json.loads(asyncio.run(encoded(answer))) == answer
-    assert json.loads(asyncio.run(encoded({**answer, "choices": []}))) == {**answer, "choices": []}
 
 
 def test_more_files_may_be_open_than_the_system_gives_at_first() -> None:

@@ -119,10 +119,10 @@ def test_one_reply_that_fails_ends_the_request() -> None:
 
 
 def test_a_grammar_that_proves_too_complex_is_the_clients_mistake() -> None:
-    case = Case(constraint=Constraint.json_object())
+    case = Case(constraint=Constraint.json_schema({"type": "object"}))
     error = failure(case, lambda: case.send(finish="error", error="parser error: Too many items"))
     assert (error.status, error.param, error.code) == (400, "tools", "invalid_value")
-    case = Case(constraint=Constraint.json_object())
+    case = Case(constraint=Constraint.json_schema({"type": "object"}))
     error = failure(
         case, lambda: case.send(finish="error", error="the model's logits are not finite numbers")
     )

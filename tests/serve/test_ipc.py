@@ -6,14 +6,13 @@ import socket
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatsmith.engine.request import Constraint, SamplingParams, TokenLogprob
+from chatsmith.engine.request import Constraint, EngineStats, SamplingParams, TokenLogprob
 from chatsmith.serve.ipc import (
     Cancel,
     Channel,
     Command,
     CountCached,
     EngineSettings,
-    EngineStats,
     Job,
     Output,
     Report,
@@ -44,7 +43,7 @@ JOBS = st.builds(
     sampling=SAMPLINGS,
     n=st.integers(1, 4),
     score_from=st.none() | st.just(0),
-    constraint=st.none() | st.just(Constraint.regex("a+")),
+    constraint=st.none() | st.just(Constraint("regex", "a+")),
 )
 LOGPROBS = st.builds(
     TokenLogprob,

@@ -86,6 +86,7 @@ GUARDED = [
     ("POST", "/tokenize"),
     ("POST", "/detokenize"),
     ("GET", "/tokenizer_info"),
+    ("GET", "/model_card"),
     ("GET", "/metrics"),
 ]
 

@@ -29,7 +29,7 @@ CHECKS = [
 
 PATHS = (
     *("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/models", "/v1/models/{model_id}"),
-    *("/tokenize", "/detokenize", "/tokenizer_info", "/health", "/ready"),
+    *("/tokenize", "/detokenize", "/tokenizer_info", "/model_card", "/health", "/ready"),
 )
 
 

@@ -37,7 +37,7 @@ def read(pieces: list[str]) -> tuple[str, list[tuple[str, str]], list[tuple[str,
     return (
         content,
         [(name, arguments) for name, arguments in calls.values()],
-        [(c.name, c.arguments) for c in reader.calls],
+        [(c.function.name, c.function.arguments) for c in reader.calls],
     )
 
 

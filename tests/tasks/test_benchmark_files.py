@@ -1,5 +1,6 @@
 """Fetching benchmarks from servers of our own: layout, conversion, checks, attempts, mirrors."""
 
+import base64
 import gzip
 import hashlib
 import io
@@ -7,19 +8,23 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
+from tiktoken.load import load_tiktoken_bpe
 
+from chatsmith.cli import download
+from chatsmith.cli.config import DownloadConfig
 from chatsmith.runtime.errors import UserError
 from chatsmith.tasks import benchmark_files
 from chatsmith.tasks.benchmark_files import Origin, fetch, find_file, note_about, origins
 from chatsmith.tasks.multiple_choice import arc_questions, mmlu_questions
-from tests.hub_server import Hub, Trouble, serving
+from chatsmith.text.tokenizer import byte_alphabet
+from tests.hub_server import Hub, Repo, Trouble, serving
 
 
 @dataclass
@@ -145,6 +150,32 @@ def test_the_hubs_tables_become_what_the_tasks_read(server: Server, hub: Hub, tm
     assert first["choices"]["label"] == ["A", "B"] and first["answerKey"] == "B"
 
 
+def test_a_model_s_tokenizer_becomes_tiktoken_s_file(server: Server, hub: Hub, tmp_path: Path):
+    """GPT-2's and GPT-4's tables are told by tiktoken's own hashes, so they are checked whosever repository it was."""
+    vocab = byte_alphabet() | {"Ġa": 256, "<|end|>": 257}
+    content = {"added_tokens": [{"id": 257, "content": "<|end|>"}], "model": {"vocab": vocab}}
+    hub.repos["models/owner/gpt"] = Repo({"tokenizer.json": json.dumps(content).encode()})
+    tokens = [*(bytes([byte]) for byte in range(256)), b" a"]
+    expected = b"".join(b"%s %d\n" % (base64.b64encode(token), rank) for rank, token in enumerate(tokens))
+    origin = Origin("vocabularies/gpt.tiktoken", "hub-model:owner/gpt/tokenizer.json", sha256(expected))
+    assert got(server, tmp_path, origin) == []
+    assert load_tiktoken_bpe(str(tmp_path / origin.path)) == {
+        token: rank for rank, token in enumerate(tokens)
+    }
+    with pytest.raises(UserError, match="is not the file it was"):
+        got(server, tmp_path, replace(origin, sha256="0" * 64))
+
+
+def test_vocabularies_are_fetched_by_name_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    fetched: list[str] = []
+    monkeypatch.setattr(download, "fetch", lambda origin, folder, **_: fetched.append(origin.path))
+    download.main(DownloadConfig(names=("benchmarks",), eval_data=tmp_path))
+    assert fetched and not [path for path in fetched if path.startswith("vocabularies/")]
+    fetched.clear()
+    download.main(DownloadConfig(names=("vocabularies",), eval_data=tmp_path))
+    assert fetched == [path for path in origins() if path.startswith("vocabularies/")] and len(fetched) == 2
+
+
 def test_a_file_that_is_not_the_expected_one_is_not_kept(server: Server, tmp_path: Path):
     server.files["git/a/b/c/test.jsonl"] = b"altered"
     origin = Origin("gsm8k/test.jsonl", "github:a/b/c/test.jsonl", sha256(b"original"))
@@ -217,7 +248,7 @@ def test_scores_on_remade_or_unknown_files_are_labelled(tmp_path: Path, monkeypa
 def test_the_shared_files_are_those_of_the_table(benchmarks: Path):
     """Every file, byte for byte: published ones carry no note, the three remade ones theirs."""
     noted = {}
-    for path in origins():
+    for path in (path for path in origins() if not path.startswith("vocabularies/")):
         note = note_about(find_file(benchmarks, path), path)
         if note:
             noted[path.rpartition("/")[2]] = note

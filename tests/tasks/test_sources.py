@@ -2,6 +2,7 @@
 
 import io
 import json
+import threading
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from chatsmith.data.dataset import DataManifest
+from chatsmith.ingest import hub as hub_module
 from chatsmith.ingest.survey import survey
 from chatsmith.runtime.errors import UserError
 from chatsmith.tasks.gsm8k import gsm8k_problems
@@ -140,6 +142,23 @@ def test_smoltalk_is_learned_from_its_train_shards_and_measured_on_its_test_shar
         [talk("d")]
     )
     assert opened("smoltalk").fingerprint != before
+
+
+def test_the_first_shard_is_read_while_the_next_one_still_comes(hub: Hub, opened, monkeypatch):
+    download_one, first_is_read = hub_module._download_one, threading.Event()
+
+    def slow(repository, file, cache):
+        if "00001-of" in file.path and not first_is_read.wait(10):
+            raise UserError("it was waited for")
+        return download_one(repository, file, cache)
+
+    monkeypatch.setattr(hub_module, "_download_one", slow)
+    source = opened("smoltalk")
+    assert source.read
+    talks = source.read("train")
+    assert next(talks)[0].text == "Hi a."
+    first_is_read.set()
+    assert [one[0].text for one in talks] == ["Hi b.", "Hi c."]
 
 
 def test_mmlu_gives_its_auxiliary_questions_with_letters_in_another_order(hub: Hub, opened):

@@ -13,7 +13,7 @@ from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import Runtime
-from chatsmith.train.checkpoint import StateWriter
+from chatsmith.runtime.states import StateWriter
 from chatsmith.train.plan import Plan, make_plan
 from chatsmith.train.trainer import TrainingRun
 from tests.threads import one_thread

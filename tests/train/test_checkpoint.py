@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from chatsmith.runtime import states as state_module
 from chatsmith.runtime.errors import UserError
-from chatsmith.train import checkpoint as state_module
-from chatsmith.train.checkpoint import load_state, saved_states
+from chatsmith.runtime.states import load_state, saved_states
 from tests.train.conftest import save_state
 
 

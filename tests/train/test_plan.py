@@ -19,6 +19,7 @@ from chatsmith.train.plan import (
     Plan,
     Schedule,
     batch_tokens_for,
+    dial,
     make_plan,
     make_rollout_plan,
     model_shape,
@@ -28,9 +29,7 @@ from chatsmith.train.plan import (
 )
 
 SHAPE = model_shape(4, 8192, sequence_length=512)
-LEARNING_RATES = [
-    field.name for field in fields(Rates) if field.name not in ("weight_decay", "orthogonalize_steps")
-]
+LEARNING_RATES = [field.name for field in fields(Rates) if field.name != "weight_decay"]
 
 horizons = st.integers(1, 10**11)
 
@@ -139,7 +138,6 @@ def test_rate_scale_multiplies_every_learning_rate_and_nothing_else():
     for name in LEARNING_RATES:
         assert getattr(halved, name) == pytest.approx(getattr(plain, name) / 2)
     assert halved.weight_decay == plain.weight_decay
-    assert halved.orthogonalize_steps == plain.orthogonalize_steps
 
 
 def test_rates_grow_with_the_square_root_of_the_batch_up_to_the_one_they_were_tuned_at():
@@ -280,3 +278,12 @@ def test_the_numbers_of_processes_that_give_a_step_its_rows():
     assert plan.world_sizes_for(18) == [3, 6, 9, 18]
     assert plan.world_sizes_for(16) == [1, 2, 4, 8, 16]
     assert plan.world_sizes_for(15) == []
+
+
+@pytest.mark.parametrize(
+    ("depth", "expected"),
+    [(1, (8192, 512, 64, "L")), (11, (8192, 512, 64, "L")), (12, (32_768, 2048, 128, "SSSL"))],
+)
+def test_the_dial_shapes_a_deep_model_as_a_gpu_wants_it(depth, expected):
+    assert dial(depth) == expected
+    assert dial(depth, "portable") == (*expected[:3], "L")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from chatsmith.train.checkpoint import saved_states
+from chatsmith.runtime.states import saved_states
 
 STEPS, STOPPED = 24, 8
 

@@ -16,7 +16,7 @@ from chatsmith.cli.training import facts_of, finish
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import RunDirectory
-from chatsmith.train.checkpoint import saved_states
+from chatsmith.runtime.states import saved_states
 from chatsmith.train.step import prepare
 from chatsmith.train.trainer import Job, Trainer, TrainingStoppedError, fit
 

@@ -14,7 +14,7 @@ import pytest
 from chatsmith.runtime import disk
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.metrics import MetricsLog
-from chatsmith.train.checkpoint import saved_states
+from chatsmith.runtime.states import saved_states
 from chatsmith.train.step import prepare
 from chatsmith.train.trainer import Job, fit
 

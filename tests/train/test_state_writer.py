@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from chatsmith.runtime import states
 from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.errors import UserError
-from chatsmith.train import checkpoint
-from chatsmith.train.checkpoint import StateWriter, load_state, saved_states
+from chatsmith.runtime.states import StateWriter, load_state, saved_states
 from chatsmith.train.step import prepare
 from chatsmith.train.trainer import Job, fit
 from tests.train.conftest import save_state
@@ -28,13 +28,13 @@ ALONE = Runtime(CPU, torch.float32)
 @pytest.fixture
 def gate(monkeypatch) -> threading.Event:
     """Files are not written before it is set."""
-    event, write = threading.Event(), checkpoint.write_tensors
+    event, write = threading.Event(), states.write_tensors
 
     def held(*arguments):
         assert event.wait(60)
         return write(*arguments)
 
-    monkeypatch.setattr(checkpoint, "write_tensors", held)
+    monkeypatch.setattr(states, "write_tensors", held)
     yield event
     event.set()
 
@@ -67,24 +67,24 @@ KILLED = """
 import os, signal, sys, torch
 from pathlib import Path
 from chatsmith.runtime.device import Runtime
-from chatsmith.train import checkpoint
+from chatsmith.runtime import states
 
 folder, moment = Path(sys.argv[1]), sys.argv[2]
-writer = checkpoint.StateWriter(folder, Runtime(torch.device("cpu"), torch.float32))
+writer = states.StateWriter(folder, Runtime(torch.device("cpu"), torch.float32))
 writer.begin({"a": torch.ones(2000)}, {"step": 1})
 writer.finish()
 def kill(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 if moment == "tensors":
-    write = checkpoint.write_tensors
+    write = states.write_tensors
     def half(path, tensors):
         write(path, tensors)
         with path.open("rb+") as file:
             file.truncate(1000)
         kill()
-    checkpoint.write_tensors = half
+    states.write_tensors = half
 else:
-    setattr(checkpoint, moment, kill)
+    setattr(states, moment, kill)
 writer.begin({"a": torch.zeros(2000)}, {"step": 2})
 writer.finish()
 """
@@ -115,7 +115,7 @@ def test_a_kill_while_an_old_state_is_removed_makes_no_state_look_damaged(
             remove(path, ignore_errors=True)
 
     with monkeypatch.context() as killed:
-        killed.setattr(checkpoint.shutil, "rmtree", half)
+        killed.setattr(states.shutil, "rmtree", half)
         save_state(tmp_path, {"a": torch.zeros(2)}, {"step": 3, "key": "one"})
     notices: list[str] = []
     assert load_state(tmp_path, notices.append, key="two") is None and notices == []
@@ -127,7 +127,7 @@ def test_what_fails_in_the_thread_ends_training_at_the_next_step(
     new_model, new_plan, batches_from, training_run, runtime, monkeypatch, number
 ) -> None:
     run, model, done = training_run(save_seconds=0.0), new_model(), []
-    write, loss = checkpoint.write_tensors, prepare(model, runtime, False, print)
+    write, loss = states.write_tensors, prepare(model, runtime, False, print)
 
     def full(path, tensors):
         if len(done) > 3:
@@ -138,7 +138,7 @@ def test_what_fails_in_the_thread_ends_training_at_the_next_step(
         done.append(batch)
         return loss(model, batch, scale)
 
-    monkeypatch.setattr(checkpoint, "write_tensors", full)
+    monkeypatch.setattr(states, "write_tensors", full)
     with pytest.raises(UserError, match=r"disk is full|larger than files may be"):
         fit(run, model, new_plan(8), Job(lambda row: batches_from(2, row), counted))
     assert 4 <= len(done) <= 8  # two batches a step
@@ -176,7 +176,7 @@ def two_writers(tmp_path: Path, monkeypatch) -> list[StateWriter]:
             return value
         return said.pop(0)
 
-    monkeypatch.setattr(checkpoint, "main_number", main_number)
+    monkeypatch.setattr(states, "main_number", main_number)
     return [StateWriter(tmp_path, Runtime(CPU, torch.float32, rank, 2)) for rank in range(2)]
 
 
@@ -218,7 +218,7 @@ def test_a_full_disk_of_another_process_is_told_in_its_words(
 
     main, other = two_writers
     main.begin({}, {})
-    monkeypatch.setattr(checkpoint, "write_tensors", full)
+    monkeypatch.setattr(states, "write_tensors", full)
     other.begin({}, {})
     with pytest.raises(UserError, match="disk is full"):
         other.finish()

@@ -7,7 +7,7 @@ import torch
 
 from chatsmith.train.step import prepare
 from chatsmith.train.timing import MARGIN, TimeBudget, seconds_per_step
-from chatsmith.train.trainer import Job, measure_tokens
+from chatsmith.train.trainer import Job, tokens_within
 from tests.train.conftest import Kept
 
 
@@ -33,7 +33,7 @@ def test_steps_that_fit_are_those_done_and_what_the_time_left_holds(runtime, on_
 
 
 def test_the_first_evaluation_which_may_compile_is_not_timed_and_what_is_measured_is_kept(
-    new_model, new_plan, batches_from, runtime
+    new_model, new_plan, batches_from, runtime, training_run
 ):
     model, plan, calls = new_model(), new_plan(8), []
     budget = TimeBudget(0.05, time.monotonic(), Kept(), runtime)
@@ -42,7 +42,7 @@ def test_the_first_evaluation_which_may_compile_is_not_timed_and_what_is_measure
         calls.append(time.sleep(0.5 if not calls else 0.01))
 
     job = Job(lambda _: batches_from(2), prepare(model, runtime, False, print), evaluate)
-    tokens = measure_tokens(budget, model, plan, job, evaluations=1)
+    tokens = tokens_within(training_run(), budget, model, 8, lambda *_: plan, lambda _: job, evaluations=1)
     assert len(calls) == 2 and 0.02 <= budget.evaluation_seconds < 0.5
     assert tokens % plan.tokens_per_step == 0 and budget.get("tokens") == tokens
 

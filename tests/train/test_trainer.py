@@ -4,16 +4,18 @@ import json
 import math
 import os
 import signal
+from functools import partial
 from itertools import islice, repeat
 
 import pytest
 import torch
 
 from chatsmith.data.packing import NOT_TRAINED_ON, Batch
+from chatsmith.evals.hardest import hardest_rows
 from chatsmith.model.loss import token_losses
 from chatsmith.optim.optimizer import Optimizer
 from chatsmith.runtime.signals import FINISHING_STEP, stop_request
-from chatsmith.train.checkpoint import saved_states
+from chatsmith.runtime.states import saved_states
 from chatsmith.train.plan import REFERENCE_BATCH
 from chatsmith.train.step import NonFiniteLossError, prepare, train_step
 from chatsmith.train.timing import TimeBudget
@@ -131,10 +133,11 @@ def test_a_loss_that_is_no_number_stops_before_it_reaches_the_weights(
 def test_a_bad_step_is_left_out_and_its_text_is_named(
     new_model, new_plan, batches_from, runtime, train, training_run, bad
 ):
-    model, one = new_model(), training_run()
+    model = new_model()
+    named = partial(hardest_rows, text_of=lambda ids: f"document {len(ids)}", runtime=runtime)
+    one = training_run(describe=named)
     loss = Poisoned(prepare(model, runtime, False, print), (20,), bad)
-    named = lambda ids: f"document {len(ids)}"  # noqa: E731
-    result = train(model, new_plan(24), batches_from(2), one, compute_loss=loss, text_of=named)
+    result = train(model, new_plan(24), batches_from(2), one, compute_loss=loss)
     assert result.steps == 24 and math.isfinite(result.loss) and result.loss < 4
     assert all(torch.equal(value, loss.weights[20][name]) for name, value in loss.weights[21].items())
     assert not torch.equal(*(loss.weights[step]["head.weight"] for step in (21, 22)))

@@ -33,3 +33,22 @@ test("the oldest turns go, as few as will do, and never the system message or th
   expect(turnsToLeaveOut(sent, sizes, 62, 20, 61)).toBe(4);
   expect(turnsToLeaveOut(sent, sizes, 62, 20, 41)).toBe(null);
 });
+
+test("calls are sent as calls where they were answered, else as the text that they were", () => {
+  const called = { ...reply("b", "a", 2, []), calls: [{ id: "1", name: "add", arguments: '{"a": 1}' }] };
+  const path = [said("a", null, 1), called, { ...said("c", "b", 3, "2"), results: [{ id: "1", text: "2" }] }, reply("d", "c", 4)];
+  expect(messagesForModel(undefined, path).map(({ wire }) => wire)).toEqual([
+    { role: "user", content: "a" },
+    {
+      role: "assistant",
+      content: "",
+      tool_calls: [{ id: "1", type: "function", function: { name: "add", arguments: '{"a": 1}' } }],
+    },
+    { role: "tool", tool_call_id: "1", content: "2" },
+    { role: "assistant", content: "d" },
+  ]);
+  expect(messagesForModel(undefined, [path[0]!, called, said("e", "b", 5)])[1]!.wire).toEqual({
+    role: "assistant",
+    content: '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>',
+  });
+});

@@ -196,3 +196,10 @@ test("a title stands in one row and turns nothing around", () => {
   expect(plainTitle("a\nb")).toBe("a b");
   expect(plainTitle("x".repeat(1_000_000))).toHaveLength(200);
 });
+
+test("an emphasis ends within reach, or is none", () => {
+  const words = (length: number) => `**${"word ".repeat(length / 5)}end**`;
+  expect(markdownToHtml(words(1000))).toContain("<strong>");
+  expect(markdownToHtml(words(5000))).toContain("**word");
+  expect(markdownToHtml(`${"word ".repeat(1000)}a*b*c **d** __e__ f_g_h`)).toContain("a<em>b</em>c <strong>d</strong> <strong>e</strong> f_g_h");
+});

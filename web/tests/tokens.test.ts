@@ -10,7 +10,7 @@ function logprob(text: string, id: number, bytes: number[] | null = null): WireL
 }
 
 function step(ids: number[], logprobs: WireLogprob[]): ReplyStep {
-  return { content: "", parts: [], ids, logprobs, usage: null, finishReason: null };
+  return { content: "", parts: [], ids, logprobs, calls: [], usage: null, finishReason: null };
 }
 
 test("every sampled token is recorded with its alternatives", () => {

@@ -48,8 +48,8 @@ describe("JSON", () => {
 
   test.each([
     ["not json at all", "not valid JSON"],
-    ["[1, 2]", "not a list of conversations"],
-    ['{"format": "other", "conversations": []}', "not exported by chatsmith"],
+    ["[1, 2]", "no conversations of a form that is known"],
+    ['{"format": "other", "conversations": []}', "no conversations of a form that is known"],
     ['{"format": "chatsmith-conversations", "version": 99, "conversations": []}', "newer chatsmith"],
     ['{"format": "chatsmith-conversations", "version": 1, "conversations": [7]}', "no conversation"],
   ])("refuses %s", (text, reason) => {

@@ -23,8 +23,11 @@ from chatsmith.worlds.kindergarten.questions import (
     QuestionMaker,
     draw_arithmetic_question,
     draw_counting_question,
+    draw_extreme,
     draw_fact_question,
     draw_instruction,
+    draw_long_row,
+    draw_long_upper,
     draw_spelling_question,
 )
 from chatsmith.worlds.kindergarten.small_talk import draw_memory_question, draw_small_talk
@@ -36,18 +39,23 @@ EXAM_FINGERPRINT = "1c29911719e08065dd66255b9b6862a206c1fe69e1e164d5cb6cf38faba5
 """The sha256 of the exam of this version: see `fingerprint`."""
 ITEMS_PER_SECTION = 120
 
-SECTIONS: dict[str, QuestionMaker] = {
+MAKERS: dict[str, QuestionMaker] = {
     "facts": draw_fact_question,
     "stories": lambda rng, split: story_question(draw_story(rng, split), rng),
     "arithmetic": draw_arithmetic_question,
     "counting": draw_counting_question,
     "spelling": draw_spelling_question,
     "instructions": draw_instruction,
-    "conversation": lambda rng, split: (draw_memory_question if rng.random() < 0.75 else draw_small_talk)(
-        rng, split
-    ),
+    "conversation": lambda rng, split: MAKERS["memory" if rng.random() < 0.75 else "small talk"](rng, split),
+    "memory": draw_memory_question,
+    "small talk": draw_small_talk,
+    "long row": draw_long_row,
+    "long upper case": draw_long_upper,
+    "extreme": draw_extreme,
 }
-"""The sections of the exam, each with what draws its questions."""
+"""What draws questions: of the sections of the exam, of parts of them, and of kinds that only reinforcement learning
+has."""
+SECTIONS = ("facts", "stories", "arithmetic", "counting", "spelling", "instructions", "conversation")
 
 
 @cache
@@ -55,11 +63,11 @@ def exam_questions(split: Split) -> tuple[tuple[str, Question], ...]:
     """The questions of the exam or of development with their ids, section by section; no prompt comes twice."""
     assert split != "train", "training has conversations, not an exam"
     questions = []
-    for section, draw_question in SECTIONS.items():
+    for section in SECTIONS:
         rng = random.Random(f"kindergarten {split} {EXAM_VERSION} {section}")
         asked: set[Conversation] = set()
         while len(asked) < ITEMS_PER_SECTION:
-            question = draw_question(rng, split)
+            question = MAKERS[section](rng, split)
             assert question.key.section == section, f"{question.key} is not of the section {section}"
             if question.messages not in asked:
                 asked.add(question.messages)

@@ -1,7 +1,7 @@
 """The questions: the piece that documents, conversations, problems and the exams are all made of.
 
-A section draws what is asked about; a `QuestionFamily` puts it into words. The words stand in `questions.toml`, those
-of facts in `world.toml`, those on stories in `stories.toml`.
+A section draws what is asked about; `ask` puts it into words. The words stand in `questions.toml`, those of facts in
+`world.toml`, those on stories in `stories.toml`.
 
 A model reads a word as one token and cannot see its letters: it has to be told. So every word is spelled out in the
 documents, and the words of the exam and of development are never asked for. The calculator does all computing and
@@ -12,7 +12,7 @@ import operator
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import Any, NamedTuple
 
 from chatsmith.data.problems import Problem, Rule
@@ -29,9 +29,9 @@ from chatsmith.worlds.kindergarten.world import (
     draw,
     is_girl,
     listed,
-    noun_of,
     number_word,
     plural,
+    sentence,
     spelling_words,
     words,
     words_of,
@@ -39,12 +39,11 @@ from chatsmith.worlds.kindergarten.world import (
 
 
 class Key(NamedTuple):
-    """What a question is about, apart from its wording; and which wording it has."""
+    """What a question is about, apart from its wording."""
 
     section: str
     relation: str
     entities: tuple[str, ...]
-    template: str
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Question:
     """A question, its model reply, and the rule that checks any other reply."""
 
     key: Key
-    """What is asked, and in which wording; the splits are disjoint in these."""
+    """What is asked; the splits are disjoint in these."""
     prompt: str
     """What the user writes."""
     reply: tuple[Part, ...]
@@ -87,90 +86,54 @@ QuestionMaker = Callable[[random.Random, Split], Question]
 """Draws a question that belongs to the given split."""
 
 
-@dataclass(frozen=True)
-class QuestionFamily:
-    """Questions of one kind: the ways to ask, and what is replied. Its templates are format strings."""
+def ask(
+    rng: random.Random,
+    section: str,
+    name: str,
+    entities: tuple[str, ...],
+    values: Mapping[str, object],
+    rule: Callable[[str, str], Rule] | None = None,
+    *,
+    family: Mapping[str, Any] | None = None,
+    number: int | None = None,
+    before: Conversation = (),
+) -> Question:
+    """A question of the family `name` of `section`, its templates filled in with `values`.
 
-    section: str
-    relation: str
-    """What is asked, e.g. "letter"."""
-    prompts: tuple[str, ...]
-    replies: tuple[str, ...]
-    """One for each prompt, or one for all."""
-    answer: str
-    """In short; also what the calculator says to `call`."""
-    wording: str
-    """What keys call the prompts."""
-    call: str = ""
-    """What the assistant asks the calculator first, if anything."""
-    accepted: tuple[str, ...] = ()
-    """All right replies, if they are more than the answer."""
-
-    @staticmethod
-    def of(section: str, relation: str, entry: Mapping[str, Any]) -> "QuestionFamily":
-        """The family that `entry` of a data file describes."""
-        relation, reply = entry.get("relation", relation), entry["reply"]
-        return QuestionFamily(
-            section,
-            relation,
-            tuple(entry["prompts"]),
-            (reply,) if isinstance(reply, str) else tuple(reply),
-            entry.get("answer", reply),
-            entry.get("wording", relation),
-            entry.get("call", ""),
-            tuple(entry.get("accepted", ())),
-        )
-
-    def ask(
-        self,
-        rng: random.Random,
-        entities: tuple[str, ...],
-        values: Mapping[str, object],
-        rule: Rule | Callable[[str], Rule] | None = None,
-        before: Conversation = (),
-        number: int | None = None,
-    ) -> Question:
-        """The question for `values`, in wording `number`, or any.
-
-        `rule` is a rule, or makes one of the prompt; without it, exactly the accepted replies pass.
-        """
-        if number is None:
-            number = rng.randrange(len(self.prompts))
-        prompt, answer = self.prompts[number].format_map(values), self.answer.format_map(values)
-        reply = self.replies[number % len(self.replies)].format_map(values)
-        if rule is None:
-            accepted = [right.format_map(values) for right in self.accepted]
-            rule = Exactly(tuple(accepted) if accepted else (answer,))
-        elif callable(rule):
-            rule = rule(prompt)
-        parts = text_reply(reply)
-        if self.call:
-            parts = (Part("python", self.call.format_map(values)), Part("output", answer), *parts)
-        relation, wording = self.relation.format_map(values), self.wording.format_map(values)
-        key = Key(self.section, relation, entities, f"{wording} {number}")
-        return Question(key, prompt, parts, answer, rule, before)
+    A family is an entry of `questions.toml`, which says what it may hold, or `family`. The prompt is drawn, or is that
+    at `number`. `rule` makes the rule of the prompt and the answer; without it, exactly the accepted replies pass.
+    """
+    if family is None:
+        family = _family(section, name)
+    prompts, reply = family["prompts"], family["reply"]
+    if number is None:
+        number = rng.randrange(len(prompts))
+    if not isinstance(reply, str):
+        reply = reply[number]
+    answer = family.get("answer", "{answer}" if "call" in family else reply).format_map(values)
+    parts = (Part("text", reply.format_map(values)),)
+    if "call" in family:
+        parts = (Part("python", family["call"].format_map(values)), Part("output", answer), *parts)
+    prompt = prompts[number].format_map(values)
+    if rule is None:
+        accepted = tuple(right.format_map(values) for right in family.get("accepted", ()))
+        judged: Rule = Exactly(accepted or (answer,), family.get("keep_case", False))
+    else:
+        judged = rule(prompt, answer)
+    key = Key(section, family.get("relation", name).format_map(values), entities)
+    return Question(key, prompt, parts, answer, judged, before)
 
 
-def text_reply(text: str) -> tuple[Part, ...]:
-    """A reply of plain text."""
-    return (Part("text", text),)
+@cache
+def _family(section: str, name: str) -> Mapping[str, Any]:
+    entries = data("questions")[section]
+    entry = entries[name]
+    return {**entries[entry["like"]], **entry} if "like" in entry else entry
 
 
 def exchange(said: str, replied: str) -> Conversation:
     """A turn of the user and one of the assistant."""
     return (Message.of("user", said), Message.of("assistant", replied))
-
-
-@cache
-def family(section: str, name: str) -> QuestionFamily:
-    """The family `name` of a section of `questions.toml`."""
-    entries = data("questions")[section]
-    entry = entries[name]
-    return QuestionFamily.of(section, name, {**entries[entry["like"]], **entry} if "like" in entry else entry)
-
-
-def _draw_text(rng: random.Random, split: Split, purpose: str, make: Callable[[random.Random], str]) -> str:
-    return draw(rng, split, purpose, make, lambda text: (text,))
 
 
 # ---- Facts
@@ -179,14 +142,12 @@ def _draw_text(rng: random.Random, split: Split, purpose: str, make: Callable[[r
 def draw_fact_question(rng: random.Random, split: Split) -> Question:
     """A question for a fact of `split`: each relation in proportion to its facts."""
     fact = rng.choice(all_facts(split))
-    rule = partial(Names, _wordings(fact.value), _values(fact.relation))
-    values = {**fact.fillings, "reply": fact.reply, "answer": _bare(fact.value)}
-    return _fact_family(fact.relation).ask(rng, (fact.entity,), values, rule)
+    family = {"prompts": fact.relation.questions, "reply": fact.reply, "answer": _bare(fact.value)}
 
+    def rule(prompt: str, answer: str) -> Rule:
+        return Names(_wordings(fact.value), _values(fact.relation), prompt)
 
-@cache
-def _fact_family(relation: Relation) -> QuestionFamily:
-    return QuestionFamily("facts", relation.name, relation.questions, ("{reply}",), "{answer}", "question")
+    return ask(rng, "facts", fact.relation.name, (fact.entity,), fact.fillings, rule, family=family)
 
 
 @cache
@@ -223,39 +184,40 @@ _OPERATIONS: dict[str, Callable[[int, int], int]] = {
 _OPERATION_WEIGHTS = (4, 4, 2, 1)
 
 
-class _Sum(NamedTuple):
-    a: int
-    operation: str
-    b: int
-    result: int
-
-    def subject(self) -> tuple[object, ...]:
-        """The operation and the numbers; where their order does not matter, neither does it here."""
-        return (self.operation, *(sorted((self.a, self.b)) if self.operation in "+*" else (self.a, self.b)))
-
-
 def draw_arithmetic_question(rng: random.Random, split: Split) -> Question:
     """A plain sum, a sum in a little story, or which of two numbers is larger or smaller."""
     kind = rng.random()
     if kind < 0.12:
         return _compare(rng, split, "comparison", 2)
-    drawn = draw(rng, split, "arithmetic", _sum, _Sum.subject)
-    entities = tuple(map(str, drawn.subject()))
-    rule = Number(drawn.result, given=(drawn.a, drawn.b))
-    values = {"a": drawn.a, "b": drawn.b, "c": drawn.result}
-    if kind >= 0.40:
-        return family("arithmetic", f"sum {drawn.operation}").ask(rng, entities, values, rule)
-    story = family("arithmetic", f"story sum {drawn.operation}")
-    number = rng.randrange(len(story.prompts))
-    name, friend = rng.sample(words("names"), 2)
-    thing = plural(rng.choice(words("objects", "treats")))
-    she, her = ("She", "her") if is_girl(name) else ("He", "him")
-    values |= {"thing": thing, "name": name, "friend": friend, "her": her, "She": she}
-    return story.ask(rng, entities, values, rule, number=number)
+    drawn = draw(rng, split, "arithmetic", _sum, _in_any_order)
+    operation, *numbers = drawn
+    name, number = f"sum {operation}", None
+    values: dict[str, object] = dict(zip("ab", numbers, strict=True))
+    values["answer"] = _OPERATIONS[operation](*numbers)
+    if kind < 0.40:
+        name = f"story {name}"
+        number = rng.randrange(len(_family("arithmetic", name)["prompts"]))
+        hero, friend = rng.sample(words("names"), 2)
+        thing = plural(rng.choice(words("objects", "treats")))
+        she, her = ("She", "her") if is_girl(hero) else ("He", "him")
+        values |= {"thing": thing, "name": hero, "friend": friend, "her": her, "She": she}
+    entities = tuple(map(str, _in_any_order(drawn)))
+    return ask(rng, "arithmetic", name, entities, values, _given(*numbers), number=number)
 
 
-def _sum(rng: random.Random) -> _Sum:
-    """Any sum whose result is none of its numbers, so that an echo is never an answer."""
+def _given(*numbers: int) -> Callable[[str, str], Rule]:
+    """The rule for an answer that is a number, where the question has these."""
+    return lambda prompt, answer: Number(int(answer), given=numbers)
+
+
+def _in_any_order(drawn: tuple[str, int, int]) -> tuple[object, ...]:
+    """The operation and the numbers; where their order does not matter, neither does it here."""
+    operation, *numbers = drawn
+    return (operation, *(sorted(numbers) if operation in "+*" else numbers))
+
+
+def _sum(rng: random.Random) -> tuple[str, int, int]:
+    """Any operation and two numbers, neither of which is the result, so that an echo is never an answer."""
     while True:
         operation = rng.choices(tuple(_OPERATIONS), _OPERATION_WEIGHTS)[0]
         if operation == "*":
@@ -267,7 +229,7 @@ def _sum(rng: random.Random) -> _Sum:
             first, second = rng.randint(2, 99), rng.randint(2, 99)
         result = _OPERATIONS[operation](first, second)
         if result > 0 and result not in (first, second):
-            return _Sum(first, operation, second, result)
+            return operation, first, second
 
 
 def draw_extreme(rng: random.Random, split: Split) -> Question:
@@ -278,12 +240,10 @@ def draw_extreme(rng: random.Random, split: Split) -> Question:
 def _compare(rng: random.Random, split: Split, relation: str, count: int) -> Question:
     numbers = draw(rng, split, relation, lambda r: r.sample(range(2, 100), count), sorted)
     word, function = rng.choice(data("questions")["comparisons"][relation])
-    answer = max(numbers) if function == "max" else min(numbers)
     names = tuple(map(str, numbers))
-    values = {"word": word, "function": function, "answer": answer}
-    values |= {"numbers": listed(names, "or"), "all": ",".join(names)}
-    rule = Number(answer, given=tuple(numbers))
-    return family("arithmetic", relation).ask(rng, tuple(map(str, sorted(numbers))), values, rule)
+    values = {"word": word, "function": function, "numbers": listed(names, "or"), "all": ",".join(names)}
+    values["answer"] = str((max if function == "max" else min)(numbers))
+    return ask(rng, "arithmetic", relation, tuple(map(str, sorted(numbers))), values, _given(*numbers))
 
 
 # ---- Counting letters in words, letters of words, and words in a row
@@ -296,7 +256,7 @@ def draw_counting_question(rng: random.Random, split: Split) -> Question:
         word, letter = draw(rng, split, "letters", _word_and_letter)
         return _count(rng, "letter", word.count(letter), word=word, letter=letter)
     if kind < 0.75:
-        word = _draw_text(rng, split, "length", lambda r: r.choice(spelling_words()))
+        word = draw(rng, split, "length", lambda r: r.choice(spelling_words()))
         return _count(rng, "length", len(word), word=word)
     return _count_row(rng, split, "row", (1, 4), (1, 3))
 
@@ -335,8 +295,8 @@ def _word_and_row(rng: random.Random, times: tuple[int, int], others: tuple[int,
 
 
 def _count(rng: random.Random, relation: str, count: int, **asked: str) -> Question:
-    values = {**asked, "count": count, "times": f"{count} time" if count == 1 else f"{count} times"}
-    return family("counting", relation).ask(rng, tuple(asked.values()), values, Number(count))
+    values = {**asked, "answer": count, "times": f"{count} time" if count == 1 else f"{count} times"}
+    return ask(rng, "counting", relation, tuple(asked.values()), values, _given())
 
 
 # ---- Spelling, and first and last letters
@@ -347,7 +307,7 @@ def draw_spelling_question(rng: random.Random, split: Split) -> Question:
     kind = rng.random()
     relation = "spelling" if kind < 0.6 else "first letter" if kind < 0.8 else "last letter"
     word = rng.choice(words_of(split, relation))
-    return family("spelling", relation).ask(rng, (word,), spelled(word))
+    return ask(rng, "spelling", relation, (word,), spelled(word))
 
 
 @cache
@@ -361,65 +321,62 @@ def spelled(word: str) -> dict[str, str]:
 
 def draw_instruction(rng: random.Random, split: Split) -> Question:
     """An instruction of any kind, all about equally often."""
-    return rng.choice((_repeat, _again, _first, _last, _upper, _exchange, _list))(rng, split)
-
-
-def _repeat(rng: random.Random, split: Split) -> Question:
-    text = _draw_text(rng, split, "repeat", _phrase)
-    text = capitalize(text) + "."
-    return family("instructions", "repeat").ask(rng, (text,), {"text": text})
-
-
-def _again(rng: random.Random, split: Split) -> Question:
-    word, count = draw(rng, split, "again", lambda r: (r.choice(spelling_words()), r.randint(2, 5)))
-    values = {"word": word, "count": number_word(count), "text": " ".join([word] * count)}
-    return family("instructions", "again").ask(rng, (word, str(count)), values)
-
-
-def _first(rng: random.Random, split: Split) -> Question:
-    text = _draw_text(rng, split, "first", _row)
-    return family("instructions", "first word").ask(rng, (text,), {"text": text, "word": text.split()[0]})
-
-
-def _last(rng: random.Random, split: Split) -> Question:
-    text = _draw_text(rng, split, "last", _phrase)
-    return family("instructions", "last word").ask(rng, (text,), {"text": text, "word": text.split()[-1]})
-
-
-def _upper(rng: random.Random, split: Split) -> Question:
-    return _capitals(rng, split, "upper case", 1, 3)
+    kind = rng.choice(("repeat", "again", "first word", "last word", "upper case", "exchange", "list"))
+    return _list(rng, split) if kind == "list" else _instruct(rng, split, kind)
 
 
 def draw_long_upper(rng: random.Random, split: Split) -> Question:
     """Words in capital letters, of three to five words."""
-    return _capitals(rng, split, "long upper case", 3, 5)
+    return _instruct(rng, split, "long upper case")
 
 
-def _capitals(rng: random.Random, split: Split, relation: str, fewest: int, most: int) -> Question:
-    def some_words(r: random.Random) -> str:
-        return " ".join(r.sample(spelling_words(), r.randint(fewest, most)))
-
-    text = _draw_text(rng, split, "upper", some_words)
-    values = {"text": text, "upper": text.upper()}
-    return family("instructions", relation).ask(
-        rng, (text,), values, Exactly((text.upper(),), keep_case=True)
-    )
+def _instruct(rng: random.Random, split: Split, relation: str) -> Question:
+    purpose, make = _INSTRUCTIONS[relation]
+    subject, values = draw(rng, split, purpose, make, lambda made: made[0])
+    return ask(rng, "instructions", relation, tuple(map(str, subject)), values)
 
 
-def _exchange(rng: random.Random, split: Split) -> Question:
-    text, old, new = draw(rng, split, "exchange", _phrase_and_words)
-    values = {"text": text, "old": old, "new": new, "changed": text.replace(old, new)}
-    return family("instructions", "exchange").ask(rng, (text, old, new), values)
+_Instruction = tuple[tuple[object, ...], Mapping[str, object]]
+"""What an instruction is about, and what its templates contain."""
 
 
-def _phrase_and_words(rng: random.Random) -> tuple[str, str, str]:
+def _on_text(text: str) -> _Instruction:
+    first, *_, last = text.split() * 2
+    values = {"text": text, "sentence": sentence(text), "first": first, "last": last, "answer": text.upper()}
+    return (text,), values
+
+
+def _again(rng: random.Random) -> _Instruction:
+    word, count = rng.choice(spelling_words()), rng.randint(2, 5)
+    return (word, count), {"word": word, "count": number_word(count), "text": " ".join([word] * count)}
+
+
+def _some_words(rng: random.Random, fewest: int, most: int) -> str:
+    return " ".join(rng.sample(spelling_words(), rng.randint(fewest, most)))
+
+
+def _exchange(rng: random.Random) -> _Instruction:
     """A noun with a few words around it, and another noun to put in its place."""
     old, new = rng.sample(words("objects", "pets"), 2)
     look, where = rng.choice(words("looks", "colors")), rng.choice(words("places"))
     text = rng.choice(
         (f"the {look} {old}", f"the {old} is {where}", f"my {old} is {look}", f"I like the {look} {old}")
     )
-    return (text, old, new) if text.count(old) == 1 else _phrase_and_words(rng)
+    if text.count(old) != 1:
+        return _exchange(rng)
+    return (text, old, new), {"text": text, "old": old, "new": new, "answer": text.replace(old, new)}
+
+
+_INSTRUCTIONS: dict[str, tuple[str, Callable[[random.Random], _Instruction]]] = {
+    "repeat": ("repeat", lambda rng: _on_text(_phrase(rng))),
+    "again": ("again", _again),
+    "first word": ("first", lambda rng: _on_text(_row(rng))),
+    "last word": ("last", lambda rng: _on_text(_phrase(rng))),
+    "upper case": ("upper", lambda rng: _on_text(_some_words(rng, 1, 3))),
+    "long upper case": ("upper", lambda rng: _on_text(_some_words(rng, 3, 5))),
+    "exchange": ("exchange", _exchange),
+}
+"""What instructions are dealt out by, and what draws them."""
 
 
 def _list(rng: random.Random, split: Split) -> Question:
@@ -430,7 +387,7 @@ def _list(rng: random.Random, split: Split) -> Question:
     values = {"count": number_word(int(count)), "things": things}
     values |= {"listed": members, "Listed": capitalize(members)}
     rule = Listing(int(count), tuple(member.lower() for member in every))
-    return family("instructions", "list").ask(rng, (things, count), values, rule)
+    return ask(rng, "instructions", "list", (things, count), values, lambda prompt, answer: rule)
 
 
 @cache
@@ -440,11 +397,14 @@ def _lists_of(split: Split) -> list[str]:
     return dealt(pairs, split, "list")
 
 
+_WORDS = ("nouns", "colors", "looks", "nouns:places", "seasons")
+
+
 def _phrase(rng: random.Random) -> str:
     """Three to six words without capital or full stop: a short sentence or a row of words."""
     shape = rng.randrange(5)
     if shape == 0:
-        return " ".join(rng.sample(_all_words(), rng.randint(3, 5)))
+        return " ".join(rng.sample(words(*_WORDS), rng.randint(3, 5)))
     noun, verb, adverb = rng.choice(words("nouns")), rng.choice(words("verbs")), rng.choice(words("adverbs"))
     look = rng.choice(words("colors", "looks"))
     if shape == 1:
@@ -459,12 +419,6 @@ def _phrase(rng: random.Random) -> str:
 def _row(rng: random.Random) -> str:
     """Three to six words that begin with any word: what comes first cannot be guessed."""
     if rng.random() < 0.5:
-        return " ".join(rng.sample(_all_words(), rng.randint(3, 5)))
+        return " ".join(rng.sample(words(*_WORDS), rng.randint(3, 5)))
     things = plural(rng.choice(words("nouns")))
     return f"{rng.choice(words('colors', 'looks'))} {things} are {rng.choice(words('where'))}"
-
-
-@cache
-def _all_words() -> tuple[str, ...]:
-    places = map(noun_of, words("places"))
-    return (*words("nouns", "colors", "looks"), *places, *words("seasons"))

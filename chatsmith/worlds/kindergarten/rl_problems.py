@@ -13,32 +13,10 @@ from functools import cache
 
 from chatsmith.data.problems import Problem
 from chatsmith.tasks.problem_set import ProblemSet, problems_fingerprint
-from chatsmith.worlds.kindergarten.questions import (
-    Question,
-    QuestionMaker,
-    draw_arithmetic_question,
-    draw_counting_question,
-    draw_extreme,
-    draw_instruction,
-    draw_long_row,
-    draw_long_upper,
-    draw_spelling_question,
-)
-from chatsmith.worlds.kindergarten.world import Split, data
+from chatsmith.worlds.kindergarten.exam import MAKERS
+from chatsmith.worlds.kindergarten.questions import Question
+from chatsmith.worlds.kindergarten.world import Split, data, weights
 
-_MAKERS: dict[str, QuestionMaker] = {
-    "row": draw_counting_question,
-    "long row": draw_long_row,
-    "upper case": draw_instruction,
-    "long upper case": draw_long_upper,
-    "extreme": draw_extreme,
-    "again": draw_instruction,
-    "repeat": draw_instruction,
-    "last word": draw_instruction,
-    "story sum": draw_arithmetic_question,
-    "spelling": draw_spelling_question,
-}
-"""What draws the questions of a kind: of a relation, or of a whole section."""
 _SPLITS: dict[str, Split] = {"development": "development", "test": "exam"}
 _COUNTS = {"development": 400, "test": 600}
 
@@ -76,9 +54,9 @@ def rl_problems(split: str) -> tuple[Problem, ...]:
 
 def _draw(rng: random.Random, split: Split) -> tuple[str, Question]:
     """A question with its kind."""
-    weights = data("texts")["rl"]
-    kind = rng.choices(tuple(weights), tuple(weights.values()))[0]
+    kind = rng.choices(*weights("texts", "rl"))[0]
+    draw_question = MAKERS[data("texts")["rl"][kind]["from"]]
     while True:
-        question = _MAKERS[kind](rng, split)
+        question = draw_question(rng, split)
         if kind in (question.key.relation, question.key.section):
             return kind, question

@@ -3,34 +3,14 @@ turns later; who the assistant is; and the small courtesies. The words stand in 
 """
 
 import random
-from functools import cache, partial
-from typing import NamedTuple
+from functools import cache
+from typing import Any
 
-from chatsmith.tasks.rules import Exactly, Names
+from chatsmith.data.problems import Rule
+from chatsmith.tasks.rules import Names
 from chatsmith.text.chat import Conversation, Message
-from chatsmith.worlds.kindergarten.questions import Key, Question, QuestionFamily, exchange, text_reply
+from chatsmith.worlds.kindergarten.questions import Question, ask, exchange
 from chatsmith.worlds.kindergarten.world import Split, a, data, draw, plural, split_of, words
-
-
-class _Remembered(NamedTuple):
-    """One thing to remember: how it is told, acknowledged and asked for."""
-
-    told: tuple[str, ...]
-    acknowledged: str
-    candidates: tuple[str, ...]
-    family: QuestionFamily
-
-
-@cache
-def _memory() -> dict[str, _Remembered]:
-    found = {}
-    for thing, entry in data("small_talk")["memory"].items():
-        candidates = words(entry["candidates"])
-        if thing == "food":
-            candidates = tuple(map(plural, candidates))
-        asked = QuestionFamily.of("conversation", f"remembered {thing}", {**entry, "wording": "remembered"})
-        found[thing] = _Remembered(tuple(entry["told"]), entry["acknowledged"], candidates, asked)
-    return found
 
 
 def draw_memory_question(rng: random.Random, split: Split) -> Question:
@@ -38,19 +18,19 @@ def draw_memory_question(rng: random.Random, split: Split) -> Question:
 
     The key's subject is what is asked for and one other thing that was told: mostly the user's name.
     """
-    memory, turns = _memory(), data("small_talk")["turns"]
+    memory, turns = data("small_talk")["memory"], data("small_talk")["turns"]
     asked = rng.choice(("name", "name", "friend", *memory))
     companion = rng.choice(("friend", "friend", *list(memory)[1:])) if asked == "name" else "name"
 
     def value(thing: str, person: dict[str, str]) -> str:
-        return memory[thing].family.answer.format_map(person)
+        return memory[thing]["answer"].format_map(person)
 
     person = draw(rng, split, asked, _person, lambda p: (value(asked, p), companion, value(companion, p)))
     others = [thing for thing in memory if thing not in (asked, companion)]
     told = [asked, companion, *rng.sample(others, rng.choice((0, 0, 1, 2)))]
     rng.shuffle(told)
-    asking, rule = memory[asked].family, partial(Names, (value(asked, person),), memory[asked].candidates)
-    number = rng.randrange(len(asking.prompts))
+    family = memory[asked]
+    number = rng.randrange(len(family["prompts"]))
     if (asked, companion) == ("name", "place"):
         greeting = rng.choice(turns["greetings"])
         system = Message.of("system", rng.choice(turns["system"]).format_map(person))
@@ -60,7 +40,14 @@ def draw_memory_question(rng: random.Random, split: Split) -> Question:
     if rng.random() < 0.4:
         before = (*before, *exchange(*rng.choice(turns["interludes"])))
     entities = (value(asked, person), companion, value(companion, person))
-    return asking.ask(rng, entities, person, rule, before, number)
+
+    def rule(prompt: str, answer: str) -> Rule:
+        return Names((answer,), words(family["candidates"]), prompt)
+
+    relation = f"remembered {asked}"
+    return ask(
+        rng, "conversation", relation, entities, person, rule, family=family, number=number, before=before
+    )
 
 
 def _person(rng: random.Random) -> dict[str, str]:
@@ -75,14 +62,14 @@ def _person(rng: random.Random) -> dict[str, str]:
     return person
 
 
-def _told_by_user(told: list[_Remembered], person: dict[str, str], rng: random.Random) -> Conversation:
+def _told_by_user(told: list[dict[str, Any]], person: dict[str, str], rng: random.Random) -> Conversation:
     """All in one turn, or a turn each."""
     if rng.random() < 0.6:
-        text = " ".join(rng.choice(thing.told).format_map(person) for thing in told)
+        text = " ".join(rng.choice(thing["told"]).format_map(person) for thing in told)
         text = rng.choice(data("small_talk")["turns"]["openings"]) + text
-        return exchange(text, rng.choice(told).acknowledged.format_map(person))
+        return exchange(text, rng.choice(told)["acknowledged"].format_map(person))
     turns = (
-        exchange(rng.choice(thing.told).format_map(person), thing.acknowledged.format_map(person))
+        exchange(rng.choice(thing["told"]).format_map(person), thing["acknowledged"].format_map(person))
         for thing in told
     )
     return tuple(message for turn in turns for message in turn)
@@ -95,33 +82,35 @@ def draw_small_talk(rng: random.Random, split: Split) -> Question:
     """Something about the assistant, or a courtesy, after an opening or none."""
     opening, relation, prompt = rng.choice(_openings_and_talks(split))
     candidates = words("names") if relation == "name" else _all_named()
-    return _talk(opening, relation, prompt, candidates, prompt)
+    return _talk(rng, opening, relation, prompt, candidates, prompt)
 
 
 def draw_greeting(rng: random.Random) -> Question:
     """A bare greeting and its reply; too simple to be examined."""
     said, reply = rng.choice(data("small_talk")["greetings"])
-    key = Key("greeting", "greeting", (said,), "greeting")
-    return Question(key, said, text_reply(reply), reply, Exactly((reply,)))
+    return ask(rng, "greeting", "greeting", (said,), {}, family={"prompts": [said], "reply": reply}, number=0)
 
 
 def draw_parting(rng: random.Random) -> Question:
     """A word of thanks or farewell, with no opening before it."""
-    return _talk(*rng.choice(_partings(rng.choice(("thanks", "goodbye")))))
-
-
-@cache
-def _partings(relation: str) -> list[tuple[str, str, str]]:
-    return [each for each in _openings_and_talks("train") if each[:2] == ("", relation)]
+    relation = rng.choice(("thanks", "goodbye"))
+    bare = [each for each in _openings_and_talks("train") if each[:2] == ("", relation)]
+    return _talk(rng, *rng.choice(bare))
 
 
 def _talk(
-    opening: str, relation: str, prompt: str, candidates: tuple[str, ...] = (), question: str = ""
+    rng: random.Random,
+    opening: str,
+    relation: str,
+    prompt: str,
+    candidates: tuple[str, ...] = (),
+    question: str = "",
 ) -> Question:
     entry = data("small_talk")["talks"][relation]
-    key = Key("conversation", relation, (opening, prompt), f"talk {relation}")
+    family = {"prompts": [f"{opening} {prompt}".lstrip()], "reply": entry["reply"]}
     rule = Names((entry["named"],), candidates, question)
-    return Question(key, f"{opening} {prompt}".lstrip(), text_reply(entry["reply"]), entry["reply"], rule)
+    entities = (opening, prompt)
+    return ask(rng, "conversation", relation, entities, {}, lambda *_: rule, family=family, number=0)
 
 
 @cache

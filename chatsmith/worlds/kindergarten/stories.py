@@ -6,34 +6,37 @@ a script of `stories.toml`. A cast belongs to a split by what its plot is about.
 
 import random
 from collections.abc import Sequence
-from functools import cache, partial
+from dataclasses import replace
 from typing import Any, NamedTuple
 
+from chatsmith.data.problems import Rule
 from chatsmith.tasks.rules import Names
 from chatsmith.text.chat import Conversation
-from chatsmith.worlds.kindergarten.questions import Question, QuestionFamily, exchange
-from chatsmith.worlds.kindergarten.world import Split, a, data, is_girl, noun_of, plural, split_of, words
+from chatsmith.worlds.kindergarten.questions import Question, ask, exchange
+from chatsmith.worlds.kindergarten.world import (
+    Split,
+    a,
+    data,
+    is_girl,
+    noun_of,
+    plural,
+    split_of,
+    weights,
+    words,
+)
 
 Cast = dict[str, str]
 """What fills in the templates of a story: see `draw_cast`."""
 
 
-class Ask(NamedTuple):
-    """What a plot lets one ask."""
-
-    family: QuestionFamily
-    about: tuple[str, ...]
-    """The roles that are asked about; a cast of the exam has them in no training story."""
-    answer: str
-    """The template of the answer, which is a word."""
-    candidates: tuple[str, ...]
-    """What a wrong reply might name instead."""
+Ask = dict[str, Any]
+"""What a plot lets one ask, as a script says it: `ask` names one of the questions of `stories.toml`, `about` the roles
+that are asked about (a cast of the exam has them in no training story), the rest fills in the question's templates."""
 
 
 class Story(NamedTuple):
     """What was told, and what can be asked."""
 
-    plot: str
     text: str
     """The story as one paragraph."""
     asks: tuple[Ask, ...]
@@ -41,11 +44,17 @@ class Story(NamedTuple):
 
     def different_asks(self) -> dict[tuple[str, str], Ask]:
         """What can be asked, by relation and reply: each once; in `asks` the more important ones come twice."""
-        fill = self.cast
-        return {
-            (ask.family.relation.format_map(fill), ask.family.replies[0].format_map(fill)): ask
-            for ask in self.asks
-        }
+        found = {}
+        for asked in self.asks:
+            family, values = self.filled(asked)
+            relation = family.get("relation", asked["ask"]).format_map(values)
+            found[relation, family["reply"].format_map(values)] = asked
+        return found
+
+    def filled(self, asked: Ask) -> tuple[dict[str, Any], dict[str, str]]:
+        """The family of a question, and what fills in its templates."""
+        given = {name: text.format_map(self.cast) for name, text in asked.items() if name != "about"}
+        return data("stories")["questions"][asked["ask"]], self.cast | given
 
 
 _ROLES = (
@@ -73,19 +82,14 @@ def draw_cast(rng: random.Random) -> Cast:
 
 def draw_story(rng: random.Random, split: Split) -> Story:
     """A story with a new cast and any plot."""
-    name = rng.choices(*_plot_weights())[0]
-    plot = _plots()[name]
+    plot = data("stories")["plots"][rng.choices(*weights("stories", "plots"))[0]]
     while True:
         cast = draw_cast(rng)
-        if all(split_of("story", *_subject(about, cast)) == split for about in plot["about"]):
-            return _tell(name, plot, cast, rng)
+        if all(split_of("story", *map(cast.__getitem__, about)) == split for about in plot["about"]):
+            return _tell(plot, cast, rng)
 
 
-def _subject(about: Sequence[str], cast: Cast) -> list[str]:
-    return [cast[role] for role in about]
-
-
-def _tell(name: str, plot: dict[str, Any], cast: Cast, rng: random.Random) -> Story:
+def _tell(plot: dict[str, Any], cast: Cast, rng: random.Random) -> Story:
     """A plot, with what else stories have: an opening or the weather, a feeling, a closing."""
     pieces = data("stories")
     cast["her"] = "her" if is_girl(cast["hero"]) else "his"
@@ -107,7 +111,7 @@ def _tell(name: str, plot: dict[str, Any], cast: Cast, rng: random.Random) -> St
         told.insert(rng.randint(len(told) - 1, len(told)), feeling)
     if rng.random() < 0.5:
         told.append(rng.choice(pieces["closings"]))
-    return Story(name, " ".join(told).format_map(cast), tuple(asks), cast)
+    return Story(" ".join(told).format_map(cast), tuple(asks), cast)
 
 
 def _play(script: Sequence[Any], rng: random.Random, told: list[str], asks: list[Ask]) -> None:
@@ -118,88 +122,43 @@ def _play(script: Sequence[Any], rng: random.Random, told: list[str], asks: list
         elif isinstance(beat, list):
             chosen = rng.choice(beat)
             told += [chosen] if isinstance(chosen, str) else chosen
-        elif isinstance(beat, Ask):
+        elif "ask" in beat:
             asks.append(beat)
         elif "chance" in beat:
-            _play(beat["then"] if rng.random() < beat["chance"] else beat["else"], rng, told, asks)
+            _play(beat["then"] if rng.random() < beat["chance"] else beat.get("else", ()), rng, told, asks)
         elif "shuffled" in beat:
             told += rng.sample(beat["shuffled"], len(beat["shuffled"]))
         else:
             told.insert(rng.randint(1, len(told)), beat["somewhere"])
 
 
-@cache
-def _plots() -> dict[str, dict[str, Any]]:
-    """The plots of `stories.toml`, with an `Ask` wherever a script asks."""
-    plots = data("stories")["plots"]
-    return {name: {**plot, "script": _with_asks(plot["script"])} for name, plot in plots.items()}
+def ask_about(story: Story, asked: Ask, rng: random.Random, *, before: Conversation = ()) -> Question:
+    """The question `asked`, in one of its wordings, as it is put after the story was told in `before`."""
+    family, values = story.filled(asked)
+    answer = noun_of(family["answer"].format_map(values))
+    entities = (*(story.cast[role] for role in asked["about"]), answer)
 
+    def rule(prompt: str, answer: str) -> Rule:
+        return Names((answer,), words(*family["candidates"]), prompt)
 
-@cache
-def _plot_weights() -> tuple[tuple[str, ...], tuple[int, ...]]:
-    return tuple(_plots()), tuple(plot["weight"] for plot in _plots().values())
-
-
-def _with_asks(script: Sequence[Any]) -> list[Any]:
-    found = []
-    for beat in script:
-        if isinstance(beat, dict) and "ask" in beat:
-            beat = _ask(beat)
-        elif isinstance(beat, dict) and "chance" in beat:
-            beat = {**beat, "then": _with_asks(beat["then"]), "else": _with_asks(beat.get("else", ()))}
-        found.append(beat)
-    return found
-
-
-def _ask(beat: dict[str, Any]) -> Ask:
-    """The question that a script names, its templates filled in with what the script says of {who}, {what}, ..."""
-
-    def fill(text: str) -> str:
-        for name in beat.keys() - {"ask", "about"}:
-            text = text.replace(f"{{{name}}}", beat[name])
-        return text
-
-    entry = data("stories")["questions"][beat["ask"]]
-    candidates = words(entry["candidates"])
-    if entry["candidates"] == "where":
-        candidates = tuple(map(noun_of, candidates))
-    elif entry["candidates"] == "treats":
-        candidates = (*candidates, *map(plural, candidates))
-    family = QuestionFamily(
-        section="stories",
-        relation=fill(entry.get("relation", beat["ask"])),
-        prompts=tuple(map(fill, entry["prompts"])),
-        replies=(fill(entry["reply"]),),
-        answer="{answer}",
-        wording="{plot}, {layout},",
-    )
-    return Ask(family, tuple(beat["about"]), fill(entry["answer"]), candidates)
-
-
-def ask_about(
-    story: Story, ask: Ask, rng: random.Random, *, layout: str, before: Conversation = ()
-) -> Question:
-    """The question `ask`, in one of its wordings, as it is put after the story was told in `before`."""
-    answer = noun_of(ask.answer.format_map(story.cast))
-    entities = (*_subject(ask.about, story.cast), answer)
-    values = story.cast | {"answer": answer, "plot": story.plot, "layout": layout}
-    return ask.family.ask(rng, entities, values, partial(Names, (answer,), ask.candidates), before)
+    family = {**family, "answer": answer}
+    return ask(rng, "stories", asked["ask"], entities, values, rule, family=family, before=before)
 
 
 def story_question(story: Story, rng: random.Random) -> Question:
     """A question about `story`, together with the telling of it, in one of four layouts."""
-    ask = rng.choice(story.asks)
+    asked = rng.choice(story.asks)
     layout = rng.choice(("together", "lines", "told", "asked for"))
     if layout in ("together", "lines"):
-        bare = ask_about(story, ask, rng, layout=layout)
+        bare = ask_about(story, asked, rng)
         gap = " " if layout == "together" else "\n"
-        return Question(bare.key, f"{story.text}{gap}{bare.prompt}", bare.reply, bare.answer, bare.rule)
+        return replace(bare, prompt=f"{story.text}{gap}{bare.prompt}")
     if layout == "told":
         announcement = rng.choice(data("stories")["announcements"])
         before = exchange(f"{announcement} {story.text}", rng.choice(data("stories")["thanks"]))
     else:
         before = requested(story, rng)
-    return ask_about(story, ask, rng, layout=layout, before=before)
+    return ask_about(story, asked, rng, before=before)
 
 
 def requested(story: Story, rng: random.Random) -> Conversation:

@@ -7,32 +7,16 @@ without a system message and greetings. How many there are of each kind is set i
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from typing import Literal, NamedTuple, get_args
+from typing import Generic, NamedTuple, TypeVar
 
 from chatsmith.data.problems import Problem
 from chatsmith.runtime.errors import UserError
 from chatsmith.text.chat import Conversation, Message
-from chatsmith.worlds.kindergarten.exam import exam_problems
-from chatsmith.worlds.kindergarten.questions import (
-    Key,
-    Question,
-    QuestionMaker,
-    draw_arithmetic_question,
-    draw_counting_question,
-    draw_fact_question,
-    draw_instruction,
-    draw_spelling_question,
-    exchange,
-    spelled,
-)
-from chatsmith.worlds.kindergarten.small_talk import (
-    draw_greeting,
-    draw_memory_question,
-    draw_parting,
-    draw_small_talk,
-)
+from chatsmith.worlds.kindergarten.exam import MAKERS, exam_problems
+from chatsmith.worlds.kindergarten.questions import Key, Question, exchange, spelled
+from chatsmith.worlds.kindergarten.small_talk import draw_greeting, draw_parting
 from chatsmith.worlds.kindergarten.stories import ask_about, draw_story, requested, story_question
 from chatsmith.worlds.kindergarten.world import (
     Relation,
@@ -46,12 +30,21 @@ from chatsmith.worlds.kindergarten.world import (
     sentence,
     spelling_words,
     topics,
+    weights,
     words,
 )
 
-TextSplit = Literal["train", "validation"]
+Content = TypeVar("Content", str, Conversation)
 # One text in so many may only be used for validation, whose share of what is generated is set by the caller.
 _VALIDATION_EVERY = 16
+
+
+class Text(NamedTuple, Generic[Content]):
+    """A document or a conversation, its kind, and the keys of the questions it asks."""
+
+    kind: str
+    content: Content
+    keys: tuple[Key, ...]
 
 
 class Kindergarten:
@@ -81,11 +74,11 @@ class Kindergarten:
 
     def documents(self, split: str) -> Iterator[str]:
         """Texts for pretraining; `split` is "train" or "validation"."""
-        return (document.text for document in self.keyed_documents(split))
+        return (document.content for document in self.keyed_documents(split))
 
     def conversations(self, split: str) -> Iterator[Conversation]:
         """Conversations for fine-tuning; `split` is "train" or "validation"."""
-        return (conversation.messages for conversation in self.keyed_conversations(split))
+        return (conversation.content for conversation in self.keyed_conversations(split))
 
     def problems(self, split: str) -> Iterator[Problem]:
         """The items of the "exam", or those of "development" to tune on."""
@@ -93,45 +86,41 @@ class Kindergarten:
             raise UserError(f'kindergarten has no problems "{split}"; there are "development" and "exam"')
         return exam_problems(split)
 
-    def keyed_documents(self, split: str) -> Iterator["Document"]:
+    def keyed_documents(self, split: str) -> Iterator[Text[str]]:
         """The documents with their kinds and the keys of their questions."""
-        for rng in self._sources(split, "document", self.num_documents):
-            document = draw_document(rng)
-            while _belongs_to(document.text) != split:
-                document = draw_document(rng)
-            yield document
+        return self._texts(split, "document", self.num_documents, draw_document, str)
 
-    def keyed_conversations(self, split: str) -> Iterator["KeyedConversation"]:
+    def keyed_conversations(self, split: str) -> Iterator[Text[Conversation]]:
         """The conversations with their kinds and the keys of their questions."""
-        for rng in self._sources(split, "conversation", self.num_conversations):
-            conversation = draw_conversation(rng)
-            while _belongs_to(_transcript(conversation.messages)) != split:
-                conversation = draw_conversation(rng)
-            yield conversation
+        return self._texts(split, "conversation", self.num_conversations, draw_conversation, _transcript)
 
-    def _sources(self, split: str, kind: str, for_training: int) -> Iterator[random.Random]:
-        """Where each text of a split is drawn from."""
-        if split not in get_args(TextSplit):
+    def _texts(
+        self,
+        split: str,
+        kind: str,
+        for_training: int,
+        draw: Callable[[random.Random], Text[Content]],
+        as_text: Callable[[Content], str],
+    ) -> Iterator[Text[Content]]:
+        """The texts of a split: those that a draw gives, without those that belong to the other one."""
+        if split not in ("train", "validation"):
             raise UserError(f'kindergarten has no texts "{split}"; there are "train" and "validation"')
         for index in range(for_training if split == "train" else self.num_validation):
-            yield random.Random(f"{self.seed} {split} {kind} {index}")
+            rng = random.Random(f"{self.seed} {split} {kind} {index}")
+            text = draw(rng)
+            while _is_for_validation(as_text(text.content)) != (split == "validation"):
+                text = draw(rng)
+            yield text
 
 
-def _belongs_to(text: str) -> TextSplit:
+def _is_for_validation(text: str) -> bool:
     digest = hashlib.blake2b(text.encode(), digest_size=4).digest()
-    return "validation" if int.from_bytes(digest, "big") % _VALIDATION_EVERY == 0 else "train"
+    return int.from_bytes(digest, "big") % _VALIDATION_EVERY == 0
 
 
 def _transcript(messages: Conversation) -> str:
     """A conversation as one text, for hashing, without system messages: another one makes no new conversation."""
     return "\n".join(f"{message.role}: {message.text}" for message in messages if message.role != "system")
-
-
-@cache
-def _weights(name: str, without: tuple[str, ...] = ()) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """The kinds of a table of `texts.toml` but some, and their weights."""
-    weights = {kind: weight for kind, weight in data("texts")[name].items() if kind not in without}
-    return tuple(weights), tuple(weights.values())
 
 
 def _said(rng: random.Random, name: str) -> str:
@@ -142,36 +131,31 @@ def _said(rng: random.Random, name: str) -> str:
 # ---- Documents
 
 
-class Document(NamedTuple):
-    """A text, its kind, and the keys of the questions it asks."""
-
-    kind: str
-    text: str
-    keys: tuple[Key, ...] = ()
+_Document = tuple[str, tuple[Key, ...]]
+"""A text, and the keys of the questions it asks."""
 
 
-def draw_document(rng: random.Random) -> Document:
+def draw_document(rng: random.Random) -> Text[str]:
     """A document of any kind, by its weights."""
-    kind = rng.choices(*_weights("documents"))[0]
-    made = _DOCUMENT_MAKERS[kind](rng)
-    return Document(kind, made) if isinstance(made, str) else Document(kind, *made)
+    kind = rng.choices(*weights("texts", "documents"))[0]
+    return Text(kind, *_DOCUMENT_MAKERS[kind](rng))
 
 
-def _story(rng: random.Random) -> str:
+def _story(rng: random.Random) -> _Document:
     story = draw_story(rng, "train")
-    return story.text if rng.random() < 0.5 else f"{story.text}\n\n{draw_story(rng, 'train').text}"
+    return story.text if rng.random() < 0.5 else f"{story.text}\n\n{draw_story(rng, 'train').text}", ()
 
 
-def _story_questions(rng: random.Random) -> tuple[str, tuple[Key, ...]]:
+def _story_questions(rng: random.Random) -> _Document:
     story = draw_story(rng, "train")
     different = list(story.different_asks().values())
     asks = rng.sample(different, min(len(different), rng.randint(2, 3)))
-    told, keys = _dialogue([ask_about(story, ask, rng, layout="document") for ask in asks], rng)
+    told, keys = _dialogue([ask_about(story, ask, rng) for ask in asks], rng)
     return f"{story.text}\n\n{told}", keys
 
 
-def _topic(rng: random.Random) -> str:
-    return "\n\n".join(_about(topic, rng) for topic in rng.sample(tuple(topics()), rng.randint(1, 3)))
+def _topic(rng: random.Random) -> _Document:
+    return "\n\n".join(_about(topic, rng) for topic in rng.sample(tuple(topics()), rng.randint(1, 3))), ()
 
 
 def _about(topic: str, rng: random.Random) -> str:
@@ -198,7 +182,7 @@ def _passage(topic: str, rng: random.Random) -> str:
     return " ".join(told)
 
 
-def _collection(rng: random.Random) -> str:
+def _collection(rng: random.Random) -> _Document:
     known = rng.choice(_relations_by_size()).facts
     chosen = rng.sample(known, min(len(known), rng.randint(5, 12)))
     if rng.random() < 0.5:  # the same wording throughout, as in a table
@@ -206,7 +190,7 @@ def _collection(rng: random.Random) -> str:
         told = [sentence(fact.say(template)) for fact in chosen]
     else:
         told = [sentence(fact.state(rng)) for fact in chosen]
-    return rng.choice((" ", " ", "\n")).join(told)
+    return rng.choice((" ", " ", "\n")).join(told), ()
 
 
 @cache
@@ -214,7 +198,7 @@ def _relations_by_size() -> tuple[Relation, ...]:
     return tuple(relation for relation in relations() for _ in range(-(-len(relation.known) // 5)))
 
 
-def _facts(rng: random.Random) -> str:
+def _facts(rng: random.Random) -> _Document:
     told = []
     for fact in rng.sample(all_facts(), rng.randint(6, 12)):
         stated = fact.state(rng)
@@ -224,17 +208,17 @@ def _facts(rng: random.Random) -> str:
             told.append(telling.format(name=name, friend=friend, fact=stated, Fact=capitalize(stated)))
         else:
             told.append(sentence(stated))
-    return " ".join(told)
+    return " ".join(told), ()
 
 
-def _lesson(rng: random.Random) -> tuple[str, tuple[Key, ...]]:
-    lessons, weights = _weights("lessons")
-    main = rng.choices(lessons, weights)[0]
+def _lesson(rng: random.Random) -> _Document:
+    lessons, shares = weights("texts", "lessons")
+    main = rng.choices(lessons, shares)[0]
     subjects = [main if rng.random() < 0.8 else rng.choice(lessons) for _ in range(rng.randint(4, 8))]
-    return _dialogue([_QUESTION_MAKERS[subject](rng, "train") for subject in subjects], rng)
+    return _dialogue([MAKERS[subject](rng, "train") for subject in subjects], rng)
 
 
-def _dialogue(questions: list[Question], rng: random.Random) -> tuple[str, tuple[Key, ...]]:
+def _dialogue(questions: list[Question], rng: random.Random) -> _Document:
     """Questions and answers, a line each, and their keys; a calculation is written out before its answer."""
     ask_mark, answer_mark = _said(rng, "dialogues")
     lines = []
@@ -245,8 +229,8 @@ def _dialogue(questions: list[Question], rng: random.Random) -> tuple[str, tuple
     return "\n".join(lines), tuple(question.key for question in questions)
 
 
-def _spelling(rng: random.Random) -> str:
-    return " ".join(_spelling_statement(rng) for _ in range(rng.randint(6, 14)))
+def _spelling(rng: random.Random) -> _Document:
+    return " ".join(_spelling_statement(rng) for _ in range(rng.randint(6, 14))), ()
 
 
 def _spelling_statement(rng: random.Random) -> str:
@@ -263,23 +247,14 @@ def _spelling_statement(rng: random.Random) -> str:
     return template.format_map(spelled(word))
 
 
-def _counting_up(rng: random.Random) -> str:
+def _counting_up(rng: random.Random) -> _Document:
     start, step, length = rng.randint(0, 90), rng.choice((1, 1, 1, 2, 5, 10)), rng.randint(6, 12)
     row = ", ".join(str(start + step * number) for number in range(length))
     opening = "Let us count." if step == 1 else f"Let us count in steps of {number_word(step)}."
-    return f"{opening} {row}."
+    return f"{opening} {row}.", ()
 
 
-_QUESTION_MAKERS: dict[str, QuestionMaker] = {
-    "facts": draw_fact_question,
-    "arithmetic": draw_arithmetic_question,
-    "counting": draw_counting_question,
-    "spelling": draw_spelling_question,
-    "instructions": draw_instruction,
-    "memory": draw_memory_question,
-    "small talk": draw_small_talk,
-}
-_DOCUMENT_MAKERS: dict[str, Callable[[random.Random], str | tuple[str, tuple[Key, ...]]]] = {
+_DOCUMENT_MAKERS: dict[str, Callable[[random.Random], _Document]] = {
     "story": _story,
     "story questions": _story_questions,
     "topic": _topic,
@@ -294,51 +269,41 @@ _DOCUMENT_MAKERS: dict[str, Callable[[random.Random], str | tuple[str, tuple[Key
 # ---- Conversations
 
 
-class KeyedConversation(NamedTuple):
-    """A conversation, its kind, and the keys of the questions it asks."""
-
-    kind: str
-    messages: Conversation
-    keys: tuple[Key, ...]
+_Talk = tuple[Conversation, tuple[Key, ...]]
+"""Turns, and the keys of the questions in them."""
 
 
-def draw_conversation(rng: random.Random) -> KeyedConversation:
+def draw_conversation(rng: random.Random) -> Text[Conversation]:
     """A conversation of any kind, by its weights; a longer one mixes kinds."""
-    kind = rng.choices(*_weights("conversations"))[0]
+    kind = rng.choices(*weights("texts", "conversations"))[0]
     talks = [_draw_talk(rng, kind)]
     while rng.random() < 0.3 and len(talks) < 3:
         # What a user told in the system message or the first turn, and what a story told, must come first.
-        later = rng.choices(*_weights("conversations", without=("story", "memory", "telling")))[0]
+        later = rng.choices(*weights("texts", "conversations", ("story", "memory", "telling")))[0]
         talks.append(_draw_talk(rng, later))
-    if talks[0].messages[0].role != "system":
+    if talks[0][0][0].role != "system":
         if rng.random() < 0.12:
-            talks.insert(0, _talk(draw_greeting(rng)))
+            talks.insert(0, _asked([draw_greeting(rng)]))
         if rng.random() < 0.25:
-            talks.insert(0, _Talk((Message.of("system", _said(rng, "system")),)))
+            talks.insert(0, ((Message.of("system", _said(rng, "system")),), ()))
     if rng.random() < 0.12:
-        talks.append(_talk(draw_parting(rng)))
-    messages = tuple(message for talk in talks for message in talk.messages)
-    return KeyedConversation(kind, messages, tuple(key for talk in talks for key in talk.keys))
+        talks.append(_asked([draw_parting(rng)]))
+    messages, keys = (tuple(one for part in parts for one in part) for parts in zip(*talks, strict=True))
+    return Text(kind, messages, keys)
 
 
-class _Talk(NamedTuple):
-    """Turns, and the keys of the questions in them."""
-
-    messages: Conversation
-    keys: tuple[Key, ...] = ()
-
-
-def _talk(question: Question) -> _Talk:
-    return _Talk(question.turns(), (question.key,))
+def _asked(questions: Sequence[Question]) -> _Talk:
+    messages = tuple(message for question in questions for message in question.turns())
+    return messages, tuple(question.key for question in questions)
 
 
 def _draw_talk(rng: random.Random, kind: str) -> _Talk:
     if kind == "story":
         return _story_talk(rng)
     if kind == "telling":
-        return _Talk(_telling(rng))
-    draw_question = rng.choice([_QUESTION_MAKERS[kind]])  # even a choice of one moves the generator on
-    return _talk(draw_question(rng, "train"))
+        return _telling(rng), ()
+    draw_question = rng.choice([MAKERS[kind]])  # even a choice of one moves the generator on
+    return _asked([draw_question(rng, "train")])
 
 
 def _story_talk(rng: random.Random) -> _Talk:
@@ -348,9 +313,8 @@ def _story_talk(rng: random.Random) -> _Talk:
     asked = (questions[0].key.relation, questions[0].reply_text)
     more = [ask for what, ask in story.different_asks().items() if what != asked]
     for ask in rng.sample(more, min(len(more), rng.choice((0, 1, 1, 2)))):
-        questions.append(ask_about(story, ask, rng, layout="again"))
-    messages = tuple(message for question in questions for message in question.turns())
-    return _Talk(messages, tuple(question.key for question in questions))
+        questions.append(ask_about(story, ask, rng))
+    return _asked(questions)
 
 
 def _telling(rng: random.Random) -> Conversation:

@@ -33,15 +33,29 @@ def data(name: str) -> dict[str, Any]:
 
 @cache
 def words(*lists: str) -> tuple[str, ...]:
-    """The words, or the phrases, of these lists of `world.toml`, in order."""
+    """The words, or the phrases, of these lists of `world.toml`, in order.
+
+    "plurals:" before the name of a list asks for their plurals, "nouns:" for places without prepositions.
+    """
     found: list[str] = []
     for name in lists:
-        entry = data("world")["words"][name]
+        form, _, of = name.rpartition(":")
+        entry = data("world")["words"][of]
         if isinstance(entry, list):
-            found += words(*entry)
+            listed = words(*entry)
         else:
-            found += _entries(entry) if "," in entry else entry.split()
+            listed = _entries(entry) if "," in entry else entry.split()
+        found += map(plural if form == "plurals" else noun_of if form == "nouns" else str, listed)
     return tuple(found)
+
+
+@cache
+def weights(file: str, table: str, without: tuple[str, ...] = ()) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The names in a table of a data file, without some, and the weights by which one of them is drawn."""
+    entries = {name: entry for name, entry in data(file)[table].items() if name not in without}
+    return tuple(entries), tuple(
+        entry if isinstance(entry, int) else entry["weight"] for entry in entries.values()
+    )
 
 
 def _entries(text: str) -> list[str]:
@@ -146,12 +160,15 @@ def draw(
     split: Split,
     purpose: str,
     make: Callable[[random.Random], Made],
-    subject: Callable[[Any], Iterable[object]] = tuple,
+    subject: Callable[[Any], Iterable[object]] | None = None,
 ) -> Made:
-    """Make things until one falls into `split` by its subject: `purpose` and all that it consists of, or `subject`."""
+    """Make things until one falls into `split` by its subject: `purpose`, and a text or all that it consists of, or
+    `subject`."""
     while True:
         made = make(rng)
-        if split_of(purpose, *map(str, subject(made))) == split:
+        whole: Any = (made,) if isinstance(made, str) else made
+        about = subject(made) if subject else whole
+        if split_of(purpose, *map(str, about)) == split:
             return made
 
 
@@ -164,8 +181,19 @@ def _hash(subject: tuple[str, ...]) -> float:
 @cache
 def spelling_words() -> tuple[str, ...]:
     """The words a speller of this world knows, sorted: about two hundred."""
-    known = {*words("nouns", "vegetables", "drinks", "colors", "seasons", "tools", "clothes", "farm_animals")}
-    known |= {*map(noun_of, words("places"))}
+    known = {
+        *words(
+            "nouns",
+            "vegetables",
+            "drinks",
+            "colors",
+            "seasons",
+            "tools",
+            "clothes",
+            "farm_animals",
+            "nouns:places",
+        )
+    }
     return tuple(sorted(word for word in known if 3 <= len(word) <= 8))
 
 

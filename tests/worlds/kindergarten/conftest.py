@@ -2,15 +2,16 @@
 
 import pytest
 
+from chatsmith.text.chat import Conversation
 from chatsmith.worlds.kindergarten import Kindergarten
-from chatsmith.worlds.kindergarten.texts import Document, KeyedConversation
+from chatsmith.worlds.kindergarten.texts import Text
 
 
 @pytest.fixture(scope="session")
-def conversations() -> list[KeyedConversation]:
+def conversations() -> list[Text[Conversation]]:
     return list(Kindergarten(seed=3, conversations=8000).keyed_conversations("train"))
 
 
 @pytest.fixture(scope="session")
-def documents() -> list[Document]:
+def documents() -> list[Text[str]]:
     return list(Kindergarten(seed=3, documents=4000).keyed_documents("train"))

@@ -64,8 +64,8 @@ def test_no_question_of_the_exams_is_asked_in_training(conversations, documents)
 
 
 def test_no_prompt_of_the_exams_is_said_in_training(conversations, documents):
-    said = {message.text for each in conversations for message in each.messages if message.role == "user"}
-    texts = "\n".join(document.text for document in documents) + "\n"
+    said = {message.text for each in conversations for message in each.content if message.role == "user"}
+    texts = "\n".join(document.content for document in documents) + "\n"
     for split in SPLITS:
         for identity, question in exam_questions(split):
             if question.key.section != "stories" and not question.before:
@@ -74,7 +74,7 @@ def test_no_prompt_of_the_exams_is_said_in_training(conversations, documents):
 
 
 def test_the_nearest_training_question_answers_at_most_a_third(conversations):
-    messages = [conversation.messages for conversation in conversations]
+    messages = [conversation.content for conversation in conversations]
     for split in SPLITS:
         scores = _baseline_scores(messages, list(exam_problems(split)))
         assert scores["overall"] <= 0.35, scores
@@ -82,10 +82,10 @@ def test_the_nearest_training_question_answers_at_most_a_third(conversations):
 
 
 def test_the_baseline_finds_a_question_it_has_seen(conversations):
-    nearest = NearestQuestion(each.messages for each in conversations)
+    nearest = NearestQuestion(each.content for each in conversations)
     for conversation in conversations[:200]:
-        if len(conversation.messages) == 2 and conversation.kind != "telling":
-            prompt, reply = conversation.messages
+        if len(conversation.content) == 2 and conversation.kind != "telling":
+            prompt, reply = conversation.content
             assert normalise(nearest.answer((prompt,))) == normalise(reply.text)
 
 

@@ -26,8 +26,8 @@ def test_another_seed_gives_other_texts_and_the_same_exam():
 
 def test_no_validation_text_is_a_training_text(conversations, documents):
     task = Kindergarten(seed=3, validation=300)
-    assert not {document.text for document in documents} & set(task.documents("validation"))
-    trained_on = {_said(conversation.messages) for conversation in conversations}
+    assert not {document.content for document in documents} & set(task.documents("validation"))
+    trained_on = {_said(conversation.content) for conversation in conversations}
     assert not trained_on & {_said(messages) for messages in task.conversations("validation")}
 
 
@@ -38,25 +38,25 @@ def test_all_kinds_are_drawn(conversations, documents):
 
 def test_documents_are_sentences_without_gaps_or_stray_marks(documents):
     for document in documents:
-        assert document.text == document.text.strip() and document.text.isascii()
-        assert not re.search(r"[{}]|  |\.\.|\?\.| [.,]|\ba [aeiou]\w|\ban [^aeiou\W]", document.text), (
-            document.text
+        assert document.content == document.content.strip() and document.content.isascii()
+        assert not re.search(r"[{}]|  |\.\.|\?\.| [.,]|\ba [aeiou]\w|\ban [^aeiou\W]", document.content), (
+            document.content
         )
-        assert re.match(r'"?[A-Z0-9]', document.text), document.text
+        assert re.match(r'"?[A-Z0-9]', document.content), document.content
 
 
 def test_conversations_are_well_formed_and_end_with_the_assistant(conversations):
     for conversation in conversations:
-        check_conversation(conversation.messages)
-        assert conversation.messages[-1].role == "assistant"
-        assert "{" not in str(conversation_to_json(conversation.messages)["messages"][0]["content"])
+        check_conversation(conversation.content)
+        assert conversation.content[-1].role == "assistant"
+        assert "{" not in str(conversation_to_json(conversation.content)["messages"][0]["content"])
 
 
 def test_the_calculator_gives_the_outputs_that_training_shows(conversations):
     calls = {
         (message.parts[0].text, message.parts[1].text)
         for conversation in conversations
-        for message in conversation.messages
+        for message in conversation.content
         if message.parts[0].kind == "python"
     }
     assert len(calls) > 500
@@ -65,8 +65,8 @@ def test_the_calculator_gives_the_outputs_that_training_shows(conversations):
 
 
 def test_some_conversations_have_a_system_message_and_some_several_turns(conversations):
-    with_system = sum(each.messages[0].role == "system" for each in conversations) / len(conversations)
-    several = sum(len(each.messages) > 3 for each in conversations) / len(conversations)
+    with_system = sum(each.content[0].role == "system" for each in conversations) / len(conversations)
+    several = sum(len(each.content) > 3 for each in conversations) / len(conversations)
     assert 0.1 < with_system < 0.5 and 0.2 < several < 0.8
 
 

@@ -26,13 +26,13 @@ from chatsmith.worlds.kindergarten.world import (
 
 def test_every_fact_is_stated_in_the_documents_in_the_words_of_its_reply(documents):
     """The exam's facts are learned from statements alone, so each must be there, and often."""
-    text = " ".join(document.text for document in documents).casefold()
+    text = " ".join(document.content for document in documents).casefold()
     for fact in all_facts():
         assert text.count(fact.reply.casefold().rstrip(".")) >= 3, fact.reply
 
 
 def test_every_word_is_spelled_in_the_documents(documents):
-    text = " ".join(document.text for document in documents)
+    text = " ".join(document.content for document in documents)
     for word in spelling_words():
         assert f"The word {word} is spelled {spelled(word)['spelled']}." in text
 
@@ -64,7 +64,7 @@ def test_the_answer_to_every_question_on_a_story_is_told_in_it(split):
         story = draw_story(rng, split)
         assert story.asks
         for ask in story.asks:
-            question = ask_about(story, ask, rng, layout="told")
+            question = ask_about(story, ask, rng)
             assert re.search(rf"\b{question.answer}\b", story.text), (story.text, question)
             *subject, answer = question.key.entities
             assert answer == question.answer
@@ -76,7 +76,7 @@ def test_the_last_place_and_the_last_owner_are_the_answers():
     moved = 0
     for _ in range(1500):
         story = draw_story(rng, "train")
-        for question in (ask_about(story, ask, rng, layout="told") for ask in story.asks):
+        for question in (ask_about(story, ask, rng) for ask in story.asks):
             if question.key.relation in ("where is a thing", "who has"):
                 sentences = re.split(r"(?<=\.) ", story.text)
                 told = [told for told in sentences if f"the {question.key.entities[1]}" in told]

@@ -6,8 +6,10 @@ export interface WirePart {
 }
 
 export interface WireMessage {
-  role: "system" | "user" | "assistant";
+  role: "system" | "user" | "assistant" | "tool";
   content: string;
+  tool_calls?: { id: string; type: "function"; function: { name: string; arguments: string } }[];
+  tool_call_id?: string;
   /** How an assistant message was put together; rendered exactly as it was generated. */
   chatsmith?: { parts: WirePart[] };
 }
@@ -45,7 +47,16 @@ export interface ChatRequest {
   seed?: number;
   max_completion_tokens?: number;
   stop?: string[];
+  frequency_penalty?: number;
+  presence_penalty?: number;
+  repetition_penalty?: number;
+  tools?: object[];
+  logit_bias?: Record<string, number>;
+  response_format?: { type: "json_object" } | { type: "json_schema"; json_schema: { name: string; schema: object } };
 }
+
+/** What a text is gone on from: the text, or the ids of its tokens. */
+export type TextRequest = Omit<ChatRequest, "messages"> & { prompt: string | number[] };
 
 export interface WireTokenChoice {
   token: string;
@@ -58,6 +69,20 @@ export interface WireLogprob extends WireTokenChoice {
   top_logprobs: WireTokenChoice[];
 }
 
+/** The log-probabilities of a text completion: of each token, by the texts of the tokens. */
+export interface WireTextLogprobs {
+  tokens: string[];
+  token_logprobs: (number | null)[];
+  top_logprobs: (Record<string, number> | null)[];
+}
+
+/** What a bundle says of itself. */
+export interface Card {
+  /** Markdown. */
+  card: string;
+  suggestions: string[];
+}
+
 export interface Usage {
   prompt_tokens: number;
   completion_tokens: number;
@@ -66,11 +91,16 @@ export interface Usage {
 
 export interface WireChunk {
   choices?: {
-    delta?: { content?: string | null };
+    delta?: {
+      content?: string | null;
+      tool_calls?: { index: number; id?: string; function?: { name?: string; arguments?: string } }[];
+    };
     chatsmith?: { parts?: WirePart[] };
     logprobs?: { content?: WireLogprob[] | null } | null;
     token_ids?: number[] | null;
     finish_reason?: string | null;
+    /** Of a text completion, as `logprobs` then has another shape. */
+    text?: string;
   }[];
   usage?: Usage | null;
   error?: WireError;

@@ -8,6 +8,7 @@ import { Composer } from "./composer";
 import { Header } from "./header";
 import { KeyDialog } from "./key-dialog";
 import { NoticeBar } from "./notice-bar";
+import { RatingsDialog } from "./ratings-dialog";
 import { ShortcutsDialog } from "./shortcuts-dialog";
 import { SideSheet } from "./side-sheet";
 import { Sidebar } from "./sidebar";
@@ -35,6 +36,7 @@ export function App() {
         <SideSheet />
       </Boundary>
       {dialog.value === "key" && <KeyDialog />}
+      {dialog.value === "ratings" && <RatingsDialog />}
       {dialog.value === "shortcuts" && !isTouch && <ShortcutsDialog />}
       <NoticeBar />
       <div class="visually-hidden" role="status">

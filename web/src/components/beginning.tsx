@@ -1,21 +1,13 @@
 /** A conversation that has not begun: which model will answer, and a few things to ask it. */
 
+import { useEffect, useState } from "preact/hooks";
 import { useWorkbench } from "../state/workbench";
 import { count } from "./figures";
 import { Icon } from "./icon";
 
-/** Within reach of a model of a few million parameters that was trained on the kindergarten. */
-const SUGGESTIONS: readonly (readonly [string, string])[] = [
-  ["Meet", "Hello! Who are you?"],
-  ["Reckon", "What is 37 plus 58?"],
-  ["Spell", "Spell the word garden."],
-  ["Compare", "What is the opposite of day?"],
-  ["Listen", "Tell me a story."],
-  ["Laugh", "Tell me a joke."],
-];
+const MOST_SUGGESTIONS = 6;
 
 export function Beginning() {
-  const bench = useWorkbench();
   return (
     <div class="transcript" tabIndex={0} role="region" aria-label="New conversation">
       <div class="beginning">
@@ -24,22 +16,39 @@ export function Beginning() {
         </div>
         <h1>Say something to your model</h1>
         <WhoAnswers />
-        <ul class="suggestions" aria-label="Suggestions">
-          {SUGGESTIONS.map(([kind, text]) => (
-            <li key={text}>
-              <button type="button" onClick={() => bench.send(text)}>
-                <span>{kind}</span>
-                {text}
-              </button>
-            </li>
-          ))}
-        </ul>
+        <Suggestions />
         <p class="beginning-hint">
           <Icon name="lens" size={16} /> <b>Look inside</b> shows how sure the model was of every token, and lets you choose
           another.
         </p>
       </div>
     </div>
+  );
+}
+
+/** What the bundle suggests to ask its model. */
+function Suggestions() {
+  const bench = useWorkbench();
+  const model = bench.models.chosen(bench.settings.value)?.id;
+  const [suggestions, setSuggestions] = useState<readonly string[]>([]);
+  useEffect(() => {
+    let isGone = false;
+    setSuggestions([]);
+    if (model !== undefined) {
+      void bench.models.card(model).then((card) => isGone || setSuggestions(card.suggestions.slice(0, MOST_SUGGESTIONS)));
+    }
+    return () => void (isGone = true);
+  }, [model]);
+  return suggestions.length === 0 ? null : (
+    <ul class="suggestions" aria-label="Suggestions">
+      {suggestions.map((text) => (
+        <li key={text}>
+          <button type="button" dir="auto" onClick={() => bench.send(text)}>
+            {text}
+          </button>
+        </li>
+      ))}
+    </ul>
   );
 }
 
@@ -71,7 +80,10 @@ function WhoAnswers() {
         <>
           {" · "}
           <span>{parameters(model.chatsmith.num_parameters)} parameters ·</span>{" "}
-          <span>sees {count(model.chatsmith.context_length)} tokens at once</span>
+          <span>sees {count(model.chatsmith.context_length)} tokens at once</span>{" "}
+          <button type="button" class="link" onClick={() => view.toggleSheet("card")}>
+            About the model
+          </button>
         </>
       )}
     </p>

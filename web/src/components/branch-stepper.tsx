@@ -16,7 +16,9 @@ export function BranchStepper({ id }: { id: string }) {
     talk.choose(next);
     // The version that comes has a stepper of its own; at the first and the last only one of its buttons can be pressed.
     focusWhenLost(() => {
-      const buttons = messageElement(next)?.querySelectorAll<HTMLButtonElement>(".branch-stepper button") ?? [];
+      const message = messageElement(next);
+      const holder = message?.closest(".round")?.nextElementSibling ?? message;
+      const buttons = holder?.querySelectorAll<HTMLButtonElement>(".branch-stepper button") ?? [];
       return [...buttons].filter((button) => !button.disabled).at(step < 0 ? 0 : -1);
     });
   };

@@ -25,6 +25,8 @@ export function Composer() {
   const listId = useId();
   const commands = isListHidden ? [] : matching(text, !isTouch);
   const isWriting = bench.runningReply() !== null;
+  const isRaw = bench.settings.value.raw === true;
+  const queued = bench.queued.value.get(conversation);
   const isEmpty = pasted.length === 0 && !/\S/.test(text);
 
   useLayoutEffect(() => {
@@ -41,9 +43,12 @@ export function Composer() {
 
   function onPaste(event: ClipboardEvent) {
     const value = event.clipboardData?.getData("text/plain") ?? "";
-    if (value.length > LONG_PASTE) {
+    if (event.clipboardData?.files.length) {
       event.preventDefault();
-      bench.drafts.set(conversation, { text, pasted: [...pasted, value] });
+      void bench.attach([...event.clipboardData.files]);
+    } else if (value.length > LONG_PASTE) {
+      event.preventDefault();
+      bench.drafts.set(conversation, { text, pasted: [...pasted, { name: null, text: value }] });
     }
   }
 
@@ -63,8 +68,6 @@ export function Composer() {
     if (typed) {
       write("");
       typed.command.run(bench, typed.argument);
-    } else if (isWriting) {
-      bench.view.tell({ text: "A reply is being written. Esc stops it." });
     } else if (unknown) {
       bench.view.tell({
         text: `There is no command /${unknown.name}.${unknown.meant ? ` Did you mean /${unknown.meant}?` : ""}`,
@@ -76,9 +79,13 @@ export function Composer() {
   }
 
   function sendMessage() {
-    const message = whole(bench.drafts.of(conversation));
+    const message = whole(bench.drafts.of(conversation), isRaw);
     bench.drafts.set(conversation, { text: "", pasted: [] });
-    bench.send(message);
+    if (isWriting) {
+      bench.queue(message);
+    } else {
+      bench.send(message);
+    }
   }
 
   function stop() {
@@ -110,6 +117,12 @@ export function Composer() {
   return (
     <form
       class="composer"
+      onDragOver={(event) => event.preventDefault()}
+      onDrop={(event) => {
+        event.preventDefault();
+        void bench.attach([...(event.dataTransfer?.files ?? [])]);
+        field.current?.focus();
+      }}
       onSubmit={(event) => {
         event.preventDefault();
         send();
@@ -117,15 +130,15 @@ export function Composer() {
     >
       {commands.length > 0 && <CommandList id={listId} commands={commands} marked={marked} onChoose={choose} />}
       {pasted.length > 0 && (
-        <ul class="pasted" aria-label="Pasted texts">
+        <ul class="pasted" aria-label="Texts that go along">
           {pasted.map((value, index) => (
             <li key={index}>
               <span>
-                <b>Pasted text</b> {sizeOf(value)}
+                <b dir="auto">{value.name ?? "Pasted text"}</b> {sizeOf(value.text)}
               </span>
               <IconButton
                 icon="close"
-                label="Remove the pasted text"
+                label={value.name === null ? "Remove the pasted text" : `Remove ${value.name}`}
                 size={14}
                 onClick={() => {
                   bench.drafts.set(conversation, { text, pasted: pasted.filter((_, other) => other !== index) });
@@ -136,22 +149,37 @@ export function Composer() {
           ))}
         </ul>
       )}
+      {queued !== undefined && (
+        <div class="pasted queued">
+          <span>
+            <b>Next</b> <span dir="auto">{queued}</span>
+          </span>
+          <IconButton
+            icon="edit"
+            label="Back to the message field"
+            size={14}
+            onClick={() => {
+              bench.unqueue(conversation);
+              field.current?.focus();
+            }}
+          />
+        </div>
+      )}
       <div class="composer-box" onClick={(event) => event.target === event.currentTarget && field.current?.focus()}>
         <GrowingField
           innerRef={field}
           id="message"
           label="Message"
-          placeholder={isPhone.value ? "Message or /command" : "Message, or / for commands"}
+          placeholder={isRaw ? "The text to go on from" : isPhone.value ? "Message or /command" : "Message, or / for commands"}
           value={text}
           onInput={write}
           onKeyDown={onKeyDown}
           onPaste={onPaste}
           list={commands.length > 0 ? { id: listId, active: `${listId}-${marked}` } : null}
         />
-        {isWriting ? (
-          <IconButton icon="stop" label="Stop" class="send" onClick={stop} />
-        ) : (
-          <button type="submit" class="icon-button send" aria-label="Send" title="Send" disabled={isEmpty}>
+        {isWriting && <IconButton icon="stop" label="Stop" class={isEmpty ? "send" : ""} onClick={stop} />}
+        {(!isWriting || !isEmpty) && (
+          <button type="submit" class="icon-button send" aria-label={isWriting ? "Send next" : "Send"} title={isWriting ? "Send when the reply is there" : "Send"} disabled={isEmpty}>
             <Icon name="send" size={20} />
           </button>
         )}
@@ -163,7 +191,10 @@ export function Composer() {
 
 /** How long a text is, as a person says it. */
 function sizeOf(text: string): string {
-  return text.length >= 1_000_000
-    ? `${(text.length / 1_000_000).toFixed(1)} million characters`
-    : `${Math.round(text.length / 1000)} thousand characters`;
+  const { length } = text;
+  return length >= 1_000_000
+    ? `${(length / 1_000_000).toFixed(1)} million characters`
+    : length >= 10_000
+      ? `${Math.round(length / 1000)} thousand characters`
+      : `${length.toLocaleString("en")} characters`;
 }

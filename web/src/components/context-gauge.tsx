@@ -82,7 +82,7 @@ function useTokensOf(draft: Draft): { tokens: number; isExact: boolean } {
   const bench = useWorkbench();
   const [counted, setCounted] = useState({ text: "", tokens: 0, rate: CHARACTERS_PER_TOKEN });
   const isCommand = draft.pasted.length === 0 && draft.text.startsWith("/");
-  const length = isCommand ? 0 : draft.text.length + draft.pasted.reduce((sum, text) => sum + text.length, 0);
+  const length = isCommand ? 0 : draft.text.length + draft.pasted.reduce((sum, { text }) => sum + text.length, 0);
   const model = bench.models.chosen(bench.settings.value)?.id;
   useEffect(() => {
     if (length === 0 || length > MOST_COUNTED || !model || !bench.models.isReady.peek()) {

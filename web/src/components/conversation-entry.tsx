@@ -7,12 +7,37 @@ import { entryElement, focusWhenLost } from "../state/focus";
 import { useWorkbench } from "../state/workbench";
 import { Menu } from "./menu";
 
-export function ConversationEntry({ conversation }: { conversation: Conversation }) {
+interface Props {
+  conversation: Conversation;
+  /** What was searched for, to be shown where it is said. */
+  sought: string;
+}
+
+export function ConversationEntry({ conversation, sought }: Props) {
   const bench = useWorkbench();
   const [isRenaming, setIsRenaming] = useState(false);
   const { id } = conversation;
   const title = plainTitle(conversation.title);
   const isOpen = bench.talk?.id === id;
+  const { selected } = bench.view;
+  if (selected.value !== null) {
+    const isChosen = selected.value.has(id);
+    const toggle = () => {
+      const all = new Set(selected.value);
+      if (!all.delete(id)) {
+        all.add(id);
+      }
+      selected.value = all;
+    };
+    return (
+      <li class="entry">
+        <label class="entry-title check" dir="auto">
+          <input type="checkbox" checked={isChosen} onChange={toggle} />
+          {title}
+        </label>
+      </li>
+    );
+  }
   if (isRenaming) {
     return (
       <li class="entry">
@@ -37,7 +62,7 @@ export function ConversationEntry({ conversation }: { conversation: Conversation
         data-conversation={id}
         title={title}
         dir="auto"
-        onClick={() => void bench.show(id)}
+        onClick={() => void bench.show(id, { sought })}
         {...(isOpen && { "aria-current": "page" })}
       >
         {title}
@@ -45,10 +70,18 @@ export function ConversationEntry({ conversation }: { conversation: Conversation
       <Menu
         label={`Actions for ${title}`}
         items={[
+          {
+            icon: "pin",
+            label: conversation.pinned ? "Unpin" : "Pin",
+            run: () => {
+              void bench.library.pin(id, !conversation.pinned);
+              focusWhenLost(() => entryElement(id));
+            },
+          },
           { icon: "edit", label: "Rename", run: () => setIsRenaming(true) },
           { icon: "download", label: "Export as Markdown", run: () => void bench.exportAs("md", id) },
           { icon: "download", label: "Export as JSON", run: () => void bench.exportAs("json", id) },
-          { icon: "trash", label: "Delete", isDangerous: true, run: () => void bench.deleteConversation(id) },
+          { icon: "trash", label: "Delete", isDangerous: true, run: () => void bench.deleteConversations([id]) },
         ]}
       />
     </li>

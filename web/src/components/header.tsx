@@ -50,7 +50,8 @@ export function Header() {
 
 /** What opens the sheets: buttons, or a menu where the model's name needs their room. */
 function SheetButtons({ isFolded }: { isFolded: boolean }) {
-  const { view } = useWorkbench();
+  const { view, settings } = useWorkbench();
+  const isChanged = Object.keys(settings.value).some((name) => name !== "model");
   if (isFolded) {
     const items = SHEETS.map(({ sheet, icon, label }) => ({ icon, label, run: () => view.toggleSheet(sheet) }));
     return <Menu label="Prompt and settings" items={items} />;
@@ -62,6 +63,7 @@ function SheetButtons({ isFolded }: { isFolded: boolean }) {
           key={sheet}
           icon={icon}
           label={label}
+          class={sheet === "settings" && isChanged ? "is-marked" : ""}
           isPressed={view.sheet.value === sheet}
           onClick={() => view.toggleSheet(sheet)}
         />
@@ -78,7 +80,8 @@ function ConversationMenu({ id }: { id: string }) {
       items={[
         { icon: "download", label: "Export as Markdown", run: () => void bench.exportAs("md", id) },
         { icon: "download", label: "Export as JSON", run: () => void bench.exportAs("json", id) },
-        { icon: "trash", label: "Delete conversation", isDangerous: true, run: () => void bench.deleteConversation(id) },
+        { icon: "print", label: "Print", run: () => print() },
+        { icon: "trash", label: "Delete conversation", isDangerous: true, run: () => void bench.deleteConversations([id]) },
       ]}
     />
   );

@@ -39,10 +39,33 @@ export function ModelPicker() {
         ) : (
           chosen && <span class="model-name">{chosen.id}</span>
         )}
+        <Beside />
         <span class={isReady ? "visually-hidden" : "model-state"} role="status">
           {STATES[connection.value]}
         </span>
       </div>
     </div>
+  );
+}
+
+/** Who else answers, or how often, where that is not one model once; and the way to change it. */
+function Beside() {
+  const { models, settings, view } = useWorkbench();
+  const asked = models.answering(settings.value);
+  const others = [...new Set(asked)].slice(1);
+  const times = settings.value.replies ?? 1;
+  if (asked.length < 2) {
+    return null;
+  }
+  const text = `${others.length > 0 ? `+ ${others.join(", ")}` : ""}${times > 1 ? ` × ${times}` : ""}`.trim();
+  return (
+    <button
+      type="button"
+      class="model-beside"
+      title={`${asked.length} replies side by side: change it in the settings`}
+      onClick={() => (view.sheet.value = "settings")}
+    >
+      {text}
+    </button>
   );
 }

@@ -6,7 +6,17 @@ import { useWorkbench } from "../state/workbench";
 import { IconButton } from "./icon-button";
 
 interface Props {
-  name: "temperature" | "top_p" | "top_k" | "min_p" | "max_tokens" | "seed";
+  name:
+    | "temperature"
+    | "top_p"
+    | "top_k"
+    | "min_p"
+    | "max_tokens"
+    | "seed"
+    | "frequency_penalty"
+    | "presence_penalty"
+    | "repetition_penalty"
+    | "replies";
   label: string;
   help: string;
   least: number;

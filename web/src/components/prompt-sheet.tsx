@@ -3,6 +3,7 @@
 import { useEffect, useState } from "preact/hooks";
 import type { Tokenized } from "../api/wire";
 import { directionOf } from "../conversation/direction";
+import { toolsOf } from "../conversation/entries";
 import { messagesForModel } from "../conversation/for-model";
 import type { Message } from "../conversation/message";
 import { isRunning } from "../conversation/message";
@@ -67,15 +68,16 @@ function useTokenized(path: readonly Message[], isSettled: boolean) {
   const [tokenized, setTokenized] = useState<Asked | null>(null);
   const [complaint, setComplaint] = useState("");
   const messages = messagesForModel(settings.system, path).map(({ wire }) => wire);
-  const asked = JSON.stringify(messages);
+  const asked = JSON.stringify([messages, settings.tools]);
   useEffect(() => {
     if (!isSettled || messages.length === 0) {
       return;
     }
     const controller = new AbortController();
     const model = bench.models.chosen(settings)?.id ?? "";
+    const tools = settings.tools === undefined ? undefined : toolsOf(settings.tools);
     bench.server
-      .tokenize(model, messages, messages.at(-1)?.role === "user", controller.signal)
+      .tokenize(model, messages, messages.at(-1)?.role !== "assistant", controller.signal, tools)
       .then((answer) => {
         setTokenized({ tokenized: answer, numMessages: messages.length });
         setComplaint("");

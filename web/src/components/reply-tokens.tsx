@@ -174,7 +174,7 @@ interface ChipProps {
 
 function TokenChip({ token, index, markdown, isInTabOrder, isShown }: ChipProps) {
   const chance = probability(token);
-  const kind = token.origin === "given" ? "is-given" : isSpecial(token.text) ? "is-special" : "";
+  const kind = token.origin === "given" || token.origin === "written" ? "is-given" : isSpecial(token.text) ? "is-special" : "";
   const breaks = token.origin === "given" ? 0 : (token.text.match(/\n/g)?.length ?? 0);
   return (
     <>

@@ -1,9 +1,10 @@
 /** A reply of the model: what it said, as text or as tokens, and what can be done with it. */
 
-import { isEmpty, plainText, type Part, type Reply as ReplyMessage } from "../conversation/message";
+import { isEmpty, plainText, type Reply as ReplyMessage } from "../conversation/message";
 import { isNarrow } from "../state/screen";
 import { useWorkbench } from "../state/workbench";
 import { BranchStepper } from "./branch-stepper";
+import { EditField } from "./edit-field";
 import { Figures } from "./figures";
 import { Icon } from "./icon";
 import { IconButton } from "./icon-button";
@@ -11,10 +12,20 @@ import { Markdown } from "./markdown";
 import { Menu, type MenuItem } from "./menu";
 import { ProblemCard } from "./problem-card";
 import { ReplyTokens } from "./reply-tokens";
-import { ToolCard } from "./tool-card";
+import { Calls, ToolCard } from "./tool-card";
 
-export function Reply({ reply, isLast }: { reply: ReplyMessage; isLast: boolean }) {
+interface Props {
+  reply: ReplyMessage;
+  isLast: boolean;
+  /** It stands beside others, where there is room for less. */
+  isBeside?: boolean;
+}
+
+export function Reply({ reply, isLast, isBeside = false }: Props) {
   const bench = useWorkbench();
+  if (bench.view.editing.value === reply.id) {
+    return <EditReply reply={reply} />;
+  }
   const isWriting = reply.state === "writing";
   const showsTokens = bench.view.showsTokens(reply.id) && reply.tokens.length > 0;
   return (
@@ -32,57 +43,99 @@ export function Reply({ reply, isLast }: { reply: ReplyMessage; isLast: boolean 
         {showsTokens ? (
           <ReplyTokens tokens={reply.tokens} onPick={(index, alternative) => bench.branch(reply.id, index, alternative)} />
         ) : (
-          <Parts parts={reply.parts} />
+          <Parts reply={reply} />
         )}
-        {isWriting && reply.parts.length === 0 && <Pulse />}
-        {reply.state === "done" && reply.parts.length === 0 && <p class="silent">The model ended its reply at once.</p>}
+        {isWriting && reply.parts.length === 0 && !reply.calls?.length && <Pulse />}
+        {reply.state === "done" && isEmpty(reply) && <p class="silent">The model ended its reply at once.</p>}
+        <Calls reply={reply} isLast={isLast} />
         <ProblemCard reply={reply} />
         <div class="message-foot">
           {reply.figures && reply.tokens.length > 0 && <Figures values={reply.figures} />}
-          {!isWriting && reply.state !== "waiting" && <Actions reply={reply} isFolded={isNarrow.value && !isLast} />}
+          {!isWriting && reply.state !== "waiting" && <Actions reply={reply} isLast={isLast} isBeside={isBeside} />}
         </div>
       </div>
     </article>
   );
 }
 
-/** What can be done with a reply: as buttons, or folded into a menu where there is little room. */
-function Actions({ reply, isFolded }: { reply: ReplyMessage; isFolded: boolean }) {
+/** What can be done with a reply: what is done often as buttons, the rest in a menu; all of it where there is little room. */
+function Actions({ reply, isLast, isBeside = false }: Props) {
   const bench = useWorkbench();
   const { id } = reply;
+  const hasText = !isEmpty(reply);
   const tokens: MenuItem = { icon: "lens", label: "Show tokens", run: () => bench.view.toggleTokens(id) };
   const goOn: MenuItem = { icon: "forward", label: "Continue reply", run: () => bench.resume(id) };
   const copy: MenuItem = { icon: "copy", label: "Copy reply", run: () => void bench.copy(plainText(reply)) };
   const again: MenuItem = { icon: "redo", label: "Regenerate", run: () => bench.regenerate(id) };
-  const actions: MenuItem[] = [
-    ...(isEmpty(reply) ? [] : [copy]),
+  const good: MenuItem = { icon: "good", label: "Good reply", run: () => bench.rate(reply, 1) };
+  const bad: MenuItem = { icon: "bad", label: "Bad reply", run: () => bench.rate(reply, -1) };
+  const pressed = new Map<MenuItem, boolean>([
+    [tokens, bench.view.showsTokens(id)],
+    [good, reply.rating === 1],
+    [bad, reply.rating === -1],
+  ]);
+  const often = [
+    ...(hasText ? [copy] : []),
     ...(reply.state === "failed" ? [] : [again]),
-    ...(bench.canResume(reply) ? [goOn] : []),
     ...(reply.tokens.length > 0 ? [tokens] : []),
-    { icon: "prompt", label: "Show its prompt", run: () => bench.view.showPromptOf(id) },
-    { icon: "trash", label: "Delete reply", run: () => bench.deleteMessage(id) },
   ];
+  const ratings = hasText ? [good, bad] : [];
+  const seldom: MenuItem[] = [
+    ...(bench.canResume(reply) ? [goOn] : []),
+    ...(plainText(reply) !== "" && reply.parts.every(({ kind }) => kind === "text")
+      ? [{ icon: "edit", label: "Edit reply", run: () => (bench.view.editing.value = id) } as const]
+      : []),
+    { icon: "prompt", label: "Show its prompt", run: () => bench.view.showPromptOf(id) },
+    { icon: "link", label: "Copy a link to it", run: () => void bench.copyLink(id) },
+    { icon: "trash", label: "Delete reply", isDangerous: true, run: () => bench.deleteMessage(id) },
+  ];
+  const isFolded = isNarrow.value && !isLast && !isBeside;
+  const shown = isFolded ? [] : isBeside ? ratings : [...often, ...ratings];
+  const folded = [...[...often, ...ratings].filter((action) => !shown.includes(action)), ...seldom];
   return (
     <div class="actions">
-      <BranchStepper id={id} />
-      {isFolded ? (
-        <Menu label="Actions for this reply" items={actions} />
-      ) : (
-        actions.map((action) => (
-          <IconButton
-            key={action.label}
-            icon={action.icon}
-            label={action.label}
-            onClick={action.run}
-            {...(action === tokens && { isPressed: bench.view.showsTokens(id) })}
-          />
-        ))
-      )}
+      {!isBeside && <BranchStepper id={id} />}
+      {shown.map((action) => (
+        <IconButton
+          key={action.label}
+          icon={action.icon}
+          label={action.label}
+          onClick={action.run}
+          {...(pressed.has(action) && { isPressed: pressed.get(action)! })}
+        />
+      ))}
+      <Menu label="Actions for this reply" items={folded} />
     </div>
   );
 }
 
-function Parts({ parts }: { parts: readonly Part[] }) {
+/** The field to put other words into a reply, and have the model go on from them. */
+function EditReply({ reply }: { reply: ReplyMessage }) {
+  const bench = useWorkbench();
+  return (
+    <article class="message said is-reply" data-message={reply.id} tabIndex={-1} aria-label="A reply, being edited">
+      <EditField
+        label="Edit reply"
+        text={plainText(reply)}
+        hint="Becomes a new version; the old one stays."
+        sends={[
+          { label: "Keep", run: (text) => bench.rewrite(reply.id, text, false) },
+          { label: "Go on from it", run: (text) => bench.rewrite(reply.id, text, true) },
+        ]}
+      />
+    </article>
+  );
+}
+
+function Parts({ reply }: { reply: ReplyMessage }) {
+  const { parts } = reply;
+  if (reply.raw) {
+    return (
+      <p class="markdown raw" dir="auto">
+        {plainText(reply)}
+      </p>
+    );
+  }
   return (
     <>
       {parts.map((part, index) => {

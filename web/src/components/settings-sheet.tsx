@@ -1,12 +1,17 @@
 /** How this conversation is held: what the model is told beforehand, and how its words are chosen. */
 
+import type { ComponentChildren } from "preact";
 import { useId, useRef, useState } from "preact/hooks";
+import { wrongInBiases, wrongInSchema, wrongInTools } from "../conversation/entries";
 import type { Settings } from "../conversation/message";
 import { focusWhenLost } from "../state/focus";
 import { useWorkbench } from "../state/workbench";
 import { keptKey, sessionKey } from "../storage/preferences";
 import { GrowingField } from "./growing-field";
+import { Icon } from "./icon";
 import { NumberSetting } from "./number-setting";
+import { PresetRow } from "./preset-row";
+import { TextSetting } from "./text-setting";
 
 export function SettingsSheet() {
   const bench = useWorkbench();
@@ -17,7 +22,12 @@ export function SettingsSheet() {
   const isChanged = Object.keys(settings).some((name) => name !== "model");
   return (
     <div class="settings">
-      <p class="sheet-note">For this conversation. What you leave alone is as the model’s bundle says.</p>
+      <p class="sheet-note">For this conversation. What you leave alone is as the{" "}
+        <button type="button" class="link" onClick={() => (bench.view.sheet.value = "card")}>
+          model’s bundle
+        </button>{" "}
+        says.</p>
+      <PresetRow />
       <div class="setting">
         <span class="setting-name">System prompt</span>
         <GrowingField
@@ -28,6 +38,11 @@ export function SettingsSheet() {
           onInput={(text) => bench.setSettings({ system: text === "" ? undefined : text })}
         />
       </div>
+      <Group title="Side by side" isSet={settings.replies !== undefined || settings.beside !== undefined}>
+        <NumberSetting name="replies" label="Replies at once" least={1} most={4} step={1} standard={1} hasSlider={false}
+          help="Several replies to each message, side by side. You choose which to go on from." />
+        <OtherModels settings={settings} />
+      </Group>
       <NumberSetting name="temperature" label="Temperature" least={0} most={2} step={0.05} standard={defaults.temperature}
         help="How freely words are chosen. 0 always takes the most likely." />
       <NumberSetting name="top_p" label="Top-p" least={0.05} most={1} step={0.05} standard={defaults.top_p}
@@ -41,6 +56,43 @@ export function SettingsSheet() {
       <NumberSetting name="seed" label="Seed" least={0} most={2 ** 31 - 1} step={1} standard={null} placeholder="random"
         help="With a seed, the same question in the same conversation gets the same reply." hasSlider={false} />
       <StopTexts settings={settings} />
+      <Group
+        title="Penalties and biases"
+        isSet={[settings.frequency_penalty, settings.presence_penalty, settings.repetition_penalty, settings.bias].some(
+          (value) => value !== undefined,
+        )}
+      >
+        <NumberSetting name="repetition_penalty" label="Repetition penalty" least={0.5} most={2} step={0.05} standard={1}
+          hasSlider={false} help="Above 1, tokens that were there already are less likely." />
+        <NumberSetting name="frequency_penalty" label="Frequency penalty" least={-2} most={2} step={0.1} standard={0}
+          hasSlider={false} help="The more often a token was in the reply, the less likely it is." />
+        <NumberSetting name="presence_penalty" label="Presence penalty" least={-2} most={2} step={0.1} standard={0}
+          hasSlider={false} help="Tokens that were in the reply are less likely, however often." />
+        <TextSetting name="bias" label="Logit bias" placeholder={"512 -100\n87 5"} wrongIn={wrongInBiases}
+          help="A line each: the id of a token, as Look inside shows it, and what is added to its score. −100 forbids it." />
+      </Group>
+      <Group title="Form and tools" isSet={settings.schema !== undefined || settings.tools !== undefined || settings.raw === true}>
+        <TextSetting name="schema" label="JSON schema" wrongIn={wrongInSchema}
+          placeholder={'{"type": "object", "properties": {"sum": {"type": "integer"}}, "required": ["sum"]}'}
+          help="Replies are JSON that obeys it. {} is any JSON object." />
+        <TextSetting name="tools" label="Tools" wrongIn={wrongInTools}
+          placeholder={'[{"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}]'}
+          help="Functions as OpenAI’s API has them. The model calls them, you write what they answer." />
+        <label class="setting is-switch">
+          <input
+            type="checkbox"
+            checked={settings.raw === true}
+            onChange={(event) => bench.setSettings({ raw: event.currentTarget.checked || undefined })}
+          />
+          <span>
+            <span class="setting-name">Go on from the text itself</span>
+            <span class="setting-help">
+              No conversation: the model continues what you write, as one that was only pretrained can. A line break or space
+              at its beginning or end counts.
+            </span>
+          </span>
+        </label>
+      </Group>
       <label class="setting is-switch">
         <input
           type="checkbox"
@@ -58,7 +110,7 @@ export function SettingsSheet() {
           class="button"
           disabled={!isChanged}
           onClick={() => {
-            bench.setSettings(Object.fromEntries(Object.keys(settings).map((name) => [name, undefined])));
+            bench.replaceSettings({});
             focusWhenLost(() => document.querySelector<HTMLElement>(".sheet-body"));
           }}
         >
@@ -67,6 +119,55 @@ export function SettingsSheet() {
         <KeyButton />
       </div>
     </div>
+  );
+}
+
+/** Settings that few need, out of the way of the others until they are set. */
+function Group({ title, isSet, children }: { title: string; isSet: boolean; children: ComponentChildren }) {
+  const wasSet = useRef(isSet).current; // what is opened or closed by hand stays so
+  return (
+    <details class={`setting-group ${isSet ? "is-set" : ""}`} open={wasSet}>
+      <summary>
+        {title}
+        <Icon name="down" size={16} />
+      </summary>
+      {children}
+    </details>
+  );
+}
+
+/** The models beside the conversation's own, each to answer as well or not. */
+function OtherModels({ settings }: { settings: Settings }) {
+  const bench = useWorkbench();
+  const chosen = bench.models.chosen(settings)?.id;
+  const others = bench.models.all.value.map(({ id }) => id).filter((id) => id !== chosen);
+  const beside = settings.beside ?? [];
+  if (others.length === 0) {
+    return (
+      <p class="setting-help">
+        Models, and stages of a run, stand side by side where the server has several: <code>chatsmith serve</code>{" "}
+        <code>--model base=runs/mine/pretrain</code> <code>--model chat=runs/mine/sft</code>.
+      </p>
+    );
+  }
+  return (
+    <fieldset class="setting">
+      <legend class="setting-name">These answer, too</legend>
+      {others.map((id) => (
+        <label key={id} class="check">
+          <input
+            type="checkbox"
+            checked={beside.includes(id)}
+            onChange={(event) => {
+              const kept = beside.filter((other) => other !== id);
+              const all = event.currentTarget.checked ? [...kept, id] : kept;
+              bench.setSettings({ beside: all.length > 0 ? all : undefined });
+            }}
+          />
+          {id}
+        </label>
+      ))}
+    </fieldset>
   );
 }
 

@@ -4,6 +4,7 @@ import type { ComponentChildren } from "preact";
 import { useLayoutEffect, useRef } from "preact/hooks";
 import { isNarrow } from "../state/screen";
 import { useWorkbench } from "../state/workbench";
+import { CardSheet } from "./card-sheet";
 import { IconButton } from "./icon-button";
 import { Overlay } from "./overlay";
 import { PromptSheet } from "./prompt-sheet";
@@ -16,6 +17,13 @@ export function SideSheet() {
     return (
       <Sheet title="Settings" key="settings">
         <SettingsSheet key={bench.talk?.id} />
+      </Sheet>
+    );
+  }
+  if (sheet.value === "card") {
+    return (
+      <Sheet title="About the model" key="card">
+        <CardSheet />
       </Sheet>
     );
   }

@@ -70,7 +70,7 @@ function Contents({ onHide }: { onHide: () => void }) {
             <ul>
               {conversations.map((conversation) => (
                 <Boundary key={conversation.id} of={conversation} instead={<UndrawnEntry id={conversation.id} />}>
-                  <ConversationEntry conversation={conversation} />
+                  <ConversationEntry conversation={conversation} sought={query.trim()} />
                 </Boundary>
               ))}
             </ul>
@@ -81,6 +81,7 @@ function Contents({ onHide }: { onHide: () => void }) {
           <p class="no-conversations">{found ? "Nothing found." : "What you talk about appears here. It stays in this browser."}</p>
         )}
       </nav>
+      {bench.view.selected.value !== null && <Selection shown={shown} />}
       <div class="sidebar-foot">
         <ThemeSwitch />
         {!isTouch && (
@@ -91,10 +92,31 @@ function Contents({ onHide }: { onHide: () => void }) {
           items={[
             { icon: "upload", label: "Import from files", run: () => void bench.importFiles() },
             { icon: "download", label: "Export all as JSON", run: () => void bench.exportAll() },
+            { icon: "good", label: "Rated replies to train on", run: () => (bench.view.dialog.value = "ratings") },
+            { icon: "check", label: "Choose several", run: () => (bench.view.selected.value = new Set()) },
           ]}
         />
       </div>
     </>
+  );
+}
+
+/** What can be done with the conversations that were chosen. */
+function Selection({ shown }: { shown: readonly Conversation[] }) {
+  const bench = useWorkbench();
+  const { selected } = bench.view;
+  const chosen = selected.value ?? new Set<string>();
+  const isNone = chosen.size === 0;
+  return (
+    <div class="selection" role="group" aria-label="Chosen conversations">
+      <span role="status">{chosen.size} chosen</span>
+      <button type="button" onClick={() => (selected.value = new Set(shown.map(({ id }) => id)))}>
+        All
+      </button>
+      <IconButton icon="download" label="Export chosen" isDisabled={isNone} onClick={() => void bench.exportAll(chosen)} />
+      <IconButton icon="trash" label="Delete chosen" isDisabled={isNone} onClick={() => void bench.deleteConversations([...chosen])} />
+      <IconButton icon="close" label="Done" onClick={() => (selected.value = null)} />
+    </div>
   );
 }
 
@@ -104,7 +126,7 @@ function UndrawnEntry({ id }: { id: string }) {
   return (
     <li class="entry">
       <span class="entry-title">Cannot be shown</span>
-      <IconButton icon="trash" label="Delete a conversation that cannot be shown" onClick={() => void bench.deleteConversation(id)} />
+      <IconButton icon="trash" label="Delete a conversation that cannot be shown" onClick={() => void bench.deleteConversations([id])} />
     </li>
   );
 }
@@ -139,7 +161,7 @@ function rowsOf(conversations: readonly Conversation[]): Row[] {
   const today = new Date().setHours(0, 0, 0, 0);
   let last = "";
   return conversations.flatMap((conversation) => {
-    const day = dayOf(conversation.updatedAt, today);
+    const day = conversation.pinned ? "Pinned" : dayOf(conversation.updatedAt, today);
     const rows = day === last ? [conversation] : [day, conversation];
     last = day;
     return rows;

@@ -18,6 +18,9 @@ export function TokenInspector({ token, onPick }: Props) {
   if (token.origin === "given") {
     return <p class="inspector-note">The calculator put this in. The model read it and did not choose it.</p>;
   }
+  if (token.origin === "written") {
+    return <p class="inspector-note">You wrote this. The model read it and went on from there.</p>;
+  }
   const choices = withChosen(token);
   const rest = 1 - choices.reduce((sum, choice) => sum + probability(choice)!, 0);
   return (
@@ -25,7 +28,7 @@ export function TokenInspector({ token, onPick }: Props) {
       <div class="inspector-head">
         <code class="inspector-token">{visibleText(token.text, token.bytes)}</code>
         <span class="inspector-chance">{chance === null ? "" : percent(chance)}</span>
-        <span class="inspector-id">id {token.ids.join(" ")}</span>
+        {token.ids.every((id) => id >= 0) && <span class="inspector-id">id {token.ids.join(" ")}</span>}
       </div>
       {token.origin === "picked" && <p class="inspector-note">You put this here in the place of the model’s choice.</p>}
       <ol class="alternatives" aria-label="What the model might have said here">

@@ -1,7 +1,11 @@
-/** A call of the server's calculator: what the model asked, and what it was told. */
+/** Calls of tools: what the model asked, and what it was told. */
 
+import { useState } from "preact/hooks";
+import type { Reply } from "../conversation/message";
+import { useWorkbench } from "../state/workbench";
 import { Icon } from "./icon";
 
+/** A call of the server's calculator. */
 export function ToolCard({ expression, result }: { expression: string; result: string | null }) {
   return (
     <details class="tool-card">
@@ -32,5 +36,47 @@ export function ToolCard({ expression, result }: { expression: string; result: s
         model goes on from there.
       </p>
     </details>
+  );
+}
+
+/** Calls of the person's own tools; and, once the reply is whole, the fields to answer them. */
+export function Calls({ reply, isLast }: { reply: Reply; isLast: boolean }) {
+  const bench = useWorkbench();
+  const calls = reply.calls ?? [];
+  const [answers, setAnswers] = useState<Readonly<Record<string, string>>>({});
+  if (calls.length === 0) {
+    return null;
+  }
+  const isAsked = isLast && reply.state === "done";
+  const answer = (event: Event) => {
+    event.preventDefault();
+    bench.answerCalls(reply, calls.map(({ id }) => ({ id, text: answers[id] ?? "" })));
+  };
+  return (
+    <form class="calls" onSubmit={answer}>
+      {calls.map(({ id, name, arguments: given }) => (
+        <div key={id} class="tool-card call">
+          <div class="call-head">
+            <Icon name="calculator" />
+            <b>{name}</b>
+            <code>{given}</code>
+          </div>
+          {isAsked && (
+            <input
+              dir="auto"
+              aria-label={`What ${name} answers`}
+              placeholder={`What ${name} answers`}
+              value={answers[id] ?? ""}
+              onInput={(event) => setAnswers({ ...answers, [id]: event.currentTarget.value })}
+            />
+          )}
+        </div>
+      ))}
+      {isAsked && (
+        <button type="submit" class="button">
+          Give the model {calls.length === 1 ? "this answer" : "these answers"}
+        </button>
+      )}
+    </form>
   );
 }

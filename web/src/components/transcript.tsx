@@ -5,10 +5,12 @@ import { Fragment } from "preact";
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { plainTitle } from "../conversation/direction";
 import { plainText, type Message as Stored } from "../conversation/message";
-import { focusWhenLost } from "../state/focus";
+import { markFound } from "../state/found";
+import { focusWhenLost, messageElement } from "../state/focus";
 import type { Talk } from "../state/talk";
 import { useWorkbench } from "../state/workbench";
 import { Boundary } from "./boundary";
+import { BranchStepper } from "./branch-stepper";
 import { Icon } from "./icon";
 import { IconButton } from "./icon-button";
 import { Reply } from "./reply";
@@ -22,6 +24,7 @@ export function Transcript({ talk }: { talk: Talk }) {
   const frame = useRef<HTMLDivElement>(null);
   const content = useRef<HTMLDivElement>(null);
   const follows = useRef(true);
+  const shownTarget = useRef<unknown>(null);
   const [isAway, setIsAway] = useState(false);
 
   function toEnd() {
@@ -58,6 +61,19 @@ export function Transcript({ talk }: { talk: Talk }) {
     toEnd();
   }, [talk.id]);
 
+  // A message that was searched for, or that a link leads to.
+  const target = bench.view.target.value;
+  const path = talk.path.value;
+  useLayoutEffect(() => {
+    const element = target && messageElement(target.message);
+    if (element && shownTarget.current !== target) {
+      shownTarget.current = target; // once: what is said next is looked at instead
+      follows.current = false;
+      element.scrollIntoView({ block: "center" });
+    }
+    markFound(element, target?.sought ?? "");
+  }, [target, path]);
+
   return (
     <div class="transcript" ref={frame} onScroll={onScroll} tabIndex={0} role="region" aria-label="Conversation">
       <h1 class="visually-hidden">{plainTitle(talk.conversation.value.title)}</h1>
@@ -79,12 +95,62 @@ function Messages({ talk }: { talk: Talk }) {
   const seenFrom = seenFromOf(talk, path);
   return (
     <>
-      {path.map((id, index) => (
-        <Fragment key={id}>
-          {id === seenFrom && index > 0 && <Forgotten />}
-          <Message talk={talk} id={id} isLast={index === path.length - 1} />
-        </Fragment>
-      ))}
+      {path.map((id, index) => {
+        const round = talk.roundOf(id);
+        const isLast = index === path.length - 1;
+        return (
+          // A round stays itself, whichever of its replies is gone on from.
+          <Fragment key={round.length > 1 ? round.join() : id}>
+            {id === seenFrom && index > 0 && <Forgotten />}
+            {round.length > 1 ? (
+              <Round talk={talk} ids={round} chosen={id} isLast={isLast} />
+            ) : (
+              <Message talk={talk} id={id} isLast={isLast} />
+            )}
+          </Fragment>
+        );
+      })}
+    </>
+  );
+}
+
+interface RoundProps {
+  talk: Talk;
+  ids: readonly string[];
+  chosen: string;
+  isLast: boolean;
+}
+
+/** Replies that were made at once to one message, side by side, and which of them the conversation goes on from. */
+function Round({ talk, ids, chosen, isLast }: RoundProps) {
+  const bench = useWorkbench();
+  return (
+    <>
+    <div
+      class="round"
+      role="group"
+      tabIndex={0}
+      aria-label={`${ids.length} replies side by side`}
+      style={{ "--replies": ids.length }}
+    >
+      {ids.map((id) => {
+        const reply = talk.message(id)?.value;
+        return (
+          <section key={id} class={`round-reply ${id === chosen ? "is-chosen" : ""}`}>
+            <div class="round-head">
+              <b>{reply?.role === "assistant" ? reply.model : ""}</b>
+              <button type="button" class="round-choice" aria-pressed={id === chosen} onClick={() => bench.goOnFrom(id)}>
+                <Icon name={id === chosen ? "check" : "forward"} size={14} /> Go on from this
+              </button>
+            </div>
+            <Message talk={talk} id={id} isLast={isLast} isBeside />
+          </section>
+        );
+      })}
+    </div>
+    <div class="round-versions">
+      <BranchStepper id={chosen} />
+    </div>
     </>
   );
 }
@@ -95,14 +161,14 @@ function seenFromOf(talk: Talk, path: readonly string[]): string | null {
   return last?.role === "assistant" ? last.seenFrom : null;
 }
 
-function Message({ talk, id, isLast }: { talk: Talk; id: string; isLast: boolean }) {
+function Message({ talk, id, isLast, isBeside = false }: { talk: Talk; id: string; isLast: boolean; isBeside?: boolean }) {
   const message = talk.message(id)?.value;
   if (!message) {
     return null;
   }
   return (
     <Boundary of={message} instead={<Undrawn message={message} />}>
-      {message.role === "user" ? <UserMessage message={message} /> : <Reply reply={message} isLast={isLast} />}
+      {message.role === "user" ? <UserMessage message={message} /> : <Reply reply={message} isLast={isLast} isBeside={isBeside} />}
     </Boundary>
   );
 }

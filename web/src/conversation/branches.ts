@@ -54,6 +54,17 @@ export function choiceOf(message: Message): Record<string, string> {
   return { [message.parent ?? BEGINNING]: message.id };
 }
 
+/** The replies that were made at once with `id`, itself among them, as they were asked for. */
+export function roundOf(messages: Messages, id: string): string[] {
+  const message = messages.get(id);
+  if (message?.role !== "assistant" || message.round === undefined) {
+    return [id];
+  }
+  return childrenOf(messages, message.parent)
+    .filter((other) => other.role === "assistant" && other.round === message.round)
+    .map((other) => other.id);
+}
+
 /** `id` and all that follows it in any branch. */
 export function withDescendants(messages: Messages, id: string): string[] {
   const found = [id];

@@ -1,7 +1,7 @@
 /** A shown path as the messages that are sent to the server. */
 
 import type { WireMessage } from "../api/wire";
-import { isEmpty, plainText, type Message } from "./message";
+import { isEmpty, plainText, type Call, type Message, type Reply } from "./message";
 
 /** A message as it is sent, and which message it came from (null: the system message). */
 export interface SentMessage {
@@ -18,20 +18,39 @@ export function messagesForModel(system: string | undefined, path: readonly Mess
   if (system?.trim()) {
     sent.push({ source: null, wire: { role: "system", content: system } });
   }
-  for (const message of path) {
-    if (message.role === "user") {
+  for (const [index, message] of path.entries()) {
+    const next = path[index + 1];
+    if (message.role === "user" && message.results !== undefined) {
+      for (const { id, text } of message.results) {
+        sent.push({ source: message.id, wire: { role: "tool", tool_call_id: id, content: text } });
+      }
+    } else if (message.role === "user") {
       sent.push({ source: message.id, wire: { role: "user", content: message.text } });
     } else if (isEmpty(message)) {
       sent.pop();
     } else {
-      sent.push({ source: message.id, wire: replyForModel(message) });
+      const isAnswered = next?.role === "user" && next.results !== undefined;
+      sent.push({ source: message.id, wire: replyForModel(message, isAnswered) });
     }
   }
   return sent;
 }
 
-function replyForModel(reply: Message & { role: "assistant" }): WireMessage {
-  const wire: WireMessage = { role: "assistant", content: plainText(reply) };
+/** A call as the model wrote it. */
+export function callText({ name, arguments: given }: Omit<Call, "id">): string {
+  return `<tool_call>{"name": ${JSON.stringify(name)}, "arguments": ${given}}</tool_call>`;
+}
+
+/** A reply as the server takes it back, its calls included; those that nobody answered, as the text that they were. */
+export function replyForModel(reply: Reply, isAnswered = false): WireMessage {
+  const calls = reply.calls ?? [];
+  const asText = calls.map(callText);
+  const text = plainText(reply);
+  if (calls.length > 0 && isAnswered) {
+    const tool_calls = calls.map(({ id, ...called }) => ({ id, type: "function" as const, function: called }));
+    return { role: "assistant", content: text, tool_calls };
+  }
+  const wire: WireMessage = { role: "assistant", content: [text, ...asText].filter((piece) => piece !== "").join("\n") };
   if (reply.parts.some((part) => part.kind !== "text")) {
     wire.chatsmith = { parts: reply.parts.filter((part) => part.kind !== "text" || part.text !== "") };
   }

@@ -25,8 +25,8 @@ export interface Token {
   /** Log-probability under the model; null if the model did not choose it. */
   logprob: number | null;
   alternatives: Alternative[];
-  /** `picked`: a person put it in the place of what the model had said. */
-  origin: "sampled" | "given" | "picked";
+  /** `picked`: a person put it in the place of what the model had said; `written`: a text that a person wrote. */
+  origin: "sampled" | "given" | "picked" | "written";
 }
 
 export interface Figures {
@@ -59,6 +59,14 @@ export interface Problem {
   retryAt?: number;
 }
 
+/** A call of a tool of the person's own. */
+export interface Call {
+  id: string;
+  name: string;
+  /** JSON. */
+  arguments: string;
+}
+
 export interface UserMessage {
   role: "user";
   id: string;
@@ -66,6 +74,8 @@ export interface UserMessage {
   parent: string | null;
   createdAt: number;
   text: string;
+  /** What the tools answered that the reply before it called, by the calls' ids. */
+  results?: { id: string; text: string }[];
 }
 
 export interface Reply {
@@ -82,6 +92,17 @@ export interface Reply {
   problem: Problem | null;
   /** The first message that the model still saw; null if it saw all of them. */
   seenFrom: string | null;
+  /** Replies that were made at once to one message, and are shown side by side, have the same. */
+  round?: string;
+  /** The model that it was asked of, whichever the conversation's is. */
+  asked?: string;
+  /** What a person thinks of it: 1 is good, -1 bad. */
+  rating?: 1 | -1;
+  calls?: Call[];
+  /** A person changed its text. */
+  edited?: true;
+  /** It goes on from the texts before it as one text, without the marks of a conversation. */
+  raw?: true;
 }
 
 export type Message = UserMessage | Reply;
@@ -97,6 +118,21 @@ export interface Settings {
   seed?: number;
   max_tokens?: number;
   stop?: string[];
+  frequency_penalty?: number;
+  presence_penalty?: number;
+  repetition_penalty?: number;
+  /** What is added to the scores of tokens, by id: a line each of an id and a number. */
+  bias?: string;
+  /** Tools that the model can call and the person answers for, as the text of a JSON list. */
+  tools?: string;
+  /** JSON schema, as text, that replies obey. */
+  schema?: string;
+  /** How many replies each model makes at once; they are shown side by side. */
+  replies?: number;
+  /** Models that answer, too, beside the one of the conversation. */
+  beside?: string[];
+  /** Replies go on from what is written, as a model does that has never seen a conversation. */
+  raw?: true;
   /** Refuse a conversation that outgrew the context instead of leaving out its oldest turns. */
   keepWhole?: boolean;
 }
@@ -108,6 +144,8 @@ export interface Conversation {
   createdAt: number;
   updatedAt: number;
   settings: Settings;
+  /** It stands above the others in the list. */
+  pinned?: boolean;
   /** The chosen branch after each message, by the message's id; "" stands for the beginning. */
   chosen: Record<string, string>;
 }
@@ -130,5 +168,5 @@ export function isRunning(message: Message): boolean {
 
 /** Whether a reply holds nothing that could be shown or sent. */
 export function isEmpty(reply: Reply): boolean {
-  return reply.parts.every((part) => part.text === "");
+  return reply.parts.every((part) => part.text === "") && (reply.calls ?? []).length === 0;
 }

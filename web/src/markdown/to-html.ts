@@ -8,6 +8,7 @@
  */
 
 import {
+  Lexer,
   Marked,
   Tokenizer,
   type RendererObject,
@@ -120,7 +121,17 @@ function within<T>(read: () => T | undefined): T | undefined {
   }
 }
 
+/** Emphasis over more characters is none: every sign that might begin one would have the whole text looked through. */
+const EMPHASIZED = 2000;
+/** What stands before a sign says whether it begins an emphasis. */
+const BEFORE = 100;
+
 const tokenizer: TokenizerObject = {
+  emStrong(source, masked, before) {
+    const at = masked.length - source.length;
+    const near = masked.slice(Math.max(0, at - BEFORE), at + EMPHASIZED);
+    return Tokenizer.prototype.emStrong.call(this, source.slice(0, EMPHASIZED), near, before);
+  },
   blockquote(source) {
     return within(() => Tokenizer.prototype.blockquote.call(this, source));
   },
@@ -246,7 +257,8 @@ export function lex(text: string) {
 export function blockSources(text: string): string[] {
   const sources: string[] = [];
   let at = 0;
-  for (const { raw } of marked.lexer(text)) {
+  // What is within the blocks is read once they are drawn.
+  for (const { raw } of new Lexer(marked.defaults).blockTokens(text.replace(/\r\n|\r/g, "\n"))) {
     if (!text.startsWith(raw, at)) {
       break;
     }

@@ -4,18 +4,21 @@ import { effect } from "@preact/signals";
 import { plainTitle } from "../conversation/direction";
 import type { Workbench } from "./workbench";
 
-const SHAPE = /^#\/c\/([0-9a-f]+)$/;
+/** A conversation, and perhaps a message in it. */
+const SHAPE = /^#\/c\/([0-9a-f]+)(?:\/([0-9a-f]+))?$/;
 
 /** Show the conversation that the address names, then follow changes of either. */
 export async function followAddress(bench: Workbench): Promise<void> {
-  const named = SHAPE.exec(location.hash)?.[1];
+  const [, named, message] = SHAPE.exec(location.hash) ?? [];
   if (named) {
-    await bench.show(named).catch(() => bench.view.tell({ text: "That conversation cannot be read." }));
+    await bench.show(named, message ? { message } : {}).catch(() => bench.view.tell({ text: "That conversation cannot be read." }));
   }
   effect(() => {
     const id = bench.library.open.value?.id;
     const hash = id ? `#/c/${id}` : "";
-    if (location.hash !== hash) {
+    if (SHAPE.exec(location.hash)?.[1] === id && id) {
+      history.replaceState(null, "", hash); // without the message, which was gone to
+    } else if (location.hash !== hash) {
       history.pushState(null, "", hash || location.pathname + location.search);
     }
   });
@@ -24,9 +27,9 @@ export async function followAddress(bench: Workbench): Promise<void> {
     document.title = title !== undefined ? `${plainTitle(title)} · chatsmith` : "chatsmith";
   });
   addEventListener("popstate", () => {
-    const id = SHAPE.exec(location.hash)?.[1];
-    if (id && id !== bench.talk?.id) {
-      void bench.show(id);
+    const [, id, message] = SHAPE.exec(location.hash) ?? [];
+    if (id && (message || id !== bench.talk?.id)) {
+      void bench.show(id, message ? { message } : {});
     } else if (!id && bench.talk) {
       bench.showNew();
     }

@@ -29,7 +29,11 @@ export const COMMANDS: readonly Command[] = [
   },
   { name: "temperature", argument: "0–2", does: "How freely words are chosen", run: setNumber("temperature", 0, 2) },
   { name: "seed", argument: "number", does: "Make replies repeatable", run: setNumber("seed", 0, 2 ** 31 - 1) },
+  { name: "model", does: "About the model: its data, scores and cost", run: (bench) => bench.view.toggleSheet("card") },
+  { name: "rated", does: "Save rated replies to train on", run: (bench) => (bench.view.dialog.value = "ratings") },
+  { name: "print", does: "Print this conversation", run: () => print() },
   { name: "settings", does: "Open the settings", run: (bench) => bench.view.toggleSheet("settings") },
+  { name: "file", does: "Let a text file go along with the message", run: (bench) => void bench.chooseAttachments() },
   { name: "markdown", does: "Export this conversation as Markdown", run: (bench) => void bench.exportAs("md") },
   { name: "json", does: "Export this conversation as JSON", run: (bench) => void bench.exportAs("json") },
   { name: "import", does: "Import conversations from files", run: (bench) => void bench.importFiles() },
@@ -38,7 +42,7 @@ export const COMMANDS: readonly Command[] = [
   {
     name: "delete",
     does: "Delete this conversation",
-    run: (bench) => void (bench.talk && bench.deleteConversation(bench.talk.id)),
+    run: (bench) => void (bench.talk && bench.deleteConversations([bench.talk.id])),
   },
 ];
 

@@ -4,8 +4,14 @@ import { signal } from "@preact/signals";
 
 export interface Draft {
   text: string;
-  /** Long texts that were pasted: they are sent after the text, and not laid out in the field, which would take long. */
-  pasted: string[];
+  /** Files and long texts: they are sent after the text, and not laid out in the field, which would take long. */
+  pasted: Pasted[];
+}
+
+export interface Pasted {
+  /** Of a file; null for a text out of the clipboard. */
+  name: string | null;
+  text: string;
 }
 
 const EMPTY: Draft = { text: "", pasted: [] };
@@ -43,13 +49,26 @@ export class Drafts {
 
 function load(): Record<string, Draft> {
   try {
-    return JSON.parse(sessionStorage.getItem(KEY) ?? "{}") as Record<string, Draft>;
+    const kept = JSON.parse(sessionStorage.getItem(KEY) ?? "{}") as Record<string, Draft>;
+    const isDraft = ({ pasted }: Draft) => pasted.every((piece) => typeof piece.text === "string");
+    return Object.fromEntries(Object.entries(kept).filter(([, draft]) => isDraft(draft)));
   } catch {
     return {};
   }
 }
 
-/** A draft as the message that it becomes. */
-export function whole({ text, pasted }: Draft): string {
-  return [text.trim(), ...pasted].filter((piece) => piece !== "").join("\n\n");
+/** A draft as the message that it becomes; as it stands, blanks around it and all, where it is gone on from as a text. */
+export function whole({ text, pasted }: Draft, isRaw = false): string {
+  const pieces = [isRaw ? text : text.trim(), ...pasted.map((piece) => (isRaw ? piece.text : named(piece)))];
+  return pieces.filter((piece) => piece !== "").join("\n\n");
+}
+
+/** A file under its name, set apart as Markdown does it; any other text as it is. */
+function named({ name, text }: Pasted): string {
+  if (name === null) {
+    return text;
+  }
+  const runs = text.match(/^`{3,}/gm) ?? [];
+  const fence = "`".repeat(Math.max(3, ...runs.map((run) => run.length + 1)));
+  return `${name}\n${fence}\n${text.replace(/\n$/, "")}\n${fence}`;
 }

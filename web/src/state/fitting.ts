@@ -6,6 +6,7 @@
 
 import type { Server } from "../api/server";
 import { RefusedError } from "../api/errors";
+import { toolsOf } from "../conversation/entries";
 import { messagesForModel, turnsToLeaveOut, type SentMessage } from "../conversation/for-model";
 import type { Message, Settings } from "../conversation/message";
 
@@ -44,11 +45,13 @@ export async function fit(
 ): Promise<Fitted> {
   const all = messagesForModel(settings.system, path);
   const whole = { messages: all, seenFrom: null };
-  if (contextLength === null || settings.keepWhole) {
+  // A call and what was answered to it go together, and are not told apart from other turns here.
+  if (contextLength === null || settings.keepWhole || all.some(({ wire }) => wire.role === "tool")) {
     return whole;
   }
   const room = prefix + roomForReply(settings, contextLength);
-  if (!isExact && atMost(all) + room <= contextLength) {
+  const described = settings.tools === undefined ? 0 : new TextEncoder().encode(settings.tools).length;
+  if (!isExact && described + atMost(all) + room <= contextLength) {
     return whole;
   }
   // What certainly does not fit need not be counted, and by the megabyte would not be.
@@ -57,11 +60,13 @@ export async function fit(
     const message = `This message is far too long. The model's context holds ${contextLength} tokens, the reply included.`;
     throw new RefusedError(400, message, "context_length_exceeded", "messages", null);
   }
+  const tools = settings.tools === undefined ? undefined : toolsOf(settings.tools);
   const counted = await server.tokenize(
     model,
     messages.map(({ wire }) => wire),
-    messages.at(-1)?.wire.role === "user",
+    messages.at(-1)?.wire.role !== "assistant",
     signal,
+    tools,
   );
   // The turn that the reply will fill may be listed, too.
   const sizes = counted.messages.slice(0, messages.length).map(({ start, end }) => end - start);

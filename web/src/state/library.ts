@@ -6,6 +6,7 @@ import { newId, newTime } from "../conversation/identity";
 import { isRunning, type Conversation, type Message, type Settings } from "../conversation/message";
 import type { Database, StoredConversation } from "../storage/database";
 import { Tabs, type News } from "./tabs";
+import { standardSettings } from "./presets";
 import { interrupted, Talk } from "./talk";
 
 /** How often a tab makes sure that the one which writes a reply is still there. */
@@ -31,7 +32,7 @@ export class Library {
   /** The conversation that is shown; null for one that has not begun. */
   readonly open = signal<Talk | null>(null);
   /** Settings for the conversation that has not begun. */
-  readonly draft = signal<Settings>({});
+  readonly draft = signal<Settings>(standardSettings());
   /** Replies that another tab is writing. */
   readonly elsewhere = signal<ReadonlySet<string>>(new Set());
   private readonly talks = new Map<string, Talk>();
@@ -52,7 +53,7 @@ export class Library {
       const stored = await this.database.conversations();
       const onlyHere = [...this.talks.values()].filter((talk) => !talk.isStored).map((talk) => talk.conversation.peek());
       const ids = new Set(stored.map(({ id }) => id));
-      this.list.value = [...onlyHere.filter(({ id }) => !ids.has(id)), ...stored];
+      this.list.value = inOrder([...onlyHere.filter(({ id }) => !ids.has(id)), ...stored]);
     }
   }
 
@@ -66,7 +67,7 @@ export class Library {
   /** Show the conversation that has not begun, with the settings that the shown one departs from. */
   showNew(): void {
     this.open.value = null;
-    this.draft.value = {};
+    this.draft.value = standardSettings();
   }
 
   /** Begin a conversation; its first message gives it its title. */
@@ -83,7 +84,7 @@ export class Library {
     const talk = this.keep({ conversation, messages: [] }, false);
     talk.create();
     this.open.value = talk;
-    this.draft.value = {};
+    this.draft.value = standardSettings();
     return talk;
   }
 
@@ -91,17 +92,19 @@ export class Library {
     (this.talks.get(id) ?? (await this.fetch(id)))?.rename(plainTitle(title));
   }
 
-  /** Delete a conversation. Returns a function that brings it back. */
-  async remove(id: string): Promise<() => Promise<void>> {
-    const stored = await this.stored(id);
-    this.forget(id);
-    await this.database?.delete(id);
-    this.tabs.tell({ kind: "deleted", id });
-    return async () => {
-      if (stored) {
-        await this.restore([stored]);
-      }
-    };
+  async pin(id: string, pinned: boolean): Promise<void> {
+    (this.talks.get(id) ?? (await this.fetch(id)))?.pin(pinned);
+  }
+
+  /** Delete conversations. Returns a function that brings them back. */
+  async remove(ids: readonly string[]): Promise<() => Promise<void>> {
+    const stored = (await Promise.all(ids.map((id) => this.stored(id)))).filter((each) => each !== null);
+    for (const id of ids) {
+      this.forget(id);
+      await this.database?.delete(id);
+      this.tabs.tell({ kind: "deleted", id });
+    }
+    return () => this.restore(stored);
   }
 
   /** A conversation whole, for export. */
@@ -325,9 +328,9 @@ export class Library {
   }
 }
 
-/** The one last used first. */
+/** Those that are pinned first, and the one last used first. */
 function inOrder(conversations: Conversation[]): Conversation[] {
-  return conversations.sort((a, b) => b.updatedAt - a.updatedAt);
+  return conversations.sort((a, b) => Number(b.pinned ?? false) - Number(a.pinned ?? false) || b.updatedAt - a.updatedAt);
 }
 
 const TITLE_LENGTH = 60;

@@ -2,7 +2,7 @@
 
 import { computed, signal } from "@preact/signals";
 import type { Server } from "../api/server";
-import type { Model, ModelDefaults } from "../api/wire";
+import type { Card, Model, ModelDefaults } from "../api/wire";
 import type { Settings } from "../conversation/message";
 import { lastModel } from "../storage/preferences";
 import { problemOf } from "./problems";
@@ -22,6 +22,7 @@ export class Models {
   /** What the server said when it could not be talked to. */
   readonly complaint = signal("");
   readonly isReady = computed(() => this.connection.value === "ready");
+  private readonly cards = new Map<string, Promise<Card>>();
   private timer: ReturnType<typeof setTimeout> | undefined;
   private wait = FIRST_WAIT;
 
@@ -73,6 +74,21 @@ export class Models {
   chosen(settings: Settings): Model | null {
     const wanted = settings.model ?? lastModel.value;
     return this.all.value.find((model) => model.id === wanted) ?? this.all.value[0] ?? null;
+  }
+
+  /** What the bundle of a model says of itself; asked for once. Nothing where the server does not say. */
+  card(model: string): Promise<Card> {
+    const known = this.cards.get(model) ?? this.server.card(model).catch(() => ({ card: "", suggestions: [] }));
+    this.cards.set(model, known);
+    return known;
+  }
+
+  /** The models that a message is sent to, as many times each as replies are asked of it: the conversation's first. */
+  answering(settings: Settings): string[] {
+    const first = this.chosen(settings)?.id ?? settings.model ?? "";
+    const served = new Set(this.all.value.map(({ id }) => id));
+    const others = (settings.beside ?? []).filter((id) => id !== first && served.has(id));
+    return [first, ...others].flatMap((id) => Array<string>(settings.replies ?? 1).fill(id));
   }
 
   defaults(settings: Settings): ModelDefaults {

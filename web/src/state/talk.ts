@@ -5,7 +5,7 @@
  */
 
 import { computed, signal, type ReadonlySignal, type Signal } from "@preact/signals";
-import { choiceOf, shownPath, withDescendants } from "../conversation/branches";
+import { childrenOf, choiceOf, roundOf, shownPath, withDescendants } from "../conversation/branches";
 import { newTime } from "../conversation/identity";
 import { isRunning, type Conversation, type Message, type Problem, type Reply, type Settings } from "../conversation/message";
 import { changed, type ConversationChange, type Database, type StoredConversation } from "../storage/database";
@@ -79,15 +79,26 @@ export class Talk {
     return this.path.value.map((id) => this.messages.get(id)!.peek());
   }
 
-  /** The branches that lead on from where `id` stands, itself among them; oldest first. */
+  /** The branches that lead on from where `id` stands, itself among them, of each round one; oldest first. */
   branchesAt(id: string): string[] {
     void this.shape.value;
-    const parent = this.messages.get(id)?.peek().parent;
-    return [...this.messages.values()]
-      .map((message) => message.peek())
-      .filter((message) => message.parent === parent)
-      .sort((a, b) => a.createdAt - b.createdAt)
+    const all = this.all();
+    const parent = all.get(id)?.parent;
+    const seen = new Set(roundOf(all, id));
+    return childrenOf(all, parent ?? null)
+      .filter((message) => {
+        const isNew = message.id === id || !seen.has(message.id);
+        roundOf(all, message.id).forEach((other) => seen.add(other));
+        return isNew;
+      })
       .map((message) => message.id);
+  }
+
+  /** The replies that stand side by side with `id`, itself among them. */
+  roundOf(id: string): string[] {
+    void this.shape.value;
+    const message = this.messages.get(id)?.peek();
+    return message?.role === "assistant" && message.round !== undefined ? roundOf(this.all(), id) : [id];
   }
 
   /** Write down a conversation that has just begun. */
@@ -144,6 +155,10 @@ export class Talk {
 
   rename(title: string): void {
     this.change({ title });
+  }
+
+  pin(pinned: boolean): void {
+    this.change({ pinned });
   }
 
   setSettings(settings: Settings): void {

@@ -2,8 +2,8 @@
 
 import { signal } from "@preact/signals";
 
-export type Sheet = "settings" | "prompt";
-export type Dialog = "key" | "shortcuts";
+export type Sheet = "settings" | "prompt" | "card";
+export type Dialog = "key" | "shortcuts" | "ratings";
 
 export interface Notice {
   text: string;
@@ -27,6 +27,10 @@ export class View {
   readonly editing = signal<string | null>(null);
   /** The message up to which the prompt sheet shows the conversation; null: all of it. */
   readonly promptOf = signal<string | null>(null);
+  /** A message to be looked at, and what is sought in it; null: the conversation's end is. */
+  readonly target = signal<{ message: string; sought: string } | null>(null);
+  /** The conversations that were chosen from the list; null while none can be. */
+  readonly selected = signal<ReadonlySet<string> | null>(null);
   readonly notice = signal<Notice | null>(null);
   private timer: ReturnType<typeof setTimeout> | undefined;
 

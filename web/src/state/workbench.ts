@@ -1,15 +1,23 @@
 /** Everything the page works with, put together; and what a person can do, whichever button or key asks for it. */
 
-import { computed, effect } from "@preact/signals";
+import { computed, effect, signal, untracked } from "@preact/signals";
 import { createContext } from "preact";
 import { useContext } from "preact/hooks";
 import { Server } from "../api/server";
 import { pathTo } from "../conversation/branches";
 import { isContextFull, isUnfinished, sawOlderTurns } from "../conversation/ending";
-import { isEmpty, plainText, type Alternative, type Reply, type Settings, type UserMessage } from "../conversation/message";
+import {
+  isEmpty,
+  plainText,
+  type Alternative,
+  type Message,
+  type Reply,
+  type Settings,
+  type UserMessage,
+} from "../conversation/message";
 import { Database } from "../storage/database";
 import { keptKey, lastModel, sessionKey } from "../storage/preferences";
-import { chooseConversations, exportAll, exportConversation, type Format } from "../transfer/files";
+import { chooseConversations, chooseFiles, exportAll, exportConversation, readTextFile, type Format } from "../transfer/files";
 import { copyText } from "./clipboard";
 import { Drafts } from "./drafts";
 import { entryElement, focusWhenLost, messageElement, messageField } from "./focus";
@@ -31,6 +39,9 @@ export class Workbench {
   );
 
   readonly library: Library;
+
+  /** What is said by itself once the reply is there, by conversation. */
+  readonly queued = signal<ReadonlyMap<string, string>>(new Map());
 
   private constructor(database: Database | null) {
     this.library = new Library(database, {
@@ -73,6 +84,13 @@ export class Workbench {
         this.view.dialog.value = "key";
       }
     });
+    effect(() => {
+      const { talk } = this;
+      const text = talk && this.queued.value.get(talk.id);
+      if (text !== undefined && text !== null && this.runningReply() === null) {
+        untracked(() => this.sayQueued(talk!, text));
+      }
+    });
     // Loading anew breaks off the requests before the page is hidden.
     addEventListener("beforeunload", () => this.writer.leave());
     addEventListener("pagehide", () => {
@@ -94,18 +112,37 @@ export class Workbench {
     return this.library.open.value;
   }
 
-  /** The reply that is being made in the conversation shown, here or in another tab, if any. */
-  runningReply(): string | null {
+  /** The replies that are being made in the conversation shown, here or in another tab. */
+  private runningReplies(): string[] {
     const running = this.writer.running.value;
     const elsewhere = this.library.elsewhere.value;
-    return this.talk?.path.value.find((id) => running.has(id) || elsewhere.has(id)) ?? null;
+    const { talk } = this;
+    const shown = talk?.path.value.flatMap((id) => talk.roundOf(id)) ?? [];
+    return shown.filter((id) => running.has(id) || elsewhere.has(id));
   }
 
-  async show(id: string): Promise<void> {
+  /** The first of them, if any. */
+  runningReply(): string | null {
+    return this.runningReplies()[0] ?? null;
+  }
+
+  /** Show a conversation: its end, a message of it, or where `sought` is first said, be that in another branch. */
+  async show(id: string, { message, sought = "" }: { message?: string; sought?: string } = {}): Promise<void> {
     this.leave();
     if (!(await this.library.show(id))) {
       this.view.tell({ text: "That conversation is not in this browser." });
+      return;
     }
+    const talk = this.talk!;
+    const says = (each: Message) => plainText(each).toLocaleLowerCase().includes(sought.toLocaleLowerCase());
+    const all = talk.all();
+    const found = message ?? (sought === "" ? undefined : (talk.shown().find(says) ?? [...all.values()].find(says))?.id);
+    if (found === undefined || !all.has(found)) {
+      return;
+    }
+    const shown = new Set(talk.path.peek());
+    pathTo(all, found).forEach((each) => shown.has(each.id) || talk.choose(each.id));
+    this.view.target.value = { message: found, sought };
   }
 
   showNew(): void {
@@ -117,6 +154,7 @@ export class Workbench {
     this.view.drawer.value = false;
     this.view.editing.value = null;
     this.view.promptOf.value = null;
+    this.view.target.value = null;
   }
 
   setSettings(change: { [Name in keyof Settings]: Settings[Name] | undefined }): void {
@@ -133,11 +171,76 @@ export class Workbench {
     }
   }
 
+  /** Take over these settings, and no others; the model stays. */
+  replaceSettings(settings: Settings): void {
+    const unset = Object.keys(this.settings.peek()).flatMap((name) => (name === "model" ? [] : [[name, undefined]]));
+    this.setSettings({ ...Object.fromEntries(unset), ...settings });
+  }
+
   /** Say `text` at the end of the conversation shown, or begin one with it. */
   send(text: string): void {
     const talk = this.talk ?? this.library.begin(text);
     void navigator.storage?.persist?.().catch(() => false);
     this.writer.ask(talk, talk.path.value.at(-1) ?? null, text);
+  }
+
+  /** Answer for the tools that a reply called. */
+  answerCalls(reply: Reply, results: NonNullable<UserMessage["results"]>): void {
+    if (this.talk) {
+      this.writer.ask(this.talk, reply.id, results.map(({ text }) => text).join("\n"), results);
+      messageField()?.focus();
+    }
+  }
+
+  /** Say `text` once the reply that is being written is there. */
+  queue(text: string): void {
+    const id = this.talk!.id;
+    const before = this.queued.peek().get(id);
+    this.queued.value = new Map(this.queued.peek()).set(id, before === undefined ? text : `${before}\n\n${text}`);
+  }
+
+  /** Put what is to be said next back into the message field. */
+  unqueue(conversation: string): void {
+    const text = this.takeQueued(conversation);
+    const draft = this.drafts.of(conversation);
+    this.drafts.set(conversation, { ...draft, text: [text, draft.text].filter((piece) => piece !== "").join("\n\n") });
+  }
+
+  private takeQueued(conversation: string): string {
+    const queued = new Map(this.queued.peek());
+    const text = queued.get(conversation) ?? "";
+    queued.delete(conversation);
+    this.queued.value = queued;
+    return text;
+  }
+
+  /** What to say to a reply that broke off a person decides. */
+  private sayQueued(talk: Talk, text: string): void {
+    const last = talk.shown().at(-1);
+    if (last?.role === "assistant" && (last.state === "done" || last.state === "cut")) {
+      this.takeQueued(talk.id);
+      this.send(text);
+    } else {
+      this.unqueue(talk.id);
+    }
+  }
+
+  /** Let these files go along with the message that is being written, if they are texts. */
+  async attach(files: readonly File[]): Promise<void> {
+    const conversation = this.talk?.id ?? "";
+    const read = await Promise.all(files.map(readTextFile));
+    const texts = read.flatMap((text, index) => (text === null ? [] : [{ name: files[index]!.name, text }]));
+    const draft = this.drafts.of(conversation);
+    this.drafts.set(conversation, { ...draft, pasted: [...draft.pasted, ...texts] });
+    const refused = files.filter((_, index) => read[index] === null).map(({ name }) => name);
+    if (refused.length > 0) {
+      this.view.tell({ text: `${refused.join(", ")}: only text files up to 8 MB can go along.` });
+    }
+  }
+
+  async chooseAttachments(): Promise<void> {
+    await this.attach(await chooseFiles(""));
+    messageField()?.focus();
   }
 
   /** Say `text` in the place of an earlier message, as a branch. */
@@ -158,6 +261,27 @@ export class Workbench {
     }
   }
 
+  /** Have a reply say `text`, as a branch; `goesOn`: the model goes on from there. */
+  rewrite(id: string, text: string, goesOn: boolean): void {
+    this.view.editing.value = null;
+    if (this.talk) {
+      this.writer.stopAll(this.talk);
+      const reply = this.writer.rewrite(this.talk, id, text, goesOn);
+      focusWhenLost(() => messageElement(reply));
+    }
+  }
+
+  /** Say what one thinks of a reply; saying it again takes it back. */
+  rate(reply: Reply, rating: 1 | -1): void {
+    this.talk?.update(reply.id, { rating: reply.rating === rating ? undefined : rating } as Partial<Reply>);
+    this.talk?.save(reply.id);
+  }
+
+  /** Of the replies that stand side by side with `id`, go on from it. */
+  goOnFrom(id: string): void {
+    this.talk?.choose(id);
+  }
+
   resume(id = this.lastReply()?.id): void {
     if (this.talk && id && this.canResume(this.talk.reply(id))) {
       this.writer.resume(this.talk, id);
@@ -174,7 +298,9 @@ export class Workbench {
 
   /** Whether a reply took the last of what the model, or the one chosen since, can see at once. */
   isContextFull(reply: Reply): boolean {
-    return isContextFull(reply, this.models.contextLength(this.settings.value));
+    const { value: settings } = this.settings;
+    const model = reply.asked === undefined ? {} : { model: reply.asked };
+    return isContextFull(reply, this.models.contextLength({ ...settings, ...model }));
   }
 
   /** Whether the model saw turns before that of a reply, which could be left out. */
@@ -216,14 +342,16 @@ export class Workbench {
   }
 
   stop(): boolean {
-    const running = this.runningReply();
-    if (running && this.writer.running.peek().has(running)) {
-      this.writer.stop(running);
-      focusWhenLost(() => messageElement(running));
-    } else if (running) {
-      this.library.stopElsewhere(running);
+    const running = this.runningReplies();
+    for (const id of running) {
+      if (this.writer.running.peek().has(id)) {
+        this.writer.stop(id);
+        focusWhenLost(() => messageElement(id));
+      } else {
+        this.library.stopElsewhere(id);
+      }
     }
-    return running !== null;
+    return running.length > 0;
   }
 
   lastReply(): Reply | null {
@@ -232,7 +360,7 @@ export class Workbench {
 
   /** Edit the last message the person sent. Returns whether there is one. */
   editLast(): boolean {
-    const last = this.talk?.shown().findLast((message) => message.role === "user");
+    const last = this.talk?.shown().findLast((message) => message.role === "user" && message.results === undefined);
     this.view.editing.value = last?.id ?? null;
     return last !== undefined;
   }
@@ -240,6 +368,11 @@ export class Workbench {
   async copy(text: string): Promise<void> {
     const isCopied = await copyText(text);
     this.view.tell({ text: isCopied ? "Copied." : "The browser did not let the page copy." });
+  }
+
+  /** Copy the address at which a message of the conversation shown is, in this browser. */
+  async copyLink(id: string): Promise<void> {
+    await this.copy(`${location.href.replace(/#.*/, "")}#/c/${this.talk?.id}/${id}`);
   }
 
   async copyLast(): Promise<void> {
@@ -264,23 +397,25 @@ export class Workbench {
     }
   }
 
-  async deleteConversation(id: string): Promise<void> {
-    const open = this.talk?.id === id ? this.talk : null;
+  async deleteConversations(ids: readonly string[]): Promise<void> {
+    const open = this.talk && ids.includes(this.talk.id) ? this.talk : null;
     if (open) {
       this.writer.stopAll(open);
     }
-    const at = this.library.list.peek().findIndex((conversation) => conversation.id === id);
-    const bringBack = await this.library.remove(id);
+    const at = this.library.list.peek().findIndex((conversation) => conversation.id === ids[0]);
+    const bringBack = await this.library.remove(ids);
+    this.view.selected.value = null;
     const next = () => this.library.list.peek()[at] ?? this.library.list.peek().at(-1);
     focusWhenLost(() => entryElement(next()?.id) ?? messageField());
     const undo = async () => {
       await bringBack();
       if (open) {
-        await this.show(id);
+        await this.show(open.id);
       }
-      focusWhenLost(() => entryElement(id) ?? messageField());
+      focusWhenLost(() => entryElement(ids[0]) ?? messageField());
     };
-    this.view.tell({ text: "Conversation deleted.", action: { label: "Undo", run: () => void undo() } });
+    const text = ids.length === 1 ? "Conversation deleted." : `${ids.length.toLocaleString("en")} conversations deleted.`;
+    this.view.tell({ text, action: { label: "Undo", run: () => void undo() } });
   }
 
   /** Hand out a conversation, by default the one shown, as a file. */
@@ -293,8 +428,9 @@ export class Workbench {
     }
   }
 
-  async exportAll(): Promise<void> {
-    exportAll(await this.library.everything());
+  /** Hand out conversations, by default all, as one file. */
+  async exportAll(ids?: ReadonlySet<string>): Promise<void> {
+    exportAll((await this.library.everything()).filter(({ conversation: { id } }) => ids?.has(id) ?? true));
   }
 
   /** Let the person choose files, and take in the conversations in them. */

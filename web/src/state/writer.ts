@@ -6,11 +6,13 @@
 import { signal } from "@preact/signals";
 import type { ReplyStep, Server } from "../api/server";
 import type { ChatRequest } from "../api/wire";
-import { pathTo } from "../conversation/branches";
+import { pathTo, roundOf } from "../conversation/branches";
+import { biasesOf, toolsOf } from "../conversation/entries";
+import { replyForModel } from "../conversation/for-model";
 import { newId, newTime } from "../conversation/identity";
-import { isEmpty, plainText, type Alternative, type Problem, type Reply, type Token } from "../conversation/message";
+import { isEmpty, plainText, type Alternative, type Problem, type Reply, type Settings, type Token, type UserMessage } from "../conversation/message";
 import { appendParts, END_OF_REPLY, idsOf, partsOfTokens, pickedToken, tokensOfStep, withOutputs } from "../conversation/tokens";
-import { fit } from "./fitting";
+import { fit, roomForReply } from "./fitting";
 import { OncePerFrame } from "./frames";
 import type { Models } from "./models";
 import { problemOf } from "./problems";
@@ -19,6 +21,9 @@ import { PAGE_CLOSED, type Talk } from "./talk";
 
 /** After as many attempts in vain a person decides. */
 const MOST_ATTEMPTS = 20;
+
+/** How far a raw text goes on where nothing else is said: it may have no end of its own. */
+const RAW_TOKENS = 128;
 
 const LEAVING_MILLISECONDS = 3_000;
 
@@ -37,16 +42,38 @@ export class Writer {
   ) {}
 
   /** Say `text` after `parent` (null: at the beginning), and have it answered. */
-  ask(talk: Talk, parent: string | null, text: string): void {
+  ask(talk: Talk, parent: string | null, text: string, results?: UserMessage["results"]): void {
     const id = newId();
-    talk.add({ role: "user", id, conversation: talk.id, parent, createdAt: newTime(), text });
+    talk.add({ role: "user", id, conversation: talk.id, parent, createdAt: newTime(), text, ...(results && { results }) });
     this.answer(talk, id);
   }
 
-  /** A new reply to the user's message `parent`, as a branch beside those there are. Returns its id. */
+  /**
+   * A new reply to the user's message `parent`, as a branch beside those there are; or a round of replies, where
+   * several models answer or one answers several times. Returns the id of the first.
+   */
   answer(talk: Talk, parent: string): string {
-    const reply = this.newReply(talk, parent, []);
-    void this.run(talk, reply.id, false);
+    const asked = this.models.answering(talk.conversation.peek().settings);
+    const round = newId();
+    const replies = asked.map((model) => this.newReply(talk, parent, [], asked.length > 1 ? { round, asked: model } : {}));
+    if (replies.length > 1) {
+      talk.choose(replies[0]!.id);
+    }
+    replies.forEach((reply) => void this.run(talk, reply.id, false));
+    return replies[0]!.id;
+  }
+
+  /** A reply that says `text` in the place of another, as a branch; `goesOn`: the model goes on from there. */
+  rewrite(talk: Talk, replyId: string, text: string, goesOn: boolean): string {
+    const source = talk.reply(replyId);
+    const written: Token = { ids: [], text, logprob: null, alternatives: [], origin: "written" };
+    const reply = this.newReply(talk, source.parent, [written], { ...likeThat(source), edited: true });
+    if (goesOn) {
+      void this.run(talk, reply.id, true);
+    } else {
+      talk.update(reply.id, { state: "done" });
+      talk.save(reply.id);
+    }
     return reply.id;
   }
 
@@ -58,7 +85,7 @@ export class Writer {
     const isSame = alternative.id === token.ids[0];
     const given = isSame ? source.tokens.slice(index + 1, index + 2).filter(({ origin }) => origin === "given") : [];
     const picked = isSame ? token : pickedToken(token, alternative);
-    const reply = this.newReply(talk, source.parent, [...source.tokens.slice(0, index), picked, ...given]);
+    const reply = this.newReply(talk, source.parent, [...source.tokens.slice(0, index), picked, ...given], likeThat(source));
     if (alternative.text === END_OF_REPLY) {
       talk.update(reply.id, { state: "done", figures: source.figures });
       talk.save(reply.id);
@@ -80,7 +107,7 @@ export class Writer {
 
   /** Make a reply anew that failed, in its place. */
   retry(talk: Talk, replyId: string): void {
-    talk.update(replyId, { parts: [], tokens: [], figures: null });
+    talk.update(replyId, { parts: [], tokens: [], calls: [], figures: null });
     void this.run(talk, replyId, false);
   }
 
@@ -94,7 +121,7 @@ export class Writer {
     }
   }
 
-  private newReply(talk: Talk, parent: string, tokens: Token[]): Reply {
+  private newReply(talk: Talk, parent: string, tokens: Token[], more: Partial<Reply>): Reply {
     const settings = talk.conversation.peek().settings;
     const reply: Reply = {
       role: "assistant",
@@ -105,10 +132,12 @@ export class Writer {
       parts: partsOfTokens(tokens),
       tokens,
       state: "writing",
-      model: this.models.chosen(settings)?.id ?? settings.model ?? "",
+      model: more.asked ?? this.models.chosen(settings)?.id ?? settings.model ?? "",
       figures: null,
       problem: null,
       seenFrom: null,
+      ...(settings.raw && { raw: true }),
+      ...more,
     };
     talk.add(reply);
     return reply;
@@ -150,11 +179,22 @@ export class Writer {
 
   private async attempt(talk: Talk, id: string, goesOn: boolean, isExact: boolean, stopped: AbortSignal): Promise<void> {
     const before = talk.reply(id);
-    const settings = talk.conversation.peek().settings;
+    const settings = settingsOf(talk, before);
     const contextLength = this.models.contextLength(settings);
     const model = this.models.chosen(settings)?.id ?? settings.model ?? "";
-    const prefix = goesOn ? idsOf(before.tokens) : [];
     const path = pathTo(talk.all(), before.parent);
+    if (before.raw) {
+      const text = [...path, ...(goesOn ? [before] : [])].map(plainText).join("");
+      const room = roomForReply(settings, contextLength ?? RAW_TOKENS);
+      const most = isExact && contextLength !== null ? contextLength - room : null;
+      const prompt = most === null ? text : (await this.server.tokensOf(model, text, stopped)).slice(-most);
+      talk.update(id, { model });
+      const sampling = { max_completion_tokens: RAW_TOKENS, ...samplingOf(settings) };
+      await this.takeIn(talk, before, this.server.text({ model, prompt, ...sampling }, stopped), contextLength);
+      return;
+    }
+    // What a person wrote has no ids: it is sent as the text that it is.
+    const prefix = goesOn && before.tokens.every(({ origin }) => origin !== "written") ? idsOf(before.tokens) : [];
     const fitted = await fit(this.server, model, path, settings, contextLength, prefix.length, isExact, stopped);
     const request: ChatRequest = {
       model,
@@ -164,7 +204,7 @@ export class Writer {
     if (prefix.length > 0) {
       request.assistant_prefix_ids = prefix;
     } else if (goesOn && !isEmpty(before)) {
-      request.messages.push({ role: "assistant", content: plainText(before) });
+      request.messages.push(replyForModel(before));
       request.continue_final_message = true;
     }
     talk.update(id, { model, seenFrom: fitted.seenFrom });
@@ -182,6 +222,8 @@ export class Writer {
     const tokens = [...before.tokens];
     let parts = before.parts;
     let usage: ReplyStep["usage"] = null;
+    const calls = [...(before.calls ?? [])];
+    const old = calls.length;
     const show = new OncePerFrame(() => {
       const { firstToken, rate } = watch;
       if (usage === null && tokens.length === before.tokens.length) {
@@ -204,6 +246,11 @@ export class Writer {
         tokens.push(...added);
         parts = appendParts(parts, partsOfStep(step));
         usage = step.usage ?? usage;
+        for (const { index, id, function: piece } of step.calls) {
+          const call = calls[old + index] ?? { id: id ?? "", name: piece?.name ?? "", arguments: "" };
+          calls[old + index] = { ...call, arguments: call.arguments + (piece?.arguments ?? "") };
+          talk.update(before.id, { calls: [...calls] });
+        }
         watch.count(added.filter((token) => token.origin === "sampled").length);
         show.plan();
         if (step.finishReason !== null) {
@@ -280,15 +327,51 @@ function partsOfStep(step: ReplyStep): Reply["parts"] {
   return step.content === "" ? step.parts : appendParts(step.parts, [{ kind: "text", text: step.content }]);
 }
 
-function samplingOf(settings: Talk["conversation"]["value"]["settings"]): Partial<ChatRequest> {
-  const { temperature, top_p, top_k, min_p, seed, max_tokens, stop } = settings;
+/** What a reply that takes another's place has of it. */
+function likeThat({ asked, raw }: Reply): Partial<Reply> {
+  return { ...(asked !== undefined && { asked }), ...(raw && { raw }) };
+}
+
+/** The settings that a reply is made with: its own model's, and of equals in a round each with a seed of its own. */
+function settingsOf(talk: Talk, reply: Reply): Settings {
+  const { settings } = talk.conversation.peek();
+  if (reply.asked === undefined) {
+    return settings;
+  }
+  const all = talk.all();
+  const equals = roundOf(all, reply.id).filter((id) => (all.get(id) as Reply).asked === reply.asked);
+  const seed = settings.seed === undefined ? {} : { seed: settings.seed + Math.max(0, equals.indexOf(reply.id)) };
+  return { ...settings, model: reply.asked, ...seed };
+}
+
+const SENT_AS_THEY_ARE = [
+  "temperature",
+  "top_p",
+  "top_k",
+  "min_p",
+  "seed",
+  "frequency_penalty",
+  "presence_penalty",
+  "repetition_penalty",
+] as const;
+
+function samplingOf(settings: Settings): Partial<ChatRequest> {
+  const { max_tokens, stop, bias, schema, tools } = settings;
+  const biases = biasesOf(bias ?? "");
   return {
-    ...(temperature !== undefined && { temperature }),
-    ...(top_p !== undefined && { top_p }),
-    ...(top_k !== undefined && { top_k }),
-    ...(min_p !== undefined && { min_p }),
-    ...(seed !== undefined && { seed }),
+    ...Object.fromEntries(SENT_AS_THEY_ARE.flatMap((name) => (settings[name] === undefined ? [] : [[name, settings[name]]]))),
     ...(max_tokens !== undefined && { max_completion_tokens: max_tokens }),
     ...(stop !== undefined && stop.length > 0 && { stop }),
+    ...(biases.size > 0 && { logit_bias: Object.fromEntries(biases) }),
+    ...(tools !== undefined && !settings.raw && { tools: toolsOf(tools) }),
+    ...(schema !== undefined && !settings.raw && { response_format: formOf(schema) }),
   };
+}
+
+/** The form that replies have by a schema; one that says nothing asks for any JSON object. */
+function formOf(schema: string): NonNullable<ChatRequest["response_format"]> {
+  const parsed = JSON.parse(schema) as Record<string, unknown>;
+  return Object.keys(parsed).length === 0
+    ? { type: "json_object" }
+    : { type: "json_schema", json_schema: { name: "reply", schema: parsed } };
 }

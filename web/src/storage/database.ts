@@ -25,17 +25,19 @@ export interface StoredConversation {
 export interface ConversationChange {
   title?: string;
   updatedAt?: number;
+  pinned?: boolean;
   settings?: { [Name in keyof Settings]: Settings[Name] | undefined };
   chosen?: Record<string, string>;
 }
 
 /** A conversation's record with a change in it. */
 export function changed(conversation: Conversation, change: ConversationChange): Conversation {
-  const { title, updatedAt, settings, chosen } = change;
+  const { title, updatedAt, pinned, settings, chosen } = change;
   const all = Object.entries({ ...conversation.settings, ...settings });
   return {
     ...conversation,
     ...(title !== undefined && { title }),
+    ...(pinned !== undefined && { pinned }),
     updatedAt: Math.max(conversation.updatedAt, updatedAt ?? 0),
     settings: Object.fromEntries(all.filter(([, value]) => value !== undefined)) as Settings,
     chosen: { ...conversation.chosen, ...chosen },
@@ -56,10 +58,8 @@ export class Database {
     return new Database(db);
   }
 
-  /** All conversations, the one last used first. */
   async conversations(): Promise<Conversation[]> {
-    const all = await this.db.getAll("conversations");
-    return all.sort((a, b) => b.updatedAt - a.updatedAt);
+    return this.db.getAll("conversations");
   }
 
   async messages(conversation: string): Promise<Message[]> {

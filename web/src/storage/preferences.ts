@@ -36,6 +36,9 @@ export const sessionKey = remembered<string>("key", "", () => sessionStorage);
 export const keptKey = remembered<string>("key", "");
 /** The model that the last conversation was held with. */
 export const lastModel = remembered<string>("model", "");
+/** Presets of settings, and the settings of new conversations, as JSON. */
+export const keptPresets = remembered<string>("presets", "{}");
+export const keptStandard = remembered<string>("settings", "{}");
 
 /** Keep the page's look in step with the chosen theme. */
 export function followTheme(): void {

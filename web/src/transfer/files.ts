@@ -3,6 +3,7 @@
 import type { StoredConversation } from "../storage/database";
 import { fromJson, ImportError, toJson } from "./json";
 import { fromMarkdown, toMarkdown } from "./markdown";
+import { toJsonLines } from "./training";
 
 export type Format = "json" | "md";
 
@@ -18,8 +19,15 @@ export function exportAll(conversations: readonly StoredConversation[]): void {
   save(`chatsmith-${new Date().toISOString().slice(0, 10)}.json`, toJson(conversations), "json");
 }
 
-function save(name: string, content: string, format: Format): void {
-  const type = format === "json" ? "application/json" : "text/markdown";
+/** Hand records to the person as a file of JSON lines. */
+export function saveLines(name: string, lines: readonly Record<string, unknown>[]): void {
+  save(name, toJsonLines(lines), "jsonl");
+}
+
+const TYPES = { json: "application/json", jsonl: "application/jsonl", md: "text/markdown" };
+
+function save(name: string, content: string, format: keyof typeof TYPES): void {
+  const type = TYPES[format];
   const address = URL.createObjectURL(new Blob([content], { type }));
   const link = document.createElement("a");
   link.href = address;
@@ -38,11 +46,11 @@ export interface Chosen {
 export async function chooseConversations(): Promise<Chosen> {
   const conversations: StoredConversation[] = [];
   const leftOut: string[] = [];
-  for (const file of await chooseFiles()) {
+  for (const file of await chooseFiles(".json,.jsonl,.md")) {
     const text = await file.text();
     const within: string[] = [];
     try {
-      const isJson = file.name.toLowerCase().endsWith(".json");
+      const isJson = /\.jsonl?$/i.test(file.name);
       conversations.push(...(isJson ? fromJson(text, (what) => within.push(what)) : [fromMarkdown(text)]));
       leftOut.push(...within);
     } catch (error) {
@@ -55,11 +63,26 @@ export async function chooseConversations(): Promise<Chosen> {
   return { conversations, leftOut };
 }
 
-function chooseFiles(): Promise<File[]> {
+const MOST_BYTES = 8_000_000;
+
+/** The text of a file; null if it is none, or too long. */
+export async function readTextFile(file: File): Promise<string | null> {
+  if (file.size > MOST_BYTES) {
+    return null;
+  }
+  try {
+    const text = new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer());
+    return text.includes("\0") ? null : text;
+  } catch {
+    return null;
+  }
+}
+
+export function chooseFiles(accept: string): Promise<File[]> {
   return new Promise((resolve) => {
     const input = document.createElement("input");
     input.type = "file";
-    input.accept = ".json,.md";
+    input.accept = accept;
     input.multiple = true;
     input.addEventListener("change", () => resolve([...(input.files ?? [])]));
     input.addEventListener("cancel", () => resolve([]));

@@ -1,9 +1,11 @@
 /** Conversations as a JSON file: whole, with all branches, settings and tokens, and back. */
 
 import { plainTitle } from "../conversation/direction";
+import { wrongInBiases, wrongInSchema, wrongInTools } from "../conversation/entries";
 import { newId, newTime } from "../conversation/identity";
-import type { Conversation, Message, Part, Reply, Settings } from "../conversation/message";
+import type { Call, Conversation, Message, Part, Reply, Settings } from "../conversation/message";
 import type { StoredConversation } from "../storage/database";
+import { fromElsewhere } from "./elsewhere";
 
 const FORMAT = "chatsmith-conversations";
 const VERSION = 1;
@@ -22,18 +24,12 @@ export function toJson(conversations: readonly StoredConversation[]): string {
  * leads to; `onLeftOut` is told what. Throws ImportError if nothing is left.
  */
 export function fromJson(text: string, onLeftOut: (what: string) => void = () => undefined): StoredConversation[] {
-  const file = record(parse(text), "The file is not a list of conversations.");
-  if (file.format !== FORMAT || !Array.isArray(file.conversations)) {
-    throw new ImportError("This JSON file was not exported by chatsmith.");
-  }
-  if (file.version !== VERSION) {
-    throw new ImportError("This file was exported by a newer chatsmith.");
-  }
-  if (file.conversations.length === 0) {
+  const conversations = conversationsOf(parse(text));
+  if (conversations.length === 0) {
     throw new ImportError("The file holds no conversations.");
   }
   let complaint: ImportError | null = null;
-  const read = file.conversations.flatMap((value) => {
+  const read = conversations.flatMap((value) => {
     try {
       return [readConversation(value, onLeftOut)];
     } catch (error) {
@@ -51,11 +47,34 @@ export function fromJson(text: string, onLeftOut: (what: string) => void = () =>
   return read;
 }
 
+function conversationsOf(value: unknown): readonly unknown[] {
+  if (typeof value === "object" && value !== null && (value as Fields).format === FORMAT) {
+    const { version, conversations } = value as Fields;
+    if (version !== VERSION) {
+      throw new ImportError("This file was exported by a newer chatsmith.");
+    }
+    if (Array.isArray(conversations)) {
+      return conversations;
+    }
+  }
+  const found = Array.isArray(value) && value.length === 0 ? [] : fromElsewhere(value);
+  if (found === null) {
+    throw new ImportError("This JSON file holds no conversations of a form that is known.");
+  }
+  return found;
+}
+
+/** JSON, or JSON lines as a list. */
 function parse(text: string): unknown {
   try {
     return JSON.parse(text);
   } catch {
-    throw new ImportError("The file is not valid JSON.");
+    try {
+      const lines = text.split("\n").filter((line) => line.trim() !== "");
+      return lines.map((line) => JSON.parse(line) as unknown);
+    } catch {
+      throw new ImportError("The file is not valid JSON.");
+    }
   }
 }
 
@@ -98,6 +117,7 @@ function readConversation(value: unknown, onLeftOut: (what: string) => void): St
     createdAt: Math.min(now, createdAt),
     updatedAt: Math.min(now, number(source.updatedAt, createdAt)),
     settings: readSettings(source.settings),
+    ...(source.pinned === true && { pinned: true }),
     chosen: Object.fromEntries(
       Object.entries(record(source.chosen ?? {}, `“${title}” has no branches.`)).flatMap(([at, to]) => {
         const next = ids.get(string(to));
@@ -153,7 +173,11 @@ function readMessage(
   const id = ids.get(string(source.id))!;
   const createdAt = number(source.createdAt, newTime());
   if (source.role === "user") {
-    return { role: "user", id, conversation, parent, createdAt, text: string(source.text) };
+    const results = list(source.results).filter(isFields).map((each) => ({ id: string(each.id), text: string(each.text) }));
+    return {
+      ...({ role: "user", id, conversation, parent, createdAt, text: string(source.text) } as const),
+      ...(results.length > 0 && { results }),
+    };
   }
   if (source.role !== "assistant" || parent === null) {
     throw new ImportError(`A message of “${title}” is neither a person’s nor a reply to one.`);
@@ -176,7 +200,21 @@ function readMessage(
     figures: readFigures(source.figures),
     problem: null,
     seenFrom: ids.get(string(source.seenFrom)) ?? null,
+    ...(typeof source.round === "string" && { round: source.round }),
+    ...(typeof source.asked === "string" && { asked: source.asked }),
+    ...((source.rating === 1 || source.rating === -1) && { rating: source.rating }),
+    ...(list(source.calls).length > 0 && { calls: list(source.calls).filter(isFields).map(readCall) }),
+    ...(source.edited === true && { edited: true }),
+    ...(source.raw === true && { raw: true }),
   };
+}
+
+function isFields(value: unknown): value is Fields {
+  return typeof value === "object" && value !== null;
+}
+
+function readCall({ id, name, arguments: given }: Fields): Call {
+  return { id: string(id), name: string(name), arguments: string(given, "{}") };
 }
 
 function readPart(value: unknown): Part {
@@ -199,7 +237,7 @@ function readTokens(value: unknown): Reply["tokens"] {
     return (
       fields !== null &&
       isChoice(fields) &&
-      list(fields.ids).length > 0 &&
+      (list(fields.ids).length > 0 || fields.origin === "written") &&
       list(fields.ids).every(Number.isInteger) &&
       (fields.logprob === null || typeof fields.logprob === "number") &&
       Array.isArray(fields.alternatives) &&
@@ -227,9 +265,14 @@ function readFigures(value: unknown): Reply["figures"] {
   };
 }
 
-const NUMBERS = ["temperature", "top_p", "top_k", "min_p", "seed", "max_tokens"] as const;
+const NUMBERS = [
+  ...(["temperature", "top_p", "top_k", "min_p", "seed", "max_tokens"] as const),
+  ...(["frequency_penalty", "presence_penalty", "repetition_penalty"] as const),
+];
+const MOST_REPLIES = 4;
 
-function readSettings(value: unknown): Settings {
+/** Settings from anywhere; what is not as it should be is left out. */
+export function readSettings(value: unknown): Settings {
   const source = (typeof value === "object" && value !== null ? value : {}) as Fields;
   const settings: Settings = {};
   for (const name of NUMBERS) {
@@ -246,6 +289,25 @@ function readSettings(value: unknown): Settings {
   }
   if (source.keepWhole === true) {
     settings.keepWhole = true;
+  }
+  if (source.raw === true) {
+    settings.raw = true;
+  }
+  if (typeof source.bias === "string" && wrongInBiases(source.bias) === null) {
+    settings.bias = source.bias;
+  }
+  if (typeof source.schema === "string" && wrongInSchema(source.schema) === null) {
+    settings.schema = source.schema;
+  }
+  if (typeof source.tools === "string" && wrongInTools(source.tools) === null) {
+    settings.tools = source.tools;
+  }
+  if (Number.isInteger(source.replies) && (source.replies as number) >= 1 && (source.replies as number) <= MOST_REPLIES) {
+    settings.replies = source.replies as number;
+  }
+  const beside = list(source.beside).filter((each) => typeof each === "string");
+  if (beside.length > 0) {
+    settings.beside = beside;
   }
   const stop = list(source.stop).filter((each) => typeof each === "string");
   if (stop.length > 0) {

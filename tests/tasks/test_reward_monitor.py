@@ -2,8 +2,8 @@
 
 import pytest
 
-from chatsmith.rl.trainer import PATIENCE, RewardMonitor
 from chatsmith.runtime.errors import UserError
+from chatsmith.tasks.reward_monitor import PATIENCE, RewardMonitor
 
 HEALTHY = {
     "replies": 256.0,
@@ -74,6 +74,6 @@ def test_a_reward_that_always_fails_ends_the_run_at_once():
 def test_counts_go_on_where_they_were_saved():
     one, other = monitor(), monitor()
     notices(one, 3, nonzero_rewards=0.0)
-    other.load_named_state(one.named_state())
+    other.counts |= one.counts
     with pytest.raises(UserError, match="not one reply"):
         notices(other, 1, nonzero_rewards=0.0)

@@ -1,0 +1,224 @@
+"""States of a run on disk: tensors and facts, written by all processes beside what they do, whole or not at all.
+
+    state/000007/tensors.safetensors    what process 0 owns; tensors.1.safetensors: process 1, and so on
+    state/000007/state.json             sizes and SHA-256 of these, the facts, and a SHA-256 of all that
+    state/000008/...                    the newest, and the one before
+
+A thread writes it (`StateWriter`), from a copy: training waits for the copy alone. Every save is a new folder that
+appears whole or not at all. States may belong to several runs, told apart by the fact `key`: the saves of one leave the
+newest state of the others. What is in a state is decided in `train.checkpoint`.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from chatsmith.runtime import atomic
+from chatsmith.runtime.atomic import new_folder
+from chatsmith.runtime.device import Runtime
+from chatsmith.runtime.distributed import main_number
+from chatsmith.runtime.errors import UserError
+from chatsmith.runtime.sealed import DamagedFileError, Seal, content_hash, read_tensors, write_tensors
+
+STATE_FORMAT_VERSION = 2  # 1 had a single file of tensors, and no hash of the facts
+_FACTS = "state.json"
+POLL_SECONDS = 0.02
+"""How often the main process looks for the parts of others."""
+
+
+class TrainingState(NamedTuple):
+    """Tensors by name, on the CPU, and the facts saved with them."""
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+
+class SavedState(NamedTuple):
+    """Where a state is, and its facts; its tensors have not been looked at."""
+
+    folder: Path
+    facts: dict[str, Any]
+
+
+class StateWriter:
+    """Writes the states of a run to `folder` in a thread, one at a time; every process writes its own part.
+
+    What fails there is raised by the next call: UserError on a full disk. Then the states saved earlier are as they
+    were, as they are after a kill at any moment: a state gets its name when it is whole.
+    """
+
+    def __init__(self, folder: Path, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self._folder = folder
+        self._thread = ThreadPoolExecutor(1, "state writer")
+        self._written: Future[None] | None = None
+        self._is_given_up = threading.Event()
+
+    def begin(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Copy `tensors`, which may change afterwards, and let the thread write them as the newest state; the complete
+        one before it is kept, older ones are removed. All processes call it, after the same step.
+
+        `facts` (of the main process; the others' are ignored) must be JSON; of the states with another `key` among them
+        the newest complete one is kept. Waits for the state before, if that is still being written.
+        """
+        self.finish()
+        copies = {name: _copied(tensor) for name, tensor in tensors.items()}
+        self.runtime.synchronize()
+        saved = _saved(self._folder)
+        newest = self._folder / f"{int(saved[-1].name) + 1 if saved else 1:06d}"
+        with ExitStack() as opened:
+            if self.runtime.is_main:
+                opened.enter_context(new_folder(newest))
+            number, owner = (
+                int(main_number(value, self.runtime)) for value in (int(newest.name), os.getpid())
+            )
+            folder = self._folder / f".{number:06d}.{owner}.tmp"  # which the main process has made
+            if not self.runtime.is_main:
+                opened.enter_context(atomic.explained(newest, folder))
+            arguments = (folder, copies, dict(facts), opened.pop_all())
+        self._written = self._thread.submit(self._write, *arguments)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether what was begun has failed; `finish` raises why."""
+        written = self._written
+        return written is not None and written.done() and written.exception() is not None
+
+    def finish(self, even_incomplete: bool = False) -> None:
+        """Wait until what was begun is written; with `even_incomplete`, do not wait for other processes' parts."""
+        if even_incomplete and self.runtime.world_size > 1:
+            self._is_given_up.set()
+        written, self._written = self._written, None
+        if written is not None:
+            written.result()
+
+    def _write(
+        self, folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any], opened: ExitStack
+    ) -> None:
+        with opened:
+            name = _part_name(self.runtime.rank)
+            seals = {name: write_tensors(folder / name, tensors).to_json()}
+            if not self.runtime.is_main:
+                atomic.write_text(folder / f"{name}.json", json.dumps(seals))
+                return
+            for rank in range(1, self.runtime.world_size):
+                path = folder / f"{_part_name(rank)}.json"
+                while not path.exists():
+                    if self._is_given_up.wait(POLL_SECONDS):
+                        raise UserError("training ended before all processes had written their state")
+                seals |= json.loads(path.read_bytes())
+                path.unlink()
+            stored = {"format_version": STATE_FORMAT_VERSION, "files": seals, "facts": facts}
+            stored["sha256"] = content_hash(stored)
+            (folder / _FACTS).write_text(json.dumps(stored, indent=1), encoding="utf-8")
+        _remove_older(self._folder)
+
+
+def _part_name(rank: int) -> str:
+    return f"tensors.{rank}.safetensors" if rank else "tensors.safetensors"
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    """On the CPU, for good; from a GPU into page-locked memory, while the device goes on."""
+    pins = tensor.device.type == "cuda"
+    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pins)
+    return copy.copy_(tensor.detach(), non_blocking=pins)
+
+
+def load_state(folder: Path, notice: Callable[[str], object], key: str | None = None) -> TrainingState | None:
+    """The newest complete state in `folder`, with `key` the newest of that run; None if none was ever saved there.
+
+    A damaged one is passed over for the one before, and `notice` gets a line about it.
+    Raises UserError if all candidates are damaged (of a damaged state the key may be unknown), or if a newer chatsmith
+    saved one of them.
+    """
+    is_damaged = False
+    for candidate in reversed(_saved(folder)):
+        try:
+            seals, facts = _read_facts(candidate)
+            if key is None or facts.get("key") == key:
+                parts = [read_tensors(candidate / name, seal) for name, seal in seals.items()]
+                return TrainingState({name: value for part in parts for name, value in part.items()}, facts)
+        except DamagedFileError as error:
+            is_damaged = True
+            notice(f"A damaged training state is passed over: {error}.")
+    if is_damaged:
+        raise UserError(
+            f"every training state in {folder} that this stage could resume from is damaged; delete that folder to "
+            "start it over"
+        )
+    return None
+
+
+def saved_states(folder: Path) -> list[SavedState]:
+    """The states in `folder`, in the order they were saved; those whose facts cannot be read are left out.
+
+    Raises UserError if a newer chatsmith saved one of them.
+    """
+    found = []
+    for candidate in _saved(folder):
+        with contextlib.suppress(DamagedFileError):
+            found.append(SavedState(candidate, _read_facts(candidate)[1]))
+    return found
+
+
+def _saved(folder: Path) -> list[Path]:
+    """Folders of states in the order they were saved; unfinished ones have other names and are left out."""
+    if not folder.is_dir():
+        return []
+    numbered = [path for path in folder.iterdir() if path.is_dir() and path.name.isdigit()]
+    return sorted(numbered, key=lambda path: int(path.name))
+
+
+def _read_facts(folder: Path) -> tuple[dict[str, Seal], dict[str, Any]]:
+    """The seals of the files of tensors, and the facts."""
+    path = folder / _FACTS
+    try:
+        stored = json.loads(path.read_bytes())
+        version, facts = int(stored["format_version"]), stored["facts"]
+        files = {_part_name(0): stored["tensors"]} if version == 1 else stored["files"]
+        seals = {name: Seal.from_json(seal) for name, seal in files.items()}
+        is_whole = version == 1 or stored.pop("sha256") == content_hash(stored)
+    except FileNotFoundError as error:
+        raise DamagedFileError(f"{path} is missing") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedFileError(f"{path} is damaged") from error
+    if version > STATE_FORMAT_VERSION:
+        raise UserError(
+            f"{folder} was saved by a newer chatsmith (state format {version}, this one reads up to "
+            f"{STATE_FORMAT_VERSION}): upgrade chatsmith, or delete the folder {folder.parent} to start over"
+        )
+    if not is_whole:
+        raise DamagedFileError(f"{path} is not what was saved: its content has changed")
+    return seals, facts
+
+
+def _remove_older(folder: Path) -> None:
+    """Remove all states but the newest, which is complete, and before it the newest complete one of each run; and what
+    a killed process may have left half-written."""
+    *earlier, newest = _saved(folder)
+    kept, runs = {newest}, set[object]()
+    for path in reversed(earlier):
+        with contextlib.suppress(ValueError, FileNotFoundError):
+            seals, facts = _read_facts(path)
+            # In full length: contents are checked when one is loaded.
+            is_whole = all((path / name).stat().st_size == seal.size for name, seal in seals.items())
+            if is_whole and facts.get("key") not in runs:
+                runs.add(facts.get("key"))
+                kept.add(path)
+    for path in folder.iterdir():
+        is_left_behind = path.name.startswith(".") and path.name.endswith((".tmp", ".old"))
+        if path.is_dir() and path not in kept and (path.name.isdigit() or is_left_behind):
+            if path.name.isdigit():  # under another name first: a kill must not leave half a state
+                path = path.rename(folder / f".{path.name}.old")
+            shutil.rmtree(path, ignore_errors=True)
