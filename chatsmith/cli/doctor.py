@@ -22,7 +22,7 @@ from chatsmith.cli.plan import Pipeline, pipeline_of, within_budget
 from chatsmith.cli.recipe import configure, find_recipe, read_overrides
 from chatsmith.data.mixture import Entry
 from chatsmith.ingest import hub
-from chatsmith.runtime.console import Reporter
+from chatsmith.runtime.console import Reporter, format_bytes
 from chatsmith.runtime.device import can_compile, detect_runtime, free_memory
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import Recipe, RunDirectory
@@ -149,7 +149,7 @@ def recipe_checks(
 def _disk(pipeline: Pipeline, path: Path) -> Check:
     place = next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())
     free = shutil.disk_usage(place).free
-    detail = f"{free / 1e9:,.0f} GB free in {place}, about {pipeline.disk_bytes / 1e9:,.1f} GB needed"
+    detail = f"{format_bytes(free)} free in {place}, about {format_bytes(pipeline.disk_bytes)} needed"
     return Check(
         "disk",
         free > pipeline.disk_bytes,
@@ -168,7 +168,7 @@ def _memory(pipeline: Pipeline, configs: Mapping[str, Any], processes: int) -> C
     return Check(
         "memory",
         free > needed,
-        f"{free / 1e9:,.1f} GB free, at least {needed / 1e9:,.1f} GB needed for the model and one row",
+        f"{format_bytes(free)} free, at least {format_bytes(needed)} needed for the model and one row",
         "choose a smaller depth, or a GPU with more memory: `chatsmith plan` compares them",
     )
 

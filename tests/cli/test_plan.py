@@ -200,6 +200,8 @@ def test_a_recipe_of_a_deep_model_gets_its_vocabulary_too_and_says_so_in_the_run
         assert written.sections["pretrain"]["window_pattern"] == "SSSL"
     for name in ("speedrun", "d26", "d32"):  # October's models, as they were published
         assert recipes.named_recipe(name).sections["pretrain"]["window_pattern"] == "L"
+
+
 def test_the_disk_counts_the_weights_that_are_kept_along_the_way(plan):
     without, with_steps = (
         json.loads(plan("speedrun", *EIGHT, *more)[1]) for more in ((), ("--keep-every", "2000"))
