@@ -224,4 +224,11 @@ def test_doctor_says_what_is_amiss_before_anything_is_trained(
     assert not checks("--set", "pretrain.depth=400", "--set", "pretrain.width=65536")["memory"]["ok"]
     missing = checks("--data", "hub:nobody/nothing")["data"]
     assert not missing["ok"] and "nobody/nothing" in missing["detail"]
+    for source in ("hub:nobody/talks", "nowhere.jsonl", "identity:nobody.toml", "smoltolk"):
+        for given in (
+            ["--set", f'sft.mixture=["conversations", "{source} epochs=2"]'],
+            ["--conversations", source],
+        ):
+            absent = checks(*given)["data"]
+            assert not absent["ok"] and source.partition(":")[2] in absent["detail"], given
     assert not (tmp_path / "toy").exists() and not hub.sent("shard_00000.parquet")

@@ -6,6 +6,7 @@ skipped when the command is repeated: an edited `<run>/adapt/pairs.jsonl` is wha
 """
 
 import json
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout
@@ -122,9 +123,10 @@ def main(config: Config) -> None:
     if config.json:
         print(json.dumps({name: value for name, value in evidence.items() if name != "key"}))
     else:
+        quoted, folder_quoted = shlex.quote(str(run.path)), shlex.quote(str(config.folder))
         reporter.line(
-            f"\nTry next:\n  chatsmith chat {run.path} --documents {config.folder}   ask it, with the passages it may "
-            f"need\n  chatsmith serve {run.path}   the same model on a web page"
+            f"\nTry next:\n  chatsmith chat {quoted} --documents {folder_quoted}   ask it, with the passages it may "
+            f"need\n  chatsmith serve {quoted}   the same model on a web page"
         )
 
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import TextIO
 
-from chatsmith.adapt.passages import Passage, read_documents
+from chatsmith.adapt.passages import read_documents
 from chatsmith.adapt.search import PassageIndex
 from chatsmith.cli.config import ChatConfig as Config
 from chatsmith.cli.settings import expanded
@@ -116,9 +116,7 @@ class Talk:
         index: PassageIndex | None = None,
     ) -> None:
         """`continues`: each text is continued, without a conversation; else passages of `index` come with it."""
-        self.llm = llm
-        self.engine = llm.engine
-        self.system = system
+        self.llm, self.engine, self.system = llm, llm.engine, system
         self.history: list[Message] = []
         """The turns the model still sees: user and assistant, in pairs."""
         self.index = index
@@ -200,20 +198,12 @@ class Talk:
         asked, used = self.index.put_before(
             question.text, lambda text: len(prompt_of(text)) <= context - room
         )
-        self.sources = self._named(used, bool(self.index.best(question.text)))
+        names = "; ".join(f"[{number}] {one.name}" for number, one in enumerate(used, start=1))
+        lack = f"the model's context of {context} tokens is too short for a passage besides the conversation"
+        if not self.index.best(question.text):
+            lack = "no passage shares a word with the question"
+        self.sources = f"Sources: {names or 'none; ' + lack}"
         return prompt_of(asked)
-
-    def _named(self, used: list[Passage], has_found: bool) -> str:
-        if used:
-            return "Sources: " + "; ".join(
-                f"[{number}] {one.name}" for number, one in enumerate(used, start=1)
-            )
-        if not has_found:
-            return "Sources: none; no passage shares a word with the question"
-        return (
-            f"Sources: none; the model's context of {self.engine.config.context_length} tokens is too short for a "
-            "passage besides the conversation"
-        )
 
 
 class Screen:
@@ -319,8 +309,7 @@ def _after_reply(talk: Talk, completion: "Completion", screen: Screen) -> None:
 def _command(talk: Talk, text: str, screen: Screen) -> None:
     name, _, rest = text.partition(" ")
     if name == "/help":
-        for line in HELP.splitlines():
-            screen.notice(line)
+        screen.notice(HELP)
     elif name == "/reset":
         talk.reset()
         screen.notice("(a new conversation)")

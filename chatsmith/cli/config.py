@@ -332,7 +332,7 @@ class InspectConfig(Run):
 
 @dataclass(frozen=True)
 class DownloadConfig(Settings):
-    """Fetch data or benchmarks, and nothing else."""
+    """Download data sets or benchmarks, and do nothing else."""
 
     POSITIONAL: ClassVar[tuple[str, ...]] = ("names",)
 
@@ -347,7 +347,7 @@ class DownloadConfig(Settings):
 
 @dataclass(frozen=True)
 class TokenCacheConfig(Output):
-    """List the tokens that runs share, and remove those that were not used for long."""
+    """List the cached tokens that runs share, and remove those not used for long."""
 
     prune_days: Annotated[float, Bound(ge=0)] | None = None
     """Remove tokens that were not used for so many days; 0 removes all that are not in use."""
@@ -547,7 +547,8 @@ class EvaluateConfig(Output, Run):
     results: Path | None = None
     """A folder for the results, instead of the run's; those of a model outside a run are kept only there."""
     compare: tuple[Path, ...] = ()
-    """Two runs (or bundles in runs, or folders of --results) that were measured: which differences are significant."""
+    """Two runs that were measured (or bundles in runs, or folders of --results): show which differences are
+    significant."""
     track: Tracker = "none"
     """Send the scores and samples to an experiment tracker, too."""
     leakage: bool = False
@@ -753,7 +754,7 @@ def _folder_name(path: Path) -> str:
 
 @dataclass(frozen=True)
 class DemoConfig(Run):
-    """All of it on built-in data, in minutes, ending in a chat."""
+    """Run the whole pipeline on built-in data in minutes, then chat."""
 
     run: Path = DEFAULT_RUN
     """Run directory, created if need be."""
@@ -761,7 +762,7 @@ class DemoConfig(Run):
 
 @dataclass(frozen=True)
 class RunConfig(Sources):
-    """The stages of a recipe in order; finished ones are skipped."""
+    """Run the stages of a recipe in order; finished ones are skipped."""
 
     POSITIONAL: ClassVar[tuple[str, ...]] = ("recipe",)
 
@@ -779,7 +780,7 @@ class RunConfig(Sources):
     processes: Natural = 0
     """Processes on this machine that share the training stages and the evaluation; 0: one for each GPU."""
     nodes: Natural = 0
-    """Machines that share them, with one file system; 0: as Slurm's or torchrun's environment says."""
+    """Machines that share the training, with one file system; 0: as Slurm's or torchrun's environment says."""
 
 
 @dataclass(frozen=True)
@@ -808,7 +809,7 @@ class AdaptConfig(Output):
 
 @dataclass(frozen=True)
 class DoctorConfig(RunConfig, Output):
-    """Whether this machine is ready: devices, memory, disk, data, ports."""
+    """Check whether this machine is ready: devices, memory, disk, data, ports."""
 
     recipe: str = ""
     """Also check what this recipe needs: a built-in one, a .toml file, or a run directory."""
@@ -816,7 +817,7 @@ class DoctorConfig(RunConfig, Output):
 
 @dataclass(frozen=True)
 class ReportConfig(Output):
-    """The report of a run, or of two side by side."""
+    """Write the report of a run, or compare two runs."""
 
     POSITIONAL: ClassVar[tuple[str, ...]] = ("folder", "other")
 
@@ -831,7 +832,7 @@ class ReportConfig(Output):
 
 @dataclass(frozen=True)
 class WatchConfig(Listening):
-    """A page that shows how runs go, on this machine and on a phone; it needs no model."""
+    """Serve a page that shows how runs go, here and on a phone; it loads no model."""
 
     POSITIONAL: ClassVar[tuple[str, ...]] = ("folder",)
 
@@ -850,7 +851,7 @@ class WatchConfig(Listening):
 
 @dataclass(frozen=True)
 class ExportConfig(Output):
-    """The model for other programs: transformers, llama.cpp, Ollama, vLLM.
+    """Export a model for other programs: transformers, llama.cpp, Ollama, vLLM.
 
     What is written is compared with the model itself, by another program, before it is kept; parity.json says how.
     """
@@ -876,7 +877,7 @@ class ExportConfig(Output):
 
 @dataclass(frozen=True)
 class ImportConfig(Settings):
-    """A transformers folder, exported by chatsmith or of the same shape, as a bundle."""
+    """Turn a transformers folder, from chatsmith or of the same shape, into a bundle."""
 
     POSITIONAL: ClassVar[tuple[str, ...]] = ("folder", "out")
 
@@ -916,7 +917,7 @@ class PullConfig(Settings):
 
 @dataclass(frozen=True)
 class PlanConfig(Shape, Output):
-    """What a recipe, or a model of a given depth, will cost, and how it will be trained."""
+    """Show what a recipe or a model depth will cost, and how it will be trained."""
 
     POSITIONAL: ClassVar[tuple[str, ...]] = ("what",)
 
@@ -931,19 +932,19 @@ class PlanConfig(Shape, Output):
     vocab_size: VocabSize | None = None
     """Vocabulary size; by default 8,192, and 32,768 from depth 12 on."""
     tokens: Natural = 0
-    """Token budget; 0 means by `ratio`."""
+    """Token budget; 0 means that `ratio` decides."""
     ratio: PositiveNumber = 10.0
     """Token budget in tokens per non-embedding parameter (Chinchilla ratio)."""
     batch_tokens: Natural = 0
     """Tokens of one optimizer step; 0 means that the plan decides."""
     world_size: Positive = 1
-    """Processes that train together."""
+    """Processes on this machine that train together (with `gpu`, `count` says it)."""
     device: str = "auto"
     """The device whose speed is measured: auto, cpu, cuda, cuda:N or mps."""
     gpu: str = "this"
     """The GPU to plan for: h100, h200, a100, l40s, 4090, 4070, 3090, t4; this: the machine this runs on, measured."""
     count: Positive = 1
-    """How many of them train together."""
+    """How many of these GPUs train together."""
     price_per_gpu_hour: NaturalNumber = 0.0
     """Dollars for an hour of one GPU; 0 means a usual price."""
     keep_every: Natural = 0
@@ -963,7 +964,7 @@ class PlanConfig(Shape, Output):
 
 @dataclass(frozen=True)
 class BenchTrainConfig(Shape, Compute, Output):
-    """Training throughput and MFU of this machine."""
+    """Measure training throughput and MFU of this machine."""
 
     vocab_size: Positive = 8192
     """Vocabulary size."""
@@ -983,7 +984,7 @@ class BenchTrainConfig(Shape, Compute, Output):
 
 @dataclass(frozen=True)
 class BenchInferConfig(Shape, Compute, Output):
-    """Inference throughput and latency, against the memory-bandwidth limit."""
+    """Measure inference throughput and latency, against the memory-bandwidth limit."""
 
     parts: tuple[Literal["decode", "load", "prefix"], ...] = ("decode", "load", "prefix")
     """What to measure: decode (tokens a second by batch and type of the weights), load (latency under mixed requests),

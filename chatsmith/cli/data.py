@@ -14,7 +14,7 @@ import json
 import shutil
 import time
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import chain
@@ -49,6 +49,7 @@ from chatsmith.tasks.benchmark_files import default_folder, fetch, has_file, ori
 from chatsmith.worlds.kindergarten import GENERATOR_VERSION, Kindergarten
 
 STAGE = "data"
+USES = ("data", "validation", "conversations", "validation_conversations")
 
 Item = TypeVar("Item")
 
@@ -80,7 +81,10 @@ def main(config: Config) -> None:
             _gather(config, named, folder, reporter).save(folder)
         manifest = load_manifest(run.data)
         show_manifest(manifest, reporter)
-        facts = {"seconds": round(time.monotonic() - started, 2), **_figures(manifest)}
+        facts = {"seconds": round(time.monotonic() - started, 2)}
+        for name, split in (("documents", manifest.documents), ("conversations", manifest.conversations)):
+            facts |= {name: split.train_items if split else 0}
+            facts |= {f"validation_{name}": split.validation_items if split else 0}
         run.mark_done(STAGE, key, facts, [run.data / "manifest.json"], config)
 
 
@@ -105,7 +109,7 @@ class Named:
     def of(config: Config) -> "Named":
         """Asks the hubs for their listings. Raises UserError if one cannot be had."""
         named = Named(KINDERGARTEN in config.data)
-        for name in ("data", "validation", "conversations", "validation_conversations"):
+        for name in USES:
             for path in getattr(config, name):
                 if hub.is_source(path):
                     getattr(named, name).extend(named.find(path, name, bool(config.validation)))
@@ -136,7 +140,7 @@ class Named:
 
     def check_outside(self, run: RunDirectory) -> None:
         """Refuse data inside the folder that this stage replaces."""
-        for path in (*self.data, *self.validation, *self.conversations, *self.validation_conversations):
+        for path in chain(*(getattr(self, name) for name in USES)):
             if path.resolve().is_relative_to(run.data.resolve()):
                 raise UserError(
                     f"{path} lies in {run.data}, which this command rebuilds; move it and name it again"
@@ -154,7 +158,7 @@ class Named:
         files = [(file, file.stat()) for file in dict.fromkeys((*texts, *chats))]
         self.bytes = sum(status.st_size for _, status in files)
         lines = [f"{file} {status.st_size} {status.st_mtime_ns}" for file, status in files]
-        for name in ("data", "validation", "conversations", "validation_conversations"):
+        for name in USES:
             for path in getattr(self, name):
                 if file := self.shards.get(path):
                     role = self.listed.get(path, ("read",))[0]
@@ -177,24 +181,20 @@ def _gather(config: Config, named: Named, folder: Path, reporter: Reporter) -> D
     hub.fetch(wanted, reporter)
     if first is not None and next(read_documents([first], [], config.text_column), None) is None:
         raise UserError(f"{first} holds no documents")
-    data, validation = named.data, named.validation
-    conversations, validation_conversations = named.conversations, named.validation_conversations
     if named.is_kindergarten:
         _generate_kindergarten(config, folder, reporter)
-        data.insert(0, folder / "train.parquet")
-        validation.insert(0, folder / "validation.parquet")
-        conversations.insert(0, folder / "conversations_train.jsonl")
-        validation_conversations.insert(0, folder / "conversations_validation.jsonl")
-    forms = FORMS
-    if config.columns:
-        pairs = (pair.split("=", 1) for pair in config.columns)
-        forms = (column_map(dict(pairs)), *FORMS)
+        named.data.insert(0, folder / "train.parquet")
+        named.validation.insert(0, folder / "validation.parquet")
+        named.conversations.insert(0, folder / "conversations_train.jsonl")
+        named.validation_conversations.insert(0, folder / "conversations_validation.jsonl")
+    columns = dict(pair.split("=", 1) for pair in config.columns)
+    forms = (column_map(columns), *FORMS) if columns else FORMS
     with reporter.progress("reading", named.bytes or None, "bytes") as bar:
         manifest = survey(
-            data,
-            validation=validation,
-            conversations=conversations,
-            validation_conversations=validation_conversations,
+            named.data,
+            validation=named.validation,
+            conversations=named.conversations,
+            validation_conversations=named.validation_conversations,
             source="kindergarten" if named.is_kindergarten else "files",
             chats=ConversationFiles(folder / "conversations", forms),
             held_out=config.held_out,
@@ -208,10 +208,9 @@ def _gather(config: Config, named: Named, folder: Path, reporter: Reporter) -> D
 
 def _generate_kindergarten(config: Config, folder: Path, reporter: Reporter) -> None:
 
-    documents, conversations = config.kindergarten_documents, config.kindergarten_conversations
-    held_out = config.kindergarten_validation
-    task = Kindergarten(config.seed, documents, conversations, held_out)
-    with reporter.progress("generating", documents + conversations + 2 * held_out, "texts") as bar:
+    sizes = config.kindergarten_documents, config.kindergarten_conversations, config.kindergarten_validation
+    task = Kindergarten(config.seed, *sizes)
+    with reporter.progress("generating", sum(sizes) + sizes[-1], "texts") as bar:
         for split in ("train", "validation"):
             write_documents(folder / f"{split}.parquet", _counted(task.documents(split), bar))
             write_conversations(
@@ -226,22 +225,10 @@ def _counted(items: Iterator[Item], bar: Bar) -> Iterator[Item]:
 
 
 def _is_intact(run: RunDirectory) -> bool:
-
-    try:
+    with suppress(UserError):
         load_manifest(run.data)
-    except UserError:
-        return False
-    return True
-
-
-def _figures(manifest: DataManifest) -> dict[str, int]:
-    chat = manifest.conversations
-    return {
-        "documents": manifest.documents.train_items,
-        "validation_documents": manifest.documents.validation_items,
-        "conversations": chat.train_items if chat else 0,
-        "validation_conversations": chat.validation_items if chat else 0,
-    }
+        return True
+    return False
 
 
 def download(config: DownloadConfig) -> None:

@@ -20,11 +20,13 @@ from chatsmith.cli.config import DoctorConfig as Config
 from chatsmith.cli.config import ServeConfig
 from chatsmith.cli.plan import Pipeline, pipeline_of, within_budget
 from chatsmith.cli.recipe import configure, find_recipe, read_overrides
+from chatsmith.data.mixture import Entry
 from chatsmith.ingest import hub
-from chatsmith.runtime.console import Reporter
+from chatsmith.runtime.console import Reporter, format_bytes
 from chatsmith.runtime.device import can_compile, detect_runtime, free_memory
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import Recipe, RunDirectory
+from chatsmith.tasks.sources import check_source
 from chatsmith.train.memory import Way, step_memory
 
 TOKENS_PER_BYTE = {".parquet": 0.52, ".zst": 0.6, ".gz": 0.6}
@@ -117,11 +119,18 @@ def recipe_checks(
         yield _memory(pipeline, configs, processes)
     tokens, lacking = 0.0, ""
     data = configs.get("data")
-    for path in getattr(data, "data", ()):
-        try:
+    try:
+        for path in getattr(data, "data", ()):
             tokens += _tokens_in(path)
-        except UserError as error:
-            lacking = lacking or str(error)
+        for name in ("validation", "conversations", "validation_conversations"):
+            for config in configs.values():
+                for path in getattr(config, name, ()):
+                    check_source(str(path))
+        for config in configs.values():
+            for entry in getattr(config, "mixture", ()):
+                check_source(Entry.parse(entry).source)
+    except UserError as error:
+        lacking = str(error)
     yield Check("data", not lacking, lacking or "all there", "check the name, the network and HF_TOKEN")
     # What else is in a mixture is not counted here.
     if pipeline and tokens and not pipeline.minutes and not configs["pretrain"].mixture:
@@ -140,7 +149,7 @@ def recipe_checks(
 def _disk(pipeline: Pipeline, path: Path) -> Check:
     place = next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())
     free = shutil.disk_usage(place).free
-    detail = f"{free / 1e9:,.0f} GB free in {place}, about {pipeline.disk_bytes / 1e9:,.1f} GB needed"
+    detail = f"{format_bytes(free)} free in {place}, about {format_bytes(pipeline.disk_bytes)} needed"
     return Check(
         "disk",
         free > pipeline.disk_bytes,
@@ -159,7 +168,7 @@ def _memory(pipeline: Pipeline, configs: Mapping[str, Any], processes: int) -> C
     return Check(
         "memory",
         free > needed,
-        f"{free / 1e9:,.1f} GB free, at least {needed / 1e9:,.1f} GB needed for the model and one row",
+        f"{format_bytes(free)} free, at least {format_bytes(needed)} needed for the model and one row",
         "choose a smaller depth, or a GPU with more memory: `chatsmith plan` compares them",
     )
 

@@ -4,6 +4,7 @@ gives, and a transformers folder as a bundle of chatsmith; `push` and `pull`: th
 
 import json
 import os
+import shlex
 import shutil
 import tempfile
 from pathlib import Path
@@ -84,7 +85,7 @@ def import_folder(config: ImportConfig) -> None:
     save_bundle(
         config.out, model, tokenizer, generation=generation, card=card, provenance={"stage": "import"}
     )
-    reporter.line(f"{config.out} is a bundle now: chatsmith chat {config.out}")
+    reporter.line(f"{config.out} is a bundle now: chatsmith chat {shlex.quote(str(config.out))}")
 
 
 def push(config: PushConfig) -> None:
@@ -124,7 +125,7 @@ def push(config: PushConfig) -> None:
         raise UserError(f"{config.name} cannot be sent: {reason}") from error
     if not config.license:
         reporter.notice("The card names no license (--license mit), so others may do nothing with the model.")
-    reporter.line(f"{url} has the model now: chatsmith pull {url.repo_id}")
+    reporter.line(f"{url} has the model now: chatsmith pull {shlex.quote(url.repo_id)}")
 
 
 def pull(config: PullConfig) -> None:
@@ -151,4 +152,4 @@ def pull(config: PullConfig) -> None:
                 shutil.copyfile(path, folder / name)
                 bar.advance(sizes[name])
         check_bundle(folder)
-    reporter.line(f"{out} is here: chatsmith chat {out}")
+    reporter.line(f"{out} is here: chatsmith chat {shlex.quote(str(out))}")

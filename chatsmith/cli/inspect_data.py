@@ -6,7 +6,7 @@ tokenizer it shows what there is before one.
 """
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from rich.text import Text
 from chatsmith.cli.config import InspectConfig as Config
 from chatsmith.cli.settings import expanded
 from chatsmith.data.dataset import DataManifest, SourceFile, Split, load_manifest
-from chatsmith.data.documents import Document
 from chatsmith.data.packing import RowPacker, Rows
 from chatsmith.ingest import hub
 from chatsmith.ingest.survey import survey
@@ -57,7 +56,8 @@ def main(config: Config) -> None:
     else:
         manifest = load_manifest(run.data)
         title = str(run.path)
-    tokenizer = _tokenizer(config, run.tokenizer)
+    place = expanded(config.tokenizer) if config.tokenizer else run.tokenizer
+    tokenizer = Tokenizer.load(place) if config.tokenizer or place.is_dir() else None
     reporter.stage("Data", title)
     show_manifest(manifest, reporter)
     _show_documents(manifest, config.documents, reporter)
@@ -66,7 +66,8 @@ def main(config: Config) -> None:
         return
     _show_tokens_of_a_document(manifest, tokenizer, reporter)
     _show_packing(manifest, tokenizer, config.sequence_length, reporter)
-    _show_conversation(manifest, tokenizer, reporter)
+    for conversation in islice(manifest.read_conversations("train"), 1):
+        show_rendered("A conversation", render(conversation, tokenizer), tokenizer, reporter)
 
 
 def show_manifest(manifest: DataManifest, reporter: Reporter) -> None:
@@ -76,20 +77,12 @@ def show_manifest(manifest: DataManifest, reporter: Reporter) -> None:
     if len(rows) > FILES_SHOWN:
         rows = [*rows[:FILES_SHOWN], [f"and {len(rows) - FILES_SHOWN:,} more", "", "", "", ""]]
     reporter.table("Files", ["file", "holds", "used for", "items", "characters"], rows)
-    reporter.table(
-        "Split",
-        ["", "to train on", "to measure on", "chosen by"],
-        [
-            [
-                name,
-                _counted(split.train_items, split.train),
-                f"{split.validation_items:,}",
-                _METHODS[split.method],
-            ]
-            for name, split in splits
-            if split
-        ],
-    )
+    rows = [
+        [name, _counted(one.train_items, one.train), f"{one.validation_items:,}", _METHODS[one.method]]
+        for name, one in splits
+        if one
+    ]
+    reporter.table("Split", ["", "to train on", "to measure on", "chosen by"], rows)
     if not manifest.conversations:
         reporter.notice("no conversations were given: the model will continue text, but not chat")
     for notice in manifest.notices:
@@ -123,13 +116,6 @@ def _shown(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-def _tokenizer(config: Config, of_run: Path) -> Tokenizer | None:
-
-    if config.tokenizer:
-        return Tokenizer.load(expanded(config.tokenizer))
-    return Tokenizer.load(of_run) if of_run.is_dir() else None
-
-
 def _show_documents(manifest: DataManifest, count: int, reporter: Reporter) -> None:
     """Documents from all over the training data, a fixed distance apart."""
     if not count:
@@ -156,7 +142,12 @@ def _show_packing(
 ) -> None:
     """How the first documents fill rows: statistics, and a picture of some rows."""
 
-    texts = _first_texts(manifest.read_documents("train"))
+    texts, characters = list[str](), 0
+    for document in islice(manifest.read_documents("train"), PACKED_DOCUMENTS):
+        texts.append(document.text)
+        characters += len(document.text)
+        if characters >= PACKED_CHARACTERS:
+            break
     counts = [len(ids) for ids in tokenizer.encode_batch(texts)]
     offsets = np.cumsum([0, *counts], dtype=np.int64)
     packer = RowPacker(sequence_length + 1)
@@ -183,17 +174,6 @@ def _show_packing(
         reporter.line("  " + _picture(rows, int(row), offsets, sequence_length + 1))
 
 
-def _first_texts(documents: Iterable[Document]) -> list[str]:
-    texts: list[str] = []
-    characters = 0
-    for document in islice(documents, PACKED_DOCUMENTS):
-        texts.append(document.text)
-        characters += len(document.text)
-        if characters >= PACKED_CHARACTERS:
-            break
-    return texts
-
-
 def _picture(rows: Rows, row: int, offsets: np.ndarray, row_length: int) -> str:
     """One row, drawn ROW_WIDTH characters wide: where its pieces begin and whether each begins a document."""
     drawn = ["-"] * ROW_WIDTH
@@ -204,14 +184,6 @@ def _picture(rows: Rows, row: int, offsets: np.ndarray, row_length: int) -> str:
         drawn[place * ROW_WIDTH // row_length] = "[" if begins else "("
         place += int(rows.piece_counts[piece]) + 1
     return "".join(drawn)
-
-
-def _show_conversation(manifest: DataManifest, tokenizer: Tokenizer, reporter: Reporter) -> None:
-
-    conversation = next(manifest.read_conversations("train"), None)
-    if conversation is None:
-        return
-    show_rendered("A conversation", render(conversation, tokenizer), tokenizer, reporter)
 
 
 def show_rendered(title: str, rendered: Rendered, tokenizer: Tokenizer, reporter: Reporter) -> None:

@@ -180,7 +180,7 @@ def help_text() -> str:
         "The pipeline, in order. Each command takes a run directory (default runs/kindergarten):",
         *(f"  {command.name:<{width}}{command.summary}" for command in PIPELINE),
         "",
-        "Around it:",
+        "Other commands:",
         *(f"  {command.name:<{width}}{command.summary}" for command in AROUND),
         "",
         EXAMPLES,

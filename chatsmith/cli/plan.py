@@ -33,9 +33,9 @@ from chatsmith.report.estimate import (
     kept_bytes,
     step_time,
 )
-from chatsmith.report.fit import fit_here, fit_within, foreseen_step_seconds, format_bytes
+from chatsmith.report.fit import fit_here, fit_within, foreseen_step_seconds
 from chatsmith.report.plots import save_curve
-from chatsmith.runtime.console import Reporter, counted, format_seconds
+from chatsmith.runtime.console import Reporter, counted, format_bytes, format_seconds
 from chatsmith.runtime.device import DTYPES, Runtime, can_compile, detect_runtime, gemm_peak
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import BUNDLE_STAGES, Recipe, RunDirectory, read_recipe

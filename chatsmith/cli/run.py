@@ -28,7 +28,7 @@ from chatsmith.cli.report import write_report
 from chatsmith.cli.settings import GENERAL_VARIABLES, PREFIX
 from chatsmith.data.dataset import load_manifest
 from chatsmith.runtime.atomic import new_folder
-from chatsmith.runtime.console import Reporter, format_number, format_seconds
+from chatsmith.runtime.console import Reporter, format_bytes, format_number, format_seconds
 from chatsmith.runtime.device import peak_resident_bytes
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import Recipe, RunDirectory, read_recipe, write_recipe
@@ -145,20 +145,20 @@ def show_results(
     reporter.line()
     reporter.table(f"Results in {run.path}", ["stage", "time", "result"], rows)
     is_new = not all(result.was_done for result in results)
-    most = max([peak_resident_bytes() / 1e9, *(one.facts.get("peak_memory_gb", 0.0) for one in results)])
-    memory = f", at most {most:.1f} GB of memory" if is_new else ""
+    most = max([peak_resident_bytes(), *(1e9 * one.facts.get("peak_memory_gb", 0.0) for one in results)])
+    memory = f", at most {format_bytes(most)} of memory" if is_new else ""
     reporter.line(f"Finished in {format_seconds(seconds)}{memory}.")
 
 
 def show_next_steps(run: RunDirectory, reporter: Reporter) -> None:
     """What a person may want to type now."""
-    path = shlex.quote(str(run.path))
+    quoted = shlex.quote(str(run.path))
     address = f"http://{ServeConfig.host}:{ServeConfig.port}"
     steps = (
-        (f"chatsmith chat {path}", "chat with your model"),
-        (f"chatsmith serve {path}", f"the same on a web page, at {address}, and behind an API"),
-        (f"chatsmith evaluate {path}", "measure it again, with different settings"),
-        (f"chatsmith data inspect {path}", "see what it was trained on, and in which pieces"),
+        (f"chatsmith chat {quoted}", "chat with your model"),
+        (f"chatsmith serve {quoted}", f"the same on a web page, at {address}, and behind an API"),
+        (f"chatsmith evaluate {quoted}", "measure it again, with different settings"),
+        (f"chatsmith data inspect {quoted}", "see what it was trained on, and in which pieces"),
         ("chatsmith run textbook --data FILES --conversations FILES", "the same with text of your own"),
     )
     width = max(len(command) for command, _ in steps)

@@ -7,6 +7,7 @@ the page that shows how runs go, and no model: a run may be in training, over, i
 
 import atexit
 import os
+import shlex
 import subprocess
 import sys
 import webbrowser
@@ -148,5 +149,5 @@ def open_page(run: Path, reporter: Reporter) -> None:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     atexit.register(process.terminate)
     address = f"http://{WatchConfig.host}:{WatchConfig.port}/runs"
-    reporter.line(f"Training page: {address}, until this ends; then: chatsmith watch {run}")
+    reporter.line(f"Training page: {address}, until this ends; then: chatsmith watch {shlex.quote(str(run))}")
     webbrowser.open(address)

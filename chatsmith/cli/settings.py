@@ -260,7 +260,7 @@ def _parser(config_class: type[Settings], prog: str, weaker: Mapping[str, Any]) 
         group = parser.add_argument_group(title)
         for name, text in documented.items():
             default = weaker.get(name, fields[name].default)
-            if default not in (None, (), "", dataclasses.MISSING):
+            if default not in (None, (), "", dataclasses.MISSING) and default is not False:
                 shown = " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
                 text += f" (default: {shown})"
             if name in config_class.POSITIONAL:

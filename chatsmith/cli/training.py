@@ -28,7 +28,7 @@ from chatsmith.model.loss import chunk_gradient
 from chatsmith.report.estimate import device_called, step_time
 from chatsmith.report.model_card import model_card
 from chatsmith.runtime.atomic import remove_folder
-from chatsmith.runtime.console import Reporter, counted, format_seconds
+from chatsmith.runtime.console import Reporter, counted, format_bytes, format_seconds
 from chatsmith.runtime.device import Runtime, detect_runtime, peak_memory_bytes
 from chatsmith.runtime.distributed import process_group
 from chatsmith.runtime.errors import UserError
@@ -181,7 +181,7 @@ class Stage:
             cost={
                 "Time": format_seconds(facts["seconds"]),
                 "Arithmetic": f"{tokens * plan.cost.training_flops_per_token:.2e} floating-point operations",
-                "Peak memory": f"{facts['peak_memory_gb']:.1f} GB",
+                "Peak memory": format_bytes(1e9 * facts["peak_memory_gb"]),
             },
             suggestions=_suggestions(run),
         )

@@ -13,6 +13,7 @@ import torch
 from chatsmith.data.packing import Batch
 from chatsmith.model.gpt import GPT
 from chatsmith.optim.optimizer import Optimizer
+from chatsmith.runtime.console import format_bytes
 from chatsmith.runtime.device import Runtime, free_memory, resident_bytes
 from chatsmith.train.memory import SHARE_OF_FREE_MEMORY, Fit, Way, find_fit, most_at_once, state_bytes
 from chatsmith.train.plan import Plan
@@ -84,11 +85,6 @@ def _in_words(plan: Plan, fit: Fit, room: float) -> str:
             if find_fit(plan.model, max(1, plan.rows_per_step // count), 1, several, room).fits:
                 return f"{words}; {count} such GPUs would share the optimizer, and it would fit"
     return words
-
-
-def format_bytes(size: float) -> str:
-    """Bytes in the unit that people would choose."""
-    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.0f} MB"
 
 
 def foreseen_step_seconds(plan: Plan, runtime: Runtime, peak_flops: float) -> float | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from chatsmith.data.dataset import DataManifest
-from chatsmith.evals.results import LENGTHS
+from chatsmith.evals.results import LENGTHS, TaskResult, read_result
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import Recipe, RunDirectory, read_recipe
 
@@ -28,7 +28,7 @@ MEANS = {"core": "CORE", "chat": "ChatCORE", "chat-nanochat": "ChatCORE with nan
 MAX_SOURCES = 20  # shown by name; the smaller ones are summed up
 MAX_SAMPLES = 8  # prompts
 
-_RESULT = re.compile(r"(.+?)-(base|core|chat|exam)(-nanochat)?(?:-(\d+))?\.json")
+_RESULT = re.compile(r"(.+?)-(base|core|chat|exam)(-nanochat)?(?:-(\d+))?")
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # a UserError is a ValueError
 
 
@@ -171,18 +171,28 @@ def _results(
     run: RunDirectory, missing: list[str], fingerprint: Callable[[Path], str] | None
 ) -> dict[tuple[str, str], tuple[Path, Facts]]:
     """File and content of each evaluation, by stage and suite; of several the one on the most items, and none of a
-    model that has been replaced since, as far as a `fingerprint` tells."""
+    model that has been replaced since, as far as a `fingerprint` tells. Where a suite was not measured as a whole, its
+    tasks that were (`evaluate --tasks`)."""
     found = {}
-    matches = filter(None, (_RESULT.fullmatch(path.name) for path in run.evals.glob("*.json")))
-    for match in sorted(matches, key=lambda match: float(match[4] or "inf")):
-        stage, suite, path = match[1], match[2] + (match[3] or ""), run.evals / match[0]
+    names = {path.name.removesuffix(".json") for path in run.evals.glob("*")}
+    matches = filter(None, map(_RESULT.fullmatch, names))
+    for match in sorted(matches, key=lambda match: (float(match[4] or "inf"), match[0])):
+        stage, suite, path = match[1], match[2] + (match[3] or ""), run.evals / f"{match[0]}.json"
         name, _, step = stage.partition("@")
         bundle = run.stage(name) / "steps" / step if step else run.bundle(name)
+        model = fingerprint(bundle) if fingerprint and bundle.is_dir() else ""
         try:
             content = read_json(path)
-            measured = content.get("model")
-            if fingerprint and measured and bundle.is_dir() and measured != fingerprint(bundle):
-                raise ValueError(f"left out, for the model of {stage} has been replaced since")
+            is_stale = model and content.get("model", model) not in ("", model)
+            if is_stale or not content:
+                alone = _tasks_alone(path.with_suffix(""), model)
+                if is_stale and not alone:
+                    raise ValueError(f"left out, for the model of {stage} has been replaced since")
+                if alone and (stage, suite) in found:  # on more items than the suite
+                    found[stage, suite][1]["result"]["tasks"] |= alone["result"]["tasks"]
+                if not alone or (stage, suite) in found:
+                    continue
+                content = alone
             if not (_score_rows(suite, content) and isinstance(content["transcript"], list)):
                 raise TypeError
             content["result"]["seconds"] = float(content["result"]["seconds"])
@@ -196,6 +206,16 @@ def _results(
         return PIPELINE.index(name) if name in PIPELINE else len(PIPELINE), float(step or "inf"), suite
 
     return dict(sorted(found.items(), key=lambda one: place(*one[0])))
+
+
+def _tasks_alone(folder: Path, model: str) -> Facts:
+    """The results of single tasks of a suite, without a mean over them; of this `model` alone, if it is known."""
+    read = (read_result(TaskResult, file) for file in sorted(folder.glob("*.json")))
+    tasks = [task for task in read if task and (not model or task.model in ("", model))]
+    if not tasks:
+        return {}
+    scores = {task.task: task.to_json() for task in tasks}
+    return {"result": {"tasks": scores, "seconds": sum(task.seconds for task in tasks)}, "transcript": []}
 
 
 # ---- sections ----
@@ -256,7 +276,7 @@ def _score_rows(suite: str, content: Facts) -> dict[str, Facts]:
         }
     if suite in MEANS:
         tasks = {f"{MEANS[suite]}: {task}": _score(score) for task, score in found["tasks"].items()}
-        return {MEANS[suite]: _score(found, "centered"), **tasks}
+        return {MEANS[suite]: _score(found, "centered"), **tasks} if "centered" in found else tasks
     rows = {"exam": _score(found, "overall")}
     rows |= {f"exam: {name}": _score(score) for name, score in found["sections"].items()}
     if content.get("baseline"):

@@ -15,6 +15,7 @@ from statistics import fmean, median, pstdev
 from typing import Any
 
 from chatsmith.report.run_facts import PIPELINE, Facts, is_number, is_run, parse_records, read_run
+from chatsmith.runtime.console import format_bytes
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import RunDirectory
 
@@ -272,7 +273,7 @@ class RunWatcher:
         states = _listed(self.run.state(steps[-1]["stage"])) if steps else []
         size = sum(path.stat().st_size for path in _listed(states[-1])) if states else 0
         if free < max(LEAST_FREE, 3 * size):
-            found["disk"] = f"The disk is filling: {free / 1e9:.1f} GB are free."
+            found["disk"] = f"The disk is filling: {format_bytes(free)} are free."
         return found
 
 

@@ -252,6 +252,11 @@ def format_number(number: float) -> str:
     return f"{number:.1f}" if size >= 1 else f"{number:.2g}"
 
 
+def format_bytes(size: float) -> str:
+    """Bytes in the unit that people would choose."""
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.0f} MB"
+
+
 def format_seconds(seconds: float) -> str:
     """'0.4 s', '48 s', '3 min 05 s', '2 h 10 min'."""
     if seconds < 9.95:

@@ -158,6 +158,14 @@ def resident_bytes() -> int:
         return peak_resident_bytes()
 
 
+def memory_figures() -> dict[str, float]:
+    """The memory that this process holds now, in GB, by the names that experiment trackers show."""
+    figures = {"memory_gb": resident_bytes() / 1e9}
+    if torch.cuda.is_initialized():
+        figures["gpu_memory_gb"] = torch.cuda.memory_allocated() / 1e9
+    return figures
+
+
 CGROUP_FILES = {
     "": ("memory.max", "memory.current"),
     "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes"),

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from chatsmith.runtime import atomic
+from chatsmith.runtime.device import memory_figures
 from chatsmith.runtime.errors import UserError
 
 TRACKERS = ("wandb", "tensorboard", "trackio")
@@ -29,7 +30,7 @@ TEXTS = ("sample", "shown")
 
 class MetricsLog(contextlib.AbstractContextManager["MetricsLog"]):
     """Append lines to the file at `path` (metrics.jsonl of a run); `track` is one of TRACKERS or None, which gets the
-    `settings` by stage, too.
+    `settings` by stage, too, and with each line the memory in use.
 
     With `waits`, lines that a full disk has no room for are kept for `catch_up`. Raises UserError if the tracker is
     unknown or not installed.
@@ -62,7 +63,7 @@ class MetricsLog(contextlib.AbstractContextManager["MetricsLog"]):
         self._unwritten += json.dumps(record, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n"
         self.catch_up()
         if self._tracker is not None:
-            self._tracker.log(stage, step, _numbers(values))
+            self._tracker.log(stage, step, _numbers(values) | memory_figures())
             for name in TEXTS:
                 if text := values.get(name):
                     self._tracker.text(stage, step, name, text if isinstance(text, str) else _lines(text))

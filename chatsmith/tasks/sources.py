@@ -38,6 +38,9 @@ VERSION = 1
 PERSONA = Path(__file__).with_name("persona.toml")
 """Who a model is that nobody has written a persona file for."""
 
+HUBS = {"smoltalk": "HuggingFaceTB/smol-smoltalk", "mmlu": "cais/mmlu"}
+"""Where the named sources that a hub has are."""
+
 Read = Callable[[SplitName], Iterator[Conversation]]
 Notice = Callable[[str], None]
 
@@ -86,17 +89,35 @@ def open_source(name: str, around: Surroundings) -> Source:
         return _hub_source(rest, around.notice)
     if name in _NAMED:
         return _NAMED[name](around)
-    path = Path(name).expanduser()
-    if not path.exists():
-        known = ", ".join(("documents", "conversations", *_NAMED, "identity:FILE.toml", "hub:OWNER/NAME"))
-        raise UserError(f"there is no source {name}: it is no file or folder, and none of {known}")
-    files = find_files([path], tuple(dict.fromkeys((*TYPES, *SUPPORTED))))
+    files = find_files([open_path(name)], tuple(dict.fromkeys((*TYPES, *SUPPORTED))))
     fingerprint = " ".join(map(file_sha256, files))
     if not _holds_conversations(files[0]):
         return Source(fingerprint, manifest=lambda: survey(files))
     return conversation_source(
         lambda split: files if split == "train" else (), fingerprint, "", around.notice
     )
+
+
+def check_source(name: str) -> None:
+    """Ask whether a source is there, without reading it: a file, a folder, or the listing of a hub. Raises UserError if
+    not. What a benchmark's authors serve is taken for there."""
+    kind, _, rest = name.partition(":")
+    if kind == "hub" or name in HUBS:
+        match = _RANGE.fullmatch(rest or HUBS.get(name, ""))
+        hub.list_repository(match[1] if match else rest)
+    elif kind == "identity":
+        read_persona(Path(rest).expanduser() if rest else PERSONA)
+    elif name not in ("documents", "conversations", *_NAMED):
+        open_path(name)
+
+
+def open_path(name: str) -> Path:
+    """A file or folder of documents or conversations. Raises UserError if there is none."""
+    path = Path(name).expanduser()
+    if not path.exists():
+        known = ", ".join(("documents", "conversations", *_NAMED, "identity:FILE.toml", "hub:OWNER/NAME"))
+        raise UserError(f"there is no source {name}: it is no file or folder, and none of {known}")
+    return path
 
 
 def _of_the_run(name: str, data: DataManifest) -> Source:
@@ -184,7 +205,7 @@ def _sizes(files: Sequence[hub.HubFile]) -> str:
 
 def _smoltalk(around: Surroundings) -> Source:
     """As nanochat uses it: the train files to learn from, the test files for validation."""
-    name = "HuggingFaceTB/smol-smoltalk"
+    name = HUBS["smoltalk"]
     repository = hub.list_repository(name)
     train, test = (_data_files(repository, word) for word in ("train", "test"))
     if not train:
@@ -195,7 +216,7 @@ def _smoltalk(around: Surroundings) -> Source:
 
 def _mmlu(around: Surroundings) -> Source:
     """The questions of other benchmarks that come with MMLU to train on, in a shuffled order."""
-    repository = hub.list_repository("cais/mmlu")
+    repository = hub.list_repository(HUBS["mmlu"])
     files = _data_files(repository, "auxiliary_train")
     if not files:
         raise UserError("cais/mmlu has no auxiliary_train any more; leave mmlu out of the mixture")

@@ -24,6 +24,7 @@ from chatsmith.model.loss import ROWS_PER_CHUNK
 from chatsmith.optim.muon import STACKED_NUMBERS
 from chatsmith.runtime.atomic import write_text
 from chatsmith.runtime.cache import cache_folder
+from chatsmith.runtime.console import format_bytes
 from chatsmith.runtime.device import Runtime, free_memory, resident_bytes
 from chatsmith.runtime.distributed import max_number, sum_number
 from chatsmith.runtime.errors import UserError
@@ -255,7 +256,7 @@ def fit_plan(
     if fit.tier != "plain":
         notice(f"to fit into memory: {fit.tier}, {fit.rows} rows at once")
     if not fit.fits:
-        needed = f"{fit.memory['peak'] / 1e9:.1f} GB are needed and {room / 1e9:.1f} are there"
+        needed = f"{format_bytes(fit.memory['peak'])} are needed and {format_bytes(room)} are there"
         notice(f"by calculation a step does not fit, {needed}; trying all the same")
     model.run_block = RECOMPUTING[fit.way.recompute]
     if fit.way.bf16_tables:

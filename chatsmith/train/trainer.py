@@ -33,7 +33,7 @@ from chatsmith.data.packing import Batch
 from chatsmith.model.gpt import GPT
 from chatsmith.model.loss import ChunkGradient, chunk_gradient
 from chatsmith.optim.sharded import make_optimizer
-from chatsmith.runtime.console import Reporter, counted, differences, format_seconds
+from chatsmith.runtime.console import Reporter, counted, differences, format_bytes, format_seconds
 from chatsmith.runtime.device import Runtime, gemm_peak, peak_memory_bytes, settled
 from chatsmith.runtime.distributed import max_number, sum_number, sum_numbers
 from chatsmith.runtime.errors import UserError
@@ -219,11 +219,11 @@ def fit(
             if trainer.save_or_stop():
                 batches = job.batches_from(trainer.step * plan.rows_per_step)
     result = trainer.result(tokens_per_second, share_of_peak)
-    foreseen = f", {plan.foreseen_memory_bytes / 1e9:.1f} foreseen" if plan.foreseen_memory_bytes else ""
+    foreseen = f", {format_bytes(plan.foreseen_memory_bytes)} foreseen" if plan.foreseen_memory_bytes else ""
     reporter.line(
         f"{counted(result.steps, 'step')}, {result.steps * plan.tokens_per_step:,} tokens in "
         f"{format_seconds(result.seconds)}: {tokens_per_second:,.0f} tokens/s, MFU {share_of_peak:.0%} (of this "
-        f"machine's measured matrix peak), {peak_memory_bytes(runtime) / 1e9:.1f} GB at most{foreseen}"
+        f"machine's measured matrix peak), {format_bytes(peak_memory_bytes(runtime))} at most{foreseen}"
     )
     return result
 

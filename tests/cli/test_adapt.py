@@ -73,6 +73,8 @@ def test_the_whole_path_interrupted_and_continued(tiny_run, documents, tmp_path,
     evidence = json.loads(capsys.readouterr().out)
     assert (run / "pretrain" / "done.json").stat().st_mtime_ns == trained
     assert len((run / "adapt" / "pairs.jsonl").read_text().splitlines()) == len(pairs) - 1
+    card = (run / "pretrain" / "bundle" / "README.md").read_text()
+    assert "trained further from" in card and "from scratch" not in card
     facts = json.loads((run / "sft" / "done.json").read_text())["facts"]
     assert facts["mixture"][0]["source"] == "conversations" and len(facts["mixture"]) == 2
 

@@ -1,11 +1,15 @@
 """What people met in their first week, row by row of the list: what is printed, kept, and taken from where."""
 
+import ast
+import inspect
 import io
+import itertools
 import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +19,7 @@ from chatsmith.cli.config import PretrainConfig, SftConfig
 from chatsmith.cli.settings import layered
 from chatsmith.data.documents import JsonLines
 from chatsmith.runtime import atomic
-from chatsmith.runtime.console import Reporter, counted
+from chatsmith.runtime.console import Reporter, counted, format_bytes
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import RunDirectory, stage_key
 
@@ -238,3 +242,16 @@ def test_row_24_ctrl_c_ends_a_tokenizer_at_once(monkeypatch):
     assert time.monotonic() - started < 30
     with pytest.raises(UserError, match="as it was raised"):
         tokenizer_command.interruptible(lambda: (_ for _ in ()).throw(UserError("as it was raised")))
+
+
+def test_row_24_commands_to_type_are_quoted_and_sizes_have_a_unit_that_shows_them():
+    """Of the source: a path may hold a space, and what is small would be 0.0 GB."""
+    root, commands = Path(str(cli.__file__)).parents[1], "|".join(cli.COMMANDS)
+    for file in sorted(root.rglob("*.py")):
+        text = file.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(text)):
+            for before, value in itertools.pairwise(getattr(node, "values", ())):
+                if isinstance(before, ast.Constant) and isinstance(value, ast.FormattedValue):
+                    is_argument = re.search(rf"chatsmith (?:{commands}) $", str(before.value))
+                    assert not is_argument or re.search("quote|_typed", ast.unparse(value)), ast.unparse(node)
+        assert not re.search(r"1f\} GB", text.replace(inspect.getsource(format_bytes), "")), file

@@ -5,13 +5,15 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from chatsmith.bundle import bundle_fingerprint
 from chatsmith.cli import main as cli
-from chatsmith.evals.results import LENGTHS
+from chatsmith.evals.results import LENGTHS, SuiteResult, TaskResult, summary, write_result
 from chatsmith.report import gather, render
 from chatsmith.report.plots import curve
 
@@ -212,6 +214,29 @@ def test_stages_stand_side_by_side_with_the_same_prompts(tiny_copy, capsys, monk
     markdown = (tiny_copy / "report.md").read_text()
     assert "| score | BASE | SFT | RL | chance | items |" in markdown
     assert "| CORE: piqa | 25.0 % (12.5 to 40.0) | – | – | 20.0 % | 40 |" in markdown
+
+
+def test_tasks_that_were_measured_alone_have_a_score(tiny_copy, capsys, monkeypatch):
+    """Without a mean over them; beside a suite that was measured as a whole; and not those of a replaced model."""
+    monkeypatch.setattr(render, "curve", lambda *arguments: "<svg></svg>")
+    evals, model = tiny_copy / "evals", bundle_fingerprint(tiny_copy / "rl" / "bundle")
+    gsm8k = TaskResult("gsm8k", ("a", "b"), (1.0, 0.0), 0.0, 2.0, model=model)
+    write_result(evals / "rl-chat" / "gsm8k.json", gsm8k)
+    write_result(evals / "rl-chat" / "mmlu.json", replace(gsm8k, task="mmlu", model="another"))
+    scores = figures(capsys, tiny_copy)["scores"]["rl"]
+    assert scores["ChatCORE: gsm8k"]["value"] == 0.5 and not {"ChatCORE", "ChatCORE: mmlu"} & scores.keys()
+    write_result(
+        evals / "rl-chat-1.json", SuiteResult("chat", summary([replace(gsm8k, points=(0.0, 0.0))]), 1.0)
+    )
+    scores = figures(capsys, tiny_copy)["scores"]["rl"]
+    assert (scores["ChatCORE"]["value"], scores["ChatCORE: gsm8k"]["value"]) == (0.0, 0.5)
+    (evals / "rl-chat-1.json").unlink()
+    old = SuiteResult("chat", summary([gsm8k]), 1.0, model="another")
+    write_result(evals / "rl-chat.json", old)
+    found = figures(capsys, tiny_copy)
+    assert (
+        found["scores"]["rl"]["ChatCORE: gsm8k"]["value"] == 0.5 and "ChatCORE" not in found["scores"]["rl"]
+    )
 
 
 def test_what_a_model_says_is_escaped(tiny_copy, monkeypatch):

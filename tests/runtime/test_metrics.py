@@ -65,7 +65,9 @@ def test_trackers_receive_numbers_under_the_stage(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "trackio", SimpleNamespace(init=lambda **options: run))
     with MetricsLog(tmp_path / "metrics.jsonl", track="trackio") as log:
         log.write(stage="pretrain", step=3, loss=1.5, note="text", flag=True)
-    assert seen == [{"pretrain/step": 3, "pretrain/loss": 1.5}, "finished"]
+    memory = seen[0].pop("pretrain/memory_gb")  # of the system; the file has none of it
+    assert seen == [{"pretrain/step": 3, "pretrain/loss": 1.5}, "finished"] and 0.01 < memory < 1000
+    assert "memory_gb" not in (tmp_path / "metrics.jsonl").read_text()
 
 
 def test_tensorboard_receives_scalars_with_their_step(tmp_path, monkeypatch):
@@ -75,7 +77,7 @@ def test_tensorboard_receives_scalars_with_their_step(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
     with MetricsLog(tmp_path / "metrics.jsonl", track="tensorboard") as log:
         log.write(stage="pretrain", step=3, loss=1.5)
-    assert seen == [("pretrain/loss", 1.5, 3)]
+    assert seen[0] == ("pretrain/loss", 1.5, 3) and {name for name, *_ in seen[1:]} == {"pretrain/memory_gb"}
 
 
 def test_steps_that_come_once_more_are_taken_out_and_broken_lines_with_them(tmp_path):
