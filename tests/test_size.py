@@ -14,10 +14,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CORE = ("text", "data", "model", "optim", "train", "rl", "engine", "bundle.py")
-# What there is, so that it does not grow unseen. The aims are 6,200 and 18,000: the features of this round are in, and
-# the shrinking that pays for them is still to come.
-CORE_LINES, CORE_FILES = 6_450, 50
-ALL_LINES = 25_000
+# The core's is its aim. The whole's is what there is, so that it does not grow unseen: its aim is 18,000, and the
+# shrinking that pays for its features is still to come.
+CORE_LINES, CORE_FILES = 6_200, 50
+ALL_LINES = 24_500
 NO_CODE = {
     tokenize.COMMENT,
     tokenize.NL,
