@@ -20,7 +20,7 @@ class PassageIndex:
 
     def best(self, question: str, count: int = MOST_PASSAGES) -> list[Passage]:
         """At most `count` passages that share words with the question, the best first."""
-        known = [word for word in words(question) if word in self._bm25.vocab_dict]
+        known = [word for word in dict.fromkeys(words(question)) if word in self._bm25.vocab_dict]
         if not known:
             return []
         numbers, scores = self._bm25.retrieve([known], k=min(count, len(self.passages)), show_progress=False)
@@ -32,6 +32,8 @@ class PassageIndex:
         """The question after the best passages of which the text still `fits`, and which they are."""
         used: list[Passage] = []
         asked = question
+        if not fits(question):  # too long for any passage; and to be searched by each of its words
+            return asked, used
         for passage in self.best(question):
             tried = [*used, passage]
             told = "\n\n".join(

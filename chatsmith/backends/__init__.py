@@ -59,7 +59,7 @@ def choose_loss(runtime: Runtime, notice: Callable[[str], object]) -> ChunkGradi
     try:
         from chatsmith.backends import triton_loss
 
-        if triton_loss.is_exact(runtime.device, runtime.compute_dtype):
+        if triton_loss.agrees(runtime.device, runtime.compute_dtype):
             notice("Loss: a fused Triton kernel.")
             return triton_loss.fused_chunk_gradient
     except (

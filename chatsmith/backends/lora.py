@@ -141,13 +141,19 @@ class Adapter:
         return Adapter(config["base"], matrices, config["merged"])
 
 
+def adapter_beside(bundle: Path) -> Adapter | None:
+    """The adapter beside a bundle, if there is one. Raises UserError if it is damaged."""
+    folder = bundle.parent / ADAPTER
+    return Adapter.load(folder) if (folder / _CONFIG).is_file() else None
+
+
 def save_adapter(model: GPT, base: Path, bundle: Path) -> Path:
     """Write what was trained beside the model of the bundle `base` beside `bundle`, into which it was merged. Where
     `base` has an adapter of its own, the two become one for the model below. Returns the folder."""
     trained = Adapter(bundle_fingerprint(base), matrices_of(model), bundle_fingerprint(bundle))
-    if (base.parent / ADAPTER).is_dir():
-        earlier = Adapter.load(base.parent / ADAPTER)
-        trained = trained.after(earlier) if earlier.merged == trained.base else trained
+    earlier = adapter_beside(base)
+    if earlier and earlier.merged == trained.base:
+        trained = trained.after(earlier)
     trained.save(bundle.parent / ADAPTER)
     return bundle.parent / ADAPTER
 
@@ -155,8 +161,11 @@ def save_adapter(model: GPT, base: Path, bundle: Path) -> Path:
 def load_adapter(path: Path, base: Path) -> Adapter:
     """The adapter in the folder `path`, or the one beside the bundle or the newest bundle of the run `path`. Raises
     UserError unless it belongs to the bundle `base`."""
-    folder = path if (path / _CONFIG).is_file() else resolve_bundle(path).parent / ADAPTER
+    bundle = None if (path / _CONFIG).is_file() else resolve_bundle(path)
+    folder = bundle.parent / ADAPTER if bundle else path
     adapter = Adapter.load(folder)
+    if bundle and adapter.merged != bundle_fingerprint(bundle):
+        raise UserError(f"the adapter {folder} is of another model than {bundle}, which has replaced its own")
     if adapter.base != bundle_fingerprint(base):
         raise UserError(f"the adapter {folder} was trained beside another model than {base}")
     return adapter

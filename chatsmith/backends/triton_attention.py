@@ -9,6 +9,9 @@ the device knows, not on shapes: a CUDA graph holds it for every length.
 Without a GPU it runs under Triton's interpreter, which the tests use (TRITON_INTERPRET=1).
 """
 
+# Triton's language is typed for its compiler, not for this one.
+# pyright: reportOperatorIssue=false, reportArgumentType=false, reportCallIssue=false
+
 # pyright: reportMissingImports=false, reportIndexIssue=false
 # On a CPU torch brings no Triton; and what `jit` gives is launched by an index.
 

@@ -9,6 +9,9 @@ arXiv:1805.02867), its second one writes.
 
 It is tested under Triton's interpreter against the plain one, and probed once on the GPU before it is used.
 """
+
+# Triton's language is typed for its compiler, not for this one.
+# pyright: reportOperatorIssue=false, reportArgumentType=false, reportCallIssue=false
 # pyright: reportMissingImports=false, reportIndexIssue=false
 
 import torch
@@ -81,7 +84,7 @@ def fused_chunk_gradient(
     return losses.sum(), raw
 
 
-def is_exact(device: torch.device, dtype: torch.dtype) -> bool:
+def agrees(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the kernel gives on `device` what the plain code gives, in a type's own precision."""
     generator = torch.Generator().manual_seed(0)
     raw = (8 * torch.randn(33, 5003, generator=generator)).to(device, dtype)

@@ -43,6 +43,8 @@ class Bound:
 
     def holds(self, value: float) -> bool:
         """Whether `value` is within the bound."""
+        if isinstance(value, int):
+            value = max(min(value, 2**63), -(2**63))  # beyond which no float is
         return (
             not math.isnan(value)
             and (not self.finite or math.isfinite(value))
@@ -392,7 +394,7 @@ class PretrainConfig(Shape, TokenTraining):
     def check(self) -> None:
         super().check()
         if self.lora_rank and not self.from_:
-            raise UserError("LoRA trains beside a model; name the one to start from", setting="from")
+            raise UserError("LoRA trains beside a model; name the one to start from", setting="from_")
 
 
 @dataclass(frozen=True)
@@ -717,7 +719,9 @@ def named_models(config: ServeConfig) -> dict[str, Path]:
     """The served models: path by name. Raises UserError."""
     models: dict[str, Path] = {}
     if not config.model or config.run != DEFAULT_RUN or config.name:
-        models[config.name or _folder_name(config.run)] = config.run
+        name = config.name or _folder_name(config.run)
+        _check_name(name, "name")
+        models[name] = config.run
     _add_named(models, config.model, "model")
     return models
 
@@ -735,10 +739,13 @@ def _add_named(models: dict[str, Path], entries: tuple[str, ...], setting: str) 
         name, equals, path = entry.partition("=")
         refuse(not equals or not path, f"each {setting} is written NAME=PATH, not {entry!r}", setting)
         refuse(name in models, f"two models are called {name}; give each its own name", setting)
+        _check_name(name, setting)
         models[name] = Path(path)
-    for name in models:
-        wanted = "cannot be the name of a model; use letters, digits and . _ - /"
-        refuse(not MODEL_NAME.fullmatch(name), f"{name!r} {wanted}", "name")
+
+
+def _check_name(name: str, setting: str) -> None:
+    wanted = "cannot be the name of a model; use letters, digits and . _ - /"
+    refuse(not MODEL_NAME.fullmatch(name), f"{name!r} {wanted}", setting)
 
 
 def _folder_name(path: Path) -> str:
@@ -913,6 +920,12 @@ class PullConfig(Settings):
     """Which: OWNER/NAME."""
     out: Path | None = None
     """The folder to write, a new one; by default NAME, here."""
+
+    def check(self) -> None:
+        owner, slash, name = self.name.partition("/")
+        refuse(
+            not (owner and slash and name), f"a model on a hub is named OWNER/NAME, not {self.name!r}", "name"
+        )
 
 
 @dataclass(frozen=True)

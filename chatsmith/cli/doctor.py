@@ -118,22 +118,19 @@ def recipe_checks(
         yield _disk(pipeline, run.path)
         yield _memory(pipeline, configs, processes)
     tokens, lacking = 0.0, ""
-    data = configs.get("data")
     try:
-        for path in getattr(data, "data", ()):
-            tokens += _tokens_in(path)
-        for name in ("validation", "conversations", "validation_conversations"):
-            for config in configs.values():
-                for path in getattr(config, name, ()):
-                    check_source(str(path))
+        tokens = sum(_tokens_in(path) for path in getattr(configs.get("data"), "data", ()))
         for config in configs.values():
+            for name in ("validation", "conversations", "validation_conversations"):
+                for path in getattr(config, name, ()):
+                    _tokens_in(path)
             for entry in getattr(config, "mixture", ()):
                 check_source(Entry.parse(entry).source)
     except UserError as error:
         lacking = str(error)
     yield Check("data", not lacking, lacking or "all there", "check the name, the network and HF_TOKEN")
     # What else is in a mixture is not counted here.
-    if pipeline and tokens and not pipeline.minutes and not configs["pretrain"].mixture:
+    if pipeline and tokens and not lacking and not pipeline.minutes and not configs["pretrain"].mixture:
         epochs = pipeline.plan.tokens / tokens
         yield Check(
             "tokens",

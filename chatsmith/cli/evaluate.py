@@ -84,9 +84,8 @@ def evaluate(config: Config, runtime: Runtime, reporter: Reporter) -> dict[str, 
     is_whole = not (config.max_examples or config.text or config.tasks or config.results)
     found: dict[str, Any] = {}
     record = Record()
-    can_write = run is not None and os.access(
-        run.path, os.W_OK
-    )  # what is measured already is shown all the same
+    # What is measured already is shown all the same.
+    can_write = run is not None and os.access(run.path, os.W_OK)
     with run.lock() if run and writes and can_write else contextlib.nullcontext():
         for stage, model in models.items():
             evaluation = what_to_measure(config, run, stage, model, runtime, reporter)

@@ -101,8 +101,12 @@ def push(config: PushConfig) -> None:
         )
     if huggingface_hub.get_token() is None:
         raise UserError("the hub asks who sends this: set HF_TOKEN, or run `hf auth login`")
-    card: Any = huggingface_hub.ModelCard((bundle / CARD).read_text(encoding="utf-8"))
-    card.data.license = config.license or card.data.license
+    try:
+        card: Any = huggingface_hub.ModelCard((bundle / CARD).read_text(encoding="utf-8"))
+        card.data.license = config.license or card.data.license
+    except Exception as error:  # people edit it: it is not YAML, or no card, in many ways
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{bundle / CARD} cannot be read as a model card: {reason}") from error
     reporter.stage("Push", f"{bundle} to {config.name}")
     api = huggingface_hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
     content = {name: str(bundle / name) for name in FILES} | {CARD: str(card).encode("utf-8")}
@@ -110,7 +114,7 @@ def push(config: PushConfig) -> None:
     try:
         url = api.create_repo(config.name, private=not config.public, exist_ok=True)
         there = set(api.list_repo_files(url.repo_id)) - {".gitattributes", CARD}
-        if there not in (set(), set(FILES) - {CARD}):
+        if there and not there >= set(FILES) - {CARD}:  # people add files on the hub's page
             raise UserError(f"{url.repo_id} is there, and no bundle of chatsmith: choose another name")
         api.create_commit(url.repo_id, added, commit_message=f"A bundle of chatsmith {chatsmith.__version__}")
     except UserError:
@@ -123,7 +127,7 @@ def push(config: PushConfig) -> None:
         }
         reason = reasons.get(status or 0) or " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{config.name} cannot be sent: {reason}") from error
-    if not config.license:
+    if not card.data.license:
         reporter.notice("The card names no license (--license mit), so others may do nothing with the model.")
     reporter.line(f"{url} has the model now: chatsmith pull {shlex.quote(url.repo_id)}")
 

@@ -165,7 +165,7 @@ def execute(command: Command, argv: Sequence[str], environ: Mapping[str, str]) -
         own = {field.name for field in fields(command.config)}.intersection(error.settings)
         if not own:
             raise
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in error.settings if name in own)
+        flags = ", ".join(f"--{name.rstrip('_').replace('_', '-')}" for name in error.settings if name in own)
         raise UserError(f"{error} ({flags})") from error
 
 

@@ -21,6 +21,9 @@ from chatsmith.tasks.sources import Source, conversation_source
 from chatsmith.train.sft import fine_tune
 from chatsmith.train.trainer import TrainingSettings
 
+BESIDE = " | "
+"""Between the hashes of files to train on and those of files to validate on."""
+
 
 def main(config: Config | MidConfig) -> None:
     """Fine-tune, unless the run's model is already what this would make."""
@@ -37,7 +40,8 @@ def main(config: Config | MidConfig) -> None:
             inputs = {"mixture": fingerprint_of(sources)}
         else:
             sources = [_conversations(config, stage)]
-            inputs = {"conversations": sources[0][1].fingerprint}
+            # In the key without what divides the splits, as ever, so that what is done stays done.
+            inputs = {"conversations": sources[0][1].fingerprint.replace(BESIDE, " ")}
         if stage.is_up_to_date(bundle=bundle_fingerprint(start_path), **inputs):
             return
 
@@ -79,7 +83,8 @@ def _conversations(config: Config | MidConfig, stage: Stage) -> tuple[Entry, Sou
             "train": find_files(config.conversations, TYPES),
             "validation": find_files(config.validation_conversations, TYPES),
         }
-        fingerprint = " ".join(file_sha256(file) for named in files.values() for file in named)
+        hashes = [" ".join(map(file_sha256, named)) for named in files.values() if named]
+        fingerprint = BESIDE.join(hashes)
         name = ", ".join(map(str, files["train"]))
         return Entry(name), conversation_source(files.__getitem__, fingerprint, "", stage.reporter.notice)
     data = load_manifest(stage.run.data)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 
 from chatsmith.backends import choose_loss
-from chatsmith.backends.lora import add_lora, merged, save_adapter
+from chatsmith.backends.lora import ADAPTER, adapter_beside, add_lora, merged, save_adapter
 from chatsmith.bundle import GENERATION_DEFAULTS, Bundle, check_bundle, load_bundle, save_bundle
 from chatsmith.cli.config import Shape
 from chatsmith.cli.data import eval_folder
@@ -84,15 +84,15 @@ class Stage:
             self.reporter.notice(f"the finished model is damaged and is trained again ({error})")
             return False
         self.reporter.line(f"The model in {bundle} is up to date.")
-        remove_folder(
-            self.run.state(self.name)
-        )  # a kill may have come between the last two lines of `finish`
+        # A kill may have come between the last two lines of `finish`.
+        remove_folder(self.run.state(self.name))
         return True
 
     def freeze(self, start: Bundle) -> None:
         """Let LoRA train beside the model of `start` instead of in it, where the settings say so."""
         if self.config.lora_rank:
             self.base = start.path
+            adapter_beside(start.path)  # if it is damaged, that is said before anything is trained
             add_lora(start.model, self.config.lora_rank, self.config.lora_products, self.config.seed)
 
     def training_run(self, tokenizer: Tokenizer) -> TrainingRun:
@@ -193,6 +193,7 @@ class Stage:
             card=card,
             provenance={"stage": self.name, "seed": seed, "tokens": tokens},
         )
+        remove_folder(run.stage(self.name) / ADAPTER)  # of a model that this one replaces
         if self.base:
             outputs = [*outputs, save_adapter(model, self.base, run.bundle(self.name))]
         finish(run, self.name, self.key, self.config, facts, outputs)

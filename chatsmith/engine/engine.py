@@ -45,8 +45,8 @@ class Engine:
 
     `backend` computes the steps: `chatsmith.backends.choose_backend(model)` gives the fastest, None plain torch. `tool`
     runs when a completion closes a call. `max_running` sequences at most run at once. `kv_tokens` is the size of the
-    key-value pool; None sizes it by the free memory, of which `reserved_bytes` are left to others. On a GPU the memory
-    also says how many may run, unless `max_running` does. `tokens_per_step` bounds the work of one step;
+    key-value pool; None sizes it by the free memory. On a GPU the memory also says how many may run, unless
+    `max_running` does. `tokens_per_step` bounds the work of one step;
     `tokens_beside_decoding` bounds, below that, the part of prompts in a step in which others decode, so it bounds how
     long a prompt delays them. `seed` makes the completions of requests without a seed of their own repeatable, in
     their order of submission.
@@ -63,7 +63,6 @@ class Engine:
         tokens_per_step: int | None = None,
         tokens_beside_decoding: int | None = None,
         kv_tokens: int | None = None,
-        reserved_bytes: int = 0,
         block_size: int = 16,
         prefix_caching: bool = True,
         seed: int | None = None,
@@ -73,7 +72,7 @@ class Engine:
         self._tokenizer = tokenizer
         self._tool = tool
         dtype, device = self.backend.dtype, self.backend.device
-        self.max_running, held = affordable(self.config, dtype, device, max_running, reserved_bytes)
+        self.max_running, held = affordable(self.config, dtype, device, max_running)
         tokens_per_step = tokens_per_step or TOKENS_PER_STEP[device.type]
         self.num_blocks = max(1, (kv_tokens or held) // block_size)
         self._pool_tokens = self.num_blocks * block_size

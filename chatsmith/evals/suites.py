@@ -203,7 +203,7 @@ def _kept(
     if known is not None:
         evaluation.reporter.line(f"{name}: measured before, see {path}")
         return known
-    if path and not os.access(path.parent if path.parent.exists() else path.parent.parent, os.W_OK):
+    if path and not os.access(next(one for one in path.absolute().parents if one.exists()), os.W_OK):
         raise UserError(
             f"{name} is not measured yet, and {path.parent} cannot be written to; choose another folder",
             setting="results",

@@ -52,9 +52,8 @@ class TransformersScorer:
     def _score(self, passage: Passage) -> PassageScore:
         inputs = torch.tensor([passage.ids], device=self._device)
         with torch.inference_mode():
-            logits = self._model(input_ids=inputs, use_cache=False).logits[
-                0
-            ]  # (T, V): it makes them for every token
+            # (T, V): it makes them for every token
+            logits = self._model(input_ids=inputs, use_cache=False).logits[0]
             scored, before = inputs[0, passage.start :], logits[passage.start - 1 : -1].float()
             logprobs = before.log_softmax(dim=-1).gather(-1, scored[:, None])[:, 0]
             return PassageScore(tuple(logprobs.tolist()), bool((before.argmax(dim=-1) == scored).all()))

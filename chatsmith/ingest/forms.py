@@ -340,7 +340,9 @@ def _parsed(line: bytes) -> Any:
 def _is_text(path: Path) -> bool:
     """Whether the first record has a `text`."""
     with named_errors(path):
-        return any(isinstance(one, dict) and "text" in one for _, one in islice(_records(path), 1))
+        return any(
+            isinstance(one, dict) and one.get("text") is not None for _, one in islice(_records(path), 1)
+        )
 
 
 def _columns(path: Path) -> list[str]:

@@ -131,7 +131,8 @@ def chunked_cross_entropy(
     """Sum over positions of weight x cross-entropy, differentiable by `hidden` and the head.
 
     hidden (N, C), targets (N,), weights (N,) or None for the mean over targets that are not IGNORED; ignored
-    targets always weigh 0. `gradient_of` may be a compiled `chunk_gradient`.
+    targets always weigh 0. `gradient_of` may be a compiled `chunk_gradient`, or another kernel with its result, which
+    may overwrite the logits that it is given.
     """
     wanted = targets != IGNORED
     if weights is None:

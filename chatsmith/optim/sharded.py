@@ -185,7 +185,7 @@ class ShardedOptimizer(Optimizer):
             if not span or state[base].dim() == 0:
                 return state[base]
             start, stop = map(int, span.split(":"))
-            return _entries(_parameter_of(base), state[base])[start:stop]
+            return _entries(_parameter_of(base), state[base])[start:stop].clone()
 
         adamw = [
             f"adamw.{kind}.{name}" for name in self.adamw.names for kind in ("step", "exp_avg", "exp_avg_sq")
@@ -256,9 +256,9 @@ class ShardedOptimizer(Optimizer):
         return filled
 
     def _sum_small(self, loss_scale: float) -> None:
-        gradients = []
-        if not self.small:
+        if not self.small:  # LoRA trains none
             return
+        gradients = []
         for name in self.small:
             parameter = self.named[name]
             if parameter.grad is None:

@@ -15,6 +15,7 @@ import tiktoken
 
 from chatsmith.data.dataset import file_sha256
 from chatsmith.runtime.atomic import write_bytes
+from chatsmith.runtime.errors import UserError
 from chatsmith.tasks.benchmark_files import default_folder
 
 
@@ -44,17 +45,20 @@ REFERENCE_VOCABULARIES = (
 
 
 def load_offline(vocabulary: ReferenceVocabulary) -> tiktoken.Encoding | None:
-    """The encoding, or None if its file is not on this machine."""
+    """The encoding, or None if its file is not on this machine, or cannot be read or put where tiktoken finds it."""
     folder = _cache_folder()
     if folder is None:
         return None
     file = folder / hashlib.sha1(vocabulary.url.encode()).hexdigest()
     downloaded = default_folder() / "vocabularies" / f"{vocabulary.encoding}.tiktoken"
-    if not _is_whole(file, vocabulary):
-        if not _is_whole(downloaded, vocabulary):
-            return None
-        write_bytes(file, downloaded.read_bytes())  # for tiktoken reads no other folder
-    return tiktoken.get_encoding(vocabulary.encoding)
+    try:
+        if not _is_whole(file, vocabulary):
+            if not _is_whole(downloaded, vocabulary):
+                return None
+            write_bytes(file, downloaded.read_bytes())  # for tiktoken reads no other folder
+        return tiktoken.get_encoding(vocabulary.encoding)
+    except (OSError, UserError):
+        return None
 
 
 def _is_whole(file: Path, vocabulary: ReferenceVocabulary) -> bool:

@@ -180,8 +180,8 @@ def _results(
         stage, suite, path = match[1], match[2] + (match[3] or ""), run.evals / f"{match[0]}.json"
         name, _, step = stage.partition("@")
         bundle = run.stage(name) / "steps" / step if step else run.bundle(name)
-        model = fingerprint(bundle) if fingerprint and bundle.is_dir() else ""
         try:
+            model = fingerprint(bundle) if fingerprint and bundle.is_dir() else ""
             content = read_json(path)
             is_stale = model and content.get("model", model) not in ("", model)
             if is_stale or not content:

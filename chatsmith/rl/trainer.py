@@ -183,6 +183,9 @@ def reinforce(
         plan = _plan(model, 1, replace(settings, rows_per_microbatch=rows), runtime, wanted_steps=0)
         update = plan.foreseen_memory_bytes - sum(weight.nbytes for weight in model.parameters())
     pool = (start.config, runtime.compute_dtype, runtime.device, max_running, update)
+    kv_tokens = int(run.once(f"kv_tokens_{max_running}", lambda: affordable(*pool)[1]))
+    if runtime.device.type == "cuda":  # it may have been begun on a larger GPU
+        kv_tokens = min(kv_tokens, affordable(*pool)[1])
     worker = RolloutWorker(
         model,
         start.tokenizer,
@@ -191,7 +194,7 @@ def reinforce(
         reporter,
         max_tokens=settings.max_tokens,
         max_running=max_running,
-        kv_tokens=int(run.once(f"kv_tokens_{max_running}", lambda: affordable(*pool)[1])),
+        kv_tokens=kv_tokens,
         backend=backend,
     )
     loss = RLLoss(Clip(settings.clip_low, settings.clip_high), settings.kl, reference, settings.replay_weight)

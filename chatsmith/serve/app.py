@@ -208,11 +208,11 @@ async def _generate(
         record.prompt = "\n".join(model.loaded.tokenizer.decode(job.prompt_ids) for job in reply.jobs)
         record.reply = reply.text
     pieces = reply.pieces()
-    first = await unless_gone(
-        http.receive, anext(pieces)
-    )  # what goes wrong before is an ordinary error answer
+    # What goes wrong before the first piece is an ordinary error answer.
+    first = await unless_gone(http.receive, anext(pieces))
     if reply.is_stream:
         return EventStream(first, pieces, record, model.request_seconds + service.read_seconds)
+    await pieces.aclose()
     return Response(first, media_type="application/json")
 
 
@@ -228,8 +228,9 @@ def _model_of(http: Request, service: Service, request: protocol.ModelRequest) -
 
 
 async def _prepare(http: Request, service: Service, work: Callable[[], T]) -> T:
-    """The result of `work`, which is done in a thread if the request is large."""
-    result = await asyncio.to_thread(work) if len(await http.body()) > LARGE_BODY else work()
+    """The result of `work`, which is done in a thread if the request is large, or documents are searched."""
+    is_long = len(await http.body()) > LARGE_BODY or service.searches
+    result = await asyncio.to_thread(work) if is_long else work()
     service.check_open()  # a signal may have come meanwhile
     return result
 

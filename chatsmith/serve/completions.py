@@ -73,7 +73,8 @@ class Reply:
             "object": self.kind,
             "created": int(time.time()),
             "model": model.name,
-            "system_fingerprint": f"fp_{model.loaded.info.fingerprint[:12]}",
+            "system_fingerprint": f"fp_{model.loaded.info.fingerprint[:12]}"
+            + f"+{model.adapter}" * bool(model.adapter),
         }
         # What all chunks of a stream have in common is encoded once.
         common = {**self._fields, "object": self.chunk_kind}
@@ -179,15 +180,15 @@ class ChatReply(Reply):
         """`names` says what the engine's parameters are called in the client's request."""
         loaded = model.loaded
         context = loaded.info.context_length
-        sources: list[dict[str, str]] = []
-        if model.passages:
-            room = context - min(request.max_tokens or context, context // 4)
-            request, sources = with_passages(request, model.passages, loaded.tokenizer, room)
-        prompt = chat_prompt(request, loaded.tokenizer, loaded.info.vocab_size)
-        check_fits(prompt, context, "messages")
         limits = {request.max_completion_tokens, request.max_tokens} - {None}
         if len(limits) > 1:
             raise invalid("max_tokens and max_completion_tokens differ; send one of them", "max_tokens")
+        sources: list[dict[str, str]] = []
+        if model.passages:
+            room = context - min([*limits, context // 4])
+            request, sources = with_passages(request, model.passages, loaded.tokenizer, room)
+        prompt = chat_prompt(request, loaded.tokenizer, loaded.info.vocab_size)
+        check_fits(prompt, context, "messages")
         constraint = reply_constraint(
             request.response_format, request.tools, request.tool_choice, request.parallel_tool_calls
         )

@@ -10,6 +10,7 @@ import json
 import re
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -352,6 +353,11 @@ class Service:
     """Set once the server shuts down: no new work is taken, and what is open must end by then."""
 
     @property
+    def searches(self) -> bool:
+        """Whether chats are answered from documents."""
+        return any(model.passages for model in self.models.values())
+
+    @property
     def status(self) -> Literal["ok", "loading", "degraded", "draining"]:
         """Whether new work is taken; `degraded` if some engine that did take it does not now."""
         if self.drained_by is not None:
@@ -409,7 +415,7 @@ class Service:
     def metrics_text(self) -> bytes:
         """What Prometheus reads."""
         for model in self.models.values():
-            if model.is_loaded:
+            if model.is_loaded and not model.adapter:  # whose engines are its model's
                 stats = [engine.stats for engine in model.ready_engines]
                 self.metrics.set_engines(model.name, stats, model.loaded.info.num_blocks)
         return self.metrics.render()
@@ -418,12 +424,13 @@ class Service:
 def bundle_card(model: ServedModel) -> BundleCard:
     """The model card of a bundle, and the suggestions in its front matter. Raises ApiError (503)."""
     readme = Path(model.loaded.info.path) / "README.md"
-    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    text = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else ""
     front, card = text.split("\n---\n", 1) if text.startswith("---\n") and "\n---\n" in text else ("", text)
     # Written by `report.model_card`, as the model cards of Hugging Face have it: a JSON text is one of YAML, too.
-    suggestions = [
-        json.loads(found) for found in re.findall(r'^ *- text: ("(?:[^"\\]|\\.)*") *$', front, re.MULTILINE)
-    ]
+    suggestions: list[str] = []
+    for found in re.findall(r'^ *- text: ("(?:[^"\\]|\\.)*") *$', front, re.MULTILINE):
+        with suppress(ValueError):  # people write YAML that is no JSON
+            suggestions.append(json.loads(found))
     return BundleCard(card=card.strip(), suggestions=suggestions)
 
 

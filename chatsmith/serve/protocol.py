@@ -28,8 +28,8 @@ def parse_object(body: bytes) -> dict[str, Any]:
     """The JSON object in `body`. Raises ApiError (400) that says what is wrong with it.
 
     Python's parser is lenient: it takes NaN and Infinity, reads 1e400 as infinity, and lets half of a surrogate pair
-    pass as a character; msgspec's is not. Both keep the last of two equal keys. Each would surface later as a crash or
-    as something the client did not mean, so each is refused here.
+    pass as a character; msgspec's is not. Both keep the last of two equal keys. All of these would surface later as a
+    crash, or as something the client did not mean, and are refused here.
     """
     if not body.strip():
         raise _bad_json("the request has no body; send a JSON object")

@@ -235,6 +235,7 @@ class ResponsesReply(ChatReply):
             "top_p": model.loaded.defaults.top_p,
             **given,
             "model": model.name,
+            **self._beside,
         }
 
     def _opening(self) -> list[Any]:

@@ -47,10 +47,12 @@ def test_two_stages_leave_one_adapter_that_is_their_difference_to_the_base(tiny_
         moved = 0 if a is None or b is None else (b @ a).view_as(weight)
         assert torch.allclose(state[name], weight + moved, atol=1e-6)
         assert torch.equal(state[name], weight) == (a is None)
-    # Trained in full from there, nothing of it can be mistaken for the new model's.
+    # Trained in full, nothing of it can be mistaken for the new model's, in another run or in the same.
     options = ["--from", str(tiny_copy), "--tokens", "2048", "--batch-tokens", "1024", "--no-compile"]
     assert cli.main(["sft", str(again), *options, "--conversations", _talks(tiny_copy)], {}) == 0
     assert not (again / "sft/adapter").exists()
+    assert cli.main(["sft", str(tiny_copy), *options[2:]], {}) == 0
+    assert not (tiny_copy / "sft/adapter").exists()
 
 
 def test_interrupted_and_resumed_it_learns_the_same(tiny_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,3 +187,26 @@ def test_conversations_of_any_form_are_learned_from_and_the_form_is_named(tiny_r
     assert code == 0, error
     assert "20 conversations in" in out
     assert "alpaca.json: read as alpaca" in " ".join(out.split())
+
+
+def test_what_is_held_out_of_given_files_is_not_trained_on_by_the_next_run(tiny_run, tmp_path, sft):
+    """Runs share tokens by content; the same files divided otherwise are other tokens, under the same key as ever."""
+    for name, reply in (("a", "Hi."), ("b", "Ho.")):
+        (tmp_path / f"{name}.jsonl").write_text(20 * talk("Say it.", reply))
+    a, b = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    options = (
+        "--from",
+        tiny_run,
+        "--tokens",
+        1024,
+        "--batch-tokens",
+        1024,
+        "--no-compile",
+        "--evaluations",
+        0,
+    )
+    counts = []
+    for run, flags in (("one", (a, "--validation-conversations", b)), ("two", (a, b))):
+        assert sft(tmp_path / run, "--conversations", *flags, *options)[0] == 0
+        counts.append(json.loads((tmp_path / run / "sft/done.json").read_text())["facts"]["conversations"])
+    assert counts == [20, 40]

@@ -102,6 +102,7 @@ def test_a_base_model_is_asked_no_questions_among_all_stages(
 def test_tasks_are_measured_alone_and_serve_the_whole_suite(
     run: Path, small_benchmarks: Path, capsys: pytest.CaptureFixture[str]
 ):
+    shutil.rmtree(run / "evals", ignore_errors=True)  # nothing was ever measured
     config = Config(run, tasks=("gsm8k,arc_easy",), max_examples=2, eval_data=small_benchmarks, json=True)
     assert list(measured(capsys, config)["chat"]["tasks"]) == ["arc_easy", "gsm8k"]
     assert not (run / "evals" / "sft-chat-2.json").exists()

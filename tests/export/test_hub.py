@@ -97,6 +97,11 @@ def test_what_must_not_go_is_one_line(
     (bundle / "optimizer.pt").write_bytes(b"")
     assert "optimizer.pt" in refusal(capsys, *push, "mine")
     (bundle / "optimizer.pt").unlink()
+    card = (bundle / "README.md").read_text()
+    for front in ("---\na: [\n---\n", "---\n- a\n---\n"):
+        (bundle / "README.md").write_text(front + "# Mine\n")
+        assert "cannot be read as a model card" in refusal(capsys, *push, "mine")
+    (bundle / "README.md").write_text(card)
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     assert "does not know the token" in refusal(capsys, *push, "mine")
     monkeypatch.delenv("HF_TOKEN")
@@ -114,6 +119,8 @@ def test_what_is_no_bundle_does_not_come(hub: Hub, bundle: Path, capsys: pytest.
     )
     assert damaged != ours["tokenizer.json"]
     hub.repos["models/you/damaged"] = Repo(ours | {"tokenizer.json": damaged})
+    for name in ("", "you/", "alone"):
+        assert "OWNER/NAME" in refusal(capsys, "pull", name)
     assert "is no bundle" in refusal(capsys, "pull", "you/other")
     assert "is no bundle" in refusal(capsys, "pull", "you/like-it")
     assert hub.sent("model.safetensors") == 0

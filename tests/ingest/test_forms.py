@@ -373,6 +373,8 @@ def test_conversations_among_the_documents_are_found_in_every_form_and_documents
     with_text = json_lines(tmp_path / "c.jsonl", {"text": "a", "instruction": "b", "output": "c"})
     broken = tmp_path / "d.parquet"
     broken.write_bytes(b"")
+    null = json_lines(tmp_path / "e.jsonl", {"text": None, "messages": MESSAGES})
+    assert files.holds_conversations(null)
     for path in (tmp_path / "a.parquet", tmp_path / "b.txt", with_text, broken):
         assert not files.holds_conversations(path)
 

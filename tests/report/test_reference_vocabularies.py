@@ -50,3 +50,14 @@ def test_a_downloaded_file_is_put_where_tiktoken_looks(tmp_path, monkeypatch):
 def test_a_switched_off_cache_has_nothing(monkeypatch):
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")
     assert all(load_offline(vocabulary) is None for vocabulary in REFERENCE_VOCABULARIES)
+
+
+def test_a_cache_that_cannot_be_written_costs_the_comparison_alone(tmp_path, monkeypatch):
+    """Of another user, say: the tokenizer is trained, and its report lacks a column."""
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(reference_vocabularies, "default_folder", lambda: tmp_path)
+    content = b"IQ== 0\n"
+    vocabulary = REFERENCE_VOCABULARIES[0]._replace(sha256=hashlib.sha256(content).hexdigest())
+    write_bytes(tmp_path / "vocabularies" / f"{vocabulary.encoding}.tiktoken", content)
+    assert load_offline(vocabulary) is None

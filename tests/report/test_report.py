@@ -183,6 +183,15 @@ def test_a_damaged_file_is_named_and_the_rest_is_told(tiny_copy, capsys, monkeyp
     assert found["machine"]["chatsmith"] and "Missing or damaged" in (tiny_copy / "report.md").read_text()
 
 
+def test_a_damaged_bundle_hides_no_other_models_scores(tiny_copy, capsys, monkeypatch):
+    monkeypatch.setattr(render, "curve", lambda *arguments: "<svg></svg>")
+    exam = json.loads((tiny_copy / "evals" / "rl-exam-8.json").read_text())
+    (tiny_copy / "evals" / "pretrain-exam-8.json").write_text(json.dumps(exam))
+    (tiny_copy / "pretrain" / "bundle" / "config.json").write_bytes(b"{")
+    found = figures(capsys, tiny_copy)
+    assert "rl" in found["scores"] and any("pretrain" in line for line in found["missing"])
+
+
 def test_an_evaluation_of_a_replaced_model_is_left_out(tiny_copy, capsys, monkeypatch):
     monkeypatch.setattr(render, "curve", lambda *arguments: "<svg></svg>")
     shutil.copytree(tiny_copy / "sft" / "bundle", tiny_copy / "rl" / "bundle", dirs_exist_ok=True)

@@ -1,5 +1,6 @@
 """`serve --adapter`: several models over one set of weights, at once, each giving what it gives alone."""
 
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -63,10 +64,15 @@ def test_each_model_answers_as_it_does_alone(
 
 
 def test_adapters_that_cannot_be_served_are_refused(
-    with_adapters: dict[str, Path], start_server: Callable[..., RunningServer]
+    with_adapters: dict[str, Path], start_server: Callable[..., RunningServer], tmp_path: Path
 ) -> None:
     plain, left, _ = map(str, with_adapters.values())
+    stale = tmp_path / "stale"  # trained again since, in full
+    shutil.copytree(Path(left).parent, stale)
+    shutil.rmtree(stale / "bundle")
+    shutil.copytree(plain, stale / "bundle")
     refused = {
+        (plain, "--adapter", f"x={stale / 'bundle'}"): "which has replaced its own",
         (plain, "--adapter", f"x={plain}"): "not an adapter that can be read",
         (left, "--adapter", f"x={left}"): "was trained beside another model",
         (plain, "--adapter", left): "each adapter is written NAME=PATH",

@@ -73,5 +73,19 @@ def test_a_reply_is_continued_with_the_passages_that_it_was_begun_with(informed:
     assert "Cats eat fish" in decoded(informed, by_message["prompt_token_ids"])
 
 
+def test_responses_name_them_too(informed: RunningServer) -> None:
+    with informed.client() as client:
+        body = {"input": QUESTION, "max_output_tokens": 4}
+        answer = client.post("/v1/responses", json=body).json()
+        assert answer["chatsmith"]["sources"][0]["name"].startswith("cats.md")
+
+
+def test_a_question_too_long_for_the_context_is_not_searched(informed: RunningServer) -> None:
+    with informed.client() as client:
+        body = {"messages": [{"role": "user", "content": "cats eat " * 4000}]}
+        response = client.post("/v1/chat/completions", json=body)
+        assert response.status_code == 400 and response.json()["error"]["code"] == "context_length_exceeded"
+
+
 def test_without_documents_nothing_is_said(roomy_server: RunningServer) -> None:
     assert "chatsmith" not in chat(roomy_server, {"role": "user", "content": QUESTION})
