@@ -43,8 +43,6 @@ class Bound:
 
     def holds(self, value: float) -> bool:
         """Whether `value` is within the bound."""
-        if isinstance(value, int):
-            value = max(min(value, 2**63), -(2**63))  # beyond which no float is
         return (
             not math.isnan(value)
             and (not self.finite or math.isfinite(value))
@@ -86,6 +84,11 @@ class Settings:
         hints = get_type_hints(type(self), include_extras=True)
         for field in dataclasses.fields(self):
             for value, bound in _bounded(getattr(self, field.name), hints[field.name]):
+                refuse(
+                    abs(value) >= 2**63 and value != math.inf,
+                    f"{field.name} is too large a number",
+                    field.name,
+                )
                 kind = "" if math.isfinite(value) else "a finite number, "
                 words = f"{field.name} is {value}; it must be {kind}{bound}"
                 refuse(not bound.holds(value), words, field.name)
@@ -920,12 +923,6 @@ class PullConfig(Settings):
     """Which: OWNER/NAME."""
     out: Path | None = None
     """The folder to write, a new one; by default NAME, here."""
-
-    def check(self) -> None:
-        owner, slash, name = self.name.partition("/")
-        refuse(
-            not (owner and slash and name), f"a model on a hub is named OWNER/NAME, not {self.name!r}", "name"
-        )
 
 
 @dataclass(frozen=True)

@@ -136,7 +136,10 @@ def pull(config: PullConfig) -> None:
     """Fetch a bundle, check it, and only then put it in its place; what has come of a pull that broke off is not
     fetched again. Raises UserError if there is no such model, or it is no bundle, and if the folder is there already.
     """
-    out = config.out or Path(config.name.rpartition("/")[2])
+    owner, _, name = config.name.partition("/")
+    if not owner or not name:
+        raise UserError(f"a model on a hub is named OWNER/NAME, not {config.name!r}", setting="name")
+    out = config.out or Path(name)
     if out.exists():
         raise UserError(f"{out} exists; name another place, or remove it first", setting="out")
     repository = list_repository(config.name, kind="model")

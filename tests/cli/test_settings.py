@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from chatsmith.cli import config as commands
 from chatsmith.cli.config import Bound, Positive, Run, Settings
-from chatsmith.cli.main import COMMANDS
+from chatsmith.cli.main import COMMANDS, main
 from chatsmith.cli.settings import (
     check_environment,
     documentation,
@@ -415,3 +415,8 @@ def test_every_stage_writes_its_settings_into_the_run(tiny_run):
         config = made(config_class, from_recipe(config_class, stage, section) | {"run": tiny_run})
         assert kept[stage] == {name: value for name, value in settings_of(config).items() if name != "run"}
     assert run.done_key("pretrain") and run.done_key("sft")
+
+
+def test_a_number_that_no_float_holds_is_one_line(capsys):
+    assert main(["pretrain", "x", "--tokens", "1" * 400], {}) == 2
+    assert capsys.readouterr().err == "chatsmith: tokens is too large a number (--tokens)\n"
