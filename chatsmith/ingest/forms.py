@@ -38,7 +38,7 @@ from chatsmith.data.documents import (
     unpacked_chunks,
 )
 from chatsmith.runtime.errors import UserError
-from chatsmith.text.chat import Conversation, conversation_to_json
+from chatsmith.text.chat import Conversation, calls_text, conversation_to_json, describe_tools
 
 TYPES = (*JSON_LINES, *(".json" + packing for packing in PACKINGS), ".parquet")
 
@@ -220,7 +220,8 @@ def to_conversation(record: Any, form: Form) -> Conversation:
     messages = [_message(number, entry) for number, entry in enumerate(entries, start=1)]
     tools = (record.get("tools") or record.get("functions")) if isinstance(record, dict) else None
     if tools:
-        description = describe_tools(json.loads(tools) if isinstance(tools, str) else tools)
+        listed = json.loads(tools) if isinstance(tools, str) else tools
+        description = describe_tools(tool.get("function") or tool for tool in listed)
         if messages and messages[0]["role"] == "system":
             messages[0]["content"].append({"type": "text", "text": f"\n\n{description}"})
         else:
@@ -264,30 +265,11 @@ def _message(number: int, entry: dict[str, Any]) -> dict[str, Any]:
         legacy = [{"function": entry["function_call"]}] if entry.get("function_call") else []
         calls = [call["function"] for call in entry.get("tool_calls") or legacy]
     if calls:
-        parts.append({"type": "text", "text": calls_text(calls)})
+        arguments = [call.get("arguments") or {} for call in calls]
+        as_json = [one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in arguments]
+        text = calls_text(zip((call["name"] for call in calls), as_json, strict=True))
+        parts.append({"type": "text", "text": text})
     return {"role": role, "content": parts, "weight": entry.get("weight")}
-
-
-def describe_tools(tools: Iterable[dict[str, Any]]) -> str:
-    """What the system message says about tools, OpenAI's or bare functions: the text that the server writes."""
-    lines = ["You can call these tools:"]
-    for tool in tools:
-        function = tool.get("function") or tool
-        shown = {key: function.get(key) for key in ("name", "description", "parameters")}
-        lines.append(json.dumps({k: v for k, v in shown.items() if v is not None}, ensure_ascii=False))
-    return "\n".join([*lines, 'To call one, write <tool_call>{"name": ..., "arguments": {...}}</tool_call>'])
-
-
-def calls_text(functions: Iterable[dict[str, Any]]) -> str:
-    """Calls as the model writes them. `arguments` are an object, or its JSON."""
-    lines = []
-    for function in functions:
-        arguments = function.get("arguments") or {}
-        if not isinstance(arguments, str):
-            arguments = json.dumps(arguments, ensure_ascii=False)
-        call = f'{{"name": {json.dumps(function["name"])}, "arguments": {arguments}}}'
-        lines.append(f"<tool_call>{call}</tool_call>")
-    return "\n".join(lines)
 
 
 # The records of a file, whatever holds them.

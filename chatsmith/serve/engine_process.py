@@ -109,7 +109,9 @@ def load(settings: ipc.EngineSettings) -> tuple[Engine, ipc.ModelInfo]:
         num_blocks=engine.num_blocks,
         block_size=BLOCK_SIZE,
         max_running=engine.max_running,
-        description=f"{runtime.describe()}; {engine.describe()}" + "; exact" * engine.backend.is_exact,
+        description=f"{runtime.describe()}; {engine.describe()}"
+        + "; exact" * engine.backend.is_exact
+        + "; everything through torch, because of the adapters" * bool(adapters),
     )
 
 

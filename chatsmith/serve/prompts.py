@@ -13,13 +13,14 @@ from typing import Any, cast
 from chatsmith.serve import protocol
 from chatsmith.serve.errors import invalid, known, unsupported
 from chatsmith.serve.models import LoadedModel, Passages
-from chatsmith.serve.tools import calls_text, describe_tools
 from chatsmith.text.chat import (
     ConversationError,
     Message,
     Part,
     Role,
+    calls_text,
     chat_template,
+    describe_tools,
     render,
     render_unfinished,
 )
@@ -171,7 +172,9 @@ def _turns(messages: Sequence[protocol.ChatMessage], tools: Sequence[protocol.To
             if role == "system" and turns:
                 raise unsupported(f"messages.{index}", "a system message may only come first")
             turns.append(_Turn(made, index))
-    return _with_tools(turns, describe_tools(tools)) if tools else turns
+    return (
+        _with_tools(turns, describe_tools(tool.function.model_dump() for tool in tools)) if tools else turns
+    )
 
 
 def _with_tools(turns: list[_Turn], description: str) -> list[_Turn]:

@@ -20,15 +20,14 @@ from typing import Any, Literal
 from chatsmith.engine.request import Constraint, RequestError
 from chatsmith.serve.errors import invalid
 from chatsmith.serve.protocol import FunctionCall, ResponseFormat, Tool, ToolCall, ToolChoice
-from chatsmith.text.chat import overlap
+from chatsmith.text.chat import CALL, CALL_END, overlap
 
 MAX_SCHEMA_OBJECTS = 2000
 """In all schemas of a request. The grammar library takes time with the square of the properties of an object, in which
 the engine does nothing else: 0.4 seconds for 2,000 of them, 3 for 5,000 (measured; llguidance 1.9)."""
 
-OPEN, CLOSE = "<tool_call>", "</tool_call>"
-NEXT = "\n" + OPEN
-END = "}" + CLOSE
+NEXT = "\n" + CALL
+END = "}" + CALL_END
 """What follows the arguments of a call."""
 
 FORMATS = ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid")
@@ -39,24 +38,6 @@ VALUES = ("const", "enum", "default", "examples")
 
 # As the engine lays out constrained JSON.
 JSON_LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-
-
-def describe_tools(tools: Sequence[Tool]) -> str:
-    """What the system message says about the tools."""
-    lines = ["You can call these tools:"]
-    for tool in tools:
-        shown = {name: getattr(tool.function, name) for name in ("name", "description", "parameters")}
-        shown = {name: value for name, value in shown.items() if value is not None}
-        lines.append(json.dumps(shown, ensure_ascii=False))
-    lines.append(f'To call one, write {OPEN}{{"name": ..., "arguments": {{...}}}}{CLOSE}')
-    return "\n".join(lines)
-
-
-def calls_text(calls: Iterable[tuple[str, str]]) -> str:
-    """Calls (name, arguments as JSON) as the model writes them."""
-    return "\n".join(
-        f'{OPEN}{{"name": {json.dumps(name)}, "arguments": {arguments}}}{CLOSE}' for name, arguments in calls
-    )
 
 
 def reply_constraint(
@@ -143,14 +124,14 @@ def _grammar(tools: Sequence[Tool], schema: dict[str, Any] | None, *, must_call:
     more = f"({json.dumps(NEXT)} call)*" if many else ""
     lines = [f"calls: call {more}"]
     if must_call:
-        lines.append(f"start: {json.dumps(OPEN)} calls")
+        lines.append(f"start: {json.dumps(CALL)} calls")
     elif schema is None:
         # The lexer never goes back, so text that a call ends is a lexeme of its own, which ends where the call begins.
         lines.append("start: TEXT | before calls")
-        lines.append(rf"TEXT: /(?s:.*)/ & ~/(?s:.*){OPEN}(?s:.*)/")
-        lines.append(f"before[lazy]: /(?s:.*){OPEN}/")
+        lines.append(rf"TEXT: /(?s:.*)/ & ~/(?s:.*){CALL}(?s:.*)/")
+        lines.append(f"before[lazy]: /(?s:.*){CALL}/")
     else:
-        lines.append(f"start: json | {json.dumps(OPEN)} calls")
+        lines.append(f"start: json | {json.dumps(CALL)} calls")
         lines.append(f"json: %json {_laid_out(schema)}")
     names = [f"call_{index}" for index in range(len(tools))]
     lines.append("call: " + " | ".join(names))
@@ -226,7 +207,7 @@ class CallReader:
     def _next(self) -> dict[str, Any] | None:
         """One more delta, perhaps an empty one; None once nothing more is certain."""
         if self._state == "text":
-            before, is_found = self._take_until(self._text.find(OPEN), OPEN)
+            before, is_found = self._take_until(self._text.find(CALL), CALL)
             if is_found:
                 self._state = "head"
             elif not before:

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatsmith.serve.protocol import ChatRequest
-from chatsmith.serve.tools import CallReader, calls_text, describe_tools, reply_constraint
+from chatsmith.serve.tools import CallReader, reply_constraint
+from chatsmith.text.chat import calls_text, describe_tools
 from chatsmith.text.tokenizer import Tokenizer
 
 NAMES = st.from_regex(r"[a-z_]{1,8}", fullmatch=True)
@@ -141,7 +142,9 @@ def test_the_form_of_a_reply_is_what_was_asked_for(
 
 
 def test_tools_are_described_one_a_line() -> None:
-    lines = describe_tools(request(tools=TOOLS).tools or []).splitlines()
+    lines = describe_tools(
+        tool.function.model_dump() for tool in request(tools=TOOLS).tools or []
+    ).splitlines()
     assert json.loads(lines[1]) == {"name": "f", "description": "Ä", "parameters": {"type": "object"}}
     assert json.loads(lines[2]) == {"name": "g"}
     assert len(lines) == 4
