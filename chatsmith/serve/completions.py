@@ -180,7 +180,7 @@ class ChatReply(Reply):
         """`names` says what the engine's parameters are called in the client's request."""
         loaded = model.loaded
         context = loaded.info.context_length
-        limits = {request.max_completion_tokens, request.max_tokens} - {None}
+        limits = {one for one in (request.max_completion_tokens, request.max_tokens) if one is not None}
         if len(limits) > 1:
             raise invalid("max_tokens and max_completion_tokens differ; send one of them", "max_tokens")
         sources: list[dict[str, str]] = []
