@@ -85,7 +85,7 @@ class Settings:
         for field in dataclasses.fields(self):
             for value, bound in _bounded(getattr(self, field.name), hints[field.name]):
                 refuse(
-                    abs(value) >= 2**63 and value != math.inf,
+                    isinstance(value, int) and abs(value) >= 2**63,
                     f"{field.name} is too large a number",
                     field.name,
                 )

@@ -1,8 +1,9 @@
-"""The fused loss against the plain one, run by Triton's interpreter: no GPU is needed, but the package `triton`. Where
-there is a GPU, it runs there."""
+"""The fused loss against the plain one: on a GPU as it is, else under Triton's interpreter, in a process of its own,
+since Triton decides when it is imported."""
 
 import os
-from importlib import import_module
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -13,13 +14,24 @@ from chatsmith.model.config import NO_SOFTCAP, GPTConfig
 from chatsmith.model.gpt import GPT
 from chatsmith.model.loss import IGNORED, chunk_gradient, chunked_cross_entropy
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-if DEVICE.type == "cpu":
-    os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are made
-pytest.importorskip("triton")
-triton_loss = import_module("chatsmith.backends.triton_loss")
+pytest.importorskip("triton", reason="a CPU build of torch brings no Triton: pip install triton")
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = torch.device("cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu")
+runs_here = pytest.mark.skipif(DEVICE.type == "cpu" and not INTERPRETED, reason="run in a process of its own")
+if DEVICE.type == "cuda" or INTERPRETED:
+    from chatsmith.backends import triton_loss
 
 
+@pytest.mark.skipif(INTERPRETED, reason="not under Triton's interpreter")
+def test_all_of_this_under_the_interpreter():
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=280)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "4 passed" in done.stdout
+
+
+@runs_here
 @settings(max_examples=10, deadline=None)
 @given(
     rows=st.integers(1, 5),
@@ -49,6 +61,7 @@ def test_values_and_gradients_are_those_of_the_plain_loss(rows, columns, softcap
     assert not gradient[weights == 0].any()
 
 
+@runs_here
 def test_a_model_learns_from_it_as_from_the_plain_loss():
     """Through the whole function, with ignored targets, in chunks of an odd size."""
     model = GPT(GPTConfig(vocab_size=133, context_length=8, num_layers=1, num_heads=2, head_dim=8))
@@ -70,6 +83,7 @@ def test_a_model_learns_from_it_as_from_the_plain_loss():
         torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-7)
 
 
+@runs_here
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_probe_accepts_the_kernel_and_notices_a_wrong_one(dtype, monkeypatch):
     assert triton_loss.agrees(DEVICE, dtype)

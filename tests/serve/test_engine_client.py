@@ -110,7 +110,7 @@ def test_a_job_that_cannot_be_begun_is_refused_and_says_whose_mistake_it_is() ->
 def test_a_question_is_answered_or_fails_with_the_engine() -> None:
     async def check() -> None:
         engine = await ready_engine()
-        asked = [asyncio.create_task(engine.count_cached([1, 2])) for _ in range(2)]
+        asked = [asyncio.create_task(engine.count_cached([1, 2], "")) for _ in range(2)]
         await asyncio.sleep(0)
         engine._receive(Cached(1, 16))
         assert await asked[0] == 16
