@@ -21,7 +21,7 @@ from tests.threads import one_thread
 __all__ = ["model", "one_thread", "tokenizer"]
 
 
-@pytest.fixture(params=["cuda", "mps"])
+@pytest.fixture(params=["cuda", pytest.param("mps", marks=pytest.mark.long)])
 def device(request, monkeypatch):
     with pretending(request.param, monkeypatch) as device:
         yield device

@@ -17,7 +17,7 @@ import pyarrow.parquet
 import pytest
 from tiktoken.load import load_tiktoken_bpe
 
-from chatsmith.cli import download
+from chatsmith.cli import data as commands
 from chatsmith.cli.config import DownloadConfig
 from chatsmith.runtime.errors import UserError
 from chatsmith.tasks import benchmark_files
@@ -168,11 +168,11 @@ def test_a_model_s_tokenizer_becomes_tiktoken_s_file(server: Server, hub: Hub, t
 
 def test_vocabularies_are_fetched_by_name_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     fetched: list[str] = []
-    monkeypatch.setattr(download, "fetch", lambda origin, folder, **_: fetched.append(origin.path))
-    download.main(DownloadConfig(names=("benchmarks",), eval_data=tmp_path))
+    monkeypatch.setattr(commands, "fetch", lambda origin, folder, **_: fetched.append(origin.path))
+    commands.download(DownloadConfig(names=("benchmarks",), eval_data=tmp_path))
     assert fetched and not [path for path in fetched if path.startswith("vocabularies/")]
     fetched.clear()
-    download.main(DownloadConfig(names=("vocabularies",), eval_data=tmp_path))
+    commands.download(DownloadConfig(names=("vocabularies",), eval_data=tmp_path))
     assert fetched == [path for path in origins() if path.startswith("vocabularies/")] and len(fetched) == 2
 
 
