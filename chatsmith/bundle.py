@@ -262,4 +262,4 @@ def _json_text(content: Mapping[str, Any]) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", errors="replace")  # a run's name may be no text

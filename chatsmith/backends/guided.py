@@ -130,9 +130,13 @@ def _flaw(constraint: Constraint) -> str | None:
         while left:
             for one in _subschemas(left.pop()):
                 # The grammar counts keys, but cannot tell which it has had: of those not named, only one is certain.
-                num_named, least = len(set(one.get("required", ()))), one.get("minProperties", 0)
-                is_open = "patternProperties" in one or one.get("additionalProperties") is not False
-                if is_open and least > num_named + 1:
+                required, least = set(one.get("required", ())), one.get("minProperties", 0)
+                num_named, patterns = len(required), one.get("patternProperties", ())
+                is_open = bool(patterns) or one.get("additionalProperties") is not False
+                allows_others = one.get("additionalProperties") is not False or any(
+                    pattern not in {f"^{key}$" for key in required} for pattern in patterns
+                )
+                if is_open and least > num_named + allows_others:
                     named = f"required names {num_named}, and others could repeat a key"
                     return f"{where}minProperties is {least}, but {named}"
                 if (ref := one.get("$ref")) is not None and ref not in targets:
@@ -197,7 +201,7 @@ def _matches(pattern: str, key: str) -> bool:
 def _can_end(schema: Any, ending: set[str]) -> bool:
     """Has the schema a finite value, where those that `ending` refers to have one?"""
     if not isinstance(schema, dict) or "const" in schema or "enum" in schema:
-        return True
+        return schema is not False
 
     def all_end(schemas: Iterable[Any]) -> bool:
         return all(_can_end(one, ending) for one in schemas)

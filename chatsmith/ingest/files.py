@@ -12,6 +12,10 @@ ANY_TYPE = ("",)
 """In place of types: every file. What has no supported ending is read as plain text."""
 
 
+MOST_KINDS = 8
+"""Of what is passed over, named in one line."""
+
+
 def find_files(
     paths: Iterable[Path], types: tuple[str, ...] = SUPPORTED, notices: list[str] | None = None
 ) -> list[Path]:
@@ -26,9 +30,9 @@ def find_files(
         if path.is_dir():
             passed_over: Counter[str] = Counter()
             files = _files_inside(path, types, passed_over)
-            others = ", ".join(f"{count:,} {kind}" for kind, count in passed_over.most_common(8))
+            others = _in_words(passed_over)
             if not files:
-                hint = f"; in there are {others}" if others else ""
+                hint = f"; it holds {others}" if others else ""
                 raise UserError(
                     f"the folder {path} holds no file of a supported type ({_known(types)}){hint}"
                 )
@@ -55,16 +59,25 @@ def _files_inside(folder: Path, types: tuple[str, ...], passed_over: Counter[str
     for place, folders, names in os.walk(folder, onerror=closed.append):
         folders[:] = [name for name in folders if not name.startswith(".")]
         linked = sum(os.path.islink(os.path.join(place, name)) for name in folders)
-        passed_over += Counter({"linked folders": linked})
+        passed_over += Counter({"linked folder{s}": linked})
         for path in (Path(place, name) for name in names if not name.startswith(".")):
             if not path.is_file():
-                passed_over["broken links, pipes and the like"] += 1
+                passed_over["broken link{s}, pipe{s} and the like"] += 1
             elif file_type(path, types) is not None:
                 files.append(path)
             else:
-                passed_over[f"{path.suffix.lower()} files" if path.suffix else "files without an ending"] += 1
-    passed_over.update(f"folders that may not be read ({error.strerror})" for error in closed)
+                kind = f"{path.suffix.lower()} file{{s}}" if path.suffix else "file{s} without an ending"
+                passed_over[kind] += 1
+    passed_over.update(f"folder{{s}} that may not be read ({error.strerror})" for error in closed)
     return sorted(files)
+
+
+def _in_words(passed_over: Counter[str]) -> str:
+    """'2 .pdf files, 1 linked folder': the most first, and how many there are of kinds that are not named."""
+    most, total = passed_over.most_common(MOST_KINDS), passed_over.total()
+    told = [f"{count:,} {kind.replace('{s}', 's' * (count != 1))}" for kind, count in most]
+    rest = total - sum(count for _, count in most)
+    return ", ".join([*told, *([f"{rest:,} of other kinds"] if rest else [])])
 
 
 def _known(types: tuple[str, ...]) -> str:

@@ -89,7 +89,12 @@ def _said(role: str, content: Any) -> Entries:
 
 def _sharegpt(record: dict[str, Any]) -> Entries:
     turns = record["conversations"] if "conversations" in record else record["conversation"]
-    entries = [{"role": turn["from"], "content": turn["value"]} if "from" in turn else turn for turn in turns]
+    entries = [
+        {"role": turn["from"], "content": turn["value"], "weight": turn.get("weight")}
+        if "from" in turn
+        else turn
+        for turn in turns
+    ]
     return [*_said("system", record.get("system")), *entries]
 
 
@@ -219,8 +224,7 @@ def to_conversation(record: Any, form: Form) -> Conversation:
     entries = _in_order_of_calls(form.entries(record))
     messages = [_message(number, entry) for number, entry in enumerate(entries, start=1)]
     tools = (record.get("tools") or record.get("functions")) if isinstance(record, dict) else None
-    if tools:
-        listed = json.loads(tools) if isinstance(tools, str) else tools
+    if listed := json.loads(tools) if isinstance(tools, str) else tools:
         description = describe_tools(tool.get("function") or tool for tool in listed)
         if messages and messages[0]["role"] == "system":
             messages[0]["content"].append({"type": "text", "text": f"\n\n{description}"})

@@ -71,13 +71,13 @@ def survey(
         if file not in how.listed and how.chats.holds_conversations(file):
             talk_roles.setdefault(file, text_roles.pop(file))
     if "train" not in text_roles.values():
-        reason = f"in {_list(data)}; give files with text"
+        reason = f" in {_list(data)}; give files with text"
         if text_roles:
             reason = (
-                f": {_list(list(text_roles))} is for measuring, because it is named for it or has such a name "
+                f": {_list(list(text_roles))} is for measuring, because it was given for that or its name says so "
                 "(validation, valid, val, test); name or rename files to train on"
             )
-        raise UserError(f"no documents to train on {reason}")
+        raise UserError(f"no documents to train on{reason}")
     documents = how.split(documents_in(how.text_column), text_roles)
     talks = how.split(CONVERSATIONS, talk_roles) if "train" in talk_roles.values() else None
     return DataManifest(source, documents, talks, tuple(how.notices))

@@ -82,6 +82,7 @@ class RolloutWorker:
         failed."""
         self._tokenizer, self._reward, self._reporter = tokenizer, reward, reporter
         self._max_tokens = max_tokens
+        self._is_graded = False
         self._failures = 0
         self._engine = Engine(
             model,
@@ -141,7 +142,8 @@ class RolloutWorker:
         started = time.perf_counter()
         scores = self.scores(problems, runtime)
         known = [score for score in scores if not math.isnan(score)]
-        mean = {"dev_reward": sum(known) / len(known)} if is_graded(scores) else {}
+        self._is_graded |= is_graded(scores)  # though all may be 0 or 1 in a later evaluation
+        mean = {"dev_reward": sum(known) / max(1, len(known))} if self._is_graded else {}
         some = range(runtime.rank, min(len(problems), PASS_AT_K_PROBLEMS), runtime.world_size)
         # No round of training has the number -1, so the seeds are different.
         groups = self.write([problems[index] for index in some], samples, seeds_of(seed, -1, some))

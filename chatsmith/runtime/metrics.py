@@ -60,7 +60,9 @@ class MetricsLog(contextlib.AbstractContextManager["MetricsLog"]):
         the file, where it cannot be written whole; then nothing of it stays."""
         record = {"stage": stage, "step": step, "time": round(time.time(), 3)}
         record.update({name: _finite_or_none(value) for name, value in values.items()})
-        self._unwritten += json.dumps(record, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n"
+        self._unwritten += (
+            json.dumps(record, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace") + b"\n"
+        )
         self.catch_up()
         if self._tracker is not None:
             self._tracker.log(stage, step, _numbers(values) | memory_figures())

@@ -317,10 +317,12 @@ class ServedModel:
 
 def _failure(output: Output, reply: _Reply, names: Mapping[str, str]) -> ApiError:
     reason = output.error or "The model failed."
-    # A grammar may prove too complex on the way, which is the client's affair: a 500 would be tried again.
+    # A grammar may prove too complex on the way, which is the client's affair: a 500 would be tried again. The words of
+    # the library for it ("NoExtensionBias") say nothing to the client.
     if reply.is_constrained and NOT_FINITE not in reason:
         param = names.get("constraint", "constraint")
-        return invalid(f"{param} asks for a form that cannot be followed further: {reason}", param)
+        why = "it contradicts itself, or is too large"
+        return invalid(f"{param} asks for a form that cannot be followed further: {why}", param)
     return known("generation_failed", reason=reason)
 
 

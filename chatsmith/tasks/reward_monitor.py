@@ -60,8 +60,8 @@ class RewardMonitor:
             )
         if self._in_a_row("endless", metrics["truncated"] >= ENDLESS) == PATIENCE:
             notices.append(
-                f"{metrics['truncated']:.0%} of the replies do not end within {self._max_tokens} tokens and earn "
-                "nothing: allow longer ones, or add a small format reward"
+                f"{metrics['truncated']:.0%} of the replies do not end within {self._max_tokens} tokens: "
+                "allow longer ones, or add a small format reward"
             )
         return notices
 

@@ -6,6 +6,7 @@ import re
 import jsonschema
 import pytest
 
+from chatsmith.backends.guided import Grammars
 from chatsmith.engine.request import Constraint, Request, RequestError, SamplingParams
 from chatsmith.model.gpt import GPT
 from chatsmith.serve.tools import object_schema
@@ -294,3 +295,32 @@ def test_a_tool_whose_arguments_could_be_no_object_is_refused(
     with pytest.raises(RequestError):
         constraint = Constraint("lark", f"start: %json {json.dumps(object_schema(parameters))}")
         fast_engine(model, tokenizer).submit(Request((1,), constraint=constraint))
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {
+            "$defs": {
+                "n": {
+                    "type": "object",
+                    "patternProperties": {"^x$": {"$ref": "#/$defs/n"}},
+                    "minProperties": 1,
+                    "additionalProperties": False,
+                }
+            },
+            "$ref": "#/$defs/n",
+        },
+        {
+            "type": "object",
+            "properties": {"a": {"const": 1}},
+            "required": ["a"],
+            "patternProperties": {"^a$": {"const": 1}},
+            "additionalProperties": False,
+            "minProperties": 2,
+        },
+    ],
+)
+def test_keys_that_patterns_alone_allow_do_not_make_an_end(tokenizer: Tokenizer, schema: dict) -> None:
+    with pytest.raises(RequestError, match=r"can ever end|could repeat a key"):
+        Grammars(tokenizer).start(Constraint.json_schema(schema))

@@ -1,5 +1,6 @@
 """Row 13 of what broke in a first week: output that the terminal cannot encode, everywhere, is escaped."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -47,3 +48,23 @@ def test_an_error_names_what_the_terminal_cannot_encode(subprocess_environment, 
     environment = {**subprocess_environment, "PYTHONIOENCODING": "ascii"}
     done = chatsmith(environment, "data", "inspect", "--data", tmp_path / "fehlt_ü.txt")
     assert done.returncode == 2 and rb"fehlt_\xfc.txt" in done.stderr and done.stderr.count(b"\n") == 1
+
+
+def test_a_prompt_and_a_name_that_are_no_text_do_not_end_a_training(tiny_copy, subprocess_environment):
+    """As a terminal in another encoding gives them: half a character, which UTF-8 cannot say."""
+    run = tiny_copy.with_name("run\udcff")
+    os.rename(tiny_copy, run)
+    settings = [
+        "--tokens",
+        "2048",
+        "--batch-tokens",
+        "1024",
+        "--no-compile",
+        "--prompt",
+        "a\udcff",
+        "--seed",
+        "5",
+    ]
+    command = [sys.executable, "-m", "chatsmith", "pretrain", str(run), *settings]
+    done = subprocess.run(command, env=subprocess_environment, capture_output=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -61,16 +61,25 @@ def test_row_21_what_is_passed_over_in_a_folder_is_said_by_kind(tmp_path: Path):
     (notice,) = notices
     for part in (
         "2 .pdf files",
-        "1 .html files",
-        "1 files without an ending",
-        "1 linked folders",
+        "1 .html file",
+        "1 file without an ending",
+        "1 linked folder",
         "2 broken links",
     ):
         assert part in notice
     (tmp_path / "only").mkdir()
     (tmp_path / "only" / "a.pdf").write_text(WORDS)
-    with pytest.raises(UserError, match=r"in there are 1 \.pdf files"):
+    with pytest.raises(UserError, match=r"it holds 1 \.pdf file$"):
         find_files([tmp_path / "only"])
+
+
+def test_row_21_kinds_beyond_those_named_are_counted(tmp_path: Path):
+    (tmp_path / "a.txt").write_text(WORDS)
+    for number in range(11):
+        (tmp_path / f"x.kind{number}").write_text(WORDS)
+    notices: list[str] = []
+    find_files([tmp_path], notices=notices)
+    assert notices[0].endswith(", 3 of other kinds")
 
 
 def test_row_21_a_subfolder_that_may_not_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -86,7 +95,7 @@ def test_row_21_a_subfolder_that_may_not_be_read_is_said(tmp_path: Path, monkeyp
     monkeypatch.setattr(os, "scandir", refused)  # root may read everything
     notices: list[str] = []
     assert len(find_files([tmp_path], notices=notices)) == 1
-    assert "1 folders that may not be read (Permission denied)" in notices[0]
+    assert "1 folder that may not be read (Permission denied)" in notices[0]
 
 
 def test_row_21_a_named_pipe_is_refused_and_not_waited_for(tmp_path: Path, capsys):
@@ -103,7 +112,7 @@ def test_row_21_what_is_refused_for_its_name_is_told_so(tmp_path: Path, name: st
     named = tmp_path / "data" if name == "test.txt" else tmp_path / "data" / name.split("/")[0]
     assert prepare(tmp_path / "run", "--data", named) == 2
     error = capsys.readouterr().err
-    assert "has such a name" in error and path.name in error
+    assert "its name says so" in error and path.name in error
 
 
 def test_row_21_other_endings_are_read_as_text_if_one_says_so(tmp_path: Path, capsys):

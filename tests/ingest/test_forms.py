@@ -416,3 +416,16 @@ def test_types_name_every_ending_once():
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
     return train_tokenizer(["Hello, Ada. What is the weather in Paris, and what is the time? " * 20], 320)
+
+
+def test_weights_of_sharegpt_are_kept_and_no_tools_are_not_told_of(tmp_path):
+    turns = [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "No.", "weight": 0}]
+    more = [{"from": "human", "value": "Hello?"}, {"from": "gpt", "value": "Hi."}]
+    path = json_lines(tmp_path / "a.jsonl", {"conversations": [*turns, *more], "tools": "[]"})
+    [conversation] = read_files([path], [])
+    assert [(message.role, message.weight) for message in conversation] == [
+        ("user", 1),
+        ("assistant", 0),
+        ("user", 1),
+        ("assistant", 1),
+    ]
