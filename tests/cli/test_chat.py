@@ -3,6 +3,7 @@
 import io
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -303,20 +304,16 @@ def test_the_sample_conversation_is_the_same_every_time(
     assert "You:   again\n" in first
 
 
-def read_until(terminal: int, wanted: str, seconds: float = 60.0) -> str:
+def read_until(terminal: int, *wanted: str, seconds: float = 60.0) -> str:
+    """What the terminal shows until `wanted` has come, one after the other, however it is cut into reads."""
     shown = b""
+    pattern = re.compile(b".*".join(re.escape(text.encode()) for text in wanted), re.DOTALL)
     deadline = time.monotonic() + seconds
-    while wanted.encode() not in shown:
-        assert time.monotonic() < deadline, f"{wanted!r} never came; the terminal shows {shown.decode()!r}"
+    while not pattern.search(shown):
+        assert time.monotonic() < deadline, f"{wanted} never came; the terminal shows {shown!r}"
         if select.select([terminal], [], [], 0.2)[0]:
             shown += os.read(terminal, 4096)
-    return shown.decode()
-
-
-def read_prompt_after(terminal: int, text: str) -> None:
-    """Until a prompt follows `text`: keys that are pressed before it may be lost."""
-    if "> " not in read_until(terminal, text).partition(text)[2]:
-        read_until(terminal, "> ")
+    return shown.decode(errors="replace")
 
 
 def read(terminal: int) -> str:
@@ -357,7 +354,7 @@ def test_in_a_real_terminal(bundle: Path) -> None:
         os.write(ours, "wie heißt du 🦉\n".encode())
         read_until(ours, "> ")
         os.write(ours, b"/system be brief\n")
-        read_prompt_after(ours, "system message)")  # only at the prompt is Ctrl-C about the line
+        read_until(ours, "system message)", "> ")  # only at the prompt is Ctrl-C about the line
         shown: list[str] = []
 
         def is_told() -> bool:

@@ -116,7 +116,10 @@ def test_a_command_runs_after_saves_in_the_background_and_its_failure_is_one_lin
         not (found := [path for path in copies.iterdir() if path.read_text()]) and time.monotonic() < deadline
     ):
         time.sleep(0.01)
-    assert [(path.name, path.read_text()) for path in found] == [("000001", f"{tmp_path / 'run'}\n")]
+    # One command at a time; of states that were saved before it began, the newest.
+    [first] = found
+    assert first.name in {"000001", "000002", "000003", "000004"}
+    assert first.read_text() == f"{tmp_path / 'run'}\n"
     two = training_run(save_seconds=0.0, folder="other/pretrain", on_save="exit 3")
     train(two, steps=150)  # long enough for a shell to end on a busy machine
     assert "the command after a save failed with code 3: exit 3" in told(two)
