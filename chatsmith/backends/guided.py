@@ -35,6 +35,32 @@ JSON_LAYOUT: "JsonCompileOptions" = {
 MAX_REASON = 500
 """Characters of the reason why a constraint is refused; a pattern may be long."""
 
+NONE = "no value can satisfy it: "
+REASONS = {
+    r"^at 1\(\d+\): invalid regex .*? \(in regex\): ": "",
+    r"regex parse error: (.*) error: (.*)": r"the pattern \1 is not valid: \2",
+    r"lookarounds not .*; \w+ in regex /(.*)/": r"the pattern \1 has an anchor or boundary (^, $, \\b) inside",
+    r"patternProperty regexes /(.*)/ and /(.*)/ are not disjoint": r"a key may match both patterns \1 and \2",
+    r"Unsatisfiable schema: Regex is empty:.*": f"{NONE}its patterns, lengths, format and enum exclude each other",
+    r"Unsatisfiable schema: required property (.*) is unsatisfiable": r"no value can satisfy its property \1",
+    r"Unsatisfiable schema: required item is unsatisfiable": "no value can satisfy one of its items",
+    r"Unsatisfiable schema: incompatible types": f"{NONE}its types exclude each other",
+    r"Unsatisfiable schema: anyOf is empty": f"{NONE}its anyOf, enum or type is an empty list",
+    r"Unsatisfiable schema: schema is false|Expecting object schema to .*": f"{NONE}it is false",
+    r"Unsatisfiable schema: ": NONE,
+    r"Unimplemented keys: \[(.*)\]": r"it has keys that cannot be enforced here: \1",
+    r"oneOf constraints .*": "oneOf is enforced only where its schemas exclude each other; use anyOf",
+    r"Pointer '(.*)' does not exist": r"$ref points to #\1, which does not exist",
+    r"Resource '(.*)' is not .*": r"$ref points to \1; it can only point into the schema itself (#/$defs/...)",
+    r"[^:]*(circular references|stack level exceeded).*": " it refers to itself and to nothing else",
+    r"Value is not JSON .*: (.*)|Failed to generate regex for integer range: .*": r"a number is too large: \1",
+    r"Expected f64 for '(.*)', got": r"'\1' takes a number, not",
+    r"Expected positive integer for '(.*)', got": r"'\1' takes a whole number from 0 on, not",
+    r"Expected array for '(.*)', got": r"'\1' takes a list, not",
+    r"invalid multiple of": "multipleOf must be more than 0",
+}
+"""llguidance's words (1.9), and ours."""
+
 
 class Matcher:
     """Where one completion stands in its grammar: a Guide of the engine."""
@@ -92,23 +118,23 @@ class Grammars:
         from llguidance import LLMatcher
 
         try:
-            grammar = _grammar(constraint)
+            matcher = LLMatcher(self._tokenizer, _grammar(constraint), log_level=0)
+            reason = _in_one_line(matcher.get_error()) if matcher.is_error() else _flaw(constraint)
         except ValueError as error:  # a number that it cannot hold, for one
-            raise RequestError(
-                f"the {constraint.kind} cannot be used: {error}", parameter="constraint"
-            ) from error
-        matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
-        reason = _in_one_line(matcher.get_error()) if matcher.is_error() else _flaw(constraint)
+            reason = _in_one_line(str(error))
         if reason:
             raise RequestError(f"the {constraint.kind} cannot be used: {reason}", parameter="constraint")
         return Matcher(matcher, self._vocab_size)
 
 
 def _in_one_line(error: str) -> str:
-    """llguidance's words without the excerpt of the grammar and the marks under a pattern."""
+    """What llguidance says without the excerpt of the grammar and the marks under a pattern, in our words."""
     lines = [line.strip() for line in error.splitlines()]
     told = takewhile(lambda line: not re.match(r"\d+ \|", line), lines)
-    return " ".join(line for line in told if line.strip("^ "))[:MAX_REASON]
+    reason = " ".join(line for line in told if line.strip("^ "))
+    for words, ours in REASONS.items():
+        reason = re.sub(words, ours, reason, count=1)
+    return reason[:MAX_REASON]
 
 
 def _grammar(constraint: Constraint) -> str:

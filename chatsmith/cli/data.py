@@ -26,10 +26,10 @@ from chatsmith.cli.config import DataConfig as Config
 from chatsmith.cli.inspect_data import show_manifest
 from chatsmith.cli.settings import expanded
 from chatsmith.data.dataset import DataManifest, SourceFile, load_manifest
-from chatsmith.data.documents import SUPPORTED, read_documents
+from chatsmith.data.documents import read_documents
 from chatsmith.data.tokens import ABOUT, PROGRESS
 from chatsmith.ingest import hub
-from chatsmith.ingest.files import ANY_TYPE, find_files
+from chatsmith.ingest.files import find_files, types_to_read
 from chatsmith.ingest.forms import (
     FORMS,
     TYPES,
@@ -153,7 +153,7 @@ class Named:
         def here(*paths: list[Path]) -> list[Path]:
             return [path for path in chain(*paths) if path not in self.shards]
 
-        texts = find_files(here(self.data, self.validation), _types(config))
+        texts = find_files(here(self.data, self.validation), types_to_read(config.as_text))
         chats = find_files(here(self.conversations, self.validation_conversations), TYPES)
         files = [(file, file.stat()) for file in dict.fromkeys((*texts, *chats))]
         self.bytes = sum(status.st_size for _, status in files)
@@ -164,10 +164,6 @@ class Named:
                     role = self.listed.get(path, ("read",))[0]
                     lines.append(f"{name} {role} {file.sha256 if file.is_remote else file.path} {file.bytes}")
         return sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _types(config: Config) -> tuple[str, ...]:
-    return (*SUPPORTED, *ANY_TYPE) if config.as_text else SUPPORTED
 
 
 def _gather(config: Config, named: Named, folder: Path, reporter: Reporter) -> DataManifest:
@@ -199,7 +195,7 @@ def _gather(config: Config, named: Named, folder: Path, reporter: Reporter) -> D
             chats=ConversationFiles(folder / "conversations", forms),
             held_out=config.held_out,
             text_column=config.text_column,
-            types=_types(config),
+            types=types_to_read(config.as_text),
             listed=named.listed,
             advance=bar.advance,
         )

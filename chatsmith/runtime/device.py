@@ -3,6 +3,7 @@
 And what can be asked of that place: whether it compiles, how much memory is free, how fast it multiplies and reads.
 """
 
+import ctypes
 import gc
 import os
 import resource
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -156,6 +158,18 @@ def resident_bytes() -> int:
         return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return peak_resident_bytes()
+
+
+LOADED_BY_A_STEP = 25_000_000
+"""Bytes that the first step leaves resident besides tensors: pages of libraries, threads, oneDNN's kernels."""
+
+
+def resident_floor() -> int:
+    """The resident memory, in bytes, that training on a CPU will hold besides its tensors, and what malloc keeps."""
+    import_module("torch._dynamo")  # 70 MB, which torch's optimizers import
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc's; it keeps what was freed
+        trim(0)
+    return resident_bytes() + LOADED_BY_A_STEP
 
 
 def memory_figures() -> dict[str, float]:
