@@ -8,9 +8,11 @@ calls no tool.
 
 import json
 import re
+import tomllib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import takewhile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -35,30 +37,7 @@ JSON_LAYOUT: "JsonCompileOptions" = {
 MAX_REASON = 500
 """Characters of the reason why a constraint is refused; a pattern may be long."""
 
-NONE = "no value can satisfy it: "
-REASONS = {
-    r"^at 1\(\d+\): invalid regex .*? \(in regex\): ": "",
-    r"regex parse error: (.*) error: (.*)": r"the pattern \1 is not valid: \2",
-    r"lookarounds not .*; \w+ in regex /(.*)/": r"the pattern \1 has an anchor or boundary (^, $, \\b) inside",
-    r"patternProperty regexes /(.*)/ and /(.*)/ are not disjoint": r"a key may match both patterns \1 and \2",
-    r"Unsatisfiable schema: Regex is empty:.*": f"{NONE}its patterns, lengths, format and enum exclude each other",
-    r"Unsatisfiable schema: required property (.*) is unsatisfiable": r"no value can satisfy its property \1",
-    r"Unsatisfiable schema: required item is unsatisfiable": "no value can satisfy one of its items",
-    r"Unsatisfiable schema: incompatible types": f"{NONE}its types exclude each other",
-    r"Unsatisfiable schema: anyOf is empty": f"{NONE}its anyOf, enum or type is an empty list",
-    r"Unsatisfiable schema: schema is false|Expecting object schema to .*": f"{NONE}it is false",
-    r"Unsatisfiable schema: ": NONE,
-    r"Unimplemented keys: \[(.*)\]": r"it has keys that cannot be enforced here: \1",
-    r"oneOf constraints .*": "oneOf is enforced only where its schemas exclude each other; use anyOf",
-    r"Pointer '(.*)' does not exist": r"$ref points to #\1, which does not exist",
-    r"Resource '(.*)' is not .*": r"$ref points to \1; it can only point into the schema itself (#/$defs/...)",
-    r"[^:]*(circular references|stack level exceeded).*": " it refers to itself and to nothing else",
-    r"Value is not JSON .*: (.*)|Failed to generate regex for integer range: .*": r"a number is too large: \1",
-    r"Expected f64 for '(.*)', got": r"'\1' takes a number, not",
-    r"Expected positive integer for '(.*)', got": r"'\1' takes a whole number from 0 on, not",
-    r"Expected array for '(.*)', got": r"'\1' takes a list, not",
-    r"invalid multiple of": "multipleOf must be more than 0",
-}
+REASONS = tomllib.loads(Path(__file__).with_name("refusals.toml").read_text(encoding="utf-8"))
 """llguidance's words (1.9), and ours."""
 
 

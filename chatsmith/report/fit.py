@@ -14,16 +14,8 @@ from chatsmith.data.packing import Batch
 from chatsmith.model.gpt import GPT
 from chatsmith.optim.optimizer import Optimizer
 from chatsmith.runtime.console import format_bytes
-from chatsmith.runtime.device import Runtime, free_memory, resident_floor
-from chatsmith.train.memory import (
-    RETAINED,
-    SHARE_OF_FREE_MEMORY,
-    Fit,
-    Way,
-    find_fit,
-    most_at_once,
-    state_bytes,
-)
+from chatsmith.runtime.device import Runtime, free_memory, resident_with
+from chatsmith.train.memory import SHARE_OF_FREE_MEMORY, Fit, Way, find_fit, most_at_once, state_bytes
 from chatsmith.train.plan import Plan
 from chatsmith.train.step import prepare
 
@@ -51,10 +43,9 @@ def fit_here(plan: Plan, runtime: Runtime, is_compiled: bool) -> tuple[Plan, dic
     plan, facts, words = fit_within(plan, way, share * free_memory(runtime.device))
     if on_gpu:
         return plan, facts, words
-    floor = resident_floor()
-    resident = floor + int((1 + RETAINED) * facts["peak_bytes"])
+    tensors, resident = facts["peak_bytes"], resident_with(facts["peak_bytes"])
     words += f"; {format_bytes(resident)} resident, with the program and what malloc keeps"
-    return plan, facts | {"floor_bytes": floor, "resident_bytes": resident}, words
+    return plan, facts | {"floor_bytes": resident - tensors, "resident_bytes": resident}, words
 
 
 def fit_within(plan: Plan, way: Way, room: float) -> tuple[Plan, dict[str, Any], str]:

@@ -25,7 +25,7 @@ from chatsmith.optim.muon import STACKED_NUMBERS
 from chatsmith.runtime.atomic import write_text
 from chatsmith.runtime.cache import cache_folder
 from chatsmith.runtime.console import format_bytes
-from chatsmith.runtime.device import Runtime, free_memory, resident_floor
+from chatsmith.runtime.device import Runtime, free_memory, resident_with
 from chatsmith.runtime.distributed import max_number, sum_number
 from chatsmith.runtime.errors import UserError
 from chatsmith.train.plan import Plan
@@ -44,11 +44,6 @@ MOST_TOKENS = 65_536
 
 SHARE_OF_FREE_MEMORY = 0.9
 """Of a CPU's, what a step is planned to take."""
-
-RETAINED = 0.7
-"""Of a step's tensors, what glibc holds besides on a CPU: freed tensors of up to 32 MB leave holes in its heap that
-aligned ones do not fit into again. Measured 0.4 to 1.1 (docs/scaling.md); 0 with MALLOC_MMAP_THRESHOLD_=1000000, which
-makes a step half as fast."""
 
 CORRECTIONS = "chatsmith/memory.json"
 """In the cache: what was measured on each GPU, as a share of what was foreseen."""
@@ -267,8 +262,8 @@ def fit_plan(
     if fit.way.bf16_tables:
         for table in (model.embedding, *model.value_embeddings.values()):
             table.to(torch.bfloat16)
-    kept = -fit.memory["workspace"] if on_gpu else resident_floor() - weights + RETAINED * fit.memory["peak"]
-    foreseen = fit.memory["peak"] + int(kept)
+    peak = fit.memory["peak"]
+    foreseen = peak - fit.memory["workspace"] if on_gpu else resident_with(peak) - weights
     return replace(
         plan, rows_per_microbatch=fit.rows, accumulation=rows // fit.rows, foreseen_memory_bytes=foreseen
     )
