@@ -163,7 +163,7 @@ def resident_bytes() -> int:
 LOADED_BY_A_STEP = 25_000_000
 """Bytes that the first step leaves resident besides tensors: pages of libraries, threads, oneDNN's kernels."""
 
-RETAINED = 0.7
+RETAINED = 0.65
 """Of a step's tensors, what glibc holds besides on a CPU: freed tensors of up to 32 MB leave holes in its heap that
 aligned ones do not fit into again. Measured 0.4 to 1.1 (docs/scaling.md); 0 with MALLOC_MMAP_THRESHOLD_=1000000, which
 makes a step half as fast."""
