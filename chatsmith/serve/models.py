@@ -26,7 +26,7 @@ from chatsmith.serve.errors import ApiError, invalid, known
 from chatsmith.serve.ipc import EngineSettings, Job, ModelInfo, Output
 from chatsmith.serve.log import RequestRecord
 from chatsmith.serve.metrics import Metrics
-from chatsmith.serve.protocol import BundleCard, Defaults, ModelCard, ModelExtension
+from chatsmith.serve.protocol import Defaults
 from chatsmith.serve.runs import Runs
 from chatsmith.text.tokenizer import Tokenizer
 
@@ -423,7 +423,7 @@ class Service:
         return self.metrics.render()
 
 
-def bundle_card(model: ServedModel) -> BundleCard:
+def bundle_card(model: ServedModel) -> dict[str, Any]:
     """The model card of a bundle, and the suggestions in its front matter. Raises ApiError (503)."""
     readme = Path(model.loaded.info.path) / "README.md"
     text = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else ""
@@ -433,19 +433,13 @@ def bundle_card(model: ServedModel) -> BundleCard:
     for found in re.findall(r'^ *- text: ("(?:[^"\\]|\\.)*") *$', front, re.MULTILINE):
         with suppress(ValueError):  # people write YAML that is no JSON
             suggestions.append(json.loads(found))
-    return BundleCard(card=card.strip(), suggestions=suggestions)
+    return {"card": card.strip(), "suggestions": suggestions}
 
 
-def card(model: ServedModel) -> ModelCard:
+def card(model: ServedModel) -> dict[str, Any]:
     """One model as /v1/models shows it. Raises ApiError (503) while it is being loaded."""
     info = model.loaded.info
-    extension = ModelExtension(
-        context_length=info.context_length,
-        vocab_size=info.vocab_size,
-        num_parameters=info.num_parameters,
-        defaults=model.loaded.defaults,
-        tools=list(TOOLS),
-    )
-    return ModelCard(
-        id=model.name, object="model", created=model.created, owned_by="chatsmith", chatsmith=extension
-    )
+    extension = {name: getattr(info, name) for name in ("context_length", "vocab_size", "num_parameters")}
+    extension |= {"defaults": model.loaded.defaults.model_dump(), "tools": TOOLS}
+    known = {"id": model.name, "object": "model", "created": model.created, "owned_by": "chatsmith"}
+    return {**known, "chatsmith": extension}
