@@ -228,7 +228,7 @@ def _model_of(http: Request, service: Service, request: protocol.ModelRequest) -
     model = service.model(request.model)
     record.model = model.name
     if record.unknown_fields:
-        service.metrics.unknown_fields.labels(model.name).inc(len(record.unknown_fields))
+        service.metrics.at("unknown_request_fields", model.name).inc(len(record.unknown_fields))
     return model
 
 
@@ -440,6 +440,6 @@ class RequestScope:
             # A client may invent methods; a metric has few labels.
             method = record.method if record.method in METHODS else "other"
             status = record.status or CLIENT_CLOSED
-            self._service.metrics.http.labels(handler, method, str(status)).inc()
+            self._service.metrics.at("http_requests", handler, method, str(status)).inc()
             if record.path not in QUIET or status >= 400:
                 record.write()

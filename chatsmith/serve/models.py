@@ -261,7 +261,7 @@ class ServedModel:
             return self.admission.admit(record.key or "", num_replies, num_tokens)
         except ApiError as error:
             if error.status == 429:
-                self.metrics.refused.labels(self.name, error.code).inc()
+                self.metrics.at("requests_refused", self.name, error.code or "").inc()
             raise
 
     def _pick(self, affinity: str | None) -> EngineClient:
@@ -299,9 +299,12 @@ class ServedModel:
             record.first_token_seconds = now - record.arrived
         if reply.last_token_at is None:
             ticket.begin()
-            self.metrics.reply_began(self.name, reply.prompt_tokens, now - record.arrived)
-        since = None if reply.last_token_at is None else now - reply.last_token_at
-        self.metrics.tokens_came(self.name, len(output.ids), since)
+            self.metrics.at("prompt_tokens", self.name).inc(reply.prompt_tokens)
+            self.metrics.at("request_prompt_tokens", self.name).observe(reply.prompt_tokens)
+            self.metrics.at("time_to_first_token_seconds", self.name).observe(now - record.arrived)
+        else:
+            self.metrics.at("inter_token_latency_seconds", self.name).observe(now - reply.last_token_at)
+        self.metrics.at("generation_tokens", self.name).inc(len(output.ids))
         reply.last_token_at = now
         reply.num_tokens += len(output.ids)
         if output.finish_reason is not None:
@@ -310,7 +313,9 @@ class ServedModel:
 
     def _end(self, reply: _Reply, reason: str, record: RequestRecord) -> None:
         reply.is_over = True
-        self.metrics.reply_ended(self.name, reason, reply.num_tokens, time.monotonic() - record.arrived)
+        self.metrics.at("request_success", self.name, reason).inc()
+        self.metrics.at("request_generation_tokens", self.name).observe(reply.num_tokens)
+        self.metrics.at("e2e_request_latency_seconds", self.name).observe(time.monotonic() - record.arrived)
         record.finish.append(reason)
         record.completion_tokens = (record.completion_tokens or 0) + reply.num_tokens
 
