@@ -213,12 +213,12 @@ def _passage_score(completion: Completion) -> PassageScore:
 # ---------------------------------------------------------------------------------- with the transformers library
 
 
-# So that published models can be checked against. One text at a time: it is for reproducing known scores, and not fast. It
-# reads local folders only: nothing is downloaded, no code of a checkpoint is executed, and weights must be safetensors.
-
-
 class TransformersScorer:
-    """A `Scorer` over a folder that transformers can load."""
+    """A `Scorer` over a folder that transformers can load, so that published models can be checked against.
+
+    One text at a time: it is for reproducing known scores, and not fast. It reads local folders only: nothing is
+    downloaded, no code of a checkpoint is executed, and weights must be safetensors. It needs the extra `hf`.
+    """
 
     def __init__(self, path: Path, *, device: torch.device, dtype: torch.dtype) -> None:
         """Raises UserError if the extra is missing or the folder is not such a checkpoint."""

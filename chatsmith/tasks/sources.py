@@ -267,20 +267,14 @@ def _of_benchmarks(
     return Source(" ".join([kind, *hashes]), about, read=read)
 
 
-def _gsm8k(around: Surroundings) -> Source:
-    about = "7,000 problems of GSM8K, MIT"
-    return _of_benchmarks(
-        f"gsm8k {VERSION}", [gsm8k.FILES["train"]], about, gsm8k.gsm8k_conversations, around
-    )
-
-
-def _arc(level: multiple_choice.Level, around: Surroundings) -> Source:
-    def make(split: str, folder: Path) -> Iterator[Conversation]:
-        return (one.solved for one in multiple_choice.arc_questions(level, split, folder))
-
+def _arc(level: multiple_choice.Level) -> Callable[[Surroundings], Source]:
     files = [multiple_choice.ARC_FILES[level][split] for split in ("train", "development")]
     about = f"the {level} training questions of ARC, CC BY-SA 4.0"
-    return _of_benchmarks(f"arc {VERSION}", files, about, make, around)
+    return partial(_of_benchmarks, f"arc {VERSION}", files, about, partial(_solved, level))
+
+
+def _solved(level: multiple_choice.Level, split: str, folder: Path) -> Iterator[Conversation]:
+    return (one.solved for one in multiple_choice.arc_questions(level, split, folder))
 
 
 def _letters(section: str, around: Surroundings) -> Source:
@@ -294,9 +288,15 @@ def _letters(section: str, around: Surroundings) -> Source:
 _NAMED: dict[str, Callable[[Surroundings], Source]] = {
     "smoltalk": _smoltalk,
     "mmlu": _mmlu,
-    "arc_easy": partial(_arc, "easy"),
-    "arc_challenge": partial(_arc, "challenge"),
-    "gsm8k": _gsm8k,
+    "arc_easy": _arc("easy"),
+    "arc_challenge": _arc("challenge"),
+    "gsm8k": partial(
+        _of_benchmarks,
+        f"gsm8k {VERSION}",
+        [gsm8k.FILES["train"]],
+        "7,000 problems of GSM8K, MIT",
+        gsm8k.gsm8k_conversations,
+    ),
     "spelling": partial(_letters, "spelling"),
     "counting": partial(_letters, "counting"),
 }

@@ -90,10 +90,10 @@ def fingerprint(split: Split = "exam") -> str:
 
 
 # ---- Problems for reinforcement learning: the checkable skills that a fine-tuned model has not mastered. They are what
-# fine-tuning asks, made harder than it ever is there (rows of up to ten words to be counted in, texts of up to five words
-# in capital letters, the largest of three numbers), with a little of what the model can do, so that it keeps that up.
-# Training has the subjects of fine-tuning, development those of development, and the test those of the exam, which
-# neither fine-tuning nor reinforcement learning ever asks about.
+# fine-tuning asks, made harder than it ever is there (rows of up to ten words to be counted in, texts of up to five
+# words in capital letters, the largest of three numbers), with a little of what the model can do, so that it keeps
+# that up. Training has the subjects of fine-tuning, development those of development, and the test those of the exam,
+# which neither fine-tuning nor reinforcement learning ever asks about.
 
 _SPLITS: dict[str, Split] = {"development": "development", "test": "exam"}
 _COUNTS = {"development": 400, "test": 600}
