@@ -17,7 +17,7 @@ from chatsmith.evals.exam import answered, choose_problems
 from chatsmith.evals.results import NANOCHAT, TaskResult
 from chatsmith.evals.scoring import Passage
 from chatsmith.evals.statistics import pass_at_k, points_interval
-from chatsmith.tasks import gsm8k, humaneval, multiple_choice, spelling
+from chatsmith.tasks import benchmark_files, gsm8k, humaneval, multiple_choice, spelling
 from chatsmith.tasks.multiple_choice import LetterQuestion
 from chatsmith.text.chat import render_prompt
 from chatsmith.text.tokenizer import Tokenizer
@@ -44,21 +44,15 @@ class ChatTask:
     """Raised when the task's scores come to mean something else, so that it is measured again."""
 
 
-TASKS: tuple[ChatTask, ...] = (
-    *(
-        ChatTask(f"arc_{level}", files, partial(multiple_choice.arc_questions, level))
-        for level, files in multiple_choice.ARC_FILES.items()
-    ),
-    ChatTask("mmlu", multiple_choice.MMLU_FILES, multiple_choice.mmlu_questions),
-    ChatTask("gsm8k", gsm8k.FILES, gsm8k.gsm8k_problems, max_tokens=320, method=2),
-    ChatTask("humaneval", humaneval.FILES, humaneval.humaneval_problems, max_tokens=512, are_programs=True),
-    ChatTask(
-        "spelling",
-        spelling.FILES,
-        lambda split, folder: spelling.spelling_problems(split, folder, spelling_words()),
-        max_tokens=160,
-    ),
-)
+_LOADERS: dict[str, Callable[[str, Path], list[Any]]] = {
+    "arc_easy": partial(multiple_choice.arc_questions, "easy"),
+    "arc_challenge": partial(multiple_choice.arc_questions, "challenge"),
+    "mmlu": multiple_choice.mmlu_questions,
+    "gsm8k": gsm8k.gsm8k_problems,
+    "humaneval": humaneval.humaneval_problems,
+    "spelling": lambda split, folder: spelling.spelling_problems(split, folder, spelling_words()),
+}
+TASKS = tuple(ChatTask(name, load=_LOADERS[name], **entry) for name, entry in benchmark_files.TASKS.items())
 
 
 def measure_letters(evaluation: Evaluation, task: ChatTask) -> TaskResult:

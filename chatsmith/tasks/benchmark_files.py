@@ -33,6 +33,11 @@ from chatsmith.text.tokenizer import byte_alphabet
 
 Split = Literal["train", "development", "test"]
 
+TASKS: dict[str, dict[str, Any]] = tomllib.loads(
+    Path(__file__).with_name("tasks.toml").read_text(encoding="utf-8")
+)
+"""The tasks of the chat suite, by name."""
+
 GITHUB = "https://raw.githubusercontent.com"
 
 
@@ -43,6 +48,11 @@ class MissingFileError(UserError):
 def default_folder() -> Path:
     """The cache: `chatsmith/eval` in $XDG_CACHE_HOME, or in ~/.cache."""
     return (usual_cache() or cache_folder()) / "chatsmith" / "eval"
+
+
+def task_file(task: str, split: str) -> str:
+    """The file of a split in the layout. Raises KeyError for one that the task does not have."""
+    return TASKS[task]["files"][split]
 
 
 def find_file(folder: Path, path: str) -> Path:

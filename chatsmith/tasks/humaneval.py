@@ -9,14 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chatsmith.data.problems import Problem
-from chatsmith.tasks.benchmark_files import read_items
+from chatsmith.tasks.benchmark_files import read_items, task_file
 from chatsmith.text.chat import Message
 from chatsmith.tools.sandbox import Limits, run_python
 
 NAME = "humaneval"
-FILES = {
-    "test": f"{NAME}/HumanEval.jsonl"
-}  # 164 problems: all there are, so there is nothing to tune or train on
 
 LIMITS = Limits(seconds=10.0, cpu_seconds=3)
 """Three seconds of work, as the paper's own harness gives; the wall clock allows for a busy machine."""
@@ -72,7 +69,7 @@ def humaneval_problems(split: str, folder: Path) -> list[Problem]:
     """All problems: there is one split, "test". `folder` is that of the benchmarks."""
     problems = []
     for item in read_items(
-        folder, FILES[split], ("task_id", "prompt", "entry_point", "test", "canonical_solution")
+        folder, task_file(NAME, split), ("task_id", "prompt", "entry_point", "test", "canonical_solution")
     ):
         asked = f"Write this Python function, all of it.\n\n```python\n{item['prompt']}```"
         rule = PassesTests(item["prompt"], item["entry_point"], item["test"])

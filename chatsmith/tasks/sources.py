@@ -28,6 +28,7 @@ from chatsmith.ingest.forms import TYPES, ConversationFiles, read_files
 from chatsmith.ingest.survey import survey
 from chatsmith.runtime.errors import UserError
 from chatsmith.tasks import benchmark_files, gsm8k, multiple_choice, spelling
+from chatsmith.tasks.benchmark_files import task_file
 from chatsmith.tasks.identity import VERSION as IDENTITY_VERSION
 from chatsmith.tasks.identity import identity_conversations, read_persona
 from chatsmith.text.chat import Conversation
@@ -220,7 +221,7 @@ def _mmlu(around: Surroundings) -> Source:
     files = _data_files(repository, "auxiliary_train")
     if not files:
         raise UserError("cais/mmlu has no auxiliary_train any more; leave mmlu out of the mixture")
-    _present(multiple_choice.MMLU_FILES["development"], around.benchmarks)
+    _present(task_file("mmlu", "development"), around.benchmarks)
 
     def read(split: SplitName) -> Iterator[Conversation]:
         if split == "validation":
@@ -268,7 +269,7 @@ def _of_benchmarks(
 
 
 def _arc(level: multiple_choice.Level) -> Callable[[Surroundings], Source]:
-    files = [multiple_choice.ARC_FILES[level][split] for split in ("train", "development")]
+    files = [task_file(f"arc_{level}", split) for split in ("train", "development")]
     about = f"the {level} training questions of ARC, CC BY-SA 4.0"
     return partial(_of_benchmarks, f"arc {VERSION}", files, about, partial(_solved, level))
 
@@ -282,7 +283,7 @@ def _letters(section: str, around: Surroundings) -> Source:
     make = partial(spelling.spelling_conversations, section, excluded=excluded)
     kind = f"{section} {spelling.CONVERSATIONS_VERSION} {sorted(excluded)}"
     about = "made from a list of English words (dwyl/english-words, public domain)"
-    return _of_benchmarks(kind, [spelling.PATH], about, make, around)
+    return _of_benchmarks(kind, [task_file("spelling", "train")], about, make, around)
 
 
 _NAMED: dict[str, Callable[[Surroundings], Source]] = {
@@ -293,7 +294,7 @@ _NAMED: dict[str, Callable[[Surroundings], Source]] = {
     "gsm8k": partial(
         _of_benchmarks,
         f"gsm8k {VERSION}",
-        [gsm8k.FILES["train"]],
+        [task_file("gsm8k", "train")],
         "7,000 problems of GSM8K, MIT",
         gsm8k.gsm8k_conversations,
     ),
