@@ -8,7 +8,6 @@ choices in a padded batch, all logits, nothing shared (what nanochat does). The 
 margin between the two best choices exceeds what rounding can move.
 """
 
-import json
 import math
 import sys
 import time
@@ -77,8 +76,7 @@ def main(config: Config) -> None:
     ]
     figures = summarize(rows)
     _show(figures, reporter)
-    if config.json:
-        sys.stdout.write(json.dumps(figures) + "\n")
+    reporter.result(figures)
 
 
 def random_bundle(

@@ -5,11 +5,9 @@ are bounded by the memory bandwidth, which is measured in the same run. Weights 
 them. Nothing is read from a run, except for --run, and nothing is written.
 """
 
-import json
 import math
 import random
 import statistics
-import sys
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -70,8 +68,7 @@ def main(config: Config) -> None:
         bits = results["bits_per_byte"]
         rows = [[name, f"{value:.4f}", f"{value / bits['own'] - 1:+.2%}"] for name, value in bits.items()]
         reporter.table("What quantization costs", ["weights", "bits per byte", "worse by"], rows)
-    if config.json:
-        sys.stdout.write(json.dumps(results) + "\n")
+    reporter.result(results)
 
 
 def random_model(config: Config, runtime: Runtime) -> GPT:

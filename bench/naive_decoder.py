@@ -10,7 +10,6 @@ prompt, which is what nanochat's numbers are of.
 """
 
 import copy
-import json
 import random
 import statistics
 import sys
@@ -69,8 +68,7 @@ def main(config: Config) -> None:
             cells += [f"{row[f'plain_{name}']:,.0f}", f"{row[f'times_{name}']:.1f}"]
         table.append(cells)
     reporter.table("Decoding", columns, table)
-    if config.json:
-        sys.stdout.write(json.dumps({"plain": rows}) + "\n")
+    reporter.result({"plain": rows})
 
 
 def measure(config: Config, model: GPT, runtime: Runtime, reporter: Reporter) -> list[dict[str, Any]]:

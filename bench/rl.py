@@ -9,7 +9,6 @@ longest one has, taking the most likely and calling no tool: less than a real ro
 """
 
 import copy
-import json
 import statistics
 import sys
 import time
@@ -87,8 +86,7 @@ def main(config: Config) -> None:
         f"For {config.samples} replies to each, {figures['computed_per_token']:.2f} tokens are computed a token of the "
         "replies, prompts included: where replies agree, they are one"
     )
-    if config.json:
-        sys.stdout.write(json.dumps(figures) + "\n")
+    reporter.result(figures)
 
 
 LABELS = {"one_by_one": "one question at a time", "plain": "one question at a time, naive decoder"}

@@ -120,14 +120,12 @@ def main(config: Config) -> None:
             atomic.write_text(evidence_file, json.dumps(evidence, indent=1, ensure_ascii=False) + "\n")
     show(evidence, reporter)
     write_report(run.path, reporter)
-    if config.json:
-        print(json.dumps({name: value for name, value in evidence.items() if name != "key"}))
-    else:
-        quoted, folder_quoted = shlex.quote(str(run.path)), shlex.quote(str(config.folder))
-        reporter.line(
-            f"\nTry next:\n  chatsmith chat {quoted} --documents {folder_quoted}   ask it, with the passages it may "
-            f"need\n  chatsmith serve {quoted}   the same model on a web page"
-        )
+    reporter.result({name: value for name, value in evidence.items() if name != "key"})
+    quoted, folder_quoted = shlex.quote(str(run.path)), shlex.quote(str(config.folder))
+    reporter.line(
+        f"\nTry next:\n  chatsmith chat {quoted} --documents {folder_quoted}   ask it, with the passages it may "
+        f"need\n  chatsmith serve {quoted}   the same model on a web page"
+    )
 
 
 def _prepare(documents: Documents, base: Path, folder: Path, reporter: Reporter) -> bool:

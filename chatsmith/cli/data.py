@@ -304,9 +304,7 @@ def cache(config: TokenCacheConfig) -> None:
                 if part["days"] >= config.prune_days:
                     shutil.rmtree(part["folder"])
                     part["state"] = "removed"
-    if config.json:
-        print(json.dumps({"folder": str(place), "parts": parts}))
-        return
+    reporter.result({"folder": str(place), "parts": parts})
     rows = [
         [part["name"], f"{part['bytes'] / 1e6:,.1f} MB", f"{part['days']:.1f}", part["state"]]
         for part in parts

@@ -4,11 +4,9 @@ Nothing is trained, and nothing but listings is downloaded. `chatsmith run` make
 says what is amiss; it goes on all the same, for estimates may be wrong where a person knows better.
 """
 
-import json
 import os
 import shutil
 import socket
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -60,9 +58,7 @@ def main(config: Config) -> None:
         configs, recipe = configure(recipe, run, overrides, os.environ)
         found += recipe_checks(recipe, configs, run, config.processes or processes_for(configs))
     found.append(_port(ServeConfig.port))
-    if config.json:
-        sys.stdout.write(json.dumps([asdict(check) for check in found]) + "\n")
-        return
+    reporter.result([asdict(check) for check in found])
     rows = [["✓" if one.ok else "✗", one.name, one.detail, "" if one.ok else one.advice] for one in found]
     reporter.table("", ["", "check", "what was found", "what to do"], rows)
 

@@ -12,9 +12,7 @@ test items stand in the text a run learns from.
 
 import contextlib
 import hashlib
-import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -72,8 +70,7 @@ def main(config: Config) -> None:
                 raise UserError(
                     f"{error} (--download fetches the benchmarks, --eval-data names a folder)"
                 ) from None
-    if config.json and runtime.is_main:
-        sys.stdout.write(json.dumps(found) + "\n")
+    reporter.result(found)
 
 
 def evaluate(config: Config, runtime: Runtime, reporter: Reporter) -> dict[str, Any]:

@@ -59,8 +59,7 @@ def main(config: Config) -> None:
             atomic.write_text(out.parent / CERTIFICATE, _text(found))
     rows = [[name.replace("_", " "), str(value)] for name, value in found.items()]
     reporter.table(f"{out}, compared with the model itself", ["what", "found"], rows)
-    if config.json:
-        print(json.dumps(found))
+    reporter.result(found)
 
 
 def _compared(bundle: Bundle, path: Path, kind: str, config: Config) -> dict[str, Any]:

@@ -6,9 +6,7 @@ and the share of it that training was measured to reach. For GPUs that are not h
 operations and bytes (`report/estimate.py`). A budget in dollars or hours, or a size, chooses the depth.
 """
 
-import json
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache, cached_property
@@ -425,9 +423,7 @@ def main(config: Config) -> None:
     else:
         pipeline = asked_for(config, count, clock)
     facts, plan = facts_of(pipeline, clock, price), pipeline.plan
-    if config.json:
-        sys.stdout.write(json.dumps(facts | {"plan": asdict(plan), "cost": asdict(plan.cost)}) + "\n")
-        return
+    reporter.result(facts | {"plan": asdict(plan), "cost": asdict(plan.cost)})
     reporter.table(
         "The plan", ["what", "how much"], [*_rows(plan), *clock.rows(plan), *_cost_rows(facts, price)]
     )
@@ -454,9 +450,7 @@ def show_table(config: Config, count: int, clock: Clock, price: float, reporter:
         points = [(index, one["hours"]) for index, one in enumerate(found)]
     if config.plot:
         save_curve(config.plot, f"hours, by {config.table}", config.table, points)
-    if config.json:
-        sys.stdout.write(json.dumps(found) + "\n")
-        return
+    reporter.result(found)
     rows = [
         [one["name"], *(f"{one[key] / size:,.{digits}f}" for key, size, digits in COLUMNS)] for one in found
     ]

@@ -2,9 +2,10 @@
 
 On a terminal rich draws it; into a file or a pipe it is plain lines, and progress is one line about every ten seconds
 or ten percent. With `json=True` all of it goes to stderr, so that stdout holds nothing but the one JSON object that the
-command prints. It keeps no log file: metrics belong to `metrics.jsonl`.
+command gives to `result`. It keeps no log file: metrics belong to `metrics.jsonl`.
 """
 
+import json as json_format
 import math
 import os
 import sys
@@ -41,7 +42,7 @@ class Reporter:
         stream: TextIO | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
-        self._silent = silent
+        self._silent, self._json = silent, json
         self._stream = stream or (sys.stderr if json else sys.stdout)
         self._clock = clock
         self._terminal = _terminal(self._stream) if self._stream.isatty() and not silent else None
@@ -85,6 +86,11 @@ class Reporter:
         for row in rows:
             table.add_row(*row)
         self._terminal.print(table)
+
+    def result(self, found: Any) -> None:
+        """With `json`, the one JSON object on stdout: what the command found."""
+        if self._json and not self._silent:
+            sys.stdout.write(json_format.dumps(found) + "\n")
 
     @contextmanager
     def progress(self, label: str, total: float | None, unit: str) -> Iterator["Bar"]:
