@@ -134,7 +134,7 @@ def _show_tokens_of_a_document(manifest: DataManifest, tokenizer: Tokenizer, rep
     size = len(text.encode("utf-8"))
     reporter.stage("Tokens", f"the first document: {len(ids):,} tokens, {size / len(ids):.2f} bytes a token")
     styles = [TOKEN_STYLES[index % len(TOKEN_STYLES)] for index in range(TOKENS_SHOWN)]
-    _print_tokens([_visible(tokenizer, token) for token in ids[:TOKENS_SHOWN]], styles, reporter)
+    _print_tokens([visible(tokenizer, token) for token in ids[:TOKENS_SHOWN]], styles, reporter)
 
 
 def _show_packing(
@@ -192,11 +192,11 @@ def show_rendered(title: str, rendered: Rendered, tokenizer: Tokenizer, reporter
         title,
         f"{len(rendered.ids):,} tokens, of which the model learns to say {sum(rendered.mask):,} (marked)",
     )
-    tokens = [_visible(tokenizer, token) for token in rendered.ids[: 2 * TOKENS_SHOWN]]
+    tokens = [visible(tokenizer, token) for token in rendered.ids[: 2 * TOKENS_SHOWN]]
     _print_tokens(tokens, [LEARNED_STYLE if learned else GIVEN_STYLE for learned in rendered.mask], reporter)
 
 
-def _visible(tokenizer: Tokenizer, token: int) -> str:
+def visible(tokenizer: Tokenizer, token: int) -> str:
     """A token's text; a part of a character as its bytes in hexadecimal."""
     content = tokenizer.decode_bytes([token])
     try:

@@ -48,8 +48,8 @@ PIPELINE = (
     Command("data prepare", config.DataConfig, "data", "data"),
     Command("tokenizer", config.TokenizerConfig, "tokenizer", "tokenizer"),
     Command("pretrain", config.PretrainConfig, "pretrain", "pretrain"),
-    Command("mid", config.MidConfig, "sft", "mid"),
-    Command("sft", config.SftConfig, "sft", "sft"),
+    Command("mid", config.MidConfig, "pretrain:fine_tuning", "mid"),
+    Command("sft", config.SftConfig, "pretrain:fine_tuning", "sft"),
     Command("rl", config.RlConfig, "rl", "rl"),
     Command("evaluate", config.EvaluateConfig, "evaluate", "evaluate"),
     Command("chat", config.ChatConfig, "chat", "chat"),
@@ -70,8 +70,8 @@ AROUND = (
     Command("data download", config.DownloadConfig, "data:download", "download"),
     Command("data cache", config.TokenCacheConfig, "data:cache", "cache"),
     Command("data inspect", config.InspectConfig, "inspect_data", "inspect"),
-    Command("bench infer", config.BenchInferConfig, "bench", "bench_infer"),
-    Command("bench train", config.BenchTrainConfig, "bench", "bench"),
+    Command("bench infer", config.BenchInferConfig, "doctor:bench", "bench_infer"),
+    Command("bench train", config.BenchTrainConfig, "doctor:bench", "bench"),
 )
 COMMANDS = {command.name: command for command in (*PIPELINE, *AROUND)}
 

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from chatsmith.cli import chat, data, evaluate, pretrain, rl, sft, tokenizer
+from chatsmith.cli import chat, data, evaluate, pretrain, rl, tokenizer
 from chatsmith.cli.config import ChatConfig, DemoConfig, ServeConfig
 from chatsmith.cli.config import RunConfig as Config
 from chatsmith.cli.doctor import processes_for, warn
@@ -37,8 +37,8 @@ MAINS = {
     "data": data.main,
     "tokenizer": tokenizer.main,
     "pretrain": pretrain.main,
-    "mid": sft.main,
-    "sft": sft.main,
+    "mid": pretrain.fine_tuning,
+    "sft": pretrain.fine_tuning,
     "rl": rl.main,
     "evaluate": evaluate.main,
 }

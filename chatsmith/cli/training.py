@@ -12,8 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
 from chatsmith.backends import choose_loss
 from chatsmith.backends.lora import ADAPTER, adapter_beside, add_lora, merged, save_adapter
 from chatsmith.bundle import GENERATION_DEFAULTS, Bundle, check_bundle, load_bundle, save_bundle
@@ -25,7 +23,7 @@ from chatsmith.evals.suites import along_training
 from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
 from chatsmith.model.loss import chunk_gradient
-from chatsmith.report.estimate import device_called, step_time
+from chatsmith.report.estimate import device_here, step_of
 from chatsmith.report.model_card import model_card
 from chatsmith.runtime.atomic import remove_folder
 from chatsmith.runtime.console import Reporter, counted, format_bytes, format_seconds
@@ -87,6 +85,10 @@ class Stage:
         # A kill may have come between the last two lines of `finish`.
         remove_folder(self.run.state(self.name))
         return True
+
+    def settings(self, kind: type[T]) -> T:
+        """The fields of `kind`, a dataclass, taken from the command's settings."""
+        return kind(**{field.name: getattr(self.config, field.name) for field in fields(kind)})  # pyright: ignore[reportArgumentType]
 
     def freeze(self, start: Bundle) -> None:
         """Let LoRA train beside the model of `start` instead of in it, where the settings say so."""
@@ -218,11 +220,6 @@ def load_start(source: Path, runtime: Runtime) -> Bundle:
         raise UserError(f"{error}: {command}" if command else str(error)) from error
 
 
-def settings_from(config: Any, kind: type[T]) -> T:
-    """The fields of `kind`, a dataclass, taken from a command's settings."""
-    return kind(**{field.name: getattr(config, field.name) for field in fields(kind)})  # pyright: ignore[reportArgumentType]
-
-
 S = TypeVar("S", bound=Shape)
 
 
@@ -277,18 +274,10 @@ def facts_of(training: TrainingRun, plan: Plan, result: TrainResult) -> dict[str
 
 def _foreseen_speed(plan: Plan, runtime: Runtime) -> dict[str, float]:
     """Tokens/s by the model of time, where the GPU is in its table."""
-    title = torch.cuda.get_device_name(runtime.device) if runtime.device.type == "cuda" else ""
-    device, dtype = device_called(title), runtime.dtype_name
+    device, dtype = device_here(runtime.device), runtime.dtype_name
     if device is None or dtype not in device.flops or not plan.has_equal_steps:
         return {}
-    step = step_time(
-        plan.model,
-        device,
-        tokens_per_step=plan.tokens_per_step,
-        microbatch_tokens=plan.rows_per_microbatch * plan.sequence_length,
-        world_size=plan.world_size,
-        dtype=dtype,
-    )
+    step = step_of(plan, device, dtype)
     return {"foreseen_tokens_per_second": round(plan.tokens_per_step / step.seconds, 1)}
 
 
