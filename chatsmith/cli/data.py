@@ -50,6 +50,13 @@ from chatsmith.worlds.kindergarten import GENERATOR_VERSION, Kindergarten
 
 STAGE = "data"
 USES = ("data", "validation", "conversations", "validation_conversations")
+GENERATED = (
+    "train.parquet",
+    "validation.parquet",
+    "conversations_train.jsonl",
+    "conversations_validation.jsonl",
+)
+"""The kindergarten's files, in the order of USES."""
 
 Item = TypeVar("Item")
 
@@ -93,10 +100,8 @@ class Named:
     """The files and shards that the settings name, without the kindergarten's."""
 
     is_kindergarten: bool
-    data: list[Path] = field(default_factory=list)
-    validation: list[Path] = field(default_factory=list)
-    conversations: list[Path] = field(default_factory=list)
-    validation_conversations: list[Path] = field(default_factory=list)
+    files: dict[str, list[Path]] = field(default_factory=lambda: {use: [] for use in USES})
+    """By what they are for."""
     shards: dict[Path, SourceFile] = field(default_factory=dict)
     """Those of hubs, by where they are or will be."""
     listed: dict[Path, tuple[Role, SourceFile]] = field(default_factory=dict)
@@ -109,12 +114,12 @@ class Named:
     def of(config: Config) -> "Named":
         """Asks the hubs for their listings. Raises UserError if one cannot be had."""
         named = Named(KINDERGARTEN in config.data)
-        for name in USES:
-            for path in getattr(config, name):
+        for use, paths in named.files.items():
+            for path in getattr(config, use):
                 if hub.is_source(path):
-                    getattr(named, name).extend(named.find(path, name, bool(config.validation)))
+                    paths += named.find(path, use, bool(config.validation))
                 elif path != KINDERGARTEN:
-                    getattr(named, name).append(expanded(path))
+                    paths.append(expanded(path))
         return named
 
     def find(self, source: Path, use: str, has_validation: bool) -> list[Path]:
@@ -127,7 +132,7 @@ class Named:
         if use == "data":
             pinned = () if has_validation else found.validation
             if not is_remote:  # a folder stands in for the hub
-                self.validation += [file.path for file in pinned]
+                self.files["validation"] += [file.path for file in pinned]
                 return [file.path for file in files]
             files += [file for file in pinned if file not in files]
             if pinned or has_validation:
@@ -140,7 +145,7 @@ class Named:
 
     def check_outside(self, run: RunDirectory) -> None:
         """Refuse data inside the folder that this stage replaces."""
-        for path in chain(*(getattr(self, name) for name in USES)):
+        for path in chain(*self.files.values()):
             if path.resolve().is_relative_to(run.data.resolve()):
                 raise UserError(
                     f"{path} lies in {run.data}, which this command rebuilds; move it and name it again"
@@ -150,19 +155,19 @@ class Named:
         """A hash of the names, sizes and times of the files named: what tells a changed folder quickly. Of shards, the
         hashes count, and for what they are."""
 
-        def here(*paths: list[Path]) -> list[Path]:
-            return [path for path in chain(*paths) if path not in self.shards]
+        def here(*uses: str) -> list[Path]:
+            return [path for use in uses for path in self.files[use] if path not in self.shards]
 
-        texts = find_files(here(self.data, self.validation), _types(config))
-        chats = find_files(here(self.conversations, self.validation_conversations), TYPES)
+        texts = find_files(here("data", "validation"), _types(config))
+        chats = find_files(here("conversations", "validation_conversations"), TYPES)
         files = [(file, file.stat()) for file in dict.fromkeys((*texts, *chats))]
         self.bytes = sum(status.st_size for _, status in files)
         lines = [f"{file} {status.st_size} {status.st_mtime_ns}" for file, status in files]
-        for name in USES:
-            for path in getattr(self, name):
+        for use, paths in self.files.items():
+            for path in paths:
                 if file := self.shards.get(path):
                     role = self.listed.get(path, ("read",))[0]
-                    lines.append(f"{name} {role} {file.sha256 if file.is_remote else file.path} {file.bytes}")
+                    lines.append(f"{use} {role} {file.sha256 if file.is_remote else file.path} {file.bytes}")
         return sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -183,18 +188,13 @@ def _gather(config: Config, named: Named, folder: Path, reporter: Reporter) -> D
         raise UserError(f"{first} holds no documents")
     if named.is_kindergarten:
         _generate_kindergarten(config, folder, reporter)
-        named.data.insert(0, folder / "train.parquet")
-        named.validation.insert(0, folder / "validation.parquet")
-        named.conversations.insert(0, folder / "conversations_train.jsonl")
-        named.validation_conversations.insert(0, folder / "conversations_validation.jsonl")
+        for paths, name in zip(named.files.values(), GENERATED, strict=True):
+            paths.insert(0, folder / name)
     columns = dict(pair.split("=", 1) for pair in config.columns)
     forms = (column_map(columns), *FORMS) if columns else FORMS
     with reporter.progress("reading", named.bytes or None, "bytes") as bar:
         manifest = survey(
-            named.data,
-            validation=named.validation,
-            conversations=named.conversations,
-            validation_conversations=named.validation_conversations,
+            **named.files,
             source="kindergarten" if named.is_kindergarten else "files",
             chats=ConversationFiles(folder / "conversations", forms),
             held_out=config.held_out,

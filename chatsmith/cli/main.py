@@ -150,13 +150,12 @@ def execute(command: Command, argv: Sequence[str], environ: Mapping[str, str]) -
     given.check_environment(environ, {one.section for one in COMMANDS.values()})
     variables = given.from_environment(command.config, section, environ)
     flags = given.from_flags(command.config, argv, prog, variables)
-    values = given.layered(command.config, variables, flags)
+    kept: given.Values = {}
     if "run" in command.config.POSITIONAL:
-        recipe = RunDirectory(values.get("run", config.DEFAULT_RUN)).recipe
-        if recipe.is_file():
-            kept = read_recipe(recipe).sections.get(section, {})
-            written = given.from_recipe(command.config, section, kept, is_old=True)
-            values = given.layered(command.config, written, variables, flags)
+        recipe = RunDirectory({**variables, **flags}.get("run", config.DEFAULT_RUN)).recipe
+        written = read_recipe(recipe).sections.get(section, {}) if recipe.is_file() else {}
+        kept = given.from_recipe(command.config, section, written, is_old=True)
+    values = given.layered(command.config, kept, variables, flags)
     try:
         settings = given.made(command.config, values, prog)
         module, _, function = command.module.partition(":")

@@ -418,7 +418,6 @@ def show_table(config: Config, count: int, clock: Clock, price: float, reporter:
     if config.table == "depths":
         pipelines = [of_depth(config, depth, count) for depth in range(4, 34, 2)]
         found = [facts_of(pipeline, clock, price) for pipeline in pipelines]
-        points = [(one["depth"], one["hours"]) for one in found]
     else:
         found, count = [], config.count
         for device in estimate.DEVICES.values():
@@ -426,8 +425,9 @@ def show_table(config: Config, count: int, clock: Clock, price: float, reporter:
             pipeline = asked_for(config, count, clock)
             each = count * (config.price_per_gpu_hour or device.dollars_per_hour)
             found.append(facts_of(pipeline, clock, each) | {"name": device.title})
-        points = [(index, one["hours"]) for index, one in enumerate(found)]
     if config.plot:
+        places = [one["depth"] for one in found] if config.table == "depths" else range(len(found))
+        points = [(place, one["hours"]) for place, one in zip(places, found, strict=True)]
         save_curve(config.plot, f"hours, by {config.table}", config.table, points)
     reporter.result(found)
     rows = [

@@ -2,11 +2,11 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from chatsmith.cli.config import KINDERGARTEN, STAGES, RunConfig, Settings, Shape, TokenizerConfig
+from chatsmith.cli.config import KINDERGARTEN, STAGES, RunConfig, Settings, Shape, Sources, TokenizerConfig
 from chatsmith.cli.settings import expanded, from_environment, from_recipe, layered, made, to_recipe
 from chatsmith.cli.training import with_dial
 from chatsmith.runtime.errors import UserError, did_you_mean
@@ -44,19 +44,15 @@ def read_overrides(config: RunConfig) -> dict[str, dict[str, Any]]:
         if not (equals and dot and stage and name):
             raise UserError(f"--set takes stage.name=value, like pretrain.depth=6, not {text!r}")
         overrides.setdefault(stage, {})[name.replace("-", "_")] = _toml_value(value.strip())
-    for name in ("data", "validation", "conversations", "validation_conversations"):
-        paths: tuple[Path, ...] = getattr(config, name)
-        if paths:
+    for field in fields(Sources):
+        if (value := getattr(config, field.name)) != field.default:
             # Absolute, so that the run can be continued from another folder.
-            is_name = [path == KINDERGARTEN or str(path).startswith("hub:") for path in paths]
-            places = [
-                path if named else expanded(path).absolute()
-                for path, named in zip(paths, is_name, strict=True)
-            ]
-            overrides.setdefault("data", {})[name] = [str(place) for place in places]
-    for name, default in (("text_column", "text"), ("columns", ()), ("as_text", False)):
-        if (value := getattr(config, name)) != default:
-            overrides.setdefault("data", {})[name] = list(value) if isinstance(value, tuple) else value
+            named = (
+                [_absolute(one) if isinstance(one, Path) else one for one in value]
+                if isinstance(value, tuple)
+                else value
+            )
+            overrides.setdefault("data", {})[field.name] = named
     return overrides
 
 
@@ -124,6 +120,12 @@ def named_recipe(name: str) -> Recipe:
             f"no recipe {name!r}{did_you_mean(name, names)}; name one of {known}, a .toml file or a run directory"
         )
     return read_recipe(BUILT_IN / f"{name}.toml")
+
+
+def _absolute(path: Path) -> str:
+    """A path of data as a recipe keeps it; a name stays."""
+    is_name = path == KINDERGARTEN or str(path).startswith("hub:")
+    return str(path if is_name else expanded(path).absolute())
 
 
 def _toml_value(text: str) -> Any:

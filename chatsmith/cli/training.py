@@ -32,6 +32,7 @@ from chatsmith.runtime.distributed import process_group
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import (
     BUNDLE_FILE,
+    FrozenNumbers,
     RunDirectory,
     all_keys,
     command_for,
@@ -236,22 +237,6 @@ def shape_of(config: Shape, vocab_size: int) -> GPTConfig:
     config = with_dial(config)
     shape: dict[str, Any] = {field.name: getattr(config, field.name) for field in fields(Shape)}
     return model_shape(vocab_size=vocab_size, **shape)
-
-
-class FrozenNumbers:
-    """What `stage` measured under `key`, kept in the run's recipe.toml."""
-
-    def __init__(self, run: RunDirectory, stage: str, key: str) -> None:
-        self._run, self._stage, self._key = run, stage, key
-
-    def get(self, name: str) -> int | None:
-        """What was kept for these settings, if anything."""
-        value = self._run.frozen(self._stage, name, self._key)
-        return int(value) if value else None
-
-    def keep(self, name: str, value: int) -> None:
-        """Write a number into the recipe."""
-        self._run.freeze(self._stage, name, value, self._key)
 
 
 def facts_of(training: TrainingRun, plan: Plan, result: TrainResult) -> dict[str, Any]:
