@@ -95,7 +95,6 @@ CLOCK = ("modified", "second", "time", "finished", "memory", "share", "MFU", "sh
 LONGEST_SECONDS, GRACE_SECONDS = 300, 20
 
 
-@dataclass(frozen=True)
 class Config(Output):
     """Kill training at any moment and compare."""
 

@@ -11,7 +11,6 @@ margin between the two best choices exceeds what rounding can move.
 import math
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +34,6 @@ MARGIN = 1e-4
 """Nats a token between the two best choices, below which rounding may decide."""
 
 
-@dataclass(frozen=True)
 class Config(Compute, Output):
     """Measure the speed of scoring CORE."""
 

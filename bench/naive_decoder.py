@@ -15,7 +15,6 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -34,7 +33,6 @@ from chatsmith.runtime.device import Runtime, detect_runtime
 ROUNDS = 3
 
 
-@dataclass(frozen=True)
 class Config(Compute, Output):
     """Compare the engine with a naive decoder."""
 

@@ -13,7 +13,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from naive_decoder import decode_naively
 
@@ -31,7 +30,6 @@ from chatsmith.tools.calculator import calculator_tool
 from chatsmith.worlds.kindergarten.rl_problems import rl_problem_set
 
 
-@dataclass(frozen=True)
 class Config(Compute, Output, Run):
     """Measure the speed of rollouts of a run's fine-tuned model, or of a bundle."""
 

@@ -28,16 +28,8 @@ from chatsmith.cli.settings import expanded
 from chatsmith.data.dataset import DataManifest, SourceFile, load_manifest
 from chatsmith.data.documents import SUPPORTED, read_documents
 from chatsmith.data.tokens import ABOUT, PROGRESS
-from chatsmith.ingest import hub
+from chatsmith.ingest import forms, hub
 from chatsmith.ingest.files import ANY_TYPE, find_files
-from chatsmith.ingest.forms import (
-    FORMS,
-    TYPES,
-    ConversationFiles,
-    column_map,
-    write_conversations,
-    write_documents,
-)
 from chatsmith.ingest.survey import Role, survey
 from chatsmith.ingest.tokenizing import IN_USE
 from chatsmith.runtime.atomic import new_folder
@@ -159,7 +151,7 @@ class Named:
             return [path for use in uses for path in self.files[use] if path not in self.shards]
 
         texts = find_files(here("data", "validation"), _types(config))
-        chats = find_files(here("conversations", "validation_conversations"), TYPES)
+        chats = find_files(here("conversations", "validation_conversations"), forms.TYPES)
         files = [(file, file.stat()) for file in dict.fromkeys((*texts, *chats))]
         self.bytes = sum(status.st_size for _, status in files)
         lines = [f"{file} {status.st_size} {status.st_mtime_ns}" for file, status in files]
@@ -191,12 +183,12 @@ def _gather(config: Config, named: Named, folder: Path, reporter: Reporter) -> D
         for paths, name in zip(named.files.values(), GENERATED, strict=True):
             paths.insert(0, folder / name)
     columns = dict(pair.split("=", 1) for pair in config.columns)
-    forms = (column_map(columns), *FORMS) if columns else FORMS
+    own = (forms.column_map(columns),) if columns else ()
     with reporter.progress("reading", named.bytes or None, "bytes") as bar:
         manifest = survey(
             **named.files,
             source="kindergarten" if named.is_kindergarten else "files",
-            chats=ConversationFiles(folder / "conversations", forms),
+            chats=forms.ConversationFiles(folder / "conversations", (*own, *forms.FORMS)),
             held_out=config.held_out,
             text_column=config.text_column,
             types=_types(config),
@@ -212,8 +204,8 @@ def _generate_kindergarten(config: Config, folder: Path, reporter: Reporter) -> 
     task = Kindergarten(config.seed, *sizes)
     with reporter.progress("generating", sum(sizes) + sizes[-1], "texts") as bar:
         for split in ("train", "validation"):
-            write_documents(folder / f"{split}.parquet", _counted(task.documents(split), bar))
-            write_conversations(
+            forms.write_documents(folder / f"{split}.parquet", _counted(task.documents(split), bar))
+            forms.write_conversations(
                 folder / f"conversations_{split}.jsonl", _counted(task.conversations(split), bar)
             )
 

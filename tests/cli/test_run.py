@@ -1,6 +1,5 @@
 """`chatsmith run` around stages that do nothing; the real stages run in tests/test_pipeline.py."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import FrozenNumbers, RunDirectory, read_recipe, stage_key
 
 
-@dataclass(frozen=True)
 class FakeConfig(Run):
     """A stage."""
 

@@ -28,7 +28,6 @@ from chatsmith.runtime.run_directory import Recipe, RunDirectory, settings_of, s
 from chatsmith.text.tokenizer import MIN_VOCAB_SIZE
 
 
-@dataclass(frozen=True)
 class Config(Run):
     """Train a model."""
 
@@ -58,7 +57,6 @@ class Config(Run):
     """A switch with a former name."""
 
 
-@dataclass(frozen=True)
 class Named(Settings):
     POSITIONAL: ClassVar[tuple[str, ...]] = ("recipe",)
     recipe: str
