@@ -275,11 +275,11 @@ def _write_general(replay: Replay, folder: Path) -> None:
             break
         kept.append({"text": document.text[:GENERAL_CHARACTERS]})
         size += len(document.text)
-    file, text = folder / "general.jsonl", _as_lines(kept)
-    if not kept:
+    file = folder / "general.jsonl"
+    if kept:
+        _write(file, kept)
+    else:
         file.unlink(missing_ok=True)
-    elif not file.is_file() or file.read_text(encoding="utf-8") != text:
-        atomic.write_text(file, text)
 
 
 def _recipe(
@@ -386,12 +386,8 @@ def _lines(file: Path) -> Iterable[dict[str, Any]]:
                 yield json.loads(line)
 
 
-def _as_lines(records: Iterable[dict[str, Any]]) -> str:
-    return "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records)
-
-
 def _write(file: Path, records: Iterable[dict[str, Any]]) -> None:
-    atomic.write_text(file, _as_lines(records))
+    atomic.write_text(file, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records))
 
 
 def _key(content: Any) -> str:
