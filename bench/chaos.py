@@ -31,7 +31,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: threads do not 
 from chatsmith.cli import main as cli
 from chatsmith.cli import run as _everything  # noqa: F401
 from chatsmith.cli.config import Natural, Output, Positive
-from chatsmith.cli.settings import from_flags, made
+from chatsmith.cli.settings import from_flags
 from chatsmith.runtime.console import Reporter
 from chatsmith.train import pretrain, step, trainer
 
@@ -407,4 +407,4 @@ def without_clock(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    main(made(Config, from_flags(Config, sys.argv[1:], "bench/chaos.py")))
+    main(Config(**from_flags(Config, sys.argv[1:], "bench/chaos.py")))

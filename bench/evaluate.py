@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from chatsmith.bundle import Bundle
 from chatsmith.cli.config import Compute, Natural, Output, Positive, VocabSize
-from chatsmith.cli.settings import from_flags, made
+from chatsmith.cli.settings import from_flags
 from chatsmith.evals.core import questions_of
 from chatsmith.evals.scoring import Decision, EngineScorer, PassageScore, Question, decide, decide_all
 from chatsmith.model.gpt import GPT
@@ -248,4 +248,4 @@ def _show(figures: dict[str, Any], reporter: Reporter) -> None:
 
 
 if __name__ == "__main__":
-    main(made(Config, from_flags(Config, sys.argv[1:], "python bench/evaluate.py")))
+    main(Config(**from_flags(Config, sys.argv[1:], "python bench/evaluate.py")))

@@ -23,7 +23,7 @@ from infer import new_engine, random_model, seconds_per_step
 from torch import Tensor
 
 from chatsmith.cli.config import BenchInferConfig, Compute, Output, Positive
-from chatsmith.cli.settings import from_flags, made
+from chatsmith.cli.settings import from_flags
 from chatsmith.engine.request import Request, SamplingParams
 from chatsmith.model.attention import attention_scale
 from chatsmith.model.gpt import GPT
@@ -168,4 +168,4 @@ def decode_naively(
 
 
 if __name__ == "__main__":
-    main(made(Config, from_flags(Config, sys.argv[1:], "python bench/naive_decoder.py")))
+    main(Config(**from_flags(Config, sys.argv[1:], "python bench/naive_decoder.py")))

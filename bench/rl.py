@@ -19,7 +19,7 @@ from naive_decoder import decode_naively
 from chatsmith.backends import choose_backend
 from chatsmith.bundle import Bundle, load_bundle
 from chatsmith.cli.config import Compute, Natural, Output, Positive, Run
-from chatsmith.cli.settings import from_flags, made
+from chatsmith.cli.settings import from_flags
 from chatsmith.data.problems import Problem
 from chatsmith.rl.rollouts import Group, RolloutWorker, seeds_of
 from chatsmith.runtime.console import Reporter
@@ -144,4 +144,4 @@ def _plain(bundle: Bundle, groups: list[Group]) -> Callable[[], None]:
 
 
 if __name__ == "__main__":
-    main(made(Config, from_flags(Config, sys.argv[1:], "python bench/rl.py")))
+    main(Config(**from_flags(Config, sys.argv[1:], "python bench/rl.py")))

@@ -157,7 +157,7 @@ def execute(command: Command, argv: Sequence[str], environ: Mapping[str, str]) -
         kept = given.from_recipe(command.config, section, written, is_old=True)
     values = given.layered(command.config, kept, variables, flags)
     try:
-        settings = given.made(command.config, values, prog)
+        settings = command.config(**values)
         module, _, function = command.module.partition(":")
         getattr(import_module(f"chatsmith.cli.{module}"), function or "main")(settings)
     except UserError as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from chatsmith.cli.config import KINDERGARTEN, STAGES, RunConfig, Settings, Shape, Sources, TokenizerConfig
-from chatsmith.cli.settings import expanded, from_environment, from_recipe, layered, made, to_recipe
+from chatsmith.cli.settings import expanded, from_environment, from_recipe, layered, to_recipe
 from chatsmith.cli.training import with_dial
 from chatsmith.runtime.errors import UserError, did_you_mean
 from chatsmith.runtime.run_directory import Recipe, RunDirectory, read_recipe
@@ -92,7 +92,7 @@ def configure(
             from_recipe(config_class, name, overrides.get(name, {})),
         )
         try:
-            configs[name] = made(config_class, values | {"run": run.path})
+            configs[name] = config_class(**{**values, "run": run.path})
         except UserError as error:
             raise UserError(f"stage {name}: {error}") from error
     pretrain, tokenizer = configs.get("pretrain"), configs.get("tokenizer")
