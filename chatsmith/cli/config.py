@@ -21,7 +21,6 @@ from chatsmith.runtime.errors import UserError
 KINDERGARTEN = Path("kindergarten")
 """The word that stands for the built-in world where paths of data are named."""
 DEFAULT_RUN = Path("runs/kindergarten")
-PRODUCTS = ("qkv", "out", "up", "down")  # those of backends/lora.py, which imports torch
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@A-Z]+")
@@ -67,6 +66,7 @@ PositiveNumber = Annotated[float, Bound(gt=0)]
 NaturalNumber = Annotated[float, Bound(ge=0)]
 VocabSize = Annotated[int, Bound(ge=285)]  # 256 bytes and 29 special tokens (text/tokenizer.py)
 Dtype = Literal["auto", "fp32", "bf16"]
+Product = Literal["qkv", "out", "up", "down"]  # those of backends/lora.py, which imports torch
 Tracker = Literal["none", "wandb", "tensorboard", "trackio"]
 
 
@@ -240,9 +240,7 @@ class TokenTraining(Training):
     HOW: ClassVar[tuple[str, ...]] = ("compile",)
     BUDGET: ClassVar[frozenset[str]] = frozenset({"tokens", "minutes"})
     # The content of the mixture is in the key.
-    NOT_IN_KEY: ClassVar[frozenset[str]] = Training.NOT_IN_KEY | {
-        *("evaluations", "evaluate_tokens", "mixture", "eval_data")
-    }
+    NOT_IN_KEY: ClassVar[frozenset[str]] = Training.NOT_IN_KEY | {"evaluations", "evaluate_tokens", "mixture"}
 
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
     """What to compute in; auto: bf16 where the hardware supports it, fp16 with a scaled loss on GPUs that lack it."""
@@ -268,17 +266,10 @@ class TokenTraining(Training):
     """LoRA: freeze the model and train matrices of this rank beside its own; 0 trains all weights. What is learned is
     merged into the bundle, and kept apart as STAGE/adapter for `serve --adapter`. A rate_scale 2 to 4 times as high
     suits it."""
-    lora_products: tuple[str, ...] = dataclasses.field(default=PRODUCTS, metadata={"new": True})
+    lora_products: tuple[Product, ...] = dataclasses.field(
+        default=("qkv", "out", "up", "down"), metadata={"new": True}
+    )
     """Which matrices of each layer LoRA trains: of attention (qkv, out) and of the MLP (up, down)."""
-
-    def check(self) -> None:
-        if unknown := {*self.lora_products} - {*PRODUCTS}:
-            raise UserError(
-                f"no matrix is called {min(unknown)!r}; there are {', '.join(PRODUCTS)}",
-                setting="lora_products",
-            )
-        twice = "the token budget is given twice, as tokens and as minutes; 0 takes one back"
-        refuse(self.tokens and self.minutes, twice, "tokens")
 
 
 class Inference(Compute, Run):
@@ -434,12 +425,10 @@ class SftConfig(TokenTraining):
 class RlConfig(Training):
     """Reinforcement learning with verifiable rewards (GRPO)."""
 
-    NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset(
-        {
-            *("show_every", "give_up_after", *Training.NOT_IN_KEY),
-            *("problems", "test_problems"),  # their content is in the key
-        }
-    )
+    # The content of the problems is in the key.
+    NOT_IN_KEY: ClassVar[frozenset[str]] = Training.NOT_IN_KEY | {
+        *("show_every", "give_up_after", "problems", "test_problems")
+    }
 
     from_: Path | None = None
     """The bundle to start from; by default the run's fine-tuned model."""
