@@ -25,14 +25,7 @@ from chatsmith.bundle import Bundle, bundle_fingerprint, load_bundle
 from chatsmith.cli.config import MidConfig, PretrainConfig, SftConfig
 from chatsmith.cli.data import eval_folder
 from chatsmith.cli.inspect_data import show_rendered
-from chatsmith.cli.training import (
-    Stage,
-    facts_of,
-    load_start,
-    shape_of,
-    training_stage,
-    with_dial,
-)
+from chatsmith.cli.training import Stage, facts_of, load_start, shape_of, training_stage, with_dial
 from chatsmith.data.dataset import FILE_NAME, DataManifest, SplitName, file_sha256, load_manifest
 from chatsmith.data.mixture import Entry, Mixture, Part, cache_conversations
 from chatsmith.data.packing import NOT_TRAINED_ON, ConversationRows, NothingToLearnError, TrainingRows

@@ -3,8 +3,6 @@ stage leaves there.
 """
 
 import contextlib
-import json
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -17,6 +15,7 @@ from chatsmith.backends.lora import ADAPTER, adapter_beside, add_lora, merged, s
 from chatsmith.bundle import GENERATION_DEFAULTS, Bundle, check_bundle, load_bundle, save_bundle
 from chatsmith.cli.config import Shape
 from chatsmith.cli.data import eval_folder
+from chatsmith.cli.settings import to_recipe
 from chatsmith.data.dataset import load_manifest
 from chatsmith.evals.hardest import hardest_rows
 from chatsmith.evals.suites import along_training
@@ -30,15 +29,7 @@ from chatsmith.runtime.console import Reporter, counted, format_bytes, format_se
 from chatsmith.runtime.device import Runtime, detect_runtime, peak_memory_bytes
 from chatsmith.runtime.distributed import process_group
 from chatsmith.runtime.errors import UserError
-from chatsmith.runtime.run_directory import (
-    BUNDLE_FILE,
-    FrozenNumbers,
-    RunDirectory,
-    all_keys,
-    command_for,
-    settings_of,
-    stage_key,
-)
+from chatsmith.runtime.run_directory import FrozenNumbers, RunDirectory, all_keys, command_for, stage_key
 from chatsmith.runtime.states import saved_states
 from chatsmith.text.tokenizer import Tokenizer
 from chatsmith.train.plan import Plan, dial, model_shape
@@ -126,7 +117,6 @@ class Stage:
         states = saved_states(folder)
         saved = {str(state.facts.get("key")).partition(" ")[0]: state.facts for state in states}
         resumed = next((one for one in all_keys(self.key) if one in saved), self.key)
-        settings = settings_of(config)
         describe = partial(hardest_rows, text_of=tokenizer.decode, runtime=self.runtime)
         return TrainingRun(
             self.name,
@@ -141,7 +131,7 @@ class Stage:
             disk_wait_seconds=60 * config.disk_wait,
             on_save=config.on_save,
             started=self.started,
-            settings={name: value for name, value in settings.items() if name not in ("run", "json")},
+            settings=to_recipe(config),
             after_step=after_step,
             chosen=dict(saved.get(resumed, {}).get("chosen", {})),
             gradient_of=choose_loss(self.runtime, self.reporter.line)
@@ -284,8 +274,6 @@ def finish(
 ) -> None:
     """Record that `stage` is done, with its bundle and `outputs`. No training state is needed any more, of these
     settings or others, and no checkpoint that others have kept."""
-    for path in run.checkpoints(stage).values():
-        if json.loads((path / BUNDLE_FILE).read_bytes())["provenance"].get("settings") != key:
-            shutil.rmtree(path, ignore_errors=True)
+    run.drop_checkpoints(stage, key)
     run.mark_done(stage, key, facts, [run.bundle(stage), *outputs], config)
     remove_folder(run.state(stage))

@@ -26,6 +26,7 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
 import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -71,6 +72,12 @@ class RunDirectory:
         """The bundles that stage `name` kept along the way, by step."""
         folders = (path for path in (self.stage(name) / "steps").glob("*") if path.name.isdigit())
         return {int(path.name): path for path in sorted(folders, key=lambda path: int(path.name))}
+
+    def drop_checkpoints(self, name: str, key: str) -> None:
+        """Remove the bundles that stage `name` kept along the way under another key."""
+        for path in self.checkpoints(name).values():
+            if json.loads((path / BUNDLE_FILE).read_bytes())["provenance"].get("settings") != key:
+                shutil.rmtree(path, ignore_errors=True)
 
     def state(self, name: str) -> Path:
         """The folder of the training state that stage `name` keeps for resuming."""
