@@ -78,7 +78,7 @@ class Settings:
 
     POSITIONAL: ClassVar[tuple[str, ...]] = ()
     """Fields that are written without a flag."""
-    BUDGET: ClassVar[frozenset[str]] = frozenset()
+    BUDGET: ClassVar[tuple[str, ...]] = ()
     """Fields that say the same thing in different ways: one of them takes the place of what a weaker place says."""
     NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset()
     """Fields that do not change what a stage makes (see `stage_key`)."""
@@ -238,7 +238,7 @@ class TokenTraining(Training):
     """Training on tokens"""
 
     HOW: ClassVar[tuple[str, ...]] = ("compile",)
-    BUDGET: ClassVar[frozenset[str]] = frozenset({"tokens", "minutes"})
+    BUDGET: ClassVar[tuple[str, ...]] = ("tokens", "minutes")
     # The content of the mixture is in the key.
     NOT_IN_KEY: ClassVar[frozenset[str]] = Training.NOT_IN_KEY | {"evaluations", "evaluate_tokens", "mixture"}
 
@@ -364,7 +364,7 @@ class TokenizerConfig(Run):
 class PretrainConfig(Shape, TokenTraining):
     """Train a language model from scratch on the documents, or another one further."""
 
-    BUDGET: ClassVar[frozenset[str]] = frozenset({"tokens", "minutes", "ratio"})
+    BUDGET: ClassVar[tuple[str, ...]] = ("tokens", "minutes", "ratio")
     # The content of the mixture, and of the bundle to start from, is in the key.
     NOT_IN_KEY: ClassVar[frozenset[str]] = TokenTraining.NOT_IN_KEY | {"prompt", "from_"}
 
@@ -399,7 +399,7 @@ class MidConfig(TokenTraining):
 class SftConfig(TokenTraining):
     """Supervised fine-tuning on conversations."""
 
-    BUDGET: ClassVar[frozenset[str]] = frozenset({"tokens", "minutes", "epochs"})
+    BUDGET: ClassVar[tuple[str, ...]] = ("tokens", "minutes", "epochs")
 
     from_: Path | None = None
     """The bundle to start from; by default the run's pretrained model."""

@@ -95,15 +95,12 @@ def layered(config_class: type[Settings], *layers: Values) -> Values:
     values: Values = {}
     given: list[str] = []
     for layer in layers:
-        given = [
-            field.name for field in dataclasses.fields(config_class) if field.name in config_class.BUDGET
-        ]
-        given = [name for name in given if layer.get(name)]
+        given = [name for name in config_class.BUDGET if layer.get(name)]
         if given:
             values = {name: value for name, value in values.items() if name not in config_class.BUDGET}
         values |= layer
     if len(given) > 1:
-        one, other = sorted(given, key=("tokens", "minutes", "epochs", "ratio").index)[:2]
+        one, other, *_ = given
         raise UserError(
             f"the token budget is given twice, as {one} and as {other}; leave one out", setting=one
         )
