@@ -20,6 +20,7 @@ from chatsmith.data.dataset import DataManifest, SourceFile, Split, load_manifes
 from chatsmith.data.packing import RowPacker, Rows
 from chatsmith.ingest import hub
 from chatsmith.ingest.survey import survey
+from chatsmith.report.reference_vocabularies import beginning
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.run_directory import RunDirectory
 from chatsmith.text.chat import Rendered, render
@@ -142,12 +143,8 @@ def _show_packing(
 ) -> None:
     """How the first documents fill rows: statistics, and a picture of some rows."""
 
-    texts, characters = list[str](), 0
-    for document in islice(manifest.read_documents("train"), PACKED_DOCUMENTS):
-        texts.append(document.text)
-        characters += len(document.text)
-        if characters >= PACKED_CHARACTERS:
-            break
+    documents = islice(manifest.read_documents("train"), PACKED_DOCUMENTS)
+    texts = beginning((one.text for one in documents), PACKED_CHARACTERS)
     counts = [len(ids) for ids in tokenizer.encode_batch(texts)]
     offsets = np.cumsum([0, *counts], dtype=np.int64)
     packer = RowPacker(sequence_length + 1)

@@ -77,10 +77,6 @@ def configure(
             raise UserError(
                 f"the recipe {recipe.name} names an unknown stage {name!r}{did_you_mean(name, STAGES)}"
             )
-    sections: dict[str, dict[str, Any]] = {
-        name: {**recipe.sections.get(name, {}), **overrides.get(name, {})}
-        for name in dict.fromkeys((*recipe.stages, *recipe.sections, *overrides))
-    }
     configs: dict[str, Settings] = {}
     given: dict[str, dict[str, Any]] = {}
     for name in recipe.stages:
@@ -100,7 +96,9 @@ def configure(
         configs["pretrain"] = with_dial(pretrain)
         if isinstance(tokenizer, TokenizerConfig) and "vocab_size" not in given["tokenizer"]:
             configs["tokenizer"] = replace(tokenizer, vocab_size=dial(pretrain.depth).vocab_size)
-    sections |= {name: to_recipe(one) for name, one in configs.items()}
+    sections = {name: to_recipe(one) for name, one in configs.items()}
+    for name in (*recipe.sections, *overrides):  # those of other commands stay as they are written
+        sections.setdefault(name, {**recipe.sections.get(name, {}), **overrides.get(name, {})})
     return configs, replace(recipe, sections=sections)
 
 

@@ -190,7 +190,7 @@ def _launch_stage(name: str, run: RunDirectory, processes: int, place: Place) ->
 
 
 def _run_stage(name: str, run: RunDirectory, work: Callable[[], None]) -> StageResult:
-    done_before = run.finished_at(name)
+    done_before = run.done(name)
     started = time.monotonic()
     try:
         work()
@@ -200,8 +200,8 @@ def _run_stage(name: str, run: RunDirectory, work: Callable[[], None]) -> StageR
         changes = ", ".join(f"--set {name}.{setting}=…" for setting in error.settings)
         raise UserError(f"{error} ({changes})") from error
     seconds = time.monotonic() - started
-    facts = run.done_facts(name) or {}
-    was_done = done_before is not None and done_before == run.finished_at(name)
+    done = run.done(name)
+    facts, was_done = done["facts"] if done else {}, done is not None and done == done_before
     if was_done:
         seconds = float(facts.get("seconds", seconds))
     return StageResult(

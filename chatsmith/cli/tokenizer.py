@@ -18,7 +18,7 @@ from chatsmith.cli.config import TokenizerConfig as Config
 from chatsmith.cli.inspect_data import visible
 from chatsmith.data.dataset import DataManifest, SplitName, load_manifest
 from chatsmith.ingest.hub import fetch, start_downloads
-from chatsmith.report.reference_vocabularies import compare
+from chatsmith.report.reference_vocabularies import beginning, compare
 from chatsmith.runtime.console import Reporter, format_seconds
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import RunDirectory, stage_key
@@ -135,7 +135,10 @@ def _texts(manifest: DataManifest, split: SplitName) -> dict[str, Iterator[str]]
 
 def _report(tokenizer: Tokenizer, seconds: float, manifest: DataManifest, reporter: Reporter) -> float | None:
     """Print size, compression and examples; returns bytes per token on held-out documents (None: no such)."""
-    held_out = {kind: _first(texts) for kind, texts in _texts(manifest, "validation").items()}
+    held_out = {
+        kind: beginning(sample_evenly(texts, share=1.0), HELD_OUT_CHARACTERS)
+        for kind, texts in _texts(manifest, "validation").items()
+    }
     compared, rows = compare(tokenizer, held_out), list[list[str]]()
     for name, found in compared.items():
         if found:
@@ -153,14 +156,3 @@ def _report(tokenizer: Tokenizer, seconds: float, manifest: DataManifest, report
     reporter.line(f"Trained in {format_seconds(seconds)}.")
     own = compared["this tokenizer"] or {}
     return round(own["documents"], 4) if "documents" in own else None
-
-
-def _first(texts: Iterator[str]) -> list[str]:
-    """The first chunks of `texts`, up to HELD_OUT_CHARACTERS in all."""
-    chosen, characters = [], 0
-    for text in sample_evenly(texts, share=1.0):
-        chosen.append(text)
-        characters += len(text)
-        if characters >= HELD_OUT_CHARACTERS:
-            break
-    return chosen

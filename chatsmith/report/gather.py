@@ -15,7 +15,7 @@ import torch
 import chatsmith
 from chatsmith.bundle import bundle_fingerprint
 from chatsmith.data.dataset import load_manifest
-from chatsmith.report.reference_vocabularies import compare
+from chatsmith.report.reference_vocabularies import beginning, compare
 from chatsmith.report.run_facts import Facts, attempt, is_number, read_json, read_records, read_run, read_toml
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import RunDirectory
@@ -103,10 +103,8 @@ def _tokenizer(run: RunDirectory) -> Facts:
     texts = read_toml(Path(__file__).with_name("texts.toml"))
     note, held_out = "", ""
     try:
-        for document in load_manifest(run.data).read_documents("validation"):
-            held_out += document.text + "\n"
-            if len(held_out) >= HELD_OUT_CHARACTERS:
-                break
+        lines = (one.text + "\n" for one in load_manifest(run.data).read_documents("validation"))
+        held_out = "".join(beginning(lines, HELD_OUT_CHARACTERS))
     except UserError as error:
         note = f"held-out text could not be read: {error}"
     if held_out:

@@ -8,7 +8,7 @@ it.
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,6 +60,17 @@ def compare(own: Tokenizer, texts: Mapping[str, list[str]]) -> dict[str, dict[st
             if count := sum(map(len, encode_batch(parts))):
                 found[kind] = sum(len(text.encode("utf-8", "replace")) for text in parts) / count
     return compared
+
+
+def beginning(texts: Iterable[str], characters: int) -> list[str]:
+    """The first texts, until they have so many characters in all."""
+    chosen, found = list[str](), 0
+    for text in texts:
+        chosen.append(text)
+        found += len(text)
+        if found >= characters:
+            break
+    return chosen
 
 
 def load_offline(vocabulary: ReferenceVocabulary) -> tiktoken.Encoding | None:

@@ -143,7 +143,7 @@ class RunDirectory:
 
         Of a bundle only the description is looked at, which seals the rest: see `bundle.check_bundle`.
         """
-        done = self._read_done(stage)
+        done = self.done(stage)
         if done is None or done["key"] not in all_keys(key):
             return False
         hashes = done.get("hashes", {})  # an older chatsmith kept none
@@ -194,21 +194,14 @@ class RunDirectory:
 
     def done_facts(self, stage: str) -> dict[str, Any] | None:
         """The facts given to `mark_done`, or None if the stage has never finished."""
-        done = self._read_done(stage)
-        return None if done is None else done["facts"]
+        done = self.done(stage)
+        return done and done["facts"]
 
-    def done_key(self, stage: str) -> str | None:
-        """The key under which the stage finished: an input for the keys of the stages after it."""
-        done = self._read_done(stage)
-        return None if done is None else done["key"]
+    def done(self, stage: str) -> dict[str, Any] | None:
+        """The newest whole record of `done.json` and `settings.toml`: "key", "finished_at", "facts" and outputs.
 
-    def finished_at(self, stage: str) -> float | None:
-        """When the stage finished, in seconds since 1970, or None."""
-        done = self._read_done(stage)
-        return None if done is None else done["finished_at"]
-
-    def _read_done(self, stage: str) -> dict[str, Any] | None:
-        """The newest whole record of `done.json` and `settings.toml`; None without one: the stage simply runs again."""
+        None without one: the stage simply runs again.
+        """
         found = []
         with contextlib.suppress(OSError, ValueError):
             found.append(json.loads((self.stage(stage) / "done.json").read_text(encoding="utf-8")))

@@ -382,7 +382,7 @@ def test_settings_are_kept_in_the_run_as_a_section_that_reads_back(tmp_path):
     run = RunDirectory(tmp_path)
     run.mark_done("sft", "k", {}, config=config)
     kept = tomllib.loads((tmp_path / "sft" / "settings.toml").read_text(encoding="utf-8"))
-    assert kept["key"] == "k" == run.done_key("sft")
+    assert kept["key"] == "k" == (run.done("sft") or {})["key"]
     section = kept["sft"]
     assert section.pop("run") == str(tmp_path)
     assert commands.SftConfig(**from_recipe(commands.SftConfig, "sft", section) | {"run": tmp_path}) == config
@@ -392,15 +392,15 @@ def test_every_stage_writes_its_settings_into_the_run(tiny_run):
     """However it was started: `done.json` alone holds no more than a hash of them."""
     run = RunDirectory(tiny_run)
     for stage, config_class in commands.STAGES.items():
-        if run.done_key(stage) is None:
+        if run.done(stage) is None:
             continue
         kept = tomllib.loads((run.stage(stage) / "settings.toml").read_text(encoding="utf-8"))
-        assert kept["key"] == run.done_key(stage)
+        assert kept["key"] == (run.done(stage) or {})["key"]
         section = kept[stage]
         assert Path(section.pop("run")) == tiny_run
         config = config_class(**from_recipe(config_class, stage, section) | {"run": tiny_run})
         assert kept[stage] == {name: value for name, value in settings_of(config).items() if name != "run"}
-    assert run.done_key("pretrain") and run.done_key("sft")
+    assert (run.done("pretrain") or {})["key"] and (run.done("sft") or {})["key"]
 
 
 def test_a_number_that_no_float_holds_is_one_line(capsys):

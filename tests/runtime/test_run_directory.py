@@ -81,7 +81,7 @@ def test_done_holds_for_its_key_and_while_its_outputs_are_there(tmp_path):
     assert run.is_done("pretrain", "k")
     assert not run.is_done("pretrain", "other")
     assert run.done_facts("pretrain") == {"loss": 1.5}
-    assert run.done_key("pretrain") == "k"
+    assert (run.done("pretrain") or {})["key"] == "k"
     output.rmdir()
     assert not run.is_done("pretrain", "k")
 
@@ -92,7 +92,7 @@ def test_damaged_done_file_means_the_stage_runs_again(tmp_path, content):
     run.mark_done("sft", "k", {})
     (run.stage("sft") / "done.json").write_bytes(content.encode("latin-1"))
     assert not run.is_done("sft", "k")
-    assert run.done_key("sft") is None
+    assert run.done("sft") is None
 
 
 def test_evaluate_lives_in_evals(tmp_path):
