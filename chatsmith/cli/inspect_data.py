@@ -21,7 +21,7 @@ from chatsmith.data.packing import RowPacker, Rows
 from chatsmith.ingest import hub
 from chatsmith.ingest.survey import survey
 from chatsmith.report.reference_vocabularies import beginning
-from chatsmith.runtime.console import Reporter
+from chatsmith.runtime.console import Reporter, printable
 from chatsmith.runtime.run_directory import RunDirectory
 from chatsmith.text.chat import Rendered, render
 from chatsmith.text.tokenizer import Tokenizer
@@ -36,8 +36,6 @@ ROW_WIDTH = 64
 
 # Neighboring tokens differ, and each color reads well on light and dark terminals.
 TOKEN_STYLES = ("black on cyan", "black on green", "black on yellow", "black on magenta")
-# Text from anywhere may hold escape sequences that a terminal would run: control characters become pictures.
-CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
 LEARNED_STYLE, GIVEN_STYLE = "black on green", "dim"
 
 
@@ -123,7 +121,7 @@ def _show_documents(manifest: DataManifest, count: int, reporter: Reporter) -> N
         return
     distance = max(1, manifest.documents.train_items // count)
     for document in islice(manifest.read_documents("train"), 0, distance * count, distance):
-        shown = document.text[:CHARACTERS_SHOWN].rstrip().translate(CONTROL_PICTURES)
+        shown = document.text[:CHARACTERS_SHOWN].rstrip()
         rest = len(document.text) - len(shown)
         reporter.stage(document.source, f"{len(document.text):,} characters")
         reporter.line(shown + (f" … and {rest:,} characters more" if rest else ""))
@@ -197,7 +195,7 @@ def visible(tokenizer: Tokenizer, token: int) -> str:
     """A token's text; a part of a character as its bytes in hexadecimal."""
     content = tokenizer.decode_bytes([token])
     try:
-        return content.decode("utf-8").translate(CONTROL_PICTURES)
+        return printable(content.decode("utf-8"))
     except UnicodeDecodeError:
         return f"<{content.hex(' ')}>"
 
