@@ -14,7 +14,7 @@ import json
 import shutil
 import time
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import chain
@@ -285,9 +285,8 @@ def cache(config: TokenCacheConfig) -> None:
     reporter = Reporter(json=config.json)
     place = shared_folder("tokens")
     parts = sorted(map(_described, place.glob("*/")), key=lambda part: part["days"])
-    with ExitStack() as opened:
-        if config.prune_days is not None and parts:
-            lock = opened.enter_context((place / IN_USE).open("a"))
+    if config.prune_days is not None and parts:
+        with (place / IN_USE).open("a") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
