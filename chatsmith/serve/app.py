@@ -43,9 +43,6 @@ see its connection break instead of the answer."""
 QUIET = ("/health", "/ready", "/metrics")
 """Requested every few seconds by programs; only what goes wrong there is logged."""
 
-EVENTS = {"text/event-stream": {"schema": {"type": "string"}}}
-"""The other media type of a reply."""
-
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
@@ -139,19 +136,19 @@ def _guarded_routes(service: Service) -> APIRouter:
 
     @router.post(
         "/v1/chat/completions",
-        responses=answer("ChatCompletion", **EVENTS),
+        responses=answer("ChatCompletion", streamed=True),
         summary="Continue a conversation",
     )
     async def chat_completions(http: Request, request: protocol.ChatRequest) -> Response:
         return await _generate(http, service, request, ChatReply)
 
-    @router.post("/v1/completions", responses=answer("Completion", **EVENTS), summary="Continue a text")
+    @router.post("/v1/completions", responses=answer("Completion", streamed=True), summary="Continue a text")
     async def completions(http: Request, request: protocol.CompletionRequest) -> Response:
         return await _generate(http, service, request, TextReply)
 
     @router.post(
         "/v1/responses",
-        responses=answer("ResponseObject", **EVENTS),
+        responses=answer("ResponseObject", streamed=True),
         summary="Continue a conversation, as items",
     )
     async def responses(http: Request, request: ResponsesRequest) -> Response:
@@ -208,7 +205,7 @@ async def _generate(
     record: RequestRecord = http.state.record
     model = _model_of(http, service, request)
     reply = await _prepare(http, service, lambda: make_reply(request, model, record))
-    record.is_stream = reply.is_stream
+    record.stream = reply.is_stream or None
     if service.logs_prompts:
         record.prompt = "\n".join(model.loaded.tokenizer.decode(job.prompt_ids) for job in reply.jobs)
         record.reply = reply.text

@@ -279,7 +279,7 @@ class ServedModel:
         """Put None into the queue every KEEP_ALIVE_SECONDS, and an ApiError when the first token, or after that the
         end, does not come in time."""
         while True:
-            has_to_begin = record.first_token_seconds is None and self.queue_seconds < self.request_seconds
+            has_to_begin = record.ttft is None and self.queue_seconds < self.request_seconds
             seconds = self.queue_seconds if has_to_begin else self.request_seconds
             left = record.arrived + seconds - time.monotonic()
             if left <= 0:
@@ -295,8 +295,8 @@ class ServedModel:
     def _count(self, reply: _Reply, output: Output, ticket: Ticket, record: RequestRecord) -> None:
         """Note a reply's new tokens in metrics, log and admission."""
         now = time.monotonic()
-        if record.first_token_seconds is None:
-            record.first_token_seconds = now - record.arrived
+        if record.ttft is None:
+            record.ttft = now - record.arrived
         if reply.last_token_at is None:
             ticket.begin()
             self.metrics.at("prompt_tokens", self.name).inc(reply.prompt_tokens)

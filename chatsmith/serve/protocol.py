@@ -536,10 +536,12 @@ ANSWERS: dict[str, dict[str, Any]] = {
 """JSON Schemas of the answers, by name."""
 
 
-def answer(name: str, description: str = "The answer.", **others: Any) -> dict[int | str, dict[str, Any]]:
-    """What /openapi.json says of success: JSON of this schema, or what `others` have by media type."""
-    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}, **others}
-    return {200: {"description": description, "content": content}}
+def answer(name: str, *, streamed: bool = False) -> dict[int | str, dict[str, Any]]:
+    """What /openapi.json says of success: JSON of this schema, or if that is asked for, server-sent events."""
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
+    if streamed:
+        content["text/event-stream"] = {"schema": {"type": "string"}}
+    return {200: {"description": "The answer.", "content": content}}
 
 
 ERRORS: dict[int | str, dict[str, Any]] = {
