@@ -19,6 +19,7 @@ from chatsmith.runtime import atomic
 from chatsmith.runtime.device import memory_figures
 from chatsmith.runtime.errors import UserError
 
+TRACKERS = ("wandb", "tensorboard", "trackio")
 TRACKER_ID = "tracker.txt"
 """In a run directory: by what a tracker knows the run."""
 
@@ -32,7 +33,7 @@ class MetricsLog(contextlib.AbstractContextManager["MetricsLog"]):
     which gets the `settings` by stage, too, and with each line the memory in use.
 
     With `waits`, lines that a full disk has no room for are kept for `catch_up`. Raises UserError if the tracker is
-    not installed.
+    unknown or not installed.
     """
 
     def __init__(
@@ -136,6 +137,8 @@ def open_tracker(
 ) -> "_WandbLike | _TensorBoard":
     """The tracker called `name` for the run directory `run`, whose name there stays the same in all sessions;
     `settings` are by stage. Raises UserError if it cannot be used."""
+    if name not in TRACKERS:
+        raise UserError(f"there is no tracker {name!r}; choose one of {', '.join(TRACKERS)}")
     try:
         if name == "tensorboard":
             return _TensorBoard(importlib.import_module("torch.utils.tensorboard"), run, settings or {})
