@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from infer import measure_decoding, new_engine, random_model, random_request
+from infer import measure_decoding, new_engine, random_model, random_request, read_bandwidth
 from train import measure, random_batches
 
 from chatsmith.backends import choose_backend
@@ -42,7 +42,7 @@ from chatsmith.rl.objective import Clip, RLLoss, rollout_batches
 from chatsmith.rl.rollouts import RolloutWorker, seeds_of
 from chatsmith.runtime import atomic
 from chatsmith.runtime.console import Reporter
-from chatsmith.runtime.device import Runtime, detect_runtime, peak_memory_bytes, read_bandwidth
+from chatsmith.runtime.device import Runtime, detect_runtime, peak_memory_bytes
 from chatsmith.runtime.states import StateWriter
 from chatsmith.text.tokenizer import train_tokenizer
 from chatsmith.train.checkpoint import Progress, TrainingKey, save_training

@@ -73,9 +73,9 @@ def test_all_stages_are_measured_and_kept_by_stage(run: Path, capsys: pytest.Cap
         assert "bits per byte" in (run / stage / "bundle" / "README.md").read_text()
     facts = RunDirectory(run).done_facts("evaluate") or {}
     assert {"bits_per_byte", "pretrain bits_per_byte"} <= facts.keys()
-    finished = RunDirectory(run).finished_at("evaluate")
+    finished = RunDirectory(run).done("evaluate")
     assert measured(capsys, Config(run, stages=("pretrain,sft",), json=True)) == found
-    assert RunDirectory(run).finished_at("evaluate") == finished
+    assert RunDirectory(run).done("evaluate") == finished
 
 
 def test_stages_that_are_not_there_are_named(run: Path):
