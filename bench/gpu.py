@@ -49,7 +49,7 @@ from chatsmith.train.checkpoint import Progress, TrainingKey, save_training
 from chatsmith.train.memory import Way, step_memory
 from chatsmith.train.plan import Plan, make_plan, make_rollout_plan
 from chatsmith.train.step import prepare, train_step
-from chatsmith.worlds.kindergarten.rl_problems import rl_problem_set
+from chatsmith.worlds.kindergarten.exam import rl_problem_set
 
 ALL_SECONDS, PART_SECONDS, LEAST_SECONDS = 480, 120, 10
 ROOT = Path(__file__).resolve().parents[1]

@@ -27,7 +27,7 @@ from chatsmith.runtime.device import detect_runtime, settled
 from chatsmith.runtime.run_directory import resolve_bundle
 from chatsmith.tasks.rewards import Judge
 from chatsmith.tools.calculator import calculator_tool
-from chatsmith.worlds.kindergarten.rl_problems import rl_problem_set
+from chatsmith.worlds.kindergarten.exam import rl_problem_set
 
 
 class Config(Compute, Output, Run):

@@ -23,7 +23,7 @@ from chatsmith.tasks.problem_set import ProblemSet, file_set, gsm8k_set
 from chatsmith.tasks.reward_monitor import RewardMonitor
 from chatsmith.tasks.rewards import Judge, honest_answer, load_reward, marked_answer, right_answer, sound_form
 from chatsmith.tools.calculator import calculator_tool
-from chatsmith.worlds.kindergarten.rl_problems import rl_problem_set
+from chatsmith.worlds.kindergarten.exam import rl_problem_set
 
 
 def main(config: Config) -> None:

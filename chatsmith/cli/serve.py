@@ -87,22 +87,11 @@ def make_service(config: Config, keys: Keys) -> Service:
 
     adapters = {name: str(path) for name, path in named_adapters(config).items()}
 
+    same = {name: value for name, value in vars(config).items() if name in EngineSettings.__struct_fields__}
+
     def setup(path: Path, index: int) -> EngineSettings:
-        return EngineSettings(
-            str(path),
-            index,
-            config.device,
-            config.dtype,
-            threads,
-            config.max_running or None,
-            config.tokens_per_step or None,
-            config.kv_tokens or None,
-            config.prefix_caching,
-            None if config.quantize == "none" else config.quantize,
-            config.tokens_beside_decoding,
-            config.exact,
-            adapters if index < config.replicas else {},
-        )
+        own = {"threads": threads, "adapters": adapters if index < config.replicas else {}}
+        return EngineSettings(path=str(path), index=index, **same | own)
 
     models = {
         name: ServedModel(
