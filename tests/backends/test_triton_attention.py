@@ -126,15 +126,15 @@ def check_fused(seed: int, head_dim: int, dtype: torch.dtype, *, decodes: bool) 
     from chatsmith.backends.triton_attention import FusedAttention, TritonAttention
 
     source, generator = random.Random(seed), torch.Generator().manual_seed(seed)
-    config = GPTConfig(300, 90, num_layers=2, num_heads=3, head_dim=head_dim, windows=(0, 17))
+    config = GPTConfig(300, 40, num_layers=2, num_heads=2, head_dim=head_dim, windows=(0, 17))
     device = torch.device(DEVICE)
-    cache, exact_cache = (KVCache(config, 30, 16, type, device) for type in (dtype, torch.float64))
-    chunks = random_step(source, config, cache, 30, decodes)
+    cache, exact_cache = (KVCache(config, 9, 16, type, device) for type in (dtype, torch.float64))
+    chunks = random_step(source, config, cache, 9, decodes)
     attention, plain = TritonAttention(config, cache, 8), PagedAttention(config, exact_cache, 3)
     attention.plan(chunks)
     plain.plan(chunks)
     places = torch.cat([torch.arange(chunk.start, chunk.end) for chunk in chunks])
-    cos, sin = (table[places][None] for table in rotary_table(90, head_dim, config.rope_base))
+    cos, sin = (table[places][None] for table in rotary_table(40, head_dim, config.rope_base))
     for layer in range(config.num_layers):
         past = torch.randn(2, *cache.layer(0)[0].shape, generator=generator).to(dtype)
         for pool, exact, numbers in zip(cache.layer(layer), exact_cache.layer(layer), past, strict=True):
