@@ -22,8 +22,8 @@ ROWS_PER_CHUNK = 1024
 """1,024 rows of logits at V = 8,192 are 32 MB in float32: they stay near the caches of a desktop CPU."""
 
 FUSED_ROWS = 4096
-"""Where a kernel writes the gradient over the logits: of V = 32,768 in bf16 they are 268 MB. Every chunk adds to the
-head's gradient, 12 bytes a number; 1,024 rows would take longer for that than for the product (docs/lab-log.md)."""
+"""After the first chunk, where a kernel writes the gradient over the logits: of V = 32,768 in bf16 they are 268 MB.
+Every chunk adds to the head's gradient, 12 bytes a number, which takes a GPU longer than the product of 1,024 rows."""
 
 ChunkGradient = Callable[[Tensor, Tensor, float, Tensor], tuple[Tensor, Tensor]]
 """Of raw logits (n, V), what they are compared with (n, ...), the softcap and weights (n,): a loss and its gradient."""
@@ -89,16 +89,18 @@ class _ChunkedLoss(torch.autograd.Function):
         weights: Tensor,
         softcap: float,
         gradient_of: ChunkGradient,
-        at_once: int,
     ) -> Tensor:
         cast_head = head.to(hidden.dtype)
         loss = torch.zeros((), dtype=weights.dtype, device=hidden.device)
         hidden_gradient = torch.empty_like(hidden)
         head_gradient = torch.zeros_like(head)
-        for start in range(0, hidden.shape[0], at_once):
+        start, at_once = 0, ROWS_PER_CHUNK
+        while start < len(hidden):
             rows = slice(start, start + at_once)
-            part, gradient = gradient_of(hidden[rows] @ cast_head.T, compared[rows], softcap, weights[rows])
-            gradient = gradient.to(hidden.dtype)
+            raw = hidden[rows] @ cast_head.T
+            part, gradient = gradient_of(raw, compared[rows], softcap, weights[rows])
+            start, at_once = rows.stop, FUSED_ROWS if gradient is raw else at_once
+            raw = gradient = gradient.to(hidden.dtype)  # one of them is all that is kept
             loss += part
             hidden_gradient[rows] = gradient @ cast_head
             if head.dtype == hidden.dtype:
@@ -112,22 +114,16 @@ class _ChunkedLoss(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (scale,) = gradients
         hidden_gradient, head_gradient = ctx.saved_tensors
-        return hidden_gradient * scale, head_gradient * scale, None, None, None, None, None
+        return hidden_gradient * scale, head_gradient * scale, None, None, None, None
 
 
 def chunked_loss(
-    model: GPT,
-    hidden: Tensor,
-    compared: Tensor,
-    weights: Tensor,
-    gradient_of: ChunkGradient,
-    at_once: int = 0,
+    model: GPT, hidden: Tensor, compared: Tensor, weights: Tensor, gradient_of: ChunkGradient
 ) -> Tensor:
     """The sum of what `gradient_of` makes of each chunk of hidden (N, C), `compared` (N, ...) and weights (N,);
-    differentiable by `hidden` and the head. A chunk has `at_once` rows, by default ROWS_PER_CHUNK."""
+    differentiable by `hidden` and the head."""
     weights = weights.to(torch.promote_types(hidden.dtype, torch.float32))
-    head, softcap, at_once = model.head.weight, model.config.softcap, at_once or ROWS_PER_CHUNK
-    loss = _ChunkedLoss.apply(hidden, head, compared, weights, softcap, gradient_of, at_once)
+    loss = _ChunkedLoss.apply(hidden, model.head.weight, compared, weights, model.config.softcap, gradient_of)
     assert isinstance(loss, Tensor)
     return loss
 
@@ -138,7 +134,6 @@ def chunked_cross_entropy(
     targets: Tensor,
     weights: Tensor | None = None,
     gradient_of: ChunkGradient = chunk_gradient,
-    at_once: int = 0,
 ) -> Tensor:
     """Sum over positions of weight x cross-entropy, differentiable by `hidden` and the head.
 
@@ -149,7 +144,7 @@ def chunked_cross_entropy(
     wanted = targets != IGNORED
     if weights is None:
         weights = wanted.to(torch.promote_types(hidden.dtype, torch.float32)) / wanted.sum().clamp(min=1)
-    return chunked_loss(model, hidden, targets.clamp(min=0), weights * wanted, gradient_of, at_once)
+    return chunked_loss(model, hidden, targets.clamp(min=0), weights * wanted, gradient_of)
 
 
 def chunked_divergence(

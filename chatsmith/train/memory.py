@@ -156,12 +156,12 @@ def step_memory(shape: GPTConfig, rows: int, accumulation: int, way: Way) -> dic
         stacked = min(stacked, max(4 * width * width, STACKED_NUMBERS))
         copies = 6 if way.dtype == torch.bfloat16 else 9
     update, sent, left = copies * EXACT * stacked // way.world_size, 0, gradients
-    if way.world_size > 1:  # all gradients are copied to be sent and then dropped, all weights to arrive
-        travels = 0.5 if way.on_gpu and way.dtype == torch.bfloat16 else 1.0
-        sent, left = int(travels * gradients), gradients // way.world_size
-        update = max(update, int(travels * weights))
-        if travels < 1:  # an owner keeps exact weights
-            weights = state["weights"] = weights + weights // way.world_size
+    if way.world_size > 1:
+        # All gradients are copied to be sent and then dropped, all weights to arrive; in bf16, whose owners keep exact
+        # weights, in half the bytes.
+        halves = 2 if way.on_gpu and way.dtype == torch.bfloat16 else 1
+        sent, left, update = gradients // halves, gradients // way.world_size, max(update, weights // halves)
+        weights = state["weights"] = weights + (halves - 1) * weights // way.world_size
 
     forward = activations + max(logits, head + max(head, stream + block))
     at_end = gradients + max(tables, block)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from chatsmith.data.packing import NOT_TRAINED_ON, Batch
 from chatsmith.model.gpt import GPT
-from chatsmith.model.loss import FUSED_ROWS, IGNORED, ChunkGradient, chunk_gradient, chunked_cross_entropy
+from chatsmith.model.loss import IGNORED, ChunkGradient, chunk_gradient, chunked_cross_entropy
 from chatsmith.optim.optimizer import Optimizer
 from chatsmith.runtime.device import Runtime, can_compile, gemm_peak, read_later
 from chatsmith.runtime.distributed import sum_number
@@ -156,13 +156,12 @@ def prepare(
     gradient_of: ChunkGradient = chunk_gradient,
 ) -> Callable[[GPT, Batch, float], Tensor]:
     """Set the model's compute type, compile its blocks and the loss, and return the loss: the cross-entropy of a Batch.
-    `gradient_of` is how that of a chunk is computed; the plain way is compiled, too, and others get larger chunks.
+    `gradient_of` is how that of a chunk is computed; the plain way is compiled, too.
 
     With `compile`, everything is compiled if a run of about `seconds` repays it and torch.compile has what it needs;
     otherwise everything runs eager, and `notice` gets the reason in one line.
     """
     model.compute_dtype = runtime.compute_dtype
-    at_once = 0 if gradient_of is chunk_gradient else FUSED_ROWS
     if compile and seconds < COMPILING_PAYS_SECONDS:
         notice(f"about {seconds:.0f} s of training do not repay compiling, so nothing is compiled")
         compile = False
@@ -182,7 +181,7 @@ def prepare(
     def cross_entropy(model: GPT, batch: Batch, scale: float) -> Tensor:
         hidden = model(batch.inputs).flatten(0, 1)
         weights = torch.full(hidden.shape[:1], scale, device=hidden.device)
-        return chunked_cross_entropy(model, hidden, batch.targets.flatten(), weights, gradient_of, at_once)
+        return chunked_cross_entropy(model, hidden, batch.targets.flatten(), weights, gradient_of)
 
     return cross_entropy
 
