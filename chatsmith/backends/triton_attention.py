@@ -6,6 +6,8 @@ arXiv:2205.14135; over a block table as in vLLM). Few rows would leave a GPU idl
 programs, and a second kernel merges what each found (Flash-Decoding, Dao et al. 2023). The work depends on lengths that
 the device knows, not on shapes: a CUDA graph holds it for every length.
 
+A third kernel stands before it: rotation, norms, the gate of value embeddings and storing, for one head of one token.
+
 Without a GPU it runs under Triton's interpreter, which the tests use (TRITON_INTERPRET=1).
 """
 
@@ -17,6 +19,7 @@ Without a GPU it runs under Triton's interpreter, which the tests use (TRITON_IN
 
 import logging
 import os
+from copy import copy
 
 import torch
 import triton
@@ -27,7 +30,7 @@ from chatsmith.engine.kv_cache import KVCache
 from chatsmith.engine.paged_attention import PagedAttention, StepAttention, padded_table
 from chatsmith.engine.scheduler import Chunk, Sequence
 from chatsmith.model.attention import Attend, attention_scale
-from chatsmith.model.config import GPTConfig
+from chatsmith.model.config import GATE_CHANNELS, GPTConfig
 from chatsmith.model.gpt import GPT, Attention, Block, rotary_table
 
 logger = logging.getLogger(__name__)
@@ -254,24 +257,22 @@ class FusedAttention(Attention):
     """The model's attention where the engine attends by Triton: rotation, norms, gate and storing are one kernel. They
     are computed in float32, so rounded once where torch rounds at every operation."""
 
-    def attended(
-        self,
-        qkv: Tensor,
-        added: tuple[Tensor, Tensor] | None,
-        cos: Tensor,
-        sin: Tensor,
-        attend: Attend | None,
+    def forward(
+        self, x: Tensor, values: Tensor | None, cos: Tensor, sin: Tensor, attend: Attend | None
     ) -> Tensor:
         if not isinstance(attend, TritonAttention):
-            return super().attended(qkv, added, cos, sin, attend)
-        num_tokens, heads, half = qkv.shape[1], self.num_heads, self.head_dim // 2
-        q = qkv.new_empty(num_tokens, heads, self.head_dim)
-        inputs = (tensor.contiguous() for tensor in (qkv, *(added or (qkv, qkv)), cos, sin))
+            return super().forward(x, values, cos, sin, attend)
+        qkv, heads, half = self.qkv(x), self.num_heads, self.head_dim // 2
+        gate, added = qkv, qkv
+        if is_gated := self.value_gate is not None and values is not None:
+            gate, added = self.value_gate(x[..., :GATE_CHANNELS]), values
+        inputs = (tensor.contiguous() for tensor in (qkv, gate, added, cos, sin))
+        q = qkv.new_empty(x.shape[1], heads, self.head_dim)
         outputs = (q, *attend.cache.layer(self.layer))
-        shape = {"HEADS": heads, "HALF": half, "WIDTH": triton.next_power_of_2(half), "GATED": bool(added)}
+        shape = {"HEADS": heads, "HALF": half, "WIDTH": triton.next_power_of_2(half), "GATED": is_gated}
         with torch.cuda.device_of(q):
-            _prepare[num_tokens, heads](*inputs, attend.slots, *outputs, **shape, num_warps=1)
-        return attend.attend(self.layer, q)
+            _prepare[x.shape[1], heads](*inputs, attend.slots, *outputs, **shape, num_warps=1)
+        return self.out(attend.attend(self.layer, q).flatten(2))
 
 
 def probed(model: GPT, cache: KVCache) -> TritonAttention | None:
@@ -307,28 +308,29 @@ def error_of(
     device: torch.device,
     kind: type[Attention] = Attention,
 ) -> float:
-    """How far `kind` with the kernel is from plain attention, at most, for a prompt and a token after it, each in a
-    pool of its own."""
+    """How far `kind` with the kernel is from the model's own code, at most, for a prompt and a token after it, each in
+    a pool of its own."""
     length = min(LENGTH_PROBED, config.context_length)
     sequence = Sequence([0] * length, length)
     sequence.blocks = list(range(1, 2 + length // block_size))
     pools = [KVCache(config, len(sequence.blocks), block_size, dtype, device) for _ in range(2)]
     both = PagedAttention(config, pools[0], 1), TritonAttention(config, pools[1])
     angles = rotary_table(length, config.head_dim, config.rope_base)
-    generator, worst = torch.Generator().manual_seed(1), 0.0
+    generator, worst = torch.Generator(device).manual_seed(1), 0.0
     for start, end in ((0, length - 1), (length - 1, length)):
-        noise = torch.randn(1, end - start, 4 * config.model_dim + config.num_heads, generator=generator)
-        widths = (3 * config.model_dim, config.num_heads, config.model_dim)
-        parts = [*noise.split(widths, dim=2), *(table[None, start:end] for table in angles)]
-        qkv, gate, values, cos, sin = (tensor.to(device, dtype) for tensor in parts)
         for attention in both:
             attention.plan([Chunk(sequence, start, end)])
+        cos, sin = (table[None, start:end].to(device, dtype) for table in angles)
         for layer in range(config.num_layers):
-            with torch.device("meta"):  # no weights
-                modules = Attention(config, layer), kind(config, layer)
-            expected, found = (
-                module.attended(qkv, (gate, values), cos, sin, attention).float()
-                for module, attention in zip(modules, both, strict=True)
-            )
+            with device:
+                plain = Attention(config, layer).to(dtype)
+            for weight in plain.parameters():
+                weight.normal_(0, weight.shape[-1] ** -0.5, generator=generator)
+            ours = copy(plain)
+            ours.__class__ = kind
+            noise = (torch.empty(1, end - start, config.model_dim, device=device) for _ in range(2))
+            x, values = (tensor.normal_(generator=generator).to(dtype) for tensor in noise)
+            modules = zip((plain, ours), both, strict=True)
+            expected, found = (one(x, values, cos, sin, attention).float() for one, attention in modules)
             worst = max(worst, ((found - expected).abs() / (1 + expected.abs())).max().item())
     return worst

@@ -72,28 +72,14 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, values: Tensor | None, cos: Tensor, sin: Tensor, attend: Attend | None
     ) -> Tensor:
-        qkv, added = self.qkv(x), None
+        shape = (*x.shape[:2], self.num_heads, self.head_dim)  # (B, T, H, D)
+        q, k, v = (part.view(shape) for part in self.qkv(x).chunk(3, dim=-1))
         if self.value_gate is not None and values is not None:
-            added = self.value_gate(x[..., :GATE_CHANNELS]), values
-        return self.out(self.attended(qkv, added, cos, sin, attend).flatten(2))
-
-    def attended(
-        self,
-        qkv: Tensor,
-        added: tuple[Tensor, Tensor] | None,
-        cos: Tensor,
-        sin: Tensor,
-        attend: Attend | None,
-    ) -> Tensor:
-        """What stands between the products, (B, T, H, D): of qkv (B, T, 3 C), and of a gate (B, T, H) and the value
-        embeddings (B, T, C) that are `added`."""
-        shape = (*qkv.shape[:2], self.num_heads, self.head_dim)
-        q, k, v = (part.view(shape) for part in qkv.chunk(3, dim=-1))
-        if added is not None:
-            gate = 2 * torch.sigmoid(added[0])  # 1 at the start
-            v = v + gate[..., None] * added[1].view(shape)
+            gate = 2 * torch.sigmoid(self.value_gate(x[..., :GATE_CHANNELS]))  # (B, T, H), 1 at the start
+            v = v + gate[..., None] * values.view(shape)
         q, k = norm(rotate(q, cos, sin)), norm(rotate(k, cos, sin))
-        return causal_attention(q, k, v, self.window) if attend is None else attend(self.layer, q, k, v)
+        y = causal_attention(q, k, v, self.window) if attend is None else attend(self.layer, q, k, v)
+        return self.out(y.flatten(2))
 
 
 class MLP(nn.Module):

@@ -2,6 +2,7 @@
 since Triton decides when it is imported; on a GPU as it is. And it compiles for the GPUs that are not here.
 """
 
+import copy
 import math
 import os
 import random
@@ -126,7 +127,9 @@ def check_fused(seed: int, head_dim: int, dtype: torch.dtype, *, decodes: bool) 
     from chatsmith.backends.triton_attention import FusedAttention, TritonAttention
 
     source, generator = random.Random(seed), torch.Generator().manual_seed(seed)
-    config = GPTConfig(300, 40, num_layers=2, num_heads=2, head_dim=head_dim, windows=(0, 17))
+    config = GPTConfig(
+        300, 40, num_layers=2, num_heads=2, head_dim=head_dim, windows=(0, 17), value_embedding_layers=(1,)
+    )
     device = torch.device(DEVICE)
     cache, exact_cache = (KVCache(config, 9, 16, type, device) for type in (dtype, torch.float64))
     chunks = random_step(source, config, cache, 9, decodes)
@@ -139,17 +142,16 @@ def check_fused(seed: int, head_dim: int, dtype: torch.dtype, *, decodes: bool) 
         past = torch.randn(2, *cache.layer(0)[0].shape, generator=generator).to(dtype)
         for pool, exact, numbers in zip(cache.layer(layer), exact_cache.layer(layer), past, strict=True):
             pool.copy_(numbers), exact.copy_(numbers)
-        qkv, values = (
-            torch.randn(1, len(places), count * config.model_dim, generator=generator) for count in (3, 1)
-        )
-        gate = torch.randn(1, len(places), config.num_heads, generator=generator)
-        qkv, gate, values, *angles = (x.to(device, dtype) for x in (qkv, gate, values, cos, sin))
-        added = (gate, values) if layer else None
-        exactly = (gate.double(), values.double()) if layer else None
-        expected = Attention(config, layer).attended(
-            qkv.double(), exactly, *(x.double() for x in angles), plain
-        )
-        found = FusedAttention(config, layer).attended(qkv, added, *angles, attention)
+        module = Attention(config, layer).to(device, dtype)
+        for weight in module.parameters():
+            weight.data.copy_(torch.randn(weight.shape, generator=generator) * weight.shape[-1] ** -0.5)
+        exactly = copy.deepcopy(module).double()
+        module.__class__ = FusedAttention
+        x, values = torch.randn(2, 1, len(places), config.model_dim, generator=generator).to(device, dtype)
+        angles = cos.to(device, dtype), sin.to(device, dtype)
+        with torch.inference_mode():
+            expected = exactly(x.double(), values.double(), *(one.double() for one in angles), plain)
+            found = module(x, values, *angles, attention)
         tolerance = 2e-2 if dtype == torch.bfloat16 else 1e-5
         for one, other in zip(
             (found, *cache.layer(layer)), (expected, *exact_cache.layer(layer)), strict=True
