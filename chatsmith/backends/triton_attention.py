@@ -53,8 +53,9 @@ EPSILON = tl.constexpr(torch.finfo(torch.float32).eps)
 
 LENGTH_PROBED = 200
 
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 2e-2, torch.float16: 2e-2}
-"""Types that the kernel takes, and how far its result may be from the plain one where it is probed."""
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 2e-2}
+"""Types that the kernels take, and how far what an attention gives with them may be from the plain one where they are
+probed: 1e-6 and, in bf16, where torch rounds at every operation, 0.017 in the interpreter (width 1,280)."""
 
 
 @triton.jit
