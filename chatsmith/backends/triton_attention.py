@@ -165,7 +165,7 @@ def _prepare(
     product += (3 * token * HEADS + head) * dim
     _rotate(product, queries + place, c, s, lanes, HALF)
     _rotate(product + HEADS * dim, keys + slot, c, s, lanes, HALF)
-    for start in tl.static_range(0, 2 * HALF, HALF):
+    for start in range(0, 2 * HALF, HALF):
         at = start + lanes
         v = tl.load(product + 2 * HEADS * dim + at, mask=is_there, other=0.0).to(tl.float32)
         if GATED:
@@ -264,9 +264,9 @@ class FusedAttention(Attention):
         if not isinstance(attend, TritonAttention):
             return super().forward(x, values, cos, sin, attend)
         qkv, heads, half = self.qkv(x), self.num_heads, self.head_dim // 2
-        gate, added = qkv, qkv
-        if is_gated := self.value_gate is not None and values is not None:
-            gate, added = self.value_gate(x[..., :GATE_CHANNELS]), values
+        gate, added, is_gated = qkv, qkv, False
+        if self.value_gate is not None and values is not None:
+            gate, added, is_gated = self.value_gate(x[..., :GATE_CHANNELS]), values, True
         inputs = (tensor.contiguous() for tensor in (qkv, gate, added, cos, sin))
         q = qkv.new_empty(x.shape[1], heads, self.head_dim)
         outputs = (q, *attend.cache.layer(self.layer))

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from chatsmith.cli import main as cli
-from chatsmith.report.estimate import DEVICES
-from chatsmith.report.fit import fit_within
+from chatsmith.report.estimate import DEVICES, fit_within
 from chatsmith.runtime.console import counted
 from chatsmith.train.memory import Way
 from chatsmith.train.plan import make_plan, model_shape
