@@ -1,12 +1,12 @@
 """What the portable architecture costs: bits per byte after as many tokens, and after as many seconds.
 
-    python bench/portable.py [--text FILE.parquet] [--seed 1] [--tokens 400000] [--longer 1.08]
+    python bench/portable.py [--text FILE.parquet] [--seeds 3] [--tokens 131072] [--longer 1.08]
 
-Models of one depth and width learn the same batches of the kindergarten's documents (or of a parquet column), by turns,
-a step each, so that other load on the machine meets all of them; processor seconds of this process are counted, the
-first two steps of each left out. `default` is the recipe's architecture with its tables (value embeddings, bigrams),
-`no tables` the same without them, which has exactly as many parameters as `portable`. `longer` is portable again, with
-so many times the tokens: for a comparison at equal seconds. Prints a line of JSON.
+Models of one depth and width learn the same batches of the kindergarten's documents, and of a parquet column if one is
+named, by turns, a step each, so that other load on the machine meets all of them; processor seconds of this process are
+counted, the first two steps of each left out. `default` is the recipe's architecture with its tables (value embeddings,
+bigrams), `no tables` the same without them, which has as many parameters as `portable`. `longer` is portable again,
+with so many times the tokens: for a comparison at equal seconds. Prints a line of JSON for each text and seed.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -32,7 +33,7 @@ from chatsmith.train.plan import make_plan, model_shape
 from chatsmith.train.step import prepare, train_step, uncompiled
 from chatsmith.worlds.kindergarten.texts import draw_document
 
-ROW, STEP, VOCABULARY, VALIDATION = 256, 4096, 2048, 65_536
+ROW, STEP, VOCABULARY, VALIDATION = 256, 2048, 2048, 32_768
 WARM_UP = 2
 
 
@@ -40,16 +41,23 @@ def main() -> None:
     """Train, and print what was found."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--text", type=Path)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--tokens", type=int, default=400_000)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=131_072)
     parser.add_argument("--longer", type=float, default=0)
-    parser.add_argument("--depth", type=int, default=4)
+    parser.add_argument("--depth", type=int, default=3)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--compile", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    texts = documents(arguments.text, arguments.seed)
-    tokenizer = train_tokenizer(itertools.islice(documents(arguments.text, 0), 2000), VOCABULARY)
+    for seed in range(1, arguments.seeds + 1):
+        for text in dict.fromkeys((None, arguments.text)):
+            print(json.dumps(compare(arguments, text, seed)), flush=True)
+
+
+def compare(arguments: argparse.Namespace, text: Path | None, seed: int) -> dict[str, Any]:
+    """Bits per byte and seconds of each way."""
+    texts = documents(text, seed)
+    tokenizer = train_tokenizer(itertools.islice(documents(text, 0), 2000), VOCABULARY)
     most = int(arguments.tokens * max(1, arguments.longer)) + STEP + VALIDATION
     ids: list[int] = []
     while len(ids) <= most:
@@ -71,7 +79,7 @@ def main() -> None:
             arguments.depth, tokenizer.vocab_size, sequence_length=ROW, width=arguments.width, **options
         )
         model = GPT(shape)
-        model.init_weights(torch.Generator().manual_seed(arguments.seed))
+        model.init_weights(torch.Generator().manual_seed(seed))
         plan = make_plan(shape, int(arguments.tokens * share), batch_tokens=STEP, from_scratch=True)
         loss = prepare(model, runtime, arguments.compile, print, gradient_of=choose_loss(runtime, print))
         runs[name] = (
@@ -105,8 +113,7 @@ def main() -> None:
             "steps": plan.steps,
             "parameters": parameters,
         }
-    what = {"text": arguments.text.name if arguments.text else "kindergarten", "seed": arguments.seed}
-    print(json.dumps({**what, **found}), flush=True)
+    return {"text": text.name if text else "kindergarten", "seed": seed, **found}
 
 
 def documents(path: Path | None, seed: int) -> Iterator[str]:
