@@ -34,11 +34,9 @@ MOST_TOKENS = 96
 NEW_TOKENS = 24
 SAMPLED_TOKENS = 512
 
-ASKED = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
-HOSTILE: list[str] = ASKED["hostile"]
-TEXTS: list[str] = ASKED["texts"]
-CONVERSATIONS = [parse_conversation(one) for one in ASKED["conversations"]]
-
+_ASKED = tomllib.loads(Path(__file__).with_name("parity.toml").read_text(encoding="utf-8"))
+HOSTILE, TEXTS = _ASKED["hostile"], _ASKED["texts"]
+CONVERSATIONS = [parse_conversation(one) for one in _ASKED["conversations"]]
 
 Logits = Callable[[Sequence[int]], Tensor]
 """Of ids, (T, V) float32."""
@@ -105,7 +103,7 @@ def transformers_answers(path: Path, prompts: Sequence[Sequence[int]], ends: Seq
     plain = {"add_special_tokens": False, "split_special_tokens": True}
     token_ids = [tokenizer(text, **plain)["input_ids"] for text in HOSTILE]
     chats = []
-    for one in ASKED["conversations"]:
+    for one in _ASKED["conversations"]:
         text = tokenizer.apply_chat_template(one["messages"], tokenize=False)
         chats.append(tokenizer(text, add_special_tokens=False)["input_ids"])
     return Answers(f"transformers {transformers.__version__}", logits, token_ids, chats, greedy)
@@ -132,7 +130,7 @@ def llama_answers(path: Path, prompts: Sequence[Sequence[int]], ends: Sequence[i
         after = [index + 1 for index, id in enumerate(said) if id in ends]
         greedy.append(said[: after[0]] if after else said)
     token_ids = [model.tokenize(text.encode(), add_bos=False) for text in HOSTILE]
-    texts = [rendered(**one).prompt.encode() for one in ASKED["conversations"]]
+    texts = [rendered(**one).prompt.encode() for one in _ASKED["conversations"]]
     chats = [model.tokenize(text, add_bos=False, special=True) for text in texts]
     return Answers(f"llama.cpp of llama-cpp-python {llama_cpp.__version__}", logits, token_ids, chats, greedy)
 
