@@ -7,7 +7,6 @@ train, and never touches the network.
 
 import atexit
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -81,7 +80,7 @@ def interruptible(work: Callable[[], T]) -> T:
         return done.result()
     except StoppedError as stop:
         # Python aborts where it ends while native code calls it back ("exception not rethrown").
-        sys.stdout.flush()
+        print(end="", flush=True)
         atexit.register(os._exit, stop.code)
         raise
 
