@@ -126,14 +126,13 @@ class RolloutWorker:
         return [self._group(problem, [one]) for problem, one in zip(problems, completions, strict=True)]
 
     def scores(self, problems: Sequence[Problem], runtime: Runtime) -> list[float]:
-        """What one greedy reply to each problem is worth: 1 for right and 0 for wrong, or a graded reward, NaN where
-        that failed; the processes share them."""
+        """What one greedy reply to each problem is worth: 1 for right and 0 for wrong, or a graded reward; NaN where
+        the reward failed. The processes share them."""
         mine = range(runtime.rank, len(problems), runtime.world_size)
         groups = self.answer([problems[index] for index in mine])
         scores = dict.fromkeys(map(str, range(len(problems))), 0.0)
         scores |= {str(index): _score(group.verdicts[0]) for index, group in zip(mine, groups, strict=True)}
-        found = list(sum_numbers(scores, runtime).values())
-        return found if is_graded(found) else [float(score == 1) for score in found]
+        return list(sum_numbers(scores, runtime).values())
 
     def development_scores(
         self, problems: Sequence[Problem], samples: int, seed: int, runtime: Runtime
