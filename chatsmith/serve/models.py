@@ -383,8 +383,9 @@ class Service:
         self.check_open()
         if name is None and self.models:
             return next(iter(self.models.values()))
+        name = name or ""
         if name not in self.models:  # Ollama's clients add what it calls the newest
-            name = (name or "").removesuffix(":latest")
+            name = name.removesuffix(":latest")
         if name not in self.models:
             there = ", ".join(self.models) or "none"
             raise known("model_not_found", param="model", name=name[:100], known=there)
