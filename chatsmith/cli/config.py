@@ -314,6 +314,10 @@ class InspectConfig(Run):
     data: tuple[Path, ...] = ()
     """Look at these files or folders, or the first shard of hub:OWNER/NAME, instead of the run's data; no run is
     needed."""
+    text_column: str = "text"
+    """The column (parquet) or field (JSON lines) that holds the text of this data."""
+    as_text: bool = False
+    """Read files of this data with other endings as plain text, too."""
     tokenizer: Path | None = None
     """A tokenizer.json, or its folder, to use instead of the run's."""
     documents: Natural = 3
