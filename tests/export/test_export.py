@@ -139,6 +139,8 @@ def test_what_was_exported_is_read_back(ordinary: Bundle, portable: Bundle, tmp_
             ours["embedding.weight"] = theirs["embedding.weight"]
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
         exported(again, tmp_path / f"{name}-twice")
+        first, second = (load_file(tmp_path / one / "model.safetensors") for one in (name, f"{name}-twice"))
+        assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
 @pytest.mark.parametrize(
