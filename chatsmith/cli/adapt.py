@@ -6,6 +6,7 @@ skipped when the command is repeated: an edited `<run>/adapt/pairs.jsonl` is wha
 """
 
 import json
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
@@ -25,6 +26,7 @@ from chatsmith.adapt.questions import (
     training_pairs,
     without_leaks,
 )
+from chatsmith.adapt.writer import written_pairs
 from chatsmith.bundle import bundle_fingerprint, load_bundle
 from chatsmith.cli.config import AdaptConfig as Config
 from chatsmith.cli.config import RunConfig, SftConfig
@@ -81,12 +83,14 @@ def main(config: Config) -> None:
     run = RunDirectory(config.run)
     if config.from_ is None:
         raise UserError("name the model to start from, a run or a bundle, with --from")
+    if (config.writer or config.model) and not (config.model and re.match("https?://.", config.writer)):
+        raise UserError("a writer needs both: --writer http://HOST:PORT/v1 --model NAME")
     base = resolve_bundle(expanded(config.from_))
     folder, evidence_file = run.path / "adapt", run.evals / "adapt.json"
     with reporter.progress("reading", None, "files") as bar:
         documents = read_documents(expanded(config.folder), bar.advance)
     with run.lock():
-        is_new = _prepare(documents, base, folder, reporter)
+        is_new = _prepare(config, documents, base, folder, reporter)
         replay = _find_replay(config, base, folder, reporter)
         _write_general(replay, folder)
         pairs = _read_pairs(folder)
@@ -130,16 +134,17 @@ def main(config: Config) -> None:
         )
 
 
-def _prepare(documents: Documents, base: Path, folder: Path, reporter: Reporter) -> bool:
+def _prepare(config: Config, documents: Documents, base: Path, folder: Path, reporter: Reporter) -> bool:
     """Write what is made of the documents, unless it is there; whether it was not. Raises UserError if it was made of
-    other documents, or for another model."""
-    key = _key([VERSION, bundle_fingerprint(base), [asdict(one) for one in documents.passages]])
+    other documents, by another writer, or for another model."""
+    made_of = [VERSION, bundle_fingerprint(base), [asdict(one) for one in documents.passages]]
+    key = _key([*made_of, config.model] if config.writer else made_of)
     _show_documents(documents, reporter)
     about = folder / "about.json"
     if about.is_file():
         if json.loads(about.read_bytes())["key"] != key:
             raise UserError(
-                f"the documents, or the model, are others than for {folder}; choose another --run"
+                f"the documents, the model or the writer are others than for {folder}; choose another --run"
             )
         return False
     held_out, training = _divided(documents)
@@ -151,6 +156,9 @@ def _prepare(documents: Documents, base: Path, folder: Path, reporter: Reporter)
             "not copies of each other"
         )
     pairs = training_pairs(training)
+    if config.writer:
+        some = sorted(training, key=lambda one: content_digest(one.text))[: config.writer_calls]
+        pairs += written_pairs(some, pairs, config.writer, config.model, folder / "written.json", reporter)
     names = list(documents.by_document())
     exams = {
         name: exam_questions(passages, pairs, EXAM_ITEMS[name], names)
@@ -208,6 +216,8 @@ def _show_documents(documents: Documents, reporter: Reporter) -> None:
         f"{len(documents.by_document()):,} documents, {len(passages):,} passages, {size:,} characters; "
         f"{documents.num_duplicates:,} passages that stand there twice are left out"
     )
+    languages = ", ".join(f"{name} ({count:,})" for name, count in documents.languages().most_common(5))
+    reporter.line(f"Languages of the documents, as far as a program can tell: {languages or 'none'}")
     for name, reason in documents.left_out:
         reporter.notice(f"left out: {name} {reason}")
     if documents.personal:
