@@ -175,8 +175,9 @@ def _markdown(path: Path) -> Iterator[Part]:
     in_code = False
     for line in _decoded(path).splitlines():
         in_code ^= line.lstrip().startswith("```")
-        heading = None if in_code else re.match(r"(#{1,6})\s+(.+?)\s*#*$", line)
-        yield (len(heading[1]), heading[2]) if heading else (0, f"{line}\n")
+        heading = None if in_code else re.match(r"#{1,6}(?=\s+\S)", line)
+        text = line.strip().strip("#").strip()
+        yield (heading.end(), text) if heading else (0, f"{line}\n")
 
 
 def _hypertext(content: bytes) -> Iterator[Part]:

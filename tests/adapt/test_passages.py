@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from chatsmith.adapt.passages import PASSAGE_CHARACTERS, Passage, read_documents
+from chatsmith.adapt.questions import training_pairs
 from chatsmith.adapt.search import PassageIndex
 from chatsmith.runtime.errors import UserError
 
@@ -166,6 +167,17 @@ def test_a_hostile_folder_ends_in_a_list_of_what_was_left_out(tmp_path: Path) ->
         *("empty.txt", "fake.docx", "broken.pdf", "locked.pdf", "binary.txt", "picture.png", "noending"),
         *("sub/loop", "dangling.txt", "pipe.txt", "huge.txt"),
     }
+
+
+@pytest.mark.timeout(60)
+def test_lines_without_an_end_take_no_longer_than_others(tmp_path: Path) -> None:
+    """A pattern that tries every place against every other would take hours."""
+    empty = " " * 400_000
+    (tmp_path / "a.md").write_text(f"# Heading{empty}x\n\nText {empty} of it.\n\n# {'# ' * 100_000}x\n")
+    (tmp_path / "b.txt").write_text(f"one{empty}\n{empty}\ntwo\n{empty}x")
+    found = read_documents(tmp_path)
+    assert {one.document for one in found.passages} == {"a.md", "b.txt"}
+    assert training_pairs(found.passages) == []
 
 
 def test_nothing_to_read_is_one_line(tmp_path: Path) -> None:
