@@ -156,6 +156,11 @@ def _reason_against(path: Path) -> str | None:
 
 
 def _sections(path: Path) -> Iterator[Section]:
+    if path.suffix.lower() in (".docx", ".epub"):
+        with zipfile.ZipFile(path) as archive:
+            size = sum(one.file_size for one in archive.infolist())
+        if size > MOST_BYTES:
+            raise ValueError(f"it unpacks to {size / 1e6:,.0f} MB; {MOST_BYTES // 10**6} are read at most")
     headings: list[str] = []
     text = ""
     for level, part in READERS[path.suffix.lower()](path):
@@ -192,13 +197,11 @@ def _hypertext(content: bytes) -> Iterator[Part]:
             continue  # its text is that of what it stands in
         text = element.get_text() if element.name == "pre" else " ".join(element.get_text(" ").split())
         text = text.replace("¶", "").strip()
-        is_heading = element.name[0] == "h"
-        yield (int(element.name[1]), text) if is_heading else (0, f"{text}\n\n")
+        yield (int(element.name[1]), text) if element.name[0] == "h" else (0, f"{text}\n\n")
 
 
 def _epub(path: Path) -> Iterator[Part]:
     """The pages of a book, in the order that it names (https://www.w3.org/TR/epub-33/)."""
-    _check_unpacked(path)
     with zipfile.ZipFile(path) as book:
         container = ElementTree.fromstring(book.read("META-INF/container.xml"))
         index = next(container.iterfind(".//{*}rootfile")).attrib["full-path"]
@@ -212,13 +215,6 @@ def _epub(path: Path) -> Iterator[Part]:
             yield from _hypertext(book.read(posixpath.normpath(posixpath.join(index, "..", name))))
 
 
-def _check_unpacked(path: Path) -> None:
-    with zipfile.ZipFile(path) as archive:
-        size = sum(one.file_size for one in archive.infolist())
-    if size > MOST_BYTES:
-        raise ValueError(f"it unpacks to {size / 1e6:,.0f} MB; {MOST_BYTES // 10**6} are read at most")
-
-
 def _pdf(path: Path) -> Iterator[Part]:
     reader = package("pypdf").PdfReader(path)
     if reader.is_encrypted and not reader.decrypt(""):
@@ -230,7 +226,6 @@ def _pdf(path: Path) -> Iterator[Part]:
 
 
 def _docx(path: Path) -> Iterator[Part]:
-    _check_unpacked(path)
     for paragraph in package("docx").Document(str(path)).paragraphs:
         level = re.fullmatch(r"Heading (\d)", paragraph.style.name or "")
         yield (int(level[1]), paragraph.text) if level else (0, f"{paragraph.text}\n\n")

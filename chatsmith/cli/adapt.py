@@ -191,10 +191,9 @@ def _prepare(config: Config, documents: Documents, base: Path, folder: Path, rep
     shown = pairs[:: -(-len(pairs) // PAIRS_SHOWN) or 1]
     rows = [[one.question, one.answer, one.passage] for one in shown]
     reporter.table(f"Some of {len(pairs):,} questions to train on", ["question", "answer", "from"], rows)
-    numbers = {name: len(questions) for name, questions in exams.items()}
     reporter.line(
-        f"The examination, in other forms: {numbers['training']:,} questions about what is trained on, "
-        f"{numbers['held_out']:,} about what is held out"
+        f"The examination, in other forms: {len(exams['training']):,} questions about what is trained on, "
+        f"{len(exams['held_out']):,} about what is held out"
     )
     size = sum(len(one.text) for one in training)
     about = ["characters", "bits per byte of held-out pages", "questions answered"]

@@ -20,6 +20,8 @@ def test_our_own_server_is_an_endpoint_that_writes(roomy_server: RunningServer, 
     written = written_pairs(passages, [], url, "roomy", file, Reporter(silent=True))
     assert all(one.answer in passages[0].text for one in written)
     replies = sorted(json.loads(file.read_bytes()).values(), key=len)
-    assert replies[0] == "" and '"pairs"' in replies[1].replace(" ", "")  # the second passage is too long for it
-    with pytest.raises(UserError, match="wrote no questions.*no-such-model"):
+    assert replies[0] == "" and '"pairs"' in replies[1].replace(
+        " ", ""
+    )  # the second passage is too long for it
+    with pytest.raises(UserError, match=r"wrote no questions.*no-such-model"):
         written_pairs(passages, [], url, "no-such-model", tmp_path / "other.json", Reporter(silent=True))
