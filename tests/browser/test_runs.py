@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,56 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser.conftest import STATIC, TIMEOUT_SECONDS, Chat, Server
+from tests.browser.conftest import TIMEOUT_SECONDS, Chat, Server
 from tests.browser.test_access import serious_findings
-from tests.browser.test_views import DESKTOP, PHONE
+from tests.browser.test_views import DESKTOP, PHONE, TABLET
 from tests.conftest import TINY_RECIPE
 
 pytestmark = pytest.mark.browser
 
-TABLET = {"viewport": {"width": 768, "height": 1024}}
 KEY = "test-key-of-the-tests"
-
-
-@pytest.fixture
-def watch(browser, subprocess_environment: dict[str, str]) -> Iterator[Callable[..., Server]]:
-    """Starts `chatsmith watch` on runs."""
-    if not (STATIC / "runs.html").is_file():
-        pytest.skip("the training page is not built: make web")
-    started: list[Server] = []
-
-    def start(*arguments: object) -> Server:
-        started.append(Server(list(map(str, arguments)), subprocess_environment, command="watch"))
-        return started[-1]
-
-    yield start
-    for server in started:
-        server.kill()
-
-
-@pytest.fixture
-def two_runs(tiny_run: Path, tmp_path: Path) -> Path:
-    """A folder with the finished tiny run, and one that was stopped in pretraining, with 400 steps made up."""
-    folder = tmp_path / "runs"
-    shutil.copytree(tiny_run, folder / "done")
-    stopped = folder / "stopped"
-    stopped.mkdir()
-    shutil.copytree(tiny_run / "data", stopped / "data")
-    recipe = (tiny_run / "recipe.toml").read_text()
-    (stopped / "recipe.toml").write_text(recipe.replace("seed = 1", "seed = 7"))
-    rows = [
-        {"stage": "pretrain", "step": n, "steps": 1000, "time": 1e9 + n, "seconds": n, "tokens": n * 1000}
-        | {"loss": 3 + 5 / n, "rate": min(1, n / 20), "tokens_per_second": 1000.0, "share_of_peak": 0.4}
-        for n in range(1, 401)
-    ]
-    rows.insert(
-        200, {"stage": "pretrain", "step": 200, "time": 1e9 + 200, "bpb": 1.5, "sample": "Once <b>upon"}
-    )
-    (stopped / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (stopped / "run.log").write_text(
-        "pretrain 39 %\rpretrain 40 %\nchatsmith: the disk is full; free space\n"
-    )
-    return folder
 
 
 def opened(new_page: Callable, server: Server, path: str = "runs", **options) -> Chat:
@@ -165,22 +122,16 @@ def test_axe_finds_nothing_serious(new_page, watch, two_runs, scheme):
         assert serious_findings(page) == [], path
 
 
-def test_what_it_looks_like(new_page, watch, two_runs, tmp_path, request):
-    folder = request.config.getoption("--screenshots", default=None)
-    devices = {"390": PHONE, **({"768": TABLET, "1280": DESKTOP} if folder else {})}
-    folder, server = folder or tmp_path, watch(two_runs)
+def test_what_it_looks_like(new_page, watch, two_runs, shoot, request):
+    is_looked_at = request.config.getoption("--screenshots", default=None)
+    devices = {"390": PHONE, **({"768": TABLET, "1280": DESKTOP} if is_looked_at else {})}
+    server = watch(two_runs)
     for name, device in devices.items():
         for view, path in (("list", "runs"), ("done", "runs#/done"), ("both", "runs#/stopped/with/done")):
             page = opened(new_page, server, path, **device)
             width = page.page.evaluate("document.documentElement.scrollWidth")
             assert width <= device["viewport"]["width"], "nothing is wider than the screen"
-            for scheme in ("light", "dark"):
-                page.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-                page.page.wait_for_timeout(200)
-                picture = page.page.screenshot(
-                    path=folder / f"runs-{view}-{name}-{scheme}.png", full_page=True
-                )
-                assert len(picture) > 10_000, "an empty page makes a smaller picture"
+            shoot(page, f"runs-{view}-{name}", full_page=True)
 
 
 def test_a_served_run_has_it_beside_the_chat(new_page, server):

@@ -9,6 +9,7 @@ import { directionOf } from "../conversation/direction";
 import type { Alternative, Token } from "../conversation/message";
 import { isSpecial, probability } from "../conversation/tokens";
 import { kindsOf } from "../markdown/spans";
+import { t } from "../messages/language";
 import { heatOf, inlineText, percent, spokenText } from "./token-text";
 import { TokenInspector } from "./token-inspector";
 
@@ -123,7 +124,7 @@ export function ReplyTokens({ tokens, onPick }: Props) {
       class="tokens"
       dir={directionOf(tokens.map(({ text }) => (isSpecial(text) ? "" : text)).join(""))}
       role="group"
-      aria-label="The tokens of this reply"
+      aria-label={t.inside.tokensOfReply}
       onPointerOver={onPointerOver}
       onPointerLeave={onPointerLeave}
       onClick={onClick}
@@ -139,7 +140,7 @@ export function ReplyTokens({ tokens, onPick }: Props) {
           class="inspector"
           dir="ltr"
           role="dialog"
-          aria-label={`Instead of ${spokenText(token.text, token.bytes)}`}
+          aria-label={t.inside.insteadOf(spokenText(token.text, token.bytes))}
           ref={(panel) => void (panel && place(panel, chip(shown.index)))}
         >
           <TokenInspector

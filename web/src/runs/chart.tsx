@@ -6,6 +6,8 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
+import { t } from "../messages/language";
+import { fixed } from "../messages/numbers";
 import type { Band, Chart, Curve, Placed } from "./series";
 import { placeOf } from "./series";
 import { duration } from "./words";
@@ -80,7 +82,7 @@ export function ChartView({ chart, records, bands, end, height, scheme }: Props)
   return (
     <figure class="chart">
       <figcaption>
-        <h3>{chart.title}</h3>
+        <h3>{t.runs.charts[chart.id]}</h3>
         <ul class="chart-values">
           {chart.curves.map((curve, number) => curve.label && <Value key={curve.label} curve={curve} at={at} format={chart.format} number={number} />)}
         </ul>
@@ -91,7 +93,7 @@ export function ChartView({ chart, records, bands, end, height, scheme }: Props)
         style={{ height: `${height}px` }}
         tabIndex={0}
         role="group"
-        aria-label={`${chart.title}: a chart; arrow keys move through its values`}
+        aria-label={t.runs.chart(t.runs.charts[chart.id])}
         onKeyDown={onKeyDown}
         onBlur={() => setIndex(null)}
       />
@@ -122,7 +124,7 @@ function Value({ curve, at, format }: ValueProps) {
 
 function inWords(chart: Chart, records: readonly Placed[], at: number): string {
   const values = chart.curves.filter(({ label }) => label).map((curve) => `${curve.label} ${chart.format(valueAt(curve, at) ?? Number.NaN)}`);
-  return `${values.join(", ")}; ${placeOf(records, at)}`;
+  return `${t.format.list(values)}; ${placeOf(records, at)}`;
 }
 
 /** The curve's value nearest to a time; its last one if there is none. */
@@ -231,7 +233,7 @@ function rangeOf(chart: Chart, low: number, high: number): [number, number] {
 
 function tidy(chart: Chart, tick: number): string {
   const said = chart.format(tick);
-  return said.includes("%") ? `${Math.round(100 * tick)} %` : /^-?\d+\.\d+$/.test(said) ? String(Number(said)) : said;
+  return said.includes("%") ? t.format.percent(fixed(100 * tick)) : /^-?\d+\.\d+$/.test(said) ? String(Number(said)) : said;
 }
 
 function nearest(values: readonly (number | null | undefined)[], index: number): number {

@@ -5,6 +5,7 @@ import { Icon } from "../components/icon";
 import { Asked } from "./asked";
 import { Command } from "./command";
 import type { Details, Sample, State, Texts } from "./data";
+import { named, t } from "../messages/language";
 import { capital, short, whole } from "./words";
 
 interface Props {
@@ -35,12 +36,12 @@ function ByStage({ samples, stages, model }: { samples: readonly Sample[]; stage
   return (
     <section class="card">
       <div class="card-head">
-        <h2>The same prompts</h2>
+        <h2>{t.runs.samePrompts}</h2>
         {stages.length > 1 && (
-          <div class="choices" role="group" aria-label="Stage">
+          <div class="choices" role="group" aria-label={t.runs.stageChoice}>
             {[null, ...stages].map((one) => (
               <button key={one ?? ""} type="button" class="choice" aria-pressed={stage === one} onClick={() => setStage(one)}>
-                {one ?? "side by side"}
+                {one ?? t.runs.sideBySideShort}
               </button>
             ))}
           </div>
@@ -55,8 +56,7 @@ function ByStage({ samples, stages, model }: { samples: readonly Sample[]; stage
             {shown.map((one) => sample.replies[one] !== undefined && <Said key={one} stage={one} text={sample.replies[one]} isNamed={stages.length > 1} />)}
           </div>
           <p class="sample-note">
-            {sample.section}
-            {sample.expected && `; expected: ${sample.expected}`}
+            {sample.expected ? t.runs.expected(sample.section, sample.expected) : sample.section}
           </p>
           {model && <Asked model={model} prompt={sample.prompt} />}
         </article>
@@ -76,8 +76,8 @@ function Said({ stage, text, isNamed }: { stage: string; text: string; isNamed: 
       </span>
       <div>
         {isNamed && <h3>{stage}</h3>}
-        <p dir="auto">{text.replace(VERDICT, "") || <i>nothing</i>}</p>
-        {verdict && <span class={`verdict is-${verdict}`}>{verdict}</span>}
+        <p dir="auto">{text.replace(VERDICT, "") || <i>{t.runs.nothing}</i>}</p>
+        {verdict && <span class={`verdict is-${verdict}`}>{named(t.runs.verdicts, verdict)}</span>}
       </div>
     </div>
   );
@@ -92,7 +92,7 @@ function Written({ texts }: { texts: readonly Texts[] }) {
   const { stage, step, sample } = texts[index]!;
   return (
     <section class="card">
-      <Slide title={`What ${stage} writes after step ${whole(step)}`} texts={texts} index={index} onSlide={setIndex} />
+      <Slide title={t.runs.writes(stage, whole(step))} texts={texts} index={index} onSlide={setIndex} />
       <div class="sample-reply">
         <span class="sample-mark">
           <Icon name="anvil" size={18} />
@@ -112,7 +112,7 @@ function Tried({ texts }: { texts: readonly Texts[] }) {
   const { step, shown } = texts[index]!;
   return (
     <section class="card">
-      <Slide title={`What reinforcement learning tried in step ${whole(step)}`} texts={texts} index={index} onSlide={setIndex} />
+      <Slide title={t.runs.tried(whole(step))} texts={texts} index={index} onSlide={setIndex} />
       {shown!.map(({ prompt, reply, reward, group }) => (
         <article key={prompt} class="sample">
           <p class="sample-said">
@@ -125,7 +125,7 @@ function Tried({ texts }: { texts: readonly Texts[] }) {
             <div>
               <p dir="auto">{reply}</p>
               <span class="sample-note">
-                reward {reward === null ? "failed" : short(reward)}; of its group: {group.map((one) => (one === null ? "–" : short(one))).join(", ")}
+                {t.runs.reward(reward === null ? t.runs.failed : short(reward), t.format.list(group.map((one) => (one === null ? "–" : short(one)))))}
               </span>
             </div>
           </div>
@@ -160,8 +160,8 @@ function Slide({ title, texts, index, onSlide }: SlideProps) {
           min={0}
           max={texts.length - 1}
           value={index}
-          aria-label="Step"
-          aria-valuetext={`step ${texts[index]!.step}`}
+          aria-label={t.runs.stepSlider}
+          aria-valuetext={t.runs.stepOf(whole(texts[index]!.step))}
           onInput={(event) => onSlide(Number(event.currentTarget.value))}
         />
       )}
@@ -183,9 +183,9 @@ function TalkTo({ details, models, run }: { details: Details; models: Record<str
   return (
     <section class="card">
       <div class="card-head">
-        <h2>Talk to it</h2>
+        <h2>{t.runs.talkTitle}</h2>
         {made.length > 1 && (
-          <div class="choices" role="group" aria-label="Stage to talk to">
+          <div class="choices" role="group" aria-label={t.runs.talkChoice}>
             {made.map((one) => (
               <button key={one} type="button" class="choice" aria-pressed={stage === one} onClick={() => setChosen(one)}>
                 {one}
@@ -196,11 +196,11 @@ function TalkTo({ details, models, run }: { details: Details; models: Record<str
       </div>
       {models[stage] ? (
         <a class="button is-primary" href="./">
-          Talk to {models[stage]} here
+          {t.runs.talkHere(models[stage])}
         </a>
       ) : (
         <>
-          <p class="sample-note">{capital(stage)} is not served here. In a terminal, or as a page like this one:</p>
+          <p class="sample-note">{t.runs.notServed(capital(stage))}</p>
           <Command text={`chatsmith chat ${run}/${stage}`} />
           <Command text={`chatsmith serve ${run}/${stage}`} />
         </>
