@@ -8,7 +8,9 @@ next time. A budget in minutes is measured once, kept in the run's recipe.toml, 
 settings trains on the same number of tokens.
 """
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from chatsmith.backends import choose_backend
 from chatsmith.backends.lora import merged
@@ -21,6 +23,7 @@ from chatsmith.data.mixture import Mixture
 from chatsmith.data.packing import TrainingRows
 from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import Request, SamplingParams
+from chatsmith.evals.bpb import TEXTS
 from chatsmith.model.config import model_cost
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.console import counted
@@ -29,6 +32,8 @@ from chatsmith.runtime.run_directory import RunDirectory, resolve_bundle, run_of
 from chatsmith.text.tokenizer import Tokenizer
 from chatsmith.train.pretrain import pretrain
 from chatsmith.train.trainer import TrainingSettings
+
+NUM_SAMPLES, ALTERNATIVES, LEAST_LOGPROB = 5, 3, -99.0
 
 
 def main(config: Config) -> None:
@@ -68,7 +73,7 @@ def main(config: Config) -> None:
             settings_from(config, TrainingSettings),
             tokens=config.tokens or int(config.ratio * model_cost(shape).scaling_parameters),
             budget=stage.budget(training),
-            sample=(lambda model: _continuation(model, tokenizer, config.prompt)) if config.prompt else None,
+            sample=(lambda model: _said(model, tokenizer, config.prompt)) if config.prompt else None,
         )
         if runtime.is_main:
             facts = facts_of(training, plan, result)
@@ -96,10 +101,33 @@ def _named(bundle: Path) -> str:
     return f"{origin[0].path.name}, {origin[1]}" if origin else bundle.name
 
 
-def _continuation(model: GPT, tokenizer: Tokenizer, prompt: str) -> str:
-    model = merged(model)
-    backend = choose_backend(model)
-    engine = Engine(model, tokenizer, backend=backend, kv_tokens=model.config.context_length)
-    request = Request((tokenizer.bos_id, *tokenizer.encode(prompt)), SamplingParams(max_tokens=40))
-    (completion,) = engine.generate([request])
-    return f"{prompt}{completion.text}"
+def _said(model: GPT, tokenizer: Tokenizer, prompt: str) -> dict[str, Any]:
+    """How the model continues `prompt`, as a `sample` to show; and, as `samples`, this and a few fixed texts token by
+    token: each with its id, text (bytes, where it is a part of a character), log-probability and alternatives."""
+
+    def entry(id: int, logprob: float) -> list[Any]:
+        text = tokenizer.decode([id])
+        shown = list(tokenizer.decode_bytes([id])) if "\ufffd" in text else text
+        return [id, shown, round(max(logprob, LEAST_LOGPROB), 3)]
+
+    model, prompts = merged(model), list(dict.fromkeys((prompt, *TEXTS)))[:NUM_SAMPLES]
+    limits = [
+        SamplingParams(max_tokens=40, logprobs=ALTERNATIVES)
+    ]  # the others greedily, so that they can be compared
+    limits += [replace(limits[0], temperature=0.0, max_tokens=24)] * (len(prompts) - 1)
+    ids = [(tokenizer.bos_id, *tokenizer.encode(text)) for text in prompts]
+    kv_tokens = len(prompts) * model.config.context_length
+    engine = Engine(model, tokenizer, backend=choose_backend(model), kv_tokens=kv_tokens)
+    said = engine.generate([Request(*each) for each in zip(ids, limits, strict=True)])
+    samples = [
+        {
+            "prompt": text,
+            "tokens": [
+                [*entry(id, one.logprob), [entry(*other) for other in one.top]]
+                for id, one in zip(completion.ids, completion.logprobs or (), strict=False)
+                if one
+            ],
+        }
+        for text, completion in zip(prompts, said, strict=True)
+    ]
+    return {"sample": f"{prompt}{said[0].text}", "samples": samples}

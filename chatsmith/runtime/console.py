@@ -2,7 +2,8 @@
 
 On a terminal rich draws it; into a file or a pipe it is plain lines, and progress is one line about every ten seconds
 or ten percent. With `json=True` all of it goes to stderr, so that stdout holds nothing but the one JSON object that the
-command prints. It keeps no log file: metrics belong to `metrics.jsonl`.
+command prints. `chatsmith run` has all of it kept in the run's `run.log`, too, for those who look at it from elsewhere;
+metrics belong to `metrics.jsonl`.
 """
 
 import math
@@ -10,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ PLAIN_SHARE = 0.1  # … or when this share of the total has passed since the la
 SMOOTHING_SECONDS = 30.0  # the rate shown is over about this long …
 SAMPLE_SECONDS = 0.25  # … from points this far apart
 REDRAW_SECONDS = 0.1
+LOG_VARIABLE = "CHATSMITH_LOG"  # the file that keeps what is said
 
 
 class Reporter:
@@ -51,12 +53,15 @@ class Reporter:
         if self._terminal is None:
             self.line(f"\n== {title}" + (f": {subtitle}" if subtitle else ""))
         else:
+            keep(f"\n== {title}: {subtitle}")
             self._terminal.print(f"\n{printable(title)}", style="bold cyan", end="  ")
             self._terminal.print(printable(subtitle), style="dim")
 
     def line(self, text: str = "", style: str = "") -> None:
         """One plain line; `style` is one of rich's, for a terminal."""
         text = printable(text)
+        if not self._silent:
+            keep(text)
         if self._terminal is not None:
             self._terminal.print(text, style=style)
         elif not self._silent:
@@ -76,6 +81,7 @@ class Reporter:
             return
         from rich.table import Table
 
+        keep(plain_table(title, columns, rows, right))
         table = Table(title=title or None, title_justify="left", header_style="bold")
         for index, (column, is_right) in enumerate(zip(columns, right, strict=True)):
             # In a narrow terminal names are folded, and numbers stay whole.
@@ -107,6 +113,13 @@ class Reporter:
             bar = Bar(label, total, unit, self._clock, self.line, drawn)
             yield bar
             bar.show()
+
+
+def keep(text: str) -> None:
+    """Append a line to the log of the run, if there is one: a full disk there is no reason to stop."""
+    if path := os.environ.get(LOG_VARIABLE):
+        with suppress(OSError), open(path, "a", encoding="utf-8") as log:
+            log.write(f"{text}\n")
 
 
 def _terminal(stream: TextIO) -> "Console":

@@ -19,7 +19,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from chatsmith.report.run_facts import Facts
 from chatsmith.report.watch import RunWatcher, WatchedRuns
 from chatsmith.runtime.errors import UserError
-from chatsmith.runtime.run_directory import resolve_bundle
+from chatsmith.runtime.run_directory import resolve_bundle, run_of
 from chatsmith.serve.errors import ApiError
 from chatsmith.serve.log import log_event
 from chatsmith.serve.page import HEADERS
@@ -48,7 +48,9 @@ class Runs:
         @router.get("/runs/list", include_in_schema=False)
         async def list_runs() -> Response:
             async with self._lock:
-                return JSONResponse({"runs": await asyncio.to_thread(self._summaries)})
+                found = await asyncio.to_thread(self._summaries)
+                served = [one["name"] for one in found if self._served(self._find(one["name"]))]
+                return JSONResponse({"runs": found, "served": served})
 
         @router.get("/runs/data", include_in_schema=False)
         async def show(run: str, since: str = "", version: str = "") -> Response:
@@ -82,13 +84,17 @@ class Runs:
             watcher.refresh()
         except (UserError, OSError) as error:
             raise ApiError(404, f"The run {name} is no longer there.", code="not_found") from error
-        models: dict[str, str] = {}  # that one can talk to here, by stage
+        return {**watcher.facts(since, version), "models": self._served(watcher)}
+
+    def _served(self, watcher: RunWatcher) -> dict[str, str]:
+        """The models of a run that one can talk to here, by stage."""
+        models: dict[str, str] = {}
         for served, path in self._models.items():
             with contextlib.suppress(UserError, OSError):
-                bundle = resolve_bundle(path)
-                if bundle.parent.parent.samefile(watcher.run.path):
-                    models[bundle.parent.name] = served
-        return {**watcher.facts(since, version), "models": models}
+                origin = run_of(resolve_bundle(path))
+                if origin and origin[0].path.samefile(watcher.run.path):
+                    models[origin[1]] = served
+        return models
 
     async def tell(self) -> None:
         """Look every few seconds, and tell whoever is to be told of what happened since."""

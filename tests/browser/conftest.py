@@ -335,9 +335,12 @@ def two_runs(tiny_run: Path, tmp_path: Path) -> Path:
         | {"loss": 3 + 5 / n, "rate": min(1, n / 20), "tokens_per_second": 1000.0, "share_of_peak": 0.4}
         for n in range(1, 401)
     ]
-    rows.insert(
-        200, {"stage": "pretrain", "step": 200, "time": 1e9 + 200, "bpb": 1.5, "sample": "Once <b>upon"}
-    )
+    for step, bpb, word in ((100, 2.0, ""), (200, 1.5, " rather"), (300, 1.25, " Paris")):
+        row = {"stage": "pretrain", "step": step, "time": 1e9 + step, "bpb": bpb, "sample": "Once <b>upon"}
+        said = [[7, word, -0.1, [[7, word, -0.1], [9, " <i>big", -2.5]]], [8, [226, 130], -1.0, []]]
+        rows.append(row | ({"samples": [{"prompt": "The capital is", "tokens": said}]} if word else {}))
+    rows.sort(key=lambda row: row["step"])
+    (stopped / "pretrain" / "steps" / "000300").mkdir(parents=True)
     (stopped / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (stopped / "run.log").write_text(
         "pretrain 39 %\rpretrain 40 %\nchatsmith: the disk is full; free space\n"

@@ -64,7 +64,7 @@ def test_values_by_pointer_and_keyboard_and_as_a_table(new_page, watch, two_runs
     rows = page.page.locator(".as-table tbody tr")
     rows.first.wait_for()
     assert 20 < rows.count() < 60
-    assert "1.5" in page.page.locator(".as-table").inner_text(), "each evaluation stands in it"
+    assert "1.25" in page.page.locator(".as-table").inner_text(), "each evaluation stands in it"
 
 
 def test_a_stopped_run_says_why_and_how_to_go_on(new_page, watch, two_runs):
@@ -74,8 +74,26 @@ def test_a_stopped_run_says_why_and_how_to_go_on(new_page, watch, two_runs):
     assert "the disk is full; free space" in told and "chatsmith run" in told and "stopped" in told
     page.page.get_by_role("button", name="Copy the command").first.click()
     assert page.page.evaluate("navigator.clipboard.readText()").startswith("chatsmith run")
-    assert "Once <b>upon" in page.page.locator(".sample-reply").first.inner_text()
     assert "pretrain 40 %" in page.page.locator(".log").inner_text()
+
+
+def test_samples_along_training_token_by_token_compared_and_talked_to(new_page, watch, two_runs):
+    page = opened(new_page, watch(two_runs), "runs#/stopped")
+    said = page.page.locator(".card", has=page.page.get_by_role("heading", name="What pretrain writes"))
+    tokens = said.locator(".token")
+    page.reads(tokens, " Paris", "⟨E2⟩⟨82⟩")
+    assert tokens.first.get_attribute("aria-label") == "Paris, 90 %"
+    tokens.first.hover()
+    page.reads(said.locator(".alternative code"), "·Paris", "·<i>big")
+    assert said.locator(".alternative:is(button)").count() == 0, "nobody is there to go on from it"
+    page.page.mouse.move(5, 5)
+    said.get_by_label("compare with").select_option(label="pretrain, step 200")
+    page.reads(said.locator("h3"), "pretrain, step 300", "pretrain, step 200")
+    page.reads(tokens, " Paris", "⟨E2⟩⟨82⟩", " rather", "⟨E2⟩⟨82⟩")
+    said.get_by_role("button", name="Talk to this checkpoint").click()
+    page.page.get_by_text("serve").filter(has_text="pretrain@000300").wait_for()
+    said.get_by_role("slider").fill("0")  # a record of before, as text
+    assert "Once <b>upon" in said.locator(".sample-reply").first.inner_text()
 
 
 def test_several_runs_sorted_and_two_side_by_side(new_page, watch, two_runs):
@@ -132,6 +150,15 @@ def test_what_it_looks_like(new_page, watch, two_runs, shoot, request):
             width = page.page.evaluate("document.documentElement.scrollWidth")
             assert width <= device["viewport"]["width"], "nothing is wider than the screen"
             shoot(page, f"runs-{view}-{name}", full_page=True)
+
+
+def test_a_served_run_stands_before_another_in_grey(new_page, start_server, two_runs):
+    page = opened(new_page, start_server("--also", str(two_runs / "stopped")))
+    page.reads(page.page.locator("h1"), "Done")
+    page.page.get_by_label("in grey").select_option("stopped")
+    page.until("document.querySelector('.chart-values').textContent.includes('training, stopped')")
+    page.page.get_by_role("button", name="All runs").click()
+    page.until("document.querySelectorAll('.run-table tbody tr').length === 2")
 
 
 def test_a_served_run_has_it_beside_the_chat(new_page, server):

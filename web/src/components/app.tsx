@@ -13,6 +13,7 @@ import { RatingsDialog } from "./ratings-dialog";
 import { ShortcutsDialog } from "./shortcuts-dialog";
 import { SideSheet } from "./side-sheet";
 import { Sidebar } from "./sidebar";
+import { TokenLegend } from "./token-legend";
 import { Transcript } from "./transcript";
 
 export function App() {
@@ -48,17 +49,5 @@ function Page() {
         {bench.writer.announcement.value}
       </div>
     </>
-  );
-}
-
-/** What the tints of tokens mean. */
-function TokenLegend() {
-  return (
-    <div class="legend">
-      <span>{t.inside.sure}</span>
-      <i aria-hidden="true" />
-      <span>{t.inside.surprised}</span>
-      <span class="legend-hint">{isTouch ? t.inside.hintTouch : t.inside.hint}</span>
-    </div>
   );
 }

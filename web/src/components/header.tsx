@@ -64,10 +64,12 @@ function SheetButtons({ isFolded }: { isFolded: boolean }) {
           key={sheet}
           icon={icon}
           label={t.common[sheet]}
-          class={sheet === "settings" && isChanged ? "is-marked" : ""}
+          class={`sheet-button ${sheet === "settings" && isChanged ? "is-marked" : ""}`}
           isPressed={view.sheet.value === sheet}
           onClick={() => view.toggleSheet(sheet)}
-        />
+        >
+          <span aria-hidden="true">{t.common[sheet]}</span>
+        </IconButton>
       ))}
     </>
   );

@@ -21,7 +21,8 @@ const LEAST_HEIGHT = 120;
 
 interface Props {
   tokens: readonly Token[];
-  onPick: (index: number, alternative: Alternative) => void;
+  /** Goes on from an alternative; without it they can only be looked at. */
+  onPick?: (index: number, alternative: Alternative) => void;
 }
 
 interface Shown {
@@ -145,10 +146,13 @@ export function ReplyTokens({ tokens, onPick }: Props) {
         >
           <TokenInspector
             token={token}
-            onPick={(alternative) => {
-              setShown(null);
-              onPick(shown.index, alternative);
-            }}
+            onPick={
+              onPick &&
+              ((alternative) => {
+                setShown(null);
+                onPick(shown.index, alternative);
+              })
+            }
           />
         </div>
       )}

@@ -11,7 +11,8 @@ const USABLE_MARKS: ReadonlySet<string> = new Set([END_OF_REPLY, "<|python_start
 
 interface Props {
   token: Token;
-  onPick: (alternative: Alternative) => void;
+  /** Goes on from an alternative; where nobody can, they are only shown. */
+  onPick: ((alternative: Alternative) => void) | undefined;
 }
 
 export function TokenInspector({ token, onPick }: Props) {
@@ -39,14 +40,16 @@ export function TokenInspector({ token, onPick }: Props) {
             alternative={alternative}
             isChosen={alternative.id === token.ids[0]}
             likeliest={Math.max(...choices.map((choice) => probability(choice)!))}
-            onPick={() => onPick(alternative)}
+            onPick={onPick && (() => onPick(alternative))}
           />
         ))}
       </ol>
       {rest > 0.0005 && <p class="inspector-rest">{t.inside.rest(percent(rest))}</p>}
-      <p class="inspector-hint">
-        <Icon name="branch" size={14} /> {t.inside.choose}
-      </p>
+      {onPick && (
+        <p class="inspector-hint">
+          <Icon name="branch" size={14} /> {t.inside.choose}
+        </p>
+      )}
     </>
   );
 }
@@ -65,7 +68,7 @@ interface RowProps {
   isChosen: boolean;
   /** The probability of the first: its bar is the whole row. */
   likeliest: number;
-  onPick: () => void;
+  onPick: (() => void) | undefined;
 }
 
 function AlternativeRow({ alternative, isChosen, likeliest, onPick }: RowProps) {
@@ -73,19 +76,33 @@ function AlternativeRow({ alternative, isChosen, likeliest, onPick }: RowProps) 
   const { text, bytes } = alternative;
   const isUsable = isChosen ? text !== END_OF_REPLY : !isSpecial(text) || USABLE_MARKS.has(text);
   const does = isChosen ? t.inside.writesRest : t.inside.goesOn;
+  const kind = `alternative ${isChosen ? "is-chosen" : ""}`;
+  const style = { "--share-of-row": chance / likeliest };
+  const contents = (
+    <>
+      <code class={isSpecial(text) ? "is-special" : ""}>{visibleText(text, bytes)}</code>
+      {isChosen && <Icon name="check" size={14} />}
+      <span>{percent(chance)}</span>
+    </>
+  );
+  if (!onPick) {
+    return (
+      <li class={kind} style={style}>
+        {contents}
+      </li>
+    );
+  }
   return (
     <li>
       <button
         type="button"
-        class={`alternative ${isChosen ? "is-chosen" : ""}`}
+        class={kind}
         disabled={!isUsable}
         title={does}
-        style={{ "--share-of-row": chance / likeliest }}
+        style={style}
         onClick={onPick}
       >
-        <code class={isSpecial(text) ? "is-special" : ""}>{visibleText(text, bytes)}</code>
-        {isChosen && <Icon name="check" size={14} />}
-        <span>{percent(chance)}</span>
+        {contents}
       </button>
     </li>
   );

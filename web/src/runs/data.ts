@@ -46,7 +46,12 @@ export interface Texts {
   step: number;
   shown?: { prompt: string; reply: string; reward: number | null; group: (number | null)[] }[];
   sample?: string;
+  samples?: { prompt: string; tokens: KeptToken[] }[];
 }
+
+/** Its id; its text, or its bytes where it is a part of a character; its log-probability. */
+type KeptChoice = [id: number, text: string | number[], logprob: number];
+export type KeptToken = [...KeptChoice, alternatives: KeptChoice[]];
 
 export interface Source {
   source: string;
@@ -119,8 +124,9 @@ export async function readRun(name: string, known: Run | null): Promise<Run> {
   };
 }
 
-export async function readList(): Promise<Summary[]> {
-  return ((await ask("runs/list", {})) as { runs: Summary[] }).runs;
+/** All runs, and the names of those with a model that is served here. */
+export async function readList(): Promise<{ runs: Summary[]; served: string[] }> {
+  return (await ask("runs/list", {})) as { runs: Summary[]; served: string[] };
 }
 
 /** The address of the run's report, as a page of its own. */

@@ -30,7 +30,7 @@ export function RunView({ run, other, runs, watching }: Props) {
       <Standing run={run} />
       <Curves run={run} records={records} earlier={earlier} other={other} runs={runs} watching={watching} />
       {other && <Beside runs={[run, other]} />}
-      <Samples details={run.details} models={run.models} state={run.state} />
+      <Samples run={run} other={other} />
       <Scores details={run.details} />
       <DataShares details={run.details} />
       <Expected details={run.details} />

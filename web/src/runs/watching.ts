@@ -56,10 +56,13 @@ export class Watching {
     try {
       let { run, other } = this.names.value;
       if (this.list.value === null || run === null) {
-        const list = await readList();
-        this.list.value = list;
-        if (run === null && list.length === 1 && round === this.round) {
-          run = list[0]!.name;
+        const isFirst = this.list.value === null;
+        const { runs, served } = await readList();
+        this.list.value = runs;
+        // Whoever opens the page of a served run wants that one; the others are there to compare it with.
+        const only = runs.length === 1 ? runs[0]!.name : isFirst && served.length === 1 ? served[0]! : null;
+        if (run === null && only !== null && round === this.round) {
+          run = only;
           this.names.value = { run, other };
         }
       }
