@@ -227,7 +227,5 @@ def _failed(message: str, environ: Mapping[str, str], code: int) -> int:
     if code >= 130 and not is_main(environ):
         return code  # the main process says it
     # One line, whatever the message holds: a program may read it.
-    line = f"chatsmith: {printable(' '.join(message.split()))}"
-    keep(line)
-    print(line, file=sys.stderr)
+    print(keep(f"chatsmith: {printable(' '.join(message.split()))}"), file=sys.stderr)
     return code

@@ -8,7 +8,7 @@ next time. A budget in minutes is measured once, kept in the run's recipe.toml, 
 settings trains on the same number of tokens.
 """
 
-from dataclasses import replace
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from chatsmith.data.dataset import load_manifest
 from chatsmith.data.mixture import Mixture
 from chatsmith.data.packing import TrainingRows
 from chatsmith.engine.engine import Engine
-from chatsmith.engine.request import Request, SamplingParams
+from chatsmith.engine.request import Completion, Request, SamplingParams
 from chatsmith.evals.bpb import TEXTS
 from chatsmith.model.config import model_cost
 from chatsmith.model.gpt import GPT
@@ -110,24 +110,16 @@ def _said(model: GPT, tokenizer: Tokenizer, prompt: str) -> dict[str, Any]:
         shown = list(tokenizer.decode_bytes([id])) if "\ufffd" in text else text
         return [id, shown, round(max(logprob, LEAST_LOGPROB), 3)]
 
+    def entries(said: Completion) -> list[list[Any]]:
+        sampled = zip(said.ids, said.logprobs or (), strict=False)
+        return [[*entry(id, one.logprob), list(starmap(entry, one.top))] for id, one in sampled if one]
+
     model, prompts = merged(model), list(dict.fromkeys((prompt, *TEXTS)))[:NUM_SAMPLES]
-    limits = [
-        SamplingParams(max_tokens=40, logprobs=ALTERNATIVES)
-    ]  # the others greedily, so that they can be compared
-    limits += [replace(limits[0], temperature=0.0, max_tokens=24)] * (len(prompts) - 1)
-    ids = [(tokenizer.bos_id, *tokenizer.encode(text)) for text in prompts]
+    # Greedily, so that one evaluation can be compared with another.
+    sampling = SamplingParams(temperature=0.0, max_tokens=40, logprobs=ALTERNATIVES)
+    requests = [Request((tokenizer.bos_id, *tokenizer.encode(text)), sampling) for text in prompts]
     kv_tokens = len(prompts) * model.config.context_length
     engine = Engine(model, tokenizer, backend=choose_backend(model), kv_tokens=kv_tokens)
-    said = engine.generate([Request(*each) for each in zip(ids, limits, strict=True)])
-    samples = [
-        {
-            "prompt": text,
-            "tokens": [
-                [*entry(id, one.logprob), [entry(*other) for other in one.top]]
-                for id, one in zip(completion.ids, completion.logprobs or (), strict=False)
-                if one
-            ],
-        }
-        for text, completion in zip(prompts, said, strict=True)
-    ]
+    said = engine.generate(requests)
+    samples = [{"prompt": text, "tokens": entries(one)} for text, one in zip(prompts, said, strict=True)]
     return {"sample": f"{prompt}{said[0].text}", "samples": samples}

@@ -81,7 +81,6 @@ class Reporter:
             return
         from rich.table import Table
 
-        keep(plain_table(title, columns, rows, right))
         table = Table(title=title or None, title_justify="left", header_style="bold")
         for index, (column, is_right) in enumerate(zip(columns, right, strict=True)):
             # In a narrow terminal names are folded, and numbers stay whole.
@@ -115,11 +114,12 @@ class Reporter:
             bar.show()
 
 
-def keep(text: str) -> None:
-    """Append a line to the log of the run, if there is one: a full disk there is no reason to stop."""
+def keep(text: str) -> str:
+    """Append a line to the log of the run, if there is one. Returns it. A log that has no room stops nothing."""
     if path := os.environ.get(LOG_VARIABLE):
         with suppress(OSError), open(path, "a", encoding="utf-8") as log:
             log.write(f"{text}\n")
+    return text
 
 
 def _terminal(stream: TextIO) -> "Console":

@@ -48,9 +48,7 @@ class Runs:
         @router.get("/runs/list", include_in_schema=False)
         async def list_runs() -> Response:
             async with self._lock:
-                found = await asyncio.to_thread(self._summaries)
-                served = [one["name"] for one in found if self._served(self._find(one["name"]))]
-                return JSONResponse({"runs": found, "served": served})
+                return JSONResponse({"runs": await asyncio.to_thread(self._summaries)})
 
         @router.get("/runs/data", include_in_schema=False)
         async def show(run: str, since: str = "", version: str = "") -> Response:
@@ -75,7 +73,7 @@ class Runs:
         for watcher in self._watched.by_name.values():
             with contextlib.suppress(UserError, OSError):  # it was moved away just now
                 watcher.refresh()
-                found.append(watcher.summary())
+                found.append({**watcher.summary(), "is_served": bool(self._served(watcher))})
         return found
 
     def _facts(self, name: str, since: str, version: str) -> Facts:

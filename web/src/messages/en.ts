@@ -7,6 +7,7 @@ import { fixed } from "./numbers";
 
 const many = (count: number, one: string, more: string) => `${fixed(count)} ${count === 1 ? one : more}`;
 const tokens = (count: number) => many(count, "token", "tokens");
+const capital = (text: string) => text.charAt(0).toUpperCase() + text.slice(1);
 const date = (time: number, options: Intl.DateTimeFormatOptions) => new Date(time).toLocaleString("en", options);
 
 export const en = {
@@ -542,8 +543,8 @@ export const en = {
     preparing: "Preparing the data",
     tokenizer: "Training the tokenizer",
     evaluating: "Evaluating",
-    at: (stage: string, step: string, steps: string | null) => `${stage}, step ${step}${steps === null ? "" : ` of ${steps}`}`,
-    begins: (stage: string) => `${stage} begins`,
+    at: (stage: string, step: string, steps: string | null) => `${capital(stage)}, step ${step}${steps === null ? "" : ` of ${steps}`}`,
+    begins: (stage: string) => `${capital(stage)} begins`,
     ends: (stage: string, at: string, duration: string) => `${stage} ends about ${at}, in ${duration}`,
     then: (stages: string) => `then ${stages}`,
     ago: (duration: string) => `${duration} ago`,
@@ -636,7 +637,7 @@ export const en = {
     talkTitle: "Talk to it",
     talkChoice: "Stage to talk to",
     talkHere: (model: string) => `Talk to ${model} here`,
-    notServed: (stage: string) => `${stage} is not served here. In a terminal, or as a page like this one:`,
+    notServed: (stage: string) => `${capital(stage)} is not served here. In a terminal, or as a page like this one:`,
     copyCommand: "Copy the command",
 
     evaluations: "Evaluations",

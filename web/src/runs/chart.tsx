@@ -192,7 +192,7 @@ function optionsOf(
       y: { range: (_, low, high) => rangeOf(chart, low, high) },
     },
     axes: [
-      { ...axis, incrs: STEPS, values: (_, ticks) => ticks.map((tick) => (tick === 0 ? "0" : duration(tick))), space: 70, size: 30 },
+      { ...axis, incrs: STEPS, values: (_, ticks) => ticks.map(timeOf), space: 70, size: 30 },
       { ...axis, values: (_, ticks) => ticks.map((tick) => tidy(chart, tick)), size: 56, space: 34 },
     ],
     series: [{}, ...chart.curves.map((curve) => seriesOf(curve, colour(curve.colour), colour("--surface")))],
@@ -229,6 +229,12 @@ function rangeOf(chart: Chart, low: number, high: number): [number, number] {
   }
   const room = (top - low || Math.abs(top) || 1) * 0.06;
   return [FROM_ZERO.has(chart.id) ? 0 : low - room, top + room];
+}
+
+/** A time on the axis: 30 s, 2:30, 3 min. */
+function timeOf(seconds: number): string {
+  const isBetween = seconds > 60 && seconds < 3600 && seconds % 60 !== 0; // two minutes, rounded
+  return seconds === 0 ? "0" : isBetween ? `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}` : duration(seconds);
 }
 
 function tidy(chart: Chart, tick: number): string {

@@ -104,6 +104,8 @@ export interface Summary {
   scores: Record<string, number>;
   started: number | null;
   spark: number[];
+  /** Whether one can talk to a model of it here. */
+  is_served: boolean;
 }
 
 interface Answer extends Omit<Run, "details" | "log"> {
@@ -124,9 +126,8 @@ export async function readRun(name: string, known: Run | null): Promise<Run> {
   };
 }
 
-/** All runs, and the names of those with a model that is served here. */
-export async function readList(): Promise<{ runs: Summary[]; served: string[] }> {
-  return (await ask("runs/list", {})) as { runs: Summary[]; served: string[] };
+export async function readList(): Promise<Summary[]> {
+  return ((await ask("runs/list", {})) as { runs: Summary[] }).runs;
 }
 
 /** The address of the run's report, as a page of its own. */

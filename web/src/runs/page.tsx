@@ -36,7 +36,6 @@ function RunsPage({ watching }: { watching: Watching }) {
             {t.common.chat}
           </a>
         )}
-        <LanguageChoice />
         <ThemeSwitch />
       </header>
       <main class="runs-main">
@@ -51,6 +50,9 @@ function RunsPage({ watching }: { watching: Watching }) {
           !trouble.value && <p class="runs-wait">{t.runs.reading(names.value.run)}</p>
         )}
       </main>
+      <footer class="runs-foot">
+        <LanguageChoice />
+      </footer>
     </div>
   );
 }

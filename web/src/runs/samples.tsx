@@ -9,7 +9,7 @@ import { Asked } from "./asked";
 import { Command } from "./command";
 import type { Details, KeptToken, Run, Sample, Texts } from "./data";
 import { named, t } from "../messages/language";
-import { capital, short, whole } from "./words";
+import { short, whole } from "./words";
 
 interface Props {
   run: Run;
@@ -307,7 +307,7 @@ function TalkTo({ details, models, run, chosen, onChoose }: TalkProps) {
         </a>
       ) : (
         <>
-          <p class="sample-note">{t.runs.notServed(capital(stage))}</p>
+          <p class="sample-note">{t.runs.notServed(stage)}</p>
           <Command text={`chatsmith chat ${run}/${stage}`} />
           <Command text={`chatsmith serve ${run}/${stage}`} />
         </>

@@ -57,10 +57,11 @@ export class Watching {
       let { run, other } = this.names.value;
       if (this.list.value === null || run === null) {
         const isFirst = this.list.value === null;
-        const { runs, served } = await readList();
+        const runs = await readList();
         this.list.value = runs;
+        const served = runs.filter((one) => one.is_served);
         // Whoever opens the page of a served run wants that one; the others are there to compare it with.
-        const only = runs.length === 1 ? runs[0]!.name : isFirst && served.length === 1 ? served[0]! : null;
+        const only = runs.length === 1 ? runs[0]!.name : isFirst && served.length === 1 ? served[0]!.name : null;
         if (run === null && only !== null && round === this.round) {
           run = only;
           this.names.value = { run, other };

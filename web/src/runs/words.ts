@@ -19,7 +19,7 @@ export function headline(state: State): string {
   }
   const { preparing, tokenizer, evaluating } = t.runs;
   const withoutSteps = { data: preparing, tokenizer, evaluate: evaluating }[stage];
-  return withoutSteps ?? (step ? t.runs.at(capital(stage), whole(step), steps) : t.runs.begins(capital(stage)));
+  return withoutSteps ?? (step ? t.runs.at(stage, whole(step), steps) : t.runs.begins(stage));
 }
 
 /** What is known of time and money, in parts. */
@@ -51,10 +51,6 @@ export function outlook(state: State): string[] {
 /** The share of the stage that is done, 0 to 1. */
 export function progress(state: State): number | null {
   return state.kind === "done" ? 1 : state.steps ? state.step / state.steps : null;
-}
-
-export function capital(text: string): string {
-  return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
 /** A field of the records, as a column or a row is headed. */
