@@ -91,7 +91,7 @@ def test_samples_along_training_token_by_token_compared_and_talked_to(new_page, 
     page.reads(said.locator("h3"), "pretrain, step 300", "pretrain, step 200")
     page.reads(tokens, " Paris", "⟨E2⟩⟨82⟩", " rather", "⟨E2⟩⟨82⟩")
     said.get_by_role("button", name="Talk to this checkpoint").click()
-    page.page.get_by_text("serve").filter(has_text="pretrain@000300").wait_for()
+    page.page.locator(".command code", has_text="serve …/runs/stopped/pretrain@000300").wait_for()
     said.get_by_role("slider").fill("0")  # a record of before, as text
     assert "Once <b>upon" in said.locator(".sample-reply").first.inner_text()
 
