@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from infer import measure_decoding, new_engine, random_model, random_request
+from infer import measure_decoding, new_engine, random_model, random_request, read_bandwidth
 from train import measure, random_batches
 
 from chatsmith.backends import choose_backend
@@ -42,14 +42,14 @@ from chatsmith.rl.objective import Clip, RLLoss, rollout_batches
 from chatsmith.rl.rollouts import RolloutWorker, seeds_of
 from chatsmith.runtime import atomic
 from chatsmith.runtime.console import Reporter
-from chatsmith.runtime.device import Runtime, detect_runtime, peak_memory_bytes, read_bandwidth
+from chatsmith.runtime.device import Runtime, detect_runtime, peak_memory_bytes
 from chatsmith.runtime.states import StateWriter
 from chatsmith.text.tokenizer import train_tokenizer
 from chatsmith.train.checkpoint import Progress, TrainingKey, save_training
 from chatsmith.train.memory import Way, step_memory
 from chatsmith.train.plan import Plan, make_plan, make_rollout_plan
 from chatsmith.train.step import prepare, train_step
-from chatsmith.worlds.kindergarten.rl_problems import rl_problem_set
+from chatsmith.worlds.kindergarten.exam import rl_problem_set
 
 ALL_SECONDS, PART_SECONDS, LEAST_SECONDS = 480, 120, 10
 ROOT = Path(__file__).resolve().parents[1]

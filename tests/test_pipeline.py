@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from chatsmith.cli import main as cli
+from chatsmith.runtime.console import LOG_VARIABLE
 from chatsmith.runtime.signals import FINISHING_STEP
 from tests.threads import one_thread
 
@@ -38,7 +39,10 @@ def metrics_of(run: Path, stage: str) -> list[dict]:
 
 def test_what_run_says_is_kept_in_its_log(tiny_run):
     said = (tiny_run / "run.log").read_text(encoding="utf-8")
-    assert all(part in said for part in ("== Recipe tiny", "== Pretraining", "Results in")) and "\x1b" not in said
+    assert (
+        all(part in said for part in ("== Recipe tiny", "== Pretraining", "Results in"))
+        and "\x1b" not in said
+    )
 
 
 def test_why_a_command_failed_stands_in_the_log_of_its_run(tmp_path, monkeypatch, capsys):

@@ -12,9 +12,7 @@ test items stand in the text a run learns from.
 
 import contextlib
 import hashlib
-import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -50,6 +48,8 @@ from chatsmith.runtime.run_directory import BUNDLE_STAGES, RunDirectory, resolve
 from chatsmith.tasks.benchmark_files import MissingFileError, has_file
 
 STAGE = "evaluate"
+Measured = tuple[str, Evaluation, list[SuiteResult]]
+"""A stage, what was measured of it, and what came of that."""
 
 
 def main(config: Config) -> None:
@@ -72,8 +72,7 @@ def main(config: Config) -> None:
                 raise UserError(
                     f"{error} (--download fetches the benchmarks, --eval-data names a folder)"
                 ) from None
-    if config.json and runtime.is_main:
-        sys.stdout.write(json.dumps(found) + "\n")
+    reporter.result(found)
 
 
 def evaluate(config: Config, runtime: Runtime, reporter: Reporter) -> dict[str, Any]:
@@ -83,7 +82,7 @@ def evaluate(config: Config, runtime: Runtime, reporter: Reporter) -> dict[str, 
     writes = run is not None and runtime.is_main
     is_whole = not (config.max_examples or config.text or config.tasks or config.results)
     found: dict[str, Any] = {}
-    record = Record()
+    measured: list[Measured] = []
     # What is measured already is shown all the same.
     can_write = run is not None and os.access(run.path, os.W_OK)
     with run.lock() if run and writes and can_write else contextlib.nullcontext():
@@ -103,14 +102,14 @@ def evaluate(config: Config, runtime: Runtime, reporter: Reporter) -> dict[str, 
                 if config.track != "none":
                     track(config.track, run, stage, results)
                 if is_whole and config.split == "exam" and config.prompts == "own":
-                    record.add(stage, evaluation, results)
+                    measured.append((stage, evaluation, results))
             # Of a single model its bits per byte on training text are not shown.
             trained = {one.suite: {"train": one.train} if one.train else {} for one in results}
             found[stage] = {one.suite: {**one.result, **trained[one.suite]} for one in results}
             if not config.stages:
                 found = {result.suite: result.result for result in results}
-        if run and record.keys:
-            record.write(run, models)
+        if run and measured:
+            write_record(run, models, measured)
     return found
 
 
@@ -262,39 +261,25 @@ def choose_suites(
     return [*suites, "exam"] if asks else suites
 
 
-class Record:
-    """Whole results of one or several stages, for the model cards and the run's record."""
-
-    def __init__(self) -> None:
-        self.keys: list[str] = []
-        self._facts: dict[str, Any] = {}
-        self._outputs: list[Path] = []
-        self._words: dict[str, dict[str, str]] = {}
-
-    def add(self, stage: str, evaluation: Evaluation, results: Sequence[SuiteResult]) -> None:
-        """The results of a stage; those of the last one come first in the table."""
+def write_record(run: RunDirectory, models: Mapping[str, Path], measured: Sequence[Measured]) -> None:
+    """Write whole results of one or several stages into the model cards and the run's record, unless they are there."""
+    keys, outputs, facts, before = list[str](), list[Path](), dict[str, Any](), ""
+    for stage, evaluation, results in measured:
         assert evaluation.files is not None
-        self.keys += [suite_key(result.suite, evaluation) for result in results]
-        self._outputs += [evaluation.files.suite(result.suite) for result in results]
-        self._words[stage] = {name: words for one in results for name, words in report.in_words(one).items()}
-        earlier, new = self._facts, report.facts(results)
-        seconds = new["seconds"] + earlier.pop("seconds", 0)
-        *_, before = ["", *self._words][:-1]
-        renamed = {name if " " in name else f"{before} {name}": value for name, value in earlier.items()}
-        self._facts = {**new, **renamed, "seconds": round(seconds, 2)}
-
-    def write(self, run: RunDirectory, models: Mapping[str, Path]) -> None:
-        """Write it all, unless it is there."""
-        done_key = result_key(keys=self.keys)
-        for stage, scores in self._words.items():
-            card = models[stage] / "README.md"
-            text = card.read_text(encoding="utf-8") if card.is_file() else ""
-            if with_scores(text, scores) != text:  # a disk that cannot be written to matters only then
-                write_text(card, with_scores(text, scores))
-        if run.is_done(STAGE, done_key):
-            return
-        if not all("@" in stage for stage in self._words):  # a checkpoint's scores are not the run's
-            run.mark_done(STAGE, done_key, self._facts, outputs=self._outputs)
+        keys += [suite_key(result.suite, evaluation) for result in results]
+        outputs += [evaluation.files.suite(result.suite) for result in results]
+        words = {name: words for one in results for name, words in report.in_words(one).items()}
+        card = models[stage] / "README.md"
+        text = card.read_text(encoding="utf-8") if card.is_file() else ""
+        if with_scores(text, words) != text:  # a disk that cannot be written to matters only then
+            write_text(card, with_scores(text, words))
+        new, seconds = report.facts(results), facts.pop("seconds", 0)
+        earlier = {name if " " in name else f"{before} {name}": value for name, value in facts.items()}
+        facts = {**new, **earlier, "seconds": round(seconds + new["seconds"], 2)}  # the last one comes first
+        before = stage
+    key = result_key(keys=keys)
+    if not run.is_done(STAGE, key) and not all("@" in stage for stage, _, _ in measured):
+        run.mark_done(STAGE, key, facts, outputs=outputs)  # a checkpoint's scores are not the run's
 
 
 def track(tracker: str, run: RunDirectory, stage: str, results: Sequence[SuiteResult]) -> None:

@@ -41,8 +41,7 @@ def main(config: Config) -> None:
     reporter = Reporter(json=config.json)
     bundle = load_bundle(resolve_bundle(config.run))
     out = config.out
-    if out.exists():
-        raise UserError(f"{out} exists; name another place, or remove it first", setting="out")
+    check_new(out)
     reporter.stage("Export", f"{bundle.path} to {out}")
     out.parent.mkdir(parents=True, exist_ok=True)
     if config.to == "transformers":
@@ -59,8 +58,13 @@ def main(config: Config) -> None:
             atomic.write_text(out.parent / CERTIFICATE, _text(found))
     rows = [[name.replace("_", " "), str(value)] for name, value in found.items()]
     reporter.table(f"{out}, compared with the model itself", ["what", "found"], rows)
-    if config.json:
-        print(json.dumps(found))
+    reporter.result(found)
+
+
+def check_new(out: Path) -> None:
+    """Raise UserError if there is something already."""
+    if out.exists():
+        raise UserError(f"{out} exists; name another place, or remove it first", setting="out")
 
 
 def _compared(bundle: Bundle, path: Path, kind: str, config: Config) -> dict[str, Any]:
@@ -77,8 +81,7 @@ def _text(found: dict[str, Any]) -> str:
 def import_folder(config: ImportConfig) -> None:
     """Read the folder and write the bundle. Raises UserError for what is no model that our network computes."""
     reporter = Reporter()
-    if config.out.exists():
-        raise UserError(f"{config.out} exists; name another place, or remove it first", setting="out")
+    check_new(config.out)
     model, tokenizer, generation = read_transformers(config.folder)
     summary = f"Imported from {config.folder.name}, a folder of the transformers library."
     card = model_card(config.out.name, summary)
@@ -140,8 +143,7 @@ def pull(config: PullConfig) -> None:
     if not owner or not name:
         raise UserError(f"a model on a hub is named OWNER/NAME, not {config.name!r}", setting="name")
     out = config.out or Path(name)
-    if out.exists():
-        raise UserError(f"{out} exists; name another place, or remove it first", setting="out")
+    check_new(out)
     repository = list_repository(config.name, kind="model")
     sizes = {file.path: file.size for file in repository.files}
     is_bundle = sizes.keys() >= set(FILES)

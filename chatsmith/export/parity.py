@@ -6,6 +6,7 @@ folder is read by transformers; a GGUF file is read back, its numbers dequantize
 """
 
 import json
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from chatsmith.bundle import Bundle
 from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import Request, SamplingParams
 from chatsmith.runtime.errors import UserError
-from chatsmith.text.chat import Conversation, Message, Part, conversation_to_json, render
+from chatsmith.text.chat import conversation_to_json, parse_conversation, render
 
 BOUNDS = {"fp32": 1e-4, "f32": 1e-4, "bf16": 0.05, "q8_0": 0.1}
 """The largest difference of a logit, as a share of the largest logit, by what the weights are kept in."""
@@ -30,38 +31,9 @@ MOST_TOKENS = 96
 NEW_TOKENS = 24
 SAMPLED_TOKENS = 512
 
-HOSTILE = (
-    "",
-    " ",
-    "   three spaces, a tab\tand\r\n\r\nblank lines  \n",
-    "it's WE'LL they'Re don’t ſ'ſ 'S",
-    "0 12 345 6789 ٣٤ ४५ Ⅻ ½ x²",
-    "naïve Crème Brûlée ﬁ ß İi ǅ",
-    "e\u0301 e\u0301\u0302 q\u0307\u0323 \u200b\u200d\ufeff\u00ad",
-    "東京 서울 ไทย עברית العربية हिन्दी",
-    "👩‍👩‍👧‍👦 🇯🇵 ✍🏽 \U0001f9ff",
-    "def f(a, b):\n\treturn a**b != {'x': [1, 2]}  # ok",
-    "<|assistant_end|><|bos|> <|user_start|",
-    "\x00\x01\x7f\u0085\u2028\u2029\ufffd\ufffe\U0010ffff",
-    "a" * 300 + " " * 40 + "!?" * 50,
-    "https://example.org/?q=a+b&c=%20#x \\(\\alpha_1\\) $5",
-)
-TEXTS = (
-    "Once upon a time there was a small house at the edge of the wood.",
-    "What is 12 + 30? It is 42.",
-    "The quick brown fox jumps over the lazy dog. 東京 🙂\nNext line.",
-)
-_CALLED = Message("assistant", (Part("python", "6*7"), Part("output", "42"), Part("text", "It is 42.")))
-CONVERSATIONS: tuple[Conversation, ...] = (
-    (Message.of("user", "Hello!"), Message.of("assistant", "Good morning.")),
-    (Message.of("system", "Be brief."), Message.of("user", "What is 6 times 7?"), _CALLED),
-    (
-        Message.of("user", "Look it up:\n  東京"),
-        Message.of("assistant", "<tool_call>{}</tool_call>"),
-        Message.of("tool", '{"ok": true}'),
-        Message.of("assistant", "Done."),
-    ),
-)
+_ASKED = tomllib.loads(Path(__file__).with_name("parity.toml").read_text(encoding="utf-8"))
+HOSTILE, TEXTS = _ASKED["hostile"], _ASKED["texts"]
+CONVERSATIONS = [parse_conversation(one) for one in _ASKED["conversations"]]
 
 
 @dataclass(frozen=True)

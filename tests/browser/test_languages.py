@@ -125,8 +125,9 @@ def test_japanese_fits_a_phone(open_chat, shoot, view):
         page.get_by_role("option").first.wait_for()
     assert no_wider_than_the_screen(chat)
     clipped = """
-      [...document.querySelectorAll("button:not(.entry-title), .setting-name, h1:not(.visually-hidden), h2, .gauge span")]
-        .filter((one) => one.checkVisibility() && one.scrollWidth > one.clientWidth + 1 && one.clientWidth > 0)
+      [...document.querySelectorAll("button:not(.entry-title), .setting-name, h1, h2, .gauge span")]
+        .filter((one) => !one.matches(".visually-hidden") && one.checkVisibility())
+        .filter((one) => one.scrollWidth > one.clientWidth + 1 && one.clientWidth > 0)
         .map((one) => one.textContent)"""
     assert page.evaluate(clipped) == [], "no label is cut off"
     assert page.evaluate(ENGLISH_LEFT) == []

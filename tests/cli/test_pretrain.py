@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from chatsmith.evals.bpb import TEXTS
 from chatsmith.bundle import load_bundle
 from chatsmith.cli import main as cli
+from chatsmith.evals.bpb import TEXTS
 from chatsmith.runtime.run_directory import RunDirectory, read_recipe
 
 

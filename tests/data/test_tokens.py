@@ -240,7 +240,9 @@ def test_a_killed_worker_is_one_line_for_the_reader(run, monkeypatch):
 
 
 def test_a_worker_that_is_killed_as_it_publishes_leaves_nothing_behind(run, monkeypatch):
-    worker_with("import os, signal\nPath.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)", monkeypatch)
+    worker_with(
+        "import os, signal\nPath.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)", monkeypatch
+    )
     with opened(run) as cache:
         assert cache._worker
         cache._worker.wait(60)

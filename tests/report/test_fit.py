@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from chatsmith.report.fit import fit_within
+from chatsmith.report.estimate import fit_within
 from chatsmith.train.memory import Way
 from chatsmith.train.plan import make_plan, model_shape
 
