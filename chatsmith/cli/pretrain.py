@@ -33,7 +33,7 @@ from chatsmith.data.packing import NOT_TRAINED_ON, ConversationRows, NothingToLe
 from chatsmith.data.tokens import ABOUT, Progress, TokenCache
 from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import Completion, Request, SamplingParams
-from chatsmith.evals.bpb import TEXTS
+from chatsmith.evals.bpb import fixed_prompts
 from chatsmith.ingest.files import find_files
 from chatsmith.ingest.forms import TYPES
 from chatsmith.ingest.hub import is_first_here, open_tokens, use_shared_tokens
@@ -140,7 +140,7 @@ def _said(model: GPT, tokenizer: Tokenizer, prompt: str) -> dict[str, Any]:
         sampled = zip(said.ids, said.logprobs or (), strict=False)
         return [[*entry(id, one.logprob), list(starmap(entry, one.top))] for id, one in sampled if one]
 
-    model, prompts = merged(model), list(dict.fromkeys((prompt, *TEXTS)))[:NUM_SAMPLES]
+    model, prompts = merged(model), list(dict.fromkeys((prompt, *fixed_prompts()["texts"])))[:NUM_SAMPLES]
     # Greedily, so that one evaluation can be compared with another.
     sampling = SamplingParams(temperature=0.0, max_tokens=40, logprobs=ALTERNATIVES)
     requests = [Request((tokenizer.bos_id, *tokenizer.encode(text)), sampling) for text in prompts]

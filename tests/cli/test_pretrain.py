@@ -10,7 +10,7 @@ import pytest
 
 from chatsmith.bundle import load_bundle
 from chatsmith.cli import main as cli
-from chatsmith.evals.bpb import TEXTS
+from chatsmith.evals.bpb import fixed_prompts
 from chatsmith.runtime.run_directory import RunDirectory, read_recipe
 
 
@@ -134,7 +134,10 @@ def test_a_prompt_is_continued_at_every_evaluation(tiny_copy, pretrain):
     assert sum(line.startswith("The little dog") for line in out.splitlines()) == 2
     records = [json.loads(line) for line in (tiny_copy / "metrics.jsonl").read_text().splitlines()]
     said = [record["samples"] for record in records if record["stage"] == "pretrain" and "samples" in record]
-    assert [[one["prompt"] for one in samples][:2] for samples in said] == 2 * [["The little dog", TEXTS[0]]]
+    prompts = ["The little dog", fixed_prompts()["texts"][0]]
+    assert [[one["prompt"] for one in samples][:2] for samples in said] == 2 * [
+        ["The little dog", fixed_prompts()["texts"][0]]
+    ]
     for sample in (one for samples in said for one in samples):
         assert 0 < len(sample["tokens"]) <= 40
         for _, text, logprob, others in sample["tokens"]:
