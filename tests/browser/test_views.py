@@ -44,7 +44,9 @@ def talked(new_page: Callable, server) -> Callable[..., Chat]:
 
 def test_the_beginning(new_page, server, shoot):
     chat = Chat(new_page(server.address, **DESKTOP), server.address).open()
-    assert chat.page.get_by_role("list", name="Suggestions").get_by_role("button").count() == 6
+    suggestions = chat.page.get_by_role("list", name="Suggestions")
+    suggestions.wait_for()  # of the model's card, which comes later than the model
+    assert suggestions.get_by_role("button").count() == 6
     shoot(chat, "chat-beginning")
 
 

@@ -135,9 +135,7 @@ def test_a_prompt_is_continued_at_every_evaluation(tiny_copy, pretrain):
     records = [json.loads(line) for line in (tiny_copy / "metrics.jsonl").read_text().splitlines()]
     said = [record["samples"] for record in records if record["stage"] == "pretrain" and "samples" in record]
     prompts = ["The little dog", fixed_prompts()["texts"][0]]
-    assert [[one["prompt"] for one in samples][:2] for samples in said] == 2 * [
-        ["The little dog", fixed_prompts()["texts"][0]]
-    ]
+    assert [[one["prompt"] for one in samples][:2] for samples in said] == 2 * [prompts]
     for sample in (one for samples in said for one in samples):
         assert 0 < len(sample["tokens"]) <= 40
         for _, text, logprob, others in sample["tokens"]:
