@@ -379,7 +379,8 @@ class PretrainConfig(Shape, TokenTraining):
     """Token budget in tokens per non-embedding parameter (Chinchilla ratio), where neither tokens nor minutes are
     given."""
     prompt: str = ""
-    """Text for the model to continue at every evaluation; empty: none."""
+    """Text for the model to continue at every evaluation, with four fixed ones; empty: none. The training page shows
+    them token by token."""
 
     def check(self) -> None:
         super().check()
@@ -646,6 +647,8 @@ class ServeConfig(Inference, Listening):
     reply."""
     cors_origins: tuple[str, ...] = ()
     """Origins (https://example.org) whose web pages may use the API; * is all."""
+    also: tuple[Path, ...] = ()
+    """More runs or folders of runs, to compare with on the training page."""
     replicas: Positive = 1
     """Engines per model, one per GPU where there are several."""
     threads: Natural = 0
