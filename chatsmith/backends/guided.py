@@ -96,12 +96,13 @@ class Grammars:
         """The beginning of a completion under `constraint`. Raises RequestError if that makes no sense."""
         from llguidance import LLMatcher
 
+        matcher = None
         try:
             matcher = LLMatcher(self._tokenizer, _grammar(constraint), log_level=0)
             reason = _in_one_line(matcher.get_error()) if matcher.is_error() else _flaw(constraint)
         except ValueError as error:  # a number that it cannot hold, for one
             reason = _in_one_line(str(error))
-        if reason:
+        if reason or not matcher:
             raise RequestError(f"the {constraint.kind} cannot be used: {reason}", parameter="constraint")
         return Matcher(matcher, self._vocab_size)
 

@@ -113,7 +113,7 @@ class StateWriter:
             written.result()
 
     def _wait_with_others(self, written: Future[None]) -> None:
-        counts = {"left": 1.0, "failed": 0.0}
+        counts, is_failed = {"left": 1.0, "failed": 0.0}, False
         while counts["left"] and not counts["failed"]:  # asking notices one that was killed, too
             time.sleep(POLL_SECONDS)
             is_failed = written.done() and written.exception() is not None

@@ -559,7 +559,8 @@ def answer(name: str, *, streamed: bool = False) -> dict[int | str, dict[str, An
     """What /openapi.json says of success: JSON of this schema, or if that is asked for, server-sent events."""
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
     if streamed:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        # Of no type: to some readers of the document it describes the whole stream, to others each event.
+        content["text/event-stream"] = {"schema": {"description": "Server-sent events."}}
     return {200: {"description": "The answer.", "content": content}}
 
 
