@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from chatsmith.cli import main as cli
+from chatsmith.runtime.console import LOG_VARIABLE
 from chatsmith.runtime.signals import FINISHING_STEP
 from tests.threads import one_thread
 
@@ -34,6 +35,21 @@ def chatsmith(*argv) -> int:
 def metrics_of(run: Path, stage: str) -> list[dict]:
     lines = (run / "metrics.jsonl").read_text().splitlines()
     return [line for line in map(json.loads, lines) if line["stage"] == stage]
+
+
+def test_what_run_says_is_kept_in_its_log(tiny_run):
+    said = (tiny_run / "run.log").read_text(encoding="utf-8")
+    assert (
+        all(part in said for part in ("== Recipe tiny", "== Pretraining", "Results in"))
+        and "\x1b" not in said
+    )
+
+
+def test_why_a_command_failed_stands_in_the_log_of_its_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv(LOG_VARIABLE, str(tmp_path / "run.log"))
+    assert cli.main(["report", str(tmp_path / "nowhere")], {}) == 2
+    assert (tmp_path / "run.log").read_text() == capsys.readouterr().err
+    assert LOG_VARIABLE not in os.environ, "the next command has a log of its own, or none"
 
 
 def test_every_stage_leaves_its_outputs(tiny_run):

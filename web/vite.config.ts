@@ -68,5 +68,5 @@ export default defineConfig(({ command, mode }) => ({
     rollupOptions: { input: mode === "runs" ? "runs.html" : "index.html" },
   },
   server: { proxy: Object.fromEntries(["/v1", "/tokenize", "/detokenize", "/runs/"].map((path) => [path, "http://127.0.0.1:8000"])) },
-  test: { include: ["tests/**/*.test.ts"] },
+  test: { include: ["tests/**/*.test.ts"], setupFiles: ["tests/setup.ts"], testTimeout: 60_000 },
 }));

@@ -20,7 +20,7 @@ from importlib import import_module
 from chatsmith import __version__
 from chatsmith.cli import config
 from chatsmith.runtime import signals
-from chatsmith.runtime.console import printable
+from chatsmith.runtime.console import LOG_VARIABLE, keep, printable
 from chatsmith.runtime.errors import UserError, nearest
 from chatsmith.runtime.rank import is_main
 
@@ -122,6 +122,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         return _failed(str(error), environ, code=2)
     except OSError as error:
         return _failed(_explained(error), environ, code=2)
+    finally:
+        os.environ.pop(LOG_VARIABLE, None)  # of this command's run
 
 
 def _dispatch(argv: list[str], environ: Mapping[str, str]) -> None:
@@ -224,5 +226,5 @@ def _failed(message: str, environ: Mapping[str, str], code: int) -> int:
     if code >= 130 and not is_main(environ):
         return code  # the main process says it
     # One line, whatever the message holds: a program may read it.
-    print(f"chatsmith: {printable(' '.join(message.split()))}", file=sys.stderr)
+    print(keep(f"chatsmith: {printable(' '.join(message.split()))}"), file=sys.stderr)
     return code

@@ -28,7 +28,7 @@ from chatsmith.cli.report import write_report
 from chatsmith.cli.settings import GENERAL_VARIABLES, PREFIX
 from chatsmith.data.dataset import load_manifest
 from chatsmith.runtime.atomic import new_folder
-from chatsmith.runtime.console import Reporter, format_bytes, format_number, format_seconds
+from chatsmith.runtime.console import LOG_VARIABLE, Reporter, format_bytes, format_number, format_seconds
 from chatsmith.runtime.device import peak_resident_bytes
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import Recipe, RunDirectory, read_recipe, write_recipe
@@ -95,6 +95,7 @@ def run_recipe(config: Config, reporter: Reporter) -> tuple[RunDirectory, list[S
         from chatsmith.cli.serve import open_page  # brings the server, which no training needs
 
         open_page(run.path, reporter)
+    os.environ[LOG_VARIABLE] = str((run.path / "run.log").absolute())
     count = processes * place.nodes
     shared = f", on {count} processes" if count > 1 else ""
     reporter.stage(f"Recipe {recipe.name}", f"{' → '.join(recipe.stages)}, in {run.path}{shared}")

@@ -112,7 +112,7 @@ def make_service(config: Config, keys: Keys) -> Service:
     models |= {name: first.with_adapter(name) for name in adapters}
     max_body_bytes = round(config.max_body_mib * 2**20)
     trained = [path for path in paths.values() if is_run(RunDirectory(path))]
-    runs = Runs(WatchedRuns(trained), paths) if trained else None
+    runs = Runs(WatchedRuns([*trained, *config.also]), paths) if trained else None
     return Service(models, keys, metrics, max_body_bytes, config.read_seconds, config.log_prompts, runs)
 
 

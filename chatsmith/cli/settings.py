@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from chatsmith.cli.config import Settings
+from chatsmith.runtime.console import LOG_VARIABLE
 from chatsmith.runtime.errors import UserError, did_you_mean
 from chatsmith.runtime.run_directory import public_name, settings_of
 
@@ -33,6 +34,7 @@ PREFIX = "CHATSMITH_"
 GENERAL_VARIABLES = (
     "CHATSMITH_DEBUG",
     "CHATSMITH_CACHE",
+    LOG_VARIABLE,
     "CHATSMITH_SHARED_DATA",
 )  # the last one is for the tests
 Values = dict[str, Any]

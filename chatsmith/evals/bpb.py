@@ -159,6 +159,11 @@ def _text(evaluation: Evaluation, split: SplitName) -> Iterator[TokenCache]:
             yield cache
 
 
+def fixed_prompts() -> dict[str, list[str]]:
+    """`texts` to continue, and `questions`."""
+    return tomllib.loads(Path(__file__).with_name("prompts.toml").read_text(encoding="utf-8"))
+
+
 def samples(evaluation: Evaluation) -> list[dict[str, Any]]:
     """Fixed prompts, so that models and stages can be read side by side: a base model continues texts greedily, and
     writes freely from nothing, each time with a seed of its own; a model that was taught to converse answers questions,
@@ -166,7 +171,7 @@ def samples(evaluation: Evaluation) -> list[dict[str, Any]]:
     `prompt`, `reply`."""
     tokenizer = evaluation.bundle.tokenizer
     greedy = SamplingParams(temperature=0.0, max_tokens=LENGTHS["continued"])
-    prompts = tomllib.loads(Path(__file__).with_name("prompts.toml").read_text(encoding="utf-8"))
+    prompts = fixed_prompts()
     asked: list[tuple[str, str, Request]] = []
     if evaluation.bundle.provenance.get("stage", "pretrain") == "pretrain":
         for text in prompts["texts"]:

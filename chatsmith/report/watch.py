@@ -142,7 +142,7 @@ class RunWatcher:
         self._offset += len(whole)
         self._tail = (self._tail + whole)[-_TAIL:]
         for row in parse_records(whole)[0]:
-            if texts := {key: row[key] for key in ("shown", "sample") if row.get(key)}:
+            if texts := {key: row[key] for key in ("shown", "sample", "samples") if row.get(key)}:
                 self._texts.append({"stage": row["stage"], "step": row["step"], **texts})
             record = {key: value for key, value in row.items() if _is_plain(key, value)}
             self.records.append(record)

@@ -2,7 +2,8 @@
 
 On a terminal rich draws it; into a file or a pipe it is plain lines, and progress is one line about every ten seconds
 or ten percent. With `json=True` all of it goes to stderr, so that stdout holds nothing but the one JSON object that the
-command gives to `result`. It keeps no log file: metrics belong to `metrics.jsonl`.
+command gives to `result`. `chatsmith run` has all of it kept in the run's `run.log`, too, for those who look at it from
+elsewhere; metrics belong to `metrics.jsonl`.
 """
 
 import json as json_format
@@ -12,7 +13,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ PLAIN_SHARE = 0.1  # … or when this share of the total has passed since the la
 SMOOTHING_SECONDS = 30.0  # the rate shown is over about this long …
 SAMPLE_SECONDS = 0.25  # … from points this far apart
 REDRAW_SECONDS = 0.1
+LOG_VARIABLE = "CHATSMITH_LOG"  # the file that keeps what is said
 
 
 class Reporter:
@@ -53,12 +55,15 @@ class Reporter:
         if self._terminal is None:
             self.line(f"\n== {title}" + (f": {subtitle}" if subtitle else ""))
         else:
+            keep(f"\n== {title}: {subtitle}")
             self._terminal.print(f"\n{printable(title)}", style="bold cyan", end="  ")
             self._terminal.print(printable(subtitle), style="dim")
 
     def line(self, text: str = "", style: str = "") -> None:
         """One plain line; `style` is one of rich's, for a terminal."""
         text = printable(text)
+        if not self._silent:
+            keep(text)
         if self._terminal is not None:
             self._terminal.print(text, style=style)
         elif not self._silent:
@@ -114,6 +119,14 @@ class Reporter:
             bar = Bar(label, total, unit, self._clock, self.line, drawn)
             yield bar
             bar.show()
+
+
+def keep(text: str) -> str:
+    """Append a line to the log of the run, if there is one. Returns it. A log that has no room stops nothing."""
+    if path := os.environ.get(LOG_VARIABLE):
+        with suppress(OSError), open(path, "a", encoding="utf-8") as log:
+            log.write(f"{text}\n")
+    return text
 
 
 def _terminal(stream: TextIO) -> "Console":

@@ -19,7 +19,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from chatsmith.report.run_facts import Facts
 from chatsmith.report.watch import RunWatcher, WatchedRuns
 from chatsmith.runtime.errors import UserError
-from chatsmith.runtime.run_directory import resolve_bundle
+from chatsmith.runtime.run_directory import resolve_bundle, run_of
 from chatsmith.serve.errors import ApiError
 from chatsmith.serve.log import log_event
 from chatsmith.serve.page import HEADERS
@@ -73,7 +73,7 @@ class Runs:
         for watcher in self._watched.by_name.values():
             with contextlib.suppress(UserError, OSError):  # it was moved away just now
                 watcher.refresh()
-                found.append(watcher.summary())
+                found.append({**watcher.summary(), "is_served": bool(self._served(watcher))})
         return found
 
     def _facts(self, name: str, since: str, version: str) -> Facts:
@@ -82,13 +82,17 @@ class Runs:
             watcher.refresh()
         except (UserError, OSError) as error:
             raise ApiError(404, f"The run {name} is no longer there.", code="not_found") from error
-        models: dict[str, str] = {}  # that one can talk to here, by stage
+        return {**watcher.facts(since, version), "models": self._served(watcher)}
+
+    def _served(self, watcher: RunWatcher) -> dict[str, str]:
+        """The models of a run that one can talk to here, by stage."""
+        models: dict[str, str] = {}
         for served, path in self._models.items():
             with contextlib.suppress(UserError, OSError):
-                bundle = resolve_bundle(path)
-                if bundle.parent.parent.samefile(watcher.run.path):
-                    models[bundle.parent.name] = served
-        return {**watcher.facts(since, version), "models": models}
+                origin = run_of(resolve_bundle(path))
+                if origin and origin[0].path.samefile(watcher.run.path):
+                    models[origin[1]] = served
+        return models
 
     async def tell(self) -> None:
         """Look every few seconds, and tell whoever is to be told of what happened since."""

@@ -4,9 +4,9 @@ The rows of the tokenized documents come in a seeded order; the score is bits pe
 validation text.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -45,12 +45,13 @@ def pretrain(
     *,
     tokens: int,
     budget: TimeBudget | None = None,
-    sample: Callable[[GPT], str] | None = None,
+    sample: Callable[[GPT], Mapping[str, Any]] | None = None,
 ) -> Trained:
     """Train a model on about `tokens` tokens of `rows`, or with a `budget` on as many as its minutes hold: a new one if
     `start` is its shape, else `start` itself.
 
-    `sample` gives a text to show with every evaluation. Raises as `Trainer` does, and where there is no text.
+    `sample` gives what the model says at every evaluation, as `Job` has it. Raises as `Trainer` does, and where there
+    is no text.
     """
     runtime, reporter = run.runtime, run.reporter
     if isinstance(start, GPT):

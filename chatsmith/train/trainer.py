@@ -177,8 +177,8 @@ class Job(Generic[B]):
     """Scores of the model as it is."""
     evaluate_every: int = 0
     """After every so many steps, and after the last; 0 means after the last alone."""
-    sample: Callable[[], str] | None = None
-    """Text to show with every evaluation."""
+    sample: Callable[[], Mapping[str, Any]] | None = None
+    """What the model says at every evaluation, to be recorded; its `sample` is shown, too."""
 
 
 def fit(
@@ -410,7 +410,7 @@ class Trainer:
         self,
         every: int,
         evaluate: Callable[[], dict[str, float]] | None,
-        sample: Callable[[], str] | None = None,
+        sample: Callable[[], Mapping[str, Any]] | None = None,
     ) -> None:
         """Evaluate after every `every` steps, unless that is 0, and after the last; record the scores, with a `sample`
         of what the model says, and show that. Someone who asks to stop need not wait for it: then a resumed run
@@ -430,12 +430,12 @@ class Trainer:
         finally:
             self._request.interrupts = False
         self.awaits_evaluation = False
-        said = {"sample": sample()} if sample else {}
+        said = sample() if sample else {}
         self.record(scores, said)
-        for text in said.values():
-            self.run.reporter.line(text)
+        if said:
+            self.run.reporter.line(said["sample"])
 
-    def record(self, scores: Mapping[str, float], said: Mapping[str, str] | None = None) -> None:
+    def record(self, scores: Mapping[str, float], said: Mapping[str, Any] | None = None) -> None:
         """Record an evaluation after the step just done, with what the model `said`, and show it from now on."""
         self.scores = {**self.scores, **scores}
         self._bar.advance(0, **in_words(scores))
@@ -462,12 +462,8 @@ class Trainer:
             behind=self._metrics is not None and self._metrics.is_behind,
             failed=self._writer.has_failed,
         )
-        if agreed["failed"]:
-            if self._writer.has_failed:
-                self._writer.finish()
-            raise UserError("another process could not write its part of the training state, and says why")
         saves = number > 0 or agreed["save"] > 0
-        if saves:
+        if saves or agreed["failed"]:
             self._writer.finish()  # the state before takes its room before more is looked for
         if saves or agreed["behind"]:
             needed, longest = self._state_bytes() if saves else 0, 0 if number else self.run.disk_wait_seconds

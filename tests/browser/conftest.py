@@ -287,3 +287,62 @@ def new_page(browser, request: pytest.FixtureRequest) -> Iterator[Callable]:
 def chat(new_page: Callable, server: Server) -> Chat:
     """The page, opened on a desktop, with the model ready and nothing stored."""
     return Chat(new_page(server.address), server.address).open()
+
+
+@pytest.fixture
+def shoot(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Takes a screenshot of a page, light and dark, into the folder that `--screenshots` names, else the test's own."""
+    folder = request.config.getoption("--screenshots", default=None) or tmp_path
+
+    def take(chat: Chat, name: str, **options) -> None:
+        for scheme in ("light", "dark"):
+            chat.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+            chat.page.wait_for_timeout(400)  # what fades has faded
+            picture = chat.page.screenshot(path=folder / f"{name}-{scheme}.png", **options)
+            assert len(picture) > 10_000, "an empty page makes a smaller picture"
+
+    return take
+
+
+@pytest.fixture
+def watch(browser, subprocess_environment: dict[str, str]) -> Iterator[Callable[..., Server]]:
+    """Starts `chatsmith watch` on runs."""
+    if not (STATIC / "runs.html").is_file():
+        pytest.skip("the training page is not built: make web")
+    started: list[Server] = []
+
+    def start(*arguments: object) -> Server:
+        started.append(Server(list(map(str, arguments)), subprocess_environment, command="watch"))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.kill()
+
+
+@pytest.fixture
+def two_runs(tiny_run: Path, tmp_path: Path) -> Path:
+    """A folder with the finished tiny run, and one that was stopped in pretraining, with 400 steps made up."""
+    folder = tmp_path / "runs"
+    shutil.copytree(tiny_run, folder / "done")
+    stopped = folder / "stopped"
+    stopped.mkdir()
+    shutil.copytree(tiny_run / "data", stopped / "data")
+    recipe = (tiny_run / "recipe.toml").read_text()
+    (stopped / "recipe.toml").write_text(recipe.replace("seed = 1", "seed = 7"))
+    rows = [
+        {"stage": "pretrain", "step": n, "steps": 1000, "time": 1e9 + n, "seconds": n, "tokens": n * 1000}
+        | {"loss": 3 + 5 / n, "rate": min(1, n / 20), "tokens_per_second": 1000.0, "share_of_peak": 0.4}
+        for n in range(1, 401)
+    ]
+    for step, bpb, word in ((100, 2.0, ""), (200, 1.5, " rather"), (300, 1.25, " Paris")):
+        row = {"stage": "pretrain", "step": step, "time": 1e9 + step, "bpb": bpb, "sample": "Once <b>upon"}
+        said = [[7, word, -0.1, [[7, word, -0.1], [9, " <i>big", -2.5]]], [8, [226, 130], -1.0, []]]
+        rows.append(row | ({"samples": [{"prompt": "The capital is", "tokens": said}]} if word else {}))
+    rows.sort(key=lambda row: row["step"])
+    (stopped / "pretrain" / "steps" / "000300").mkdir(parents=True)
+    (stopped / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (stopped / "run.log").write_text(
+        "pretrain 39 %\rpretrain 40 %\nchatsmith: the disk is full; free space\n"
+    )
+    return folder

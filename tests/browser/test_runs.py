@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,56 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser.conftest import STATIC, TIMEOUT_SECONDS, Chat, Server
+from tests.browser.conftest import TIMEOUT_SECONDS, Chat, Server
 from tests.browser.test_access import serious_findings
-from tests.browser.test_views import DESKTOP, PHONE
+from tests.browser.test_views import DESKTOP, PHONE, TABLET
 from tests.conftest import TINY_RECIPE
 
 pytestmark = pytest.mark.browser
 
-TABLET = {"viewport": {"width": 768, "height": 1024}}
 KEY = "test-key-of-the-tests"
-
-
-@pytest.fixture
-def watch(browser, subprocess_environment: dict[str, str]) -> Iterator[Callable[..., Server]]:
-    """Starts `chatsmith watch` on runs."""
-    if not (STATIC / "runs.html").is_file():
-        pytest.skip("the training page is not built: make web")
-    started: list[Server] = []
-
-    def start(*arguments: object) -> Server:
-        started.append(Server(list(map(str, arguments)), subprocess_environment, command="watch"))
-        return started[-1]
-
-    yield start
-    for server in started:
-        server.kill()
-
-
-@pytest.fixture
-def two_runs(tiny_run: Path, tmp_path: Path) -> Path:
-    """A folder with the finished tiny run, and one that was stopped in pretraining, with 400 steps made up."""
-    folder = tmp_path / "runs"
-    shutil.copytree(tiny_run, folder / "done")
-    stopped = folder / "stopped"
-    stopped.mkdir()
-    shutil.copytree(tiny_run / "data", stopped / "data")
-    recipe = (tiny_run / "recipe.toml").read_text()
-    (stopped / "recipe.toml").write_text(recipe.replace("seed = 1", "seed = 7"))
-    rows = [
-        {"stage": "pretrain", "step": n, "steps": 1000, "time": 1e9 + n, "seconds": n, "tokens": n * 1000}
-        | {"loss": 3 + 5 / n, "rate": min(1, n / 20), "tokens_per_second": 1000.0, "share_of_peak": 0.4}
-        for n in range(1, 401)
-    ]
-    rows.insert(
-        200, {"stage": "pretrain", "step": 200, "time": 1e9 + 200, "bpb": 1.5, "sample": "Once <b>upon"}
-    )
-    (stopped / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (stopped / "run.log").write_text(
-        "pretrain 39 %\rpretrain 40 %\nchatsmith: the disk is full; free space\n"
-    )
-    return folder
 
 
 def opened(new_page: Callable, server: Server, path: str = "runs", **options) -> Chat:
@@ -107,7 +64,7 @@ def test_values_by_pointer_and_keyboard_and_as_a_table(new_page, watch, two_runs
     rows = page.page.locator(".as-table tbody tr")
     rows.first.wait_for()
     assert 20 < rows.count() < 60
-    assert "1.5" in page.page.locator(".as-table").inner_text(), "each evaluation stands in it"
+    assert "1.25" in page.page.locator(".as-table").inner_text(), "each evaluation stands in it"
 
 
 def test_a_stopped_run_says_why_and_how_to_go_on(new_page, watch, two_runs):
@@ -117,8 +74,26 @@ def test_a_stopped_run_says_why_and_how_to_go_on(new_page, watch, two_runs):
     assert "the disk is full; free space" in told and "chatsmith run" in told and "stopped" in told
     page.page.get_by_role("button", name="Copy the command").first.click()
     assert page.page.evaluate("navigator.clipboard.readText()").startswith("chatsmith run")
-    assert "Once <b>upon" in page.page.locator(".sample-reply").first.inner_text()
     assert "pretrain 40 %" in page.page.locator(".log").inner_text()
+
+
+def test_samples_along_training_token_by_token_compared_and_talked_to(new_page, watch, two_runs):
+    page = opened(new_page, watch(two_runs), "runs#/stopped")
+    said = page.page.locator(".card", has=page.page.get_by_role("heading", name="What pretrain writes"))
+    tokens = said.locator(".token")
+    page.reads(tokens, " Paris", "⟨E2⟩⟨82⟩")
+    assert tokens.first.get_attribute("aria-label") == "Paris, 90 %"
+    tokens.first.hover()
+    page.reads(said.locator(".alternative code"), "·Paris", "·<i>big")
+    assert said.locator(".alternative:is(button)").count() == 0, "nobody is there to go on from it"
+    page.page.mouse.move(5, 5)
+    said.get_by_label("compare with").select_option(label="pretrain, step 200")
+    page.reads(said.locator("h3"), "pretrain, step 300", "pretrain, step 200")
+    page.reads(tokens, " Paris", "⟨E2⟩⟨82⟩", " rather", "⟨E2⟩⟨82⟩")
+    said.get_by_role("button", name="Talk to this checkpoint").click()
+    page.page.locator(".command code", has_text="serve …/runs/stopped/pretrain@000300").wait_for()
+    said.get_by_role("slider").fill("0")  # a record of before, as text
+    assert "Once <b>upon" in said.locator(".sample-reply").first.inner_text()
 
 
 def test_several_runs_sorted_and_two_side_by_side(new_page, watch, two_runs):
@@ -165,22 +140,25 @@ def test_axe_finds_nothing_serious(new_page, watch, two_runs, scheme):
         assert serious_findings(page) == [], path
 
 
-def test_what_it_looks_like(new_page, watch, two_runs, tmp_path, request):
-    folder = request.config.getoption("--screenshots", default=None)
-    devices = {"390": PHONE, **({"768": TABLET, "1280": DESKTOP} if folder else {})}
-    folder, server = folder or tmp_path, watch(two_runs)
+def test_what_it_looks_like(new_page, watch, two_runs, shoot, request):
+    is_looked_at = request.config.getoption("--screenshots", default=None)
+    devices = {"390": PHONE, **({"768": TABLET, "1280": DESKTOP} if is_looked_at else {})}
+    server = watch(two_runs)
     for name, device in devices.items():
         for view, path in (("list", "runs"), ("done", "runs#/done"), ("both", "runs#/stopped/with/done")):
             page = opened(new_page, server, path, **device)
             width = page.page.evaluate("document.documentElement.scrollWidth")
             assert width <= device["viewport"]["width"], "nothing is wider than the screen"
-            for scheme in ("light", "dark"):
-                page.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-                page.page.wait_for_timeout(200)
-                picture = page.page.screenshot(
-                    path=folder / f"runs-{view}-{name}-{scheme}.png", full_page=True
-                )
-                assert len(picture) > 10_000, "an empty page makes a smaller picture"
+            shoot(page, f"runs-{view}-{name}", full_page=True)
+
+
+def test_a_served_run_stands_before_another_in_grey(new_page, start_server, two_runs):
+    page = opened(new_page, start_server("--also", str(two_runs / "stopped")))
+    page.reads(page.page.locator("h1"), "Done")
+    page.page.get_by_label("in grey").select_option("stopped")
+    page.until("document.querySelector('.chart-values').textContent.includes('training, stopped')")
+    page.page.get_by_role("button", name="All runs").click()
+    page.until("document.querySelectorAll('.run-table tbody tr').length === 2")
 
 
 def test_a_served_run_has_it_beside_the_chat(new_page, server):

@@ -14,6 +14,7 @@ from tests.browser.conftest import Chat
 pytestmark = pytest.mark.browser
 
 DESKTOP = {"viewport": {"width": 1280, "height": 800}}
+TABLET = {"viewport": {"width": 768, "height": 1024}}
 PHONE = {
     "viewport": {"width": 390, "height": 844},
     "has_touch": True,
@@ -24,20 +25,6 @@ QUESTIONS = ("Hello! Who are you?", "What is 37 plus 58?", "Tell me a story.")
 SEED = 14
 IN_DOUBT = 0.6  # the heat of a token that had good alternatives
 MOST_BYTES = 200_000
-
-
-@pytest.fixture
-def shoot(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[Chat, str], None]:
-    folder = request.config.getoption("--screenshots", default=None) or tmp_path
-
-    def take(chat: Chat, name: str) -> None:
-        for scheme in ("light", "dark"):
-            chat.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-            chat.page.wait_for_timeout(400)  # what fades has faded
-            picture = chat.page.screenshot(path=folder / f"chat-{name}-{scheme}.png")
-            assert len(picture) > 10_000, "an empty page makes a smaller picture"
-
-    return take
 
 
 @pytest.fixture
@@ -57,30 +44,32 @@ def talked(new_page: Callable, server) -> Callable[..., Chat]:
 
 def test_the_beginning(new_page, server, shoot):
     chat = Chat(new_page(server.address, **DESKTOP), server.address).open()
-    assert chat.page.get_by_role("list", name="Suggestions").get_by_role("button").count() == 6
-    shoot(chat, "beginning")
+    suggestions = chat.page.get_by_role("list", name="Suggestions")
+    suggestions.wait_for()  # of the model's card, which comes later than the model
+    assert suggestions.get_by_role("button").count() == 6
+    shoot(chat, "chat-beginning")
 
 
 def test_conversation_tokens_prompt_and_settings(talked, shoot):
     chat = talked(**DESKTOP)
     assert chat.page.locator(".bubble").count() == 3
-    shoot(chat, "conversation")
+    shoot(chat, "chat-conversation")
     chat.page.get_by_role("button", name="Look inside").click()
     heats = chat.last.locator(".token").evaluate_all("""
         (tokens) => tokens.map((token) => Number(token.style.getPropertyValue("--heat")))""")
     in_doubt = min(range(len(heats)), key=lambda index: abs(heats[index] - IN_DOUBT))
     chat.last.locator(".token").nth(in_doubt).hover()
     assert chat.last.locator(".alternative").count() == 8
-    shoot(chat, "tokens")
+    shoot(chat, "chat-tokens")
     chat.page.mouse.move(640, 5)
     chat.last.locator(".inspector").wait_for(state="detached")
     chat.page.get_by_role("button", name="Look inside").click()
     chat.page.get_by_role("button", name="Prompt", exact=True).click()
     chat.page.locator(".prompt-messages").wait_for()
-    shoot(chat, "prompt")
+    shoot(chat, "chat-prompt")
     chat.page.get_by_role("button", name="Settings", exact=True).click()
     assert chat.page.get_by_role("slider").count() == 5
-    shoot(chat, "settings")
+    shoot(chat, "chat-settings")
 
 
 def test_markdown_and_a_problem(new_page, server, shoot):
@@ -97,26 +86,26 @@ def test_markdown_and_a_problem(new_page, server, shoot):
     chat.last.locator(".tool-card summary").click()
     chat.last.locator(".katex").wait_for()
     chat.last.locator(".hljs-keyword").first.wait_for()
-    shoot(chat, "markdown")
+    shoot(chat, "chat-markdown")
     chat.page.unroute_all()
     chat.page.route("**/v1/chat/completions", lambda route: route.abort())
     chat.page.route("**/v1/models", lambda route: route.abort())
     chat.say("And are you still there?")
     chat.last.get_by_role("button", name="Try again").wait_for()
-    shoot(chat, "problem")
+    shoot(chat, "chat-problem")
 
 
 def test_a_phone(talked, shoot):
     chat = talked(**PHONE)
-    shoot(chat, "phone")
+    shoot(chat, "chat-phone")
     chat.page.get_by_role("button", name="Look inside").tap()
     chat.last.locator(".token").nth(3).tap()
     chat.last.locator(".alternative").first.wait_for()
-    shoot(chat, "phone-tokens")
+    shoot(chat, "chat-phone-tokens")
     chat.page.keyboard.press("Escape")
     chat.page.get_by_role("button", name="Show conversations").tap()
     chat.page.get_by_role("dialog", name="Conversations").wait_for()
-    shoot(chat, "phone-conversations")
+    shoot(chat, "chat-phone-conversations")
 
 
 TABLET = {"viewport": {"width": 768, "height": 1024}}
@@ -140,11 +129,11 @@ def test_side_by_side_settings_ratings_and_the_card(new_page, server, shoot, wid
     chat.page.keyboard.press("Enter")
     chat.page.get_by_role("combobox", name="Preset").wait_for()
     chat.page.locator(".notice").wait_for(state="detached")
-    shoot(chat, f"settings-{width}")
+    shoot(chat, f"chat-settings-{width}")
     for group in ("Penalties and biases", "Form and tools"):
         chat.page.get_by_text(group, exact=True).click()
     chat.page.get_by_label("JSON schema").scroll_into_view_if_needed()
-    shoot(chat, f"more-settings-{width}")
+    shoot(chat, f"chat-more-settings-{width}")
     chat.page.get_by_role("button", name="Close settings").click()
     for question in ("What is the opposite of day?", "Tell me a story."):
         chat.message.fill(question)
@@ -156,25 +145,25 @@ def test_side_by_side_settings_ratings_and_the_card(new_page, server, shoot, wid
     round.get_by_role("button", name="Bad reply").nth(1).click()
     round.get_by_role("button", name="Go on from this").nth(1).click()
     chat.page.mouse.move(640, 5)
-    shoot(chat, f"side-by-side-{width}")
+    shoot(chat, f"chat-side-by-side-{width}")
     round.get_by_role("button", name="Actions for this reply").nth(1).click()
-    shoot(chat, f"reply-menu-{width}")
+    shoot(chat, f"chat-reply-menu-{width}")
     chat.page.get_by_role("menuitem", name="Edit reply").click()
-    shoot(chat, f"edit-reply-{width}")
+    shoot(chat, f"chat-edit-reply-{width}")
     chat.page.keyboard.press("Escape")
     for command, name in (("/rated", "Rated replies"), ("/model", "About the model")):
         chat.message.fill(command + " ")
         chat.page.get_by_role("button", name="Send").click()
         chat.page.get_by_role("heading", name=name).wait_for()
         chat.page.wait_for_timeout(300)
-        shoot(chat, f"{command[1:]}-{width}")
+        shoot(chat, f"chat-{command[1:]}-{width}")
         chat.page.keyboard.press("Escape")
     if width < 1280:
         chat.page.get_by_role("button", name="Show conversations").click()
     chat.page.get_by_role("button", name="All conversations").click()
     chat.page.get_by_role("menuitem", name="Choose several").click()
     chat.page.get_by_role("checkbox").first.check()
-    shoot(chat, f"choosing-{width}")
+    shoot(chat, f"chat-choosing-{width}")
 
 
 def test_the_pictures_of_the_pages_are_small():

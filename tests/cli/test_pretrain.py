@@ -10,6 +10,7 @@ import pytest
 
 from chatsmith.bundle import load_bundle
 from chatsmith.cli import main as cli
+from chatsmith.evals.bpb import fixed_prompts
 from chatsmith.runtime.run_directory import RunDirectory, read_recipe
 
 
@@ -131,6 +132,15 @@ def test_a_prompt_is_continued_at_every_evaluation(tiny_copy, pretrain):
     code, out, _ = pretrain(tiny_copy, "--prompt", "The little dog", "--tokens", 4096, "--evaluations", 2)
     assert code == 0
     assert sum(line.startswith("The little dog") for line in out.splitlines()) == 2
+    records = [json.loads(line) for line in (tiny_copy / "metrics.jsonl").read_text().splitlines()]
+    said = [record["samples"] for record in records if record["stage"] == "pretrain" and "samples" in record]
+    prompts = ["The little dog", fixed_prompts()["texts"][0]]
+    assert [[one["prompt"] for one in samples][:2] for samples in said] == 2 * [prompts]
+    for sample in (one for samples in said for one in samples):
+        assert 0 < len(sample["tokens"]) <= 40
+        for _, text, logprob, others in sample["tokens"]:
+            assert text and logprob <= 0 and len(others) == 3
+            assert logprob == max(other[2] for other in others), "greedy: the likeliest"
 
 
 def test_evaluations_are_never_more_than_asked_for(tiny_copy, pretrain):

@@ -191,12 +191,13 @@ def test_evaluations_come_at_their_interval_and_once_at_the_end(
         one,
         evaluate=lambda: {"bpb": float(len(shown))},
         evaluate_every=3,
-        sample=lambda: shown.append("text") or "some text",
+        sample=lambda: shown.append("text") or {"sample": "some text", "samples": []},
     )
     lines = [json.loads(line) for line in one.metrics_path.read_text().splitlines()]
     assert [line["step"] for line in lines if "bpb" in line] == [3, 6, 8]
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 9))
     assert [line["tokens"] for line in lines if "loss" in line] == [64 * step for step in range(1, 9)]
+    assert [line["sample"] for line in lines if "samples" in line] == 3 * ["some text"]
     assert result.scores == {"bpb": 2.0} and result.steps == 8
     told = one.reporter._stream.getvalue()
     assert told.count("some text") == 3 and told.count("First step done") == 1

@@ -2,6 +2,7 @@
 
 import { render } from "preact";
 import { App } from "./components/app";
+import { followLanguage } from "./messages/language";
 import { followAddress } from "./state/address";
 import { listenToKeys } from "./state/keyboard";
 import { Workbench, WorkbenchProvider } from "./state/workbench";
@@ -18,6 +19,7 @@ import "./styles/sheets.css";
 import "./styles/tokens.css";
 
 followTheme();
+await followLanguage();
 const bench = await Workbench.open();
 await followAddress(bench);
 render(

@@ -1,5 +1,6 @@
 /** What can go wrong between the page and the server, as errors that carry what a person needs to act. */
 
+import { t } from "../messages/language";
 import type { WireError } from "./wire";
 
 /** The server answered, and said no. */
@@ -19,13 +20,13 @@ export class RefusedError extends Error {
 /** The server cannot be reached. */
 export class UnreachableError extends Error {
   constructor() {
-    super("The server cannot be reached.");
+    super(t.problem.unreachable);
   }
 }
 
 /** The connection ended in the middle of a reply. */
 export class LostError extends Error {
-  constructor(message = "The connection was lost in the middle of the reply.") {
+  constructor(message = t.problem.lost) {
     super(message);
   }
 }
@@ -37,7 +38,7 @@ export async function refusal(response: Response): Promise<RefusedError> {
   const seconds = Number(response.headers.get("retry-after"));
   return new RefusedError(
     response.status,
-    error.message ?? `The server answered with status ${response.status}.`,
+    error.message ?? t.problem.status(response.status),
     error.code == null ? null : String(error.code),
     error.param ?? null,
     Number.isFinite(seconds) && seconds > 0 ? seconds : null,

@@ -7,6 +7,7 @@
 
 import { LostError, refusal, UnreachableError } from "./errors";
 import { readEvents } from "./event-reader";
+import { t } from "../messages/language";
 import type {
   Card,
   ChatRequest,
@@ -146,10 +147,10 @@ export function readStep(event: string): ReplyStep {
   try {
     chunk = JSON.parse(event) as WireChunk;
   } catch {
-    throw new LostError("The server sent something that could not be read.");
+    throw new LostError(t.problem.unreadable);
   }
   if (chunk.error) {
-    throw new LostError(chunk.error.message ?? "The server failed in the middle of the reply.");
+    throw new LostError(chunk.error.message ?? t.problem.failed);
   }
   const choice = chunk.choices?.[0];
   const ids = choice?.token_ids ?? [];

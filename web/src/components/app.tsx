@@ -1,5 +1,6 @@
-/** The page. */
+/** The page, drawn anew in another language when that is chosen. */
 
+import { language, t } from "../messages/language";
 import { isTouch } from "../state/screen";
 import { useWorkbench } from "../state/workbench";
 import { Beginning } from "./beginning";
@@ -12,21 +13,26 @@ import { RatingsDialog } from "./ratings-dialog";
 import { ShortcutsDialog } from "./shortcuts-dialog";
 import { SideSheet } from "./side-sheet";
 import { Sidebar } from "./sidebar";
+import { TokenLegend } from "./token-legend";
 import { Transcript } from "./transcript";
 
 export function App() {
+  return <Page key={language.value} />;
+}
+
+function Page() {
   const bench = useWorkbench();
   const talk = bench.library.open.value;
   const { dialog, lookInside } = bench.view;
   return (
     <>
       <button type="button" class="skip" onClick={() => document.querySelector<HTMLElement>("#message")?.focus()}>
-        Skip to the message field
+        {t.page.skip}
       </button>
       <Sidebar />
       <main class={lookInside.value ? "main is-looking-inside" : "main"}>
         <Header />
-        <Boundary of={talk} instead={<p class="transcript undrawn">This conversation cannot be shown. It can be exported or deleted.</p>}>
+        <Boundary of={talk} instead={<p class="transcript undrawn">{t.page.undrawn}</p>}>
           {talk ? <Transcript key={talk.id} talk={talk} /> : <Beginning />}
         </Boundary>
         {lookInside.value && <TokenLegend />}
@@ -43,17 +49,5 @@ export function App() {
         {bench.writer.announcement.value}
       </div>
     </>
-  );
-}
-
-/** What the tints of tokens mean. */
-function TokenLegend() {
-  return (
-    <div class="legend">
-      <span>sure</span>
-      <i aria-hidden="true" />
-      <span>surprised</span>
-      <span class="legend-hint">{isTouch ? "Tap" : "Point at"} a token to see what else it might have been.</span>
-    </div>
   );
 }

@@ -1,25 +1,25 @@
 /** A conversation that has not begun: which model will answer, and a few things to ask it. */
 
 import { useEffect, useState } from "preact/hooks";
+import { t } from "../messages/language";
 import { useWorkbench } from "../state/workbench";
-import { count } from "./figures";
 import { Icon } from "./icon";
 
 const MOST_SUGGESTIONS = 6;
 
 export function Beginning() {
   return (
-    <div class="transcript" tabIndex={0} role="region" aria-label="New conversation">
+    <div class="transcript" tabIndex={0} role="region" aria-label={t.beginning.label}>
       <div class="beginning">
         <div class="beginning-mark" aria-hidden="true">
           <Icon name="anvil" size={34} />
         </div>
-        <h1>Say something to your model</h1>
+        <h1>{t.beginning.title}</h1>
         <WhoAnswers />
         <Suggestions />
         <p class="beginning-hint">
-          <Icon name="lens" size={16} /> <b>Look inside</b> shows how sure the model was of every token, and lets you choose
-          another.
+          <Icon name="lens" size={16} /> <b>{t.beginning.hintLabel}</b>
+          {t.beginning.hint}
         </p>
       </div>
     </div>
@@ -40,7 +40,7 @@ function Suggestions() {
     return () => void (isGone = true);
   }, [model]);
   return suggestions.length === 0 ? null : (
-    <ul class="suggestions" aria-label="Suggestions">
+    <ul class="suggestions" aria-label={t.beginning.suggestions}>
       {suggestions.map((text) => (
         <li key={text}>
           <button type="button" dir="auto" onClick={() => bench.send(text)}>
@@ -65,10 +65,10 @@ function WhoAnswers() {
         {models.complaint.value}{" "}
         {models.connection.value === "key" ? (
           <button type="button" class="button" onClick={() => (view.dialog.value = "key")}>
-            Enter the key
+            {t.beginning.enterKey}
           </button>
         ) : (
-          "This page goes on trying."
+          t.beginning.goesOnTrying
         )}
       </p>
     );
@@ -79,24 +79,13 @@ function WhoAnswers() {
       {model.chatsmith && (
         <>
           {" · "}
-          <span>{parameters(model.chatsmith.num_parameters)} parameters ·</span>{" "}
-          <span>sees {count(model.chatsmith.context_length)} tokens at once</span>{" "}
+          <span>{t.beginning.parameters(t.format.large(model.chatsmith.num_parameters))}</span>{" "}
+          <span>{t.beginning.sees(model.chatsmith.context_length)}</span>{" "}
           <button type="button" class="link" onClick={() => view.toggleSheet("card")}>
-            About the model
+            {t.beginning.about}
           </button>
         </>
       )}
     </p>
   ) : null;
-}
-
-/** 6.1 million, 1.2 billion: as a person says it. */
-export function parameters(value: number): string {
-  for (const [unit, name] of [[1e9, "billion"], [1e6, "million"], [1e3, "thousand"]] as const) {
-    if (value >= unit) {
-      const amount = value / unit;
-      return `${amount < 10 ? amount.toFixed(1) : Math.round(amount)} ${name}`;
-    }
-  }
-  return String(value);
 }

@@ -1,5 +1,6 @@
 /** Where a conversation branches: which branch is shown, and the way to the others. */
 
+import { t } from "../messages/language";
 import { useWorkbench } from "../state/workbench";
 import { focusWhenLost, messageElement } from "../state/focus";
 import { IconButton } from "./icon-button";
@@ -23,12 +24,12 @@ export function BranchStepper({ id }: { id: string }) {
     });
   };
   return (
-    <div class="branch-stepper" role="group" aria-label="Versions of this message">
-      <IconButton icon="left" label="Earlier version" size={15} isDisabled={at === 0} onClick={() => go(-1)} />
-      <span aria-label={`Version ${at + 1} of ${branches.length}`} role="img">
+    <div class="branch-stepper" role="group" aria-label={t.transcript.versions}>
+      <IconButton icon="left" label={t.transcript.earlier} size={15} isDisabled={at === 0} onClick={() => go(-1)} />
+      <span aria-label={t.transcript.versionOf(at + 1, branches.length)} role="img">
         {at + 1}/{branches.length}
       </span>
-      <IconButton icon="right" label="Later version" size={15} isDisabled={at === branches.length - 1} onClick={() => go(1)} />
+      <IconButton icon="right" label={t.transcript.later} size={15} isDisabled={at === branches.length - 1} onClick={() => go(1)} />
     </div>
   );
 }

@@ -1,6 +1,7 @@
 /** What the bundle of a model says of itself: its data, recipe, scores and cost. */
 
 import { useEffect, useState } from "preact/hooks";
+import { t } from "../messages/language";
 import { useWorkbench } from "../state/workbench";
 import { Markdown } from "./markdown";
 
@@ -21,7 +22,7 @@ export function CardSheet() {
   }
   return (
     <div class="card-sheet">
-      {card === "" ? <p class="sheet-note">The bundle of {model} has no model card.</p> : <Markdown text={forReader(card)} />}
+      {card === "" ? <p class="sheet-note">{t.card.none(model!)}</p> : <Markdown text={forReader(card)} />}
     </div>
   );
 }

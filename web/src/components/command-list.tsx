@@ -1,6 +1,7 @@
 /** The commands that what is typed may become. The focus stays in the field; arrows move the mark. */
 
 import { useLayoutEffect, useRef } from "preact/hooks";
+import { named, t } from "../messages/language";
 import type { Command } from "../state/commands";
 
 interface Props {
@@ -16,7 +17,7 @@ export function CommandList({ id, commands, marked, onChoose }: Props) {
     list.current?.children[marked]?.scrollIntoView({ block: "nearest" });
   }, [marked]);
   return (
-    <ul ref={list} id={id} class="commands" role="listbox" aria-label="Commands" tabIndex={0}>
+    <ul ref={list} id={id} class="commands" role="listbox" aria-label={t.composer.commands} tabIndex={0}>
       {commands.map((command, index) => (
         <li
           key={command.name}
@@ -30,9 +31,9 @@ export function CommandList({ id, commands, marked, onChoose }: Props) {
         >
           <code>
             /{command.name}
-            {command.argument && <i> {command.argument}</i>}
+            {command.argument && <i> {named(t.commandArguments, command.argument)}</i>}
           </code>
-          <span>{command.does}</span>
+          <span>{t.commands[command.name]}</span>
         </li>
       ))}
     </ul>

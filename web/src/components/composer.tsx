@@ -1,6 +1,7 @@
 /** Where a message is written: the field, the commands after a slash, and how full the context is. */
 
 import { useId, useLayoutEffect, useRef, useState } from "preact/hooks";
+import { t } from "../messages/language";
 import { matching, typedCommand, unknownCommand, type Command } from "../state/commands";
 import { whole } from "../state/drafts";
 import { isPhone, isTouch } from "../state/screen";
@@ -70,8 +71,8 @@ export function Composer() {
       typed.command.run(bench, typed.argument);
     } else if (unknown) {
       bench.view.tell({
-        text: `There is no command /${unknown.name}.${unknown.meant ? ` Did you mean /${unknown.meant}?` : ""}`,
-        action: { label: "Send it as a message", run: sendMessage },
+        text: t.composer.noCommand(unknown.name, unknown.meant),
+        action: { label: t.composer.sendAsMessage, run: sendMessage },
       });
     } else if (!isEmpty) {
       sendMessage();
@@ -130,15 +131,15 @@ export function Composer() {
     >
       {commands.length > 0 && <CommandList id={listId} commands={commands} marked={marked} onChoose={choose} />}
       {pasted.length > 0 && (
-        <ul class="pasted" aria-label="Texts that go along">
+        <ul class="pasted" aria-label={t.composer.goAlong}>
           {pasted.map((value, index) => (
             <li key={index}>
               <span>
-                <b dir="auto">{value.name ?? "Pasted text"}</b> {sizeOf(value.text)}
+                <b dir="auto">{value.name ?? t.composer.pasted}</b> {t.format.characters(value.text.length)}
               </span>
               <IconButton
                 icon="close"
-                label={value.name === null ? "Remove the pasted text" : `Remove ${value.name}`}
+                label={value.name === null ? t.composer.removePasted : t.composer.remove(value.name)}
                 size={14}
                 onClick={() => {
                   bench.drafts.set(conversation, { text, pasted: pasted.filter((_, other) => other !== index) });
@@ -152,11 +153,11 @@ export function Composer() {
       {queued !== undefined && (
         <div class="pasted queued">
           <span>
-            <b>Next</b> <span dir="auto">{queued}</span>
+            <b>{t.composer.next}</b> <span dir="auto">{queued}</span>
           </span>
           <IconButton
             icon="edit"
-            label="Back to the message field"
+            label={t.composer.backToField}
             size={14}
             onClick={() => {
               bench.unqueue(conversation);
@@ -169,17 +170,17 @@ export function Composer() {
         <GrowingField
           innerRef={field}
           id="message"
-          label="Message"
-          placeholder={isRaw ? "The text to go on from" : isPhone.value ? "Message or /command" : "Message, or / for commands"}
+          label={t.composer.message}
+          placeholder={isRaw ? t.composer.placeholderRaw : isPhone.value ? t.composer.placeholderPhone : t.composer.placeholder}
           value={text}
           onInput={write}
           onKeyDown={onKeyDown}
           onPaste={onPaste}
           list={commands.length > 0 ? { id: listId, active: `${listId}-${marked}` } : null}
         />
-        {isWriting && <IconButton icon="stop" label="Stop" class={isEmpty ? "send" : ""} onClick={stop} />}
+        {isWriting && <IconButton icon="stop" label={t.common.stop} class={isEmpty ? "send" : ""} onClick={stop} />}
         {(!isWriting || !isEmpty) && (
-          <button type="submit" class="icon-button send" aria-label={isWriting ? "Send next" : "Send"} title={isWriting ? "Send when the reply is there" : "Send"} disabled={isEmpty}>
+          <button type="submit" class="icon-button send" aria-label={isWriting ? t.composer.sendNext : t.composer.send} title={isWriting ? t.composer.sendNextHelp : t.composer.send} disabled={isEmpty}>
             <Icon name="send" size={20} />
           </button>
         )}
@@ -187,14 +188,4 @@ export function Composer() {
       <ContextGauge draft={draft} onShorten={(shorter) => bench.drafts.set(conversation, shorter)} />
     </form>
   );
-}
-
-/** How long a text is, as a person says it. */
-function sizeOf(text: string): string {
-  const { length } = text;
-  return length >= 1_000_000
-    ? `${(length / 1_000_000).toFixed(1)} million characters`
-    : length >= 10_000
-      ? `${Math.round(length / 1000)} thousand characters`
-      : `${length.toLocaleString("en")} characters`;
 }

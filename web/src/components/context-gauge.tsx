@@ -2,10 +2,10 @@
 
 import { useEffect, useState } from "preact/hooks";
 import type { Reply } from "../conversation/message";
+import { t } from "../messages/language";
 import { whole, type Draft } from "../state/drafts";
 import { roomForReply } from "../state/fitting";
 import { useWorkbench } from "../state/workbench";
-import { count } from "./figures";
 
 const NEARLY_FULL = 0.75;
 
@@ -26,24 +26,23 @@ export function ContextGauge({ draft, onShorten }: Props) {
   const { tokens: written, isExact } = useTokensOf(draft);
   const used = before + written;
   if (contextLength === null || used === 0) {
-    return <p class="gauge">Conversations stay in this browser.</p>;
+    return <p class="gauge">{t.gauge.stay}</p>;
   }
   const most = contextLength - roomForReply(settings, contextLength);
   if (written > most) {
     const shorten = () => {
       onShorten(shortened(draft, most / written));
-      bench.view.tell({ text: "The end of the message was cut off.", action: { label: "Undo", run: () => onShorten(draft) } });
+      bench.view.tell({ text: t.gauge.cutOff, action: { label: t.common.undo, run: () => onShorten(draft) } });
       document.querySelector<HTMLElement>("#message")?.focus();
     };
     return (
       <div class="gauge is-nearly-full">
         <span class="gauge-bar" aria-hidden="true" style={{ "--share": "100%" }} />
         <span role="status">
-          Too long: the message takes {isExact ? "" : "about "}
-          {count(written)} tokens. The model can take {count(most)} and has {count(contextLength - most)} for its reply.
+          {t.gauge.tooLong(written, isExact, most, contextLength - most)}
         </span>
         <button type="button" class="button" onClick={shorten}>
-          Shorten it
+          {t.gauge.shorten}
         </button>
       </div>
     );
@@ -54,17 +53,14 @@ export function ContextGauge({ draft, onShorten }: Props) {
   return (
     <div class={`gauge ${isNearlyFull ? "is-nearly-full" : ""}`}>
       <span class="gauge-bar" aria-hidden="true" style={{ "--share": `${100 * share}%` }} />
-      <span>
-        {written > 0 && !isExact ? "about " : ""}
-        {count(used)} of {count(contextLength)} tokens{written > 0 ? " with your message" : ""}
-      </span>
+      <span>{t.gauge.used(used, contextLength, written === 0 || isExact, written > 0)}</span>
       {isNearlyFull && (
         <span role="status">
           {settings.keepWhole
-            ? "Nearly full: soon you will have to begin a new conversation."
+            ? t.gauge.fullSoon
             : hasForgotten
-              ? "The oldest turns are left out of what the model sees."
-              : "Nearly full: the oldest turns will be left out of what the model sees."}
+              ? t.gauge.leftOut
+              : t.gauge.leftOutSoon}
         </span>
       )}
     </div>

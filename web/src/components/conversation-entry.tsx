@@ -3,6 +3,7 @@
 import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import { plainTitle } from "../conversation/direction";
 import type { Conversation } from "../conversation/message";
+import { t } from "../messages/language";
 import { entryElement, focusWhenLost } from "../state/focus";
 import { useWorkbench } from "../state/workbench";
 import { Menu } from "./menu";
@@ -68,20 +69,20 @@ export function ConversationEntry({ conversation, sought }: Props) {
         {title}
       </button>
       <Menu
-        label={`Actions for ${title}`}
+        label={t.sidebar.actionsFor(title)}
         items={[
           {
             icon: "pin",
-            label: conversation.pinned ? "Unpin" : "Pin",
+            label: conversation.pinned ? t.sidebar.unpin : t.sidebar.pin,
             run: () => {
               void bench.library.pin(id, !conversation.pinned);
               focusWhenLost(() => entryElement(id));
             },
           },
-          { icon: "edit", label: "Rename", run: () => setIsRenaming(true) },
-          { icon: "download", label: "Export as Markdown", run: () => void bench.exportAs("md", id) },
-          { icon: "download", label: "Export as JSON", run: () => void bench.exportAs("json", id) },
-          { icon: "trash", label: "Delete", isDangerous: true, run: () => void bench.deleteConversations([id]) },
+          { icon: "edit", label: t.sidebar.rename, run: () => setIsRenaming(true) },
+          { icon: "download", label: t.sidebar.exportMarkdown, run: () => void bench.exportAs("md", id) },
+          { icon: "download", label: t.sidebar.exportJson, run: () => void bench.exportAs("json", id) },
+          { icon: "trash", label: t.sidebar.delete, isDangerous: true, run: () => void bench.deleteConversations([id]) },
         ]}
       />
     </li>
@@ -96,7 +97,7 @@ function RenameField({ title, onDone }: { title: string; onDone: (renamed: strin
       ref={field}
       class="rename"
       dir="auto"
-      aria-label="New title"
+      aria-label={t.sidebar.newTitle}
       defaultValue={title}
       onBlur={(event) => onDone(event.currentTarget.value)}
       onKeyDown={(event) => {

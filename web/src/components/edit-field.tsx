@@ -1,6 +1,7 @@
 /** The field to change what was said, and what is done with the changed text: the last is what Enter does. */
 
 import { useLayoutEffect, useRef, useState } from "preact/hooks";
+import { t } from "../messages/language";
 import { messageField } from "../state/focus";
 import { useWorkbench } from "../state/workbench";
 import { GrowingField } from "./growing-field";
@@ -52,11 +53,11 @@ export function EditField({ label, text: before, hint, sends }: Props) {
       <GrowingField innerRef={field} label={label} value={text} onInput={setText} onKeyDown={onKeyDown} />
       <div class="edit-buttons">
         <span class="edit-hint">
-          {before.length > MOST && `These are its first ${MOST.toLocaleString("en")} characters. `}
+          {before.length > MOST && t.message.firstOf(MOST)}
           {hint}
         </span>
         <button type="button" class="button" onClick={leave}>
-          Cancel
+          {t.common.cancel}
         </button>
         {sends.map((each, index) => (
           <button

@@ -2,21 +2,20 @@
 
 import { Fragment } from "preact";
 import type { Figures as Values } from "../conversation/message";
+import { t } from "../messages/language";
+import { fixed } from "../messages/numbers";
 
 export function Figures({ values }: { values: Values }) {
   const { replyTokens, rate, firstToken, contextUsed, contextLength } = values;
-  const figures: [string, string][] = [[`${count(replyTokens)} ${replyTokens === 1 ? "token" : "tokens"}`, "In this reply"]];
+  const figures: [string, string][] = [[t.common.tokens(replyTokens), t.figures.inReply]];
   if (rate !== null) {
-    figures.push([`${rate < 10 ? rate.toFixed(1) : count(Math.round(rate))} tokens/s`, "After the first token"]);
+    figures.push([t.figures.rate(fixed(rate, rate < 10 ? 1 : 0)), t.figures.rateHelp]);
   }
   if (firstToken !== null) {
-    figures.push([`first in ${seconds(firstToken)}`, "Time to the first token"]);
+    figures.push([t.figures.first(seconds(firstToken)), t.figures.firstHelp]);
   }
   if (contextUsed > 0 && contextLength !== null) {
-    figures.push([
-      `context ${count(contextUsed)} of ${count(contextLength)}`,
-      "Tokens that the conversation and this reply take, of those the model can see at once",
-    ]);
+    figures.push([t.figures.context(contextUsed, contextLength), t.figures.contextHelp]);
   }
   return (
     <p class="figures">
@@ -29,10 +28,6 @@ export function Figures({ values }: { values: Values }) {
   );
 }
 
-export function count(value: number): string {
-  return value.toLocaleString("en");
-}
-
 function seconds(value: number): string {
-  return value < 1 ? `${Math.max(1, Math.round(1000 * value))} ms` : `${value.toFixed(1)} s`;
+  return value < 1 ? t.format.milliseconds(fixed(Math.max(1, Math.round(1000 * value)))) : t.format.seconds(fixed(value, 1));
 }

@@ -1,5 +1,6 @@
 /** The top of the page: who answers, and the ways to look at the conversation and set it up. */
 
+import { t } from "../messages/language";
 import { isNarrow, isPhone } from "../state/screen";
 import type { Sheet } from "../state/view";
 import { useWorkbench } from "../state/workbench";
@@ -9,9 +10,9 @@ import { IconButton } from "./icon-button";
 import { Menu } from "./menu";
 import { ModelPicker } from "./model-picker";
 
-const SHEETS: readonly { sheet: Sheet; icon: IconName; label: string }[] = [
-  { sheet: "prompt", icon: "prompt", label: "Prompt" },
-  { sheet: "settings", icon: "sliders", label: "Settings" },
+const SHEETS: readonly { sheet: Sheet & ("prompt" | "settings"); icon: IconName }[] = [
+  { sheet: "prompt", icon: "prompt" },
+  { sheet: "settings", icon: "sliders" },
 ];
 
 export function Header() {
@@ -24,22 +25,22 @@ export function Header() {
         <>
           <IconButton
             icon="sidebar"
-            label="Show conversations"
+            label={t.header.showConversations}
             onClick={() => (isNarrow.value ? (view.drawer.value = true) : (sidebar.value = "open"))}
           />
-          <IconButton icon="pen" label="New conversation" onClick={() => bench.showNew()} />
+          <IconButton icon="pen" label={t.header.newConversation} onClick={() => bench.showNew()} />
         </>
       )}
       <ModelPicker />
       <div class="header-tools">
         <IconButton
           icon="lens"
-          label="Look inside"
+          label={t.inside.title}
           class="look-inside"
           isPressed={view.lookInside.value}
           onClick={() => view.toggleLookInside()}
         >
-          <span aria-hidden="true">Look inside</span>
+          <span aria-hidden="true">{t.inside.title}</span>
         </IconButton>
         <SheetButtons isFolded={isPhone.value} />
         {bench.talk && !isNarrow.value && <ConversationMenu id={bench.talk.id} />}
@@ -53,20 +54,22 @@ function SheetButtons({ isFolded }: { isFolded: boolean }) {
   const { view, settings } = useWorkbench();
   const isChanged = Object.keys(settings.value).some((name) => name !== "model");
   if (isFolded) {
-    const items = SHEETS.map(({ sheet, icon, label }) => ({ icon, label, run: () => view.toggleSheet(sheet) }));
-    return <Menu label="Prompt and settings" items={items} />;
+    const items = SHEETS.map(({ sheet, icon }) => ({ icon, label: t.common[sheet], run: () => view.toggleSheet(sheet) }));
+    return <Menu label={t.header.promptAndSettings} items={items} />;
   }
   return (
     <>
-      {SHEETS.map(({ sheet, icon, label }) => (
+      {SHEETS.map(({ sheet, icon }) => (
         <IconButton
           key={sheet}
           icon={icon}
-          label={label}
-          class={sheet === "settings" && isChanged ? "is-marked" : ""}
+          label={t.common[sheet]}
+          class={`sheet-button ${sheet === "settings" && isChanged ? "is-marked" : ""}`}
           isPressed={view.sheet.value === sheet}
           onClick={() => view.toggleSheet(sheet)}
-        />
+        >
+          <span aria-hidden="true">{t.common[sheet]}</span>
+        </IconButton>
       ))}
     </>
   );
@@ -76,12 +79,12 @@ function ConversationMenu({ id }: { id: string }) {
   const bench = useWorkbench();
   return (
     <Menu
-      label="This conversation"
+      label={t.header.thisConversation}
       items={[
-        { icon: "download", label: "Export as Markdown", run: () => void bench.exportAs("md", id) },
-        { icon: "download", label: "Export as JSON", run: () => void bench.exportAs("json", id) },
-        { icon: "print", label: "Print", run: () => print() },
-        { icon: "trash", label: "Delete conversation", isDangerous: true, run: () => void bench.deleteConversations([id]) },
+        { icon: "download", label: t.sidebar.exportMarkdown, run: () => void bench.exportAs("md", id) },
+        { icon: "download", label: t.sidebar.exportJson, run: () => void bench.exportAs("json", id) },
+        { icon: "print", label: t.sidebar.print, run: () => print() },
+        { icon: "trash", label: t.sidebar.deleteConversation, isDangerous: true, run: () => void bench.deleteConversations([id]) },
       ]}
     />
   );

@@ -1,6 +1,7 @@
 /** Asks for the key that the server wants. */
 
 import { useState } from "preact/hooks";
+import { t } from "../messages/language";
 import { useWorkbench } from "../state/workbench";
 import { keptKey, sessionKey } from "../storage/preferences";
 import { Overlay } from "./overlay";
@@ -18,7 +19,7 @@ export function KeyDialog() {
     keptKey.value = isKept ? key.trim() : "";
     await bench.models.refresh();
     if (bench.models.connection.value === "key") {
-      setComplaint("The server does not accept this key.");
+      setComplaint(t.key.refused);
       return;
     }
     close();
@@ -29,13 +30,13 @@ export function KeyDialog() {
   }
 
   return (
-    <Overlay class="dialog" label="This server asks for a key" onClose={close}>
+    <Overlay class="dialog" label={t.key.title} onClose={close}>
       <form onSubmit={(event) => void submit(event)}>
-        <h2>This server asks for a key</h2>
-        <p>Whoever started it chose one. It is kept in this browser only, and sent to this server only.</p>
+        <h2>{t.key.title}</h2>
+        <p>{t.key.explained}</p>
         <input
           type="password"
-          aria-label="Key"
+          aria-label={t.key.key}
           autocomplete="off"
           autofocus
           value={key}
@@ -48,15 +49,14 @@ export function KeyDialog() {
           </p>
         )}
         <label class="is-switch">
-          <input type="checkbox" checked={isKept} onChange={(event) => setIsKept(event.currentTarget.checked)} /> Remember it
-          on this device
+          <input type="checkbox" checked={isKept} onChange={(event) => setIsKept(event.currentTarget.checked)} /> {t.key.remember}
         </label>
         <div class="dialog-buttons">
           <button type="button" class="button" onClick={close}>
-            Cancel
+            {t.common.cancel}
           </button>
           <button type="submit" class="button is-primary" disabled={key.trim() === ""}>
-            Use this key
+            {t.key.use}
           </button>
         </div>
       </form>

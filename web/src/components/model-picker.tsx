@@ -1,16 +1,8 @@
 /** Which model answers, and whether it can be reached. */
 
-import type { Connection } from "../state/models";
+import { t } from "../messages/language";
 import { useWorkbench } from "../state/workbench";
 import { Icon } from "./icon";
-
-const STATES: Record<Connection, string> = {
-  connecting: "connecting …",
-  ready: "ready",
-  loading: "getting ready …",
-  unreachable: "not reachable",
-  key: "needs a key",
-};
 
 export function ModelPicker() {
   const bench = useWorkbench();
@@ -24,7 +16,7 @@ export function ModelPicker() {
         {all.value.length > 1 ? (
           <label class="model-choice">
             <select
-              aria-label="Model"
+              aria-label={t.common.model}
               value={chosen?.id ?? ""}
               onChange={(event) => bench.setSettings({ model: event.currentTarget.value })}
             >
@@ -41,7 +33,7 @@ export function ModelPicker() {
         )}
         <Beside />
         <span class={isReady ? "visually-hidden" : "model-state"} role="status">
-          {STATES[connection.value]}
+          {t.header.states[connection.value]}
         </span>
       </div>
     </div>
@@ -57,12 +49,12 @@ function Beside() {
   if (asked.length < 2) {
     return null;
   }
-  const text = `${others.length > 0 ? `+ ${others.join(", ")}` : ""}${times > 1 ? ` × ${times}` : ""}`.trim();
+  const text = `${others.length > 0 ? `+ ${t.format.list(others)}` : ""}${times > 1 ? ` × ${times}` : ""}`.trim();
   return (
     <button
       type="button"
       class="model-beside"
-      title={`${asked.length} replies side by side: change it in the settings`}
+      title={t.header.beside(asked.length)}
       onClick={() => (view.sheet.value = "settings")}
     >
       {text}

@@ -2,6 +2,7 @@
 
 import { useId, useLayoutEffect, useRef } from "preact/hooks";
 import type { Settings } from "../conversation/message";
+import { t } from "../messages/language";
 import { useWorkbench } from "../state/workbench";
 import { IconButton } from "./icon-button";
 
@@ -95,7 +96,7 @@ export function NumberSetting(props: Props) {
         <label class="setting-name" for={id}>
           {label}
         </label>
-        {isSet && <IconButton icon="reset" label={`${label}: back to the default`} size={14} onClick={reset} />}
+        {isSet && <IconButton icon="reset" label={t.settings.toDefault(label)} size={14} onClick={reset} />}
         <input
           ref={field}
           id={id}

@@ -1,6 +1,7 @@
 /** Settings under a name: taken over, saved, deleted, and made what new conversations begin with. */
 
 import { useLayoutEffect, useRef, useState } from "preact/hooks";
+import { t } from "../messages/language";
 import { focusWhenLost } from "../state/focus";
 import { deletePreset, LONGEST_NAME, presetOf, presets, savePreset, setStandard, standardSettings } from "../state/presets";
 import { useWorkbench } from "../state/workbench";
@@ -20,7 +21,7 @@ export function PresetRow() {
     setIsNaming(false);
     if (name.trim() !== "") {
       savePreset(name, settings);
-      bench.view.tell({ text: `Saved as the preset “${name.trim()}”.` });
+      bench.view.tell({ text: t.presets.saved(name.trim()) });
     }
     focusWhenLost(() => document.querySelector<HTMLElement>(".presets .menu-button"));
   }
@@ -31,13 +32,13 @@ export function PresetRow() {
   const items: MenuItem[] = [
     ...(isChanged
       ? [
-          { icon: "download", label: "Save as a preset", run: () => setIsNaming(true) } as const,
+          { icon: "download", label: t.presets.save, run: () => setIsNaming(true) } as const,
           {
             icon: "check",
-            label: "Use for new conversations",
+            label: t.presets.useForNew,
             run: () => {
               setStandard(settings);
-              bench.view.tell({ text: "New conversations begin with these settings." });
+              bench.view.tell({ text: t.presets.usedForNew });
             },
           } as const,
         ]
@@ -46,10 +47,10 @@ export function PresetRow() {
       ? [
           {
             icon: "reset",
-            label: "Begin new ones as the model says",
+            label: t.presets.asModel,
             run: () => {
               setStandard({});
-              bench.view.tell({ text: "New conversations begin as the model’s bundle says." });
+              bench.view.tell({ text: t.presets.asModelNow });
             },
           } as const,
         ]
@@ -59,7 +60,7 @@ export function PresetRow() {
       : [
           {
             icon: "trash",
-            label: "Delete this preset",
+            label: t.presets.delete,
             isDangerous: true,
             run: () => {
               deletePreset(chosen);
@@ -73,11 +74,11 @@ export function PresetRow() {
   }
   return (
     <div class="setting presets">
-      <span class="setting-name">Preset</span>
+      <span class="setting-name">{t.presets.preset}</span>
       {all.size > 0 && (
-        <label class="choice">
+        <label class="select-box">
           <select
-            aria-label="Preset"
+            aria-label={t.presets.preset}
             value={chosen ?? ""}
             onChange={(event) => {
               const preset = all.get(event.currentTarget.value);
@@ -86,7 +87,7 @@ export function PresetRow() {
               }
             }}
           >
-            <option value="">{chosen === null ? "none" : "–"}</option>
+            <option value="">{chosen === null ? t.presets.none : "–"}</option>
             {[...all.keys()].map((name) => (
               <option key={name} value={name}>
                 {name}
@@ -96,7 +97,7 @@ export function PresetRow() {
           <Icon name="down" size={14} />
         </label>
       )}
-      {items.length > 0 && <Menu label="Presets" items={items} />}
+      {items.length > 0 && <Menu label={t.presets.presets} items={items} />}
     </div>
   );
 }
@@ -111,8 +112,8 @@ function NameField({ onDone }: { onDone: (name: string) => void }) {
         ref={field}
         dir="auto"
         maxLength={LONGEST_NAME}
-        placeholder="Name"
-        aria-label="Name of the preset"
+        placeholder={t.presets.name}
+        aria-label={t.presets.nameLabel}
         value={name}
         onInput={(event) => setName(event.currentTarget.value)}
         onKeyDown={(event) => {
@@ -126,10 +127,10 @@ function NameField({ onDone }: { onDone: (name: string) => void }) {
         }}
       />
       <button type="button" class="button" disabled={name.trim() === ""} onClick={() => onDone(name)}>
-        Save
+        {t.common.save}
       </button>
       <button type="button" class="button" onClick={() => onDone("")}>
-        Cancel
+        {t.common.cancel}
       </button>
     </div>
   );

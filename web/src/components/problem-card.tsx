@@ -3,6 +3,7 @@
 import type { ComponentChildren } from "preact";
 import { useEffect, useState } from "preact/hooks";
 import type { ProblemKind, Reply } from "../conversation/message";
+import { t } from "../messages/language";
 import { useWorkbench, type Workbench } from "../state/workbench";
 import { Icon, type IconName } from "./icon";
 
@@ -27,21 +28,21 @@ export function ProblemCard({ reply }: { reply: Reply }) {
   const { problem } = reply;
   if (reply.state === "waiting" && problem) {
     return (
-      <Card icon={ICONS[problem.kind]} remedies={[{ label: "Stop waiting", run: () => bench.stop() }]}>
+      <Card icon={ICONS[problem.kind]} remedies={[{ label: t.problem.stopWaiting, run: () => bench.stop() }]}>
         {problem.message} <Countdown until={problem.retryAt ?? 0} />
       </Card>
     );
   }
-  const goOn: Remedy[] = bench.canResume(reply) ? [{ label: "Continue", run: () => bench.resume(reply.id) }] : [];
+  const goOn: Remedy[] = bench.canResume(reply) ? [{ label: t.common.goOn, run: () => bench.resume(reply.id) }] : [];
   if (problem) {
     return (
       <Card icon={ICONS[problem.kind]} isAlert remedies={[...goOn, ...remediesFor(problem.kind, reply, bench)]}>
-        {problem.kind === "unreachable" && bench.models.isReady.value ? "The server is back." : problem.message}
+        {problem.kind === "unreachable" && bench.models.isReady.value ? t.problem.isBack : problem.message}
       </Card>
     );
   }
   if (reply.state === "stopped" || reply.state === "cut") {
-    const again: Remedy = { label: "Try again", run: () => bench.retry(reply.id) };
+    const again: Remedy = { label: t.common.tryAgain, run: () => bench.retry(reply.id) };
     const instead = bench.isContextFull(reply) ? contextRemedies(reply, bench) : [again];
     return <Card remedies={goOn.length > 0 ? goOn : instead}>{reasonFor(reply, bench)}</Card>;
   }
@@ -51,23 +52,23 @@ export function ProblemCard({ reply }: { reply: Reply }) {
 /** Why a reply broke off that met no problem. */
 function reasonFor(reply: Reply, bench: Workbench): string {
   if (!bench.isContextFull(reply)) {
-    return reply.state === "stopped" ? "Stopped." : "Cut off at the limit on tokens.";
+    return reply.state === "stopped" ? t.problem.stopped : t.problem.cut;
   }
   return bench.canResume(reply)
-    ? "The context is full: going on leaves out the oldest turns."
-    : "The context is full: this reply cannot grow any longer.";
+    ? t.problem.fullLeavesOut
+    : t.problem.full;
 }
 
 function remediesFor(kind: ProblemKind, reply: Reply, bench: Workbench): Remedy[] {
-  const again: Remedy = { label: reply.parts.length > 0 ? "Start over" : "Try again", run: () => bench.retry(reply.id) };
-  const settings: Remedy = { label: "Open settings", run: () => (bench.view.sheet.value = "settings") };
+  const again: Remedy = { label: reply.parts.length > 0 ? t.problem.startOver : t.common.tryAgain, run: () => bench.retry(reply.id) };
+  const settings: Remedy = { label: t.problem.openSettings, run: () => (bench.view.sheet.value = "settings") };
   switch (kind) {
     case "key":
-      return [{ label: "Enter the key", run: () => (bench.view.dialog.value = "key") }];
+      return [{ label: t.beginning.enterKey, run: () => (bench.view.dialog.value = "key") }];
     case "context":
       return contextRemedies(reply, bench);
     case "model":
-      return [{ ...settings, label: "Choose another model" }, again];
+      return [{ ...settings, label: t.problem.chooseModel }, again];
     case "refused":
       return [again, settings];
     default:
@@ -76,12 +77,12 @@ function remediesFor(kind: ProblemKind, reply: Reply, bench: Workbench): Remedy[
 }
 
 function contextRemedies(reply: Reply, bench: Workbench): Remedy[] {
-  const shorten: Remedy = { label: "Shorten the message", run: () => (bench.view.editing.value = reply.parent) };
-  const fresh: Remedy = { label: "New conversation", run: () => bench.showNew() };
+  const shorten: Remedy = { label: t.problem.shortenMessage, run: () => (bench.view.editing.value = reply.parent) };
+  const fresh: Remedy = { label: t.problem.newConversation, run: () => bench.showNew() };
   if (!bench.settings.value.keepWhole) {
     return reply.parts.length > 0 ? [fresh] : [shorten, fresh];
   }
-  const leaveOut: Remedy = { label: "Leave out the oldest turns", run: () => bench.leaveOutOldest(reply) };
+  const leaveOut: Remedy = { label: t.problem.leaveOut, run: () => bench.leaveOutOldest(reply) };
   return bench.sawOlderTurns(reply) ? [leaveOut, shorten, fresh] : [shorten, fresh];
 }
 
@@ -116,5 +117,5 @@ function Countdown({ until }: { until: number }) {
     const timer = setInterval(() => setSeconds(left()), 250);
     return () => clearInterval(timer);
   }, [until]);
-  return <span class="countdown">Trying again {seconds > 0 ? `in ${seconds} s` : "now"}.</span>;
+  return <span class="countdown">{t.problem.tryingIn(seconds)}</span>;
 }

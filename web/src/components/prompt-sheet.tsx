@@ -7,10 +7,11 @@ import { toolsOf } from "../conversation/entries";
 import { messagesForModel } from "../conversation/for-model";
 import type { Message } from "../conversation/message";
 import { isRunning } from "../conversation/message";
+import { named, t } from "../messages/language";
+import { fixed } from "../messages/numbers";
 import { problemOf } from "../state/problems";
 import { focusWhenLost } from "../state/focus";
 import { useWorkbench } from "../state/workbench";
-import { count } from "./figures";
 import { visibleText } from "./token-text";
 
 export function PromptSheet() {
@@ -28,26 +29,23 @@ export function PromptSheet() {
     <div class="prompt">
       <p class="sheet-note">
         {upTo === null
-          ? "What the model is given before your next message: one run of tokens."
-          : "What the model was given before it wrote that reply."}
+          ? t.prompt.beforeNext
+          : t.prompt.beforeReply}
       </p>
       {upTo !== null && (
         <button type="button" class="button" onClick={() => {
           bench.view.promptOf.value = null;
           focusWhenLost(() => document.querySelector<HTMLElement>(".sheet-body"));
         }}>
-          Show the whole conversation
+          {t.prompt.showWhole}
         </button>
       )}
-      {path.length === 0 && <p class="sheet-note">There is nothing yet: say something first.</p>}
+      {path.length === 0 && <p class="sheet-note">{t.prompt.nothing}</p>}
       {complaint && <p class="problem">{complaint}</p>}
       {tokenized && tokenized.tokenized.count > tokenized.tokenized.max_model_len && (
         <p class="problem" role="status">
-          This is all that was said: {count(tokenized.tokenized.count)} tokens, more than the{" "}
-          {count(tokenized.tokenized.max_model_len)} that the model can see at once.{" "}
-          {bench.settings.value.keepWhole
-            ? "It will not be sent as it is."
-            : "The model will be given the newest turns only, as many as fit with room for the reply."}
+          {t.prompt.tooMuch(tokenized.tokenized.count, tokenized.tokenized.max_model_len)}{" "}
+          {bench.settings.value.keepWhole ? t.prompt.notSent : t.prompt.newestOnly}
         </p>
       )}
       {tokenized && <Rendered {...tokenized} />}
@@ -98,7 +96,7 @@ function Rendered({ tokenized, numMessages }: Asked) {
   const most = Math.max(total, contextLength);
   return (
     <>
-      <div class="prompt-bar" role="img" aria-label={`${total} of ${contextLength} tokens`}>
+      <div class="prompt-bar" role="img" aria-label={t.prompt.bar(total, contextLength)}>
         {sections.map(({ role, start, end }, index) => (
           <i key={index} class={`is-${role}`} style={{ width: `${(100 * (end - start)) / most}%` }} />
         ))}
@@ -106,27 +104,27 @@ function Rendered({ tokenized, numMessages }: Asked) {
       <i class="prompt-cached" style={{ width: `${(100 * cached) / most}%` }} />
       <dl class="prompt-figures">
         <div>
-          <dt>tokens</dt>
-          <dd>{count(total)}</dd>
+          <dt>{t.prompt.tokens}</dt>
+          <dd>{fixed(total)}</dd>
         </div>
         <div>
-          <dt>cached</dt>
-          <dd>{count(cached)}</dd>
+          <dt>{t.prompt.cached}</dt>
+          <dd>{fixed(cached)}</dd>
         </div>
         <div>
-          <dt>context</dt>
-          <dd>{count(contextLength)}</dd>
+          <dt>{t.prompt.context}</dt>
+          <dd>{fixed(contextLength)}</dd>
         </div>
       </dl>
       <p class="prompt-legend">
-        <span class="prompt-token is-special">mark</span> <span class="prompt-token is-cached">cached</span>{" "}
-        <span class="prompt-token">to compute</span>
+        <span class="prompt-token is-special">{t.prompt.mark}</span> <span class="prompt-token is-cached">{t.prompt.cached}</span>{" "}
+        <span class="prompt-token">{t.prompt.toCompute}</span>
       </p>
       <ol class="prompt-messages">
         {sections.map(({ role, start, end }, index) => (
           <li key={index} class={`is-${role}`}>
             <h3>
-              {role} <span>{end - start === 1 ? "1 token" : `${count(end - start)} tokens`}</span>
+              {named(t.prompt.roles, role)} <span>{t.common.tokens(end - start)}</span>
             </h3>
             <p dir={directionOf(tokenized.token_strs.slice(start, end).filter((_, offset) => !tokenized.special[start + offset]).join(""))}>
               {tokens.slice(start, end).map((id, offset) => (
@@ -153,7 +151,7 @@ function PromptToken({ tokenized, id, index, isCached }: TokenProps) {
   return (
     <span
       class={`prompt-token ${isSpecial ? "is-special" : ""} ${isCached ? "is-cached" : ""}`}
-      title={`id ${id}${isCached ? ", cached" : ""}`}
+      title={t.prompt.token(id, isCached)}
     >
       {isSpecial ? text.replace(/^<\||\|>$/g, "") : visibleText(text)}
     </span>

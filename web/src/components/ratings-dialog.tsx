@@ -2,31 +2,26 @@
 
 import { Fragment } from "preact";
 import { useEffect, useState } from "preact/hooks";
+import { t } from "../messages/language";
 import { useWorkbench } from "../state/workbench";
 import { saveLines } from "../transfer/files";
 import { ratedOf, type Rated } from "../transfer/training";
 import { IconButton } from "./icon-button";
 import { Overlay } from "./overlay";
 
-const KINDS: readonly { kind: keyof Rated; title: string; says: string; file: string; command: string | null }[] = [
+const KINDS: readonly { kind: keyof Rated; file: string; command: string | null }[] = [
   {
     kind: "conversations",
-    title: "Conversations",
-    says: "The model learns the good replies; the others it only reads.",
     file: "rated-conversations.jsonl",
     command: "chatsmith sft runs/mine --conversations rated-conversations.jsonl",
   },
   {
     kind: "problems",
-    title: "Problems",
-    says: "Good replies that end in a whole number, or are short, as answers that can be checked.",
     file: "rated-problems.jsonl",
     command: "chatsmith rl runs/mine --problems rated-problems.jsonl",
   },
   {
     kind: "pairs",
-    title: "Pairs",
-    says: "A good and a bad reply to the same message, for other programs that train on preferences.",
     file: "rated-pairs.jsonl",
     command: null,
   },
@@ -42,33 +37,33 @@ export function RatingsDialog() {
     return () => void (isGone = true);
   }, []);
   return (
-    <Overlay class="dialog ratings" label="Rated replies" onClose={close}>
+    <Overlay class="dialog ratings" label={t.ratings.title} onClose={close}>
       <div class="dialog-head">
-        <h2>Rated replies</h2>
-        <IconButton icon="close" label="Close rated replies" onClick={close} />
+        <h2>{t.ratings.title}</h2>
+        <IconButton icon="close" label={t.ratings.close} onClick={close} />
       </div>
       <p>
         {rated?.conversations.length === 0
-          ? "Nothing is rated as good yet: the thumbs under a reply do it."
-          : "What you rated in all conversations of this browser, as files to train on."}
+          ? t.ratings.nothing
+          : t.ratings.explained}
       </p>
-      {KINDS.map(({ kind, title, says, file, command }) => {
+      {KINDS.map(({ kind, file, command }) => {
         const lines = rated?.[kind] ?? [];
         return (
           <section key={kind}>
             <div>
-              <h3>{title}</h3>
-              <p>{says}</p>
+              <h3>{t.ratings[kind]}</h3>
+              <p>{t.ratings[`${kind}Say`]}</p>
               {command && <Command text={command} />}
             </div>
             <button
               type="button"
               class="button"
               disabled={lines.length === 0}
-              aria-label={`Save ${lines.length.toLocaleString("en")}: ${title.toLowerCase()}`}
+              aria-label={t.ratings.saveLabel(lines.length, t.ratings[kind])}
               onClick={() => saveLines(file, lines)}
             >
-              Save {lines.length.toLocaleString("en")}
+              {t.ratings.save(lines.length)}
             </button>
           </section>
         );

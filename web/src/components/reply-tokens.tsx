@@ -9,6 +9,7 @@ import { directionOf } from "../conversation/direction";
 import type { Alternative, Token } from "../conversation/message";
 import { isSpecial, probability } from "../conversation/tokens";
 import { kindsOf } from "../markdown/spans";
+import { t } from "../messages/language";
 import { heatOf, inlineText, percent, spokenText } from "./token-text";
 import { TokenInspector } from "./token-inspector";
 
@@ -20,7 +21,8 @@ const LEAST_HEIGHT = 120;
 
 interface Props {
   tokens: readonly Token[];
-  onPick: (index: number, alternative: Alternative) => void;
+  /** Goes on from an alternative; without it they can only be looked at. */
+  onPick?: (index: number, alternative: Alternative) => void;
 }
 
 interface Shown {
@@ -123,7 +125,7 @@ export function ReplyTokens({ tokens, onPick }: Props) {
       class="tokens"
       dir={directionOf(tokens.map(({ text }) => (isSpecial(text) ? "" : text)).join(""))}
       role="group"
-      aria-label="The tokens of this reply"
+      aria-label={t.inside.tokensOfReply}
       onPointerOver={onPointerOver}
       onPointerLeave={onPointerLeave}
       onClick={onClick}
@@ -139,15 +141,18 @@ export function ReplyTokens({ tokens, onPick }: Props) {
           class="inspector"
           dir="ltr"
           role="dialog"
-          aria-label={`Instead of ${spokenText(token.text, token.bytes)}`}
+          aria-label={t.inside.insteadOf(spokenText(token.text, token.bytes))}
           ref={(panel) => void (panel && place(panel, chip(shown.index)))}
         >
           <TokenInspector
             token={token}
-            onPick={(alternative) => {
-              setShown(null);
-              onPick(shown.index, alternative);
-            }}
+            onPick={
+              onPick &&
+              ((alternative) => {
+                setShown(null);
+                onPick(shown.index, alternative);
+              })
+            }
           />
         </div>
       )}

@@ -1,6 +1,7 @@
 /** A reply of the model: what it said, as text or as tokens, and what can be done with it. */
 
 import { isEmpty, plainText, type Reply as ReplyMessage } from "../conversation/message";
+import { t } from "../messages/language";
 import { isNarrow } from "../state/screen";
 import { useWorkbench } from "../state/workbench";
 import { BranchStepper } from "./branch-stepper";
@@ -33,7 +34,7 @@ export function Reply({ reply, isLast, isBeside = false }: Props) {
       class={`message reply ${isWriting ? "is-writing" : ""} ${isLast ? "is-last" : ""}`}
       data-message={reply.id}
       tabIndex={-1}
-      aria-label={`${reply.model || "The model"} replied`}
+      aria-label={t.reply.replied(reply.model)}
       aria-busy={isWriting}
     >
       <div class="reply-mark" aria-hidden="true">
@@ -46,7 +47,7 @@ export function Reply({ reply, isLast, isBeside = false }: Props) {
           <Parts reply={reply} />
         )}
         {isWriting && reply.parts.length === 0 && !reply.calls?.length && <Pulse />}
-        {reply.state === "done" && isEmpty(reply) && <p class="silent">The model ended its reply at once.</p>}
+        {reply.state === "done" && isEmpty(reply) && <p class="silent">{t.reply.silent}</p>}
         <Calls reply={reply} isLast={isLast} />
         {reply.sources && !isWriting && <Sources passages={reply.sources} />}
         <ProblemCard reply={reply} />
@@ -64,12 +65,12 @@ function Actions({ reply, isLast, isBeside = false }: Props) {
   const bench = useWorkbench();
   const { id } = reply;
   const hasText = !isEmpty(reply);
-  const tokens: MenuItem = { icon: "lens", label: "Show tokens", run: () => bench.view.toggleTokens(id) };
-  const goOn: MenuItem = { icon: "forward", label: "Continue reply", run: () => bench.resume(id) };
-  const copy: MenuItem = { icon: "copy", label: "Copy reply", run: () => void bench.copy(plainText(reply)) };
-  const again: MenuItem = { icon: "redo", label: "Regenerate", run: () => bench.regenerate(id) };
-  const good: MenuItem = { icon: "good", label: "Good reply", run: () => bench.rate(reply, 1) };
-  const bad: MenuItem = { icon: "bad", label: "Bad reply", run: () => bench.rate(reply, -1) };
+  const tokens: MenuItem = { icon: "lens", label: t.reply.showTokens, run: () => bench.view.toggleTokens(id) };
+  const goOn: MenuItem = { icon: "forward", label: t.reply.continue, run: () => bench.resume(id) };
+  const copy: MenuItem = { icon: "copy", label: t.reply.copy, run: () => void bench.copy(plainText(reply)) };
+  const again: MenuItem = { icon: "redo", label: t.reply.regenerate, run: () => bench.regenerate(id) };
+  const good: MenuItem = { icon: "good", label: t.reply.good, run: () => bench.rate(reply, 1) };
+  const bad: MenuItem = { icon: "bad", label: t.reply.bad, run: () => bench.rate(reply, -1) };
   const pressed = new Map<MenuItem, boolean>([
     [tokens, bench.view.showsTokens(id)],
     [good, reply.rating === 1],
@@ -84,11 +85,11 @@ function Actions({ reply, isLast, isBeside = false }: Props) {
   const seldom: MenuItem[] = [
     ...(bench.canResume(reply) ? [goOn] : []),
     ...(plainText(reply) !== "" && reply.parts.every(({ kind }) => kind === "text")
-      ? [{ icon: "edit", label: "Edit reply", run: () => (bench.view.editing.value = id) } as const]
+      ? [{ icon: "edit", label: t.reply.edit, run: () => (bench.view.editing.value = id) } as const]
       : []),
-    { icon: "prompt", label: "Show its prompt", run: () => bench.view.showPromptOf(id) },
-    { icon: "link", label: "Copy a link to it", run: () => void bench.copyLink(id) },
-    { icon: "trash", label: "Delete reply", isDangerous: true, run: () => bench.deleteMessage(id) },
+    { icon: "prompt", label: t.reply.showPrompt, run: () => bench.view.showPromptOf(id) },
+    { icon: "link", label: t.message.copyLink, run: () => void bench.copyLink(id) },
+    { icon: "trash", label: t.reply.delete, isDangerous: true, run: () => bench.deleteMessage(id) },
   ];
   const isFolded = isNarrow.value && !isLast && !isBeside;
   const shown = isFolded ? [] : isBeside ? ratings : [...often, ...ratings];
@@ -105,7 +106,7 @@ function Actions({ reply, isLast, isBeside = false }: Props) {
           {...(pressed.has(action) && { isPressed: pressed.get(action)! })}
         />
       ))}
-      <Menu label="Actions for this reply" items={folded} />
+      <Menu label={t.reply.actions} items={folded} />
     </div>
   );
 }
@@ -114,14 +115,14 @@ function Actions({ reply, isLast, isBeside = false }: Props) {
 function EditReply({ reply }: { reply: ReplyMessage }) {
   const bench = useWorkbench();
   return (
-    <article class="message said is-reply" data-message={reply.id} tabIndex={-1} aria-label="A reply, being edited">
+    <article class="message said is-reply" data-message={reply.id} tabIndex={-1} aria-label={t.reply.edited}>
       <EditField
-        label="Edit reply"
+        label={t.reply.edit}
         text={plainText(reply)}
-        hint="Becomes a new version; the old one stays."
+        hint={t.reply.editHint}
         sends={[
-          { label: "Keep", run: (text) => bench.rewrite(reply.id, text, false) },
-          { label: "Go on from it", run: (text) => bench.rewrite(reply.id, text, true) },
+          { label: t.reply.keep, run: (text) => bench.rewrite(reply.id, text, false) },
+          { label: t.reply.goOnFromIt, run: (text) => bench.rewrite(reply.id, text, true) },
         ]}
       />
     </article>
@@ -156,10 +157,10 @@ function Parts({ reply }: { reply: ReplyMessage }) {
 /** The passages of documents that the model was given with the question. */
 function Sources({ passages }: { passages: { name: string; text: string }[] }) {
   if (passages.length === 0) {
-    return <p class="sources-none">No passage of the documents went with the question, or fitted beside the conversation.</p>;
+    return <p class="sources-none">{t.reply.noSources}</p>;
   }
   return (
-    <section class="sources" aria-label="Sources">
+    <section class="sources" aria-label={t.reply.sources}>
       {passages.map(({ name, text }, index) => (
         <details key={index} class="tool-card source">
           <summary>
@@ -181,7 +182,7 @@ function Sources({ passages }: { passages: { name: string; text: string }[] }) {
 /** Shown until the first token comes. */
 function Pulse() {
   return (
-    <div class="pulse" role="img" aria-label="The model is reading">
+    <div class="pulse" role="img" aria-label={t.reply.reading}>
       <i />
       <i />
       <i />

@@ -4,11 +4,13 @@ import type { ComponentChildren } from "preact";
 import { useId, useRef, useState } from "preact/hooks";
 import { wrongInBiases, wrongInSchema, wrongInTools } from "../conversation/entries";
 import type { Settings } from "../conversation/message";
+import { t } from "../messages/language";
 import { focusWhenLost } from "../state/focus";
 import { useWorkbench } from "../state/workbench";
 import { keptKey, sessionKey } from "../storage/preferences";
 import { GrowingField } from "./growing-field";
 import { Icon } from "./icon";
+import { LanguageChoice } from "./language-choice";
 import { NumberSetting } from "./number-setting";
 import { PresetRow } from "./preset-row";
 import { TextSetting } from "./text-setting";
@@ -20,64 +22,66 @@ export function SettingsSheet() {
   const contextLength = bench.models.contextLength(settings);
   const system = useRef<HTMLTextAreaElement>(null);
   const isChanged = Object.keys(settings).some((name) => name !== "model");
+  const [before, link, after] = t.settings.note;
   return (
     <div class="settings">
-      <p class="sheet-note">For this conversation. What you leave alone is as the{" "}
+      <p class="sheet-note">{before}
         <button type="button" class="link" onClick={() => (bench.view.sheet.value = "card")}>
-          model’s bundle
-        </button>{" "}
-        says.</p>
+          {link}
+        </button>
+        {after}
+      </p>
       <PresetRow />
       <div class="setting">
-        <span class="setting-name">System prompt</span>
+        <span class="setting-name">{t.settings.systemPrompt}</span>
         <GrowingField
           innerRef={system}
-          label="System prompt"
-          placeholder="How the model should behave, e.g. Answer in short and simple sentences."
+          label={t.settings.systemPrompt}
+          placeholder={t.settings.systemPlaceholder}
           value={settings.system ?? ""}
           onInput={(text) => bench.setSettings({ system: text === "" ? undefined : text })}
         />
       </div>
-      <Group title="Side by side" isSet={settings.replies !== undefined || settings.beside !== undefined}>
-        <NumberSetting name="replies" label="Replies at once" least={1} most={4} step={1} standard={1} hasSlider={false}
-          help="Several replies to each message, side by side. You choose which to go on from." />
+      <Group title={t.settings.sideBySide} isSet={settings.replies !== undefined || settings.beside !== undefined}>
+        <NumberSetting name="replies" label={t.settings.replies} least={1} most={4} step={1} standard={1} hasSlider={false}
+          help={t.settings.repliesHelp} />
         <OtherModels settings={settings} />
       </Group>
-      <NumberSetting name="temperature" label="Temperature" least={0} most={2} step={0.05} standard={defaults.temperature}
-        help="How freely words are chosen. 0 always takes the most likely." />
-      <NumberSetting name="top_p" label="Top-p" least={0.05} most={1} step={0.05} standard={defaults.top_p}
-        help="Only the most likely tokens that together reach this probability." />
-      <NumberSetting name="top_k" label="Top-k" least={0} most={200} step={1} standard={defaults.top_k}
-        help="Only this many most likely tokens. 0 is no limit." />
-      <NumberSetting name="min_p" label="Min-p" least={0} most={1} step={0.01} standard={defaults.min_p}
-        help="Only tokens at least this likely, measured against the likeliest." />
-      <NumberSetting name="max_tokens" label="Longest reply" least={1} most={contextLength ?? 4096} step={1}
-        standard={longestReply(defaults.max_tokens, contextLength)} placeholder="what fits" help="In tokens." />
-      <NumberSetting name="seed" label="Seed" least={0} most={2 ** 31 - 1} step={1} standard={null} placeholder="random"
-        help="With a seed, the same question in the same conversation gets the same reply." hasSlider={false} />
+      <NumberSetting name="temperature" label={t.settings.temperature} least={0} most={2} step={0.05} standard={defaults.temperature}
+        help={t.settings.temperatureHelp} />
+      <NumberSetting name="top_p" label={t.settings.topP} least={0.05} most={1} step={0.05} standard={defaults.top_p}
+        help={t.settings.topPHelp} />
+      <NumberSetting name="top_k" label={t.settings.topK} least={0} most={200} step={1} standard={defaults.top_k}
+        help={t.settings.topKHelp} />
+      <NumberSetting name="min_p" label={t.settings.minP} least={0} most={1} step={0.01} standard={defaults.min_p}
+        help={t.settings.minPHelp} />
+      <NumberSetting name="max_tokens" label={t.settings.longest} least={1} most={contextLength ?? 4096} step={1}
+        standard={longestReply(defaults.max_tokens, contextLength)} placeholder={t.settings.longestPlaceholder} help={t.settings.longestHelp} />
+      <NumberSetting name="seed" label={t.settings.seed} least={0} most={2 ** 31 - 1} step={1} standard={null} placeholder={t.settings.seedPlaceholder}
+        help={t.settings.seedHelp} hasSlider={false} />
       <StopTexts settings={settings} />
       <Group
-        title="Penalties and biases"
+        title={t.settings.penalties}
         isSet={[settings.frequency_penalty, settings.presence_penalty, settings.repetition_penalty, settings.bias].some(
           (value) => value !== undefined,
         )}
       >
-        <NumberSetting name="repetition_penalty" label="Repetition penalty" least={0.5} most={2} step={0.05} standard={1}
-          hasSlider={false} help="Above 1, tokens that were there already are less likely." />
-        <NumberSetting name="frequency_penalty" label="Frequency penalty" least={-2} most={2} step={0.1} standard={0}
-          hasSlider={false} help="The more often a token was in the reply, the less likely it is." />
-        <NumberSetting name="presence_penalty" label="Presence penalty" least={-2} most={2} step={0.1} standard={0}
-          hasSlider={false} help="Tokens that were in the reply are less likely, however often." />
-        <TextSetting name="bias" label="Logit bias" placeholder={"512 -100\n87 5"} wrongIn={wrongInBiases}
-          help="A line each: the id of a token, as Look inside shows it, and what is added to its score. −100 forbids it." />
+        <NumberSetting name="repetition_penalty" label={t.settings.repetition} least={0.5} most={2} step={0.05} standard={1}
+          hasSlider={false} help={t.settings.repetitionHelp} />
+        <NumberSetting name="frequency_penalty" label={t.settings.frequency} least={-2} most={2} step={0.1} standard={0}
+          hasSlider={false} help={t.settings.frequencyHelp} />
+        <NumberSetting name="presence_penalty" label={t.settings.presence} least={-2} most={2} step={0.1} standard={0}
+          hasSlider={false} help={t.settings.presenceHelp} />
+        <TextSetting name="bias" label={t.settings.bias} placeholder={"512 -100\n87 5"} wrongIn={wrongInBiases}
+          help={t.settings.biasHelp} />
       </Group>
-      <Group title="Form and tools" isSet={settings.schema !== undefined || settings.tools !== undefined || settings.raw === true}>
-        <TextSetting name="schema" label="JSON schema" wrongIn={wrongInSchema}
+      <Group title={t.settings.form} isSet={settings.schema !== undefined || settings.tools !== undefined || settings.raw === true}>
+        <TextSetting name="schema" label={t.settings.schema} wrongIn={wrongInSchema}
           placeholder={'{"type": "object", "properties": {"sum": {"type": "integer"}}, "required": ["sum"]}'}
-          help="Replies are JSON that obeys it. {} is any JSON object." />
-        <TextSetting name="tools" label="Tools" wrongIn={wrongInTools}
+          help={t.settings.schemaHelp} />
+        <TextSetting name="tools" label={t.settings.tools} wrongIn={wrongInTools}
           placeholder={'[{"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}]'}
-          help="Functions as OpenAI’s API has them. The model calls them, you write what they answer." />
+          help={t.settings.toolsHelp} />
         <label class="setting is-switch">
           <input
             type="checkbox"
@@ -85,11 +89,8 @@ export function SettingsSheet() {
             onChange={(event) => bench.setSettings({ raw: event.currentTarget.checked || undefined })}
           />
           <span>
-            <span class="setting-name">Go on from the text itself</span>
-            <span class="setting-help">
-              No conversation: the model continues what you write, as one that was only pretrained can. A line break or space
-              at its beginning or end counts.
-            </span>
+            <span class="setting-name">{t.settings.raw}</span>
+            <span class="setting-help">{t.settings.rawHelp}</span>
           </span>
         </label>
       </Group>
@@ -100,8 +101,8 @@ export function SettingsSheet() {
           onChange={(event) => bench.setSettings({ keepWhole: event.currentTarget.checked ? undefined : true })}
         />
         <span>
-          <span class="setting-name">When the context is full, leave out the oldest turns</span>
-          <span class="setting-help">Otherwise the conversation ends there.</span>
+          <span class="setting-name">{t.settings.leaveOut}</span>
+          <span class="setting-help">{t.settings.leaveOutHelp}</span>
         </span>
       </label>
       <div class="sheet-buttons">
@@ -114,9 +115,16 @@ export function SettingsSheet() {
             focusWhenLost(() => document.querySelector<HTMLElement>(".sheet-body"));
           }}
         >
-          Back to the model’s defaults
+          {t.settings.toDefaults}
         </button>
         <KeyButton />
+      </div>
+      <div class="setting page-language">
+        <div class="setting-line">
+          <span class="setting-name">{t.page.language}</span>
+          <LanguageChoice />
+        </div>
+        <span class="setting-help">{t.page.languageHelp}</span>
       </div>
     </div>
   );
@@ -145,14 +153,14 @@ function OtherModels({ settings }: { settings: Settings }) {
   if (others.length === 0) {
     return (
       <p class="setting-help">
-        Models, and stages of a run, stand side by side where the server has several: <code>chatsmith serve</code>{" "}
+        {t.settings.noOtherModels} <code>chatsmith serve</code>{" "}
         <code>--model base=runs/mine/pretrain</code> <code>--model chat=runs/mine/sft</code>.
       </p>
     );
   }
   return (
     <fieldset class="setting">
-      <legend class="setting-name">These answer, too</legend>
+      <legend class="setting-name">{t.settings.otherModels}</legend>
       {others.map((id) => (
         <label key={id} class="check">
           <input
@@ -186,13 +194,13 @@ function StopTexts({ settings }: { settings: Settings }) {
   return (
     <div class="setting">
       <label class="setting-name" for={id}>
-        Stop at
+        {t.settings.stopAt}
       </label>
       <textarea
         id={id}
         rows={2}
         dir="auto"
-        placeholder="Texts that end the reply, one a line, four at most"
+        placeholder={t.settings.stopPlaceholder}
         value={isTyped ? typed : stored}
         onInput={({ currentTarget: { value } }) => {
           setTyped(value);
@@ -216,7 +224,7 @@ function KeyButton() {
   }
   return (
     <button type="button" class="button" onClick={() => (bench.view.dialog.value = "key")}>
-      Change the key
+      {t.key.change}
     </button>
   );
 }

@@ -1,5 +1,7 @@
 /** What the keyboard does. */
 
+import { t } from "../messages/language";
+import type { Messages } from "../messages/messages";
 import { useWorkbench } from "../state/workbench";
 import { IconButton } from "./icon-button";
 import { Overlay } from "./overlay";
@@ -7,30 +9,30 @@ import { Overlay } from "./overlay";
 const isApple = /Mac|iPhone|iPad/.test(navigator.userAgent);
 const COMMAND = isApple ? "⌘" : "Ctrl";
 
-const SHORTCUTS: readonly (readonly [string[], string])[] = [
-  [["Enter"], "Send the message"],
-  [["Shift", "Enter"], "Begin a new line"],
-  [["Esc"], "Stop the reply, or close what is open"],
-  [["↑"], "Edit your last message, from an empty field"],
-  [["/"], "Go to the field and choose a command"],
-  [[COMMAND, "K"], "Search the conversations"],
-  [[COMMAND, "Shift", "O"], "New conversation"],
-  [["←", "→"], "From token to token, looking inside"],
-  [["Enter"], "On a token: its alternatives"],
+const SHORTCUTS: readonly (readonly [string[], keyof Messages["shortcuts"]])[] = [
+  [["Enter"], "send"],
+  [["Shift", "Enter"], "newLine"],
+  [["Esc"], "stop"],
+  [["↑"], "edit"],
+  [["/"], "command"],
+  [[COMMAND, "K"], "search"],
+  [[COMMAND, "Shift", "O"], "newConversation"],
+  [["←", "→"], "tokens"],
+  [["Enter"], "alternatives"],
 ];
 
 export function ShortcutsDialog() {
   const { dialog } = useWorkbench().view;
   return (
-    <Overlay class="dialog" label="Keyboard shortcuts" onClose={() => (dialog.value = null)}>
+    <Overlay class="dialog" label={t.shortcuts.title} onClose={() => (dialog.value = null)}>
       <div class="dialog-head">
-        <h2>Keyboard shortcuts</h2>
-        <IconButton icon="close" label="Close keyboard shortcuts" onClick={() => (dialog.value = null)} />
+        <h2>{t.shortcuts.title}</h2>
+        <IconButton icon="close" label={t.shortcuts.close} onClick={() => (dialog.value = null)} />
       </div>
       <dl class="shortcuts">
         {SHORTCUTS.map(([keys, does]) => (
           <div key={does}>
-            <dt>{does}</dt>
+            <dt>{t.shortcuts[does]}</dt>
             <dd>
               {keys.map((key) => (
                 <kbd key={key}>{key}</kbd>

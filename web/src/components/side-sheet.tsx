@@ -2,6 +2,7 @@
 
 import type { ComponentChildren } from "preact";
 import { useLayoutEffect, useRef } from "preact/hooks";
+import { t } from "../messages/language";
 import { isNarrow } from "../state/screen";
 import { useWorkbench } from "../state/workbench";
 import { CardSheet } from "./card-sheet";
@@ -15,33 +16,33 @@ export function SideSheet() {
   const { sheet } = bench.view;
   if (sheet.value === "settings") {
     return (
-      <Sheet title="Settings" key="settings">
+      <Sheet title={t.common.settings} close={t.settings.close} key="settings">
         <SettingsSheet key={bench.talk?.id} />
       </Sheet>
     );
   }
   if (sheet.value === "card") {
     return (
-      <Sheet title="About the model" key="card">
+      <Sheet title={t.card.title} close={t.settings.closeCard} key="card">
         <CardSheet />
       </Sheet>
     );
   }
   return sheet.value === "prompt" ? (
-    <Sheet title="Prompt" key="prompt">
+    <Sheet title={t.common.prompt} close={t.settings.closePrompt} key="prompt">
       <PromptSheet />
     </Sheet>
   ) : null;
 }
 
-function Sheet({ title, children }: { title: string; children: ComponentChildren }) {
+function Sheet({ title, close: closes, children }: { title: string; close: string; children: ComponentChildren }) {
   const { sheet } = useWorkbench().view;
   const close = () => (sheet.value = null);
   const contents = (
     <>
       <div class="sheet-head">
         <h2>{title}</h2>
-        <IconButton icon="close" label={`Close ${title.toLowerCase()}`} onClick={close} />
+        <IconButton icon="close" label={closes} onClick={close} />
       </div>
       <div class="sheet-body" tabIndex={0} role="group" aria-label={title}>
         {children}

@@ -2,6 +2,7 @@
 
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import type { Conversation } from "../conversation/message";
+import { t } from "../messages/language";
 import { isNarrow, isTouch } from "../state/screen";
 import { useWorkbench } from "../state/workbench";
 import { sidebar } from "../storage/preferences";
@@ -17,13 +18,13 @@ export function Sidebar() {
   const { view } = useWorkbench();
   if (isNarrow.value) {
     return view.drawer.value ? (
-      <Overlay class="drawer" label="Conversations" onClose={() => (view.drawer.value = false)}>
+      <Overlay class="drawer" label={t.sidebar.conversations} onClose={() => (view.drawer.value = false)}>
         <Contents onHide={() => (view.drawer.value = false)} />
       </Overlay>
     ) : null;
   }
   return sidebar.value === "open" ? (
-    <aside class="sidebar" aria-label="Conversations">
+    <aside class="sidebar" aria-label={t.sidebar.conversations}>
       <Contents onHide={() => (sidebar.value = "closed")} />
     </aside>
   ) : null;
@@ -45,10 +46,10 @@ function Contents({ onHide }: { onHide: () => void }) {
         <span class="brand">
           <Icon name="anvil" size={20} /> chatsmith
         </span>
-        <IconButton icon="sidebar" label="Hide conversations" onClick={onHide} />
+        <IconButton icon="sidebar" label={t.sidebar.hide} onClick={onHide} />
       </div>
       <button type="button" class="new-conversation" onClick={() => bench.showNew()}>
-        <Icon name="pen" /> New conversation
+        <Icon name="pen" /> {t.sidebar.newConversation}
       </button>
       <label class="search">
         <Icon name="search" size={16} />
@@ -56,13 +57,13 @@ function Contents({ onHide }: { onHide: () => void }) {
           id="search"
           dir="auto"
           type="search"
-          placeholder="Search"
-          aria-label="Search conversations"
+          placeholder={t.sidebar.search}
+          aria-label={t.sidebar.searchLabel}
           value={query}
           onInput={(event) => setQuery(event.currentTarget.value)}
         />
       </label>
-      <nav class="conversations" aria-label="Conversations" ref={frame} onScroll={(event) => setTop(event.currentTarget.scrollTop)}>
+      <nav class="conversations" aria-label={t.sidebar.conversations} ref={frame} onScroll={(event) => setTop(event.currentTarget.scrollTop)}>
         <div style={{ height: `${above}rem` }} />
         {sectionsOf(rows.slice(first, end)).map(([day, conversations], index) => (
           <section key={day ?? index} aria-label={day ?? undefined}>
@@ -78,22 +79,22 @@ function Contents({ onHide }: { onHide: () => void }) {
         ))}
         <div style={{ height: `${below}rem` }} />
         {shown.length === 0 && (
-          <p class="no-conversations">{found ? "Nothing found." : "What you talk about appears here. It stays in this browser."}</p>
+          <p class="no-conversations">{found ? t.sidebar.nothingFound : t.sidebar.empty}</p>
         )}
       </nav>
       {bench.view.selected.value !== null && <Selection shown={shown} />}
       <div class="sidebar-foot">
         <ThemeSwitch />
         {!isTouch && (
-          <IconButton icon="keyboard" label="Keyboard shortcuts" onClick={() => (bench.view.dialog.value = "shortcuts")} />
+          <IconButton icon="keyboard" label={t.sidebar.shortcuts} onClick={() => (bench.view.dialog.value = "shortcuts")} />
         )}
         <Menu
-          label="All conversations"
+          label={t.sidebar.all}
           items={[
-            { icon: "upload", label: "Import from files", run: () => void bench.importFiles() },
-            { icon: "download", label: "Export all as JSON", run: () => void bench.exportAll() },
-            { icon: "good", label: "Rated replies to train on", run: () => (bench.view.dialog.value = "ratings") },
-            { icon: "check", label: "Choose several", run: () => (bench.view.selected.value = new Set()) },
+            { icon: "upload", label: t.sidebar.importFiles, run: () => void bench.importFiles() },
+            { icon: "download", label: t.sidebar.exportAll, run: () => void bench.exportAll() },
+            { icon: "good", label: t.sidebar.rated, run: () => (bench.view.dialog.value = "ratings") },
+            { icon: "check", label: t.sidebar.chooseSeveral, run: () => (bench.view.selected.value = new Set()) },
           ]}
         />
       </div>
@@ -108,14 +109,14 @@ function Selection({ shown }: { shown: readonly Conversation[] }) {
   const chosen = selected.value ?? new Set<string>();
   const isNone = chosen.size === 0;
   return (
-    <div class="selection" role="group" aria-label="Chosen conversations">
-      <span role="status">{chosen.size} chosen</span>
+    <div class="selection" role="group" aria-label={t.sidebar.chosen}>
+      <span role="status">{t.sidebar.numChosen(chosen.size)}</span>
       <button type="button" onClick={() => (selected.value = new Set(shown.map(({ id }) => id)))}>
-        All
+        {t.sidebar.chooseAll}
       </button>
-      <IconButton icon="download" label="Export chosen" isDisabled={isNone} onClick={() => void bench.exportAll(chosen)} />
-      <IconButton icon="trash" label="Delete chosen" isDisabled={isNone} onClick={() => void bench.deleteConversations([...chosen])} />
-      <IconButton icon="close" label="Done" onClick={() => (selected.value = null)} />
+      <IconButton icon="download" label={t.sidebar.exportChosen} isDisabled={isNone} onClick={() => void bench.exportAll(chosen)} />
+      <IconButton icon="trash" label={t.sidebar.deleteChosen} isDisabled={isNone} onClick={() => void bench.deleteConversations([...chosen])} />
+      <IconButton icon="close" label={t.sidebar.done} onClick={() => (selected.value = null)} />
     </div>
   );
 }
@@ -125,8 +126,8 @@ function UndrawnEntry({ id }: { id: string }) {
   const bench = useWorkbench();
   return (
     <li class="entry">
-      <span class="entry-title">Cannot be shown</span>
-      <IconButton icon="trash" label="Delete a conversation that cannot be shown" onClick={() => void bench.deleteConversations([id])} />
+      <span class="entry-title">{t.sidebar.undrawn}</span>
+      <IconButton icon="trash" label={t.sidebar.deleteUndrawn} onClick={() => void bench.deleteConversations([id])} />
     </li>
   );
 }
@@ -161,7 +162,7 @@ function rowsOf(conversations: readonly Conversation[]): Row[] {
   const today = new Date().setHours(0, 0, 0, 0);
   let last = "";
   return conversations.flatMap((conversation) => {
-    const day = conversation.pinned ? "Pinned" : dayOf(conversation.updatedAt, today);
+    const day = conversation.pinned ? t.sidebar.pinned : dayOf(conversation.updatedAt, today);
     const rows = day === last ? [conversation] : [day, conversation];
     last = day;
     return rows;
@@ -170,15 +171,13 @@ function rowsOf(conversations: readonly Conversation[]): Row[] {
 
 function dayOf(time: number, today: number): string {
   if (time >= today) {
-    return "Today";
+    return t.sidebar.today;
   }
   if (time >= today - DAY) {
-    return "Yesterday";
+    return t.sidebar.yesterday;
   }
-  return time >= today - 7 * DAY ? "Last seven days" : MONTH.format(time);
+  return time >= today - 7 * DAY ? t.sidebar.lastWeek : t.format.month(time);
 }
-
-const MONTH = new Intl.DateTimeFormat("en", { month: "long", year: "numeric" });
 
 /** Days, each with its conversations; conversations before the first day stand in a section without one. */
 function sectionsOf(rows: readonly Row[]): [string | null, Conversation[]][] {

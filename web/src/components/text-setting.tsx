@@ -1,6 +1,7 @@
 /** A setting that is a text of a certain form: while it has another, it is shown and does not hold. */
 
 import { useId, useState } from "preact/hooks";
+import { t } from "../messages/language";
 import { useWorkbench } from "../state/workbench";
 
 interface Props {
@@ -40,7 +41,7 @@ export function TextSetting({ name, label, help, placeholder, wrongIn }: Props) 
         }}
       />
       <span class={`setting-help ${wrong ? "is-wrong" : ""}`} id={`${id}-help`}>
-        {wrong ? `${wrong} Not used until it is.` : help}
+        {wrong ? t.settings.notUsed(wrong) : help}
       </span>
     </div>
   );

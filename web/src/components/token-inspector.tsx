@@ -3,6 +3,7 @@
 import type { Alternative, Token } from "../conversation/message";
 import { END_OF_REPLY, isSpecial, probability } from "../conversation/tokens";
 import { Icon } from "./icon";
+import { t } from "../messages/language";
 import { percent, visibleText } from "./token-text";
 
 /** Marks that a branch may begin with. The end of a call is none: the tool answers where the model ended one itself. */
@@ -10,16 +11,17 @@ const USABLE_MARKS: ReadonlySet<string> = new Set([END_OF_REPLY, "<|python_start
 
 interface Props {
   token: Token;
-  onPick: (alternative: Alternative) => void;
+  /** Goes on from an alternative; where nobody can, they are only shown. */
+  onPick: ((alternative: Alternative) => void) | undefined;
 }
 
 export function TokenInspector({ token, onPick }: Props) {
   const chance = probability(token);
   if (token.origin === "given") {
-    return <p class="inspector-note">The calculator put this in. The model read it and did not choose it.</p>;
+    return <p class="inspector-note">{t.inside.calculatorPut}</p>;
   }
   if (token.origin === "written") {
-    return <p class="inspector-note">You wrote this. The model read it and went on from there.</p>;
+    return <p class="inspector-note">{t.inside.youWrote}</p>;
   }
   const choices = withChosen(token);
   const rest = 1 - choices.reduce((sum, choice) => sum + probability(choice)!, 0);
@@ -28,24 +30,26 @@ export function TokenInspector({ token, onPick }: Props) {
       <div class="inspector-head">
         <code class="inspector-token">{visibleText(token.text, token.bytes)}</code>
         <span class="inspector-chance">{chance === null ? "" : percent(chance)}</span>
-        {token.ids.every((id) => id >= 0) && <span class="inspector-id">id {token.ids.join(" ")}</span>}
+        {token.ids.every((id) => id >= 0) && <span class="inspector-id">{t.inside.id(token.ids.join(" "))}</span>}
       </div>
-      {token.origin === "picked" && <p class="inspector-note">You put this here in the place of the model’s choice.</p>}
-      <ol class="alternatives" aria-label="What the model might have said here">
+      {token.origin === "picked" && <p class="inspector-note">{t.inside.youPut}</p>}
+      <ol class="alternatives" aria-label={t.inside.alternatives}>
         {choices.map((alternative) => (
           <AlternativeRow
             key={alternative.id}
             alternative={alternative}
             isChosen={alternative.id === token.ids[0]}
             likeliest={Math.max(...choices.map((choice) => probability(choice)!))}
-            onPick={() => onPick(alternative)}
+            onPick={onPick && (() => onPick(alternative))}
           />
         ))}
       </ol>
-      {rest > 0.0005 && <p class="inspector-rest">anything else {percent(rest)}</p>}
-      <p class="inspector-hint">
-        <Icon name="branch" size={14} /> Choose one to go on from it, in a new version of the reply.
-      </p>
+      {rest > 0.0005 && <p class="inspector-rest">{t.inside.rest(percent(rest))}</p>}
+      {onPick && (
+        <p class="inspector-hint">
+          <Icon name="branch" size={14} /> {t.inside.choose}
+        </p>
+      )}
     </>
   );
 }
@@ -64,27 +68,41 @@ interface RowProps {
   isChosen: boolean;
   /** The probability of the first: its bar is the whole row. */
   likeliest: number;
-  onPick: () => void;
+  onPick: (() => void) | undefined;
 }
 
 function AlternativeRow({ alternative, isChosen, likeliest, onPick }: RowProps) {
   const chance = probability(alternative)!;
   const { text, bytes } = alternative;
   const isUsable = isChosen ? text !== END_OF_REPLY : !isSpecial(text) || USABLE_MARKS.has(text);
-  const does = isChosen ? "Writes the rest of the reply anew" : "Goes on from this token instead";
+  const does = isChosen ? t.inside.writesRest : t.inside.goesOn;
+  const kind = `alternative ${isChosen ? "is-chosen" : ""}`;
+  const style = { "--share-of-row": chance / likeliest };
+  const contents = (
+    <>
+      <code class={isSpecial(text) ? "is-special" : ""}>{visibleText(text, bytes)}</code>
+      {isChosen && <Icon name="check" size={14} />}
+      <span>{percent(chance)}</span>
+    </>
+  );
+  if (!onPick) {
+    return (
+      <li class={kind} style={style}>
+        {contents}
+      </li>
+    );
+  }
   return (
     <li>
       <button
         type="button"
-        class={`alternative ${isChosen ? "is-chosen" : ""}`}
+        class={kind}
         disabled={!isUsable}
         title={does}
-        style={{ "--share-of-row": chance / likeliest }}
+        style={style}
         onClick={onPick}
       >
-        <code class={isSpecial(text) ? "is-special" : ""}>{visibleText(text, bytes)}</code>
-        {isChosen && <Icon name="check" size={14} />}
-        <span>{percent(chance)}</span>
+        {contents}
       </button>
     </li>
   );

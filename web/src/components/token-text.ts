@@ -1,6 +1,8 @@
 /** How tokens are shown: their text with its spaces and line ends visible, and how surprising each was. */
 
 import { isSpecial } from "../conversation/tokens";
+import { named, t } from "../messages/language";
+import { fixed } from "../messages/numbers";
 
 /** A token's text by itself, where spaces would not be seen. */
 export function visibleText(text: string, bytes?: number[]): string {
@@ -18,26 +20,16 @@ export function inlineText(text: string, bytes?: number[]): string {
   return isSpecial(text) || bytes ? visibleText(text, bytes) : text.replace(/\n+/g, (ends) => "↵".repeat(ends.length));
 }
 
-/** What screen readers pass over in silence, or would run together with the probability that follows. */
-const NAMES: Readonly<Record<string, string>> = {
-  " ": "space", "\n": "line break", "\t": "tab", "\r": "carriage return", ",": "comma", ".": "period", ":": "colon",
-  ";": "semicolon", "!": "exclamation mark", "?": "question mark", "'": "apostrophe", "’": "apostrophe", '"': "quotation mark",
-  "“": "opening quotation mark", "”": "closing quotation mark", "(": "opening parenthesis", ")": "closing parenthesis",
-  "[": "opening bracket", "]": "closing bracket", "{": "opening brace", "}": "closing brace", "<": "less than",
-  ">": "greater than", "-": "hyphen", "–": "dash", "—": "dash", "_": "underscore", "*": "asterisk", "/": "slash",
-  "\\": "backslash", "|": "bar", "`": "backtick", "^": "caret", "~": "tilde", "#": "number sign", "…": "ellipsis",
-};
-
 /** A token's name for screen readers: words as they are, signs and spaces by their names. */
 export function spokenText(text: string, bytes?: number[]): string {
   if (isSpecial(text)) {
-    return `mark ${text.slice(2, -2).replace(/_/g, " ")}`;
+    return t.inside.mark(text.slice(2, -2).replace(/_/g, " "));
   }
   if (bytes) {
-    return `part of a character, ${bytes.length === 1 ? "byte" : "bytes"} ${bytes.map((byte) => byte.toString(16).toUpperCase().padStart(2, "0")).join(" ")}`;
+    return t.inside.bytes(bytes.length, bytes.map((byte) => byte.toString(16).toUpperCase().padStart(2, "0")).join(" "));
   }
   const spoken = /[\p{L}\p{N}]/u.test(text) ? text.trim() : "";
-  return spoken || [...(text.trim() || text)].map((sign) => NAMES[sign] ?? sign).join(", ") || "nothing";
+  return spoken || [...(text.trim() || text)].map((sign) => named(t.signs, sign)).join(", ") || t.inside.nothing;
 }
 
 const COLDEST_BITS = 5;
@@ -51,10 +43,10 @@ export function heatOf(probability: number): number {
 export function percent(probability: number): string {
   const value = 100 * probability;
   if (value >= 99.95) {
-    return "100 %";
+    return t.format.percent("100");
   }
   if (value < 0.1) {
-    return "< 0.1 %";
+    return t.format.percent(`< ${fixed(0.1, 1)}`);
   }
-  return `${value >= 10 ? Math.round(value) : value.toFixed(1)} %`;
+  return t.format.percent(fixed(value, value >= 10 ? 0 : 1));
 }

@@ -2,6 +2,7 @@
 
 import { useState } from "preact/hooks";
 import type { Reply } from "../conversation/message";
+import { t } from "../messages/language";
 import { useWorkbench } from "../state/workbench";
 import { Icon } from "./icon";
 
@@ -11,9 +12,9 @@ export function ToolCard({ expression, result }: { expression: string; result: s
     <details class="tool-card">
       <summary>
         <Icon name="calculator" />
-        <span class="tool-name">Calculator</span>
+        <span class="tool-name">{t.tools.calculator}</span>
         <code>{expression || "…"}</code>
-        <span class="tool-arrow" aria-label="gives">
+        <span class="tool-arrow" aria-label={t.tools.gives}>
           →
         </span>
         <code class="tool-result">{result ?? "…"}</code>
@@ -22,19 +23,16 @@ export function ToolCard({ expression, result }: { expression: string; result: s
         </span>
       </summary>
       <dl>
-        <dt>The model wrote</dt>
+        <dt>{t.tools.modelWrote}</dt>
         <dd>
           <code>{expression}</code>
         </dd>
-        <dt>The calculator answered</dt>
+        <dt>{t.tools.answered}</dt>
         <dd>
-          <code>{result ?? "nothing yet"}</code>
+          <code>{result ?? t.tools.nothingYet}</code>
         </dd>
       </dl>
-      <p>
-        The model only writes the expression. The server works it out and puts the result into the reply, and the
-        model goes on from there.
-      </p>
+      <p>{t.tools.explained}</p>
     </details>
   );
 }
@@ -64,8 +62,8 @@ export function Calls({ reply, isLast }: { reply: Reply; isLast: boolean }) {
           {isAsked && (
             <input
               dir="auto"
-              aria-label={`What ${name} answers`}
-              placeholder={`What ${name} answers`}
+              aria-label={t.tools.whatAnswers(name)}
+              placeholder={t.tools.whatAnswers(name)}
               value={answers[id] ?? ""}
               onInput={(event) => setAnswers({ ...answers, [id]: event.currentTarget.value })}
             />
@@ -74,7 +72,7 @@ export function Calls({ reply, isLast }: { reply: Reply; isLast: boolean }) {
       ))}
       {isAsked && (
         <button type="submit" class="button">
-          Give the model {calls.length === 1 ? "this answer" : "these answers"}
+          {t.tools.give(calls.length)}
         </button>
       )}
     </form>

@@ -5,6 +5,7 @@ import { Fragment } from "preact";
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { plainTitle } from "../conversation/direction";
 import { plainText, type Message as Stored } from "../conversation/message";
+import { t } from "../messages/language";
 import { markFound } from "../state/found";
 import { focusWhenLost, messageElement } from "../state/focus";
 import type { Talk } from "../state/talk";
@@ -75,15 +76,15 @@ export function Transcript({ talk }: { talk: Talk }) {
   }, [target, path]);
 
   return (
-    <div class="transcript" ref={frame} onScroll={onScroll} tabIndex={0} role="region" aria-label="Conversation">
+    <div class="transcript" ref={frame} onScroll={onScroll} tabIndex={0} role="region" aria-label={t.transcript.label}>
       <h1 class="visually-hidden">{plainTitle(talk.conversation.value.title)}</h1>
       <div class="column" ref={content}>
         <Messages talk={talk} />
-        {talk.path.value.length === 0 && <p class="silent">Nothing is said here any more. What you write begins it anew.</p>}
+        {talk.path.value.length === 0 && <p class="silent">{t.transcript.empty}</p>}
       </div>
       {isAway && (
         <div class="to-end">
-          <IconButton icon="down" label="To the end" onClick={onToEnd} />
+          <IconButton icon="down" label={t.transcript.toEnd} onClick={onToEnd} />
         </div>
       )}
     </div>
@@ -130,7 +131,7 @@ function Round({ talk, ids, chosen, isLast }: RoundProps) {
       class="round"
       role="group"
       tabIndex={0}
-      aria-label={`${ids.length} replies side by side`}
+      aria-label={t.transcript.sideBySide(ids.length)}
       style={{ "--replies": ids.length }}
     >
       {ids.map((id) => {
@@ -140,7 +141,7 @@ function Round({ talk, ids, chosen, isLast }: RoundProps) {
             <div class="round-head">
               <b>{reply?.role === "assistant" ? reply.model : ""}</b>
               <button type="button" class="round-choice" aria-pressed={id === chosen} onClick={() => bench.goOnFrom(id)}>
-                <Icon name={id === chosen ? "check" : "forward"} size={14} /> Go on from this
+                <Icon name={id === chosen ? "check" : "forward"} size={14} /> {t.transcript.goOnFromThis}
               </button>
             </div>
             <Message talk={talk} id={id} isLast={isLast} isBeside />
@@ -177,16 +178,16 @@ function Message({ talk, id, isLast, isBeside = false }: { talk: Talk; id: strin
 function Undrawn({ message }: { message: Stored }) {
   const bench = useWorkbench();
   return (
-    <article class="message" aria-label="A message that cannot be shown">
+    <article class="message" aria-label={t.transcript.undrawnLabel}>
       <div class="problem" role="alert">
         <Icon name="warning" />
-        <p>This message cannot be shown as it should be.</p>
+        <p>{t.transcript.undrawn}</p>
         <div class="remedies">
           <button type="button" class="button" onClick={() => void bench.copy(plainText(message))}>
-            Copy its text
+            {t.transcript.copyItsText}
           </button>
           <button type="button" class="button" onClick={() => bench.deleteMessage(message.id)}>
-            Delete it
+            {t.transcript.deleteIt}
           </button>
         </div>
       </div>
@@ -196,8 +197,8 @@ function Undrawn({ message }: { message: Stored }) {
 
 function Forgotten() {
   return (
-    <div class="forgotten" role="separator" aria-label="The model no longer sees what is above this line">
-      <span>The model no longer sees what is above</span>
+    <div class="forgotten" role="separator" aria-label={t.transcript.forgottenLabel}>
+      <span>{t.transcript.forgotten}</span>
     </div>
   );
 }

@@ -2,6 +2,7 @@
 
 import { useState } from "preact/hooks";
 import type { UserMessage as Message } from "../conversation/message";
+import { t } from "../messages/language";
 import { isNarrow } from "../state/screen";
 import { useWorkbench } from "../state/workbench";
 import { BranchStepper } from "./branch-stepper";
@@ -14,20 +15,20 @@ export function UserMessage({ message }: { message: Message }) {
   const { editing } = bench.view;
   const actions: MenuItem[] = [
     ...(message.results === undefined
-      ? [{ icon: "edit", label: "Edit message", run: () => (editing.value = message.id) } as const]
+      ? [{ icon: "edit", label: t.message.edit, run: () => (editing.value = message.id) } as const]
       : []),
-    { icon: "copy", label: "Copy message", run: () => void bench.copy(message.text) },
-    { icon: "link", label: "Copy a link to it", run: () => void bench.copyLink(message.id) },
-    { icon: "trash", label: "Delete message", run: () => bench.deleteMessage(message.id) },
+    { icon: "copy", label: t.message.copy, run: () => void bench.copy(message.text) },
+    { icon: "link", label: t.message.copyLink, run: () => void bench.copyLink(message.id) },
+    { icon: "trash", label: t.message.delete, run: () => bench.deleteMessage(message.id) },
   ];
   return (
-    <article class="message said" data-message={message.id} tabIndex={-1} aria-label={message.results ? "The tools answered" : "You said"}>
+    <article class="message said" data-message={message.id} tabIndex={-1} aria-label={message.results ? t.transcript.toolsAnswered : t.transcript.youSaid}>
       {editing.value === message.id ? (
         <EditField
-          label="Edit message"
+          label={t.message.edit}
           text={message.text}
-          hint="Asks again in a new version; the old one stays."
-          sends={[{ label: "Send", run: (text) => bench.sendInstead(message, text) }]}
+          hint={t.message.asksAgain}
+          sends={[{ label: t.message.send, run: (text) => bench.sendInstead(message, text) }]}
         />
       ) : (
         <>
@@ -35,7 +36,7 @@ export function UserMessage({ message }: { message: Message }) {
           <div class="actions">
             <BranchStepper id={message.id} />
             {isNarrow.value ? (
-              <Menu label="Actions for your message" items={actions} />
+              <Menu label={t.message.actions} items={actions} />
             ) : (
               actions.map(({ icon, label, run }) => <IconButton key={label} icon={icon} label={label} onClick={run} />)
             )}
@@ -58,7 +59,7 @@ function Bubble({ text }: { text: string }) {
       {isCut ? `${text.slice(0, SHOWN_OF_LONG)}…` : text}
       {isCut && (
         <button type="button" class="button bubble-more" onClick={() => setIsWhole(true)}>
-          Show all {text.length.toLocaleString("en")} characters
+          {t.transcript.showAll(text.length)}
         </button>
       )}
     </div>

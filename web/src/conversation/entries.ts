@@ -1,5 +1,7 @@
 /** Settings that are typed as text: what they mean, and what is wrong with them. */
 
+import { t } from "../messages/language";
+
 /** Bounds of the API. */
 const MOST_BIAS = 100;
 
@@ -19,16 +21,16 @@ export function biasesOf(text: string): Map<string, number> {
 export function wrongInBiases(text: string): string | null {
   const lines = text.split("\n").filter((line) => line.trim() !== "");
   const wrong = lines.find((line) => biasesOf(line).size === 0);
-  return wrong === undefined ? null : `“${wrong.trim().slice(0, 40)}” is no id and number from −100 to 100.`;
+  return wrong === undefined ? null : t.settings.wrongBias(wrong.trim().slice(0, 40));
 }
 
 /** Why a text is not a JSON schema, or null. */
 export function wrongInSchema(text: string): string | null {
   try {
     const value: unknown = JSON.parse(text);
-    return typeof value === "object" && value !== null && !Array.isArray(value) ? null : "A schema is an object in braces.";
+    return typeof value === "object" && value !== null && !Array.isArray(value) ? null : t.settings.wrongSchema;
   } catch {
-    return "This is not JSON yet.";
+    return t.settings.wrongJson;
   }
 }
 
@@ -45,8 +47,8 @@ export function wrongInTools(text: string): string | null {
     const named = toolsOf(text).map((tool) => (tool as { function?: { name?: unknown } }).function?.name);
     return named.every((name) => typeof name === "string" && /^[\w-]{1,64}$/.test(name))
       ? null
-      : "Every tool needs a name of letters, digits, _ and -.";
+      : t.settings.wrongTools;
   } catch {
-    return "This is not JSON yet.";
+    return t.settings.wrongJson;
   }
 }

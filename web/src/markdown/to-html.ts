@@ -18,6 +18,7 @@ import {
 } from "marked";
 
 import { directionOf } from "../conversation/direction";
+import { t } from "../messages/language";
 
 /** What draws code and formulas once it is loaded; until then they are shown as they are written. */
 export interface Artists {
@@ -92,7 +93,7 @@ const renderer: RendererObject = {
     const name = `<span class="code-language">${escapeHtml(language || "text")}</span>`;
     return (
       `<div class="code-block" dir="ltr"><div class="code-head">${name}` +
-      `<button type="button" class="code-copy">Copy</button></div>` +
+      `<button type="button" class="code-copy">${escapeHtml(t.common.copy)}</button></div>` +
       `<pre tabindex="0"><code data-language="${escapeHtml(language)}">${html}\n</code></pre></div>\n`
     );
   },

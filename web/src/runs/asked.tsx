@@ -5,6 +5,7 @@ import { Server } from "../api/server";
 import { ReplyTokens } from "../components/reply-tokens";
 import type { Alternative, Token } from "../conversation/message";
 import { idsOf, pickedToken, tokensOfStep } from "../conversation/tokens";
+import { t } from "../messages/language";
 import { keptKey, sessionKey } from "../storage/preferences";
 
 const SEED = 1;
@@ -44,7 +45,7 @@ export function Asked({ model, prompt }: { model: string; prompt: string }) {
   return (
     <div class="asked">
       <button type="button" class="button" onClick={() => void ask([])}>
-        {tokens ? `Ask ${model} again` : `Ask ${model} now, and look inside`}
+        {tokens ? t.runs.askAgain(model) : t.runs.ask(model)}
       </button>
       {tokens && tokens.length > 0 && <ReplyTokens tokens={tokens} onPick={pick} />}
       {problem && (

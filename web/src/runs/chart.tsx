@@ -6,6 +6,8 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
+import { t } from "../messages/language";
+import { fixed } from "../messages/numbers";
 import type { Band, Chart, Curve, Placed } from "./series";
 import { placeOf } from "./series";
 import { duration } from "./words";
@@ -80,7 +82,7 @@ export function ChartView({ chart, records, bands, end, height, scheme }: Props)
   return (
     <figure class="chart">
       <figcaption>
-        <h3>{chart.title}</h3>
+        <h3>{t.runs.charts[chart.id]}</h3>
         <ul class="chart-values">
           {chart.curves.map((curve, number) => curve.label && <Value key={curve.label} curve={curve} at={at} format={chart.format} number={number} />)}
         </ul>
@@ -91,7 +93,7 @@ export function ChartView({ chart, records, bands, end, height, scheme }: Props)
         style={{ height: `${height}px` }}
         tabIndex={0}
         role="group"
-        aria-label={`${chart.title}: a chart; arrow keys move through its values`}
+        aria-label={t.runs.chart(t.runs.charts[chart.id])}
         onKeyDown={onKeyDown}
         onBlur={() => setIndex(null)}
       />
@@ -122,7 +124,7 @@ function Value({ curve, at, format }: ValueProps) {
 
 function inWords(chart: Chart, records: readonly Placed[], at: number): string {
   const values = chart.curves.filter(({ label }) => label).map((curve) => `${curve.label} ${chart.format(valueAt(curve, at) ?? Number.NaN)}`);
-  return `${values.join(", ")}; ${placeOf(records, at)}`;
+  return `${t.format.list(values)}; ${placeOf(records, at)}`;
 }
 
 /** The curve's value nearest to a time; its last one if there is none. */
@@ -190,7 +192,7 @@ function optionsOf(
       y: { range: (_, low, high) => rangeOf(chart, low, high) },
     },
     axes: [
-      { ...axis, incrs: STEPS, values: (_, ticks) => ticks.map((tick) => (tick === 0 ? "0" : duration(tick))), space: 70, size: 30 },
+      { ...axis, incrs: STEPS, values: (_, ticks) => ticks.map(timeOf), space: 70, size: 30 },
       { ...axis, values: (_, ticks) => ticks.map((tick) => tidy(chart, tick)), size: 56, space: 34 },
     ],
     series: [{}, ...chart.curves.map((curve) => seriesOf(curve, colour(curve.colour), colour("--surface")))],
@@ -229,9 +231,15 @@ function rangeOf(chart: Chart, low: number, high: number): [number, number] {
   return [FROM_ZERO.has(chart.id) ? 0 : low - room, top + room];
 }
 
+/** A time on the axis: 30 s, 2:30, 3 min. */
+function timeOf(seconds: number): string {
+  const isBetween = seconds > 60 && seconds < 3600 && seconds % 60 !== 0; // two minutes, rounded
+  return seconds === 0 ? "0" : isBetween ? `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}` : duration(seconds);
+}
+
 function tidy(chart: Chart, tick: number): string {
   const said = chart.format(tick);
-  return said.includes("%") ? `${Math.round(100 * tick)} %` : /^-?\d+\.\d+$/.test(said) ? String(Number(said)) : said;
+  return said.includes("%") ? t.format.percent(fixed(100 * tick)) : /^-?\d+\.\d+$/.test(said) ? String(Number(said)) : said;
 }
 
 function nearest(values: readonly (number | null | undefined)[], index: number): number {

@@ -2,6 +2,7 @@
 
 import { useState } from "preact/hooks";
 import { Icon } from "../components/icon";
+import { t } from "../messages/language";
 
 export function Command({ text }: { text: string }) {
   const [isCopied, setIsCopied] = useState(false);
@@ -11,8 +12,8 @@ export function Command({ text }: { text: string }) {
       <button
         type="button"
         class="icon-button"
-        aria-label="Copy the command"
-        title="Copy"
+        aria-label={t.runs.copyCommand}
+        title={t.common.copy}
         onClick={() => void navigator.clipboard?.writeText(text).then(() => setIsCopied(true))}
       >
         <Icon name={isCopied ? "check" : "copy"} size={16} />

@@ -46,7 +46,12 @@ export interface Texts {
   step: number;
   shown?: { prompt: string; reply: string; reward: number | null; group: (number | null)[] }[];
   sample?: string;
+  samples?: { prompt: string; tokens: KeptToken[] }[];
 }
+
+/** Its id; its text, or its bytes where it is a part of a character; its log-probability. */
+type KeptChoice = [id: number, text: string | number[], logprob: number];
+export type KeptToken = [...KeptChoice, alternatives: KeptChoice[]];
 
 export interface Source {
   source: string;
@@ -99,6 +104,8 @@ export interface Summary {
   scores: Record<string, number>;
   started: number | null;
   spark: number[];
+  /** Whether one can talk to a model of it here. */
+  is_served: boolean;
 }
 
 interface Answer extends Omit<Run, "details" | "log"> {

@@ -1,7 +1,9 @@
 /** What is known of a run besides its curves: scores, data, warnings, log, settings; and two runs side by side. */
 
 import type { Details, Run, Score, Source } from "./data";
-import { duration, headline, money, share, short } from "./words";
+import { named, t } from "../messages/language";
+import { fixed } from "../messages/numbers";
+import { duration, headline, money, nameOf, share, short } from "./words";
 
 /** Scores by stage, with their intervals as bars. */
 export function Scores({ details }: { details: Details }) {
@@ -13,9 +15,9 @@ export function Scores({ details }: { details: Details }) {
   }
   return (
     <section class="card">
-      <h2>Evaluations</h2>
+      <h2>{t.runs.evaluations}</h2>
       {names.length > 0 && (
-        <div class="scroll" tabIndex={0} role="group" aria-label="Scores by stage">
+        <div class="scroll" tabIndex={0} role="group" aria-label={t.runs.scoresByStage}>
           <table>
             <thead>
               <tr>
@@ -40,15 +42,15 @@ export function Scores({ details }: { details: Details }) {
       )}
       {gain && sections && (
         <>
-          <h3>Before and after reinforcement learning on {task}</h3>
-          <div class="scroll" tabIndex={0} role="group" aria-label="Before and after reinforcement learning">
+          <h3>{t.runs.beforeAfterOf(task ?? "")}</h3>
+          <div class="scroll" tabIndex={0} role="group" aria-label={t.runs.beforeAfter}>
             <table>
               <thead>
                 <tr>
                   <th />
-                  <th>before</th>
-                  <th>after</th>
-                  <th class="number">problems</th>
+                  <th>{t.runs.before}</th>
+                  <th>{t.runs.afterwards}</th>
+                  <th class="number">{t.runs.problems}</th>
                 </tr>
               </thead>
               <tbody>
@@ -73,7 +75,7 @@ export function Scores({ details }: { details: Details }) {
 }
 
 function ScoreCell({ score, isShare }: { score: Score; isShare: boolean }) {
-  const say = (value: number) => (isShare ? share(value) : value.toFixed(3));
+  const say = (value: number) => (isShare ? share(value) : fixed(value, 3));
   const { value, low, high, chance } = score;
   return (
     <span class="score">
@@ -81,7 +83,7 @@ function ScoreCell({ score, isShare }: { score: Score; isShare: boolean }) {
       {low !== null && high !== null && (
         <>
           <span class="score-interval">
-            {say(low)} to {say(high)}
+            {t.runs.interval(say(low), say(high))}
           </span>
           {isShare && (
             <span class="score-bar" aria-hidden="true" style={{ "--low": low, "--high": high, "--value": value, "--chance": chance ?? -1 }}>
@@ -106,13 +108,13 @@ export function DataShares({ details }: { details: Details }) {
   }
   return (
     <section class="card">
-      <h2>Data</h2>
+      <h2>{t.runs.data}</h2>
       {Object.entries(parts).map(
         ([kind, split]) =>
           split && (
             <div key={kind} class="shares">
               <h3>
-                {kind} <span>{short(split.train)} to train on, {short(split.validation)} to validate</span>
+                {named(t.runs.dataKinds, kind)} <span>{t.runs.split(short(split.train), short(split.validation))}</span>
               </h3>
               <Shares shares={split.shares} />
             </div>
@@ -144,7 +146,7 @@ export function Warnings({ details }: { details: Details }) {
   const lines = [...details.warnings, ...details.missing];
   return lines.length > 0 ? (
     <section class="card">
-      <h2>Worth knowing</h2>
+      <h2>{t.runs.worthKnowing}</h2>
       <ul class="lines">
         {lines.map((line) => (
           <li key={line}>{line}</li>
@@ -159,11 +161,11 @@ export function Expected({ details }: { details: Details }) {
   const parts = ["cost", "scores", "source", "advice"].filter((name) => typeof details.expected[name] === "string");
   return parts.length > 0 ? (
     <section class="card">
-      <h2>What the recipe leads one to expect</h2>
+      <h2>{t.runs.expectations}</h2>
       <ul class="lines">
         {parts.map((name) => (
           <li key={name}>
-            {name}: {String(details.expected[name])}
+            {t.runs.fieldOf(named(t.runs.expectationKinds, name), String(details.expected[name]))}
           </li>
         ))}
       </ul>
@@ -174,7 +176,7 @@ export function Expected({ details }: { details: Details }) {
 export function Log({ lines }: { lines: readonly string[] }) {
   return lines.length > 0 ? (
     <section class="card">
-      <h2>The end of the log</h2>
+      <h2>{t.runs.log}</h2>
       <pre class="log" tabIndex={0} ref={(box) => void (box && (box.scrollTop = box.scrollHeight))}>
         {lines.join("\n")}
       </pre>
@@ -185,7 +187,7 @@ export function Log({ lines }: { lines: readonly string[] }) {
 export function Settings({ details }: { details: Details }) {
   return (
     <section class="card">
-      <h2>Settings</h2>
+      <h2>{t.common.settings}</h2>
       {Object.entries(details.settings)
         .filter(([, settings]) => Object.keys(settings).length > 0)
         .map(([stage, settings]) => (
@@ -206,17 +208,17 @@ export function Settings({ details }: { details: Details }) {
 }
 
 function inWords(value: unknown): string {
-  return Array.isArray(value) ? value.map(inWords).join(", ") || "–" : value === "" ? "–" : String(value);
+  return Array.isArray(value) ? t.format.list(value.map(inWords)) || "–" : value === "" ? "–" : String(value);
 }
 
 /** Two runs: their figures, and the settings that differ. */
 export function Beside({ runs }: { runs: readonly [Run, Run] }) {
   const rows: [string, string[]][] = [
-    ["state", runs.map(({ state }) => headline(state))],
-    ["time", runs.map(({ state }) => duration(state.seconds))],
+    [t.runs.state, runs.map(({ state }) => headline(state))],
+    [t.runs.time, runs.map(({ state }) => duration(state.seconds))],
   ];
   if (runs.some(({ state }) => state.price_per_hour > 0)) {
-    rows.push(["cost", runs.map(({ state }) => money((state.seconds / 3600) * state.price_per_hour))]);
+    rows.push([t.runs.cost, runs.map(({ state }) => money((state.seconds / 3600) * state.price_per_hour))]);
   }
   const figures = runs.map(figuresOf);
   for (const name of new Set(figures.flatMap((one) => [...one.keys()]))) {
@@ -226,8 +228,8 @@ export function Beside({ runs }: { runs: readonly [Run, Run] }) {
   const differing = [...new Set(settings.flatMap((one) => [...one.keys()]))].filter((name) => settings[0]!.get(name) !== settings[1]!.get(name));
   return (
     <section class="card">
-      <h2>Side by side</h2>
-      <div class="scroll is-wrapped" tabIndex={0} role="group" aria-label="Two runs side by side">
+      <h2>{t.runs.twoTitle}</h2>
+      <div class="scroll is-wrapped" tabIndex={0} role="group" aria-label={t.runs.twoLabel}>
         <table>
           <thead>
             <tr>
@@ -253,7 +255,7 @@ export function Beside({ runs }: { runs: readonly [Run, Run] }) {
           </tbody>
         </table>
       </div>
-      {differing.length === 0 && <p class="sample-note">All settings are the same.</p>}
+      {differing.length === 0 && <p class="sample-note">{t.runs.allSame}</p>}
     </section>
   );
 }
@@ -263,13 +265,13 @@ function figuresOf({ rows, details }: Run): Map<string, string> {
   for (const row of rows) {
     for (const key of ["loss", "validation", "bpb", "reward", "dev_pass_at_1"]) {
       if (row[key] != null && !(key === "loss" && row.stage === "rl")) {
-        found.set(`${row.stage}: ${key.replaceAll("_", " ")}`, row[key].toFixed(3));
+        found.set(t.runs.fieldOf(row.stage, nameOf(key)), fixed(row[key], 3));
       }
     }
   }
   for (const [stage, scores] of Object.entries(details.scores)) {
     for (const [name, { value }] of Object.entries(scores)) {
-      found.set(`${stage}: ${name}`, value.toFixed(3));
+      found.set(t.runs.fieldOf(stage, name), fixed(value, 3));
     }
   }
   return found;

@@ -2,22 +2,24 @@
 
 import { useState } from "preact/hooks";
 import type { Summary } from "./data";
+import { t } from "../messages/language";
 import { clock, duration, headline, money, short } from "./words";
 import type { Watching } from "./watching";
 
 interface Column {
+  id: string;
   name: string;
   value: (run: Summary) => number | null | undefined;
   show: (value: number) => string;
 }
 
-const KINDS = ["running", "stopped", "done", "empty"];
+const KINDS = ["running", "stopped", "done", "empty"] as const;
 
 export function RunList({ runs, watching }: { runs: readonly Summary[]; watching: Watching }) {
-  const [sorting, setSorting] = useState<{ by: string; isUp: boolean }>({ by: "Begun", isUp: false });
+  const [sorting, setSorting] = useState<{ by: string; isUp: boolean }>({ by: "begun", isUp: false });
   const [picked, setPicked] = useState<readonly string[]>([]);
   const columns = columnsOf(runs);
-  const column = columns.find(({ name }) => name === sorting.by) ?? columns[0]!;
+  const column = columns.find(({ id }) => id === sorting.by) ?? columns[0]!;
   const sorted = [...runs].sort((a, b) => {
     const [x, y] = [column.value(a), column.value(b)];
     return x == null || y == null ? Number(x == null) - Number(y == null) : sorting.isUp ? x - y : y - x;
@@ -26,23 +28,23 @@ export function RunList({ runs, watching }: { runs: readonly Summary[]; watching
   return (
     <section class="card">
       <div class="card-head">
-        <h1>Runs</h1>
+        <h1>{t.runs.title}</h1>
         <button type="button" class="button" disabled={picked.length !== 2} onClick={() => watching.open(picked[0]!, picked[1]!)}>
-          Show the two side by side
+          {t.runs.sideBySide}
         </button>
       </div>
-      <div class="scroll" tabIndex={0} role="group" aria-label="Runs">
+      <div class="scroll" tabIndex={0} role="group" aria-label={t.runs.title}>
         <table class="run-table">
           <thead>
             <tr>
               <th />
-              <th>Run</th>
-              <th>Loss</th>
-              {columns.map(({ name }) => (
-                <th key={name} class="number" aria-sort={name === column.name ? (sorting.isUp ? "ascending" : "descending") : "none"}>
-                  <button type="button" onClick={() => setSorting({ by: name, isUp: name === column.name ? !sorting.isUp : false })}>
+              <th>{t.runs.run}</th>
+              <th>{t.runs.loss}</th>
+              {columns.map(({ id, name }) => (
+                <th key={id} class="number" aria-sort={id === column.id ? (sorting.isUp ? "ascending" : "descending") : "none"}>
+                  <button type="button" onClick={() => setSorting({ by: id, isUp: id === column.id ? !sorting.isUp : false })}>
                     {name}
-                    <span aria-hidden="true">{name === column.name ? (sorting.isUp ? " ↑" : " ↓") : ""}</span>
+                    <span aria-hidden="true">{id === column.id ? (sorting.isUp ? " ↑" : " ↓") : ""}</span>
                   </button>
                 </th>
               ))}
@@ -52,22 +54,22 @@ export function RunList({ runs, watching }: { runs: readonly Summary[]; watching
             {sorted.map((run) => (
               <tr key={run.name}>
                 <td>
-                  <input type="checkbox" aria-label={`Choose ${run.name}`} checked={picked.includes(run.name)} onChange={() => pick(run.name)} />
+                  <input type="checkbox" aria-label={t.runs.choose(run.name)} checked={picked.includes(run.name)} onChange={() => pick(run.name)} />
                 </td>
                 <td>
                   <a href={`#/${encodeURIComponent(run.name)}`}>{run.name}</a>
                   <span class="run-state">
                     <i class={`light is-${run.state.kind}`} aria-hidden="true" /> {headline(run.state)}
-                    {Object.keys(run.state.alarms).length > 0 && <b class="run-warning"> · look at it</b>}
+                    {Object.keys(run.state.alarms).length > 0 && <b class="run-warning"> · {t.runs.lookAtIt}</b>}
                   </span>
                 </td>
                 <td>
                   <Spark values={run.spark} />
                 </td>
-                {columns.map(({ name, value, show }) => {
+                {columns.map(({ id, value, show }) => {
                   const found = value(run);
                   return (
-                    <td key={name} class="number">
+                    <td key={id} class="number">
                       {found == null ? "–" : show(found)}
                     </td>
                   );
@@ -83,16 +85,17 @@ export function RunList({ runs, watching }: { runs: readonly Summary[]; watching
 
 function columnsOf(runs: readonly Summary[]): Column[] {
   const scores = [...new Set(runs.flatMap((run) => Object.keys(run.scores)))].filter((name) => name !== "bits per byte");
+  const said = t.runs.columns;
   return [
-    { name: "State", value: (run) => -KINDS.indexOf(run.state.kind), show: (value) => KINDS[-value]! },
-    { name: "Last loss", value: (run) => run.loss, show: short },
-    { name: "Bits per byte", value: (run) => run.bpb, show: short },
-    ...scores.map((name): Column => ({ name, value: (run) => run.scores[name], show: short })),
-    { name: "Time", value: (run) => run.state.seconds, show: duration },
+    { id: "state", name: said.state, value: (run) => -KINDS.indexOf(run.state.kind), show: (value) => t.runs.kinds[KINDS[-value]!] },
+    { id: "loss", name: said.loss, value: (run) => run.loss, show: short },
+    { id: "bpb", name: said.bpb, value: (run) => run.bpb, show: short },
+    ...scores.map((name): Column => ({ id: `score ${name}`, name, value: (run) => run.scores[name], show: short })),
+    { id: "time", name: said.time, value: (run) => run.state.seconds, show: duration },
     ...(runs.some(({ state }) => state.price_per_hour > 0)
-      ? [{ name: "Cost", value: ({ state }: Summary) => (state.seconds / 3600) * state.price_per_hour, show: money }]
+      ? [{ id: "cost", name: said.cost, value: ({ state }: Summary) => (state.seconds / 3600) * state.price_per_hour, show: money }]
       : []),
-    { name: "Begun", value: (run) => run.started, show: clock },
+    { id: "begun", name: said.begun, value: (run) => run.started, show: clock },
   ];
 }
 

@@ -3,13 +3,20 @@
 import { useState } from "preact/hooks";
 import { Boundary } from "../components/boundary";
 import { Icon } from "../components/icon";
+import { LanguageChoice } from "../components/language-choice";
 import { ThemeSwitch } from "../components/theme-switch";
+import { language, t } from "../messages/language";
 import { keptKey, sessionKey } from "../storage/preferences";
 import { RunList } from "./list";
 import { RunView } from "./run";
 import type { Watching } from "./watching";
 
-export function RunsPage({ watching }: { watching: Watching }) {
+/** The page, drawn anew in another language when that is chosen. */
+export function Spoken({ watching }: { watching: Watching }) {
+  return <RunsPage key={language.value} watching={watching} />;
+}
+
+function RunsPage({ watching }: { watching: Watching }) {
   const { names, list, run, other, trouble } = watching;
   const runs = list.value ?? [];
   return (
@@ -20,13 +27,13 @@ export function RunsPage({ watching }: { watching: Watching }) {
         </a>
         {names.value.run !== null && runs.length > 1 && (
           <button type="button" class="button" onClick={() => watching.open(null)}>
-            All runs
+            {t.runs.allRuns}
           </button>
         )}
         <span class="runs-space" />
         {run.value && Object.keys(run.value.models).length > 0 && (
           <a class="button" href="./">
-            Chat
+            {t.common.chat}
           </a>
         )}
         <ThemeSwitch />
@@ -36,13 +43,16 @@ export function RunsPage({ watching }: { watching: Watching }) {
         {names.value.run === null ? (
           list.value && <RunList watching={watching} runs={runs} />
         ) : run.value?.name === names.value.run ? (
-          <Boundary of={run.value} instead={<p>This run cannot be shown.</p>}>
+          <Boundary of={run.value} instead={<p>{t.runs.undrawn}</p>}>
             <RunView run={run.value} other={other.value?.name === names.value.other ? other.value : null} runs={runs} watching={watching} />
           </Boundary>
         ) : (
-          !trouble.value && <p class="runs-wait">Reading {names.value.run} …</p>
+          !trouble.value && <p class="runs-wait">{t.runs.reading(names.value.run)}</p>
         )}
       </main>
+      <footer class="runs-foot">
+        <LanguageChoice />
+      </footer>
     </div>
   );
 }
@@ -54,7 +64,7 @@ function Trouble({ words, wantsKey, watching }: { words: string; wantsKey: boole
   if (!wantsKey) {
     return (
       <p class="runs-alarm" role="alert">
-        <Icon name="plug" size={16} /> {words} What is shown may be old; this page tries again by itself.
+        <Icon name="plug" size={16} /> {t.runs.isOld(words)}
       </p>
     );
   }
@@ -66,16 +76,16 @@ function Trouble({ words, wantsKey, watching }: { words: string; wantsKey: boole
   }
   return (
     <form class="card runs-key" onSubmit={submit}>
-      <h2>This server asks for a key</h2>
-      <p>Whoever started it chose one. It is kept in this browser only, and sent to this server only.</p>
+      <h2>{t.key.title}</h2>
+      <p>{t.key.explained}</p>
       <label>
-        Key <input type="password" autocomplete="off" value={key} onInput={(event) => setKey(event.currentTarget.value)} />
+        {t.key.key} <input type="password" autocomplete="off" value={key} onInput={(event) => setKey(event.currentTarget.value)} />
       </label>
       <label class="is-switch">
-        <input type="checkbox" checked={isKept} onChange={(event) => setIsKept(event.currentTarget.checked)} /> Remember it on this device
+        <input type="checkbox" checked={isKept} onChange={(event) => setIsKept(event.currentTarget.checked)} /> {t.key.remember}
       </label>
       <button type="submit" class="button is-primary" disabled={key.trim() === ""}>
-        Use this key
+        {t.key.use}
       </button>
     </form>
   );

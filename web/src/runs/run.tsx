@@ -2,6 +2,8 @@
 
 import { useEffect, useMemo, useState } from "preact/hooks";
 import { Icon } from "../components/icon";
+import { t } from "../messages/language";
+import { fixed } from "../messages/numbers";
 import { theme } from "../storage/preferences";
 import { ChartView } from "./chart";
 import { Command } from "./command";
@@ -10,7 +12,7 @@ import { readReport } from "./data";
 import { Beside, DataShares, Expected, Log, Scores, Settings, Warnings } from "./facts";
 import { Samples } from "./samples";
 import { bandsOf, chartsOf, placed, type Placed } from "./series";
-import { clock, duration, headline, outlook, progress, share, short } from "./words";
+import { clock, duration, headline, nameOf, outlook, progress, share, short } from "./words";
 import type { Watching } from "./watching";
 
 interface Props {
@@ -28,7 +30,7 @@ export function RunView({ run, other, runs, watching }: Props) {
       <Standing run={run} />
       <Curves run={run} records={records} earlier={earlier} other={other} runs={runs} watching={watching} />
       {other && <Beside runs={[run, other]} />}
-      <Samples details={run.details} models={run.models} state={run.state} />
+      <Samples run={run} other={other} />
       <Scores details={run.details} />
       <DataShares details={run.details} />
       <Expected details={run.details} />
@@ -43,7 +45,7 @@ export function RunView({ run, other, runs, watching }: Props) {
 function Standing({ run }: { run: Run }) {
   const { state, details } = run;
   const done = progress(state);
-  const alarms = Object.values(state.alarms);
+  const leads: Readonly<Record<string, string>> = t.runs.alarms;
   return (
     <section class="standing">
       <p class="standing-name">
@@ -57,9 +59,10 @@ function Standing({ run }: { run: Run }) {
         ))}
       </p>
       <Stages state={state} done={done} />
-      {alarms.map((words) => (
-        <p key={words} class="runs-alarm" role="alert">
-          <Icon name="warning" size={16} /> {words}
+      {Object.entries(state.alarms).map(([kind, words]) => (
+        <p key={kind} class="runs-alarm" role="alert">
+          <Icon name="warning" size={16} /> {leads[kind] ?? ""}
+          <span lang="en">{words}</span>
         </p>
       ))}
       {state.kind === "stopped" && <HowToGoOn state={state} />}
@@ -72,7 +75,7 @@ function Standing({ run }: { run: Run }) {
 function Stages({ state, done }: { state: State; done: number | null }) {
   const names = Object.keys(state.is_done);
   return (
-    <ol class="stages" aria-label="Stages">
+    <ol class="stages" aria-label={t.runs.stages}>
       {names.map((name) => {
         const isNow = name === state.stage && state.kind !== "done";
         const kind = isNow ? `is-now is-${state.kind}` : state.is_done[name] ? "is-done" : "";
@@ -80,7 +83,7 @@ function Stages({ state, done }: { state: State; done: number | null }) {
         return (
           <li key={name} class={kind} style={{ "--filled": filled }} aria-current={isNow ? "step" : undefined}>
             {state.is_done[name] && !isNow && <Icon name="check" size={13} />} {name}
-            <span class="visually-hidden">{state.is_done[name] && !isNow ? ", done" : isNow ? ", now" : ", to come"}</span>
+            <span class="visually-hidden">{state.is_done[name] && !isNow ? t.runs.stageDone : isNow ? t.runs.stageNow : t.runs.stageToCome}</span>
           </li>
         );
       })}
@@ -90,13 +93,13 @@ function Stages({ state, done }: { state: State; done: number | null }) {
 
 function HowToGoOn({ state }: { state: State }) {
   const from = state.saved?.step
-    ? `It goes on after step ${short(state.saved.step)}, which is saved:`
+    ? t.runs.goesOnAfter(short(state.saved.step))
     : state.step
-      ? "No state was saved, so this stage begins again:"
-      : "It goes on with:";
+      ? t.runs.beginsAgain
+      : t.runs.goesOnWith;
   return (
     <div class="runs-stopped">
-      <p>Why: {state.reason}.</p>
+      <p>{t.runs.why(state.reason ?? "")}</p>
       <p>{from}</p>
       <Command text={state.command} />
     </div>
@@ -110,16 +113,16 @@ function Figures({ run }: { run: Run }) {
   const steps = rows.filter((row) => row.loss !== undefined);
   const own = steps.filter((row) => row.stage === (state.stage ?? steps.at(-1)?.stage));
   const isRL = own.at(-1)?.stage === "rl";
-  const saved = state.saved && `step ${short(state.saved.step)}, ${state.kind === "running" ? `${duration(state.now - state.saved.saved_at)} ago` : clock(state.saved.saved_at)}`;
+  const saved = state.saved && savedWhen(state, state.saved);
   const memory = Math.max(...Object.values(details.time.stages).map((stage) => stage.peak_memory_gb ?? 0));
   const figures: [string, string | null][] = [
-    isRL ? ["reward", said(newest("reward", own), short)] : ["loss", said(newest("loss", own), (value) => value.toFixed(3))],
-    ["bits per byte", said(newest("bpb"), (value) => value.toFixed(3))],
-    ["pass@1", isRL ? said(newest("pass_at_1", own), share) : null],
-    ["tokens/s", said(newest(isRL ? "rollout_tokens_per_second" : "tokens_per_second", own), short)],
-    ["MFU", said(newest("share_of_peak", own), share)],
-    ["memory", memory > 0 ? `${short(memory)} GB` : null],
-    ["last saved", saved],
+    isRL ? [t.runs.figures.reward, said(newest("reward", own), short)] : [t.runs.figures.loss, said(newest("loss", own), (value) => fixed(value, 3))],
+    [t.runs.figures.bpb, said(newest("bpb"), (value) => fixed(value, 3))],
+    [t.runs.figures.pass, isRL ? said(newest("pass_at_1", own), share) : null],
+    [t.runs.figures.speed, said(newest(isRL ? "rollout_tokens_per_second" : "tokens_per_second", own), short)],
+    [t.runs.figures.mfu, said(newest("share_of_peak", own), share)],
+    [t.runs.figures.memory, memory > 0 ? `${short(memory)} GB` : null],
+    [t.runs.figures.saved, saved],
   ];
   return (
     <dl class="figures-row">
@@ -133,6 +136,10 @@ function Figures({ run }: { run: Run }) {
   );
 }
 
+function savedWhen({ kind, now }: State, { step, saved_at }: NonNullable<State["saved"]>): string {
+  return kind === "running" ? t.runs.savedAgo(short(step), duration(now - saved_at)) : t.runs.savedAt(short(step), clock(saved_at));
+}
+
 function said(value: number | null | undefined, format: (value: number) => string): string | null {
   return value == null ? null : format(value);
 }
@@ -143,7 +150,7 @@ function ReportButton({ name }: { name: string }) {
   }
   return (
     <button type="button" class="button" onClick={() => void show()}>
-      Open the report card
+      {t.runs.openReport}
     </button>
   );
 }
@@ -168,12 +175,12 @@ function Curves({ run, records, earlier, other, runs, watching }: CurvesProps) {
   return (
     <section class="card">
       <div class="card-head">
-        <h2>Curves</h2>
+        <h2>{t.runs.curves}</h2>
         {others.length > 0 && (
           <label class="compare">
-            in grey{" "}
+            {t.runs.inGrey}{" "}
             <select value={other?.name ?? ""} onChange={(event) => watching.open(run.name, event.currentTarget.value || null)}>
-              <option value="">no other run</option>
+              <option value="">{t.runs.noOther}</option>
               {others.map(({ name }) => (
                 <option key={name}>{name}</option>
               ))}
@@ -202,18 +209,18 @@ function RecordTable({ records }: { records: readonly Placed[] }) {
   const keys = known.filter((key) => shown.some(({ row }) => row[key] != null));
   return (
     <details class="as-table" onToggle={(event) => setIsOpen(event.currentTarget.open)}>
-      <summary>As a table</summary>
+      <summary>{t.runs.asTable}</summary>
       {isOpen && (
-        <div class="scroll" tabIndex={0} role="group" aria-label="The curves as a table">
+        <div class="scroll" tabIndex={0} role="group" aria-label={t.runs.curvesAsTable}>
           <table>
             <thead>
               <tr>
-                <th>stage</th>
-                <th class="number">step</th>
-                <th class="number">after</th>
+                <th>{t.runs.stage}</th>
+                <th class="number">{t.runs.step}</th>
+                <th class="number">{t.runs.after}</th>
                 {keys.map((key) => (
                   <th key={key} class="number">
-                    {key.replaceAll("_", " ")}
+                    {nameOf(key)}
                   </th>
                 ))}
               </tr>

@@ -1,30 +1,36 @@
 /** What the models of a run say to the same prompts, stage by stage, and what reinforcement learning tried. */
 
-import { useState } from "preact/hooks";
+import { useMemo, useState } from "preact/hooks";
 import { Icon } from "../components/icon";
+import { ReplyTokens } from "../components/reply-tokens";
+import { TokenLegend } from "../components/token-legend";
+import type { Token } from "../conversation/message";
 import { Asked } from "./asked";
 import { Command } from "./command";
-import type { Details, Sample, State, Texts } from "./data";
-import { capital, short, whole } from "./words";
+import type { Details, KeptToken, Run, Sample, Texts } from "./data";
+import { named, t } from "../messages/language";
+import { short, whole } from "./words";
 
 interface Props {
-  details: Details;
-  /** Models that one can talk to here, by stage. */
-  models: Record<string, string>;
-  state: State;
+  run: Run;
+  /** The run that this one is compared with. */
+  other: Run | null;
 }
 
 const MOST = 5;
 
-export function Samples({ details, models, state }: Props) {
+export function Samples({ run: { details, models, state, name }, other }: Props) {
+  const [toTalkTo, setToTalkTo] = useState<string | null>(null);
+  const said = useMemo(() => moments(details, name), [details, name]);
+  const otherSaid = useMemo(() => (other ? moments(other.details, other.name) : []), [other?.details]);
   const samples = details.samples.slice(0, MOST);
   const stages = Object.keys(details.stages).filter((stage) => samples.some(({ replies }) => replies[stage] !== undefined));
   return (
     <>
       {samples.length > 0 && <ByStage samples={samples} stages={stages} model={Object.values(models).at(-1)} />}
-      <Written texts={details.texts.filter(({ sample }) => sample)} />
+      <Written moments={said} others={otherSaid} onTalk={(stage) => (setToTalkTo(stage), toTalk())} />
       <Tried texts={details.texts.filter(({ shown }) => shown)} />
-      <TalkTo details={details} models={models} run={state.command.replace(/^\S+ \S+ /, "")} />
+      <TalkTo details={details} models={models} run={state.command.replace(/^\S+ \S+ /, "")} chosen={toTalkTo} onChoose={setToTalkTo} />
     </>
   );
 }
@@ -35,12 +41,12 @@ function ByStage({ samples, stages, model }: { samples: readonly Sample[]; stage
   return (
     <section class="card">
       <div class="card-head">
-        <h2>The same prompts</h2>
+        <h2>{t.runs.samePrompts}</h2>
         {stages.length > 1 && (
-          <div class="choices" role="group" aria-label="Stage">
+          <div class="choices" role="group" aria-label={t.runs.stageChoice}>
             {[null, ...stages].map((one) => (
               <button key={one ?? ""} type="button" class="choice" aria-pressed={stage === one} onClick={() => setStage(one)}>
-                {one ?? "side by side"}
+                {one ?? t.runs.sideBySideShort}
               </button>
             ))}
           </div>
@@ -55,8 +61,7 @@ function ByStage({ samples, stages, model }: { samples: readonly Sample[]; stage
             {shown.map((one) => sample.replies[one] !== undefined && <Said key={one} stage={one} text={sample.replies[one]} isNamed={stages.length > 1} />)}
           </div>
           <p class="sample-note">
-            {sample.section}
-            {sample.expected && `; expected: ${sample.expected}`}
+            {sample.expected ? t.runs.expected(sample.section, sample.expected) : sample.section}
           </p>
           {model && <Asked model={model} prompt={sample.prompt} />}
         </article>
@@ -76,30 +81,118 @@ function Said({ stage, text, isNamed }: { stage: string; text: string; isNamed: 
       </span>
       <div>
         {isNamed && <h3>{stage}</h3>}
-        <p dir="auto">{text.replace(VERDICT, "") || <i>nothing</i>}</p>
-        {verdict && <span class={`verdict is-${verdict}`}>{verdict}</span>}
+        <p dir="auto">{text.replace(VERDICT, "") || <i>{t.runs.nothing}</i>}</p>
+        {verdict && <span class={`verdict is-${verdict}`}>{named(t.runs.verdicts, verdict)}</span>}
       </div>
     </div>
   );
 }
 
-/** What the model being trained wrote at each evaluation. */
-function Written({ texts }: { texts: readonly Texts[] }) {
-  const [index, setIndex] = useSlide(texts);
+/** What a model said at an evaluation: token by token, or as one text in records of before. */
+interface Moment {
+  id: string;
+  run: string;
+  stage: string;
+  step: number;
+  samples: readonly { prompt: string; tokens?: readonly Token[]; text?: string }[];
+  /** What the weights of that step are called, where they were kept. */
+  checkpoint: string | null;
+}
+
+function moments({ texts, checkpoints, done }: Details, run: string): Moment[] {
+  const spoken = texts.filter(({ sample, samples }) => sample ?? samples);
+  return spoken.map(({ stage, step, sample, samples }, index) => {
+    const kept = checkpoints[stage]?.find((name) => Number(name) === step);
+    const isLast = spoken[index + 1]?.stage !== stage && done[stage]?.is_done === true;
+    return {
+      id: `${run} ${stage} ${step}`,
+      run,
+      stage,
+      step,
+      samples: samples?.map(({ prompt, tokens }) => ({ prompt, tokens: tokens.map(tokenOf) })) ?? [{ prompt: "", text: sample ?? "" }],
+      checkpoint: kept !== undefined ? `${stage}@${kept}` : isLast ? stage : null,
+    };
+  });
+}
+
+function tokenOf([id, text, logprob, alternatives]: KeptToken): Token {
+  const shown = (said: string | number[]) => (typeof said === "string" ? { text: said } : { text: "\ufffd", bytes: said });
+  const choices = alternatives.map(([other, said, its]) => ({ id: other, logprob: its, ...shown(said) }));
+  return { ids: [id], ...shown(text), logprob, alternatives: choices, origin: "sampled" };
+}
+
+interface WrittenProps {
+  moments: readonly Moment[];
+  /** Of the run that this one is compared with. */
+  others: readonly Moment[];
+  onTalk: (checkpoint: string) => void;
+}
+
+/** What the model being trained says at each evaluation, beside what it said at another, or another run did. */
+function Written({ moments: all, others, onTalk }: WrittenProps) {
+  const [index, setIndex] = useSlide(all);
+  const [compared, setCompared] = useState("");
   if (index < 0) {
     return null;
   }
-  const { stage, step, sample } = texts[index]!;
+  const now = all[index]!;
+  const beside = [...all, ...others].find(({ id }) => id === compared && id !== now.id);
+  const shown = beside ? [now, beside] : [now];
+  const name = ({ run, stage, step }: Moment) => t.runs.moment(others.length > 0 ? run : null, stage, whole(step));
   return (
     <section class="card">
-      <Slide title={`What ${stage} writes after step ${whole(step)}`} texts={texts} index={index} onSlide={setIndex} />
-      <div class="sample-reply">
-        <span class="sample-mark">
-          <Icon name="anvil" size={18} />
-        </span>
-        <p dir="auto">{sample}</p>
+      <Slide title={t.runs.writes(now.stage, whole(now.step))} texts={all} index={index} onSlide={setIndex} />
+      <div class="moment-tools">
+        {all.length + others.length > 1 && (
+          <label class="compare">
+            {t.runs.compareWith}{" "}
+            <select value={beside ? compared : ""} onChange={(event) => setCompared(event.currentTarget.value)}>
+              <option value="">–</option>
+              {[...others, ...all].map((moment) => (
+                <option key={moment.id} value={moment.id} disabled={moment === now}>
+                  {name(moment)}
+                </option>
+              ))}
+            </select>
+          </label>
+        )}
+        {now.checkpoint !== null && (
+          <button type="button" class="button" onClick={() => onTalk(now.checkpoint!)}>
+            {t.runs.talkToThis}
+          </button>
+        )}
       </div>
+      {now.samples.some(({ tokens }) => tokens) && <TokenLegend />}
+      {now.samples.map(({ prompt }) => (
+        <article key={prompt} class="sample">
+          {prompt && (
+            <p class="sample-said">
+              <span dir="auto">{prompt}</span>
+            </p>
+          )}
+          <div class="sample-replies" style={{ "--columns": shown.length }}>
+            {shown.map((moment) => (
+              <MomentReply key={moment.id} moment={moment} prompt={prompt} title={beside ? name(moment) : null} />
+            ))}
+          </div>
+        </article>
+      ))}
     </section>
+  );
+}
+
+function MomentReply({ moment, prompt, title }: { moment: Moment; prompt: string; title: string | null }) {
+  const said = moment.samples.find((sample) => sample.prompt === prompt);
+  return (
+    <div class="sample-reply">
+      <span class="sample-mark">
+        <Icon name="anvil" size={18} />
+      </span>
+      <div>
+        {title && <h3>{title}</h3>}
+        {said?.tokens ? <ReplyTokens tokens={said.tokens} /> : <p dir="auto">{said?.text ?? <i>{t.runs.nothing}</i>}</p>}
+      </div>
+    </div>
   );
 }
 
@@ -112,7 +205,7 @@ function Tried({ texts }: { texts: readonly Texts[] }) {
   const { step, shown } = texts[index]!;
   return (
     <section class="card">
-      <Slide title={`What reinforcement learning tried in step ${whole(step)}`} texts={texts} index={index} onSlide={setIndex} />
+      <Slide title={t.runs.tried(whole(step))} texts={texts} index={index} onSlide={setIndex} />
       {shown!.map(({ prompt, reply, reward, group }) => (
         <article key={prompt} class="sample">
           <p class="sample-said">
@@ -125,7 +218,7 @@ function Tried({ texts }: { texts: readonly Texts[] }) {
             <div>
               <p dir="auto">{reply}</p>
               <span class="sample-note">
-                reward {reward === null ? "failed" : short(reward)}; of its group: {group.map((one) => (one === null ? "–" : short(one))).join(", ")}
+                {t.runs.reward(reward === null ? t.runs.failed : short(reward), t.format.list(group.map((one) => (one === null ? "–" : short(one)))))}
               </span>
             </div>
           </div>
@@ -136,7 +229,7 @@ function Tried({ texts }: { texts: readonly Texts[] }) {
 }
 
 /** The text that is shown: the one that was chosen, else always the newest; -1 if there is none. */
-function useSlide(texts: readonly Texts[]): [number, (index: number) => void] {
+function useSlide(texts: readonly unknown[]): [number, (index: number) => void] {
   const [chosen, setChosen] = useState<number | null>(null);
   const last = texts.length - 1;
   return [Math.min(chosen ?? last, last), (index) => setChosen(index === last ? null : index)];
@@ -144,7 +237,7 @@ function useSlide(texts: readonly Texts[]): [number, (index: number) => void] {
 
 interface SlideProps {
   title: string;
-  texts: readonly Texts[];
+  texts: readonly { step: number }[];
   index: number;
   onSlide: (index: number) => void;
 }
@@ -160,8 +253,8 @@ function Slide({ title, texts, index, onSlide }: SlideProps) {
           min={0}
           max={texts.length - 1}
           value={index}
-          aria-label="Step"
-          aria-valuetext={`step ${texts[index]!.step}`}
+          aria-label={t.runs.stepSlider}
+          aria-valuetext={t.runs.stepOf(whole(texts[index]!.step))}
           onInput={(event) => onSlide(Number(event.currentTarget.value))}
         />
       )}
@@ -169,25 +262,39 @@ function Slide({ title, texts, index, onSlide }: SlideProps) {
   );
 }
 
+const TALK = "talk";
+
+function toTalk(): void {
+  document.getElementById(TALK)?.scrollIntoView({ block: "center" });
+  document.querySelector<HTMLElement>(`#${TALK} [aria-pressed="true"]`)?.focus();
+}
+
+interface TalkProps {
+  details: Details;
+  models: Record<string, string>;
+  run: string;
+  chosen: string | null;
+  onChoose: (stage: string) => void;
+}
+
 /** How to talk to what there is so far. */
-function TalkTo({ details, models, run }: { details: Details; models: Record<string, string>; run: string }) {
+function TalkTo({ details, models, run, chosen, onChoose }: TalkProps) {
   const made = ["pretrain", "mid", "sft", "rl"].flatMap((stage) => [
     ...(details.checkpoints[stage] ?? []).map((step) => `${stage}@${step}`),
     ...(details.done[stage]?.is_done ? [stage] : []),
   ]);
-  const [chosen, setChosen] = useState<string | null>(null);
   const stage = chosen ?? made.at(-1);
   if (!stage) {
     return null;
   }
   return (
-    <section class="card">
+    <section class="card" id={TALK}>
       <div class="card-head">
-        <h2>Talk to it</h2>
+        <h2>{t.runs.talkTitle}</h2>
         {made.length > 1 && (
-          <div class="choices" role="group" aria-label="Stage to talk to">
+          <div class="choices" role="group" aria-label={t.runs.talkChoice}>
             {made.map((one) => (
-              <button key={one} type="button" class="choice" aria-pressed={stage === one} onClick={() => setChosen(one)}>
+              <button key={one} type="button" class="choice" aria-pressed={stage === one} onClick={() => onChoose(one)}>
                 {one}
               </button>
             ))}
@@ -196,11 +303,11 @@ function TalkTo({ details, models, run }: { details: Details; models: Record<str
       </div>
       {models[stage] ? (
         <a class="button is-primary" href="./">
-          Talk to {models[stage]} here
+          {t.runs.talkHere(models[stage])}
         </a>
       ) : (
         <>
-          <p class="sample-note">{capital(stage)} is not served here. In a terminal, or as a page like this one:</p>
+          <p class="sample-note">{t.runs.notServed(stage)}</p>
           <Command text={`chatsmith chat ${run}/${stage}`} />
           <Command text={`chatsmith serve ${run}/${stage}`} />
         </>

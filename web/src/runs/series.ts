@@ -1,5 +1,8 @@
 /** The curves of a run: its records on one time line of training, stage after stage. */
 
+import { t } from "../messages/language";
+import type { Messages } from "../messages/messages";
+import { fixed } from "../messages/numbers";
 import type { Details, Row } from "./data";
 import { duration, share, short } from "./words";
 
@@ -24,8 +27,7 @@ export interface Curve {
 }
 
 export interface Chart {
-  id: string;
-  title: string;
+  id: keyof Messages["runs"]["charts"];
   format: (value: number) => string;
   curves: Curve[];
   /** Whether it is of one stage, and so on a time line of its own. */
@@ -63,56 +65,54 @@ export function bandsOf(records: readonly Placed[]): Band[] {
 }
 
 interface Plan {
-  id: string;
-  title: string;
+  id: keyof Messages["runs"]["charts"];
   format: (value: number) => string;
-  lines: { key: string | RegExp; label?: string; colour: string; look?: Curve["look"]; smooth?: boolean }[];
+  lines: { key: string | RegExp; label: (lines: Messages["runs"]["lines"], key: string) => string; colour: string; look?: Curve["look"]; smooth?: boolean }[];
   stages?: (stage: string) => boolean;
 }
 
 const isRL = (stage: string) => stage === "rl";
-const three = (value: number) => value.toFixed(3);
+const three = (value: number) => fixed(value, 3);
+const passed = (lines: Messages["runs"]["lines"], key: string) =>
+  (key.startsWith("dev_") ? lines.devPass : lines.pass)(key.replace(/^.*_/, ""));
 
 const PLANS: readonly Plan[] = [
   {
     id: "loss",
-    title: "Loss, nats per token",
     format: three,
     stages: (stage) => !isRL(stage),
     lines: [
-      { key: "loss", label: "training", colour: "--ember", smooth: true },
-      { key: "validation", label: "validation", colour: "--steel", look: "dots" },
+      { key: "loss", label: (lines) => lines.training, colour: "--ember", smooth: true },
+      { key: "validation", label: (lines) => lines.validation, colour: "--steel", look: "dots" },
     ],
   },
-  { id: "bpb", title: "Bits per byte, validation", format: three, lines: [{ key: "bpb", label: "bits per byte", colour: "--steel", look: "dots" }] },
-  { id: "reward", title: "Reward", format: three, stages: isRL, lines: [{ key: "reward", label: "mean reward", colour: "--ember", smooth: true }] },
+  { id: "bpb", format: three, lines: [{ key: "bpb", label: (lines) => lines.bpb, colour: "--steel", look: "dots" }] },
+  { id: "reward", format: three, stages: isRL, lines: [{ key: "reward", label: (lines) => lines.reward, colour: "--ember", smooth: true }] },
   {
     id: "pass",
-    title: "Problems solved",
     format: share,
     stages: isRL,
     lines: [
-      { key: "pass_at_1", label: "pass@1", colour: "--ember", smooth: true },
-      { key: /^pass_at_(?!1$)\d+$/, colour: "--warn", smooth: true },
-      { key: "dev_pass_at_1", label: "development, pass@1", colour: "--steel", look: "dots" },
-      { key: /^dev_pass_at_(?!1$)\d+$/, colour: "--good", look: "dots" },
+      { key: "pass_at_1", label: passed, colour: "--ember", smooth: true },
+      { key: /^pass_at_(?!1$)\d+$/, label: passed, colour: "--warn", smooth: true },
+      { key: "dev_pass_at_1", label: passed, colour: "--steel", look: "dots" },
+      { key: /^dev_pass_at_(?!1$)\d+$/, label: passed, colour: "--good", look: "dots" },
     ],
   },
-  { id: "length", title: "Reply length, tokens", format: short, stages: isRL, lines: [{ key: "reply_tokens", label: "mean length", colour: "--ember", smooth: true }] },
-  { id: "groups", title: "Groups without difference", format: share, stages: isRL, lines: [{ key: "equal_groups", label: "of all groups", colour: "--ember", smooth: true }] },
-  { id: "core", title: "CORE", format: three, lines: [{ key: "core", label: "CORE", colour: "--steel", look: "dots" }] },
-  { id: "rate", title: "Learning rate, share of its peak", format: (value) => share(value), lines: [{ key: "rate", label: "learning rate", colour: "--ink-soft" }] },
+  { id: "length", format: short, stages: isRL, lines: [{ key: "reply_tokens", label: (lines) => lines.length, colour: "--ember", smooth: true }] },
+  { id: "groups", format: share, stages: isRL, lines: [{ key: "equal_groups", label: (lines) => lines.groups, colour: "--ember", smooth: true }] },
+  { id: "core", format: three, lines: [{ key: "core", label: (lines) => lines.core, colour: "--steel", look: "dots" }] },
+  { id: "rate", format: (value) => share(value), lines: [{ key: "rate", label: (lines) => lines.rate, colour: "--ink-soft" }] },
   {
     id: "speed",
-    title: "Tokens per second",
     format: short,
     lines: [
-      { key: "tokens_per_second", label: "training", colour: "--ink-soft" },
-      { key: "rollout_tokens_per_second", label: "rollouts", colour: "--steel" },
+      { key: "tokens_per_second", label: (lines) => lines.training, colour: "--ink-soft" },
+      { key: "rollout_tokens_per_second", label: (lines) => lines.rollouts, colour: "--steel" },
     ],
   },
-  { id: "mfu", title: "MFU, share of the matrix peak", format: share, lines: [{ key: "share_of_peak", label: "MFU", colour: "--ink-soft" }] },
-  { id: "memory", title: "Memory, GB", format: short, lines: [{ key: /^(peak_)?memory_gb$/, label: "at most", colour: "--ink-soft" }] },
+  { id: "mfu", format: share, lines: [{ key: "share_of_peak", label: (lines) => lines.mfu, colour: "--ink-soft" }] },
+  { id: "memory", format: short, lines: [{ key: /^(peak_)?memory_gb$/, label: (lines) => lines.atMost, colour: "--ink-soft" }] },
 ];
 
 /** Every chart that the run, or the one it is compared with, has points for. */
@@ -123,11 +123,11 @@ export function chartsOf(records: readonly Placed[], details: Details, earlier: 
     for (const line of plan.lines) {
       for (const key of keysOf(records, line.key)) {
         const points = pointsOf(records, key, plan.stages);
-        const label = line.label ?? key.replace("dev_", "development, ").replace(/pass_at_/, "pass@");
+        const label = line.label(t.runs.lines, key);
         const grey = pointsOf(earlier, key, plan.stages);
         if (grey.length > 0) {
           const look = line.look ?? "line";
-          curves.push({ label: `${label}, ${earlierName}`, colour: "--ink-faint", points: line.smooth ? smoothed(grey) : grey, look });
+          curves.push({ label: t.runs.lines.ofRun(label, earlierName), colour: "--ink-faint", points: line.smooth ? smoothed(grey) : grey, look });
         }
         if (line.smooth && points.length > 40) {
           curves.push({ label: "", colour: line.colour, points, look: "faint" });
@@ -143,7 +143,7 @@ export function chartsOf(records: readonly Placed[], details: Details, earlier: 
     }
     const drawn = curves.filter(({ points }) => points.length > 0);
     if (drawn.length > 0) {
-      charts.push({ id: plan.id, title: plan.title, format: plan.format, curves: drawn, isOfStage: plan.stages === isRL });
+      charts.push({ id: plan.id, format: plan.format, curves: drawn, isOfStage: plan.stages === isRL });
     }
   }
   return charts;
@@ -187,7 +187,7 @@ function memoryOf(records: readonly Placed[], details: Details): Curve[] {
     const most = details.time.stages[stage]?.peak_memory_gb;
     return most ? [[from, most], [to, most]] : [];
   });
-  return [{ label: "at most", colour: "--ink-soft", points }];
+  return [{ label: t.runs.lines.atMost, colour: "--ink-soft", points }];
 }
 
 /** The pace that a budget in minutes was planned with. */
@@ -198,7 +198,7 @@ function promisedSpeed(records: readonly Placed[], details: Details): Curve[] {
     const promised = minutes > 0 && own ? (own.tokens! / own.step) * own.steps! / (60 * minutes) : 0;
     return promised > 0 ? [[from, promised], [to, promised]] : [];
   });
-  return [{ label: "planned", colour: "--ink-faint", points, look: "dashes" }];
+  return [{ label: t.runs.lines.planned, colour: "--ink-faint", points, look: "dashes" }];
 }
 
 /** Where a point is, in words. */
@@ -214,5 +214,5 @@ export function placeOf(records: readonly Placed[], at: number): string {
     }
   }
   const row = records[low]?.row;
-  return row ? `${row.stage}, step ${row.step.toLocaleString("en")}, after ${duration(at)}` : duration(at);
+  return row ? t.runs.placeOf(row.stage, fixed(row.step), duration(at)) : duration(at);
 }

@@ -3,6 +3,8 @@
 import { batch, effect, signal } from "@preact/signals";
 import { RefusedError } from "../api/errors";
 import { readList, readRun, type Run, type State, type Summary } from "./data";
+import { language, t } from "../messages/language";
+import { fixed } from "../messages/numbers";
 import { headline, progress } from "./words";
 
 const RUNNING_SECONDS = 2;
@@ -28,7 +30,7 @@ export class Watching {
       this.refresh();
     });
     document.addEventListener("visibilitychange", () => document.hidden || this.refresh());
-    effect(() => showInTab(this.names.value.run === null ? null : this.run.value));
+    effect(() => language.value && showInTab(this.names.value.run === null ? null : this.run.value));
     this.refresh();
   }
 
@@ -54,10 +56,14 @@ export class Watching {
     try {
       let { run, other } = this.names.value;
       if (this.list.value === null || run === null) {
-        const list = await readList();
-        this.list.value = list;
-        if (run === null && list.length === 1 && round === this.round) {
-          run = list[0]!.name;
+        const isFirst = this.list.value === null;
+        const runs = await readList();
+        this.list.value = runs;
+        const served = runs.filter((one) => one.is_served);
+        // Whoever opens the page of a served run wants that one; the others are there to compare it with.
+        const only = runs.length === 1 ? runs[0]!.name : isFirst && served.length === 1 ? served[0]!.name : null;
+        if (run === null && only !== null && round === this.round) {
+          run = only;
           this.names.value = { run, other };
         }
       }
@@ -92,14 +98,14 @@ const COLOURS: Readonly<Record<State["kind"], string>> = { running: "#c2570f", d
 function showInTab(run: Run | null): void {
   const icon = document.querySelector<HTMLLinkElement>('link[rel="icon"]')!;
   if (!run) {
-    document.title = "Runs · chatsmith";
+    document.title = `${t.runs.title} · chatsmith`;
     icon.href = "./icon.svg";
     return;
   }
   const { state, name } = run;
   const done = progress(state);
   const alarm = Object.keys(state.alarms).length > 0 ? "⚠ " : "";
-  const percent = state.kind === "running" && done !== null ? `${Math.floor(100 * done)} % ` : "";
+  const percent = state.kind === "running" && done !== null ? `${t.format.percent(fixed(Math.floor(100 * done)))} ` : "";
   document.title = `${alarm}${percent}${headline(state)} · ${name}`;
   const turn = 2 * Math.PI * 12;
   const ring = done === null ? turn / 4 : turn * done;

@@ -2,6 +2,7 @@
 
 import { effect } from "@preact/signals";
 import { plainTitle } from "../conversation/direction";
+import { t } from "../messages/language";
 import type { Workbench } from "./workbench";
 
 /** A conversation, and perhaps a message in it. */
@@ -11,7 +12,7 @@ const SHAPE = /^#\/c\/([0-9a-f]+)(?:\/([0-9a-f]+))?$/;
 export async function followAddress(bench: Workbench): Promise<void> {
   const [, named, message] = SHAPE.exec(location.hash) ?? [];
   if (named) {
-    await bench.show(named, message ? { message } : {}).catch(() => bench.view.tell({ text: "That conversation cannot be read." }));
+    await bench.show(named, message ? { message } : {}).catch(() => bench.view.tell({ text: t.problem.notReadable }));
   }
   effect(() => {
     const id = bench.library.open.value?.id;

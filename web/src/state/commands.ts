@@ -1,47 +1,48 @@
 /** What can be typed after a slash. */
 
+import { t } from "../messages/language";
+import type { Messages } from "../messages/messages";
 import { theme, type Theme } from "../storage/preferences";
 import type { Workbench } from "./workbench";
 
 export interface Command {
-  name: string;
+  name: keyof Messages["commands"];
   /** What may follow the name; with it the command is completed, not run, until something does. */
   argument?: string;
-  does: string;
   run: (bench: Workbench, argument: string) => void;
 }
 
 const NEXT_THEME: Record<Theme, Theme> = { system: "light", light: "dark", dark: "system" };
 
 export const COMMANDS: readonly Command[] = [
-  { name: "new", does: "Begin a new conversation", run: (bench) => bench.showNew() },
-  { name: "regenerate", does: "Another reply to your last message", run: (bench) => bench.regenerate() },
-  { name: "continue", does: "Go on with a reply that was cut off", run: (bench) => bench.resume() },
-  { name: "edit", does: "Edit your last message", run: (bench) => void bench.editLast() },
-  { name: "copy", does: "Copy the last reply", run: (bench) => void bench.copyLast() },
-  { name: "inside", does: "Look inside: show replies as tokens", run: (bench) => bench.view.toggleLookInside() },
-  { name: "prompt", does: "Show the prompt as the model sees it", run: (bench) => bench.view.toggleSheet("prompt") },
+  { name: "new", run: (bench) => bench.showNew() },
+  { name: "regenerate", run: (bench) => bench.regenerate() },
+  { name: "continue", run: (bench) => bench.resume() },
+  { name: "edit", run: (bench) => void bench.editLast() },
+  { name: "copy", run: (bench) => void bench.copyLast() },
+  { name: "inside", run: (bench) => bench.view.toggleLookInside() },
+  { name: "prompt", run: (bench) => bench.view.toggleSheet("prompt") },
   {
     name: "system",
     argument: "text",
-    does: "Tell the model how to behave",
+   
     run: (bench, text) => bench.setSettings({ system: text || undefined }),
   },
-  { name: "temperature", argument: "0–2", does: "How freely words are chosen", run: setNumber("temperature", 0, 2) },
-  { name: "seed", argument: "number", does: "Make replies repeatable", run: setNumber("seed", 0, 2 ** 31 - 1) },
-  { name: "model", does: "About the model: its data, scores and cost", run: (bench) => bench.view.toggleSheet("card") },
-  { name: "rated", does: "Save rated replies to train on", run: (bench) => (bench.view.dialog.value = "ratings") },
-  { name: "print", does: "Print this conversation", run: () => print() },
-  { name: "settings", does: "Open the settings", run: (bench) => bench.view.toggleSheet("settings") },
-  { name: "file", does: "Let a text file go along with the message", run: (bench) => void bench.chooseAttachments() },
-  { name: "markdown", does: "Export this conversation as Markdown", run: (bench) => void bench.exportAs("md") },
-  { name: "json", does: "Export this conversation as JSON", run: (bench) => void bench.exportAs("json") },
-  { name: "import", does: "Import conversations from files", run: (bench) => void bench.importFiles() },
-  { name: "theme", does: "Light, dark, or as the system is", run: () => (theme.value = NEXT_THEME[theme.value]) },
-  { name: "keys", does: "Show the keyboard shortcuts", run: (bench) => (bench.view.dialog.value = "shortcuts") },
+  { name: "temperature", argument: "0–2", run: setNumber("temperature", 0, 2) },
+  { name: "seed", argument: "number", run: setNumber("seed", 0, 2 ** 31 - 1) },
+  { name: "model", run: (bench) => bench.view.toggleSheet("card") },
+  { name: "rated", run: (bench) => (bench.view.dialog.value = "ratings") },
+  { name: "print", run: () => print() },
+  { name: "settings", run: (bench) => bench.view.toggleSheet("settings") },
+  { name: "file", run: (bench) => void bench.chooseAttachments() },
+  { name: "markdown", run: (bench) => void bench.exportAs("md") },
+  { name: "json", run: (bench) => void bench.exportAs("json") },
+  { name: "import", run: (bench) => void bench.importFiles() },
+  { name: "theme", run: () => (theme.value = NEXT_THEME[theme.value]) },
+  { name: "keys", run: (bench) => (bench.view.dialog.value = "shortcuts") },
   {
     name: "delete",
-    does: "Delete this conversation",
+   
     run: (bench) => void (bench.talk && bench.deleteConversations([bench.talk.id])),
   },
 ];
@@ -51,9 +52,9 @@ function setNumber(name: "temperature" | "seed", least: number, most: number): C
     const value = Number(text);
     if (text.trim() !== "" && value >= least && value <= most) {
       bench.setSettings({ [name]: name === "seed" ? Math.floor(value) : value });
-      bench.view.tell({ text: `The ${name} is ${value} from now on.` });
+      bench.view.tell({ text: t.isFromNowOn(name, value) });
     } else {
-      bench.view.tell({ text: `The ${name} must be a number from ${least} to ${most}.` });
+      bench.view.tell({ text: t.mustBe(name, least, most) });
     }
   };
 }

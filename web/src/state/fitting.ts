@@ -9,6 +9,7 @@ import { RefusedError } from "../api/errors";
 import { toolsOf } from "../conversation/entries";
 import { messagesForModel, turnsToLeaveOut, type SentMessage } from "../conversation/for-model";
 import type { Message, Settings } from "../conversation/message";
+import { t } from "../messages/language";
 
 /** A reply is given this share of the context at least, unless its limit is lower still. */
 const REPLY_SHARE = 4;
@@ -57,7 +58,7 @@ export async function fit(
   // What certainly does not fit need not be counted, and by the megabyte would not be.
   const messages = withinReach(all, contextLength * MOST_BYTES_PER_TOKEN);
   if (messages === null) {
-    const message = `This message is far too long. The model's context holds ${contextLength} tokens, the reply included.`;
+    const message = t.problem.farTooLong(contextLength);
     throw new RefusedError(400, message, "context_length_exceeded", "messages", null);
   }
   const tools = settings.tools === undefined ? undefined : toolsOf(settings.tools);
@@ -76,9 +77,8 @@ export async function fit(
   if (leftOut === null) {
     const message =
       prefix > 0
-        ? `The model's context of ${contextLength} tokens is full: this reply cannot grow any longer.`
-        : `This message takes ${sizes.at(-1) ?? counted.count} tokens. The model's context holds ${contextLength}, ` +
-          "the reply included.";
+        ? t.problem.contextFull(contextLength)
+        : t.problem.messageTakes(sizes.at(-1) ?? counted.count, contextLength);
     throw new RefusedError(400, message, "context_length_exceeded", "messages", null);
   }
   if (leftOut === 0 && messages.length === all.length) {

@@ -2,6 +2,7 @@
 
 import { LostError, RefusedError, UnreachableError } from "../api/errors";
 import type { Problem } from "../conversation/message";
+import { t } from "../messages/language";
 
 const BUSY_SECONDS = 3;
 const LOADING_SECONDS = 2;
@@ -9,7 +10,7 @@ const LOADING_SECONDS = 2;
 /** The problem that `error` is. Rethrows what is none of the server's: a mistake of our own must be seen. */
 export function problemOf(error: unknown): Problem {
   if (error instanceof UnreachableError) {
-    return { kind: "unreachable", message: "The server cannot be reached. Is chatsmith serve still running?" };
+    return { kind: "unreachable", message: t.problem.isServing };
   }
   if (error instanceof LostError) {
     return { kind: "lost", message: error.message };
@@ -26,7 +27,7 @@ export function problemOf(error: unknown): Problem {
   }
   if (error.status === 401) {
     // The server's own words are for programs: they name a header.
-    return { kind: "key", message: "This server asks for a key." };
+    return { kind: "key", message: t.key.asked };
   }
   if (error.code === "context_length_exceeded") {
     return { kind: "context", message };

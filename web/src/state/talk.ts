@@ -8,6 +8,7 @@ import { computed, signal, type ReadonlySignal, type Signal } from "@preact/sign
 import { childrenOf, choiceOf, roundOf, shownPath, withDescendants } from "../conversation/branches";
 import { newTime } from "../conversation/identity";
 import { isRunning, type Conversation, type Message, type Problem, type Reply, type Settings } from "../conversation/message";
+import { t } from "../messages/language";
 import { changed, type ConversationChange, type Database, type StoredConversation } from "../storage/database";
 
 const SAVE_MILLISECONDS = 500;
@@ -314,12 +315,14 @@ export class Talk {
   }
 }
 
-export const PAGE_CLOSED: Problem = { kind: "lost", message: "The page was closed in the middle of this reply." };
+export function pageClosed(): Problem {
+  return { kind: "lost", message: t.problem.pageClosed };
+}
 
 /** A stored reply that was being written when the page closed has lost its end. */
 export function interrupted(message: Message): Message {
   if (message.role !== "assistant" || !isRunning(message)) {
     return message;
   }
-  return { ...message, state: "lost", problem: PAGE_CLOSED };
+  return { ...message, state: "lost", problem: pageClosed() };
 }

@@ -15,6 +15,7 @@ import {
   type Settings,
   type UserMessage,
 } from "../conversation/message";
+import { t } from "../messages/language";
 import { Database } from "../storage/database";
 import { keptKey, lastModel, sessionKey } from "../storage/preferences";
 import { chooseConversations, chooseFiles, exportAll, exportConversation, readTextFile, type Format } from "../transfer/files";
@@ -47,14 +48,14 @@ export class Workbench {
     this.library = new Library(database, {
       unsaved: () => {
         this.view.tell({
-          text: "The browser could not save this conversation: its storage may be full.",
-          action: { label: "Export it", run: () => void this.exportAs("json") },
+          text: t.problem.unsaved,
+          action: { label: t.problem.exportIt, run: () => void this.exportAs("json") },
         });
       },
       gone: (id) => {
         this.leave();
         this.drafts.set("", this.drafts.of(id));
-        this.view.tell({ text: "This conversation was deleted in another tab." });
+        this.view.tell({ text: t.problem.deletedElsewhere });
       },
       isWriting: (reply) => this.writer.running.peek().has(reply),
       stop: (reply) => this.writer.stop(reply),
@@ -71,7 +72,7 @@ export class Workbench {
     const bench = new Workbench(database);
     await bench.library.load();
     if (!database) {
-      bench.view.tell({ text: "This browser keeps nothing here: conversations last until the page is closed." });
+      bench.view.tell({ text: t.page.nothingKept });
     }
     return bench;
   }
@@ -130,7 +131,7 @@ export class Workbench {
   async show(id: string, { message, sought = "" }: { message?: string; sought?: string } = {}): Promise<void> {
     this.leave();
     if (!(await this.library.show(id))) {
-      this.view.tell({ text: "That conversation is not in this browser." });
+      this.view.tell({ text: t.problem.notHere });
       return;
     }
     const talk = this.talk!;
@@ -234,7 +235,7 @@ export class Workbench {
     this.drafts.set(conversation, { ...draft, pasted: [...draft.pasted, ...texts] });
     const refused = files.filter((_, index) => read[index] === null).map(({ name }) => name);
     if (refused.length > 0) {
-      this.view.tell({ text: `${refused.join(", ")}: only text files up to 8 MB can go along.` });
+      this.view.tell({ text: t.composer.textFilesOnly(t.format.list(refused)) });
     }
   }
 
@@ -367,7 +368,7 @@ export class Workbench {
 
   async copy(text: string): Promise<void> {
     const isCopied = await copyText(text);
-    this.view.tell({ text: isCopied ? "Copied." : "The browser did not let the page copy." });
+    this.view.tell({ text: isCopied ? t.common.copied : t.common.notCopied });
   }
 
   /** Copy the address at which a message of the conversation shown is, in this browser. */
@@ -393,7 +394,7 @@ export class Workbench {
         bringBack();
         focusWhenLost(() => messageElement(id));
       };
-      this.view.tell({ text: "Message deleted.", action: { label: "Undo", run: undo } });
+      this.view.tell({ text: t.message.deleted, action: { label: t.common.undo, run: undo } });
     }
   }
 
@@ -414,8 +415,7 @@ export class Workbench {
       }
       focusWhenLost(() => entryElement(ids[0]) ?? messageField());
     };
-    const text = ids.length === 1 ? "Conversation deleted." : `${ids.length.toLocaleString("en")} conversations deleted.`;
-    this.view.tell({ text, action: { label: "Undo", run: () => void undo() } });
+    this.view.tell({ text: t.files.conversationDeleted(ids.length), action: { label: t.common.undo, run: () => void undo() } });
   }
 
   /** Hand out a conversation, by default the one shown, as a file. */
@@ -424,7 +424,7 @@ export class Workbench {
     if (stored) {
       exportConversation(stored, format);
     } else {
-      this.view.tell({ text: "There is nothing to export yet." });
+      this.view.tell({ text: t.files.nothingToExport });
     }
   }
 
@@ -439,12 +439,12 @@ export class Workbench {
     const total = conversations.length;
     if (total > 0) {
       await this.library.restore(conversations, (done) => {
-        this.view.tell({ text: `Importing: ${done.toLocaleString("en")} of ${total.toLocaleString("en")} …` });
+        this.view.tell({ text: t.files.importing(done, total) });
       });
       const newest = conversations.reduce((a, b) => (b.conversation.updatedAt > a.conversation.updatedAt ? b : a));
       await this.show(newest.conversation.id);
     }
-    const taken = total === 0 ? [] : [total === 1 ? "One conversation imported." : `${total.toLocaleString("en")} conversations imported.`];
+    const taken = total === 0 ? [] : [t.files.imported(total)];
     if (leftOut.length > 0 || total > 0) {
       this.view.tell({ text: [...taken, ...saidOf(leftOut, total === 0)].join(" ") });
     }
@@ -458,9 +458,8 @@ function saidOf(leftOut: readonly string[], isAll: boolean): string[] {
   if (leftOut.length === 0) {
     return [];
   }
-  const said = leftOut.slice(0, MOST_SAID).map((what) => what.replace(/\.$/, "")).join("; ");
-  const more = leftOut.length > MOST_SAID ? `, and ${(leftOut.length - MOST_SAID).toLocaleString("en")} more` : "";
-  return [`${isAll ? "" : "Left out: "}${said}${more}.`];
+  const said = leftOut.slice(0, MOST_SAID).map((what) => what.replace(/[.。]$/, ""));
+  return [t.files.leftOut(said, Math.max(0, leftOut.length - MOST_SAID), isAll)];
 }
 
 const WorkbenchContext = createContext<Workbench | null>(null);

@@ -14,10 +14,11 @@ import { isEmpty, plainText, type Alternative, type Problem, type Reply, type Se
 import { appendParts, END_OF_REPLY, idsOf, partsOfTokens, pickedToken, tokensOfStep, withOutputs } from "../conversation/tokens";
 import { fit, roomForReply } from "./fitting";
 import { OncePerFrame } from "./frames";
+import { t } from "../messages/language";
 import type { Models } from "./models";
 import { problemOf } from "./problems";
 import { Stopwatch } from "./stopwatch";
-import { PAGE_CLOSED, type Talk } from "./talk";
+import { pageClosed, type Talk } from "./talk";
 
 /** After as many attempts in vain a person decides. */
 const MOST_ATTEMPTS = 20;
@@ -287,7 +288,7 @@ export class Writer {
     try {
       return problemOf(error);
     } catch {
-      this.fail(talk, id, { kind: "refused", message: `The page itself failed: ${String(error)}` }, false);
+      this.fail(talk, id, { kind: "refused", message: t.problem.pageFailed(String(error)) }, false);
       throw error;
     }
   }
@@ -299,7 +300,7 @@ export class Writer {
   }
 
   private fail(talk: Talk, id: string, problem: Problem, hasBegun: boolean): void {
-    const { retryAt: _, ...lasting } = this.isLeaving ? PAGE_CLOSED : problem;
+    const { retryAt: _, ...lasting } = this.isLeaving ? pageClosed() : problem;
     const isKept = hasBegun || !isEmpty(talk.reply(id));
     talk.update(id, { state: isKept ? "lost" : "failed", problem: lasting });
     if (problem.kind === "unreachable") {
@@ -318,9 +319,9 @@ export class Writer {
     }
     const said = plainText(message);
     const endings: Partial<Record<Reply["state"], string>> = {
-      done: `Reply: ${said}`,
-      cut: `Reply, cut off at the limit on tokens: ${said}`,
-      stopped: "Reply stopped.",
+      done: t.reply.saidWhole(said),
+      cut: t.reply.saidCut(said),
+      stopped: t.reply.saidStopped,
     };
     this.announcement.value = endings[message.state] ?? message.problem?.message ?? "";
   }

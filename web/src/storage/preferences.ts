@@ -36,6 +36,8 @@ export const sessionKey = remembered<string>("key", "", () => sessionStorage);
 export const keptKey = remembered<string>("key", "");
 /** The model that the last conversation was held with. */
 export const lastModel = remembered<string>("model", "");
+/** The language of the page, by its tag; "" is what the browser asks for. */
+export const chosenLanguage = remembered<string>("language", "");
 /** Presets of settings, and the settings of new conversations, as JSON. */
 export const keptPresets = remembered<string>("presets", "{}");
 export const keptStandard = remembered<string>("settings", "{}");

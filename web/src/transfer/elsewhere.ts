@@ -5,6 +5,8 @@
  * Functions of parsed JSON. What they give is checked like any file of unknown origin.
  */
 
+import { t } from "../messages/language";
+
 /** A message as it was found. Times are in milliseconds since 1970. */
 interface Found {
   id: string;
@@ -213,7 +215,7 @@ function converted({ title, createdAt, updatedAt, messages, shown }: FoundConver
   const first = [...kept.values()].find(({ role }) => role === "user");
   return {
     conversation: {
-      title: title ?? String(first?.text ?? "Imported").slice(0, 60),
+      title: title ?? String(first?.text ?? t.files.title).slice(0, 60),
       ...(createdAt !== undefined && { createdAt }),
       ...(updatedAt !== undefined && { updatedAt }),
       settings: system === undefined ? {} : { system },

@@ -1,5 +1,6 @@
 /** Files out of the page and into it. */
 
+import { t } from "../messages/language";
 import type { StoredConversation } from "../storage/database";
 import { fromJson, ImportError, toJson } from "./json";
 import { fromMarkdown, toMarkdown } from "./markdown";
@@ -57,7 +58,7 @@ export async function chooseConversations(): Promise<Chosen> {
       if (!(error instanceof ImportError)) {
         throw error;
       }
-      leftOut.push(`${file.name}: ${error.message}`);
+      leftOut.push(t.files.file(file.name, error.message));
     }
   }
   return { conversations, leftOut };

@@ -4,6 +4,7 @@ import { plainTitle } from "../conversation/direction";
 import { wrongInBiases, wrongInSchema, wrongInTools } from "../conversation/entries";
 import { newId, newTime } from "../conversation/identity";
 import type { Call, Conversation, Message, Part, Reply, Settings } from "../conversation/message";
+import { t } from "../messages/language";
 import type { StoredConversation } from "../storage/database";
 import { fromElsewhere } from "./elsewhere";
 
@@ -26,7 +27,7 @@ export function toJson(conversations: readonly StoredConversation[]): string {
 export function fromJson(text: string, onLeftOut: (what: string) => void = () => undefined): StoredConversation[] {
   const conversations = conversationsOf(parse(text));
   if (conversations.length === 0) {
-    throw new ImportError("The file holds no conversations.");
+    throw new ImportError(t.files.noConversations);
   }
   let complaint: ImportError | null = null;
   const read = conversations.flatMap((value) => {
@@ -51,7 +52,7 @@ function conversationsOf(value: unknown): readonly unknown[] {
   if (typeof value === "object" && value !== null && (value as Fields).format === FORMAT) {
     const { version, conversations } = value as Fields;
     if (version !== VERSION) {
-      throw new ImportError("This file was exported by a newer chatsmith.");
+      throw new ImportError(t.files.newer);
     }
     if (Array.isArray(conversations)) {
       return conversations;
@@ -59,7 +60,7 @@ function conversationsOf(value: unknown): readonly unknown[] {
   }
   const found = Array.isArray(value) && value.length === 0 ? [] : fromElsewhere(value);
   if (found === null) {
-    throw new ImportError("This JSON file holds no conversations of a form that is known.");
+    throw new ImportError(t.files.unknownForm);
   }
   return found;
 }
@@ -73,7 +74,7 @@ function parse(text: string): unknown {
       const lines = text.split("\n").filter((line) => line.trim() !== "");
       return lines.map((line) => JSON.parse(line) as unknown);
     } catch {
-      throw new ImportError("The file is not valid JSON.");
+      throw new ImportError(t.files.notJson);
     }
   }
 }
@@ -100,13 +101,13 @@ function list(value: unknown): unknown[] {
 }
 
 function readConversation(value: unknown, onLeftOut: (what: string) => void): StoredConversation {
-  const whole = record(value, "The file holds something that is no conversation.");
-  const source = record(whole.conversation, "A conversation in the file has no description.");
-  const title = plainTitle(string(source.title, "Imported"));
-  const sources = list(whole.messages).map((each) => record(each, `A message of “${title}” is none.`));
+  const whole = record(value, t.files.noConversation);
+  const source = record(whole.conversation, t.files.noDescription);
+  const title = plainTitle(string(source.title, t.files.title));
+  const sources = list(whole.messages).map((each) => record(each, t.files.noMessage(title)));
   const reached = fromBeginning(sources);
   if (reached.length === 0) {
-    throw new ImportError(`“${title}” holds no message to begin with.`);
+    throw new ImportError(t.files.noBeginning(title));
   }
   const ids = new Map(reached.map((message) => [string(message.id), newId()]));
   const now = newTime();
@@ -119,7 +120,7 @@ function readConversation(value: unknown, onLeftOut: (what: string) => void): St
     settings: readSettings(source.settings),
     ...(source.pinned === true && { pinned: true }),
     chosen: Object.fromEntries(
-      Object.entries(record(source.chosen ?? {}, `“${title}” has no branches.`)).flatMap(([at, to]) => {
+      Object.entries(record(source.chosen ?? {}, t.files.noBranches(title))).flatMap(([at, to]) => {
         const next = ids.get(string(to));
         const from = at === "" ? "" : ids.get(at);
         return next === undefined || from === undefined ? [] : [[from, next]];
@@ -132,7 +133,7 @@ function readConversation(value: unknown, onLeftOut: (what: string) => void): St
   messages.forEach((message) => (message.createdAt -= ahead));
   const lost = sources.length - reached.length;
   if (lost > 0) {
-    onLeftOut(`${lost === 1 ? "a message" : `${lost} messages`} of “${title}” that nothing leads to`);
+    onLeftOut(t.files.unreached(lost, title));
   }
   return { conversation, messages };
 }
@@ -180,12 +181,12 @@ function readMessage(
     };
   }
   if (source.role !== "assistant" || parent === null) {
-    throw new ImportError(`A message of “${title}” is neither a person’s nor a reply to one.`);
+    throw new ImportError(t.files.neither(title));
   }
   const state = (["done", "cut", "stopped", "lost"] as const).find((known) => known === source.state) ?? "lost";
   const tokens = readTokens(source.tokens);
   if (tokens.length < list(source.tokens).length) {
-    onLeftOut(`the tokens of a reply in “${title}”, which cannot be read`);
+    onLeftOut(t.files.tokensOf(title));
   }
   return {
     role: "assistant",
@@ -223,7 +224,7 @@ function readSource({ name, text }: Fields): { name: string; text: string } {
 }
 
 function readPart(value: unknown): Part {
-  const part = record(value, "A part of a reply in the file is none.");
+  const part = record(value, t.files.noPart);
   const kind = (["text", "python", "output"] as const).find((known) => known === part.kind) ?? "text";
   return { kind, text: string(part.text) };
 }

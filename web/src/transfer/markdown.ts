@@ -10,6 +10,7 @@ import { shownPath } from "../conversation/branches";
 import { plainTitle } from "../conversation/direction";
 import { newId, newTime } from "../conversation/identity";
 import { isEmpty, type Conversation, type Message, type Part, type PartKind } from "../conversation/message";
+import { t } from "../messages/language";
 import type { StoredConversation } from "../storage/database";
 import { ImportError } from "./json";
 
@@ -72,7 +73,7 @@ export function fromMarkdown(text: string): StoredConversation {
   const now = newTime();
   const conversation: Conversation = {
     id: newId(),
-    title: plainTitle(/^# (.+)$/m.exec(head!.text)?.[1] ?? "Imported"),
+    title: plainTitle(/^# (.+)$/m.exec(head!.text)?.[1] ?? t.files.title),
     createdAt: now,
     updatedAt: now,
     settings: {},
@@ -85,7 +86,7 @@ export function fromMarkdown(text: string): StoredConversation {
     } else if (mark === "user") {
       messages.push({ ...beginning(conversation, last), role: "user", text: body(text) });
     } else if (last === undefined) {
-      throw new ImportError("The file begins with a reply to nothing.");
+      throw new ImportError(t.files.replyToNothing);
     } else if (mark === "assistant") {
       messages.push(replyOf(conversation, last, body(text)));
     } else if (last.role === "assistant") {
@@ -93,7 +94,7 @@ export function fromMarkdown(text: string): StoredConversation {
     }
   }
   if (messages.length === 0) {
-    throw new ImportError("This Markdown file was not exported by chatsmith.");
+    throw new ImportError(t.files.notMarkdown);
   }
   return { conversation, messages };
 }

@@ -1,0 +1,5 @@
+/** Every test speaks English. */
+
+import { loadLanguage } from "../src/messages/language";
+
+await loadLanguage("en");
