@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from chatsmith.adapt.writer import KEY_VARIABLE
 from chatsmith.cli import main as cli
 from chatsmith.cli.settings import GENERAL_VARIABLES, flags_of
 
@@ -62,7 +63,7 @@ def test_commands_in_messages_and_help_exist():
 
 def test_variables_on_the_pages_exist():
     known = {*GENERAL_VARIABLES, "CHATSMITH_PRETRAIN"}
-    known |= {"CHATSMITH_STATE", "CHATSMITH_RUN"}  # what a command of --on-save is given
+    known |= {"CHATSMITH_STATE", "CHATSMITH_RUN", KEY_VARIABLE}  # what a command of --on-save is given
     for command in cli.COMMANDS.values():
         names = (field.name.removesuffix("_").upper() for field in fields(command.config))
         known |= {f"CHATSMITH_{command.section.upper()}_{name}" for name in names}

@@ -41,11 +41,7 @@ _TEXT = {
         "nothing": "On other text, no loss was seen",
     },
 }
-_ANSWERS = {
-    "better": "",
-    "worse": ": worse than before",
-    "nothing": ": no gain that can be told from luck",
-}
+_ANSWERS = {"better": "", "worse": ": worse than before", "nothing": ": no gain that can be told from luck"}
 
 
 @dataclass(frozen=True)

@@ -178,7 +178,9 @@ def _plain(path: Path) -> Iterator[Part]:
 
 def _markdown(path: Path) -> Iterator[Part]:
     in_code = False
-    for line in _decoded(path).splitlines():
+    first, *rest = _decoded(path).split("<!--")  # a comment is no answer to a question
+    shown = (one.partition("-->")[2] if "-->" in one else f"<!--{one}" for one in rest)
+    for line in (first + "".join(shown)).splitlines():
         in_code ^= line.lstrip().startswith("```")
         heading = None if in_code else re.match(r"#{1,6}(?=\s+\S)", line)
         text = line.strip().strip("#").strip()

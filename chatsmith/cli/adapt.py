@@ -187,9 +187,9 @@ def _prepare(config: Config, documents: Documents, base: Path, folder: Path, rep
         f"{len(exams['held_out']):,} about what is held out"
     )
     size = sum(len(one.text) for one in training)
-    about = ["characters", "bits per byte of held-out pages", "questions answered"]
+    columns = ["characters", "bits per byte of held-out pages", "questions answered"]
     reporter.table(
-        f"What runs of ours gained (yours: {size:,} characters to train on)", about, EXPECTED_GAINS
+        f"What runs of ours gained (yours: {size:,} characters to train on)", columns, EXPECTED_GAINS
     )
 
 

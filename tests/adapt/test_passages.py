@@ -18,7 +18,9 @@ MARKDOWN = """Before.
 
 # Cats
 
-A cat sleeps.
+<!-- YAML
+added: v1.0 -->
+A cat sleeps. <!-- not closed
 
 ## Food
 
@@ -52,7 +54,7 @@ def test_each_form_is_split_by_its_headings(tmp_path: Path) -> None:
     texts = {(one.document, one.heading): one.text for one in found.passages}
     assert texts == {
         ("a.md", ""): "Before.",
-        ("a.md", "Cats"): "A cat sleeps.",
+        ("a.md", "Cats"): "A cat sleeps. <!-- not closed",
         ("a.md", "Cats › Food"): "Cats eat fish.\n\n```\n# no heading\n```",
         ("a.md", "Dogs"): "Dogs bark.",
         ("b.html", "Guide"): "First part .",
@@ -173,7 +175,9 @@ def test_a_hostile_folder_ends_in_a_list_of_what_was_left_out(tmp_path: Path) ->
 def test_lines_without_an_end_take_no_longer_than_others(tmp_path: Path) -> None:
     """A pattern that tries every place against every other would take hours."""
     empty = " " * 400_000
-    (tmp_path / "a.md").write_text(f"# Heading{empty}x\n\nText {empty} of it.\n\n# {'# ' * 100_000}x\n")
+    (tmp_path / "a.md").write_text(
+        f"# Heading{empty}x\n\nText {empty} of it.{'<!-- ' * 100_000}\n\n# {'# ' * 100_000}x\n"
+    )
     (tmp_path / "b.txt").write_text(f"one{empty}\n{empty}\ntwo\n{empty}x")
     found = read_documents(tmp_path)
     assert {one.document for one in found.passages} == {"a.md", "b.txt"}
