@@ -383,7 +383,10 @@ def _lines(file: Path) -> Iterable[dict[str, Any]]:
 
 
 def _write(file: Path, records: Iterable[dict[str, Any]]) -> None:
-    atomic.write_text(file, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records))
+    """Write JSON lines, unless they stand there already."""
+    text = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records)
+    if not file.is_file() or file.read_text(encoding="utf-8") != text:
+        atomic.write_text(file, text)
 
 
 def _key(content: Any) -> str:

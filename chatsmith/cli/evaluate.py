@@ -23,19 +23,10 @@ from chatsmith.bundle import bundle_fingerprint
 from chatsmith.cli.config import EvaluateConfig as Config
 from chatsmith.cli.data import eval_folder, fetch_benchmarks
 from chatsmith.data.dataset import FILE_NAME, file_sha256, load_manifest
-from chatsmith.evals import report
+from chatsmith.evals import report, results
 from chatsmith.evals.comparison import compare_means, compare_tasks, compare_text, on_different_files
 from chatsmith.evals.evaluation import Evaluation
 from chatsmith.evals.leakage import LeakageCheck, find_test_sets
-from chatsmith.evals.results import (
-    KINDERGARTEN,
-    LENGTHS,
-    ResultFiles,
-    SuiteResult,
-    files_in,
-    read_results,
-    result_key,
-)
 from chatsmith.evals.suites import all_tasks, measure, suite_key, tasks_of
 from chatsmith.report.model_card import with_scores
 from chatsmith.runtime.atomic import write_text
@@ -48,7 +39,7 @@ from chatsmith.runtime.run_directory import BUNDLE_STAGES, RunDirectory, resolve
 from chatsmith.tasks.benchmark_files import MissingFileError, has_file
 
 STAGE = "evaluate"
-Measured = tuple[str, Evaluation, list[SuiteResult]]
+Measured = tuple[str, Evaluation, list[results.SuiteResult]]
 """A stage, what was measured of it, and what came of that."""
 
 
@@ -92,22 +83,22 @@ def evaluate(config: Config, runtime: Runtime, reporter: Reporter) -> dict[str, 
             if not suites:
                 continue
             reporter.stage("Evaluate", str(model))
-            results = []
+            scored = []
             for suite in suites:
                 result = measure(suite, evaluation)
                 if runtime.is_main:
                     report.show(result, reporter, is_part=bool(config.tasks))
-                results.append(result)
+                scored.append(result)
             if run and writes:
                 if config.track != "none":
-                    track(config.track, run, stage, results)
+                    track(config.track, run, stage, scored)
                 if is_whole and config.split == "exam" and config.prompts == "own":
-                    measured.append((stage, evaluation, results))
+                    measured.append((stage, evaluation, scored))
             # Of a single model its bits per byte on training text are not shown.
-            trained = {one.suite: {"train": one.train} if one.train else {} for one in results}
-            found[stage] = {one.suite: {**one.result, **trained[one.suite]} for one in results}
+            trained = {one.suite: {"train": one.train} if one.train else {} for one in scored}
+            found[stage] = {one.suite: {**one.result, **trained[one.suite]} for one in scored}
             if not config.stages:
-                found = {result.suite: result.result for result in results}
+                found = {result.suite: result.result for result in scored}
         if run and measured:
             write_record(run, models, measured)
     return found
@@ -175,7 +166,7 @@ def what_to_measure(
         runtime=runtime,
         reporter=reporter,
         benchmarks=eval_folder(config.eval_data),
-        files=ResultFiles(folder, *options, prompts=config.prompts) if folder else None,
+        files=results.ResultFiles(folder, *options, prompts=config.prompts) if folder else None,
         manifest=manifest,
         tokens=run.tokens if run else None,
         is_transformers=config.hf is not None,
@@ -188,7 +179,7 @@ def chosen_tasks(config: Config, *, is_base: bool) -> tuple[str, ...]:
     """--tasks as SUITE/TASK. What both suites have is asked as the suite says, by default as CORE of a base model and
     as chat of others. Raises UserError for unknown ones."""
     names = {suite: [task.name for task in all_tasks(suite)] for suite in ("core", "chat")}
-    names["exam"] = [KINDERGARTEN]
+    names["exam"] = [results.KINDERGARTEN]
     suites = [config.suite] if config.suite in names else ["core", "chat"] if is_base else ["chat", "core"]
     suites += ["exam"] * (config.suite not in names)
     known = {f"{suite}/{name}": f"{suite}/{name}" for suite in names for name in names[suite]}
@@ -264,33 +255,33 @@ def choose_suites(
 def write_record(run: RunDirectory, models: Mapping[str, Path], measured: Sequence[Measured]) -> None:
     """Write whole results of one or several stages into the model cards and the run's record, unless they are there."""
     keys, outputs, facts, before = list[str](), list[Path](), dict[str, Any](), ""
-    for stage, evaluation, results in measured:
+    for stage, evaluation, scored in measured:
         assert evaluation.files is not None
-        keys += [suite_key(result.suite, evaluation) for result in results]
-        outputs += [evaluation.files.suite(result.suite) for result in results]
-        words = {name: words for one in results for name, words in report.in_words(one).items()}
+        keys += [suite_key(result.suite, evaluation) for result in scored]
+        outputs += [evaluation.files.suite(result.suite) for result in scored]
+        words = {name: words for one in scored for name, words in report.in_words(one).items()}
         card = models[stage] / "README.md"
         text = card.read_text(encoding="utf-8") if card.is_file() else ""
         if with_scores(text, words) != text:  # a disk that cannot be written to matters only then
             write_text(card, with_scores(text, words))
-        new, seconds = report.facts(results), facts.pop("seconds", 0)
+        new, seconds = report.facts(scored), facts.pop("seconds", 0)
         earlier = {name if " " in name else f"{before} {name}": value for name, value in facts.items()}
         facts = {**new, **earlier, "seconds": round(seconds + new["seconds"], 2)}  # the last one comes first
         before = stage
-    key = result_key(keys=keys)
+    key = results.result_key(keys=keys)
     if not run.is_done(STAGE, key) and not all("@" in stage for stage, _, _ in measured):
         run.mark_done(STAGE, key, facts, outputs=outputs)  # a checkpoint's scores are not the run's
 
 
-def track(tracker: str, run: RunDirectory, stage: str, results: Sequence[SuiteResult]) -> None:
+def track(tracker: str, run: RunDirectory, stage: str, scored: Sequence[results.SuiteResult]) -> None:
     """Send the figures and samples of a stage's model to an experiment tracker, at its last step."""
     name, _, step = stage.partition("@")
     at = int(step or (run.done_facts(name) or {}).get("steps", 0))
     with contextlib.closing(open_tracker(tracker, run.path)) as opened:
-        for result in results:
+        for result in scored:
             values = report.numbers(result)
             opened.log(name, at, {f"evaluate/{label}": value for label, value in values.items()})
-            replies = [one for one in result.transcript if one.get("section") in LENGTHS]
+            replies = [one for one in result.transcript if one.get("section") in results.LENGTHS]
             opened.text(
                 name, at, "samples", "\n\n".join(f"{one['prompt']}\n{one['reply']}" for one in replies)
             )
@@ -298,7 +289,7 @@ def track(tracker: str, run: RunDirectory, stage: str, results: Sequence[SuiteRe
 
 def compare(config: Config, reporter: Reporter) -> dict[str, Any]:
     """Which differences between two measured models are real."""
-    one, two = (read_results(find_results(path, config)) for path in config.compare)
+    one, two = (results.read_results(find_results(path, config)) for path in config.compare)
     text = compare_text(one.text, two.text)
     lines = [text] if text else []
     for suite in ("core", "chat", "exam"):
@@ -319,7 +310,7 @@ def compare(config: Config, reporter: Reporter) -> dict[str, Any]:
     return {"compare": {line.name: line.to_json() for line in lines}}
 
 
-def find_results(path: Path, config: Config) -> ResultFiles:
+def find_results(path: Path, config: Config) -> results.ResultFiles:
     """Where the results of a run, of a bundle in a run, or of a folder or file made by --results are. Raises UserError
     if there are none, or those of several models."""
     bundle, in_run = path, None
@@ -327,10 +318,12 @@ def find_results(path: Path, config: Config) -> ResultFiles:
         bundle = resolve_bundle(path)
         in_run = run_of(bundle)
     if in_run is None or not in_run[0].evals.is_dir():
-        return files_in(path, config.split, config.max_examples)
+        return results.files_in(path, config.split, config.max_examples)
     run, name = in_run
     fingerprint = bundle_fingerprint(bundle)
-    return ResultFiles(run.evals, name, config.split, config.max_examples, fingerprint, config.prompts)
+    return results.ResultFiles(
+        run.evals, name, config.split, config.max_examples, fingerprint, config.prompts
+    )
 
 
 def find_leakage(config: Config, reporter: Reporter) -> dict[str, Any]:

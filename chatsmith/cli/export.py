@@ -48,14 +48,14 @@ def main(config: Config) -> None:
         with atomic.new_folder(out) as folder:
             write_transformers(bundle, folder)
             found = _compared(bundle, folder, "fp32", config)
-            (folder / CERTIFICATE).write_text(_text(found), encoding="utf-8")
+            (folder / CERTIFICATE).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     else:
         with tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent) as folder:
             file = Path(folder) / out.name
             write_gguf(bundle, file, config.type)
             found = _compared(bundle, file, config.type, config)
             file.rename(out)
-            atomic.write_text(out.parent / CERTIFICATE, _text(found))
+            atomic.write_text(out.parent / CERTIFICATE, json.dumps(found, indent=2) + "\n")
     rows = [[name.replace("_", " "), str(value)] for name, value in found.items()]
     reporter.table(f"{out}, compared with the model itself", ["what", "found"], rows)
     reporter.result(found)
@@ -72,10 +72,6 @@ def _compared(bundle: Bundle, path: Path, kind: str, config: Config) -> dict[str
     if not found["verified"] and not config.unverified:
         raise UserError(f"not verified, so not kept: {found['why']}", setting="unverified")
     return {"export": config.out.name, "weights": kind, **found}
-
-
-def _text(found: dict[str, Any]) -> str:
-    return json.dumps(found, indent=2) + "\n"
 
 
 def import_folder(config: ImportConfig) -> None:

@@ -252,11 +252,12 @@ def _parser(config_class: type[Settings], prog: str, weaker: Mapping[str, Any]) 
             if default not in (None, (), "") and default is not False:
                 shown = " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
                 text += f" (default: {shown})"
+            text = text.replace("%", "%%")
             if name in config_class.POSITIONAL:
                 count = "*" if get_origin(hints[name]) is tuple else "?"
-                group.add_argument(name, nargs=count, metavar=public_name(name).upper(), help=_literal(text))
+                group.add_argument(name, nargs=count, metavar=public_name(name).upper(), help=text)
                 continue
-            _add_flag(group, public_name(name), hints[name], _literal(text))
+            _add_flag(group, public_name(name), hints[name], text)
             for former in fields[name].metadata.get("former", ()):
                 _add_flag(group, former, hints[name], argparse.SUPPRESS)
     return parser
@@ -271,10 +272,6 @@ def _add_flag(group: Any, name: str, hint: Any, text: str) -> None:
     metavar = "{" + ",".join(map(str, get_args(kind))) + "}" if is_choice else kind.__name__.upper()
     many: dict[str, Any] = {"nargs": "+", "action": "extend"} if get_origin(hint) is tuple else {}
     group.add_argument(_flag(name), dest=name, metavar=metavar, help=text, **many)
-
-
-def _literal(text: str) -> str:
-    return text.replace("%", "%%")
 
 
 def _groups(config_class: type[Settings]) -> Iterator[tuple[str, dict[str, str]]]:

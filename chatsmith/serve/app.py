@@ -23,9 +23,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import chatsmith
-from chatsmith.serve import metrics, prompts, protocol
+from chatsmith.serve import metrics, ollama, prompts, protocol
 from chatsmith.serve.auth import HostNames
-from chatsmith.serve.completions import ChatReply, Reply, TextReply, encode
+from chatsmith.serve.completions import ChatReply, Reply, TextReply
 from chatsmith.serve.errors import CLIENT_CLOSED, ApiError, ClientGone, known
 from chatsmith.serve.log import RequestRecord, log_failure
 from chatsmith.serve.models import ServedModel, Service, bundle_card, card
@@ -47,7 +47,7 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
 
-RequestT = TypeVar("RequestT", bound=protocol.ReplyRequest)
+RequestT = TypeVar("RequestT", bound=protocol.ModelRequest)
 T = TypeVar("T")
 
 
@@ -186,6 +186,23 @@ def _guarded_routes(service: Service) -> APIRouter:
     async def model(model_id: str) -> Response:
         return JSONResponse(card(service.model(model_id)))
 
+    @router.post("/api/chat", include_in_schema=False)
+    @router.post("/api/generate", include_in_schema=False)
+    async def ollama_reply(http: Request, request: ollama.OllamaRequest) -> Response:
+        return await _generate(http, service, request, ollama.OllamaReply)
+
+    @router.post("/api/show", include_in_schema=False)
+    async def ollama_show(request: protocol.ModelRequest) -> dict[str, Any]:
+        return ollama.describe(service.model(request.model))
+
+    @router.get("/api/tags", include_in_schema=False)
+    async def ollama_tags() -> dict[str, Any]:
+        return {"models": [ollama.describe(model) for model in service.models.values()]}
+
+    @router.get("/api/version", include_in_schema=False)
+    async def ollama_version() -> dict[str, str]:
+        return {"version": ollama.VERSION}
+
     if service.runs is not None:
         service.runs.add_routes(router)
 
@@ -213,7 +230,7 @@ async def _generate(
     # What goes wrong before the first piece is an ordinary error answer.
     first = await unless_gone(http.receive, anext(pieces))
     if reply.is_stream:
-        return EventStream(first, pieces, record, model.request_seconds + service.read_seconds)
+        return EventStream(reply, first, pieces, model.request_seconds + service.read_seconds)
     await pieces.aclose()
     return Response(first, media_type="application/json")
 
@@ -312,12 +329,12 @@ async def _answer_error(http: Request, error: Exception) -> Response:
         headers, error = error.headers, ApiError(error.status_code, message, code=code)
         error.headers = dict(headers or {})
     http.state.record.error = error.code
-    return JSONResponse(error.body(), error.status, error.headers)
+    return JSONResponse(error.body(http.url.path), error.status, error.headers)
 
 
 async def _answer_fault(http: Request, error: Exception) -> Response:
     # RequestScope logs it.
-    return JSONResponse(known("internal_error").body(), 500)
+    return JSONResponse(known("internal_error").body(http.url.path), 500)
 
 
 # ---- streams ----
@@ -347,22 +364,18 @@ async def unless_gone(receive: Receive, work: Awaitable[T]) -> T:
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events: a reply while it is written, until it ends or the client leaves.
+    """Server-sent events, or lines: a reply while it is written, until it ends or the client leaves.
 
     Its first piece is there, so the status is decided: what goes wrong from now on is an event, `data: {"error": …}`,
     and the stream ends without `[DONE]`.
     """
 
-    media_type = "text/event-stream"
-
-    def __init__(
-        self, first: bytes, rest: AsyncGenerator[bytes, None], record: RequestRecord, seconds: float
-    ) -> None:
+    def __init__(self, reply: Reply, first: bytes, rest: AsyncGenerator[bytes, None], seconds: float) -> None:
         """`seconds` bounds the whole, sending included: a client that reads nothing holds no reply for ever."""
         # X-Accel-Buffering: nginx would otherwise collect events before it passes them on.
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        super().__init__(self._events(first, rest), headers=headers)
-        self._rest, self._record, self._seconds = rest, record, seconds
+        super().__init__(self._events(first, rest), headers=headers, media_type=reply.media_type)
+        self._reply, self._rest, self._seconds = reply, rest, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send events until they end or the client leaves."""
@@ -370,9 +383,9 @@ class EventStream(StreamingResponse):
             async with asyncio.timeout(self._seconds), aclosing(self._rest):
                 await unless_gone(receive, self.stream_response(send))
         except ClientGone:
-            self._record.status = CLIENT_CLOSED
+            self._reply.record.status = CLIENT_CLOSED
         except TimeoutError:
-            self._record.error = "deadline_exceeded"
+            self._reply.record.error = "deadline_exceeded"
 
     async def _events(self, first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
         yield first
@@ -381,10 +394,10 @@ class EventStream(StreamingResponse):
                 yield event
         except Exception as failure:
             if not isinstance(failure, ApiError):
-                log_failure("stream_failed", failure, request_id=self._record.request_id)
+                log_failure("stream_failed", failure, request_id=self._reply.record.request_id)
             error = failure if isinstance(failure, ApiError) else known("internal_error")
-            self._record.error = error.code
-            yield b"data: " + encode(error.body()).encode() + b"\n\n"
+            self._reply.record.error = error.code
+            yield self._reply.failed(error)
 
 
 # ---- around every request ----
@@ -426,7 +439,7 @@ class RequestScope:
             if strange and not self._service.keys.are_required:
                 error = known("host_not_allowed", host=strange[0][:100])
                 record.error = error.code
-                await JSONResponse(error.body(), error.status)(scope, receive, send_with_id)
+                await JSONResponse(error.body(record.path), error.status)(scope, receive, send_with_id)
             else:
                 await self._app(scope, receive, send_with_id)
         except Exception as error:

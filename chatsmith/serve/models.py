@@ -383,9 +383,11 @@ class Service:
         self.check_open()
         if name is None and self.models:
             return next(iter(self.models.values()))
-        if name is None or name not in self.models:
+        if name not in self.models:  # Ollama's clients add what it calls the newest
+            name = (name or "").removesuffix(":latest")
+        if name not in self.models:
             there = ", ".join(self.models) or "none"
-            raise known("model_not_found", param="model", name=(name or "")[:100], known=there)
+            raise known("model_not_found", param="model", name=name[:100], known=there)
         return self.models[name]
 
     def check_open(self) -> None:

@@ -11,14 +11,16 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import msgspec
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, ValidationError
 
 from chatsmith.engine.request import MAX_TOP_LOGPROBS, SamplingParams
 from chatsmith.serve.errors import ApiError, invalid, unsupported
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 # ---- the body as JSON ----
 
@@ -132,6 +134,14 @@ def explain(errors: Sequence[Any], body: Any) -> ApiError:
         alike = [inner[0][1]] if inner else [one for _, one in of_union]
     reasons = list(dict.fromkeys(_reason(one["msg"]) for one in alike))
     return invalid(f"{path} {', or '.join(reasons[:MAX_REASONS])}", path)
+
+
+def checked(kind: type[ModelT], body: dict[str, Any]) -> ModelT:
+    """A request that was made of another one. Raises ApiError (400)."""
+    try:
+        return kind.model_validate(body)
+    except ValidationError as error:
+        raise explain([{**one, "loc": ("body", *one["loc"])} for one in error.errors()], body) from None
 
 
 def _reason(message: str) -> str:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow.parquet
 
@@ -30,8 +30,6 @@ from chatsmith.runtime.atomic import write_bytes
 from chatsmith.runtime.cache import cache_folder, usual_cache
 from chatsmith.runtime.errors import UserError
 from chatsmith.text.tokenizer import byte_alphabet
-
-Split = Literal["train", "development", "test"]
 
 TASKS: dict[str, dict[str, Any]] = tomllib.loads(
     Path(__file__).with_name("tasks.toml").read_text(encoding="utf-8")
