@@ -5,18 +5,21 @@ are bounded by the memory bandwidth, which is measured in the same run. Weights 
 them. Nothing is read from a run, except for --run, and nothing is written.
 """
 
+import copy
 import math
 import random
 import statistics
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from chatsmith.backends import choose_backend, weight_bytes
+from chatsmith.backends.lora import Adapter, add_lora, matrices_of
 from chatsmith.backends.native import load_library
 from chatsmith.backends.quantized import Quantization, decoding_view
 from chatsmith.bundle import load_bundle
@@ -39,6 +42,7 @@ STREAMS, LONG_PROMPT = 8, 400
 """Of the latency test: requests that decode, and the prompt that arrives beside them."""
 REQUESTS, LOAD = 24, 0.5
 """Random requests, and the share of the engine's capacity at which they arrive."""
+ADAPTER_ROUNDS = 3
 SHARED, TOTAL = 400, 444
 """Tokens of a shared prefix, and of the prompts that have it."""
 
@@ -63,6 +67,9 @@ def main(config: Config) -> None:
     if "prefix" in config.parts:
         results["prefix"] = measure_prefix_caching(new_engine(model, 1), reporter)
         show_prefix(results["prefix"], reporter)
+    if "adapters" in config.parts:
+        results["adapters"] = measure_adapters(config, model, runtime, reporter)
+        show_adapters(results["adapters"], reporter)
     if config.run is not None:
         results["bits_per_byte"] = measure_bits(config.run, runtime, reporter)
         bits = results["bits_per_byte"]
@@ -91,7 +98,12 @@ def random_model(config: Config, runtime: Runtime) -> GPT:
 
 
 def new_engine(
-    model: GPT, batch: int, *, quantize: Quantization | None = None, tokens_beside_decoding: int | None = None
+    model: GPT,
+    batch: int,
+    *,
+    quantize: Quantization | None = None,
+    tokens_beside_decoding: int | None = None,
+    adapters: Mapping[str, Adapter] | None = None,
 ) -> Engine:
     """An engine for `batch` requests of full context. It wants a tokenizer; nobody reads what random models say."""
     return Engine(
@@ -100,7 +112,7 @@ def new_engine(
         max_running=batch,
         kv_tokens=batch * model.config.context_length,
         tokens_beside_decoding=tokens_beside_decoding,
-        backend=choose_backend(model, quantize=quantize),
+        backend=choose_backend(model, quantize=quantize, adapters=adapters),
     )
 
 
@@ -184,6 +196,67 @@ def show_decoding(results: dict[str, Any], reporter: Reporter) -> None:
         table.append([*cells, f"{times:.1f}", row["decoder"]])
     columns = ["weights", "batch", "tokens/s", "bound", "of it", "times batch 1", "decoded by"]
     reporter.table("Decoding", columns, table)
+
+
+# ---- adapters ----
+
+
+def measure_adapters(
+    config: Config, model: GPT, runtime: Runtime, reporter: Reporter
+) -> list[dict[str, float]]:
+    """Tokens a second by batch: of the model alone, of one with adapters that no request asks for, and with requests
+    that ask for them in turn. The three are measured in turn, and each of them at its best."""
+    adapters = {name: random_adapter(model, seed) for seed, name in enumerate(("one", "other"))}
+    rows: list[dict[str, float]] = []
+    with reporter.progress("adapters", ADAPTER_ROUNDS * len(config.batches), "rounds") as bar:
+        for batch in config.batches:
+            alone, beside = new_engine(model, batch), new_engine(model, batch, adapters=adapters)
+            kinds: dict[str, tuple[Engine, tuple[str, ...]]] = {
+                "alone": (alone, ("",)),
+                "not_asked_for": (beside, ("",)),
+                "asked_for": (beside, tuple(adapters)),
+            }
+            best = dict.fromkeys(kinds, math.inf)
+            for _ in range(ADAPTER_ROUNDS):
+                for kind, (engine, names) in kinds.items():
+                    source = random.Random(batch)
+                    requests = [
+                        replace(
+                            random_request(source, config.prompt_tokens, max_tokens=config.new_tokens),
+                            adapter=names[number % len(names)],
+                        )
+                        for number in range(batch)
+                    ]
+                    best[kind] = min(best[kind], seconds_per_step(engine, requests, runtime))
+                bar.advance()
+            rows.append({"batch": batch, **{kind: batch / seconds for kind, seconds in best.items()}})
+    return rows
+
+
+def random_adapter(model: GPT, seed: int, rank: int = 8) -> Adapter:
+    """Random matrices beside all products of the model."""
+    learned = copy.deepcopy(model)
+    add_lora(learned, rank, seed=seed)
+    return Adapter(
+        "", {name: (a, torch.ones_like(b) * 0.01) for name, (a, b) in matrices_of(learned).items()}
+    )
+
+
+def show_adapters(rows: list[dict[str, float]], reporter: Reporter) -> None:
+    """What adapters cost, by batch."""
+    table = [
+        [
+            str(row["batch"]),
+            f"{row['alone']:,.0f}",
+            *(
+                f"{row[kind]:,.0f} ({row[kind] / row['alone']:.0%})"
+                for kind in ("not_asked_for", "asked_for")
+            ),
+        ]
+        for row in rows
+    ]
+    columns = ["batch", "the model alone", "with adapters, not asked for", "asked for"]
+    reporter.table("Decoding with adapters, tokens/s", columns, table)
 
 
 # ---- latency ----

@@ -29,6 +29,23 @@ BASE, ADAPTED, NEAREST = "before", "after", "nearest pair"
 REPLY_TOKENS = 64
 SAMPLES = 10
 SAID = {"training": "what it read", "held_out": "pages it never saw"}
+_TEXT = {
+    "held_out": {
+        "better": "It learned the wording of your documents",
+        "worse": "It did not learn the wording of your documents, but got worse at it",
+        "nothing": "It learned nothing of your documents' wording that can be told from luck",
+    },
+    "general": {
+        "better": "Other text it knows no worse",
+        "worse": "Other text it knows less well than before",
+        "nothing": "On other text, no loss was seen",
+    },
+}
+_ANSWERS = {
+    "better": "",
+    "worse": ": worse than before",
+    "nothing": ": no gain that can be told from luck",
+}
 
 
 @dataclass(frozen=True)
@@ -104,40 +121,21 @@ def measure(
 def sentence(evidence: Mapping[str, Any]) -> str:
     """The outcome in one honest sentence or three."""
     text, said = evidence["text"], []
+
+    def outcome(name: str) -> str:
+        before, after = (text[name][model]["bits_per_byte"] for model in (BASE, ADAPTED))
+        return f"{_TEXT[name][_verdict(text[name]['change'])]}: {before:.2f} → {after:.2f} bits per byte"
+
     if "held_out" in text:
-        before, after = (text["held_out"][model]["bits_per_byte"] for model in (BASE, ADAPTED))
-        figures = f"{before:.2f} → {after:.2f} bits per byte on pages it was not trained on"
-        match _verdict(text["held_out"]["change"]):
-            case "better":
-                said.append(f"It learned the wording of your documents: {figures}.")
-            case "worse":
-                said.append(
-                    f"It did not learn the wording of your documents, but got worse at it: {figures}."
-                )
-            case _:
-                said.append(
-                    f"It learned nothing of your documents' wording that can be told from luck: {figures}."
-                )
+        said.append(f"{outcome('held_out')} on pages it was not trained on.")
     for name, asked in evidence["questions"].items():
         before, after = (asked[model]["right"] for model in (BASE, ADAPTED))
-        figures = f"of {asked['n']} questions about {SAID[name]}, it answers {after}, before {before}"
-        outcome = {
-            "better": "",
-            "worse": ": worse than before",
-        }.get(_verdict(asked["change"]), ": no gain that can be told from luck")
-        said.append(f"{figures[0].upper()}{figures[1:]}{outcome}.")
+        figures = f"Of {asked['n']} questions about {SAID[name]}, it answers {after}, before {before}"
+        said.append(f"{figures}{_ANSWERS[_verdict(asked['change'])]}.")
         if name == "training":
             said.append(f"Looking up the most similar training pair would answer {asked[NEAREST]['right']}.")
     if "general" in text:
-        before, after = (text["general"][model]["bits_per_byte"] for model in (BASE, ADAPTED))
-        figures = f"{before:.2f} → {after:.2f} bits per byte"
-        match _verdict(text["general"]["change"]):
-            case "worse":
-                said.append(f"Other text it knows less well than before: {figures}.")
-            case "better":
-                said.append(f"Other text it knows no worse: {figures}.")
-            case _:
-                said.append(f"On other text, no loss was seen: {figures}.")
+        said.append(f"{outcome('general')}.")
     else:
         said.append("What it has forgotten was not measured: no other text was at hand.")
     return " ".join(said)

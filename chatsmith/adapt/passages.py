@@ -1,24 +1,31 @@
 """A folder of documents as passages: read, split by headings, without duplicates, and with what was left out and why.
 
-Text is taken out of PDF, HTML and Word files by well-kept libraries (the extra `documents`). A passage keeps the name
-of its document and the headings above it. Links are not followed, so a loop of them ends nothing.
+Text is taken out of PDF, HTML, Word files and books (EPUB) by well-kept libraries (the extra `documents`). A passage
+keeps the name of its document and the headings above it. Links are not followed, so a loop of them ends nothing.
 """
 
 import hashlib
 import os
+import posixpath
 import re
 import unicodedata
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
+from xml.etree import ElementTree
 
 from chatsmith.runtime.errors import UserError
 
 MOST_BYTES = 50_000_000
-"""Of one file; larger ones are data rather than documents."""
+"""Of one file, unpacked; larger ones are data rather than documents."""
+
+LANGUAGE_CHARACTERS = 5_000
+"""Of a document: enough to tell its language by."""
 
 PASSAGE_CHARACTERS = 1_200
 LONGEST_PARAGRAPH = 4_000
@@ -28,24 +35,12 @@ SHINGLE_WORDS = 5
 NEAR = 0.8
 """Passages that share this part of their five-word pieces (Jaccard, by MinHash: Broder 1997) are duplicates."""
 
-SOURCE_ENDINGS = (
-    ".py",
-    ".c",
-    ".h",
-    ".cpp",
-    ".js",
-    ".ts",
-    ".go",
-    ".rs",
-    ".java",
-    ".sh",
-    ".toml",
-    ".rst",
-    ".tex",
-)
+SOURCE_ENDINGS = tuple(re.findall(r"\.\w+", ".py .c .h .cpp .js .ts .go .rs .java .sh .toml .rst .tex"))
 
 Section = tuple[str, str]
 """The headings above a text, and the text."""
+Part = tuple[int, str]
+"""A heading and its level, from 1, or 0 and a piece of the text below it."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +76,17 @@ class Documents:
         for passage in self.passages:
             found.setdefault(passage.document, []).append(passage)
         return found
+
+    def languages(self) -> Counter[str]:
+        """How many documents are in each language, by its two letters; source files are in none. Raises UserError if
+        the package for it is missing."""
+        classify = package("py3langid").classify
+        texts = {
+            name: " ".join(one.text for one in passages)[:LANGUAGE_CHARACTERS]
+            for name, passages in self.by_document().items()
+            if not name.lower().endswith(SOURCE_ENDINGS)
+        }
+        return Counter(classify(text)[0] for text in texts.values())
 
 
 def read_documents(folder: Path, on_file: Callable[[], object] = lambda: None) -> Documents:
@@ -145,43 +151,45 @@ def _reason_against(path: Path) -> str | None:
     if size > MOST_BYTES:
         return f"has {size / 1e6:,.0f} MB; {MOST_BYTES // 10**6} are read at most"
     if path.suffix.lower() not in READERS:
-        return (
-            f"its ending {path.suffix!r} is not known"
-            if path.suffix
-            else "has no ending that says what it is"
-        )
+        return f"has an ending that is not known: {path.suffix or 'none'}"
     return None
 
 
 def _sections(path: Path) -> Iterator[Section]:
-    return READERS[path.suffix.lower()](path)
-
-
-def _plain(path: Path) -> Iterator[Section]:
-    yield "", _decoded(path)
-
-
-def _markdown(path: Path) -> Iterator[Section]:
+    if path.suffix.lower() in (".docx", ".epub"):
+        with zipfile.ZipFile(path) as archive:
+            size = sum(one.file_size for one in archive.infolist())
+        if size > MOST_BYTES:
+            raise ValueError(f"it unpacks to {size / 1e6:,.0f} MB; {MOST_BYTES // 10**6} are read at most")
     headings: list[str] = []
-    lines: list[str] = []
+    text = ""
+    for level, part in READERS[path.suffix.lower()](path):
+        if level:
+            yield " › ".join(headings), text
+            headings, text = [*headings[: level - 1], part], ""
+        else:
+            text += part
+    yield " › ".join(headings), text
+
+
+def _plain(path: Path) -> Iterator[Part]:
+    yield 0, _decoded(path)
+
+
+def _markdown(path: Path) -> Iterator[Part]:
     in_code = False
     for line in _decoded(path).splitlines():
         in_code ^= line.lstrip().startswith("```")
-        heading = None if in_code else re.match(r"(#{1,6})\s+(.+?)\s*#*$", line)
-        if heading is None:
-            lines.append(line)
-            continue
-        yield " › ".join(headings), "\n".join(lines)
-        headings, lines = [*headings[: len(heading[1]) - 1], heading[2]], []
-    yield " › ".join(headings), "\n".join(lines)
+        heading = None if in_code else re.match(r"#{1,6}(?=\s+\S)", line)
+        text = line.strip().strip("#").strip()
+        yield (heading.end(), text) if heading else (0, f"{line}\n")
 
 
-def _html(path: Path) -> Iterator[Section]:
-    soup = package("bs4").BeautifulSoup(path.read_bytes(), "html.parser")
+def _hypertext(content: bytes) -> Iterator[Part]:
+    with warnings.catch_warnings(action="ignore"):  # XHTML is XML, too
+        soup = package("bs4").BeautifulSoup(content, "html.parser")
     for element in soup(["script", "style", "nav", "header", "footer", "noscript", "template"]):
         element.decompose()
-    headings: list[str] = []
-    blocks: list[str] = []
     for element in soup.find_all(
         [*(f"h{level}" for level in range(1, 7)), "p", "li", "pre", "dd", "dt", "td", "th"]
     ):
@@ -189,42 +197,47 @@ def _html(path: Path) -> Iterator[Section]:
             continue  # its text is that of what it stands in
         text = element.get_text() if element.name == "pre" else " ".join(element.get_text(" ").split())
         text = text.replace("¶", "").strip()
-        if element.name[0] == "h" and element.name[1:].isdigit():
-            yield " › ".join(headings), "\n\n".join(blocks)
-            headings, blocks = [*headings[: int(element.name[1]) - 1], text], []
-        elif text:
-            blocks.append(text)
-    yield " › ".join(headings), "\n\n".join(blocks)
+        yield (int(element.name[1]), text) if element.name[0] == "h" else (0, f"{text}\n\n")
 
 
-def _pdf(path: Path) -> Iterator[Section]:
+def _epub(path: Path) -> Iterator[Part]:
+    """The pages of a book, in the order that it names (https://www.w3.org/TR/epub-33/)."""
+    with zipfile.ZipFile(path) as book:
+        container = ElementTree.fromstring(book.read("META-INF/container.xml"))
+        index = next(container.iterfind(".//{*}rootfile")).attrib["full-path"]
+        contents = ElementTree.fromstring(book.read(index))
+        files = {item.attrib["id"]: unquote(item.attrib["href"]) for item in contents.iterfind(".//{*}item")}
+        names = [files[item.attrib["idref"]] for item in contents.iterfind(".//{*}itemref")]
+        lock = "META-INF/encryption.xml"  # fonts may be encrypted: what is read is not
+        if lock in book.namelist() and any(name in unquote(book.read(lock).decode()) for name in names):
+            raise ValueError("it is encrypted")
+        for name in names:
+            yield from _hypertext(book.read(posixpath.normpath(posixpath.join(index, "..", name))))
+
+
+def _pdf(path: Path) -> Iterator[Part]:
     reader = package("pypdf").PdfReader(path)
     if reader.is_encrypted and not reader.decrypt(""):
         raise ValueError("it is encrypted")
     for number, page in enumerate(reader.pages, start=1):
+        yield 1, f"page {number}"
         text = re.sub(r"(\w)-\n(\w)", r"\1\2", page.extract_text())
-        yield f"page {number}", re.sub(r"(?<![.:!?\n])\n(?!\n)", " ", text)
+        yield 0, re.sub(r"(?<![.:!?\n])\n(?!\n)", " ", text)
 
 
-def _docx(path: Path) -> Iterator[Section]:
-    headings: list[str] = []
-    blocks: list[str] = []
+def _docx(path: Path) -> Iterator[Part]:
     for paragraph in package("docx").Document(str(path)).paragraphs:
         level = re.fullmatch(r"Heading (\d)", paragraph.style.name or "")
-        if level is None:
-            blocks.append(paragraph.text)
-        else:
-            yield " › ".join(headings), "\n\n".join(blocks)
-            headings, blocks = [*headings[: int(level[1]) - 1], paragraph.text], []
-    yield " › ".join(headings), "\n\n".join(blocks)
+        yield (int(level[1]), paragraph.text) if level else (0, f"{paragraph.text}\n\n")
 
 
-READERS: dict[str, Callable[[Path], Iterator[Section]]] = {
+READERS: dict[str, Callable[[Path], Iterator[Part]]] = {
     **dict.fromkeys((".txt", ".text", *SOURCE_ENDINGS), _plain),
     **dict.fromkeys((".md", ".markdown"), _markdown),
-    **dict.fromkeys((".html", ".htm", ".xhtml"), _html),
+    **dict.fromkeys((".html", ".htm", ".xhtml"), lambda path: _hypertext(path.read_bytes())),
     ".pdf": _pdf,
     ".docx": _docx,
+    ".epub": _epub,
 }
 
 
@@ -303,8 +316,7 @@ def _is_card(text: str) -> bool:
 
 def package(name: str) -> Any:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             return __import__(name)
     except ImportError:
         raise UserError("reading documents needs more packages: pip install 'chatsmith[documents]'") from None

@@ -98,7 +98,7 @@ def training_pairs(passages: Sequence[Passage]) -> list[Question]:
     of_passage = {one.name: "" for one in passages}
     for one in passages:
         of_passage[one.name] += f"{one.text}\n"
-    return [pair for pair in pairs if _squeezed(pair.answer) in _squeezed(of_passage[pair.passage])]
+    return [pair for pair in pairs if squeezed(pair.answer) in squeezed(of_passage[pair.passage])]
 
 
 def exam_questions(
@@ -218,7 +218,8 @@ def _bare(text: str) -> str:
     return text.strip(" `*")
 
 
-def _squeezed(text: str) -> str:
+def squeezed(text: str) -> str:
+    """The text with single spaces."""
     return " ".join(text.split())
 
 

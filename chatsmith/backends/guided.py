@@ -8,9 +8,11 @@ calls no tool.
 
 import json
 import re
+import tomllib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import takewhile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -34,6 +36,9 @@ JSON_LAYOUT: "JsonCompileOptions" = {
 
 MAX_REASON = 500
 """Characters of the reason why a constraint is refused; a pattern may be long."""
+
+REASONS = tomllib.loads(Path(__file__).with_name("refusals.toml").read_text(encoding="utf-8"))
+"""llguidance's words (1.9), and ours."""
 
 
 class Matcher:
@@ -91,24 +96,25 @@ class Grammars:
         """The beginning of a completion under `constraint`. Raises RequestError if that makes no sense."""
         from llguidance import LLMatcher
 
+        matcher = None
         try:
-            grammar = _grammar(constraint)
+            matcher = LLMatcher(self._tokenizer, _grammar(constraint), log_level=0)
+            reason = _in_one_line(matcher.get_error()) if matcher.is_error() else _flaw(constraint)
         except ValueError as error:  # a number that it cannot hold, for one
-            raise RequestError(
-                f"the {constraint.kind} cannot be used: {error}", parameter="constraint"
-            ) from error
-        matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
-        reason = _in_one_line(matcher.get_error()) if matcher.is_error() else _flaw(constraint)
-        if reason:
+            reason = _in_one_line(str(error))
+        if reason or not matcher:
             raise RequestError(f"the {constraint.kind} cannot be used: {reason}", parameter="constraint")
         return Matcher(matcher, self._vocab_size)
 
 
 def _in_one_line(error: str) -> str:
-    """llguidance's words without the excerpt of the grammar and the marks under a pattern."""
+    """What llguidance says without the excerpt of the grammar and the marks under a pattern, in our words."""
     lines = [line.strip() for line in error.splitlines()]
     told = takewhile(lambda line: not re.match(r"\d+ \|", line), lines)
-    return " ".join(line for line in told if line.strip("^ "))[:MAX_REASON]
+    reason = " ".join(line for line in told if line.strip("^ "))
+    for words, ours in REASONS.items():
+        reason = re.sub(words, ours, reason, count=1)
+    return reason[:MAX_REASON]
 
 
 def _grammar(constraint: Constraint) -> str:

@@ -6,6 +6,7 @@ skipped when the command is repeated: an edited `<run>/adapt/pairs.jsonl` is wha
 """
 
 import json
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 from chatsmith.adapt import questions
 from chatsmith.adapt.evidence import ADAPTED, BASE, Material, measure, show
 from chatsmith.adapt.passages import Documents, Passage, read_documents
+from chatsmith.adapt.writer import written_pairs
 from chatsmith.bundle import bundle_fingerprint, load_bundle
 from chatsmith.cli.config import AdaptConfig as Config
 from chatsmith.cli.config import RunConfig, SftConfig
@@ -55,6 +57,13 @@ LORA_RATE_SCALE = 3.0
 """Times the rates that suit all weights: two small matrices learned most at 2 to 4 times as much (docs/lab-log.md)."""
 PAIR_EPOCHS = 4
 PAIRS_SHOWN = 6
+EXPECTED_GAINS = [
+    ["1", "1 → 1", "0 of 1, before 0"],
+    ["1", "1 → 1", "0 of 1, before 0"],
+    ["1", "1 → 1", "0 of 1, before 0"],
+    ["1", "1 → 1", "0 of 1, before 0"],
+]
+"""By size of the text; a base of 2 million parameters (docs/lab-log.md, "Size of text against gain")."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +83,14 @@ def main(config: Config) -> None:
     run = RunDirectory(config.run)
     if config.from_ is None:
         raise UserError("name the model to start from, a run or a bundle, with --from")
+    if (config.writer or config.model) and not (config.model and re.match("https?://.", config.writer)):
+        raise UserError("a writer needs both: --writer http://HOST:PORT/v1 --model NAME")
     base = resolve_bundle(expanded(config.from_))
     folder, evidence_file = run.path / "adapt", run.evals / "adapt.json"
     with reporter.progress("reading", None, "files") as bar:
         documents = read_documents(expanded(config.folder), bar.advance)
     with run.lock():
-        is_new = _prepare(documents, base, folder, reporter)
+        _prepare(config, documents, base, folder, reporter)
         replay = _find_replay(config, base, folder, reporter)
         _write_general(replay, folder)
         pairs = _read_pairs(folder)
@@ -89,7 +100,7 @@ def main(config: Config) -> None:
                 "command without --review."
             )
             return
-        recipe = _recipe(folder, base, replay, bool(pairs), is_new, config.lora_rank, reporter)
+        recipe = _recipe(folder, base, replay, bool(pairs), config.lora_rank, reporter)
         write_recipe(folder / "recipe.toml", recipe)
     wanted = RunConfig(
         data=(folder / "train.jsonl",),
@@ -121,18 +132,19 @@ def main(config: Config) -> None:
     )
 
 
-def _prepare(documents: Documents, base: Path, folder: Path, reporter: Reporter) -> bool:
-    """Write what is made of the documents, unless it is there; whether it was not. Raises UserError if it was made of
-    other documents, or for another model."""
-    key = _key([questions.VERSION, bundle_fingerprint(base), [asdict(one) for one in documents.passages]])
+def _prepare(config: Config, documents: Documents, base: Path, folder: Path, reporter: Reporter) -> None:
+    """Write what is made of the documents, unless it is there. Raises UserError if it was made of other documents, by
+    another writer, or for another model."""
+    made_of = [questions.VERSION, bundle_fingerprint(base), [asdict(one) for one in documents.passages]]
+    key = _key([*made_of, config.model] if config.writer else made_of)
     _show_documents(documents, reporter)
     about = folder / "about.json"
     if about.is_file():
         if json.loads(about.read_bytes())["key"] != key:
             raise UserError(
-                f"the documents, or the model, are others than for {folder}; choose another --run"
+                f"the documents, the model or the writer are others than for {folder}; choose another --run"
             )
-        return False
+        return
     held_out, training = _divided(documents)
     known = questions.sequences((one.text for one in training), LEAK_WORDS)
     measured = [one for one in held_out if not questions.sequences([one.text], LEAK_WORDS) & known]
@@ -142,6 +154,9 @@ def _prepare(documents: Documents, base: Path, folder: Path, reporter: Reporter)
             "not copies of each other"
         )
     pairs = questions.training_pairs(training)
+    if config.writer:
+        some = sorted(training, key=lambda one: content_digest(one.text))[: config.writer_calls]
+        pairs += written_pairs(some, pairs, config.writer, config.model, folder / "written.json", reporter)
     names = list(documents.by_document())
     exams = {
         name: questions.exam_questions(passages, pairs, EXAM_ITEMS[name], names)
@@ -167,12 +182,15 @@ def _prepare(documents: Documents, base: Path, folder: Path, reporter: Reporter)
     shown = pairs[:: -(-len(pairs) // PAIRS_SHOWN) or 1]
     rows = [[one.question, one.answer, one.passage] for one in shown]
     reporter.table(f"Some of {len(pairs):,} questions to train on", ["question", "answer", "from"], rows)
-    numbers = {name: len(asked) for name, asked in exams.items()}
     reporter.line(
-        f"The examination, in other forms: {numbers['training']:,} questions about what is trained on, "
-        f"{numbers['held_out']:,} about what is held out"
+        f"The examination, in other forms: {len(exams['training']):,} questions about what is trained on, "
+        f"{len(exams['held_out']):,} about what is held out"
     )
-    return True
+    size = sum(len(one.text) for one in training)
+    about = ["characters", "bits per byte of held-out pages", "questions answered"]
+    reporter.table(
+        f"What runs of ours gained (yours: {size:,} characters to train on)", about, EXPECTED_GAINS
+    )
 
 
 def _divided(documents: Documents) -> tuple[list[Passage], list[Passage]]:
@@ -199,6 +217,8 @@ def _show_documents(documents: Documents, reporter: Reporter) -> None:
         f"{len(documents.by_document()):,} documents, {len(passages):,} passages, {size:,} characters; "
         f"{documents.num_duplicates:,} passages that stand there twice are left out"
     )
+    languages = ", ".join(f"{name} ({count:,})" for name, count in documents.languages().most_common(5))
+    reporter.line(f"Languages of the documents, as far as a program can tell: {languages or 'none'}")
     for name, reason in documents.left_out:
         reporter.notice(f"left out: {name} {reason}")
     if documents.personal:
@@ -276,24 +296,17 @@ def _write_general(replay: Replay, folder: Path) -> None:
 
 
 def _recipe(
-    folder: Path,
-    base: Path,
-    replay: Replay,
-    has_pairs: bool,
-    is_new: bool,
-    lora_rank: int,
-    reporter: Reporter,
+    folder: Path, base: Path, replay: Replay, has_pairs: bool, lora_rank: int, reporter: Reporter
 ) -> Recipe:
     tokenizer = load_bundle(base, device="cpu").tokenizer
     tokens = sum(1 + len(tokenizer.encode(line["text"])) for line in _lines(folder / "train.jsonl"))
     share = REPLAY_SHARE if replay.documents else 0.0
     budget = round(tokens * TEXT_EPOCHS / (1 - share))
     exam = sum(1 for _ in _lines(folder / "exam_training.jsonl"))
-    if is_new:
-        reporter.line(
-            f"Training: {tokens:,} tokens of your documents {TEXT_EPOCHS} times, {share:.0%} of it other text; then "
-            f"the questions {PAIR_EPOCHS} times"
-        )
+    reporter.line(
+        f"Training: {tokens:,} tokens of your documents {TEXT_EPOCHS} times, {share:.0%} of it other text; then the "
+        f"questions {PAIR_EPOCHS} times"
+    )
     # McNemar's test needs six answers that changed, all for the better.
     if exam < 60:
         least = f"fewer than 6 of {exam} more" if exam >= 6 else "any"

@@ -314,6 +314,10 @@ class InspectConfig(Run):
     data: tuple[Path, ...] = ()
     """Look at these files or folders, or the first shard of hub:OWNER/NAME, instead of the run's data; no run is
     needed."""
+    text_column: str = "text"
+    """The column (parquet) or field (JSON lines) that holds the text of this data."""
+    as_text: bool = False
+    """Read files of this data with other endings as plain text, too."""
     tokenizer: Path | None = None
     """A tokenizer.json, or its folder, to use instead of the run's."""
     documents: Natural = 3
@@ -774,7 +778,7 @@ class AdaptConfig(Output):
     POSITIONAL: ClassVar[tuple[str, ...]] = ("folder",)
 
     folder: Path = Path("documents")
-    """The folder of documents: .txt, .md, .html, .pdf, .docx, source files."""
+    """The folder of documents: .txt, .md, .html, .pdf, .docx, .epub, source files."""
     from_: Path | None = None
     """The model to start from: a run or a bundle."""
     run: Path = Path("runs/adapted")
@@ -787,6 +791,13 @@ class AdaptConfig(Output):
     keeps them for `serve --adapter`."""
     review: bool = False
     """Stop once the questions are written, so that they can be read and changed; without it, the command goes on."""
+    writer: str = ""
+    """More questions, written by a model: the address of an OpenAI-compatible endpoint (http://localhost:8000/v1). Its
+    key, if it takes one, stands in the variable CHATSMITH_WRITER_KEY."""
+    model: str = ""
+    """The name of the model that writes them."""
+    writer_calls: Positive = 200
+    """At most so many calls, one for a passage."""
     set: tuple[str, ...] = ()
     """Change settings of the training, each as stage.name=value: --set sft.epochs=2."""
 
@@ -960,9 +971,9 @@ class BenchTrainConfig(Shape, Compute, Output):
 class BenchInferConfig(Shape, Compute, Output):
     """Measure inference throughput and latency, against the memory-bandwidth limit."""
 
-    parts: tuple[Literal["decode", "load", "prefix"], ...] = ("decode", "load", "prefix")
+    parts: tuple[Literal["decode", "load", "prefix", "adapters"], ...] = ("decode", "load", "prefix")
     """What to measure: decode (tokens a second by batch and type of the weights), load (latency under mixed requests),
-    prefix (what prefix caching saves)."""
+    prefix (what prefix caching saves), adapters (what serving them costs in tokens a second)."""
     depth: Positive = 12
     """Layers of the model."""
     head_dim: Natural = 64

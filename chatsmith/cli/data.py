@@ -26,10 +26,10 @@ from chatsmith.cli.config import DataConfig as Config
 from chatsmith.cli.inspect_data import show_manifest
 from chatsmith.cli.settings import expanded
 from chatsmith.data.dataset import DataManifest, SourceFile, load_manifest
-from chatsmith.data.documents import SUPPORTED, read_documents
+from chatsmith.data.documents import read_documents
 from chatsmith.data.tokens import ABOUT, PROGRESS
 from chatsmith.ingest import forms, hub
-from chatsmith.ingest.files import ANY_TYPE, find_files
+from chatsmith.ingest.files import find_files, types_to_read
 from chatsmith.ingest.survey import Role, survey
 from chatsmith.ingest.tokenizing import IN_USE
 from chatsmith.runtime.atomic import new_folder
@@ -150,7 +150,7 @@ class Named:
         def here(*uses: str) -> list[Path]:
             return [path for use in uses for path in self.files[use] if path not in self.shards]
 
-        texts = find_files(here("data", "validation"), _types(config))
+        texts = find_files(here("data", "validation"), types_to_read(config.as_text))
         chats = find_files(here("conversations", "validation_conversations"), forms.TYPES)
         files = [(file, file.stat()) for file in dict.fromkeys((*texts, *chats))]
         self.bytes = sum(status.st_size for _, status in files)
@@ -161,10 +161,6 @@ class Named:
                     role = self.listed.get(path, ("read",))[0]
                     lines.append(f"{use} {role} {file.sha256 if file.is_remote else file.path} {file.bytes}")
         return sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _types(config: Config) -> tuple[str, ...]:
-    return (*SUPPORTED, *ANY_TYPE) if config.as_text else SUPPORTED
 
 
 def _gather(config: Config, named: Named, folder: Path, reporter: Reporter) -> DataManifest:
@@ -191,7 +187,7 @@ def _gather(config: Config, named: Named, folder: Path, reporter: Reporter) -> D
             chats=forms.ConversationFiles(folder / "conversations", (*own, *forms.FORMS)),
             held_out=config.held_out,
             text_column=config.text_column,
-            types=_types(config),
+            types=types_to_read(config.as_text),
             listed=named.listed,
             advance=bar.advance,
         )

@@ -19,6 +19,7 @@ from chatsmith.cli.settings import expanded
 from chatsmith.data.dataset import DataManifest, SourceFile, Split, load_manifest
 from chatsmith.data.packing import RowPacker, Rows
 from chatsmith.ingest import hub
+from chatsmith.ingest.files import types_to_read
 from chatsmith.ingest.survey import survey
 from chatsmith.report.reference_vocabularies import beginning
 from chatsmith.runtime.console import Reporter, printable
@@ -50,7 +51,7 @@ def main(config: Config) -> None:
             first = hub.find_shards(path).files[:1] if hub.is_source(path) else ()
             hub.fetch(first, reporter)
             paths.append(first[0].path if first else expanded(path))
-        manifest = survey(paths)
+        manifest = survey(paths, text_column=config.text_column, types=types_to_read(config.as_text))
         title = ", ".join(str(path) for path in config.data[:3])
     else:
         manifest = load_manifest(run.data)

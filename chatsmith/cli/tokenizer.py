@@ -5,6 +5,8 @@ conversations, and reports bytes per token on held-out text. Never reads validat
 train, and never touches the network.
 """
 
+import atexit
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -22,6 +24,7 @@ from chatsmith.report.reference_vocabularies import beginning, compare
 from chatsmith.runtime.console import Reporter, format_seconds
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import RunDirectory, stage_key
+from chatsmith.runtime.signals import StoppedError
 from chatsmith.text.tokenizer import Tokenizer, sample_evenly, train_tokenizer
 
 STAGE = "tokenizer"
@@ -73,7 +76,13 @@ def interruptible(work: Callable[[], T]) -> T:
             done.set_exception(error)
 
     Thread(target=run, daemon=True).start()
-    return done.result()
+    try:
+        return done.result()
+    except StoppedError as stop:
+        # Python aborts where it ends while native code calls it back ("exception not rethrown").
+        print(end="", flush=True)
+        atexit.register(os._exit, stop.code)
+        raise
 
 
 def _enough(manifest: DataManifest, characters: float) -> DataManifest:

@@ -111,8 +111,8 @@ def transformers_answers(path: Path, prompts: Sequence[Sequence[int]], ends: Seq
 
 def llama_answers(path: Path, prompts: Sequence[Sequence[int]], ends: Sequence[int]) -> Answers:
     """What llama.cpp gives for a GGUF file, with keys and values in 32 bits. Raises ImportError if it is missing."""
-    import llama_cpp
-    from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+    import llama_cpp  # type: ignore[import-not-found]
+    from llama_cpp.llama_chat_format import Jinja2ChatFormatter  # type: ignore[import-not-found]
 
     exact = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32, "logits_all": True}
     model = llama_cpp.Llama(str(path), n_ctx=2 * MOST_TOKENS + NEW_TOKENS, verbose=False, **exact)

@@ -8,12 +8,13 @@ from pathlib import Path
 from chatsmith.data.documents import PACKINGS, SUPPORTED, file_type
 from chatsmith.runtime.errors import UserError
 
-ANY_TYPE = ("",)
-"""In place of types: every file. What has no supported ending is read as plain text."""
-
-
 MOST_KINDS = 8
 """Of what is passed over, named in one line."""
+
+
+def types_to_read(as_text: bool) -> tuple[str, ...]:
+    """The endings of documents; with `as_text` every other, too: what has none of these is read as plain text."""
+    return (*SUPPORTED, "") if as_text else SUPPORTED
 
 
 def find_files(
@@ -32,10 +33,8 @@ def find_files(
             files = _files_inside(path, types, passed_over)
             others = _in_words(passed_over)
             if not files:
-                hint = f"; it holds {others}" if others else ""
-                raise UserError(
-                    f"the folder {path} holds no file of a supported type ({_known(types)}){hint}"
-                )
+                held = f"holds {others}, and no file" if others else "holds no file"
+                raise _unsupported(f"the folder {path} {held} of a supported type", types)
             if others and notices is not None:
                 notices.append(f"{path}: passed over {others}")
         elif path.is_file() and file_type(path, types) is not None:
@@ -45,8 +44,7 @@ def find_files(
         elif not path.is_file():
             raise UserError(f"{path} is neither a file nor a folder; write what it gives into a file")
         else:
-            reason = f"is of an unsupported type; chatsmith reads {_known(types)}"
-            raise UserError(f"{path} {reason}", setting="as_text")
+            raise _unsupported(f"{path} is of an unsupported type", types)
         # Links are kept: the name in a cache of downloads is a link to a file without a telling name.
         found.update(dict.fromkeys(Path(os.path.abspath(file)) for file in files))
     return list(found)
@@ -80,7 +78,11 @@ def _in_words(passed_over: Counter[str]) -> str:
     return ", ".join([*told, *([f"{rest:,} of other kinds"] if rest else [])])
 
 
-def _known(types: tuple[str, ...]) -> str:
-    """The endings for an error message: those of packed files are said in short."""
+def _unsupported(what: str, types: tuple[str, ...]) -> UserError:
+    """The error with the endings that are read: those of packed files are said in short."""
     plain = [kind for kind in types if not kind.endswith(PACKINGS[1:])]
-    return ", ".join(plain) + (" (also .gz, .zst)" if len(plain) < len(types) else "")
+    known = ", ".join(plain) + (" (also .gz, .zst)" if len(plain) < len(types) else "")
+    if types != SUPPORTED:
+        return UserError(f"{what}; chatsmith reads {known}")
+    more = "and files of other types as plain text if it is told to"
+    return UserError(f"{what}; chatsmith reads {known}, {more}", setting="as_text")

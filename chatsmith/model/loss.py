@@ -93,7 +93,7 @@ class _ChunkedLoss(torch.autograd.Function):
         cast_head = head.to(hidden.dtype)
         loss = torch.zeros((), dtype=weights.dtype, device=hidden.device)
         hidden_gradient = torch.empty_like(hidden)
-        head_gradient = torch.zeros_like(head)
+        head_gradient = torch.zeros_like(head) if ctx.needs_input_grad[1] else None  # LoRA freezes it
         start, at_once = 0, ROWS_PER_CHUNK
         while start < len(hidden):
             rows = slice(start, start + at_once)
@@ -103,9 +103,9 @@ class _ChunkedLoss(torch.autograd.Function):
             raw = gradient = gradient.to(hidden.dtype)  # one of them is all that is kept
             loss += part
             hidden_gradient[rows] = gradient @ cast_head
-            if head.dtype == hidden.dtype:
+            if head_gradient is not None and head.dtype == hidden.dtype:
                 head_gradient.addmm_(gradient.T, hidden[rows])
-            else:
+            elif head_gradient is not None:
                 head_gradient += gradient.T @ hidden[rows]
         ctx.save_for_backward(hidden_gradient, head_gradient)
         return loss
@@ -113,8 +113,8 @@ class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (scale,) = gradients
-        hidden_gradient, head_gradient = ctx.saved_tensors
-        return hidden_gradient * scale, head_gradient * scale, None, None, None, None
+        of_hidden, of_head = (one if one is None else one * scale for one in ctx.saved_tensors)
+        return of_hidden, of_head, None, None, None, None
 
 
 def chunked_loss(

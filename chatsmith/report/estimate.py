@@ -26,7 +26,7 @@ from chatsmith.model.config import Cost, GPTConfig, model_cost
 from chatsmith.model.gpt import GPT
 from chatsmith.optim.optimizer import Optimizer
 from chatsmith.runtime.console import format_bytes
-from chatsmith.runtime.device import Runtime, free_memory, resident_bytes
+from chatsmith.runtime.device import Runtime, free_memory, resident_with
 from chatsmith.runtime.errors import UserError
 from chatsmith.train.memory import SHARE_OF_FREE_MEMORY, Fit, Way, find_fit, most_at_once, state_bytes
 from chatsmith.train.plan import Plan
@@ -163,19 +163,17 @@ MOST_STATE_BYTES = 2e9
 
 
 def fit_here(plan: Plan, runtime: Runtime, is_compiled: bool) -> tuple[Plan, dict[str, Any], str]:
-    """As `fit_within` what is free on this device now. On a CPU, "floor_bytes" is what the process holds besides."""
+    """As `fit_within` what is free on this device now. On a CPU, "floor_bytes" is what the process holds besides; and
+    "resident_bytes" what it will hold in all."""
     on_gpu = runtime.device.type == "cuda"
     way = Way(runtime.compute_dtype, on_gpu, is_compiled, world_size=plan.world_size)
     share = 1.0 if on_gpu else SHARE_OF_FREE_MEMORY / plan.world_size
     plan, facts, words = fit_within(plan, way, share * free_memory(runtime.device))
     if on_gpu:
         return plan, facts, words
-    floor = resident_bytes()
-    return (
-        plan,
-        facts | {"floor_bytes": floor},
-        f"{words}; {format_bytes(floor)} come on top, which any process holds",
-    )
+    tensors, resident = facts["peak_bytes"], resident_with(facts["peak_bytes"])
+    words += f"; {format_bytes(resident)} resident, with the program and what malloc keeps"
+    return plan, facts | {"floor_bytes": resident - tensors, "resident_bytes": resident}, words
 
 
 def fit_within(plan: Plan, way: Way, room: float) -> tuple[Plan, dict[str, Any], str]:

@@ -23,6 +23,7 @@ from chatsmith.rl.objective import ScoredReply, advantages, merged
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.distributed import sum_numbers
+from chatsmith.runtime.errors import UserError
 from chatsmith.text.chat import Conversation, render, render_prompt
 from chatsmith.text.tokenizer import Tokenizer
 
@@ -138,10 +139,12 @@ class RolloutWorker:
         self, problems: Sequence[Problem], samples: int, seed: int, runtime: Runtime
     ) -> dict[str, float]:
         """Greedy pass@1 on all problems and pass@k on the first of them, over all processes; of a graded reward, before
-        these, the mean on all problems."""
+        these, the mean on all problems; and how many rewards failed, if any. Raises UserError where all did."""
         started = time.perf_counter()
         scores = self.scores(problems, runtime)
         known = [score for score in scores if not math.isnan(score)]
+        if scores and not known:
+            raise UserError("the reward failed for every development problem; see above", setting="reward")
         self._is_graded |= is_graded(scores)  # though all may be 0 or 1 in a later evaluation
         mean = {"dev_reward": sum(known) / max(1, len(known))} if self._is_graded else {}
         some = range(runtime.rank, min(len(problems), PASS_AT_K_PROBLEMS), runtime.world_size)
@@ -154,7 +157,7 @@ class RolloutWorker:
             "dev_pass_at_1": sum(score >= 1 for score in scores) / max(len(scores), 1),
             f"dev_pass_at_{samples}": sums["solved"] / max(sums["asked"], 1),
             "evaluation_seconds": time.perf_counter() - started,
-        }
+        } | ({"dev_failed_rewards": len(scores) - len(known)} if len(known) < len(scores) else {})
 
     def _request(
         self, problem: Problem, temperature: float, seed: int, logprobs: int | None = None

@@ -502,8 +502,10 @@ def _show_replies(groups: Sequence[Group], step: int, reporter: Reporter) -> lis
 
 
 def _in_words(scores: Mapping[str, float]) -> str:
-    """Development scores, as pass@1 61.3%; of a graded reward as mean reward -48.2 alone."""
+    """Development scores, as pass@1 61.3%; of a graded reward as mean reward -48.2 alone. With rewards that failed."""
+    failed = scores.get("dev_failed_rewards", 0)
+    more = f", {counted(int(failed), 'reward')} failed" if failed else ""
     if "dev_reward" in scores:
-        return f"mean reward {scores['dev_reward']:.4g}"
+        return f"mean reward {scores['dev_reward']:.4g}{more}"
     shown = {name.removeprefix("dev_").replace("_at_", "@"): value for name, value in scores.items()}
-    return ", ".join(f"{name} {value:.1%}" for name, value in shown.items() if name.startswith("pass"))
+    return ", ".join(f"{name} {value:.1%}" for name, value in shown.items() if name.startswith("pass")) + more

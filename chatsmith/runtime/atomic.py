@@ -55,11 +55,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, without a byte order mark.
+    """The text of a UTF-8 file, without a byte order mark. A pipe may give it (`<(command)`); a named pipe that nothing
+    writes into is empty, and not waited for.
 
     Raises UserError for UTF-16, as PowerShell and Notepad may save it; OSError and UnicodeDecodeError as they are.
     """
-    content = path.read_bytes()
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        os.set_blocking(file.fileno(), True)
+        content = file.read()
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise UserError(f"{path} is UTF-16 text; save it as UTF-8")
     return content.decode("utf-8-sig")

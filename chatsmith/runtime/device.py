@@ -3,6 +3,7 @@
 And what can be asked of that place: whether it compiles, how much memory is free, how fast it multiplies.
 """
 
+import ctypes
 import gc
 import os
 import resource
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -156,6 +158,23 @@ def resident_bytes() -> int:
         return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return peak_resident_bytes()
+
+
+LOADED_BY_A_STEP = 25_000_000
+"""Bytes that the first step leaves resident besides tensors: pages of libraries, threads, oneDNN's kernels."""
+
+RETAINED = 0.65
+"""Of a step's tensors, what glibc holds besides on a CPU: freed tensors of up to 32 MB leave holes in its heap that
+aligned ones do not fit into again. Measured 0.4 to 1.1 (docs/scaling.md); 0 with MALLOC_MMAP_THRESHOLD_=1000000, which
+makes a step half as fast."""
+
+
+def resident_with(tensors: int) -> int:
+    """The resident memory, in bytes, of this process on a CPU once it trains with so many bytes of tensors."""
+    import_module("torch._dynamo")  # 70 MB, which torch's optimizers import
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc's
+        trim(0)
+    return resident_bytes() + LOADED_BY_A_STEP + int((1 + RETAINED) * tensors)
 
 
 def memory_figures() -> dict[str, float]:

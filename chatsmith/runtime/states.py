@@ -19,6 +19,7 @@ import os
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -32,14 +33,14 @@ from chatsmith.runtime import atomic
 from chatsmith.runtime.atomic import new_folder
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import Runtime
-from chatsmith.runtime.distributed import main_number, sum_number
+from chatsmith.runtime.distributed import main_number, sum_number, sum_numbers
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.sealed import DamagedFileError, Seal, content_hash, read_tensors, write_tensors
 
 STATE_FORMAT_VERSION = 2  # 1 had a single file of tensors, and no hash of the facts
 _FACTS = "state.json"
 POLL_SECONDS = 0.02
-"""How often the main process looks for the parts of others."""
+"""How often processes look for the parts of others."""
 
 
 class TrainingState(NamedTuple):
@@ -101,12 +102,24 @@ class StateWriter:
         return written is not None and written.done() and written.exception() is not None
 
     def finish(self, even_incomplete: bool = False) -> None:
-        """Wait until what was begun is written; with `even_incomplete`, do not wait for other processes' parts."""
-        if even_incomplete and self.runtime.world_size > 1:
-            self._is_given_up.set()
+        """Wait until what was begun is written. All processes call it, and it fails in all where it fails in one; with
+        `even_incomplete`, a process calls it alone and does not wait for other processes' parts."""
         written, self._written = self._written, None
+        if even_incomplete:
+            self._is_given_up.set()
+        elif written is not None and self.runtime.world_size > 1:
+            self._wait_with_others(written)
         if written is not None:
             written.result()
+
+    def _wait_with_others(self, written: Future[None]) -> None:
+        counts, is_failed = {"left": 1.0, "failed": 0.0}, False
+        while counts["left"] and not counts["failed"]:  # asking notices one that was killed, too
+            time.sleep(POLL_SECONDS)
+            is_failed = written.done() and written.exception() is not None
+            counts = sum_numbers({"left": not written.done(), "failed": is_failed}, self.runtime)
+        if counts["failed"] and not is_failed:
+            raise UserError("another process could not write its part of the training state, and says why")
 
     def _write(
         self, folder: Path, tensors: dict[str, Tensor], facts: dict[str, Any], opened: ExitStack

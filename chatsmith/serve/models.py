@@ -383,12 +383,12 @@ class Service:
         self.check_open()
         if name is None and self.models:
             return next(iter(self.models.values()))
-        if name not in self.models:  # Ollama's clients add what it calls the newest
-            name = (name or "").removesuffix(":latest")
-        if name not in self.models:
+        wanted = name or ""  # Ollama's clients add what it calls the newest
+        found = self.models.get(wanted) or self.models.get(wanted.removesuffix(":latest"))
+        if found is None:
             there = ", ".join(self.models) or "none"
-            raise known("model_not_found", param="model", name=name[:100], known=there)
-        return self.models[name]
+            raise known("model_not_found", param="model", name=wanted[:100], known=there)
+        return found
 
     def check_open(self) -> None:
         """Raise ApiError (503) while draining."""

@@ -158,7 +158,7 @@ class OllamaReply(ChatReply):
 
     def _counts(self) -> dict[str, Any]:
         reason = "length" if self._choices[0].to_json()["finish_reason"] == "length" else "stop"
-        first, now = self.record.first_token_seconds or 0, time.monotonic() - self.record.arrived
+        first, now = self.record.ttft or 0, time.monotonic() - self.record.arrived
         seconds = {"total": now, "load": 0, "prompt_eval": first, "eval": now - first}
         times = {f"{name}_duration": int(1e9 * spent) for name, spent in seconds.items()}
         counts = {"prompt_eval_count": self._prompt_tokens, "eval_count": self._completion_tokens}

@@ -77,6 +77,13 @@ REFUSED = _read("refused")
 MAX_REASONS = 4
 """A field that may have several types is refused for up to this many reasons; more explain nothing."""
 
+NAME, ID = r"^[a-zA-Z0-9_-]{1,64}$", r"^[0-9]{1,9}$"
+PATTERNS = {
+    NAME: "should be 1 to 64 letters, digits, _ or -",
+    ID: "is no token id: the keys are ids, in digits",
+}
+"""What texts of a pattern are, in words."""
+
 
 class ClientModel(BaseModel):
     """The base of everything that a client sends."""
@@ -132,7 +139,7 @@ def explain(errors: Sequence[Any], body: Any) -> ApiError:
         inner = [(where, one) for where, one in of_union if where != union and not where[-1].isdigit()]
         path = inner[0][0] if inner else union
         alike = [inner[0][1]] if inner else [one for _, one in of_union]
-    reasons = list(dict.fromkeys(_reason(one["msg"]) for one in alike))
+    reasons = list(dict.fromkeys(map(_reason, alike)))
     return invalid(f"{path} {', or '.join(reasons[:MAX_REASONS])}", path)
 
 
@@ -144,9 +151,11 @@ def checked(kind: type[ModelT], body: dict[str, Any]) -> ModelT:
         raise explain([{**one, "loc": ("body", *one["loc"])} for one in error.errors()], body) from None
 
 
-def _reason(message: str) -> str:
+def _reason(error: Mapping[str, Any]) -> str:
     """pydantic's words, as the end of a sentence that begins with the parameter."""
-    message = re.sub(r" or instance of \w+| or object to extract fields from| after validation", "", message)
+    if words := PATTERNS.get(error.get("ctx", {}).get("pattern")):
+        return words
+    message = re.sub(r" or instance of \w+| or object to ex.*? from| after validation", "", error["msg"])
     message = re.sub(r"^(Input|String|List|Dictionary) should", "should", message)
     return "is missing" if message == "Field required" else message.replace("dictionary", "object")
 
@@ -169,7 +178,7 @@ def _public_path(error: Mapping[str, Any], body: Any) -> tuple[str, str | None]:
         else:
             union = ".".join(path) if union is None else union
             continue
-        path.append(str(step))
+        path.append(str(step)[:64])  # it may be a key of the client's, of any length
     return ".".join(path), union
 
 
@@ -201,9 +210,9 @@ def _check_number_of_biases(biases: Any) -> Any:
 
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 ShortText = Annotated[str, StringConstraints(max_length=512)]
-ToolName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+ToolName = Annotated[str, StringConstraints(pattern=NAME)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
-IdText = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")]
+IdText = Annotated[str, StringConstraints(pattern=ID)]
 Biases = Annotated[dict[IdText, Bias], Field(max_length=MAX_BIASES), BeforeValidator(_check_number_of_biases)]
 # Failing fast: a list of a million wrong items is one mistake, and listing the others would take seconds.
 Ids = Annotated[list[int], Field(fail_fast=True)]
@@ -550,7 +559,8 @@ def answer(name: str, *, streamed: bool = False) -> dict[int | str, dict[str, An
     """What /openapi.json says of success: JSON of this schema, or if that is asked for, server-sent events."""
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
     if streamed:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        # Of no type: to some readers of the document it describes the whole stream, to others each event.
+        content["text/event-stream"] = {"schema": {"description": "Server-sent events."}}
     return {200: {"description": "The answer.", "content": content}}
 
 

@@ -69,9 +69,7 @@ def explain_refusal(message: str, constraint: Constraint | None) -> str:
     rule = constraint.value.split("\n")[int(found[1]) - 1]
     called = re.match(r'call_\d+: "\{\\"name\\": \\"([^"\\]*)', rule)
     what = f"the parameters of the tool {called[1]}" if called else "the json_schema"
-    # What llguidance 1.9 says of a reference that leads back to where it stands.
-    leads_back = re.search("circular references|stack level exceeded", found[2])
-    return f"{what} cannot be used: {'it refers to itself and to nothing else' if leads_back else found[2]}"
+    return f"{what} cannot be used: {found[2]}"
 
 
 def _check_size(schemas: Iterable[Any], param: str) -> None:

@@ -25,7 +25,7 @@ from chatsmith.optim.muon import STACKED_NUMBERS
 from chatsmith.runtime.atomic import write_text
 from chatsmith.runtime.cache import cache_folder
 from chatsmith.runtime.console import format_bytes
-from chatsmith.runtime.device import Runtime, free_memory, resident_bytes
+from chatsmith.runtime.device import Runtime, free_memory, resident_with
 from chatsmith.runtime.distributed import max_number, sum_number
 from chatsmith.runtime.errors import UserError
 from chatsmith.train.plan import Plan
@@ -269,8 +269,8 @@ def fit_plan(
     if fit.way.bf16_tables:
         for table in (model.embedding, *model.value_embeddings.values()):
             table.to(torch.bfloat16)
-    floor = -fit.memory["workspace"] if on_gpu else resident_bytes() - weights
-    foreseen = fit.memory["peak"] + floor
+    peak = fit.memory["peak"]
+    foreseen = peak - fit.memory["workspace"] if on_gpu else resident_with(peak) - weights
     return replace(
         plan, rows_per_microbatch=fit.rows, accumulation=rows // fit.rows, foreseen_memory_bytes=foreseen
     )

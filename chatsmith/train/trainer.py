@@ -462,12 +462,8 @@ class Trainer:
             behind=self._metrics is not None and self._metrics.is_behind,
             failed=self._writer.has_failed,
         )
-        if agreed["failed"]:
-            if self._writer.has_failed:
-                self._writer.finish()
-            raise UserError("another process could not write its part of the training state, and says why")
         saves = number > 0 or agreed["save"] > 0
-        if saves:
+        if saves or agreed["failed"]:
             self._writer.finish()  # the state before takes its room before more is looked for
         if saves or agreed["behind"]:
             needed, longest = self._state_bytes() if saves else 0, 0 if number else self.run.disk_wait_seconds

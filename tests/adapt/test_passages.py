@@ -1,11 +1,13 @@
 """Documents become passages; what cannot be read is listed with the reason, and nothing ends in a traceback."""
 
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from chatsmith.adapt.passages import PASSAGE_CHARACTERS, Passage, read_documents
+from chatsmith.adapt.questions import training_pairs
 from chatsmith.adapt.search import PassageIndex
 from chatsmith.runtime.errors import UserError
 
@@ -63,6 +65,79 @@ def test_each_form_is_split_by_its_headings(tmp_path: Path) -> None:
     assert found.left_out == []
 
 
+CONTAINER = """<?xml version="1.0"?><container xmlns="urn:oasis:names:tc:opendocument:xmlns:container" version="1.0">
+<rootfiles><rootfile full-path="OEBPS/book.opf" media-type="application/oebps-package+xml"/></rootfiles></container>"""
+BOOK = """<?xml version="1.0"?><package xmlns="http://www.idpf.org/2007/opf" version="3.0"><manifest>
+<item id="style" href="style.css" media-type="text/css"/>
+<item id="two" href="text/part%20two.xhtml" media-type="application/xhtml+xml"/>
+<item id="one" href="../one.xhtml" media-type="application/xhtml+xml"/></manifest>
+<spine><itemref idref="one"/><itemref idref="two"/></spine></package>"""
+
+
+def write_book(path: Path, **more: str) -> None:
+    """A book of two pages, which its contents name in another order than the archive."""
+    page = "<?xml version='1.0'?><html><head><title>T</title></head><body><h1>{}</h1><p>{}</p></body></html>"
+    parts = {
+        "mimetype": "application/epub+zip",
+        "META-INF/container.xml": CONTAINER,
+        "OEBPS/book.opf": BOOK,
+        "OEBPS/text/part two.xhtml": page.format("Second", "The dog &amp; the cat."),
+        "one.xhtml": page.format("First", "The bird."),
+        "OEBPS/style.css": "p {}",
+    }
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as book:
+        for name, text in {**parts, **more}.items():
+            book.writestr(name, text)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_book_is_read_in_its_own_order(tmp_path: Path) -> None:
+    fonts = {"META-INF/encryption.xml": '<enc:CipherReference URI="OEBPS/font.otf"/>'}
+    write_book(tmp_path / "a.epub", **fonts)
+    found = read_documents(tmp_path)
+    assert [(one.document, one.heading, one.text) for one in found.passages] == [
+        ("a.epub", "First", "The bird."),
+        ("a.epub", "Second", "The dog & the cat."),
+    ]
+    assert found.left_out == []
+
+
+def test_books_and_archives_that_are_none_are_left_out(tmp_path: Path) -> None:
+    write_book(tmp_path / "good.epub")
+    pages = {"META-INF/encryption.xml": '<enc:CipherReference URI="OEBPS/text/part%20two.xhtml"/>'}
+    write_book(tmp_path / "locked.epub", **pages)
+    write_book(tmp_path / "bomb.epub", zeros="0" * 60_000_000)
+    write_book(tmp_path / "bomb.docx", zeros="0" * 60_000_000)
+    write_book(tmp_path / "book.docx")
+    write_book(tmp_path / "lost.epub", **{"OEBPS/book.opf": BOOK.replace("../one", "gone")})
+    (tmp_path / "none.epub").write_bytes(b"PK\x03\x04 no book")
+    with zipfile.ZipFile(tmp_path / "plain.epub", "w") as archive:
+        archive.writestr("a.txt", "text")
+    found = read_documents(tmp_path)
+    assert {one.document for one in found.passages} == {"good.epub"}
+    reasons = dict(found.left_out)
+    assert "encrypted" in reasons["locked.epub"]
+    assert "60 MB" in reasons["bomb.epub"] and "60 MB" in reasons["bomb.docx"]
+    assert {*reasons} == {
+        *("locked.epub", "bomb.epub", "bomb.docx", "book.docx", "lost.epub", "none.epub", "plain.epub"),
+    }
+
+
+def test_the_languages_of_documents_are_told(tmp_path: Path) -> None:
+    pytest.importorskip("py3langid")
+    (tmp_path / "a.md").write_text(
+        "# Pumps\n\nThe pump carries water uphill, and nobody knows how old it is.\n"
+    )
+    (tmp_path / "b.md").write_text(
+        "# Pumpen\n\nDie Pumpe bringt Wasser auf den Berg, und niemand kennt ihr Alter.\n"
+    )
+    (tmp_path / "c.txt").write_text(
+        "La pompe porte l'eau en haut de la colline, et personne ne connaît son âge."
+    )
+    (tmp_path / "d.py").write_text("def carry(water):\n    return water + 1\n")
+    assert read_documents(tmp_path).languages() == {"en": 1, "de": 1, "fr": 1}
+
+
 def test_a_hostile_folder_ends_in_a_list_of_what_was_left_out(tmp_path: Path) -> None:
     (tmp_path / "good.txt").write_text("Something to read.")
     (tmp_path / "empty.txt").touch()
@@ -92,6 +167,17 @@ def test_a_hostile_folder_ends_in_a_list_of_what_was_left_out(tmp_path: Path) ->
         *("empty.txt", "fake.docx", "broken.pdf", "locked.pdf", "binary.txt", "picture.png", "noending"),
         *("sub/loop", "dangling.txt", "pipe.txt", "huge.txt"),
     }
+
+
+@pytest.mark.timeout(60)
+def test_lines_without_an_end_take_no_longer_than_others(tmp_path: Path) -> None:
+    """A pattern that tries every place against every other would take hours."""
+    empty = " " * 400_000
+    (tmp_path / "a.md").write_text(f"# Heading{empty}x\n\nText {empty} of it.\n\n# {'# ' * 100_000}x\n")
+    (tmp_path / "b.txt").write_text(f"one{empty}\n{empty}\ntwo\n{empty}x")
+    found = read_documents(tmp_path)
+    assert {one.document for one in found.passages} == {"a.md", "b.txt"}
+    assert training_pairs(found.passages) == []
 
 
 def test_nothing_to_read_is_one_line(tmp_path: Path) -> None:

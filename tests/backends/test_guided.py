@@ -324,3 +324,33 @@ def test_a_tool_whose_arguments_could_be_no_object_is_refused(
 def test_keys_that_patterns_alone_allow_do_not_make_an_end(tokenizer: Tokenizer, schema: dict) -> None:
     with pytest.raises(RequestError, match=r"can ever end|could repeat a key"):
         Grammars(tokenizer).start(Constraint.json_schema(schema))
+
+
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        ({"type": "string", "pattern": "a", "maxLength": 0}, "patterns, lengths, format and enum exclude each other"),
+        ({"type": "string", "format": "email", "pattern": "^x$"}, "exclude each other"),
+        ({"enum": []}, "its anyOf, enum or type is an empty list"),
+        ({"allOf": [{"type": "string"}, {"type": "integer"}]}, "its types exclude each other"),
+        ({"anyOf": [False]}, "it is false"),
+        ({"type": "object", "properties": {"a": False}, "required": ["a"]}, "no value can satisfy its property 'a'"),
+        ({"type": "array", "items": False, "minItems": 1}, "no value can satisfy one of its items"),
+        ({"type": "integer", "minimum": 5, "maximum": 2}, "no value can satisfy it: minimum (5)"),
+        ({"type": "integer", "multipleOf": 0}, "multipleOf must be more than 0"),
+        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "use anyOf"),
+        ({"uniqueItems": True, "type": "array"}, 'it has keys that cannot be enforced here: "uniqueItems"'),
+        ({"$ref": "http://x/y"}, "$ref points to http://x/y; it can only point into the schema itself"),
+        ({"type": "string", "pattern": r"\bfoo"}, r"the pattern \bfoo has an anchor or boundary"),
+        ({"type": "string", "pattern": "("}, "the pattern ( is not valid: unclosed group"),
+        ({"type": "string", "minLength": "x"}, "'minLength' takes a whole number"),
+        ({"type": "integer", "minimum": 10**30}, "a number is too large: 1000"),
+    ],
+    ids=lambda value: json.dumps(value)[:40],
+)  # fmt: skip
+def test_a_schema_is_refused_in_our_words(tokenizer: Tokenizer, schema: dict, reason: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        Grammars(tokenizer).start(Constraint.json_schema(schema))
+    said = str(caught.value)
+    assert said.startswith("the json_schema cannot be used: ") and reason in said and "\n" not in said
+    assert not re.search(r"Unsatisfiable|unsatisfiable|Regex|Unimplemented|option|retriev|f64|serializ", said)

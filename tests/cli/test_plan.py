@@ -55,12 +55,18 @@ def test_a_small_model_s_time_is_that_of_its_own_rows_and_not_of_a_large_model_s
     memory = facts["memory"]
     assert memory["fits"] and memory["micro_batch"] == 8 and memory["tier"] == "plain"
     assert memory["weights"] < memory["peak_bytes"] < memory["free_bytes"] and memory["floor_bytes"] > 10**8
+    assert memory["resident_bytes"] > memory["floor_bytes"] + memory["peak_bytes"]
 
 
 def test_people_are_told_how_the_time_is_known(plan):
     _, timed, _ = plan(*TINY)
     assert "by rows of this shape timed now" in timed and "55%" not in timed
-    assert "fits: " in timed and " MB of " in timed and "come on top" in timed and "assumed" not in timed
+    assert (
+        "fits: " in timed
+        and " MB of " in timed
+        and " resident, with the program" in timed
+        and "assumed" not in timed
+    )
     _, estimated, _ = plan("40", "--world-size", "8")
     assert "an estimate: at 55% of its matrix peak" in estimated
     assert "that 8 processes are 8 times as fast is assumed" in estimated

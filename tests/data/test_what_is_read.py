@@ -22,6 +22,7 @@ from chatsmith.ingest.tokenizing import build
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import read_recipe
 from chatsmith.serve.auth import read_keys
+from chatsmith.tasks.identity import read_persona
 from chatsmith.text.tokenizer import sample_evenly, train_tokenizer
 
 BOM = codecs.BOM_UTF8
@@ -69,7 +70,9 @@ def test_row_21_what_is_passed_over_in_a_folder_is_said_by_kind(tmp_path: Path):
         assert part in notice
     (tmp_path / "only").mkdir()
     (tmp_path / "only" / "a.pdf").write_text(WORDS)
-    with pytest.raises(UserError, match=r"it holds 1 \.pdf file$"):
+    with pytest.raises(
+        UserError, match=r"only holds 1 \.pdf file, and no file of a supported type; chatsmith reads"
+    ):
         find_files([tmp_path / "only"])
 
 
@@ -119,7 +122,8 @@ def test_row_21_other_endings_are_read_as_text_if_one_says_so(tmp_path: Path, ca
     for number in range(4):
         (tmp_path / f"code{number}.py").write_text(f"# {number}\n" + WORDS * 30)
     assert prepare(tmp_path / "run", "--data", tmp_path / "code0.py") == 2
-    assert "as-text" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.endswith("and files of other types as plain text if it is told to (--as-text)\n")
     files = sorted(tmp_path.glob("*.py"))
     assert prepare(tmp_path / "run", "--data", *files, "--as-text") == 0
     manifest = load_manifest(tmp_path / "run" / "data")
@@ -163,6 +167,18 @@ def test_row_22_utf_16_is_named(tmp_path: Path):
         name = {texts: "a.txt", read_keys: "keys.txt", read_recipe: "recipe.toml"}[read]
         with pytest.raises(UserError, match="UTF-16 text; save it as UTF-8"):
             read(tmp_path / name)
+
+
+def test_row_21_a_named_pipe_without_a_writer_ends_no_command(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    for read in (read_keys, read_recipe, read_persona):
+        with pytest.raises(UserError):
+            read(tmp_path / "pipe")
+    inside, outside = os.pipe()  # as <(command) gives it
+    os.write(outside, b"mine=secret-key\n")
+    os.close(outside)
+    assert read_keys(Path(f"/dev/fd/{inside}")) == ["mine=secret-key"]
+    os.close(inside)
 
 
 def test_row_22_recipes_and_key_files_may_begin_with_a_byte_order_mark(tmp_path: Path):

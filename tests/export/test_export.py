@@ -139,6 +139,8 @@ def test_what_was_exported_is_read_back(ordinary: Bundle, portable: Bundle, tmp_
             ours["embedding.weight"] = theirs["embedding.weight"]
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
         exported(again, tmp_path / f"{name}-twice")
+        first, second = (load_file(tmp_path / one / "model.safetensors") for one in (name, f"{name}-twice"))
+        assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
 @pytest.mark.parametrize(
@@ -149,6 +151,7 @@ def test_what_was_exported_is_read_back(ordinary: Bundle, portable: Bundle, tmp_
         ({"intermediate_size": 100}, "MLP"),
         ({"model_type": "llama"}, "llama"),
         ({"hidden_act": "gelu"}, "activations"),
+        ({"rms_norm_eps": 1e-2}, "mean square"),
     ],
 )
 def test_other_models_are_refused_with_the_reason(
@@ -160,6 +163,29 @@ def test_other_models_are_refused_with_the_reason(
     with pytest.raises(UserError, match=reason):
         import_(ImportConfig(folder=tmp_path / "model", out=tmp_path / "again"))
     assert not (tmp_path / "again").exists()
+
+
+def test_a_foreign_checkpoint_of_the_shape_gives_what_it_gave(portable: Bundle, tmp_path: Path) -> None:
+    """Made by transformers alone, with its own epsilon and another base of the angles."""
+    transformers = pytest.importorskip("transformers")
+    numbers = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2, "num_attention_heads": 2}
+    numbers |= {"num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 80, "rope_theta": 1e6}
+    vocabulary = portable.config.vocab_size
+    config = transformers.Qwen3Config(**numbers, vocab_size=vocabulary, tie_word_embeddings=False)
+    theirs = transformers.Qwen3ForCausalLM(config).eval()
+    table = theirs.model.embed_tokens.weight.data
+    table.copy_(torch.nn.functional.rms_norm(torch.randn_like(table), table.shape[1:]))
+    for layer in theirs.model.layers:
+        layer.self_attn.q_norm.weight.data.fill_(1.44)
+    theirs.save_pretrained(tmp_path / "foreign")
+    portable.tokenizer.save(tmp_path / "foreign")
+    import_(ImportConfig(folder=tmp_path / "foreign", out=tmp_path / "ours"))
+    ours, ids = load_bundle(tmp_path / "ours").model, torch.arange(60)[None]
+    with torch.inference_mode():
+        expected = theirs(ids).logits
+        torch.testing.assert_close(
+            ours.logits(ours(ids)), expected, rtol=0, atol=1e-5 * float(expected.abs().max())
+        )
 
 
 def test_gains_and_pickles_are_refused(portable: Bundle, tmp_path: Path) -> None:

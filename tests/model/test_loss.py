@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from chatsmith.model import loss as loss_module
 from chatsmith.model.config import GPTConfig
@@ -115,6 +116,33 @@ def test_bf16_activations_keep_the_gradient_of_float32_masters(random_model, sma
     assert [gradient.dtype for gradient in found] == [torch.bfloat16, torch.float32]
     for ours, theirs in zip(found, expected, strict=True):
         assert (ours.double() - theirs).norm() < 0.03 * theirs.norm()
+
+
+class CountedProducts(TorchDispatchMode):
+    """How many products of matrices are computed."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.addmm_)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_frozen_head_costs_no_gradient_and_changes_no_other(random_model, small_chunks, dtype):
+    """Adapters leave the head as it is: of a chunk's three products, the one that makes its gradient is not done."""
+    model = random_model(dtype=torch.float32)
+    hidden, targets, weights = example(model, dtype)
+    found = []
+    for trained in (True, False):
+        model.head.weight.requires_grad_(trained)
+        with CountedProducts() as counter:
+            loss = chunked_cross_entropy(model, hidden, targets, weights)
+            (gradient,) = torch.autograd.grad(3 * loss, (hidden,))
+        found.append((loss, gradient, counter.count))
+    (loss, gradient, products), (frozen_loss, frozen_gradient, frozen_products) = found
+    assert torch.equal(loss, frozen_loss) and torch.equal(gradient, frozen_gradient)
+    assert 3 * frozen_products == 2 * products > 0
 
 
 def test_nothing_to_train_on_is_no_loss_and_no_gradient(random_model):

@@ -311,13 +311,16 @@ def test_a_reward_that_fails_now_and_then_is_shown_and_its_replies_teach_nothing
     assert "no reward for a reply, which is therefore not trained on: ZeroDivisionError" in out
     assert "The problem was problems.jsonl/" in out and "'Say " in out
     assert out.count("no reward for a reply") == 3 and "only counted" in out
+    assert re.search(r"Before, on the development problems: pass@1 .*, \d+ rewards? failed", out)
     assert {line["failed_rewards"] % 4 for line in steps_of(run)} == {0}
     assert any(line["failed_rewards"] for line in steps_of(run))
 
 
 def test_a_reward_that_always_fails_ends_the_run(run, letters, rl):
     settings = [str(word).replace(":letters", ":breaks") for word in letters]
-    refused(rl(run, *settings), "the reward failed for every reply of a step")
+    code, out, error = rl(run, *settings)
+    assert code == 2 and "pass@1 0.0" not in out
+    assert "the reward failed for every development problem" in error and error.count("\n") == 1
 
 
 def test_two_processes_on_one_run_are_kept_apart(run, letters, rl):

@@ -11,15 +11,28 @@ import pytest
 from chatsmith.runtime.signals import STOPPING
 
 PROGRAM = """
-import hashlib, os, sys, time, weakref
+import hashlib, itertools, os, sys, time, weakref
 from pathlib import Path
 from chatsmith.cli import main as cli
 from chatsmith.runtime import atomic, signals
 
 signals.GRACE_SECONDS = 0.3 if sys.argv[2] == "c" else 30.0
+class SlowToEnd:  # as a Python with torch in it
+    def __del__(self):
+        time.sleep(0.5)
+slow = SlowToEnd()
+def endless():
+    for number in itertools.count():
+        yield f"{number} and so on {sum(range(50_000))}"
+        if number == 200:
+            print("working", flush=True)
 def work(*_):
     with atomic.new_folder(Path(sys.argv[1]) / "bundle") as folder:
         (folder / "half").write_text("")
+        if sys.argv[2] == "tokenizer":  # native code that calls Python back
+            from chatsmith.cli.tokenizer import interruptible
+            from chatsmith.text.tokenizer import train_tokenizer
+            interruptible(lambda: train_tokenizer(endless(), 300))
         print("working", flush=True)
         if sys.argv[2] != "c":
             if sys.argv[2] == "callback":  # in which Python ignores what is raised
@@ -36,7 +49,7 @@ sys.exit(cli.main([], {}))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("where", ["python", "callback", "c"])
+@pytest.mark.parametrize("where", ["python", "callback", "c", "tokenizer"])
 def test_a_signal_is_acknowledged_and_ends_the_process_with_its_code_and_no_temporary_files(
     tmp_path: Path, number: int, where: str
 ) -> None:

@@ -400,3 +400,41 @@ def test_processes_agree_on_the_notch_though_some_gradients_were_sent_already(tm
         assert pieces == 2 and len(said) == 1, "both were told, though only one ran out"
         for name, value in weights.items():
             torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6)
+
+
+RESIDENT = """
+import re, sys, torch
+from pathlib import Path
+from chatsmith.data.packing import Batch
+from chatsmith.model.gpt import GPT
+from chatsmith.optim.optimizer import Optimizer
+from chatsmith.runtime.device import DTYPES, Runtime
+from chatsmith.train.memory import fit_plan
+from chatsmith.train.plan import make_plan, model_shape
+from chatsmith.train.step import prepare, train_step
+
+depth, width, length, rows = map(int, sys.argv[1:5])
+runtime = Runtime(torch.device("cpu"), DTYPES[sys.argv[5]])
+shape = model_shape(depth, 512, sequence_length=length, width=width)
+model = GPT(shape)
+model.init_weights(torch.Generator().manual_seed(1))
+compute_loss = prepare(model, runtime, False, print)
+plan = make_plan(shape, 10**6, batch_tokens=rows * length, rows_per_microbatch=rows)
+plan = fit_plan(model, plan, runtime, print)
+optimizer = Optimizer(model, plan.rates)
+for step in (1, 2, 3):
+    ids = torch.randint(512, (rows, length))
+    train_step(model, optimizer, [Batch(ids, ids)], plan, compute_loss, runtime, step)
+peak = 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+print(plan.foreseen_memory_bytes / peak)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the peak of resident memory")
+@pytest.mark.parametrize("shape", ["1 64 128 16 bf16", "2 128 128 64 bf16", "3 128 512 8 fp32"])
+def test_the_resident_memory_of_training_is_foreseen(shape):
+    """Of a process of its own: libraries, tensors, and what malloc keeps."""
+    command = [sys.executable, "-c", RESIDENT, *shape.split()]
+    found = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
+    assert float(found.stdout.split()[-1]) == pytest.approx(1, abs=0.25)

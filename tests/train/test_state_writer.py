@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -177,6 +178,7 @@ def two_writers(tmp_path: Path, monkeypatch) -> list[StateWriter]:
         return said.pop(0)
 
     monkeypatch.setattr(states, "main_number", main_number)
+    monkeypatch.setattr(states, "sum_numbers", lambda values, _: values)  # each waits for its own
     return [StateWriter(tmp_path, Runtime(CPU, torch.float32, rank, 2)) for rank in range(2)]
 
 
@@ -225,3 +227,69 @@ def test_a_full_disk_of_another_process_is_told_in_its_words(
     assert not other.has_failed
     with pytest.raises(UserError):
         main.finish(even_incomplete=True)
+
+
+APART = """
+import errno, os, signal, sys, time, torch
+from pathlib import Path
+from chatsmith.runtime import states
+from chatsmith.runtime.device import detect_runtime
+from chatsmith.runtime.distributed import process_group
+from chatsmith.runtime.errors import UserError
+
+runtime, write = detect_runtime("cpu", "fp32"), states.write_tensors
+def broken(path, tensors):
+    time.sleep(0.5)  # by then all wait in `finish`
+    if sys.argv[2] == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+try:
+    with process_group(runtime):
+        writer = states.StateWriter(Path(sys.argv[1]), runtime)
+        writer.begin({"a": torch.zeros(2)}, {"step": 1})
+        writer.finish()
+        if runtime.rank:
+            states.write_tensors = broken
+        try:
+            writer.begin({"a": torch.ones(2)}, {"step": 2})
+            writer.finish()
+        except BaseException:
+            writer.finish(even_incomplete=True)
+            raise
+except UserError as error:
+    print(error, file=sys.stderr)
+    sys.exit(2)
+"""
+
+
+@pytest.mark.parametrize("how", ["full", "killed"])
+def test_a_part_that_another_process_cannot_write_is_not_waited_for(tmp_path: Path, how: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", APART, str(tmp_path / "state"), how],
+            env={**os.environ, **place, "RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        errors = [process.communicate(timeout=120)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    main, other = (process.returncode for process in processes)
+    said = errors[0].splitlines()[-1]
+    if how == "full":
+        assert (main, other) == (2, 2), errors
+        assert "another process could not write its part" in said and "the disk is full" in errors[1]
+    else:
+        assert (main, other) == (2, -signal.SIGKILL), errors
+        assert "another process of this training ended" in said
+    notices: list[str] = []
+    loaded = load_state(tmp_path / "state", notices.append)
+    assert loaded is not None and loaded.facts == {"step": 1} and notices == []
+    assert [path.name for path in (tmp_path / "state").iterdir() if path.name.startswith(".")] == []
