@@ -126,7 +126,7 @@ def test_raw_text_is_gone_on_from_as_it_stands(chat):
     said = chat.last.locator(".raw").text_content()
     assert said
     chat.button("Show tokens").click()
-    assert chat.last.locator(".token").count() == 8
+    assert 1 <= chat.last.locator(".token").count() <= 8  # a text may end before
     chat.last.locator(".token").first.click()
     chat.last.locator(".alternative:not(.is-chosen):enabled").first.click()
     chat.page.get_by_label("Version 2 of 2").wait_for()
