@@ -72,11 +72,12 @@ class _AttentionInPieces(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) -> Tensor:
-        hidden = ~window_mask(q.shape[2], window or q.shape[2], q.device)
+        visible = window_mask(q.shape[2], window or q.shape[2], q.device)
+        mask = torch.zeros(visible.shape, device=q.device).masked_fill_(~visible, -torch.inf)
         pieces, kept = [], []
         for rows, seen in _pieces(q.shape[2], window):
-            scores = scale * (q[:, :, rows] @ k[:, :, seen].mT).float()
-            kept.append(scores.masked_fill(hidden[rows, seen], -torch.inf).softmax(dim=-1).to(v.dtype))
+            scores = torch.add(mask[rows, seen], q[:, :, rows] @ k[:, :, seen].mT, alpha=scale)
+            kept.append(scores.softmax(dim=-1).to(v.dtype))
             pieces.append(kept[-1] @ v[:, :, seen])
         ctx.save_for_backward(q, k, v, *kept)
         ctx.window, ctx.scale = window, scale
@@ -90,12 +91,12 @@ class _AttentionInPieces(torch.autograd.Function):
         for (rows, seen), weights in zip(_pieces(q.shape[2], ctx.window), kept, strict=True):
             of_y = gradients[0][:, :, rows]
             of_v[:, :, seen] += weights.mT @ of_y
-            weighted = weights * (of_y @ v[:, :, seen].mT).float()
-            of_scores = weighted - weights * weighted.sum(dim=-1, keepdim=True)
-            of_scores = (ctx.scale * of_scores).to(q.dtype)
+            of_weights = of_y @ v[:, :, seen].mT
+            of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
             of_q.append(of_scores @ k[:, :, seen])
             of_k[:, :, seen] += of_scores.mT @ q[:, :, rows]
-        return torch.cat(of_q, dim=2), of_k.to(k.dtype), of_v.to(v.dtype), None, None
+        of_scaled = ctx.scale * torch.cat(of_q, dim=2), (ctx.scale * of_k).to(k.dtype)
+        return *of_scaled, of_v.to(v.dtype), None, None
 
 
 def _pieces(length: int, window: int) -> list[tuple[slice, slice]]:
