@@ -31,7 +31,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: threads do not 
 from chatsmith.cli import main as cli
 from chatsmith.cli import run as _everything  # noqa: F401
 from chatsmith.cli.config import Natural, Output, Positive
-from chatsmith.cli.settings import from_flags, made
+from chatsmith.cli.settings import from_flags
 from chatsmith.runtime.console import Reporter
 from chatsmith.train import pretrain, step, trainer
 
@@ -95,7 +95,6 @@ CLOCK = ("modified", "second", "time", "finished", "memory", "share", "MFU", "sh
 LONGEST_SECONDS, GRACE_SECONDS = 300, 20
 
 
-@dataclass(frozen=True)
 class Config(Output):
     """Kill training at any moment and compare."""
 
@@ -408,4 +407,4 @@ def without_clock(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    main(made(Config, from_flags(Config, sys.argv[1:], "bench/chaos.py")))
+    main(Config(**from_flags(Config, sys.argv[1:], "bench/chaos.py")))

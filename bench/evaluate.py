@@ -8,11 +8,9 @@ choices in a padded batch, all logits, nothing shared (what nanochat does). The 
 margin between the two best choices exceeds what rounding can move.
 """
 
-import json
 import math
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +19,7 @@ import torch.nn.functional as F
 
 from chatsmith.bundle import Bundle
 from chatsmith.cli.config import Compute, Natural, Output, Positive, VocabSize
-from chatsmith.cli.settings import from_flags, made
+from chatsmith.cli.settings import from_flags
 from chatsmith.evals.core import questions_of
 from chatsmith.evals.scoring import Decision, EngineScorer, PassageScore, Question, decide, decide_all
 from chatsmith.model.gpt import GPT
@@ -36,7 +34,6 @@ MARGIN = 1e-4
 """Nats a token between the two best choices, below which rounding may decide."""
 
 
-@dataclass(frozen=True)
 class Config(Compute, Output):
     """Measure the speed of scoring CORE."""
 
@@ -77,8 +74,7 @@ def main(config: Config) -> None:
     ]
     figures = summarize(rows)
     _show(figures, reporter)
-    if config.json:
-        sys.stdout.write(json.dumps(figures) + "\n")
+    reporter.result(figures)
 
 
 def random_bundle(
@@ -252,4 +248,4 @@ def _show(figures: dict[str, Any], reporter: Reporter) -> None:
 
 
 if __name__ == "__main__":
-    main(made(Config, from_flags(Config, sys.argv[1:], "python bench/evaluate.py")))
+    main(Config(**from_flags(Config, sys.argv[1:], "python bench/evaluate.py")))

@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from infer import measure_decoding, new_engine, random_model, random_request
+from infer import measure_decoding, new_engine, random_model, random_request, read_bandwidth
 from train import measure, random_batches
 
-from chatsmith.backends import choose_backend
+from chatsmith.backends import choose_backend, choose_loss
 from chatsmith.cli.config import BenchInferConfig, BenchTrainConfig
 from chatsmith.cli.training import shape_of
 from chatsmith.data.problems import Verdict
@@ -35,21 +35,21 @@ from chatsmith.engine.kv_cache import KVCache
 from chatsmith.engine.paged_attention import PagedAttention
 from chatsmith.engine.scheduler import Chunk, Sequence
 from chatsmith.model.config import model_cost
-from chatsmith.model.gpt import GPT
+from chatsmith.model.gpt import GPT, Attention
 from chatsmith.optim.muon import orthogonalize
 from chatsmith.optim.sharded import make_optimizer
 from chatsmith.rl.objective import Clip, RLLoss, rollout_batches
 from chatsmith.rl.rollouts import RolloutWorker, seeds_of
 from chatsmith.runtime import atomic
 from chatsmith.runtime.console import Reporter
-from chatsmith.runtime.device import Runtime, detect_runtime, peak_memory_bytes, read_bandwidth
+from chatsmith.runtime.device import Runtime, detect_runtime, peak_memory_bytes
 from chatsmith.runtime.states import StateWriter
 from chatsmith.text.tokenizer import train_tokenizer
 from chatsmith.train.checkpoint import Progress, TrainingKey, save_training
 from chatsmith.train.memory import Way, step_memory
 from chatsmith.train.plan import Plan, make_plan, make_rollout_plan
 from chatsmith.train.step import prepare, train_step
-from chatsmith.worlds.kindergarten.rl_problems import rl_problem_set
+from chatsmith.worlds.kindergarten.exam import rl_problem_set
 
 ALL_SECONDS, PART_SECONDS, LEAST_SECONDS = 480, 120, 10
 ROOT = Path(__file__).resolve().parents[1]
@@ -186,7 +186,8 @@ def memory(tiny: bool, runtime: Runtime) -> Result:
         model = GPT(plan.model)
         model.init_weights(torch.Generator().manual_seed(1))
         model.to(runtime.device)
-        compute_loss = prepare(model, runtime, not tiny, lambda _: None)
+        loss = choose_loss(runtime, lambda _: None)
+        compute_loss = prepare(model, runtime, not tiny, lambda _: None, gradient_of=loss)
         made = make_optimizer(model, plan.rates, runtime)
         batches = random_batches(plan, torch.Generator().manual_seed(1))
         for step in (1, 2):
@@ -226,7 +227,8 @@ def engine(tiny: bool, runtime: Runtime) -> Result:
 
 def attention(tiny: bool, runtime: Runtime) -> Result:
     """Attention over the cache, by Triton and through a copy: how far they are from each other, and how fast they read
-    keys and values, compared with what the memory gives."""
+    keys and values, compared with what the memory gives. And all between the products of a layer, with rotation, norms
+    and storing by torch or by the other kernel."""
     config = train_config(12, tiny)
     shape, device, dtype = shape_of(config, config.vocab_size), runtime.device, runtime.compute_dtype
     length, block, context = (24, 4, 32) if tiny else (1536, 16, 2048)
@@ -237,6 +239,7 @@ def attention(tiny: bool, runtime: Runtime) -> Result:
 
         kinds["triton"] = lambda cache, rows: triton.TritonAttention(shape, cache)
         found["error"] = triton.error_of(shape, block, dtype, device)
+        found["fused_error"] = triton.error_of(shape, block, dtype, device, triton.FusedAttention)
     kv_bytes = 2 * shape.model_dim * dtype.itemsize * length
     for count, rows in ((1, 1), (1, 2)) if tiny else ((1, 1), (1, 32), (1, 256), (length, 1), (length, 8)):
         cache = KVCache(shape, rows * context // block, block, dtype, device)
@@ -254,6 +257,12 @@ def attention(tiny: bool, runtime: Runtime) -> Result:
             with torch.inference_mode():
                 seconds = timed(partial(attend, full, q, k, v), runtime, 1 if tiny else 20)
             row |= {f"{name}_seconds": seconds, f"{name}_bytes_per_second": rows * kv_bytes / seconds}
+            if name == "triton":
+                qkv, angle = torch.cat((q, k, v), dim=1).view(1, -1, 3 * shape.model_dim), k[..., 0, ::2]
+                for kind in (Attention, triton.FusedAttention):
+                    with torch.inference_mode():
+                        work = partial(kind(shape, full).attended, qkv, None, angle, angle, attend)
+                        row[f"{kind.__name__}_seconds"] = timed(work, runtime, 20)
         found["rows"].append(row)
         del cache
     return found

@@ -5,11 +5,9 @@ are bounded by the memory bandwidth, which is measured in the same run. Weights 
 them. Nothing is read from a run, except for --run, and nothing is written.
 """
 
-import json
 import math
 import random
 import statistics
-import sys
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -33,7 +31,7 @@ from chatsmith.ingest.hub import open_tokens
 from chatsmith.model.config import kv_bytes_per_token
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.console import Reporter
-from chatsmith.runtime.device import Runtime, detect_runtime, read_bandwidth
+from chatsmith.runtime.device import Runtime, best_seconds, detect_runtime
 from chatsmith.runtime.run_directory import RunDirectory, resolve_bundle
 from chatsmith.text.tokenizer import train_tokenizer
 
@@ -70,8 +68,16 @@ def main(config: Config) -> None:
         bits = results["bits_per_byte"]
         rows = [[name, f"{value:.4f}", f"{value / bits['own'] - 1:+.2%}"] for name, value in bits.items()]
         reporter.table("What quantization costs", ["weights", "bits per byte", "worse by"], rows)
-    if config.json:
-        sys.stdout.write(json.dumps(results) + "\n")
+    reporter.result(results)
+
+
+def read_bandwidth(runtime: Runtime, megabytes: int = 512, seconds: float = 1.0) -> float:
+    """Bytes a second at which the device reads its memory: the best sum over a tensor larger than any cache.
+
+    It bounds decoding: every token needs every weight once.
+    """
+    numbers = torch.ones(megabytes * 2**20 // 4, device=runtime.device)
+    return numbers.numel() * 4 / best_seconds(numbers.sum, runtime, seconds)
 
 
 def random_model(config: Config, runtime: Runtime) -> GPT:

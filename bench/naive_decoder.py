@@ -10,13 +10,11 @@ prompt, which is what nanochat's numbers are of.
 """
 
 import copy
-import json
 import random
 import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,7 +23,7 @@ from infer import new_engine, random_model, seconds_per_step
 from torch import Tensor
 
 from chatsmith.cli.config import BenchInferConfig, Compute, Output, Positive
-from chatsmith.cli.settings import from_flags, made
+from chatsmith.cli.settings import from_flags
 from chatsmith.engine.request import Request, SamplingParams
 from chatsmith.model.attention import attention_scale
 from chatsmith.model.gpt import GPT
@@ -35,7 +33,6 @@ from chatsmith.runtime.device import Runtime, detect_runtime
 ROUNDS = 3
 
 
-@dataclass(frozen=True)
 class Config(Compute, Output):
     """Compare the engine with a naive decoder."""
 
@@ -69,8 +66,7 @@ def main(config: Config) -> None:
             cells += [f"{row[f'plain_{name}']:,.0f}", f"{row[f'times_{name}']:.1f}"]
         table.append(cells)
     reporter.table("Decoding", columns, table)
-    if config.json:
-        sys.stdout.write(json.dumps({"plain": rows}) + "\n")
+    reporter.result({"plain": rows})
 
 
 def measure(config: Config, model: GPT, runtime: Runtime, reporter: Reporter) -> list[dict[str, Any]]:
@@ -172,4 +168,4 @@ def decode_naively(
 
 
 if __name__ == "__main__":
-    main(made(Config, from_flags(Config, sys.argv[1:], "python bench/naive_decoder.py")))
+    main(Config(**from_flags(Config, sys.argv[1:], "python bench/naive_decoder.py")))

@@ -9,19 +9,17 @@ longest one has, taking the most likely and calling no tool: less than a real ro
 """
 
 import copy
-import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from naive_decoder import decode_naively
 
 from chatsmith.backends import choose_backend
 from chatsmith.bundle import Bundle, load_bundle
 from chatsmith.cli.config import Compute, Natural, Output, Positive, Run
-from chatsmith.cli.settings import from_flags, made
+from chatsmith.cli.settings import from_flags
 from chatsmith.data.problems import Problem
 from chatsmith.rl.rollouts import Group, RolloutWorker, seeds_of
 from chatsmith.runtime.console import Reporter
@@ -29,10 +27,9 @@ from chatsmith.runtime.device import detect_runtime, settled
 from chatsmith.runtime.run_directory import resolve_bundle
 from chatsmith.tasks.rewards import Judge
 from chatsmith.tools.calculator import calculator_tool
-from chatsmith.worlds.kindergarten.rl_problems import rl_problem_set
+from chatsmith.worlds.kindergarten.exam import rl_problem_set
 
 
-@dataclass(frozen=True)
 class Config(Compute, Output, Run):
     """Measure the speed of rollouts of a run's fine-tuned model, or of a bundle."""
 
@@ -87,8 +84,7 @@ def main(config: Config) -> None:
         f"For {config.samples} replies to each, {figures['computed_per_token']:.2f} tokens are computed a token of the "
         "replies, prompts included: where replies agree, they are one"
     )
-    if config.json:
-        sys.stdout.write(json.dumps(figures) + "\n")
+    reporter.result(figures)
 
 
 LABELS = {"one_by_one": "one question at a time", "plain": "one question at a time, naive decoder"}
@@ -148,4 +144,4 @@ def _plain(bundle: Bundle, groups: list[Group]) -> Callable[[], None]:
 
 
 if __name__ == "__main__":
-    main(made(Config, from_flags(Config, sys.argv[1:], "python bench/rl.py")))
+    main(Config(**from_flags(Config, sys.argv[1:], "python bench/rl.py")))

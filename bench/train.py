@@ -5,9 +5,7 @@ before and after in the same run, so that a busy machine lowers both. Data are r
 does not depend on them. Nothing is read from a run and nothing is written.
 """
 
-import json
 import statistics
-import sys
 import time
 from collections.abc import Iterator
 from itertools import islice
@@ -52,8 +50,7 @@ def main(config: Config) -> None:
         ["peak memory", f"{found['peak_memory_bytes'] / 1e9:.2f} GB"],
     ]
     reporter.table("Training speed", ["metric", "value"], rows)
-    if config.json:
-        sys.stdout.write(json.dumps(found) + "\n")
+    reporter.result(found)
 
 
 def measure(config: Config, plan: Plan, runtime: Runtime, reporter: Reporter) -> dict[str, Any]:

@@ -2,7 +2,7 @@ import errno
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
@@ -13,7 +13,6 @@ from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import Recipe, write_recipe
 
 
-@dataclass(frozen=True)
 class Config(Run):
     """A stage that does what the test asks."""
 

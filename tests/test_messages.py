@@ -15,7 +15,6 @@ MODULES = (
     "runtime/atomic.py",
     "runtime/distributed.py",
     "runtime/run_directory.py",
-    "runtime/saving.py",
     "runtime/sealed.py",
     "runtime/signals.py",
     "runtime/states.py",

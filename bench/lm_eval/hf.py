@@ -95,7 +95,7 @@ def tasks(
         indices = range(len(items))[:most]
         golds = [items[index].get("gold") for index in indices]
         yield f"core_{task.name}", task.kind, list(questions_of(scorer, task, items, indices)), golds
-    for task in (task for task in chat.TASKS if task.name in CHAT and isinstance(task, chat.LetterTask)):
+    for task in (task for task in chat.TASKS if task.name in CHAT and not task.max_tokens):
         asked = choose_problems(task.load("test", folder), most)
         passages = [chat.letter_passages(one, scorer._tokenizer, scorer.context_length) for one in asked]
         yield f"chat_{task.name}", "multiple choice", passages, [one.gold for one in asked]

@@ -43,11 +43,13 @@ LOCATIONS: dict[str, tuple[str, ...]] = {
         "chatsmith.tasks.kindergarten.practice",
         "chatsmith.worlds.kindergarten.practice",
         "chatsmith.worlds.kindergarten.rl_problems:rl_problem",
+        "chatsmith.worlds.kindergarten.exam:rl_problem",
     ),
     "practice_problems": (
         "chatsmith.tasks.kindergarten.practice",
         "chatsmith.worlds.kindergarten.practice",
         "chatsmith.worlds.kindergarten.rl_problems:rl_problems",
+        "chatsmith.worlds.kindergarten.exam:rl_problems",
     ),
     # data
     "TrainingRows": ("chatsmith.data.packing",),

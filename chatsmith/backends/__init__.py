@@ -117,7 +117,7 @@ class _FastBackend(Backend):
             with suppress(ImportError):  # torch for some platforms brings no Triton
                 from chatsmith.backends.triton_attention import probed
 
-                if kernel := probed(self.config, self.cache):
+                if kernel := probed(self.model, self.cache):
                     return kernel
         return super().make_attention(max_running)
 

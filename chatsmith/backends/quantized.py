@@ -5,7 +5,7 @@ Only quantized weights are a copy, which `refresh` brings up to date, in place a
 """
 
 import sys
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -49,11 +49,11 @@ def decoding_view(
 def refresh(view: GPT, model: GPT) -> None:
     """Quantize the model's present weights into the view's own tensors, where recorded graphs and C look for them."""
     for name, module in view.named_modules():
-        if isinstance(module, Int8Linear):
-            module.load(model.get_parameter(f"{name}.weight"))
-        elif isinstance(module, StreamedLinear | Linear):
-            source = model.get_parameter(f"{name}.weight")
-            if module.weight is not source:
+        if isinstance(module, Int8Linear | StreamedLinear | Linear):
+            source: Any = model.get_submodule(name).weight  # no parameter where the architecture fixes it
+            if isinstance(module, Int8Linear):
+                module.load(source)
+            elif module.weight is not source:
                 module.weight.copy_(source)
 
 

@@ -15,16 +15,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from chatsmith.adapt import questions
 from chatsmith.adapt.evidence import ADAPTED, BASE, Material, measure, show
 from chatsmith.adapt.passages import Documents, Passage, read_documents
-from chatsmith.adapt.questions import (
-    VERSION,
-    Question,
-    exam_questions,
-    sequences,
-    training_pairs,
-    without_leaks,
-)
 from chatsmith.bundle import bundle_fingerprint, load_bundle
 from chatsmith.cli.config import AdaptConfig as Config
 from chatsmith.cli.config import RunConfig, SftConfig
@@ -120,20 +113,18 @@ def main(config: Config) -> None:
             atomic.write_text(evidence_file, json.dumps(evidence, indent=1, ensure_ascii=False) + "\n")
     show(evidence, reporter)
     write_report(run.path, reporter)
-    if config.json:
-        print(json.dumps({name: value for name, value in evidence.items() if name != "key"}))
-    else:
-        quoted, folder_quoted = shlex.quote(str(run.path)), shlex.quote(str(config.folder))
-        reporter.line(
-            f"\nTry next:\n  chatsmith chat {quoted} --documents {folder_quoted}   ask it, with the passages it may "
-            f"need\n  chatsmith serve {quoted}   the same model on a web page"
-        )
+    reporter.result({name: value for name, value in evidence.items() if name != "key"})
+    quoted, folder_quoted = shlex.quote(str(run.path)), shlex.quote(str(config.folder))
+    reporter.line(
+        f"\nTry next:\n  chatsmith chat {quoted} --documents {folder_quoted}   ask it, with the passages it may "
+        f"need\n  chatsmith serve {quoted}   the same model on a web page"
+    )
 
 
 def _prepare(documents: Documents, base: Path, folder: Path, reporter: Reporter) -> bool:
     """Write what is made of the documents, unless it is there; whether it was not. Raises UserError if it was made of
     other documents, or for another model."""
-    key = _key([VERSION, bundle_fingerprint(base), [asdict(one) for one in documents.passages]])
+    key = _key([questions.VERSION, bundle_fingerprint(base), [asdict(one) for one in documents.passages]])
     _show_documents(documents, reporter)
     about = folder / "about.json"
     if about.is_file():
@@ -143,24 +134,24 @@ def _prepare(documents: Documents, base: Path, folder: Path, reporter: Reporter)
             )
         return False
     held_out, training = _divided(documents)
-    known = sequences((one.text for one in training), LEAK_WORDS)
-    measured = [one for one in held_out if not sequences([one.text], LEAK_WORDS) & known]
+    known = questions.sequences((one.text for one in training), LEAK_WORDS)
+    measured = [one for one in held_out if not questions.sequences([one.text], LEAK_WORDS) & known]
     if not measured:
         raise UserError(
             "there is too little text: nothing is left to measure on; give at least two documents or passages that are "
             "not copies of each other"
         )
-    pairs = training_pairs(training)
+    pairs = questions.training_pairs(training)
     names = list(documents.by_document())
     exams = {
-        name: exam_questions(passages, pairs, EXAM_ITEMS[name], names)
+        name: questions.exam_questions(passages, pairs, EXAM_ITEMS[name], names)
         for name, passages in (("training", training), ("held_out", measured))
     }
     _write(folder / "train.jsonl", _as_documents(training))
     _write(folder / "held_out.jsonl", _as_documents(measured))
     _write(folder / "pairs.jsonl", map(_as_conversation, pairs))
-    for name, questions in exams.items():
-        _write(folder / f"exam_{name}.jsonl", map(asdict, questions))
+    for name, asked in exams.items():
+        _write(folder / f"exam_{name}.jsonl", map(asdict, asked))
     facts = {
         "key": key,
         "held_out": sorted({one.document for one in held_out}),
@@ -176,7 +167,7 @@ def _prepare(documents: Documents, base: Path, folder: Path, reporter: Reporter)
     shown = pairs[:: -(-len(pairs) // PAIRS_SHOWN) or 1]
     rows = [[one.question, one.answer, one.passage] for one in shown]
     reporter.table(f"Some of {len(pairs):,} questions to train on", ["question", "answer", "from"], rows)
-    numbers = {name: len(questions) for name, questions in exams.items()}
+    numbers = {name: len(asked) for name, asked in exams.items()}
     reporter.line(
         f"The examination, in other forms: {numbers['training']:,} questions about what is trained on, "
         f"{numbers['held_out']:,} about what is held out"
@@ -277,11 +268,11 @@ def _write_general(replay: Replay, folder: Path) -> None:
             break
         kept.append({"text": document.text[:GENERAL_CHARACTERS]})
         size += len(document.text)
-    file, text = folder / "general.jsonl", _as_lines(kept)
-    if not kept:
+    file = folder / "general.jsonl"
+    if kept:
+        _write(file, kept)
+    else:
         file.unlink(missing_ok=True)
-    elif not file.is_file() or file.read_text(encoding="utf-8") != text:
-        atomic.write_text(file, text)
 
 
 def _recipe(
@@ -338,13 +329,16 @@ def _recipe(
     return Recipe("adapt", "A model trained further on documents.", stages, sections)
 
 
-def _material(folder: Path, pairs: Sequence[Question]) -> Material:
+def _material(folder: Path, pairs: Sequence[questions.Question]) -> Material:
     texts = {name: folder / f"{name}.jsonl" for name in ("held_out", "general")}
-    exams = {name: [Question(**one) for one in _lines(folder / f"exam_{name}.jsonl")] for name in EXAM_ITEMS}
+    exams = {
+        name: [questions.Question(**one) for one in _lines(folder / f"exam_{name}.jsonl")]
+        for name in EXAM_ITEMS
+    }
     return Material(
         {name: file for name, file in texts.items() if file.is_file()},
         # The pairs may have been changed by hand.
-        {name: without_leaks(questions, pairs) for name, questions in exams.items()},
+        {name: questions.without_leaks(asked, pairs) for name, asked in exams.items()},
         pairs,
     )
 
@@ -365,15 +359,15 @@ def _as_documents(passages: Iterable[Passage]) -> list[dict[str, Any]]:
     return [{"text": "\n\n".join(parts), "document": name} for name, parts in texts.items()]
 
 
-def _as_conversation(pair: Question) -> dict[str, Any]:
+def _as_conversation(pair: questions.Question) -> dict[str, Any]:
     said = [{"role": "user", "content": pair.question}, {"role": "assistant", "content": pair.answer}]
     return {"messages": said, "passage": pair.passage, "form": pair.form}
 
 
-def _read_pairs(folder: Path) -> list[Question]:
+def _read_pairs(folder: Path) -> list[questions.Question]:
     try:
         return [
-            Question(asked["content"], said["content"], one["passage"], one["form"])
+            questions.Question(asked["content"], said["content"], one["passage"], one["form"])
             for one in _lines(folder / "pairs.jsonl")
             for asked, said in [one["messages"]]
         ]
@@ -388,12 +382,11 @@ def _lines(file: Path) -> Iterable[dict[str, Any]]:
                 yield json.loads(line)
 
 
-def _as_lines(records: Iterable[dict[str, Any]]) -> str:
-    return "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records)
-
-
 def _write(file: Path, records: Iterable[dict[str, Any]]) -> None:
-    atomic.write_text(file, _as_lines(records))
+    """Write JSON lines, unless they stand there already."""
+    text = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records)
+    if not file.is_file() or file.read_text(encoding="utf-8") != text:
+        atomic.write_text(file, text)
 
 
 def _key(content: Any) -> str:

@@ -24,6 +24,7 @@ from chatsmith.cli.config import ChatConfig as Config
 from chatsmith.cli.settings import expanded
 from chatsmith.engine.request import Completion, Request, SamplingParams
 from chatsmith.llm import LLM
+from chatsmith.runtime.console import printable
 from chatsmith.runtime.errors import UserError
 from chatsmith.text.chat import Message, Part, render_prompt
 
@@ -43,9 +44,6 @@ SAMPLE_QUESTIONS = (
 )
 
 SAMPLING_FLAGS = ("seed", "temperature", "top_k", "top_p", "max_tokens")
-
-# What a model writes may hold characters that a terminal would obey.
-CONTROL_CHARACTERS = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "\ufffd")
 
 
 def main(config: Config) -> None:
@@ -220,7 +218,7 @@ class Screen:
     def write(self, text: str) -> None:
         """Text as it comes, shown at once."""
         if text:
-            self._out.write(text.translate(CONTROL_CHARACTERS))
+            self._out.write(printable(text))  # a model may write what a terminal would obey
             self._out.flush()
             self._at_line_start = text.endswith("\n")
 
@@ -256,7 +254,7 @@ class Screen:
         if not self._at_line_start:
             self.write("\n")
         start, end = ("\x1b[2m", "\x1b[0m") if self._has_style else ("", "")
-        self._out.write(f"{start}{text.translate(CONTROL_CHARACTERS)}{end}\n")
+        self._out.write(f"{start}{printable(text)}{end}\n")
         self._out.flush()
         self._at_line_start = True
 

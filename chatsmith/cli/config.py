@@ -10,17 +10,17 @@ import ipaddress
 import math
 import re
 import types
+import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal
 
 from chatsmith.runtime.errors import UserError
 
 KINDERGARTEN = Path("kindergarten")
 """The word that stands for the built-in world where paths of data are named."""
 DEFAULT_RUN = Path("runs/kindergarten")
-PRODUCTS = ("qkv", "out", "up", "down")  # those of backends/lora.py, which imports torch
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@A-Z]+")
@@ -66,22 +66,28 @@ PositiveNumber = Annotated[float, Bound(gt=0)]
 NaturalNumber = Annotated[float, Bound(ge=0)]
 VocabSize = Annotated[int, Bound(ge=285)]  # 256 bytes and 29 special tokens (text/tokenizer.py)
 Dtype = Literal["auto", "fp32", "bf16"]
+Product = Literal["qkv", "out", "up", "down"]  # those of backends/lora.py, which imports torch
 Tracker = Literal["none", "wandb", "tensorboard", "trackio"]
 
 
+@typing.dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
 @dataclass(frozen=True)
 class Settings:
-    """The settings of a command. Making one checks it, and raises UserError."""
+    """The settings of a command: a class that inherits from this one is a frozen dataclass, too. Making one checks it,
+    and raises UserError."""
 
     POSITIONAL: ClassVar[tuple[str, ...]] = ()
     """Fields that are written without a flag."""
-    BUDGET: ClassVar[frozenset[str]] = frozenset()
+    BUDGET: ClassVar[tuple[str, ...]] = ()
     """Fields that say the same thing in different ways: one of them takes the place of what a weaker place says."""
     NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset()
     """Fields that do not change what a stage makes (see `stage_key`)."""
 
+    def __init_subclass__(cls) -> None:
+        dataclass(frozen=True)(cls)
+
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self), include_extras=True)
+        hints = typing.get_type_hints(type(self), include_extras=True)
         for field in dataclasses.fields(self):
             for value, bound in _bounded(getattr(self, field.name), hints[field.name]):
                 refuse(
@@ -100,12 +106,12 @@ class Settings:
 
 def _bounded(value: Any, hint: Any) -> Iterator[tuple[Any, Bound]]:
     """Each number in `value` with each bound that its type declares."""
-    origin, arguments = get_origin(hint), get_args(hint)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if value is None:
         return
     if origin is Annotated:
         yield from ((value, bound) for bound in arguments[1:] if isinstance(bound, Bound))
-    elif origin in (Union, types.UnionType):
+    elif origin in (typing.Union, types.UnionType):
         yield from (found for option in arguments for found in _bounded(value, option))
     elif origin is tuple:
         yield from (found for item in value for found in _bounded(item, arguments[0]))
@@ -120,7 +126,6 @@ def refuse(is_wrong: object, message: str, setting: str = "") -> None:
 # ---- groups that commands share ----
 
 
-@dataclass(frozen=True)
 class Run(Settings):
     """Where"""
 
@@ -130,7 +135,6 @@ class Run(Settings):
     """The run directory."""
 
 
-@dataclass(frozen=True)
 class Compute(Settings):
     """Hardware"""
 
@@ -140,7 +144,6 @@ class Compute(Settings):
     """What to compute in; auto: bf16 where the hardware supports it."""
 
 
-@dataclass(frozen=True)
 class Output(Settings):
     """Output"""
 
@@ -148,7 +151,6 @@ class Output(Settings):
     """Print one JSON object on stdout, and everything for people on stderr."""
 
 
-@dataclass(frozen=True)
 class Shape(Settings):
     """The model"""
 
@@ -174,7 +176,6 @@ class Shape(Settings):
     """portable: Qwen3's architecture, which transformers, llama.cpp and Ollama run; without smear, bigrams, softcap."""
 
 
-@dataclass(frozen=True)
 class Sources(Settings):
     """Data"""
 
@@ -201,7 +202,6 @@ class Sources(Settings):
             refuse(not all(pair.partition("=")), f"{wanted}, not {pair!r}", "columns")
 
 
-@dataclass(frozen=True)
 class Training(Compute, Run):
     """Training"""
 
@@ -234,16 +234,13 @@ class Training(Compute, Run):
     """Send the metrics to an experiment tracker as well as to metrics.jsonl."""
 
 
-@dataclass(frozen=True)
 class TokenTraining(Training):
     """Training on tokens"""
 
     HOW: ClassVar[tuple[str, ...]] = ("compile",)
-    BUDGET: ClassVar[frozenset[str]] = frozenset({"tokens", "minutes"})
+    BUDGET: ClassVar[tuple[str, ...]] = ("tokens", "minutes")
     # The content of the mixture is in the key.
-    NOT_IN_KEY: ClassVar[frozenset[str]] = Training.NOT_IN_KEY | {
-        *("evaluations", "evaluate_tokens", "mixture", "eval_data")
-    }
+    NOT_IN_KEY: ClassVar[frozenset[str]] = Training.NOT_IN_KEY | {"evaluations", "evaluate_tokens", "mixture"}
 
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
     """What to compute in; auto: bf16 where the hardware supports it, fp16 with a scaled loss on GPUs that lack it."""
@@ -269,20 +266,12 @@ class TokenTraining(Training):
     """LoRA: freeze the model and train matrices of this rank beside its own; 0 trains all weights. What is learned is
     merged into the bundle, and kept apart as STAGE/adapter for `serve --adapter`. A rate_scale 2 to 4 times as high
     suits it."""
-    lora_products: tuple[str, ...] = dataclasses.field(default=PRODUCTS, metadata={"new": True})
+    lora_products: tuple[Product, ...] = dataclasses.field(
+        default=("qkv", "out", "up", "down"), metadata={"new": True}
+    )
     """Which matrices of each layer LoRA trains: of attention (qkv, out) and of the MLP (up, down)."""
 
-    def check(self) -> None:
-        if unknown := {*self.lora_products} - {*PRODUCTS}:
-            raise UserError(
-                f"no matrix is called {min(unknown)!r}; there are {', '.join(PRODUCTS)}",
-                setting="lora_products",
-            )
-        twice = "the token budget is given twice, as tokens and as minutes; 0 takes one back"
-        refuse(self.tokens and self.minutes, twice, "tokens")
 
-
-@dataclass(frozen=True)
 class Inference(Compute, Run):
     """Inference"""
 
@@ -293,7 +282,6 @@ class Inference(Compute, Run):
 # ---- the pipeline ----
 
 
-@dataclass(frozen=True)
 class DataConfig(Sources, Run):
     """Read documents and conversations, and hold some out for validation."""
 
@@ -320,7 +308,6 @@ class DataConfig(Sources, Run):
         refuse(not self.data, "there is no text to train on; name files or folders", "data")
 
 
-@dataclass(frozen=True)
 class InspectConfig(Run):
     """Look at documents and conversations, and at how they tokenize and pack."""
 
@@ -335,7 +322,6 @@ class InspectConfig(Run):
     """Tokens in a row, for the view of how documents pack."""
 
 
-@dataclass(frozen=True)
 class DownloadConfig(Settings):
     """Download data sets or benchmarks, and do nothing else."""
 
@@ -350,7 +336,6 @@ class DownloadConfig(Settings):
     """A server with a copy of the benchmarks' folder, to download from instead of the original servers."""
 
 
-@dataclass(frozen=True)
 class TokenCacheConfig(Output):
     """List the cached tokens that runs share, and remove those not used for long."""
 
@@ -358,7 +343,6 @@ class TokenCacheConfig(Output):
     """Remove tokens that were not used for so many days; 0 removes all that are not in use."""
 
 
-@dataclass(frozen=True)
 class TokenizerConfig(Run):
     """Train the tokenizer (BPE)."""
 
@@ -377,11 +361,10 @@ class TokenizerConfig(Run):
     all."""
 
 
-@dataclass(frozen=True)
 class PretrainConfig(Shape, TokenTraining):
     """Train a language model from scratch on the documents, or another one further."""
 
-    BUDGET: ClassVar[frozenset[str]] = frozenset({"tokens", "minutes", "ratio"})
+    BUDGET: ClassVar[tuple[str, ...]] = ("tokens", "minutes", "ratio")
     # The content of the mixture, and of the bundle to start from, is in the key.
     NOT_IN_KEY: ClassVar[frozenset[str]] = TokenTraining.NOT_IN_KEY | {"prompt", "from_"}
 
@@ -400,7 +383,6 @@ class PretrainConfig(Shape, TokenTraining):
             raise UserError("LoRA trains beside a model; name the one to start from", setting="from_")
 
 
-@dataclass(frozen=True)
 class MidConfig(TokenTraining):
     """Mid-training: documents and conversations in one stream, before fine-tuning."""
 
@@ -414,11 +396,10 @@ class MidConfig(TokenTraining):
     """Passes over the mixture, unless `tokens` or `minutes` are given."""
 
 
-@dataclass(frozen=True)
 class SftConfig(TokenTraining):
     """Supervised fine-tuning on conversations."""
 
-    BUDGET: ClassVar[frozenset[str]] = frozenset({"tokens", "minutes", "epochs"})
+    BUDGET: ClassVar[tuple[str, ...]] = ("tokens", "minutes", "epochs")
 
     from_: Path | None = None
     """The bundle to start from; by default the run's pretrained model."""
@@ -441,16 +422,13 @@ class SftConfig(TokenTraining):
         refuse(twice, "name the files of conversations in the mixture alone", "conversations")
 
 
-@dataclass(frozen=True)
 class RlConfig(Training):
     """Reinforcement learning with verifiable rewards (GRPO)."""
 
-    NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset(
-        {
-            *("show_every", "give_up_after", *Training.NOT_IN_KEY),
-            *("problems", "test_problems"),  # their content is in the key
-        }
-    )
+    # The content of the problems is in the key.
+    NOT_IN_KEY: ClassVar[frozenset[str]] = Training.NOT_IN_KEY | {
+        *("show_every", "give_up_after", "problems", "test_problems")
+    }
 
     from_: Path | None = None
     """The bundle to start from; by default the run's fine-tuned model."""
@@ -515,7 +493,6 @@ class RlConfig(Training):
         refuse(alone, "test_problems goes with problems; give both", "problems")
 
 
-@dataclass(frozen=True)
 class EvaluateConfig(Output, Run):
     """Measure a model: bits per byte, CORE, chat skills, an exam."""
 
@@ -587,7 +564,6 @@ class EvaluateConfig(Output, Run):
         refuse(self.mirror and not is_address, f"{wanted}, not {self.mirror!r}", "mirror")
 
 
-@dataclass(frozen=True)
 class ChatConfig(Inference):
     """Chat with a model in the terminal."""
 
@@ -619,7 +595,6 @@ class ChatConfig(Inference):
         refuse(self.complete and self.system, "a text that is continued has no system message", "system")
 
 
-@dataclass(frozen=True)
 class Listening(Settings):
     """Access"""
 
@@ -647,7 +622,6 @@ class Listening(Settings):
                 ) from None
 
 
-@dataclass(frozen=True)
 class ServeConfig(Inference, Listening):
     """Serve a model behind the OpenAI API and a web page.
 
@@ -762,7 +736,6 @@ def _folder_name(path: Path) -> str:
 # ---- around the pipeline ----
 
 
-@dataclass(frozen=True)
 class DemoConfig(Run):
     """Run the whole pipeline on built-in data in minutes, then chat."""
 
@@ -770,7 +743,6 @@ class DemoConfig(Run):
     """Run directory, created if need be."""
 
 
-@dataclass(frozen=True)
 class RunConfig(Sources):
     """Run the stages of a recipe in order; finished ones are skipped."""
 
@@ -793,7 +765,6 @@ class RunConfig(Sources):
     """Machines that share the training, with one file system; 0: as Slurm's or torchrun's environment says."""
 
 
-@dataclass(frozen=True)
 class AdaptConfig(Output):
     """Train a model further on your documents, and see what it learned."""
 
@@ -817,7 +788,6 @@ class AdaptConfig(Output):
     """Change settings of the training, each as stage.name=value: --set sft.epochs=2."""
 
 
-@dataclass(frozen=True)
 class DoctorConfig(RunConfig, Output):
     """Check whether this machine is ready: devices, memory, disk, data, ports."""
 
@@ -825,7 +795,6 @@ class DoctorConfig(RunConfig, Output):
     """Also check what this recipe needs: a built-in one, a .toml file, or a run directory."""
 
 
-@dataclass(frozen=True)
 class ReportConfig(Output):
     """Write the report of a run, or compare two runs."""
 
@@ -840,7 +809,6 @@ class ReportConfig(Output):
     """What an hour of the machine costs, in dollars, all its GPUs together; 0: unknown."""
 
 
-@dataclass(frozen=True)
 class WatchConfig(Listening):
     """Serve a page that shows how runs go, here and on a phone; it loads no model."""
 
@@ -859,7 +827,6 @@ class WatchConfig(Listening):
     """A command, or an http(s) address to post to, for when a run ends, fails or raises an alarm."""
 
 
-@dataclass(frozen=True)
 class ExportConfig(Output):
     """Export a model for other programs: transformers, llama.cpp, Ollama, vLLM.
 
@@ -885,7 +852,6 @@ class ExportConfig(Output):
         refuse(is_other, f"{self.out}: a GGUF file ends in .gguf, and a folder does not", "out")
 
 
-@dataclass(frozen=True)
 class ImportConfig(Settings):
     """Turn a transformers folder, from chatsmith or of the same shape, into a bundle."""
 
@@ -897,7 +863,6 @@ class ImportConfig(Settings):
     """The bundle to write: a new folder."""
 
 
-@dataclass(frozen=True)
 class PushConfig(Settings):
     """A bundle to a hub, with its model card: private, unless asked otherwise."""
 
@@ -913,7 +878,6 @@ class PushConfig(Settings):
     """What others may do with it, for the card, as the hub calls licenses: mit, apache-2.0, cc-by-sa-4.0, …"""
 
 
-@dataclass(frozen=True)
 class PullConfig(Settings):
     """A bundle from a hub, checked whole."""
 
@@ -925,7 +889,6 @@ class PullConfig(Settings):
     """The folder to write, a new one; by default NAME, here."""
 
 
-@dataclass(frozen=True)
 class PlanConfig(Shape, Output):
     """Show what a recipe or a model depth will cost, and how it will be trained."""
 
@@ -972,7 +935,6 @@ class PlanConfig(Shape, Output):
         refuse(self.plot and self.table == "none", "plot goes with table: depths or gpus", "table")
 
 
-@dataclass(frozen=True)
 class BenchTrainConfig(Shape, Compute, Output):
     """Measure training throughput and MFU of this machine."""
 
@@ -992,7 +954,6 @@ class BenchTrainConfig(Shape, Compute, Output):
         refuse(size < row, f"batch_tokens {size} is less than one row of {row}", "batch_tokens")
 
 
-@dataclass(frozen=True)
 class BenchInferConfig(Shape, Compute, Output):
     """Measure inference throughput and latency, against the memory-bandwidth limit."""
 

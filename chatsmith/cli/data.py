@@ -14,7 +14,7 @@ import json
 import shutil
 import time
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import chain
@@ -28,16 +28,8 @@ from chatsmith.cli.settings import expanded
 from chatsmith.data.dataset import DataManifest, SourceFile, load_manifest
 from chatsmith.data.documents import SUPPORTED, read_documents
 from chatsmith.data.tokens import ABOUT, PROGRESS
-from chatsmith.ingest import hub
+from chatsmith.ingest import forms, hub
 from chatsmith.ingest.files import ANY_TYPE, find_files
-from chatsmith.ingest.forms import (
-    FORMS,
-    TYPES,
-    ConversationFiles,
-    column_map,
-    write_conversations,
-    write_documents,
-)
 from chatsmith.ingest.survey import Role, survey
 from chatsmith.ingest.tokenizing import IN_USE
 from chatsmith.runtime.atomic import new_folder
@@ -50,6 +42,13 @@ from chatsmith.worlds.kindergarten import GENERATOR_VERSION, Kindergarten
 
 STAGE = "data"
 USES = ("data", "validation", "conversations", "validation_conversations")
+GENERATED = (
+    "train.parquet",
+    "validation.parquet",
+    "conversations_train.jsonl",
+    "conversations_validation.jsonl",
+)
+"""The kindergarten's files, in the order of USES."""
 
 Item = TypeVar("Item")
 
@@ -93,10 +92,8 @@ class Named:
     """The files and shards that the settings name, without the kindergarten's."""
 
     is_kindergarten: bool
-    data: list[Path] = field(default_factory=list)
-    validation: list[Path] = field(default_factory=list)
-    conversations: list[Path] = field(default_factory=list)
-    validation_conversations: list[Path] = field(default_factory=list)
+    files: dict[str, list[Path]] = field(default_factory=lambda: {use: [] for use in USES})
+    """By what they are for."""
     shards: dict[Path, SourceFile] = field(default_factory=dict)
     """Those of hubs, by where they are or will be."""
     listed: dict[Path, tuple[Role, SourceFile]] = field(default_factory=dict)
@@ -109,12 +106,12 @@ class Named:
     def of(config: Config) -> "Named":
         """Asks the hubs for their listings. Raises UserError if one cannot be had."""
         named = Named(KINDERGARTEN in config.data)
-        for name in USES:
-            for path in getattr(config, name):
+        for use, paths in named.files.items():
+            for path in getattr(config, use):
                 if hub.is_source(path):
-                    getattr(named, name).extend(named.find(path, name, bool(config.validation)))
+                    paths += named.find(path, use, bool(config.validation))
                 elif path != KINDERGARTEN:
-                    getattr(named, name).append(expanded(path))
+                    paths.append(expanded(path))
         return named
 
     def find(self, source: Path, use: str, has_validation: bool) -> list[Path]:
@@ -127,7 +124,7 @@ class Named:
         if use == "data":
             pinned = () if has_validation else found.validation
             if not is_remote:  # a folder stands in for the hub
-                self.validation += [file.path for file in pinned]
+                self.files["validation"] += [file.path for file in pinned]
                 return [file.path for file in files]
             files += [file for file in pinned if file not in files]
             if pinned or has_validation:
@@ -140,7 +137,7 @@ class Named:
 
     def check_outside(self, run: RunDirectory) -> None:
         """Refuse data inside the folder that this stage replaces."""
-        for path in chain(*(getattr(self, name) for name in USES)):
+        for path in chain(*self.files.values()):
             if path.resolve().is_relative_to(run.data.resolve()):
                 raise UserError(
                     f"{path} lies in {run.data}, which this command rebuilds; move it and name it again"
@@ -150,19 +147,19 @@ class Named:
         """A hash of the names, sizes and times of the files named: what tells a changed folder quickly. Of shards, the
         hashes count, and for what they are."""
 
-        def here(*paths: list[Path]) -> list[Path]:
-            return [path for path in chain(*paths) if path not in self.shards]
+        def here(*uses: str) -> list[Path]:
+            return [path for use in uses for path in self.files[use] if path not in self.shards]
 
-        texts = find_files(here(self.data, self.validation), _types(config))
-        chats = find_files(here(self.conversations, self.validation_conversations), TYPES)
+        texts = find_files(here("data", "validation"), _types(config))
+        chats = find_files(here("conversations", "validation_conversations"), forms.TYPES)
         files = [(file, file.stat()) for file in dict.fromkeys((*texts, *chats))]
         self.bytes = sum(status.st_size for _, status in files)
         lines = [f"{file} {status.st_size} {status.st_mtime_ns}" for file, status in files]
-        for name in USES:
-            for path in getattr(self, name):
+        for use, paths in self.files.items():
+            for path in paths:
                 if file := self.shards.get(path):
                     role = self.listed.get(path, ("read",))[0]
-                    lines.append(f"{name} {role} {file.sha256 if file.is_remote else file.path} {file.bytes}")
+                    lines.append(f"{use} {role} {file.sha256 if file.is_remote else file.path} {file.bytes}")
         return sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -183,20 +180,15 @@ def _gather(config: Config, named: Named, folder: Path, reporter: Reporter) -> D
         raise UserError(f"{first} holds no documents")
     if named.is_kindergarten:
         _generate_kindergarten(config, folder, reporter)
-        named.data.insert(0, folder / "train.parquet")
-        named.validation.insert(0, folder / "validation.parquet")
-        named.conversations.insert(0, folder / "conversations_train.jsonl")
-        named.validation_conversations.insert(0, folder / "conversations_validation.jsonl")
+        for paths, name in zip(named.files.values(), GENERATED, strict=True):
+            paths.insert(0, folder / name)
     columns = dict(pair.split("=", 1) for pair in config.columns)
-    forms = (column_map(columns), *FORMS) if columns else FORMS
+    own = (forms.column_map(columns),) if columns else ()
     with reporter.progress("reading", named.bytes or None, "bytes") as bar:
         manifest = survey(
-            named.data,
-            validation=named.validation,
-            conversations=named.conversations,
-            validation_conversations=named.validation_conversations,
+            **named.files,
             source="kindergarten" if named.is_kindergarten else "files",
-            chats=ConversationFiles(folder / "conversations", forms),
+            chats=forms.ConversationFiles(folder / "conversations", (*own, *forms.FORMS)),
             held_out=config.held_out,
             text_column=config.text_column,
             types=_types(config),
@@ -212,8 +204,8 @@ def _generate_kindergarten(config: Config, folder: Path, reporter: Reporter) -> 
     task = Kindergarten(config.seed, *sizes)
     with reporter.progress("generating", sum(sizes) + sizes[-1], "texts") as bar:
         for split in ("train", "validation"):
-            write_documents(folder / f"{split}.parquet", _counted(task.documents(split), bar))
-            write_conversations(
+            forms.write_documents(folder / f"{split}.parquet", _counted(task.documents(split), bar))
+            forms.write_conversations(
                 folder / f"conversations_{split}.jsonl", _counted(task.conversations(split), bar)
             )
 
@@ -293,9 +285,8 @@ def cache(config: TokenCacheConfig) -> None:
     reporter = Reporter(json=config.json)
     place = shared_folder("tokens")
     parts = sorted(map(_described, place.glob("*/")), key=lambda part: part["days"])
-    with ExitStack() as opened:
-        if config.prune_days is not None and parts:
-            lock = opened.enter_context((place / IN_USE).open("a"))
+    if config.prune_days is not None and parts:
+        with (place / IN_USE).open("a") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -304,9 +295,7 @@ def cache(config: TokenCacheConfig) -> None:
                 if part["days"] >= config.prune_days:
                     shutil.rmtree(part["folder"])
                     part["state"] = "removed"
-    if config.json:
-        print(json.dumps({"folder": str(place), "parts": parts}))
-        return
+    reporter.result({"folder": str(place), "parts": parts})
     rows = [
         [part["name"], f"{part['bytes'] / 1e6:,.1f} MB", f"{part['days']:.1f}", part["state"]]
         for part in parts

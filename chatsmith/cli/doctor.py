@@ -1,23 +1,25 @@
-"""`chatsmith doctor`: whether this machine is ready for training, and for a recipe: before it costs anything.
+"""`chatsmith doctor`: whether this machine is ready for training, and for a recipe: before it costs anything. And
+`chatsmith bench train` and `bench infer`: how fast it is.
 
 Nothing is trained, and nothing but listings is downloaded. `chatsmith run` makes the same checks when it starts, and
-says what is amiss; it goes on all the same, for estimates may be wrong where a person knows better.
+says what is amiss; it goes on all the same, for estimates may be wrong where a person knows better. What measures the
+speed stands in bench/, next to the package: it comes with the source, and is no part of a wheel.
 """
 
-import json
 import os
 import shutil
 import socket
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from chatsmith.cli.config import BenchInferConfig, BenchTrainConfig, ServeConfig
 from chatsmith.cli.config import DoctorConfig as Config
-from chatsmith.cli.config import ServeConfig
 from chatsmith.cli.plan import Pipeline, pipeline_of, within_budget
 from chatsmith.cli.recipe import configure, find_recipe, read_overrides
 from chatsmith.data.mixture import Entry
@@ -29,6 +31,7 @@ from chatsmith.runtime.run_directory import Recipe, RunDirectory
 from chatsmith.tasks.sources import check_source
 from chatsmith.train.memory import Way, step_memory
 
+BENCHMARKS = Path(__file__).parents[2] / "bench"
 TOKENS_PER_BYTE = {".parquet": 0.52, ".zst": 0.6, ".gz": 0.6}
 """Tokens in a byte of a file: compressed shards of web text have 2.5 characters a byte, and a token has 4.8 (nanochat's
 figures for fineweb-edu)."""
@@ -60,9 +63,7 @@ def main(config: Config) -> None:
         configs, recipe = configure(recipe, run, overrides, os.environ)
         found += recipe_checks(recipe, configs, run, config.processes or processes_for(configs))
     found.append(_port(ServeConfig.port))
-    if config.json:
-        sys.stdout.write(json.dumps([asdict(check) for check in found]) + "\n")
-        return
+    reporter.result([asdict(check) for check in found])
     rows = [["✓" if one.ok else "✗", one.name, one.detail, "" if one.ok else one.advice] for one in found]
     reporter.table("", ["", "check", "what was found", "what to do"], rows)
 
@@ -195,3 +196,15 @@ def _port(number: int) -> Check:
             advice = "serve on another one: chatsmith serve --port 8001" if number else "allow local sockets"
             return Check(name, False, f"not free ({error.strerror})", advice)
     return Check(name, True, "free")
+
+
+def bench(config: BenchInferConfig | BenchTrainConfig) -> None:
+    """Run the benchmark of these settings. Raises UserError where the source is not at hand."""
+    name = "infer" if isinstance(config, BenchInferConfig) else "train"
+    if not (BENCHMARKS / f"{name}.py").is_file():
+        raise UserError(
+            f"the benchmarks come with the source: {BENCHMARKS} is not there; install chatsmith from its repository "
+            "with `make install`"
+        )
+    sys.path.insert(0, str(BENCHMARKS))
+    import_module(name).main(config)

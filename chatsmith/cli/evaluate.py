@@ -12,9 +12,7 @@ test items stand in the text a run learns from.
 
 import contextlib
 import hashlib
-import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -25,19 +23,10 @@ from chatsmith.bundle import bundle_fingerprint
 from chatsmith.cli.config import EvaluateConfig as Config
 from chatsmith.cli.data import eval_folder, fetch_benchmarks
 from chatsmith.data.dataset import FILE_NAME, file_sha256, load_manifest
-from chatsmith.evals import report
+from chatsmith.evals import report, results
 from chatsmith.evals.comparison import compare_means, compare_tasks, compare_text, on_different_files
 from chatsmith.evals.evaluation import Evaluation
 from chatsmith.evals.leakage import LeakageCheck, find_test_sets
-from chatsmith.evals.results import (
-    KINDERGARTEN,
-    LENGTHS,
-    ResultFiles,
-    SuiteResult,
-    files_in,
-    read_results,
-    result_key,
-)
 from chatsmith.evals.suites import all_tasks, measure, suite_key, tasks_of
 from chatsmith.report.model_card import with_scores
 from chatsmith.runtime.atomic import write_text
@@ -50,6 +39,8 @@ from chatsmith.runtime.run_directory import BUNDLE_STAGES, RunDirectory, resolve
 from chatsmith.tasks.benchmark_files import MissingFileError, has_file
 
 STAGE = "evaluate"
+Measured = tuple[str, Evaluation, list[results.SuiteResult]]
+"""A stage, what was measured of it, and what came of that."""
 
 
 def main(config: Config) -> None:
@@ -72,8 +63,7 @@ def main(config: Config) -> None:
                 raise UserError(
                     f"{error} (--download fetches the benchmarks, --eval-data names a folder)"
                 ) from None
-    if config.json and runtime.is_main:
-        sys.stdout.write(json.dumps(found) + "\n")
+    reporter.result(found)
 
 
 def evaluate(config: Config, runtime: Runtime, reporter: Reporter) -> dict[str, Any]:
@@ -83,7 +73,7 @@ def evaluate(config: Config, runtime: Runtime, reporter: Reporter) -> dict[str, 
     writes = run is not None and runtime.is_main
     is_whole = not (config.max_examples or config.text or config.tasks or config.results)
     found: dict[str, Any] = {}
-    record = Record()
+    measured: list[Measured] = []
     # What is measured already is shown all the same.
     can_write = run is not None and os.access(run.path, os.W_OK)
     with run.lock() if run and writes and can_write else contextlib.nullcontext():
@@ -93,24 +83,24 @@ def evaluate(config: Config, runtime: Runtime, reporter: Reporter) -> dict[str, 
             if not suites:
                 continue
             reporter.stage("Evaluate", str(model))
-            results = []
+            scored = []
             for suite in suites:
                 result = measure(suite, evaluation)
                 if runtime.is_main:
                     report.show(result, reporter, is_part=bool(config.tasks))
-                results.append(result)
+                scored.append(result)
             if run and writes:
                 if config.track != "none":
-                    track(config.track, run, stage, results)
+                    track(config.track, run, stage, scored)
                 if is_whole and config.split == "exam" and config.prompts == "own":
-                    record.add(stage, evaluation, results)
+                    measured.append((stage, evaluation, scored))
             # Of a single model its bits per byte on training text are not shown.
-            trained = {one.suite: {"train": one.train} if one.train else {} for one in results}
-            found[stage] = {one.suite: {**one.result, **trained[one.suite]} for one in results}
+            trained = {one.suite: {"train": one.train} if one.train else {} for one in scored}
+            found[stage] = {one.suite: {**one.result, **trained[one.suite]} for one in scored}
             if not config.stages:
-                found = {result.suite: result.result for result in results}
-        if run and record.keys:
-            record.write(run, models)
+                found = {result.suite: result.result for result in scored}
+        if run and measured:
+            write_record(run, models, measured)
     return found
 
 
@@ -176,7 +166,7 @@ def what_to_measure(
         runtime=runtime,
         reporter=reporter,
         benchmarks=eval_folder(config.eval_data),
-        files=ResultFiles(folder, *options, prompts=config.prompts) if folder else None,
+        files=results.ResultFiles(folder, *options, prompts=config.prompts) if folder else None,
         manifest=manifest,
         tokens=run.tokens if run else None,
         is_transformers=config.hf is not None,
@@ -189,7 +179,7 @@ def chosen_tasks(config: Config, *, is_base: bool) -> tuple[str, ...]:
     """--tasks as SUITE/TASK. What both suites have is asked as the suite says, by default as CORE of a base model and
     as chat of others. Raises UserError for unknown ones."""
     names = {suite: [task.name for task in all_tasks(suite)] for suite in ("core", "chat")}
-    names["exam"] = [KINDERGARTEN]
+    names["exam"] = [results.KINDERGARTEN]
     suites = [config.suite] if config.suite in names else ["core", "chat"] if is_base else ["chat", "core"]
     suites += ["exam"] * (config.suite not in names)
     known = {f"{suite}/{name}": f"{suite}/{name}" for suite in names for name in names[suite]}
@@ -262,50 +252,36 @@ def choose_suites(
     return [*suites, "exam"] if asks else suites
 
 
-class Record:
-    """Whole results of one or several stages, for the model cards and the run's record."""
-
-    def __init__(self) -> None:
-        self.keys: list[str] = []
-        self._facts: dict[str, Any] = {}
-        self._outputs: list[Path] = []
-        self._words: dict[str, dict[str, str]] = {}
-
-    def add(self, stage: str, evaluation: Evaluation, results: Sequence[SuiteResult]) -> None:
-        """The results of a stage; those of the last one come first in the table."""
+def write_record(run: RunDirectory, models: Mapping[str, Path], measured: Sequence[Measured]) -> None:
+    """Write whole results of one or several stages into the model cards and the run's record, unless they are there."""
+    keys, outputs, facts, before = list[str](), list[Path](), dict[str, Any](), ""
+    for stage, evaluation, scored in measured:
         assert evaluation.files is not None
-        self.keys += [suite_key(result.suite, evaluation) for result in results]
-        self._outputs += [evaluation.files.suite(result.suite) for result in results]
-        self._words[stage] = {name: words for one in results for name, words in report.in_words(one).items()}
-        earlier, new = self._facts, report.facts(results)
-        seconds = new["seconds"] + earlier.pop("seconds", 0)
-        *_, before = ["", *self._words][:-1]
-        renamed = {name if " " in name else f"{before} {name}": value for name, value in earlier.items()}
-        self._facts = {**new, **renamed, "seconds": round(seconds, 2)}
-
-    def write(self, run: RunDirectory, models: Mapping[str, Path]) -> None:
-        """Write it all, unless it is there."""
-        done_key = result_key(keys=self.keys)
-        for stage, scores in self._words.items():
-            card = models[stage] / "README.md"
-            text = card.read_text(encoding="utf-8") if card.is_file() else ""
-            if with_scores(text, scores) != text:  # a disk that cannot be written to matters only then
-                write_text(card, with_scores(text, scores))
-        if run.is_done(STAGE, done_key):
-            return
-        if not all("@" in stage for stage in self._words):  # a checkpoint's scores are not the run's
-            run.mark_done(STAGE, done_key, self._facts, outputs=self._outputs)
+        keys += [suite_key(result.suite, evaluation) for result in scored]
+        outputs += [evaluation.files.suite(result.suite) for result in scored]
+        words = {name: words for one in scored for name, words in report.in_words(one).items()}
+        card = models[stage] / "README.md"
+        text = card.read_text(encoding="utf-8") if card.is_file() else ""
+        if with_scores(text, words) != text:  # a disk that cannot be written to matters only then
+            write_text(card, with_scores(text, words))
+        new, seconds = report.facts(scored), facts.pop("seconds", 0)
+        earlier = {name if " " in name else f"{before} {name}": value for name, value in facts.items()}
+        facts = {**new, **earlier, "seconds": round(seconds + new["seconds"], 2)}  # the last one comes first
+        before = stage
+    key = results.result_key(keys=keys)
+    if not run.is_done(STAGE, key) and not all("@" in stage for stage, _, _ in measured):
+        run.mark_done(STAGE, key, facts, outputs=outputs)  # a checkpoint's scores are not the run's
 
 
-def track(tracker: str, run: RunDirectory, stage: str, results: Sequence[SuiteResult]) -> None:
+def track(tracker: str, run: RunDirectory, stage: str, scored: Sequence[results.SuiteResult]) -> None:
     """Send the figures and samples of a stage's model to an experiment tracker, at its last step."""
     name, _, step = stage.partition("@")
     at = int(step or (run.done_facts(name) or {}).get("steps", 0))
     with contextlib.closing(open_tracker(tracker, run.path)) as opened:
-        for result in results:
+        for result in scored:
             values = report.numbers(result)
             opened.log(name, at, {f"evaluate/{label}": value for label, value in values.items()})
-            replies = [one for one in result.transcript if one.get("section") in LENGTHS]
+            replies = [one for one in result.transcript if one.get("section") in results.LENGTHS]
             opened.text(
                 name, at, "samples", "\n\n".join(f"{one['prompt']}\n{one['reply']}" for one in replies)
             )
@@ -313,7 +289,7 @@ def track(tracker: str, run: RunDirectory, stage: str, results: Sequence[SuiteRe
 
 def compare(config: Config, reporter: Reporter) -> dict[str, Any]:
     """Which differences between two measured models are real."""
-    one, two = (read_results(find_results(path, config)) for path in config.compare)
+    one, two = (results.read_results(find_results(path, config)) for path in config.compare)
     text = compare_text(one.text, two.text)
     lines = [text] if text else []
     for suite in ("core", "chat", "exam"):
@@ -334,7 +310,7 @@ def compare(config: Config, reporter: Reporter) -> dict[str, Any]:
     return {"compare": {line.name: line.to_json() for line in lines}}
 
 
-def find_results(path: Path, config: Config) -> ResultFiles:
+def find_results(path: Path, config: Config) -> results.ResultFiles:
     """Where the results of a run, of a bundle in a run, or of a folder or file made by --results are. Raises UserError
     if there are none, or those of several models."""
     bundle, in_run = path, None
@@ -342,10 +318,12 @@ def find_results(path: Path, config: Config) -> ResultFiles:
         bundle = resolve_bundle(path)
         in_run = run_of(bundle)
     if in_run is None or not in_run[0].evals.is_dir():
-        return files_in(path, config.split, config.max_examples)
+        return results.files_in(path, config.split, config.max_examples)
     run, name = in_run
     fingerprint = bundle_fingerprint(bundle)
-    return ResultFiles(run.evals, name, config.split, config.max_examples, fingerprint, config.prompts)
+    return results.ResultFiles(
+        run.evals, name, config.split, config.max_examples, fingerprint, config.prompts
+    )
 
 
 def find_leakage(config: Config, reporter: Reporter) -> dict[str, Any]:

@@ -41,26 +41,30 @@ def main(config: Config) -> None:
     reporter = Reporter(json=config.json)
     bundle = load_bundle(resolve_bundle(config.run))
     out = config.out
-    if out.exists():
-        raise UserError(f"{out} exists; name another place, or remove it first", setting="out")
+    check_new(out)
     reporter.stage("Export", f"{bundle.path} to {out}")
     out.parent.mkdir(parents=True, exist_ok=True)
     if config.to == "transformers":
         with atomic.new_folder(out) as folder:
             write_transformers(bundle, folder)
             found = _compared(bundle, folder, "fp32", config)
-            (folder / CERTIFICATE).write_text(_text(found), encoding="utf-8")
+            (folder / CERTIFICATE).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     else:
         with tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent) as folder:
             file = Path(folder) / out.name
             write_gguf(bundle, file, config.type)
             found = _compared(bundle, file, config.type, config)
             file.rename(out)
-            atomic.write_text(out.parent / CERTIFICATE, _text(found))
+            atomic.write_text(out.parent / CERTIFICATE, json.dumps(found, indent=2) + "\n")
     rows = [[name.replace("_", " "), str(value)] for name, value in found.items()]
     reporter.table(f"{out}, compared with the model itself", ["what", "found"], rows)
-    if config.json:
-        print(json.dumps(found))
+    reporter.result(found)
+
+
+def check_new(out: Path) -> None:
+    """Raise UserError if there is something already."""
+    if out.exists():
+        raise UserError(f"{out} exists; name another place, or remove it first", setting="out")
 
 
 def _compared(bundle: Bundle, path: Path, kind: str, config: Config) -> dict[str, Any]:
@@ -70,15 +74,10 @@ def _compared(bundle: Bundle, path: Path, kind: str, config: Config) -> dict[str
     return {"export": config.out.name, "weights": kind, **found}
 
 
-def _text(found: dict[str, Any]) -> str:
-    return json.dumps(found, indent=2) + "\n"
-
-
 def import_folder(config: ImportConfig) -> None:
     """Read the folder and write the bundle. Raises UserError for what is no model that our network computes."""
     reporter = Reporter()
-    if config.out.exists():
-        raise UserError(f"{config.out} exists; name another place, or remove it first", setting="out")
+    check_new(config.out)
     model, tokenizer, generation = read_transformers(config.folder)
     summary = f"Imported from {config.folder.name}, a folder of the transformers library."
     card = model_card(config.out.name, summary)
@@ -140,8 +139,7 @@ def pull(config: PullConfig) -> None:
     if not owner or not name:
         raise UserError(f"a model on a hub is named OWNER/NAME, not {config.name!r}", setting="name")
     out = config.out or Path(name)
-    if out.exists():
-        raise UserError(f"{out} exists; name another place, or remove it first", setting="out")
+    check_new(out)
     repository = list_repository(config.name, kind="model")
     sizes = {file.path: file.size for file in repository.files}
     is_bundle = sizes.keys() >= set(FILES)

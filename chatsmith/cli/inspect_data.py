@@ -20,7 +20,8 @@ from chatsmith.data.dataset import DataManifest, SourceFile, Split, load_manifes
 from chatsmith.data.packing import RowPacker, Rows
 from chatsmith.ingest import hub
 from chatsmith.ingest.survey import survey
-from chatsmith.runtime.console import Reporter
+from chatsmith.report.reference_vocabularies import beginning
+from chatsmith.runtime.console import Reporter, printable
 from chatsmith.runtime.run_directory import RunDirectory
 from chatsmith.text.chat import Rendered, render
 from chatsmith.text.tokenizer import Tokenizer
@@ -35,8 +36,6 @@ ROW_WIDTH = 64
 
 # Neighboring tokens differ, and each color reads well on light and dark terminals.
 TOKEN_STYLES = ("black on cyan", "black on green", "black on yellow", "black on magenta")
-# Text from anywhere may hold escape sequences that a terminal would run: control characters become pictures.
-CONTROL_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
 LEARNED_STYLE, GIVEN_STYLE = "black on green", "dim"
 
 
@@ -122,7 +121,7 @@ def _show_documents(manifest: DataManifest, count: int, reporter: Reporter) -> N
         return
     distance = max(1, manifest.documents.train_items // count)
     for document in islice(manifest.read_documents("train"), 0, distance * count, distance):
-        shown = document.text[:CHARACTERS_SHOWN].rstrip().translate(CONTROL_PICTURES)
+        shown = document.text[:CHARACTERS_SHOWN].rstrip()
         rest = len(document.text) - len(shown)
         reporter.stage(document.source, f"{len(document.text):,} characters")
         reporter.line(shown + (f" … and {rest:,} characters more" if rest else ""))
@@ -134,7 +133,7 @@ def _show_tokens_of_a_document(manifest: DataManifest, tokenizer: Tokenizer, rep
     size = len(text.encode("utf-8"))
     reporter.stage("Tokens", f"the first document: {len(ids):,} tokens, {size / len(ids):.2f} bytes a token")
     styles = [TOKEN_STYLES[index % len(TOKEN_STYLES)] for index in range(TOKENS_SHOWN)]
-    _print_tokens([_visible(tokenizer, token) for token in ids[:TOKENS_SHOWN]], styles, reporter)
+    _print_tokens([visible(tokenizer, token) for token in ids[:TOKENS_SHOWN]], styles, reporter)
 
 
 def _show_packing(
@@ -142,12 +141,8 @@ def _show_packing(
 ) -> None:
     """How the first documents fill rows: statistics, and a picture of some rows."""
 
-    texts, characters = list[str](), 0
-    for document in islice(manifest.read_documents("train"), PACKED_DOCUMENTS):
-        texts.append(document.text)
-        characters += len(document.text)
-        if characters >= PACKED_CHARACTERS:
-            break
+    documents = islice(manifest.read_documents("train"), PACKED_DOCUMENTS)
+    texts = beginning((one.text for one in documents), PACKED_CHARACTERS)
     counts = [len(ids) for ids in tokenizer.encode_batch(texts)]
     offsets = np.cumsum([0, *counts], dtype=np.int64)
     packer = RowPacker(sequence_length + 1)
@@ -192,15 +187,15 @@ def show_rendered(title: str, rendered: Rendered, tokenizer: Tokenizer, reporter
         title,
         f"{len(rendered.ids):,} tokens, of which the model learns to say {sum(rendered.mask):,} (marked)",
     )
-    tokens = [_visible(tokenizer, token) for token in rendered.ids[: 2 * TOKENS_SHOWN]]
+    tokens = [visible(tokenizer, token) for token in rendered.ids[: 2 * TOKENS_SHOWN]]
     _print_tokens(tokens, [LEARNED_STYLE if learned else GIVEN_STYLE for learned in rendered.mask], reporter)
 
 
-def _visible(tokenizer: Tokenizer, token: int) -> str:
+def visible(tokenizer: Tokenizer, token: int) -> str:
     """A token's text; a part of a character as its bytes in hexadecimal."""
     content = tokenizer.decode_bytes([token])
     try:
-        return content.decode("utf-8").translate(CONTROL_PICTURES)
+        return printable(content.decode("utf-8"))
     except UnicodeDecodeError:
         return f"<{content.hex(' ')}>"
 

@@ -48,8 +48,8 @@ PIPELINE = (
     Command("data prepare", config.DataConfig, "data", "data"),
     Command("tokenizer", config.TokenizerConfig, "tokenizer", "tokenizer"),
     Command("pretrain", config.PretrainConfig, "pretrain", "pretrain"),
-    Command("mid", config.MidConfig, "sft", "mid"),
-    Command("sft", config.SftConfig, "sft", "sft"),
+    Command("mid", config.MidConfig, "pretrain:fine_tuning", "mid"),
+    Command("sft", config.SftConfig, "pretrain:fine_tuning", "sft"),
     Command("rl", config.RlConfig, "rl", "rl"),
     Command("evaluate", config.EvaluateConfig, "evaluate", "evaluate"),
     Command("chat", config.ChatConfig, "chat", "chat"),
@@ -70,8 +70,8 @@ AROUND = (
     Command("data download", config.DownloadConfig, "data:download", "download"),
     Command("data cache", config.TokenCacheConfig, "data:cache", "cache"),
     Command("data inspect", config.InspectConfig, "inspect_data", "inspect"),
-    Command("bench infer", config.BenchInferConfig, "bench", "bench_infer"),
-    Command("bench train", config.BenchTrainConfig, "bench", "bench"),
+    Command("bench infer", config.BenchInferConfig, "doctor:bench", "bench_infer"),
+    Command("bench train", config.BenchTrainConfig, "doctor:bench", "bench"),
 )
 COMMANDS = {command.name: command for command in (*PIPELINE, *AROUND)}
 
@@ -150,15 +150,14 @@ def execute(command: Command, argv: Sequence[str], environ: Mapping[str, str]) -
     given.check_environment(environ, {one.section for one in COMMANDS.values()})
     variables = given.from_environment(command.config, section, environ)
     flags = given.from_flags(command.config, argv, prog, variables)
-    values = given.layered(command.config, variables, flags)
+    kept: given.Values = {}
     if "run" in command.config.POSITIONAL:
-        recipe = RunDirectory(values.get("run", config.DEFAULT_RUN)).recipe
-        if recipe.is_file():
-            kept = read_recipe(recipe).sections.get(section, {})
-            written = given.from_recipe(command.config, section, kept, is_old=True)
-            values = given.layered(command.config, written, variables, flags)
+        recipe = RunDirectory({**variables, **flags}.get("run", config.DEFAULT_RUN)).recipe
+        written = read_recipe(recipe).sections.get(section, {}) if recipe.is_file() else {}
+        kept = given.from_recipe(command.config, section, written, is_old=True)
+    values = given.layered(command.config, kept, variables, flags)
     try:
-        settings = given.made(command.config, values, prog)
+        settings = command.config(**values)
         module, _, function = command.module.partition(":")
         getattr(import_module(f"chatsmith.cli.{module}"), function or "main")(settings)
     except UserError as error:

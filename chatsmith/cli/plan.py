@@ -6,34 +6,19 @@ and the share of it that training was measured to reach. For GPUs that are not h
 operations and bytes (`report/estimate.py`). A budget in dollars or hours, or a size, chooses the depth.
 """
 
-import json
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from chatsmith.cli.config import PlanConfig as Config
 from chatsmith.cli.config import Shape
 from chatsmith.cli.recipe import Sections, configure, named_recipe
 from chatsmith.cli.training import shape_of
 from chatsmith.model.config import model_cost
-from chatsmith.report.estimate import (
-    DEVICES,
-    PRETRAINING_SHARE,
-    Device,
-    StepTime,
-    device_called,
-    download_bytes,
-    find_device,
-    kept_bytes,
-    step_time,
-)
-from chatsmith.report.fit import fit_here, fit_within, foreseen_step_seconds
+from chatsmith.report import estimate
 from chatsmith.report.plots import save_curve
 from chatsmith.runtime.console import Reporter, counted, format_bytes, format_seconds
 from chatsmith.runtime.device import DTYPES, Runtime, can_compile, detect_runtime, gemm_peak
@@ -50,7 +35,7 @@ instead, reach 11 to 21 %."""
 LARGE = {"vocab_size": 32_768, "sequence_length": 2048, "head_dim": 128, "window_pattern": "SSSL"}
 """What a model that a budget on GPUs chooses is like, where no flag says otherwise: nanochat's present one."""
 DEPTHS = range(2, 62, 2)
-PUBLISHED_ON = 8 * DEVICES["h100"].flops["bf16"] * DEVICES["h100"].efficiency["bf16"]
+PUBLISHED_ON = 8 * estimate.DEVICES["h100"].flops["bf16"] * estimate.DEVICES["h100"].efficiency["bf16"]
 """Products a second of the machine for which recipes give the minutes that others needed."""
 
 
@@ -79,13 +64,15 @@ class Pipeline:
     @property
     def download_bytes(self) -> float:
         """What comes over the network."""
-        return download_bytes(self.sources)
+        return estimate.download_bytes(self.sources)
 
     @property
     def disk_bytes(self) -> float:
         """What is downloaded, and what the run writes."""
         plan, models = self.plan, self.bundles + self.checkpoints
-        return self.download_bytes + kept_bytes(plan.cost, plan.tokens, plan.model.vocab_size, models)
+        return self.download_bytes + estimate.kept_bytes(
+            plan.cost, plan.tokens, plan.model.vocab_size, models
+        )
 
 
 def of_depth(config: Config, depth: int, world_size: int) -> Pipeline:
@@ -191,7 +178,7 @@ def within_budget(
         tokenizer = {**recipe.sections.get("tokenizer", {}), **overrides.get("tokenizer", {})}
         asked = Config(hours=hours, vocab_size=tokenizer.get("vocab_size"), **shape)
         depth = chosen(asked, world_size, clock or clock_here(world_size), 0.0).plan.model.num_layers
-    minutes = {"pretrain": PRETRAINING_SHARE, "sft": 0.6 * (1 - PRETRAINING_SHARE)}
+    minutes = {"pretrain": estimate.PRETRAINING_SHARE, "sft": 0.6 * (1 - estimate.PRETRAINING_SHARE)}
     found: dict[str, dict[str, Any]] = {"budget": budget, "pretrain": {"depth": depth}}
     for stage, share in minutes.items():
         found[stage] = {"minutes": round(60 * hours * share, 2), **found.get(stage, {})}
@@ -208,7 +195,7 @@ def chosen(config: Config, world_size: int, clock: "Clock", price: float) -> Pip
     best = None
     for pipeline in pipelines.values():
         _, memory, _ = clock.fitted(pipeline.plan)
-        if not memory["fits"] or clock.seconds(pipeline.plan) > 3600 * hours * PRETRAINING_SHARE:
+        if not memory["fits"] or clock.seconds(pipeline.plan) > 3600 * hours * estimate.PRETRAINING_SHARE:
             break
         best = pipeline
     if best is None:
@@ -216,7 +203,7 @@ def chosen(config: Config, world_size: int, clock: "Clock", price: float) -> Pip
             f"{hours * 60:.0f} minutes are too few for a model of depth {DEPTHS[0]} there; give more",
             setting="hours" if config.hours else "budget_usd",
         )
-    rest = clock.seconds(best.plan) * (1 / PRETRAINING_SHARE - 1) / 60
+    rest = clock.seconds(best.plan) * (1 / estimate.PRETRAINING_SHARE - 1) / 60
     return replace(best, others={"all other stages": ("minutes", rest)})
 
 
@@ -226,11 +213,11 @@ def chosen(config: Config, world_size: int, clock: "Clock", price: float) -> Pip
 class Clock:
     """How long training takes on `count` GPUs of the table: computed, not measured."""
 
-    def __init__(self, device: Device, count: int) -> None:
+    def __init__(self, device: estimate.Device, count: int) -> None:
         self.device, self.count = device, count
         self.dtype = "bf16" if "bf16" in device.flops else "fp16"
         way = Way(DTYPES[self.dtype], on_gpu=True, is_compiled=True, world_size=count)
-        self.fitted = cache(lambda plan: fit_within(plan, way, device.memory))
+        self.fitted = cache(lambda plan: estimate.fit_within(plan, way, device.memory))
         """The plan in the microbatches that fit, its memory as numbers, and in words."""
 
     @cached_property
@@ -238,18 +225,10 @@ class Clock:
         """Of all devices, at what they reach of their data sheet."""
         return self.count * self.device.flops[self.dtype] * self.device.efficiency[self.dtype]
 
-    def step(self, plan: Plan) -> StepTime:
+    def step(self, plan: Plan) -> estimate.StepTime:
         """A step of pretraining, by cause."""
         fitted, memory, _ = self.fitted(plan)
-        return step_time(
-            plan.model,
-            self.device,
-            tokens_per_step=plan.tokens_per_step,
-            microbatch_tokens=fitted.rows_per_microbatch * plan.sequence_length,
-            world_size=plan.world_size,
-            dtype=self.dtype,
-            recompute=float("blocks" in memory["tier"]),
-        )
+        return estimate.step_of(fitted, self.device, self.dtype, float("blocks" in memory["tier"]))
 
     def seconds(self, plan: Plan) -> float:
         """All steps of a plan."""
@@ -283,8 +262,8 @@ class MeasuredClock(Clock):
 
     def __init__(self, runtime: Runtime, count: int) -> None:
         self.runtime, self.count = runtime, count
-        self._foreseen = cache(lambda plan: foreseen_step_seconds(plan, runtime, self._peak))
-        self.fitted = cache(lambda plan: fit_here(plan, runtime, self._compiles(plan)))
+        self._foreseen = cache(lambda plan: estimate.foreseen_step_seconds(plan, runtime, self._peak))
+        self.fitted = cache(lambda plan: estimate.fit_here(plan, runtime, self._compiles(plan)))
 
     @cached_property
     def _peak(self) -> float:
@@ -340,9 +319,7 @@ class MeasuredClock(Clock):
 def clock_here(count: int) -> Clock:
     """For the GPUs that are here: by their data sheet if it is known, else measured."""
     runtime = detect_runtime()
-    device = (
-        device_called(torch.cuda.get_device_name(runtime.device)) if runtime.device.type == "cuda" else None
-    )
+    device = estimate.device_here(runtime.device)
     return Clock(device, count) if device else MeasuredClock(runtime, count)
 
 
@@ -408,7 +385,7 @@ def main(config: Config) -> None:
     if is_here:
         clock = MeasuredClock(detect_runtime(config.device), count)
     else:
-        clock = Clock(find_device(config.gpu), count)
+        clock = Clock(estimate.find_device(config.gpu), count)
     price = count * (config.price_per_gpu_hour or (0.0 if is_here else clock.device.dollars_per_hour))
     if not is_here and (config.budget_usd or config.hours or config.params or config.table == "depths"):
         usual = {one.name: one.default for one in fields(config)}
@@ -425,9 +402,7 @@ def main(config: Config) -> None:
     else:
         pipeline = asked_for(config, count, clock)
     facts, plan = facts_of(pipeline, clock, price), pipeline.plan
-    if config.json:
-        sys.stdout.write(json.dumps(facts | {"plan": asdict(plan), "cost": asdict(plan.cost)}) + "\n")
-        return
+    reporter.result(facts | {"plan": asdict(plan), "cost": asdict(plan.cost)})
     reporter.table(
         "The plan", ["what", "how much"], [*_rows(plan), *clock.rows(plan), *_cost_rows(facts, price)]
     )
@@ -443,20 +418,18 @@ def show_table(config: Config, count: int, clock: Clock, price: float, reporter:
     if config.table == "depths":
         pipelines = [of_depth(config, depth, count) for depth in range(4, 34, 2)]
         found = [facts_of(pipeline, clock, price) for pipeline in pipelines]
-        points = [(one["depth"], one["hours"]) for one in found]
     else:
         found, count = [], config.count
-        for device in DEVICES.values():
+        for device in estimate.DEVICES.values():
             clock = Clock(device, count)
             pipeline = asked_for(config, count, clock)
             each = count * (config.price_per_gpu_hour or device.dollars_per_hour)
             found.append(facts_of(pipeline, clock, each) | {"name": device.title})
-        points = [(index, one["hours"]) for index, one in enumerate(found)]
     if config.plot:
+        places = [one["depth"] for one in found] if config.table == "depths" else range(len(found))
+        points = [(place, one["hours"]) for place, one in zip(places, found, strict=True)]
         save_curve(config.plot, f"hours, by {config.table}", config.table, points)
-    if config.json:
-        sys.stdout.write(json.dumps(found) + "\n")
-        return
+    reporter.result(found)
     rows = [
         [one["name"], *(f"{one[key] / size:,.{digits}f}" for key, size, digits in COLUMNS)] for one in found
     ]

@@ -2,12 +2,12 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from chatsmith.cli.config import KINDERGARTEN, STAGES, RunConfig, Settings, Shape, TokenizerConfig
-from chatsmith.cli.settings import expanded, from_environment, from_recipe, layered, made, to_recipe
+from chatsmith.cli.config import KINDERGARTEN, STAGES, RunConfig, Settings, Shape, Sources, TokenizerConfig
+from chatsmith.cli.settings import expanded, from_environment, from_recipe, layered, to_recipe
 from chatsmith.cli.training import with_dial
 from chatsmith.runtime.errors import UserError, did_you_mean
 from chatsmith.runtime.run_directory import Recipe, RunDirectory, read_recipe
@@ -44,19 +44,15 @@ def read_overrides(config: RunConfig) -> dict[str, dict[str, Any]]:
         if not (equals and dot and stage and name):
             raise UserError(f"--set takes stage.name=value, like pretrain.depth=6, not {text!r}")
         overrides.setdefault(stage, {})[name.replace("-", "_")] = _toml_value(value.strip())
-    for name in ("data", "validation", "conversations", "validation_conversations"):
-        paths: tuple[Path, ...] = getattr(config, name)
-        if paths:
+    for field in fields(Sources):
+        if (value := getattr(config, field.name)) != field.default:
             # Absolute, so that the run can be continued from another folder.
-            is_name = [path == KINDERGARTEN or str(path).startswith("hub:") for path in paths]
-            places = [
-                path if named else expanded(path).absolute()
-                for path, named in zip(paths, is_name, strict=True)
-            ]
-            overrides.setdefault("data", {})[name] = [str(place) for place in places]
-    for name, default in (("text_column", "text"), ("columns", ()), ("as_text", False)):
-        if (value := getattr(config, name)) != default:
-            overrides.setdefault("data", {})[name] = list(value) if isinstance(value, tuple) else value
+            named = (
+                [_absolute(one) if isinstance(one, Path) else one for one in value]
+                if isinstance(value, tuple)
+                else value
+            )
+            overrides.setdefault("data", {})[field.name] = named
     return overrides
 
 
@@ -81,10 +77,6 @@ def configure(
             raise UserError(
                 f"the recipe {recipe.name} names an unknown stage {name!r}{did_you_mean(name, STAGES)}"
             )
-    sections: dict[str, dict[str, Any]] = {
-        name: {**recipe.sections.get(name, {}), **overrides.get(name, {})}
-        for name in dict.fromkeys((*recipe.stages, *recipe.sections, *overrides))
-    }
     configs: dict[str, Settings] = {}
     given: dict[str, dict[str, Any]] = {}
     for name in recipe.stages:
@@ -96,7 +88,7 @@ def configure(
             from_recipe(config_class, name, overrides.get(name, {})),
         )
         try:
-            configs[name] = made(config_class, values | {"run": run.path})
+            configs[name] = config_class(**{**values, "run": run.path})
         except UserError as error:
             raise UserError(f"stage {name}: {error}") from error
     pretrain, tokenizer = configs.get("pretrain"), configs.get("tokenizer")
@@ -104,7 +96,9 @@ def configure(
         configs["pretrain"] = with_dial(pretrain)
         if isinstance(tokenizer, TokenizerConfig) and "vocab_size" not in given["tokenizer"]:
             configs["tokenizer"] = replace(tokenizer, vocab_size=dial(pretrain.depth).vocab_size)
-    sections |= {name: to_recipe(one) for name, one in configs.items()}
+    sections = {name: to_recipe(one) for name, one in configs.items()}
+    for name in (*recipe.sections, *overrides):  # those of other commands stay as they are written
+        sections.setdefault(name, {**recipe.sections.get(name, {}), **overrides.get(name, {})})
     return configs, replace(recipe, sections=sections)
 
 
@@ -124,6 +118,12 @@ def named_recipe(name: str) -> Recipe:
             f"no recipe {name!r}{did_you_mean(name, names)}; name one of {known}, a .toml file or a run directory"
         )
     return read_recipe(BUILT_IN / f"{name}.toml")
+
+
+def _absolute(path: Path) -> str:
+    """A path of data as a recipe keeps it; a name stays."""
+    is_name = path == KINDERGARTEN or str(path).startswith("hub:")
+    return str(path if is_name else expanded(path).absolute())
 
 
 def _toml_value(text: str) -> Any:

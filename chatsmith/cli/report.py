@@ -4,7 +4,6 @@ It only reads the run, finished or not, and takes no lock. With two runs it writ
 `comparison.html` into the first.
 """
 
-import json
 from pathlib import Path
 
 from chatsmith.cli.config import ReportConfig as Config
@@ -25,8 +24,7 @@ def main(config: Config) -> None:
         page, name, found = comparison(found, other), "comparison", {"a": found, "b": other}
     written = _write(page, config.folder, name)
     reporter.line(f"Written: {written[0]}, {written[1]}")
-    if config.json:
-        print(json.dumps(found, allow_nan=False))
+    reporter.result(found)
 
 
 def write_report(run: Path, reporter: Reporter) -> None:

@@ -11,7 +11,7 @@ from chatsmith.backends import choose_backend
 from chatsmith.bundle import Bundle, bundle_fingerprint
 from chatsmith.cli.config import RlConfig as Config
 from chatsmith.cli.data import eval_folder
-from chatsmith.cli.training import facts_of, load_start, settings_from, training_stage
+from chatsmith.cli.training import facts_of, load_start, training_stage
 from chatsmith.data.dataset import DataManifest, load_manifest
 from chatsmith.evals.before_after import BeforeAfter
 from chatsmith.rl.rollouts import ReplayTexts, fits
@@ -23,7 +23,7 @@ from chatsmith.tasks.problem_set import ProblemSet, file_set, gsm8k_set
 from chatsmith.tasks.reward_monitor import RewardMonitor
 from chatsmith.tasks.rewards import Judge, honest_answer, load_reward, marked_answer, right_answer, sound_form
 from chatsmith.tools.calculator import calculator_tool
-from chatsmith.worlds.kindergarten.rl_problems import rl_problem_set
+from chatsmith.worlds.kindergarten.exam import rl_problem_set
 
 
 def main(config: Config) -> None:
@@ -64,7 +64,7 @@ def main(config: Config) -> None:
                 reward,
                 calculator_tool,
                 RewardMonitor(config.give_up_after, config.max_tokens),
-                settings_from(config, RLSettings),
+                stage.settings(RLSettings),
                 backend=choose_backend(start.model),
                 replay=find_replay(config, start, manifest) if manifest else None,
                 budget=budget,

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from chatsmith.cli import chat, data, evaluate, pretrain, rl, sft, tokenizer
+from chatsmith.cli import chat, data, evaluate, pretrain, rl, tokenizer
 from chatsmith.cli.config import ChatConfig, DemoConfig, ServeConfig
 from chatsmith.cli.config import RunConfig as Config
 from chatsmith.cli.doctor import processes_for, warn
@@ -37,8 +37,8 @@ MAINS = {
     "data": data.main,
     "tokenizer": tokenizer.main,
     "pretrain": pretrain.main,
-    "mid": sft.main,
-    "sft": sft.main,
+    "mid": pretrain.fine_tuning,
+    "sft": pretrain.fine_tuning,
     "rl": rl.main,
     "evaluate": evaluate.main,
 }
@@ -190,7 +190,7 @@ def _launch_stage(name: str, run: RunDirectory, processes: int, place: Place) ->
 
 
 def _run_stage(name: str, run: RunDirectory, work: Callable[[], None]) -> StageResult:
-    done_before = run.finished_at(name)
+    done_before = run.done(name)
     started = time.monotonic()
     try:
         work()
@@ -200,8 +200,8 @@ def _run_stage(name: str, run: RunDirectory, work: Callable[[], None]) -> StageR
         changes = ", ".join(f"--set {name}.{setting}=…" for setting in error.settings)
         raise UserError(f"{error} ({changes})") from error
     seconds = time.monotonic() - started
-    facts = run.done_facts(name) or {}
-    was_done = done_before is not None and done_before == run.finished_at(name)
+    done = run.done(name)
+    facts, was_done = done["facts"] if done else {}, done is not None and done == done_before
     if was_done:
         seconds = float(facts.get("seconds", seconds))
     return StageResult(

@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 import webbrowser
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from chatsmith.adapt.passages import read_documents
@@ -34,15 +35,22 @@ from chatsmith.serve.server import Address, serve
 def main(config: Config) -> None:
     """Serve until a signal. Raises UserError for a model that cannot be loaded, or an address already taken."""
 
+    listen(config, lambda keys: make_service(config, keys), config.drain_seconds, config.cors_origins)
+
+
+def listen(
+    config: Listening, make: Callable[[Keys], Service], drain_seconds: float, cors_origins: Sequence[str] = ()
+) -> None:
+    """Serve what `make` makes, inside the event loop, until a signal. Raises UserError if the address is taken."""
     reporter = Reporter(json=True)  # stdout is for the log
     keys, address = who_may_come_in(config, reporter)
     serve(
-        lambda: make_service(config, keys),
+        lambda: make(keys),
         address,
         allowed_hosts=config.allowed_host,
         trusted_proxies=config.trusted_proxy,
-        cors_origins=config.cors_origins,
-        drain_seconds=config.drain_seconds,
+        cors_origins=cors_origins,
+        drain_seconds=drain_seconds,
         tell=reporter.line,
     )
 
@@ -69,7 +77,7 @@ def engine_threads(num_engines: int) -> int:
     return max(1, ((os.cpu_count() or 1) - 1) // num_engines)
 
 
-def make_service(config: Config, keys: "Keys") -> "Service":
+def make_service(config: Config, keys: Keys) -> Service:
     """Everything that is served, not yet loaded. To be called inside the event loop."""
 
     metrics = Metrics()
@@ -79,22 +87,11 @@ def make_service(config: Config, keys: "Keys") -> "Service":
 
     adapters = {name: str(path) for name, path in named_adapters(config).items()}
 
+    same = {name: value for name, value in vars(config).items() if name in EngineSettings.__struct_fields__}
+
     def setup(path: Path, index: int) -> EngineSettings:
-        return EngineSettings(
-            str(path),
-            index,
-            config.device,
-            config.dtype,
-            threads,
-            config.max_running or None,
-            config.tokens_per_step or None,
-            config.kv_tokens or None,
-            config.prefix_caching,
-            None if config.quantize == "none" else config.quantize,
-            config.tokens_beside_decoding,
-            config.exact,
-            adapters if index < config.replicas else {},
-        )
+        own = {"threads": threads, "adapters": adapters if index < config.replicas else {}}
+        return EngineSettings(path=str(path), index=index, **same | own)
 
     models = {
         name: ServedModel(
@@ -124,23 +121,13 @@ MAX_BODY_BYTES, READ_SECONDS, DRAIN_SECONDS = 2**16, 30.0, 1.0
 
 def watch(config: WatchConfig) -> None:
     """Serve the page until a signal. Raises UserError if there is no run, or the address is taken."""
-    reporter = Reporter(json=True)  # stdout is for the log
-    keys, address = who_may_come_in(config, reporter)
     watched = WatchedRuns([config.folder, *config.also], config.price_per_hour)
 
-    def make_service() -> Service:
+    def make_service(keys: Keys) -> Service:
         runs = Runs(watched, {}, config.notify)
         return Service({}, keys, Metrics(), MAX_BODY_BYTES, READ_SECONDS, runs=runs)
 
-    serve(
-        make_service,
-        address,
-        allowed_hosts=config.allowed_host,
-        trusted_proxies=config.trusted_proxy,
-        cors_origins=(),
-        drain_seconds=DRAIN_SECONDS,
-        tell=reporter.line,
-    )
+    listen(config, make_service, DRAIN_SECONDS)
 
 
 def open_page(run: Path, reporter: Reporter) -> None:

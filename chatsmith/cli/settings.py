@@ -23,7 +23,7 @@ import textwrap
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from chatsmith.cli.config import Settings
 from chatsmith.runtime.errors import UserError, did_you_mean
@@ -37,7 +37,6 @@ GENERAL_VARIABLES = (
 )  # the last one is for the tests
 Values = dict[str, Any]
 """Values by field name."""
-SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
 def from_flags(
@@ -96,15 +95,12 @@ def layered(config_class: type[Settings], *layers: Values) -> Values:
     values: Values = {}
     given: list[str] = []
     for layer in layers:
-        given = [
-            field.name for field in dataclasses.fields(config_class) if field.name in config_class.BUDGET
-        ]
-        given = [name for name in given if layer.get(name)]
+        given = [name for name in config_class.BUDGET if layer.get(name)]
         if given:
             values = {name: value for name, value in values.items() if name not in config_class.BUDGET}
         values |= layer
     if len(given) > 1:
-        one, other = sorted(given, key=("tokens", "minutes", "epochs", "ratio").index)[:2]
+        one, other, *_ = given
         raise UserError(
             f"the token budget is given twice, as {one} and as {other}; leave one out", setting=one
         )
@@ -116,15 +112,6 @@ def to_recipe(config: Settings) -> Values:
     return {
         name: value for name, value in settings_of(config).items() if name not in (*config.POSITIONAL, "json")
     }
-
-
-def made(config_class: type[SettingsT], values: Values, prog: str = "") -> SettingsT:
-    """The settings with these values. Raises UserError where the class refuses them, or needs one that is missing."""
-    for field in dataclasses.fields(config_class):
-        is_needed = field.default is field.default_factory is dataclasses.MISSING
-        if is_needed and field.name not in values:
-            raise UserError(f"{public_name(field.name).upper()} is missing; see {prog} --help")
-    return config_class(**values)
 
 
 def expanded(path: Path) -> Path:
@@ -260,14 +247,15 @@ def _parser(config_class: type[Settings], prog: str, weaker: Mapping[str, Any]) 
         group = parser.add_argument_group(title)
         for name, text in documented.items():
             default = weaker.get(name, fields[name].default)
-            if default not in (None, (), "", dataclasses.MISSING) and default is not False:
+            if default not in (None, (), "") and default is not False:
                 shown = " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
                 text += f" (default: {shown})"
+            text = text.replace("%", "%%")
             if name in config_class.POSITIONAL:
                 count = "*" if get_origin(hints[name]) is tuple else "?"
-                group.add_argument(name, nargs=count, metavar=public_name(name).upper(), help=_literal(text))
+                group.add_argument(name, nargs=count, metavar=public_name(name).upper(), help=text)
                 continue
-            _add_flag(group, public_name(name), hints[name], _literal(text))
+            _add_flag(group, public_name(name), hints[name], text)
             for former in fields[name].metadata.get("former", ()):
                 _add_flag(group, former, hints[name], argparse.SUPPRESS)
     return parser
@@ -282,10 +270,6 @@ def _add_flag(group: Any, name: str, hint: Any, text: str) -> None:
     metavar = "{" + ",".join(map(str, get_args(kind))) + "}" if is_choice else kind.__name__.upper()
     many: dict[str, Any] = {"nargs": "+", "action": "extend"} if get_origin(hint) is tuple else {}
     group.add_argument(_flag(name), dest=name, metavar=metavar, help=text, **many)
-
-
-def _literal(text: str) -> str:
-    return text.replace("%", "%%")
 
 
 def _groups(config_class: type[Settings]) -> Iterator[tuple[str, dict[str, str]]]:

@@ -15,9 +15,10 @@ from threading import Thread
 from typing import TypeVar
 
 from chatsmith.cli.config import TokenizerConfig as Config
+from chatsmith.cli.inspect_data import visible
 from chatsmith.data.dataset import DataManifest, SplitName, load_manifest
 from chatsmith.ingest.hub import fetch, start_downloads
-from chatsmith.report.reference_vocabularies import REFERENCE_VOCABULARIES, load_offline
+from chatsmith.report.reference_vocabularies import beginning, compare
 from chatsmith.runtime.console import Reporter, format_seconds
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import RunDirectory, stage_key
@@ -134,52 +135,24 @@ def _texts(manifest: DataManifest, split: SplitName) -> dict[str, Iterator[str]]
 
 def _report(tokenizer: Tokenizer, seconds: float, manifest: DataManifest, reporter: Reporter) -> float | None:
     """Print size, compression and examples; returns bytes per token on held-out documents (None: no such)."""
-    held_out = {kind: _first(texts) for kind, texts in _texts(manifest, "validation").items()}
-    sizes = {
-        kind: sum(len(text.encode("utf-8", "replace")) for text in texts) for kind, texts in held_out.items()
+    held_out = {
+        kind: beginning(sample_evenly(texts, share=1.0), HELD_OUT_CHARACTERS)
+        for kind, texts in _texts(manifest, "validation").items()
     }
-
-    def figures(encode_batch: Callable[[list[str]], list[list[int]]]) -> dict[str, float]:
-        counts = {kind: sum(map(len, encode_batch(texts))) for kind, texts in held_out.items()}
-        return {kind: round(sizes[kind] / count, 4) for kind, count in counts.items() if count}
-
-    def row(name: str, size: int, found: dict[str, float]) -> list[str]:
-        shown = (f"{found[kind]:.2f}" if kind in found else "none held out" for kind in held_out)
-        return [name, f"{size:,}", *shown]
-
-    own = figures(tokenizer.encode_batch)
-    rows = [row("this tokenizer", tokenizer.vocab_size, own)]
-    for vocabulary in REFERENCE_VOCABULARIES:
-        if encoding := load_offline(vocabulary):
-            rows.append(row(vocabulary.name, encoding.n_vocab, figures(encoding.encode_ordinary_batch)))
+    compared, rows = compare(tokenizer, held_out), list[list[str]]()
+    for name, found in compared.items():
+        if found:
+            shown = (f"{found[kind]:.2f}" if kind in found else "none held out" for kind in held_out)
+            rows.append([name, f"{found['ids']:,}", *shown])
         else:
-            rows.append([vocabulary.name, "not available offline", "", ""])
+            rows.append([name, "not available offline", "", ""])
     reporter.table("Bytes per token, on held-out text", ["vocabulary", "ids", *held_out], rows)
     texts = chain(*_texts(manifest, "validation").values(), *_texts(manifest, "train").values())
     lines = filter(None, (text.strip().partition("\n")[0][:LONGEST_EXAMPLE] for text in texts))
     encoded = [tokenizer.encode(text) for text in (*islice(lines, OWN_EXAMPLES), *EXAMPLES)]
-    rows = [
-        [str(len(ids)), "|".join(_visible(tokenizer.decode_bytes([id])) for id in ids)] for ids in encoded
-    ]
+    rows = [[str(len(ids)), "|".join(visible(tokenizer, one) for one in ids)] for ids in encoded]
+    rows = [[count, text.replace("\n", "⏎")] for count, text in rows]
     reporter.table("Examples, one token between bars", ["tokens", "text"], rows)
     reporter.line(f"Trained in {format_seconds(seconds)}.")
-    return own.get("documents")
-
-
-def _first(texts: Iterator[str]) -> list[str]:
-    """The first chunks of `texts`, up to HELD_OUT_CHARACTERS in all."""
-    chosen, characters = [], 0
-    for text in sample_evenly(texts, share=1.0):
-        chosen.append(text)
-        characters += len(text)
-        if characters >= HELD_OUT_CHARACTERS:
-            break
-    return chosen
-
-
-def _visible(token: bytes) -> str:
-    """A token as text, or in hexadecimal if it is a part of a character."""
-    try:
-        return token.decode("utf-8").replace("\n", "⏎")
-    except UnicodeDecodeError:
-        return token.hex(" ").upper()
+    own = compared["this tokenizer"] or {}
+    return round(own["documents"], 4) if "documents" in own else None

@@ -3,8 +3,6 @@ stage leaves there.
 """
 
 import contextlib
-import json
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -12,34 +10,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
 from chatsmith.backends import choose_loss
 from chatsmith.backends.lora import ADAPTER, adapter_beside, add_lora, merged, save_adapter
 from chatsmith.bundle import GENERATION_DEFAULTS, Bundle, check_bundle, load_bundle, save_bundle
 from chatsmith.cli.config import Shape
 from chatsmith.cli.data import eval_folder
+from chatsmith.cli.settings import to_recipe
 from chatsmith.data.dataset import load_manifest
 from chatsmith.evals.hardest import hardest_rows
 from chatsmith.evals.suites import along_training
 from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
 from chatsmith.model.loss import chunk_gradient
-from chatsmith.report.estimate import device_called, step_time
+from chatsmith.report.estimate import device_here, step_of
 from chatsmith.report.model_card import model_card
 from chatsmith.runtime.atomic import remove_folder
 from chatsmith.runtime.console import Reporter, counted, format_bytes, format_seconds
 from chatsmith.runtime.device import Runtime, detect_runtime, peak_memory_bytes
 from chatsmith.runtime.distributed import process_group
 from chatsmith.runtime.errors import UserError
-from chatsmith.runtime.run_directory import (
-    BUNDLE_FILE,
-    RunDirectory,
-    all_keys,
-    command_for,
-    settings_of,
-    stage_key,
-)
+from chatsmith.runtime.run_directory import FrozenNumbers, RunDirectory, all_keys, command_for, stage_key
 from chatsmith.runtime.states import saved_states
 from chatsmith.text.tokenizer import Tokenizer
 from chatsmith.train.plan import Plan, dial, model_shape
@@ -88,6 +78,10 @@ class Stage:
         remove_folder(self.run.state(self.name))
         return True
 
+    def settings(self, kind: type[T]) -> T:
+        """The fields of `kind`, a dataclass, taken from the command's settings."""
+        return kind(**{field.name: getattr(self.config, field.name) for field in fields(kind)})  # pyright: ignore[reportArgumentType]
+
     def freeze(self, start: Bundle) -> None:
         """Let LoRA train beside the model of `start` instead of in it, where the settings say so."""
         if self.config.lora_rank:
@@ -123,7 +117,6 @@ class Stage:
         states = saved_states(folder)
         saved = {str(state.facts.get("key")).partition(" ")[0]: state.facts for state in states}
         resumed = next((one for one in all_keys(self.key) if one in saved), self.key)
-        settings = settings_of(config)
         describe = partial(hardest_rows, text_of=tokenizer.decode, runtime=self.runtime)
         return TrainingRun(
             self.name,
@@ -138,7 +131,7 @@ class Stage:
             disk_wait_seconds=60 * config.disk_wait,
             on_save=config.on_save,
             started=self.started,
-            settings={name: value for name, value in settings.items() if name not in ("run", "json")},
+            settings=to_recipe(config),
             after_step=after_step,
             chosen=dict(saved.get(resumed, {}).get("chosen", {})),
             gradient_of=choose_loss(self.runtime, self.reporter.line)
@@ -218,11 +211,6 @@ def load_start(source: Path, runtime: Runtime) -> Bundle:
         raise UserError(f"{error}: {command}" if command else str(error)) from error
 
 
-def settings_from(config: Any, kind: type[T]) -> T:
-    """The fields of `kind`, a dataclass, taken from a command's settings."""
-    return kind(**{field.name: getattr(config, field.name) for field in fields(kind)})  # pyright: ignore[reportArgumentType]
-
-
 S = TypeVar("S", bound=Shape)
 
 
@@ -239,22 +227,6 @@ def shape_of(config: Shape, vocab_size: int) -> GPTConfig:
     config = with_dial(config)
     shape: dict[str, Any] = {field.name: getattr(config, field.name) for field in fields(Shape)}
     return model_shape(vocab_size=vocab_size, **shape)
-
-
-class FrozenNumbers:
-    """What `stage` measured under `key`, kept in the run's recipe.toml."""
-
-    def __init__(self, run: RunDirectory, stage: str, key: str) -> None:
-        self._run, self._stage, self._key = run, stage, key
-
-    def get(self, name: str) -> int | None:
-        """What was kept for these settings, if anything."""
-        value = self._run.frozen(self._stage, name, self._key)
-        return int(value) if value else None
-
-    def keep(self, name: str, value: int) -> None:
-        """Write a number into the recipe."""
-        self._run.freeze(self._stage, name, value, self._key)
 
 
 def facts_of(training: TrainingRun, plan: Plan, result: TrainResult) -> dict[str, Any]:
@@ -277,18 +249,10 @@ def facts_of(training: TrainingRun, plan: Plan, result: TrainResult) -> dict[str
 
 def _foreseen_speed(plan: Plan, runtime: Runtime) -> dict[str, float]:
     """Tokens/s by the model of time, where the GPU is in its table."""
-    title = torch.cuda.get_device_name(runtime.device) if runtime.device.type == "cuda" else ""
-    device, dtype = device_called(title), runtime.dtype_name
+    device, dtype = device_here(runtime.device), runtime.dtype_name
     if device is None or dtype not in device.flops or not plan.has_equal_steps:
         return {}
-    step = step_time(
-        plan.model,
-        device,
-        tokens_per_step=plan.tokens_per_step,
-        microbatch_tokens=plan.rows_per_microbatch * plan.sequence_length,
-        world_size=plan.world_size,
-        dtype=dtype,
-    )
+    step = step_of(plan, device, dtype)
     return {"foreseen_tokens_per_second": round(plan.tokens_per_step / step.seconds, 1)}
 
 
@@ -310,8 +274,6 @@ def finish(
 ) -> None:
     """Record that `stage` is done, with its bundle and `outputs`. No training state is needed any more, of these
     settings or others, and no checkpoint that others have kept."""
-    for path in run.checkpoints(stage).values():
-        if json.loads((path / BUNDLE_FILE).read_bytes())["provenance"].get("settings") != key:
-            shutil.rmtree(path, ignore_errors=True)
+    run.drop_checkpoints(stage, key)
     run.mark_done(stage, key, facts, [run.bundle(stage), *outputs], config)
     remove_folder(run.state(stage))

@@ -141,6 +141,7 @@ class TokenCache(contextlib.AbstractContextManager["TokenCache"]):
         self.opened = contextlib.ExitStack()
         """What is closed with this."""
         if worker:
+            self.opened.callback(sweep, *(place for place, _ in self._parts))  # it may be killed as it writes
             self.opened.enter_context(worker)
             self.opened.callback(worker.terminate)
         self.check: Callable[[], None] = lambda: None

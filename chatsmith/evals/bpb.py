@@ -7,6 +7,7 @@ is the validation text of the model's run, with a sample of its training text be
 import math
 import tempfile
 import time
+import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -38,24 +39,6 @@ from chatsmith.text.chat import Message, render_prompt
 TRAINING_TOKENS = 65_536
 """Tokens of training text that are scored: far apart from the validation text's, the figures tell overfitting."""
 
-# nanochat's scripts/base_loss.py and base_eval.py.
-TEXTS = (
-    "The capital of France is",
-    "The chemical symbol of gold is",
-    "If yesterday was Friday, then tomorrow will be",
-    "The opposite of hot is",
-    "The planets of the solar system are:",
-    "My favorite color is",
-    "If 5*x + 3 = 13, then x is",
-)
-QUESTIONS = (
-    "Hello! Who are you?",
-    "What is the capital of France?",
-    "Why is the sky blue?",
-    "What is 37 plus 58?",
-    "How many letters r are in strawberry?",
-    "Tell me a short story about a cat.",
-)
 FREE = 8
 """Texts from nothing."""
 
@@ -183,16 +166,17 @@ def samples(evaluation: Evaluation) -> list[dict[str, Any]]:
     `prompt`, `reply`."""
     tokenizer = evaluation.bundle.tokenizer
     greedy = SamplingParams(temperature=0.0, max_tokens=LENGTHS["continued"])
+    prompts = tomllib.loads(Path(__file__).with_name("prompts.toml").read_text(encoding="utf-8"))
     asked: list[tuple[str, str, Request]] = []
     if evaluation.bundle.provenance.get("stage", "pretrain") == "pretrain":
-        for text in TEXTS:
+        for text in prompts["texts"]:
             asked.append(("continued", text, Request((tokenizer.bos_id, *tokenizer.encode(text)), greedy)))
         for seed in range(1, FREE + 1):
             free = SamplingParams(temperature=1.0, max_tokens=LENGTHS["free"], seed=seed)
             asked.append(("free", f"(nothing, seed {seed})", Request((tokenizer.bos_id,), free)))
     else:
         answer = SamplingParams(temperature=0.0, max_tokens=LENGTHS["answered"])
-        for text in QUESTIONS:
+        for text in prompts["questions"]:
             ids = tuple(render_prompt((Message.of("user", text),), tokenizer))
             asked.append(("answered", text, Request(ids, answer)))
     mine = evaluation.share(asked)

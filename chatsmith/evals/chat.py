@@ -5,20 +5,19 @@ are answered by writing, with the calculator at hand, and decided by their own r
 the sandbox, letters).
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from chatsmith.data.problems import Problem
 from chatsmith.evals.core import decided, notes_on_file
 from chatsmith.evals.evaluation import Evaluation
-from chatsmith.evals.exam import choose_problems, run_exam
+from chatsmith.evals.exam import answered, choose_problems
 from chatsmith.evals.results import NANOCHAT, TaskResult
 from chatsmith.evals.scoring import Passage
 from chatsmith.evals.statistics import pass_at_k, points_interval
-from chatsmith.tasks import gsm8k, humaneval, multiple_choice, spelling
+from chatsmith.tasks import benchmark_files, gsm8k, humaneval, multiple_choice, spelling
 from chatsmith.tasks.multiple_choice import LetterQuestion
 from chatsmith.text.chat import render_prompt
 from chatsmith.text.tokenizer import Tokenizer
@@ -27,62 +26,36 @@ from chatsmith.worlds.kindergarten.world import spelling_words
 OWN = ("spelling",)
 """Tasks without a fixed wording in nanochat."""
 
-TRIES_TEMPERATURE = 0.8
-"""At which several tries a problem are drawn, as in the HumanEval paper."""
-
 
 @dataclass(frozen=True)
-class LetterTask:
-    """A task of questions with lettered choices."""
+class ChatTask:
+    """A task of questions with lettered choices, or of problems that are answered by writing."""
 
     name: str
     files: Mapping[str, str]
     """The splits it has, and their files in the benchmarks' folder."""
-    load: Callable[[str, Path], list[LetterQuestion]]
-    """Its questions, from a split and the benchmarks' folder."""
-
-
-@dataclass(frozen=True)
-class WrittenTask:
-    """A task of problems that are answered by writing."""
-
-    name: str
-    files: Mapping[str, str]
-    load: Callable[[str, Path], list[Problem]]
-    max_tokens: int
-    """Longer replies are cut."""
+    load: Callable[[str, Path], list[Any]]
+    """Its questions (`LetterQuestion`) or problems, from a split and the benchmarks' folder."""
+    max_tokens: int = 0
+    """Longer replies are cut. 0: nothing is written, the likeliest letter counts."""
     are_programs: bool = False
     """Whether replies are run, in the sandbox; then several tries a problem make sense: pass@k."""
     method: int = 1
     """Raised when the task's scores come to mean something else, so that it is measured again."""
 
 
-ChatTask = LetterTask | WrittenTask
-
-TASKS: tuple[ChatTask, ...] = (
-    *(
-        LetterTask(f"arc_{level}", files, partial(multiple_choice.arc_questions, level))
-        for level, files in multiple_choice.ARC_FILES.items()
-    ),
-    LetterTask("mmlu", multiple_choice.MMLU_FILES, multiple_choice.mmlu_questions),
-    WrittenTask("gsm8k", gsm8k.FILES, gsm8k.gsm8k_problems, max_tokens=320, method=2),
-    WrittenTask(
-        "humaneval",
-        humaneval.FILES,
-        lambda _, folder: humaneval.humaneval_problems(folder),
-        max_tokens=512,
-        are_programs=True,
-    ),
-    WrittenTask(
-        "spelling",
-        spelling.FILES,
-        lambda split, folder: spelling.spelling_problems(split, folder, spelling_words()),
-        max_tokens=160,
-    ),
-)
+_LOADERS: dict[str, Callable[[str, Path], list[Any]]] = {
+    "arc_easy": partial(multiple_choice.arc_questions, "easy"),
+    "arc_challenge": partial(multiple_choice.arc_questions, "challenge"),
+    "mmlu": multiple_choice.mmlu_questions,
+    "gsm8k": gsm8k.gsm8k_problems,
+    "humaneval": humaneval.humaneval_problems,
+    "spelling": lambda split, folder: spelling.spelling_problems(split, folder, spelling_words()),
+}
+TASKS = tuple(ChatTask(name, load=_LOADERS[name], **entry) for name, entry in benchmark_files.TASKS.items())
 
 
-def measure_letters(evaluation: Evaluation, task: LetterTask) -> TaskResult:
+def measure_letters(evaluation: Evaluation, task: ChatTask) -> TaskResult:
     """The score of a task of lettered questions. Raises UserError if its file is not there."""
     tokenizer, length = evaluation.bundle.tokenizer, evaluation.scorer.context_length
     questions = choose_problems(task.load(evaluation.part, evaluation.benchmarks), evaluation.max_examples)
@@ -106,28 +79,16 @@ def letter_passages(
     return tuple(Passage((*prompt, id), len(prompt), len(prompt) < len(whole)) for id in ids)
 
 
-def measure_written(evaluation: Evaluation, task: WrittenTask) -> TaskResult:
+def measure_written(evaluation: Evaluation, task: ChatTask) -> TaskResult:
     """The score of a task of problems: pass@1, and pass@k if there are several tries. Raises UserError if its file is
     not there."""
     problems = choose_problems(task.load(evaluation.part, evaluation.benchmarks), evaluation.max_examples)
     if evaluation.prompts == NANOCHAT:  # which asks GSM8K as it is
         problems = list(map(humaneval.prompt_alone, problems))
     tries = evaluation.tries if task.are_programs else 1
-    started = time.perf_counter()
-    replies = run_exam(
-        evaluation.engine,
-        evaluation.share(problems),
-        evaluation.bundle.tokenizer,
-        reporter=evaluation.reporter,
-        max_tokens=task.max_tokens,
-        label=task.name,
-        tries=tries,
-        temperature=TRIES_TEMPERATURE if tries > 1 else 0.0,
-    )
-    seconds = time.perf_counter() - started
-    grouped = [replies[start : start + tries] for start in range(0, len(replies), tries)]
-    transcript = evaluation.collect(grouped, len(problems))
-    num_right = [sum(reply["correct"] for reply in group) for group in transcript]
+    replies, seconds = answered(evaluation, problems, task.name, task.max_tokens, tries)
+    tried = [replies[start : start + tries] for start in range(0, len(replies), tries)]
+    num_right = [sum(reply["correct"] for reply in group) for group in tried]
     return TaskResult(
         task=task.name,
         ids=tuple(problem.id for problem in problems),
@@ -135,7 +96,7 @@ def measure_written(evaluation: Evaluation, task: WrittenTask) -> TaskResult:
         chance=0.0,
         seconds=seconds,
         notes=notes_on_file(evaluation, task.files[evaluation.part]),
-        transcript=tuple(reply for group in transcript for reply in group),
+        transcript=tuple(replies),
         figures=_pass_at_more(tries, num_right),
     )
 

@@ -14,8 +14,7 @@ from chatsmith.bundle import Bundle, load_bundle
 from chatsmith.data.dataset import DataManifest
 from chatsmith.engine.engine import Engine
 from chatsmith.evals.results import KINDERGARTEN, ResultFiles, SplitName
-from chatsmith.evals.scoring import EngineScorer, Scorer
-from chatsmith.evals.transformers_scorer import TransformersScorer
+from chatsmith.evals.scoring import EngineScorer, Scorer, TransformersScorer
 from chatsmith.llm import LLM
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import Runtime

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from random import Random
 from typing import Any, TypeVar
 
@@ -28,6 +29,9 @@ Item = TypeVar("Item")
 
 MAX_REPLY_TOKENS = 128
 """Longer replies are cut: no right answer to an exam comes near it, and a babbler must not hold up all."""
+
+TRIES_TEMPERATURE = 0.8
+"""At which several tries a problem are drawn, as in the HumanEval paper."""
 
 
 def run_exam(
@@ -92,15 +96,35 @@ def exam_problems(evaluation: Evaluation) -> list[Problem]:
     return choose_problems(list(Kindergarten().problems(evaluation.split)), evaluation.max_examples)
 
 
+def answered(
+    evaluation: Evaluation,
+    problems: Sequence[Problem],
+    label: str = "exam",
+    max_tokens: int = MAX_REPLY_TOKENS,
+    tries: int = 1,
+) -> tuple[list[dict[str, Any]], float]:
+    """The transcript of all problems, asked by all processes, and this one's seconds. See `run_exam`."""
+    started = time.perf_counter()
+    replies = run_exam(
+        evaluation.engine,
+        evaluation.share(problems),
+        evaluation.bundle.tokenizer,
+        reporter=evaluation.reporter,
+        max_tokens=max_tokens,
+        label=label,
+        tries=tries,
+        temperature=TRIES_TEMPERATURE if tries > 1 else 0.0,
+    )
+    seconds = time.perf_counter() - started
+    tried = [replies[start : start + tries] for start in range(0, len(replies), tries)]
+    return list(chain.from_iterable(evaluation.collect(tried, len(problems)))), seconds
+
+
 def measure_exam(evaluation: Evaluation) -> SuiteResult:
     """The kindergarten's exam; where the model's run was taught the kindergarten, with the score of the answer to the
     nearest training question."""
     problems, reporter = exam_problems(evaluation), evaluation.reporter
-    started = time.perf_counter()
-    mine = evaluation.share(problems)
-    replies = run_exam(evaluation.engine, mine, evaluation.bundle.tokenizer, reporter=reporter)
-    seconds = time.perf_counter() - started
-    replies = evaluation.collect(replies, len(problems))
+    replies, seconds = answered(evaluation, problems)
     baseline, manifest = None, evaluation.manifest
     if manifest is not None and evaluation.was_taught_kindergarten:
         with reporter.progress("baseline", len(problems), "problems") as bar:

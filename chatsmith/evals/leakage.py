@@ -120,7 +120,7 @@ def find_test_sets(folder: Path) -> dict[str, list[str]]:
     for task in chat.TASKS:
         if "test" not in task.files or not has_file(folder, task.files["test"]):
             continue
-        if isinstance(task, chat.LetterTask):
+        if not task.max_tokens:
             asked = task.load("test", folder)
             found[task.name] = [" ".join([one.question, *one.choices]) for one in asked]
         elif task.name == gsm8k.NAME:

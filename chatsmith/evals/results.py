@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import msgspec
 import numpy as np
 
 from chatsmith.evals.statistics import Answers, bootstrap_interval, centered, points_interval
@@ -22,9 +23,10 @@ from chatsmith.runtime.errors import UserError
 SplitName = Literal["exam", "development"]
 
 KINDERGARTEN = "kindergarten"
+"""The exam as a task of the chat suite."""
+
 LENGTHS = {"continued": 24, "free": 64, "answered": 64}
 """Sections of fixed prompts (`evals.bpb`), and tokens of a reply at most."""
-"""The exam as a task of the chat suite."""
 
 NANOCHAT = "nanochat"
 """Whose wording of the chat tasks can be chosen."""
@@ -196,12 +198,8 @@ def write_result(path: Path, result: SuiteResult | TaskResult) -> None:
 def read_result(kind: type[Result], path: Path, key: str | None = None) -> Result | None:
     """The result in the file at `path`; None if there is none, it is damaged, or, with `key`, has a different key."""
     try:
-        content = json.loads(path.read_bytes())
-        values: Any = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
-        }
-        result = kind(**values)
-    except (OSError, ValueError, AttributeError, TypeError):
+        result = msgspec.json.decode(path.read_bytes(), type=kind)
+    except (OSError, ValueError):
         return None
     return result if key is None or result.key == key else None
 

@@ -3,14 +3,17 @@
 A passage is a text as ids and the index from which on it is scored. Where a question's texts begin alike, only what
 differs is scored; where they end alike (schema), only the common end. The comparison is made between ids, not
 characters: a word belongs to its leading space. So it is defined by DCLM's and nanochat's CORE, token boundaries
-included. `EngineScorer` asks chatsmith's engine; `transformers_scorer` has the same for other people's models.
+included. `EngineScorer` asks chatsmith's engine; `TransformersScorer` is the same for other people's models.
 """
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
 
 from chatsmith.bundle import Bundle
 from chatsmith.engine.request import Completion, Request, SamplingParams
@@ -205,3 +208,67 @@ def _passage_score(completion: Completion) -> PassageScore:
         logprobs.append(one.logprob)
         is_likeliest = is_likeliest and one.top[0][0] == id
     return PassageScore(tuple(logprobs), is_likeliest)
+
+
+# ---------------------------------------------------------------------------------- with the transformers library
+
+
+class TransformersScorer:
+    """A `Scorer` over a folder that transformers can load, so that published models can be checked against.
+
+    One text at a time: it is for reproducing known scores, and not fast. It reads local folders only: nothing is
+    downloaded, no code of a checkpoint is executed, and weights must be safetensors. It needs the extra `hf`.
+    """
+
+    def __init__(self, path: Path, *, device: torch.device, dtype: torch.dtype) -> None:
+        """Raises UserError if the extra is missing or the folder is not such a checkpoint."""
+        try:
+            from transformers import AutoModelForCausalLM, AutoTokenizer
+        except ImportError:
+            raise UserError("scoring other models needs transformers: pip install 'chatsmith[hf]'") from None
+        if not path.is_dir():
+            raise UserError(f"{path} is no folder with a transformers checkpoint")
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                path, local_files_only=True, use_safetensors=True, dtype=dtype
+            )
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(f"{path} cannot be loaded as a transformers checkpoint: {reason}") from None
+        self._model: Any = model.to(device).eval()
+        self._device = device
+        self.bos_id = _first_id(self._tokenizer, path)
+        self.context_length = getattr(self._model.config, "max_position_embeddings", 0)
+        if not isinstance(self.context_length, int) or not self.context_length:
+            raise UserError(f"{path}: its config.json does not say how long its context is")
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of ordinary texts."""
+        return self._tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+
+    def score(self, questions: Iterable[Question]) -> Iterator[Scored]:
+        """Every question with its scores, in order."""
+        for index, question in enumerate(questions):
+            yield index, question, [self._score(passage) for passage in question]
+
+    def _score(self, passage: Passage) -> PassageScore:
+        inputs = torch.tensor([passage.ids], device=self._device)
+        with torch.inference_mode():
+            # (T, V): it makes them for every token
+            logits = self._model(input_ids=inputs, use_cache=False).logits[0]
+            scored, before = inputs[0, passage.start :], logits[passage.start - 1 : -1].float()
+            logprobs = before.log_softmax(dim=-1).gather(-1, scored[:, None])[:, 0]
+            return PassageScore(tuple(logprobs.tolist()), bool((before.argmax(dim=-1) == scored).all()))
+
+
+def _first_id(tokenizer: Any, path: Path) -> int:
+    """The id that every text begins with: libraries agree on little here, so the usual names are tried."""
+    known = tokenizer.get_vocab()
+    for name in ("<|bos|>", "<|endoftext|>"):
+        if name in known:
+            return known[name]
+    for id in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if isinstance(id, int):
+            return id
+    raise UserError(f"{path}: its tokenizer has no token for the beginning of a text")

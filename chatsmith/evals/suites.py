@@ -16,7 +16,7 @@ from chatsmith.bundle import Bundle
 from chatsmith.data.dataset import file_sha256
 from chatsmith.evals import chat
 from chatsmith.evals.bpb import measure_text
-from chatsmith.evals.chat import ChatTask, LetterTask, WrittenTask
+from chatsmith.evals.chat import ChatTask
 from chatsmith.evals.core import measure_core_task
 from chatsmith.evals.evaluation import Evaluation
 from chatsmith.evals.exam import exam_problems, measure_exam
@@ -145,13 +145,11 @@ def _measure_tasks(suite: str, evaluation: Evaluation) -> list[TaskResult]:
 
 
 def _measure_task(task: CoreTask | ChatTask, evaluation: Evaluation) -> TaskResult:
-    match task:
-        case CoreTask():
-            result = measure_core_task(evaluation, task)
-        case LetterTask():
-            result = chat.measure_letters(evaluation, task)
-        case WrittenTask():
-            result = chat.measure_written(evaluation, task)
+    if isinstance(task, CoreTask):
+        result = measure_core_task(evaluation, task)
+    else:
+        measured = chat.measure_written if task.max_tokens else chat.measure_letters
+        result = measured(evaluation, task)
     return replace(result, file=_digest(task, evaluation))
 
 
@@ -160,17 +158,16 @@ def _require(suite: str, evaluation: Evaluation) -> list[CoreTask | ChatTask]:
     tasks = tasks_of(suite, evaluation)
     for task in tasks:
         find_file(evaluation.benchmarks, task.files[evaluation.part])
-        if isinstance(task, WrittenTask) and task.are_programs:
+        if isinstance(task, ChatTask) and task.are_programs:
             require_sandbox()
     return tasks
 
 
 def _task_key(task: CoreTask | ChatTask, evaluation: Evaluation) -> str:
     changed: dict[str, Any] = {}
-    if isinstance(task, WrittenTask) and task.method > 1:
-        changed["task_method"] = task.method
-    if evaluation.prompts != "own" and not isinstance(task, CoreTask):
-        changed["prompts"] = evaluation.prompts
+    if isinstance(task, ChatTask):
+        changed = {"task_method": task.method} if task.method > 1 else {}
+        changed |= {"prompts": evaluation.prompts} if evaluation.prompts != "own" else {}
     return result_key(
         method=METHOD,
         bundle=evaluation.fingerprint,

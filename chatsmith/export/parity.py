@@ -2,11 +2,15 @@
 
 Asked are fixed prompts (logits), a page of difficult Unicode (token ids), conversations (the chat template) and greedy
 continuations with the other program's own cache. Nothing here is shared with what wrote the files. A transformers
-folder is read by transformers; a GGUF file is read back, its numbers dequantized and run, by transformers as well.
+folder is read by transformers; a GGUF file by llama.cpp where llama-cpp-python is installed, else its numbers are read
+back, dequantized and run by transformers.
 """
 
+import itertools
 import json
-from collections.abc import Sequence
+import tomllib
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +22,7 @@ from chatsmith.bundle import Bundle
 from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import Request, SamplingParams
 from chatsmith.runtime.errors import UserError
-from chatsmith.text.chat import Conversation, Message, Part, conversation_to_json, render
+from chatsmith.text.chat import parse_conversation, render
 
 BOUNDS = {"fp32": 1e-4, "f32": 1e-4, "bf16": 0.05, "q8_0": 0.1}
 """The largest difference of a logit, as a share of the largest logit, by what the weights are kept in."""
@@ -30,46 +34,20 @@ MOST_TOKENS = 96
 NEW_TOKENS = 24
 SAMPLED_TOKENS = 512
 
-HOSTILE = (
-    "",
-    " ",
-    "   three spaces, a tab\tand\r\n\r\nblank lines  \n",
-    "it's WE'LL they'Re don’t ſ'ſ 'S",
-    "0 12 345 6789 ٣٤ ४५ Ⅻ ½ x²",
-    "naïve Crème Brûlée ﬁ ß İi ǅ",
-    "e\u0301 e\u0301\u0302 q\u0307\u0323 \u200b\u200d\ufeff\u00ad",
-    "東京 서울 ไทย עברית العربية हिन्दी",
-    "👩‍👩‍👧‍👦 🇯🇵 ✍🏽 \U0001f9ff",
-    "def f(a, b):\n\treturn a**b != {'x': [1, 2]}  # ok",
-    "<|assistant_end|><|bos|> <|user_start|",
-    "\x00\x01\x7f\u0085\u2028\u2029\ufffd\ufffe\U0010ffff",
-    "a" * 300 + " " * 40 + "!?" * 50,
-    "https://example.org/?q=a+b&c=%20#x \\(\\alpha_1\\) $5",
-)
-TEXTS = (
-    "Once upon a time there was a small house at the edge of the wood.",
-    "What is 12 + 30? It is 42.",
-    "The quick brown fox jumps over the lazy dog. 東京 🙂\nNext line.",
-)
-_CALLED = Message("assistant", (Part("python", "6*7"), Part("output", "42"), Part("text", "It is 42.")))
-CONVERSATIONS: tuple[Conversation, ...] = (
-    (Message.of("user", "Hello!"), Message.of("assistant", "Good morning.")),
-    (Message.of("system", "Be brief."), Message.of("user", "What is 6 times 7?"), _CALLED),
-    (
-        Message.of("user", "Look it up:\n  東京"),
-        Message.of("assistant", "<tool_call>{}</tool_call>"),
-        Message.of("tool", '{"ok": true}'),
-        Message.of("assistant", "Done."),
-    ),
-)
+_ASKED = tomllib.loads(Path(__file__).with_name("parity.toml").read_text(encoding="utf-8"))
+HOSTILE, TEXTS = _ASKED["hostile"], _ASKED["texts"]
+CONVERSATIONS = [parse_conversation(one) for one in _ASKED["conversations"]]
+
+Logits = Callable[[Sequence[int]], Tensor]
+"""Of ids, (T, V) float32."""
 
 
 @dataclass(frozen=True)
 class Answers:
     """What a program gives for all that is asked."""
 
-    logits: list[Tensor]
-    """(T, V) float32 for each prompt."""
+    program: str
+    logits: Logits
     token_ids: list[list[int]]
     """Of HOSTILE."""
     chats: list[list[int]]
@@ -90,59 +68,98 @@ def prompts_of(bundle: Bundle) -> list[list[int]]:
 def our_answers(bundle: Bundle, prompts: Sequence[Sequence[int]]) -> Answers:
     """What the bundle itself gives, in float32."""
     model, tokenizer = bundle.model, bundle.tokenizer
-    with torch.inference_mode():
-        logits = [model.logits(model(torch.tensor([list(ids)])))[0] for ids in prompts]
+
+    def logits(ids: Sequence[int]) -> Tensor:
+        with torch.inference_mode():
+            return model.logits(model(torch.tensor([list(ids)])))[0]
+
     sampling = SamplingParams(temperature=0, max_tokens=NEW_TOKENS)
     requests = [Request(tuple(_half(ids)), sampling) for ids in prompts]
     greedy = [list(one.ids) for one in Engine(model, tokenizer).generate(requests)]
     chats = [render(conversation, tokenizer).ids for conversation in CONVERSATIONS]
-    return Answers(logits, [tokenizer.encode(text) for text in HOSTILE], chats, greedy)
+    return Answers("chatsmith", logits, [tokenizer.encode(text) for text in HOSTILE], chats, greedy)
 
 
-def transformers_answers(
-    folder: Path, prompts: Sequence[Sequence[int]], ends: Sequence[int], *, file: str | None = None
-) -> Answers:
-    """What transformers gives for the model in `folder`, whose own code it runs; for a GGUF file in it, its name."""
+def transformers_answers(path: Path, prompts: Sequence[Sequence[int]], ends: Sequence[int]) -> Answers:
+    """What transformers gives for a folder, whose own code it runs, or for a GGUF file."""
+    folder, file = (path, None) if path.is_dir() else (path.parent, path.name)
     given = {"gguf_file": file} if file else {"trust_remote_code": True}
-    tokenizer = _transformers().AutoTokenizer.from_pretrained(folder, **given)
+    transformers = _transformers()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **given)
     model = _network(folder, file)
-    logits, greedy = [], []
-    with torch.inference_mode():
-        for ids in prompts:
-            logits.append(model(torch.tensor([list(ids)])).logits[0].float())
-            asked = torch.tensor([_half(ids)])
-            options = {"max_new_tokens": NEW_TOKENS, "do_sample": False, "eos_token_id": list(ends)}
-            options |= {"pad_token_id": ends[-1], "attention_mask": torch.ones_like(asked)}
-            options |= {"temperature": None, "top_k": None, "top_p": None}
-            greedy.append(model.generate(asked, **options)[0, asked.shape[1] :].tolist())
+
+    def logits(ids: Sequence[int]) -> Tensor:
+        with torch.inference_mode():
+            return model(torch.tensor([list(ids)])).logits[0].float()
+
+    greedy = []
+    for ids in prompts:
+        asked = torch.tensor([_half(ids)])
+        options = {"max_new_tokens": NEW_TOKENS, "do_sample": False, "eos_token_id": list(ends)}
+        options |= {"pad_token_id": ends[-1], "attention_mask": torch.ones_like(asked)}
+        options |= {"temperature": None, "top_k": None, "top_p": None}
+        greedy.append(model.generate(asked, **options)[0, asked.shape[1] :].tolist())
     # What people write is never a special token; a program that serves others should ask for that, too.
     plain = {"add_special_tokens": False, "split_special_tokens": True}
     token_ids = [tokenizer(text, **plain)["input_ids"] for text in HOSTILE]
     chats = []
-    for conversation in CONVERSATIONS:
-        messages = conversation_to_json(conversation)["messages"]
-        text = tokenizer.apply_chat_template(messages, tokenize=False)
+    for one in _ASKED["conversations"]:
+        text = tokenizer.apply_chat_template(one["messages"], tokenize=False)
         chats.append(tokenizer(text, add_special_tokens=False)["input_ids"])
-    return Answers(logits, token_ids, chats, greedy)
+    return Answers(f"transformers {transformers.__version__}", logits, token_ids, chats, greedy)
+
+
+def llama_answers(path: Path, prompts: Sequence[Sequence[int]], ends: Sequence[int]) -> Answers:
+    """What llama.cpp gives for a GGUF file, with keys and values in 32 bits. Raises ImportError if it is missing."""
+    import llama_cpp
+    from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+    exact = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32, "logits_all": True}
+    model = llama_cpp.Llama(str(path), n_ctx=2 * MOST_TOKENS + NEW_TOKENS, verbose=False, **exact)
+    template = model.metadata["tokenizer.chat_template"]
+    rendered = Jinja2ChatFormatter(template, "", "", add_generation_prompt=False)
+
+    def logits(ids: Sequence[int]) -> Tensor:
+        model.reset()
+        model.eval(ids)
+        return torch.tensor(model.scores[: len(ids)])
+
+    greedy = []
+    for ids in prompts:
+        said = list(itertools.islice(model.generate(_half(ids), temp=0), NEW_TOKENS))
+        after = [index + 1 for index, id in enumerate(said) if id in ends]
+        greedy.append(said[: after[0]] if after else said)
+    token_ids = [model.tokenize(text.encode(), add_bos=False) for text in HOSTILE]
+    texts = [rendered(**one).prompt.encode() for one in _ASKED["conversations"]]
+    chats = [model.tokenize(text, add_bos=False, special=True) for text in texts]
+    return Answers(f"llama.cpp of llama-cpp-python {llama_cpp.__version__}", logits, token_ids, chats, greedy)
+
+
+def their_answers(path: Path, prompts: Sequence[Sequence[int]], ends: Sequence[int]) -> Answers:
+    """What another program gives for the finished export. Raises UserError where none is installed."""
+    if path.is_file():
+        with suppress(ImportError):
+            return llama_answers(path, prompts, ends)
+    return transformers_answers(path, prompts, ends)
 
 
 def certificate(bundle: Bundle, path: Path, kind: str = "fp32") -> dict[str, Any]:
     """Compare the finished export at `path` (a transformers folder, or a GGUF file with weights of `kind`) with the
     bundle. Raises UserError where it does not hold; without a program that can tell, `verified` is false."""
-    try:
-        transformers = _transformers()
-    except UserError as error:
-        return {"verified": False, "why": str(error)}
     prompts = prompts_of(bundle)
     ends = [bundle.tokenizer.special("<|assistant_end|>"), bundle.tokenizer.bos_id]
+    try:
+        theirs = their_answers(path, prompts, ends)
+    except UserError as error:
+        return {"verified": False, "why": str(error)}
     ours = our_answers(bundle, prompts)
-    folder, file = (path, None) if path.is_dir() else (path.parent, path.name)
-    theirs = transformers_answers(folder, prompts, ends, file=file)
-    largest = max(float(one.abs().max()) for one in ours.logits)
-    difference = max(float((a - b).abs().max()) for a, b in zip(ours.logits, theirs.logits, strict=True))
+    logits = [(ours.logits(ids), theirs.logits(ids)) for ids in prompts]
+    largest = max(float(own.abs().max()) for own, _ in logits)
+    difference = max(float((own - other).abs().max()) for own, other in logits)
+    program, _, version = theirs.program.rpartition(" ")
     found = {
-        "program": "transformers",
-        "version": transformers.__version__,
+        "program": program,
+        "version": version,
         "verified": True,
         "logits_difference": difference / largest,
         "logits_bound": BOUNDS[kind],
@@ -156,7 +173,7 @@ def certificate(bundle: Bundle, path: Path, kind: str = "fp32") -> dict[str, Any
     if kind in ("fp32", "f32") and not found["greedy_equal"]:
         failed.append("greedy_equal")
     if kind in ("bf16", "q8_0"):
-        bits = _own_samples(bundle, folder, file)
+        bits = _own_samples(bundle, ours.logits, theirs.logits)
         found["bits_ratio"], found["bits_bound"] = bits, 1 + MOST_BPB
         failed += ["bits_ratio"] if bits > 1 + MOST_BPB else []
     if failed:
@@ -165,21 +182,18 @@ def certificate(bundle: Bundle, path: Path, kind: str = "fp32") -> dict[str, Any
     return found
 
 
-def _own_samples(bundle: Bundle, folder: Path, file: str | None) -> float:
+def _own_samples(bundle: Bundle, ours: Logits, theirs: Logits) -> float:
     """Bits of texts that the model samples itself, as the copy reads them, by those that the model needs."""
     length = min(128, bundle.config.context_length - 1)
     sampling = SamplingParams(max_tokens=length, ignore_end=True, seed=1)
     asked = Request((bundle.tokenizer.bos_id,), sampling).replicas(max(1, SAMPLED_TOKENS // length))
     texts = [[*one.prompt_ids, *one.ids] for one in Engine(bundle.model, bundle.tokenizer).generate(asked)]
-    copy = _network(folder, file)
 
-    def bits(logits: Tensor, ids: Tensor) -> float:
-        return float(torch.nn.functional.cross_entropy(logits[0, :-1].float(), ids[0, 1:], reduction="sum"))
+    def bits(logits: Logits) -> float:
+        losses = [torch.nn.functional.cross_entropy(logits(ids)[:-1], torch.tensor(ids[1:])) for ids in texts]
+        return float(torch.stack(losses).sum())
 
-    with torch.inference_mode():
-        rows = [torch.tensor([text]) for text in texts]
-        own = sum(bits(bundle.model.logits(bundle.model(row)), row) for row in rows)
-        return sum(bits(copy(row).logits, row) for row in rows) / own
+    return bits(theirs) / bits(ours)
 
 
 def _network(folder: Path, file: str | None) -> Any:

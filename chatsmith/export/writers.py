@@ -18,20 +18,12 @@ from chatsmith.text.chat import chat_template
 from chatsmith.text.tokenizer import SPECIAL_TOKENS, SPLITS, Tokenizer
 
 MODELING = Path(__file__).parent / "modeling_chatsmith.py"
+USE = Path(__file__).parent / "use.md"
+"""What the card says beyond the model's own."""
 END_OF_TURN = "<|assistant_end|>"
 BOS = "<|bos|>"
 
 GGUFType = Literal["f32", "bf16", "q8_0"]
-
-USE = """
-## Use with transformers
-
-    from transformers import pipeline
-    chat = pipeline("text-generation", "FOLDER"{trust})
-    print(chat([{{"role": "user", "content": "Hello!"}}], max_new_tokens=100))
-
-`parity.json` says how exactly this copy gives what the original gives, and by which program that was measured.
-"""
 
 
 def write_transformers(bundle: Bundle, folder: Path) -> None:
@@ -77,7 +69,8 @@ def write_transformers(bundle: Bundle, folder: Path) -> None:
     card = (bundle.path / "README.md").read_text(encoding="utf-8").rstrip()
     trust = "" if config.is_portable else ", trust_remote_code=True"
     card = card.replace("library_name: chatsmith", "library_name: transformers")
-    (folder / "README.md").write_text(card + "\n" + USE.format(trust=trust), encoding="utf-8")
+    use = USE.read_text(encoding="utf-8").replace(", TRUST", trust)
+    (folder / "README.md").write_text(f"{card}\n\n{use}", encoding="utf-8")
 
 
 def write_gguf(bundle: Bundle, path: Path, kind: GGUFType) -> None:

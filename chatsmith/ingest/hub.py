@@ -12,16 +12,13 @@ that more shards to train on change nothing else.
 """
 
 import fcntl
-import glob
 import hashlib
 import json
 import os
 import re
-import shutil
 import threading
 import time
 import urllib.error
-import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -396,57 +393,33 @@ def _unreachable(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def fetch_address(address: str, path: Path) -> None:
-    """Download the file at a plain `address` to `path`, atomically.
+def fetch_address(address: str) -> bytes:
+    """The file at a plain `address`. Raises UserError, after a few attempts, if it cannot be had.
 
-    What a connection that broke off has left beside `path` is continued, if the server says by an ETag that it is
-    still the same file. Raises UserError, after a few attempts, if it cannot be had.
+    Where a connection broke off the next one continues, if the server says by an ETag that it is still the same file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    reason = ""
+    content, etag, reason = bytearray(), "", ""
     for attempt in range(ATTEMPTS):
         if attempt:
             time.sleep(2.0**attempt)
+        headers = {"Range": f"bytes={len(content)}-", "If-Range": etag} if content and etag[:1] == '"' else {}
+        request = urllib.request.Request(address, headers=headers)
         try:
-            _receive(address, path)
-            return
+            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
+                if response.status != 206:
+                    content.clear()
+                etag = response.headers["ETag"] or ""
+                missing = int(response.headers["Content-Length"] or 0)
+                while piece := response.read(_READ_BYTES):
+                    content += piece
+                    missing -= len(piece)
+            if missing <= 0:
+                return bytes(content)
+            reason = "the connection broke off"
         except urllib.error.HTTPError as error:
             reason = f"the server says {error.code} {error.reason}"
-            if error.code == 416:  # what was begun is as long as the file, or longer
-                for part in _begun(path):
-                    part.unlink()
-            elif error.code < 500 and error.code not in (408, 429):
+            if error.code < 500 and error.code not in (408, 429):
                 break
         except (OSError, ValueError, HTTPException) as error:
             reason = str(getattr(error, "reason", error))
     raise UserError(f"{address} cannot be fetched: {reason}")
-
-
-def _receive(address: str, path: Path) -> None:
-    """One attempt, into a file beside `path` whose name holds the ETag."""
-    headers = {}
-    for part in _begun(path):
-        etag = urllib.parse.unquote(part.name[len(path.name) + 2 : -len(".part")])
-        headers = {"Range": f"bytes={part.stat().st_size}-", "If-Range": etag}
-    request = urllib.request.Request(address, headers=headers)
-    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
-        is_continued = response.status == 206
-        for part in () if is_continued else _begun(path):
-            part.unlink()
-        etag = response.headers.get("ETag") or ""
-        part = path.with_name(f".{path.name}.{urllib.parse.quote(etag, safe='')}.part")
-        with part.open("ab") as file:
-            before = file.tell()
-            shutil.copyfileobj(response, file, _READ_BYTES)
-            received = file.tell() - before
-    if not etag or etag.startswith("W/"):
-        part = part.replace(
-            path.with_name(f".{path.name}.tmp")
-        )  # which no later attempt takes for a beginning
-    if received < int(response.headers.get("Content-Length", received)):
-        raise ConnectionError("the connection broke off")
-    part.replace(path)
-
-
-def _begun(path: Path) -> list[Path]:
-    return list(path.parent.glob(f".{glob.escape(path.name)}.*.part"))

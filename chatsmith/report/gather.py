@@ -6,7 +6,6 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 import chatsmith
 from chatsmith.bundle import bundle_fingerprint
 from chatsmith.data.dataset import load_manifest
-from chatsmith.report.reference_vocabularies import REFERENCE_VOCABULARIES, load_offline
+from chatsmith.report.reference_vocabularies import beginning, compare
 from chatsmith.report.run_facts import Facts, attempt, is_number, read_json, read_records, read_run, read_toml
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import RunDirectory
@@ -104,33 +103,23 @@ def _tokenizer(run: RunDirectory) -> Facts:
     texts = read_toml(Path(__file__).with_name("texts.toml"))
     note, held_out = "", ""
     try:
-        for document in load_manifest(run.data).read_documents("validation"):
-            held_out += document.text + "\n"
-            if len(held_out) >= HELD_OUT_CHARACTERS:
-                break
+        lines = (one.text + "\n" for one in load_manifest(run.data).read_documents("validation"))
+        held_out = "".join(beginning(lines, HELD_OUT_CHARACTERS))
     except UserError as error:
         note = f"held-out text could not be read: {error}"
     if held_out:
         texts["held-out text"] = held_out[:HELD_OUT_CHARACTERS]
-    vocabularies = {"this tokenizer": (own.vocab_size, own.encode)}
-    for reference in REFERENCE_VOCABULARIES:
-        if encoding := load_offline(reference):
-            vocabularies[reference.name] = (encoding.n_vocab, encoding.encode_ordinary)
-    compared = {
-        name: {"ids": ids, **_bytes_per_token(encode, texts)} for name, (ids, encode) in vocabularies.items()
-    }
-    absent = [one.name for one in REFERENCE_VOCABULARIES if one.name not in compared]
+    compared = compare(own, {name: [text] for name, text in texts.items()})
     return {
         "sha256": own.fingerprint,
-        "vocabularies": compared,
-        "not_available_offline": absent,
+        "vocabularies": {
+            name: {kind: round(value, 3) for kind, value in found.items()}
+            for name, found in compared.items()
+            if found
+        },
+        "not_available_offline": [name for name, found in compared.items() if not found],
         "note": note,
     }
-
-
-def _bytes_per_token(encode: Callable[[str], list[int]], texts: Mapping[str, str]) -> dict[str, float]:
-    sizes = {name: len(text.encode("utf-8", "replace")) for name, text in texts.items()}
-    return {name: round(sizes[name] / max(1, len(encode(text))), 3) for name, text in texts.items()}
 
 
 def _machine() -> Facts:

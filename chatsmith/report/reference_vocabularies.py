@@ -8,8 +8,9 @@ it.
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tiktoken
 
@@ -17,6 +18,7 @@ from chatsmith.data.dataset import file_sha256
 from chatsmith.runtime.atomic import write_bytes
 from chatsmith.runtime.errors import UserError
 from chatsmith.tasks.benchmark_files import default_folder
+from chatsmith.text.tokenizer import Tokenizer
 
 
 class ReferenceVocabulary(NamedTuple):
@@ -42,6 +44,33 @@ REFERENCE_VOCABULARIES = (
     ReferenceVocabulary("GPT-2", "r50k_base", _GPT_2),
     ReferenceVocabulary("GPT-4", "cl100k_base", _GPT_4),
 )
+
+
+def compare(own: Tokenizer, texts: Mapping[str, list[str]]) -> dict[str, dict[str, float] | None]:
+    """Bytes per token by kind of text, and the number of "ids", by vocabulary: of this tokenizer first; None where one
+    is not available offline. What has no tokens is left out."""
+    vocabularies: dict[str, Any] = {"this tokenizer": (own.vocab_size, own.encode_batch)}
+    for reference in REFERENCE_VOCABULARIES:
+        encoding = load_offline(reference)
+        vocabularies[reference.name] = encoding and (encoding.n_vocab, encoding.encode_ordinary_batch)
+    compared: dict[str, dict[str, float] | None] = dict.fromkeys(vocabularies)
+    for name, (ids, encode_batch) in filter(lambda one: one[1], vocabularies.items()):
+        found = compared[name] = {"ids": ids}
+        for kind, parts in texts.items():
+            if count := sum(map(len, encode_batch(parts))):
+                found[kind] = sum(len(text.encode("utf-8", "replace")) for text in parts) / count
+    return compared
+
+
+def beginning(texts: Iterable[str], characters: int) -> list[str]:
+    """The first texts, until they have so many characters in all."""
+    chosen, found = list[str](), 0
+    for text in texts:
+        chosen.append(text)
+        found += len(text)
+        if found >= characters:
+            break
+    return chosen
 
 
 def load_offline(vocabulary: ReferenceVocabulary) -> tiktoken.Encoding | None:

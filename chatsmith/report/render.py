@@ -1,7 +1,7 @@
 """The report as a page: what `gather` found, in Markdown and as one HTML file that needs nothing else.
 
-The page (page.html) works on paper, on a phone, and in the dark. Every text in it, replies of a model above all, is
-escaped.
+Each section is written once, in Markdown; page.html is put around it and works on paper, on a phone, and in the dark.
+Every text in it, replies of a model above all, is escaped.
 """
 
 import re
@@ -11,6 +11,8 @@ from html import escape
 from pathlib import Path
 from string import Template
 from typing import Any
+
+from markdown_it import MarkdownIt
 
 from chatsmith.report.gather import CURVES
 from chatsmith.report.plots import curve
@@ -25,69 +27,53 @@ NUMERIC = re.compile(rf"[-+$]?\d.*|{NOTHING}")
 
 
 class Page:
-    """A page that is written once, and comes out as Markdown and as HTML."""
+    """A page in Markdown, and the same as HTML."""
 
     def __init__(self, title: str) -> None:
-        self._title = title
-        self._markdown = [f"# {_md(title)}"]
-        self._html: list[str] = []
-        self._links: list[str] = []
-        self._figures = 0
+        self._title, self._figures = title, 0
+        self._blocks: list[tuple[str, str]] = []
+        """Each in Markdown; and in HTML, where that shows more."""
+
+    def _add(self, markdown: str, html: str = "") -> None:
+        self._blocks.append((markdown, html))
 
     def heading(self, text: str, level: int = 2) -> None:
         """A heading; those of level 2 are linked at the top."""
-        name = re.sub(r"[^a-z0-9]+", "-", text.lower())
-        self._markdown.append(f"{'#' * level} {_md(text)}")
-        self._html.append(f'<h{level} id="{name}">{_html(text)}</h{level}>')
-        if level == 2:
-            self._links.append(f'<a href="#{name}">{_html(text)}</a>')
+        self._add(f"{'#' * level} {_md(text)}")
 
     def text(self, text: str) -> None:
         """A paragraph; nothing, if the text is empty."""
         if text:
-            self._markdown.append(_md(text))
-            self._html.append(f"<p>{_html(text)}</p>")
+            self._add(_md(text))
 
     def items(self, heading: str, lines: Sequence[str]) -> None:
         """A list under its heading; nothing, if it is empty."""
         if lines:
             self.heading(heading)
-            self._markdown.append("\n".join(f"- {_md(line)}" for line in lines))
-            self._html.append("<ul>" + "".join(f"<li>{_html(line)}</li>" for line in lines) + "</ul>")
+            self._add("\n".join(f"- {_md(line)}" for line in lines))
 
     def code(self, text: str) -> None:
         """Lines as they are."""
         fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-        self._markdown.append(f"{fence}\n{_clean(text)}\n{fence}")
-        self._html.append(f"<pre>{_html(text)}</pre>")
+        self._add(f"{fence}\n{_clean(text)}\n{fence}")
 
-    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, in_html: bool = True) -> None:
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], html: str = "") -> None:
         """A table; the first column names the row, columns of numbers are aligned right."""
         cells = list(zip(*rows, strict=True)) or [()] * len(columns)
         right = [2 * sum(map(bool, map(NUMERIC.fullmatch, column))) > len(rows) for column in cells]
-        right[0] = False
-        lines = [columns, ["-:" if is_right else "-" for is_right in right], *rows]
-        escaped = [line if line is lines[1] else [_md(cell) for cell in line] for line in lines]
-        self._markdown.append("\n".join(f"| {' | '.join(line)} |" for line in escaped))
-        if in_html:
-            kinds = [' class="number"' if is_right else "" for is_right in right]
-            head = "".join(f"<th{kind}>{_html(cell)}</th>" for cell, kind in zip(columns, kinds, strict=True))
-            body = ""
-            for first, *rest in rows:
-                row = "".join(f"<td{k}>{_html(cell)}</td>" for cell, k in zip(rest, kinds[1:], strict=True))
-                body += f"<tr><th>{_html(first)}</th>{row}</tr>"
-            table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-            self._html.append(f'<div class="wide">{table}</div>')
+        ruler = ["-:" if is_right and index else "-" for index, is_right in enumerate(right)]
+        head, *body = ([_md(cell) for cell in line] for line in (columns, *rows))
+        self._add("\n".join(f"| {' | '.join(line)} |" for line in (head, ruler, *body)), html)
 
     def replies(self, pairs: Mapping[str, str]) -> None:
-        """A prompt and what was said to it, by speaker."""
+        """A prompt and what was said to it, by speaker; in HTML with its line breaks."""
         shown = {
             who: text if len(text) <= LONGEST_REPLY else f"{text[:LONGEST_REPLY]} …"
             for who, text in pairs.items()
         }
-        self._markdown.append("\n".join(f"- **{_md(who)}:** {_md(text)}" for who, text in shown.items()))
         body = "".join(f"<dt>{_html(who)}</dt><dd>{_html(text)}</dd>" for who, text in shown.items())
-        self._html.append(f"<dl>{body}</dl>")
+        markdown = "\n".join(f"- **{_md(who)}:** {_md(text)}" for who, text in shown.items())
+        self._add(markdown, f"<dl>{body}</dl>")
 
     def curves(self, curves: Mapping[str, Mapping[str, Facts]]) -> None:
         """Figures by title, each with one or two curves by name; in Markdown their first and last values."""
@@ -100,18 +86,24 @@ class Page:
             for name, line in lines.items():
                 ends = (f"{line['points'][end][1]:.4g}" for end in (0, -1))
                 rows.append([f"{title} {name}".strip(), *ends])
-        self._html.append(f'<div class="figures">{figures}</div>')
-        self.table(["curve", "first", "last"], rows, in_html=False)
+        self.table(["curve", "first", "last"], rows, f'<div class="figures">{figures}</div>')
 
     def markdown(self) -> str:
         """The page in Markdown."""
-        return "\n\n".join(self._markdown) + "\n"
+        return "\n\n".join([f"# {_md(self._title)}", *(markdown for markdown, _ in self._blocks)]) + "\n"
 
     def html(self) -> str:
         """The page as one HTML file."""
+        reader = MarkdownIt("commonmark", {"html": False}).enable("table")
+        body = "".join(html or reader.render(markdown) for markdown, html in self._blocks)
+        names = {
+            text: re.sub(r"[^a-z0-9]+", "-", text.lower()) for text in re.findall("<h2>(.*?)</h2>", body)
+        }
+        links = "\n".join(f'<a href="#{name}">{text}</a>' for text, name in names.items())
+        for text, name in names.items():
+            body = body.replace(f"<h2>{text}</h2>", f'<h2 id="{name}">{text}</h2>')
         page = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
-        body = "\n".join(self._html)
-        return page.substitute(title=_html(self._title), links="\n".join(self._links), body=body)
+        return page.substitute(title=_html(self._title), links=links, body=body)
 
 
 def report(facts: Facts) -> Page:

@@ -2,13 +2,15 @@
 
 On a terminal rich draws it; into a file or a pipe it is plain lines, and progress is one line about every ten seconds
 or ten percent. With `json=True` all of it goes to stderr, so that stdout holds nothing but the one JSON object that the
-command prints. It keeps no log file: metrics belong to `metrics.jsonl`.
+command gives to `result`. It keeps no log file: metrics belong to `metrics.jsonl`.
 """
 
+import json as json_format
 import math
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
@@ -41,7 +43,7 @@ class Reporter:
         stream: TextIO | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
-        self._silent = silent
+        self._silent, self._json = silent, json
         self._stream = stream or (sys.stderr if json else sys.stdout)
         self._clock = clock
         self._terminal = _terminal(self._stream) if self._stream.isatty() and not silent else None
@@ -85,6 +87,11 @@ class Reporter:
         for row in rows:
             table.add_row(*row)
         self._terminal.print(table)
+
+    def result(self, found: Any) -> None:
+        """With `json`, the one JSON object on stdout: what the command found."""
+        if self._json and not self._silent:
+            sys.stdout.write(json_format.dumps(found) + "\n")
 
     @contextmanager
     def progress(self, label: str, total: float | None, unit: str) -> Iterator["Bar"]:
@@ -130,19 +137,24 @@ class Bar:
         drawn: "Progress | None" = None,
     ) -> None:
         self._label, self._total, self._unit = label, total, unit
-        self._emit, self._drawn = emit, drawn
+        self._clock, self._emit, self._drawn = clock, emit, drawn
         self._task = drawn.add_task(label, total=total, text="") if drawn else None
-        self._rate = Rate(clock)
         self._metrics: dict[str, float | str] = {}
-        self._done = self._before = 0.0
-        self._shown_at = self._shown_done = 0.0
+        self._started = self._shown_at = clock()
+        self._done = self._shown_done = 0.0
+        self._points = deque([(self._started, 0.0)])
+        """What was done at which time, over the last SMOOTHING_SECONDS or so: a slow start is soon forgotten."""
 
     def advance(self, amount: float = 1, **metrics: float | str) -> None:
         """Count `amount` units more, and show these metrics (loss=3.21) from now on."""
         self._done += amount
         self._metrics.update(metrics)
-        self._rate.update(self._done - self._before)
-        waited = self._rate.elapsed - self._shown_at
+        now = self._clock()
+        if now - self._points[-1][0] >= SAMPLE_SECONDS:  # counting a million things must cost next to nothing
+            self._points.append((now, self._done))
+            while len(self._points) > 2 and self._points[1][0] < now - SMOOTHING_SECONDS:
+                self._points.popleft()
+        waited = now - self._shown_at
         if self._drawn:
             is_due = waited >= REDRAW_SECONDS
         else:
@@ -157,7 +169,8 @@ class Bar:
 
     def begin_at(self, done: float) -> None:
         """`done` units were complete before: they count as done, but not towards the rate."""
-        self._done = self._before = self._shown_done = done
+        self._done = self._shown_done = done
+        self._points[0] = self._started, done
 
     def expect(self, total: float) -> None:
         """There are more units than was thought, or fewer: `total` in all."""
@@ -165,8 +178,10 @@ class Bar:
 
     def show(self, is_last: bool = False) -> None:
         """Show the present state: '40% of 2.0M tokens', '812k tokens/s', '16 min 30 s left', 'loss 3.210', …"""
-        self._shown_at, self._shown_done = self._rate.elapsed, self._done
-        total, speed, elapsed = self._total, self._rate.per_second, format_seconds(self._rate.elapsed)
+        now, total, (before, first) = self._clock(), self._total, self._points[0]
+        self._shown_at, self._shown_done = now, self._done
+        speed = (self._done - first) / (now - before) if now > before else 0.0
+        elapsed = format_seconds(now - self._started)
         if total:
             parts = [f"{min(self._done / total, 1.0):.0%} of {format_number(total)} {self._unit}"]
         else:
@@ -189,36 +204,6 @@ class Bar:
         """The last line, with the time it all took."""
         if self._done != self._shown_done or self._done == 0:
             self.show(is_last=True)
-
-
-class Rate:
-    """Units a second over the last SMOOTHING_SECONDS or so, so that a slow start is soon forgotten."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._started = clock()
-        self._points: list[tuple[float, float]] = [(self._started, 0.0)]
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since the start."""
-        return self._clock() - self._started
-
-    def update(self, done: float) -> None:
-        """`done` units are complete now, counted from the start."""
-        now = self._clock()
-        if len(self._points) > 1 and now - self._points[-2][0] < SAMPLE_SECONDS:
-            self._points[-1] = (now, done)  # counting a million small things must cost next to nothing
-            return
-        self._points.append((now, done))
-        while len(self._points) > 2 and self._points[1][0] < now - SMOOTHING_SECONDS:
-            self._points.pop(0)
-
-    @property
-    def per_second(self) -> float:
-        """The rate, or 0 while nothing is known."""
-        (before, first), (now, last) = self._points[0], self._points[-1]
-        return (last - first) / (now - before) if now > before else 0.0
 
 
 CONTROL = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}

@@ -1,6 +1,6 @@
 """Where things run, as a value that is passed along: device, compute type, rank and world size.
 
-And what can be asked of that place: whether it compiles, how much memory is free, how fast it multiplies and reads.
+And what can be asked of that place: whether it compiles, how much memory is free, how fast it multiplies.
 """
 
 import gc
@@ -254,19 +254,10 @@ def read_later(values: Tensor) -> Callable[[], list[float]]:
 def gemm_peak(runtime: Runtime, dtype: torch.dtype, size: int = 2048, seconds: float = 1.0) -> float:
     """Floating-point operations per second of the best size x size x size matrix product within `seconds`."""
     left, right = (torch.randn(size, size, device=runtime.device).to(dtype) for _ in range(2))
-    return 2 * size**3 / _best_seconds(lambda: torch.mm(left, right), runtime, seconds)
+    return 2 * size**3 / best_seconds(lambda: torch.mm(left, right), runtime, seconds)
 
 
-def read_bandwidth(runtime: Runtime, megabytes: int = 512, seconds: float = 1.0) -> float:
-    """Bytes a second at which the device reads its memory: the best sum over a tensor larger than any cache.
-
-    It bounds decoding: every token needs every weight once.
-    """
-    numbers = torch.ones(megabytes * 2**20 // 4, device=runtime.device)
-    return numbers.numel() * 4 / _best_seconds(numbers.sum, runtime, seconds)
-
-
-def _best_seconds(work: Callable[[], object], runtime: Runtime, seconds: float) -> float:
+def best_seconds(work: Callable[[], object], runtime: Runtime, seconds: float) -> float:
     """The best time of `work` within `seconds`, of two at least, after one to warm up.
 
     The best, not the mean: it is a limit, and anything else the machine does only lowers it.

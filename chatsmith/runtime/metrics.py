@@ -29,8 +29,8 @@ TEXTS = ("sample", "shown")
 
 
 class MetricsLog(contextlib.AbstractContextManager["MetricsLog"]):
-    """Append lines to the file at `path` (metrics.jsonl of a run); `track` is one of TRACKERS or None, which gets the
-    `settings` by stage, too, and with each line the memory in use.
+    """Append lines to the file at `path` (metrics.jsonl of a run). `track` names an experiment tracker (None: none),
+    which gets the `settings` by stage, too, and with each line the memory in use.
 
     With `waits`, lines that a full disk has no room for are kept for `catch_up`. Raises UserError if the tracker is
     unknown or not installed.

@@ -15,7 +15,7 @@ writes a stage's outputs. A recipe says which stages run, in which order, with w
     stages = ["data", "tokenizer", "pretrain"]
     [pretrain]
     depth = 4
-    [frozen.pretrain.tokens]        # measured once in this run, then kept; see RunDirectory.freeze
+    [frozen.pretrain.tokens]        # measured once in this run, then kept; see FrozenNumbers
     value = 3276800
     given = "…"
 """
@@ -26,6 +26,7 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
 import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -71,6 +72,12 @@ class RunDirectory:
         """The bundles that stage `name` kept along the way, by step."""
         folders = (path for path in (self.stage(name) / "steps").glob("*") if path.name.isdigit())
         return {int(path.name): path for path in sorted(folders, key=lambda path: int(path.name))}
+
+    def drop_checkpoints(self, name: str, key: str) -> None:
+        """Remove the bundles that stage `name` kept along the way under another key."""
+        for path in self.checkpoints(name).values():
+            if json.loads((path / BUNDLE_FILE).read_bytes())["provenance"].get("settings") != key:
+                shutil.rmtree(path, ignore_errors=True)
 
     def state(self, name: str) -> Path:
         """The folder of the training state that stage `name` keeps for resuming."""
@@ -136,7 +143,7 @@ class RunDirectory:
 
         Of a bundle only the description is looked at, which seals the rest: see `bundle.check_bundle`.
         """
-        done = self._read_done(stage)
+        done = self.done(stage)
         if done is None or done["key"] not in all_keys(key):
             return False
         hashes = done.get("hashes", {})  # an older chatsmith kept none
@@ -187,38 +194,14 @@ class RunDirectory:
 
     def done_facts(self, stage: str) -> dict[str, Any] | None:
         """The facts given to `mark_done`, or None if the stage has never finished."""
-        done = self._read_done(stage)
-        return None if done is None else done["facts"]
+        done = self.done(stage)
+        return done and done["facts"]
 
-    def done_key(self, stage: str) -> str | None:
-        """The key under which the stage finished: an input for the keys of the stages after it."""
-        done = self._read_done(stage)
-        return None if done is None else done["key"]
+    def done(self, stage: str) -> dict[str, Any] | None:
+        """The newest whole record of `done.json` and `settings.toml`: "key", "finished_at", "facts" and outputs.
 
-    def finished_at(self, stage: str) -> float | None:
-        """When the stage finished, in seconds since 1970, or None."""
-        done = self._read_done(stage)
-        return None if done is None else done["finished_at"]
-
-    def freeze(self, stage: str, name: str, value: Any, given: str = "") -> None:
-        """Keep a value that `stage` measured (a horizon in tokens, from minutes) in the run's recipe.toml.
-
-        `given` is the key of the settings it was measured for: `frozen` returns it only for the same ones, so
-        a stage measures anew when they change, and never otherwise.
+        None without one: the stage simply runs again.
         """
-        recipe = read_recipe(self.recipe) if self.recipe.exists() else Recipe(name=self.path.name)
-        section = recipe.frozen.get(stage, {}) | {name: {"value": value, "given": given}}
-        write_recipe(self.recipe, replace(recipe, frozen=recipe.frozen | {stage: section}))
-
-    def frozen(self, stage: str, name: str, given: str = "") -> Any:
-        """The value kept by `freeze` for these very settings, or None."""
-        if not self.recipe.exists():
-            return None
-        kept = read_recipe(self.recipe).frozen.get(stage, {}).get(name)
-        return kept["value"] if kept and kept["given"] in all_keys(given) else None
-
-    def _read_done(self, stage: str) -> dict[str, Any] | None:
-        """The newest whole record of `done.json` and `settings.toml`; None without one: the stage simply runs again."""
         found = []
         with contextlib.suppress(OSError, ValueError):
             found.append(json.loads((self.stage(stage) / "done.json").read_text(encoding="utf-8")))
@@ -227,6 +210,31 @@ class RunDirectory:
             found.append(json.loads(kept["done"]))
         whole = [done for done in found if _is_whole(done)]
         return max(whole, key=lambda done: done["finished_at"], default=None)
+
+
+@dataclass(frozen=True)
+class FrozenNumbers:
+    """What a stage measured (a token budget, from minutes), kept in the run's recipe.toml for the settings with `key`:
+    it is measured again when they change, and never otherwise."""
+
+    run: RunDirectory
+    stage: str
+    key: str = ""
+
+    def get(self, name: str) -> int | None:
+        """The number kept for these very settings, if any."""
+        kept = self._recipe().frozen.get(self.stage, {}).get(name)
+        return int(kept["value"]) if kept and kept["given"] in all_keys(self.key) else None
+
+    def keep(self, name: str, value: int) -> None:
+        """Write a number into the recipe."""
+        recipe = self._recipe()
+        section = recipe.frozen.get(self.stage, {}) | {name: {"value": value, "given": self.key}}
+        write_recipe(self.run.recipe, replace(recipe, frozen=recipe.frozen | {self.stage: section}))
+
+    def _recipe(self) -> "Recipe":
+        path = self.run.recipe
+        return read_recipe(path) if path.exists() else Recipe(name=self.run.path.name)
 
 
 def _is_whole(done: Any) -> bool:

@@ -15,7 +15,6 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
-from pydantic import BaseModel
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -24,13 +23,14 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import chatsmith
-from chatsmith.serve import metrics, prompts, protocol
+from chatsmith.serve import metrics, ollama, prompts, protocol
 from chatsmith.serve.auth import HostNames
-from chatsmith.serve.completions import ChatReply, Reply, TextReply, encode
+from chatsmith.serve.completions import ChatReply, Reply, TextReply
 from chatsmith.serve.errors import CLIENT_CLOSED, ApiError, ClientGone, known
 from chatsmith.serve.log import RequestRecord, log_failure
 from chatsmith.serve.models import ServedModel, Service, bundle_card, card
 from chatsmith.serve.page import add_page
+from chatsmith.serve.protocol import answer
 from chatsmith.serve.responses import ResponsesReply, ResponsesRequest
 
 LARGE_BODY = 16 * 1024
@@ -47,7 +47,7 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
 
-RequestT = TypeVar("RequestT", bound=protocol.ReplyRequest)
+RequestT = TypeVar("RequestT", bound=protocol.ModelRequest)
 T = TypeVar("T")
 
 
@@ -90,22 +90,29 @@ def _public_routes(service: Service, app: FastAPI) -> APIRouter:
     router = APIRouter(responses=protocol.ERRORS)
 
     @router.head("/health", include_in_schema=False)
-    @router.get("/health", summary="Is it alive?")
-    async def health() -> protocol.Health:
+    @router.get("/health", responses=answer("Health"), summary="Is it alive?")
+    async def health() -> Response:
         service.check_health()
-        return protocol.Health(status=service.status)
+        return JSONResponse({"status": service.status})
 
     @router.head("/ready", include_in_schema=False)
-    @router.get("/ready", summary="Does it take work?")
-    async def ready() -> protocol.Health:
+    @router.get("/ready", responses=answer("Health"), summary="Does it take work?")
+    async def ready() -> Response:
         service.check_ready()
-        return protocol.Health(status=service.status)
+        return JSONResponse({"status": service.status})
 
     @router.get("/openapi.json", include_in_schema=False)
     async def document() -> Response:
-        return JSONResponse(await asyncio.to_thread(app.openapi))
+        return JSONResponse(await asyncio.to_thread(described, app))
 
     return router
+
+
+def described(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document: requests as their models say, answers as answers.toml does."""
+    document = app.openapi()
+    document["components"]["schemas"] |= protocol.ANSWERS
+    return document
 
 
 def _guarded_routes(service: Service) -> APIRouter:
@@ -129,19 +136,19 @@ def _guarded_routes(service: Service) -> APIRouter:
 
     @router.post(
         "/v1/chat/completions",
-        responses=_streamed(protocol.ChatCompletion),
+        responses=answer("ChatCompletion", streamed=True),
         summary="Continue a conversation",
     )
     async def chat_completions(http: Request, request: protocol.ChatRequest) -> Response:
         return await _generate(http, service, request, ChatReply)
 
-    @router.post("/v1/completions", responses=_streamed(protocol.Completion), summary="Continue a text")
+    @router.post("/v1/completions", responses=answer("Completion", streamed=True), summary="Continue a text")
     async def completions(http: Request, request: protocol.CompletionRequest) -> Response:
         return await _generate(http, service, request, TextReply)
 
     @router.post(
         "/v1/responses",
-        responses=_streamed(protocol.ResponseObject),
+        responses=answer("ResponseObject", streamed=True),
         summary="Continue a conversation, as items",
     )
     async def responses(http: Request, request: ResponsesRequest) -> Response:
@@ -149,7 +156,7 @@ def _guarded_routes(service: Service) -> APIRouter:
 
     @router.post(
         "/tokenize",
-        response_model=protocol.Tokenization,
+        responses=answer("Tokenization"),
         summary="The tokens of a text or a conversation",
     )
     async def tokenize(http: Request, request: protocol.TokenizeRequest) -> Response:
@@ -157,26 +164,44 @@ def _guarded_routes(service: Service) -> APIRouter:
         answer = await _prepare(http, service, lambda: prompts.tokenize(request, model.loaded))
         return JSONResponse(answer | {"cached_tokens": await model.count_cached(answer["tokens"])})
 
-    @router.post("/detokenize", summary="The text of tokens")
-    async def detokenize(http: Request, request: protocol.DetokenizeRequest) -> protocol.Detokenization:
+    @router.post("/detokenize", responses=answer("Detokenization"), summary="The text of tokens")
+    async def detokenize(http: Request, request: protocol.DetokenizeRequest) -> Response:
         model = _model_of(http, service, request)
-        return await _prepare(http, service, lambda: prompts.detokenize(request, model.loaded))
+        return JSONResponse(await _prepare(http, service, lambda: prompts.detokenize(request, model.loaded)))
 
-    @router.get("/tokenizer_info", summary="About the tokenizer")
-    async def tokenizer_info(model: str | None = None) -> protocol.TokenizerInfo:
-        return prompts.tokenizer_info(service.model(model).loaded)
+    @router.get("/tokenizer_info", responses=answer("TokenizerInfo"), summary="About the tokenizer")
+    async def tokenizer_info(model: str | None = None) -> Response:
+        return JSONResponse(prompts.tokenizer_info(service.model(model).loaded))
 
-    @router.get("/model_card", summary="What a bundle says of itself")
-    async def model_card(model: str | None = None) -> protocol.BundleCard:
-        return bundle_card(service.model(model))
+    @router.get("/model_card", responses=answer("BundleCard"), summary="What a bundle says of itself")
+    async def model_card(model: str | None = None) -> Response:
+        return JSONResponse(bundle_card(service.model(model)))
 
-    @router.get("/v1/models", summary="The models")
-    async def models() -> protocol.ModelList:
-        return protocol.ModelList(object="list", data=[card(model) for model in service.models.values()])
+    @router.get("/v1/models", responses=answer("ModelList"), summary="The models")
+    async def models() -> Response:
+        cards = [card(model) for model in service.models.values()]
+        return JSONResponse({"object": "list", "data": cards})
 
-    @router.get("/v1/models/{model_id:path}", summary="One model")
-    async def model(model_id: str) -> protocol.ModelCard:
-        return card(service.model(model_id))
+    @router.get("/v1/models/{model_id:path}", responses=answer("ModelCard"), summary="One model")
+    async def model(model_id: str) -> Response:
+        return JSONResponse(card(service.model(model_id)))
+
+    @router.post("/api/chat", include_in_schema=False)
+    @router.post("/api/generate", include_in_schema=False)
+    async def ollama_reply(http: Request, request: ollama.OllamaRequest) -> Response:
+        return await _generate(http, service, request, ollama.OllamaReply)
+
+    @router.post("/api/show", include_in_schema=False)
+    async def ollama_show(request: protocol.ModelRequest) -> dict[str, Any]:
+        return ollama.describe(service.model(request.model))
+
+    @router.get("/api/tags", include_in_schema=False)
+    async def ollama_tags() -> dict[str, Any]:
+        return {"models": [ollama.describe(model) for model in service.models.values()]}
+
+    @router.get("/api/version", include_in_schema=False)
+    async def ollama_version() -> dict[str, str]:
+        return {"version": ollama.VERSION}
 
     if service.runs is not None:
         service.runs.add_routes(router)
@@ -188,12 +213,6 @@ def _guarded_routes(service: Service) -> APIRouter:
     return router
 
 
-def _streamed(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
-    """Success, as one JSON object or as server-sent events."""
-    events = {"text/event-stream": {"schema": {"type": "string"}}}
-    return {200: {"model": model, "description": "The reply.", "content": events}}
-
-
 async def _generate(
     http: Request,
     service: Service,
@@ -203,7 +222,7 @@ async def _generate(
     record: RequestRecord = http.state.record
     model = _model_of(http, service, request)
     reply = await _prepare(http, service, lambda: make_reply(request, model, record))
-    record.is_stream = reply.is_stream
+    record.stream = reply.is_stream or None
     if service.logs_prompts:
         record.prompt = "\n".join(model.loaded.tokenizer.decode(job.prompt_ids) for job in reply.jobs)
         record.reply = reply.text
@@ -211,7 +230,7 @@ async def _generate(
     # What goes wrong before the first piece is an ordinary error answer.
     first = await unless_gone(http.receive, anext(pieces))
     if reply.is_stream:
-        return EventStream(first, pieces, record, model.request_seconds + service.read_seconds)
+        return EventStream(reply, first, pieces, model.request_seconds + service.read_seconds)
     await pieces.aclose()
     return Response(first, media_type="application/json")
 
@@ -223,7 +242,7 @@ def _model_of(http: Request, service: Service, request: protocol.ModelRequest) -
     model = service.model(request.model)
     record.model = model.name
     if record.unknown_fields:
-        service.metrics.unknown_fields.labels(model.name).inc(len(record.unknown_fields))
+        service.metrics.at("unknown_request_fields", model.name).inc(len(record.unknown_fields))
     return model
 
 
@@ -310,12 +329,12 @@ async def _answer_error(http: Request, error: Exception) -> Response:
         headers, error = error.headers, ApiError(error.status_code, message, code=code)
         error.headers = dict(headers or {})
     http.state.record.error = error.code
-    return JSONResponse(error.body(), error.status, error.headers)
+    return JSONResponse(error.body(http.url.path), error.status, error.headers)
 
 
 async def _answer_fault(http: Request, error: Exception) -> Response:
     # RequestScope logs it.
-    return JSONResponse(known("internal_error").body(), 500)
+    return JSONResponse(known("internal_error").body(http.url.path), 500)
 
 
 # ---- streams ----
@@ -345,22 +364,18 @@ async def unless_gone(receive: Receive, work: Awaitable[T]) -> T:
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events: a reply while it is written, until it ends or the client leaves.
+    """Server-sent events, or lines: a reply while it is written, until it ends or the client leaves.
 
     Its first piece is there, so the status is decided: what goes wrong from now on is an event, `data: {"error": …}`,
     and the stream ends without `[DONE]`.
     """
 
-    media_type = "text/event-stream"
-
-    def __init__(
-        self, first: bytes, rest: AsyncGenerator[bytes, None], record: RequestRecord, seconds: float
-    ) -> None:
+    def __init__(self, reply: Reply, first: bytes, rest: AsyncGenerator[bytes, None], seconds: float) -> None:
         """`seconds` bounds the whole, sending included: a client that reads nothing holds no reply for ever."""
         # X-Accel-Buffering: nginx would otherwise collect events before it passes them on.
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        super().__init__(self._events(first, rest), headers=headers)
-        self._rest, self._record, self._seconds = rest, record, seconds
+        super().__init__(self._events(first, rest), headers=headers, media_type=reply.media_type)
+        self._reply, self._rest, self._seconds = reply, rest, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send events until they end or the client leaves."""
@@ -368,9 +383,9 @@ class EventStream(StreamingResponse):
             async with asyncio.timeout(self._seconds), aclosing(self._rest):
                 await unless_gone(receive, self.stream_response(send))
         except ClientGone:
-            self._record.status = CLIENT_CLOSED
+            self._reply.record.status = CLIENT_CLOSED
         except TimeoutError:
-            self._record.error = "deadline_exceeded"
+            self._reply.record.error = "deadline_exceeded"
 
     async def _events(self, first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
         yield first
@@ -379,10 +394,10 @@ class EventStream(StreamingResponse):
                 yield event
         except Exception as failure:
             if not isinstance(failure, ApiError):
-                log_failure("stream_failed", failure, request_id=self._record.request_id)
+                log_failure("stream_failed", failure, request_id=self._reply.record.request_id)
             error = failure if isinstance(failure, ApiError) else known("internal_error")
-            self._record.error = error.code
-            yield b"data: " + encode(error.body()).encode() + b"\n\n"
+            self._reply.record.error = error.code
+            yield self._reply.failed(error)
 
 
 # ---- around every request ----
@@ -424,7 +439,7 @@ class RequestScope:
             if strange and not self._service.keys.are_required:
                 error = known("host_not_allowed", host=strange[0][:100])
                 record.error = error.code
-                await JSONResponse(error.body(), error.status)(scope, receive, send_with_id)
+                await JSONResponse(error.body(record.path), error.status)(scope, receive, send_with_id)
             else:
                 await self._app(scope, receive, send_with_id)
         except Exception as error:
@@ -435,6 +450,6 @@ class RequestScope:
             # A client may invent methods; a metric has few labels.
             method = record.method if record.method in METHODS else "other"
             status = record.status or CLIENT_CLOSED
-            self._service.metrics.http.labels(handler, method, str(status)).inc()
+            self._service.metrics.at("http_requests", handler, method, str(status)).inc()
             if record.path not in QUIET or status >= 400:
                 record.write()

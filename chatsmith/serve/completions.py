@@ -16,12 +16,12 @@ import uuid
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from itertools import groupby
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
 from chatsmith.engine.request import TokenLogprob
-from chatsmith.serve.errors import invalid
+from chatsmith.serve.errors import ApiError, invalid
 from chatsmith.serve.ipc import Job, Output
 from chatsmith.serve.log import RequestRecord
 from chatsmith.serve.models import KEEP_ALIVE_SECONDS, LoadedModel, ServedModel
@@ -51,6 +51,8 @@ class Reply:
     """The answer to one request, as it is made: a stream of server-sent events, or one object."""
 
     prefix, kind, chunk_kind = "cmpl", "text_completion", "text_completion"
+    media_type = "text/event-stream"
+    """Of a stream."""
 
     def __init__(
         self,
@@ -65,7 +67,7 @@ class Reply:
         self.jobs = jobs
         self._choices = choices
         self._outputs = outputs
-        self._record = record
+        self.record = record
         self._beside: dict[str, Any] = {}
         """What stands beside the choices, once: in the first event, or in the answer."""
         self._fields = {
@@ -106,9 +108,17 @@ class Reply:
                         opening = ()
                 is_silent = time.monotonic() - spoke >= KEEP_ALIVE_SECONDS
                 if events or (self.is_stream and is_silent):
-                    yield b"".join(events) or KEEP_ALIVE
+                    yield b"".join(events) or self._silence()
                     spoke = time.monotonic()
         yield self._ending() if self.is_stream else await self._whole()
+
+    def failed(self, error: ApiError) -> bytes:
+        """The last event of a stream that cannot go on."""
+        return b"data: " + encode(error.body()).encode() + b"\n\n"
+
+    def _silence(self) -> bytes:
+        """What tells a client that the stream is alive."""
+        return KEEP_ALIVE
 
     def _opening(self) -> list[dict[str, Any]]:
         """Chunks before those of the first output."""
@@ -120,7 +130,7 @@ class Reply:
         self._completion_tokens += len(output.ids)
         if output.index in self._cached:
             self._cached[output.index] = output.cached_tokens
-            self._record.cached_tokens = sum(self._cached.values())
+            self.record.cached_tokens = sum(self._cached.values())
         choice = self._choices[output.index]
         # A long prompt with twenty alternatives a token takes a tenth of a second to write out.
         is_long = output.prompt_logprobs is not None and len(output.prompt_logprobs) > LONG_PROMPT
@@ -161,23 +171,15 @@ class Reply:
 
 # ---- chat ----
 
-CHAT_NAMES = {"prompt": "messages", "stop_ids": "stop_token_ids"}
-"""What a chat calls the engine's parameters, and the fields that ask for a form."""
-
 
 class ChatReply(Reply):
     """What answers a chat. Raises ApiError (400)."""
 
     prefix, kind, chunk_kind = "chatcmpl", "chat.completion", "chat.completion.chunk"
+    names: ClassVar[Mapping[str, str]] = {"prompt": "messages", "stop_ids": "stop_token_ids"}
+    """What the client's request calls the engine's parameters, and the fields that ask for a form."""
 
-    def __init__(
-        self,
-        request: ChatRequest,
-        model: ServedModel,
-        record: RequestRecord,
-        names: Mapping[str, str] = CHAT_NAMES,
-    ) -> None:
-        """`names` says what the engine's parameters are called in the client's request."""
+    def __init__(self, request: ChatRequest, model: ServedModel, record: RequestRecord) -> None:
         loaded = model.loaded
         context = loaded.info.context_length
         limits = {one for one in (request.max_completion_tokens, request.max_tokens) if one is not None}
@@ -197,9 +199,8 @@ class ChatReply(Reply):
         job = Job(tuple(prompt), sampling, request.n or 1, constraint=constraint)
         form = "response_format" if request.response_format and not request.tools else "tools"
         choices = [ChatChoice(number, request, loaded) for number in range(job.n)]
-        outputs = model.generate(
-            [job], record, {**names, "constraint": names.get(form, form)}, request.prompt_cache_key
-        )
+        names = {**self.names, "constraint": self.names.get(form, form)}
+        outputs = model.generate([job], record, names, request.prompt_cache_key)
         record.user = request.user or request.safety_identifier
         super().__init__(request, [job], choices, model, record, outputs)
         if request.return_token_ids:

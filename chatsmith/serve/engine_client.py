@@ -245,7 +245,7 @@ class EngineClient:
         self.state, self.stats = "down", EngineStats()
         self._waiting_since = None
         if self.info is not None:
-            self._metrics.crashes.labels(self._model).inc()
+            self._metrics.at("engine_crashes", self._model).inc()
         # An error for each: an exception that is raised in several places collects all their tracebacks.
         for question in self._questions.values():
             if not question.done():

@@ -82,20 +82,21 @@ def load(settings: ipc.EngineSettings) -> tuple[Engine, ipc.ModelInfo]:
             f"{bundle.config.context_length} tokens"
         )
     adapters = {name: load_adapter(Path(folder), path) for name, folder in settings.adapters.items()}
-    if adapters and (settings.exact or settings.quantize):
+    quantize = None if settings.quantize == "none" else settings.quantize
+    if adapters and (settings.exact or quantize):
         raise UserError("models with adapters run through torch, neither exact nor quantized; do without")
     beside = CPU_TOKENS_BESIDE_DECODING if runtime.device.type == "cpu" else None
     engine = Engine(
         bundle.model,
         bundle.tokenizer,
         backend=choose_backend(
-            bundle.model, quantize=settings.quantize, exact=settings.exact or None, adapters=adapters
+            bundle.model, quantize=quantize, exact=settings.exact or None, adapters=adapters
         ),
         tool=calculator_tool,
-        max_running=settings.max_running,
-        tokens_per_step=settings.tokens_per_step,
+        max_running=settings.max_running or None,
+        tokens_per_step=settings.tokens_per_step or None,
         tokens_beside_decoding=settings.tokens_beside_decoding or beside,
-        kv_tokens=settings.kv_tokens,
+        kv_tokens=settings.kv_tokens or None,
         block_size=BLOCK_SIZE,
         prefix_caching=settings.prefix_caching,
     )

@@ -1,4 +1,5 @@
-"""Answers other than success: OpenAI's error body, `{"error": {"message", "type", "param", "code"}}`, and its status.
+"""Answers other than success: OpenAI's error body, `{"error": {"message", "type", "param", "code"}}`, and its status;
+below /api/ Ollama's, `{"error": message}`.
 
 Messages are for the person who sent the request: what is wrong, and what to do. They never hold a traceback or a path
 of this machine.
@@ -44,8 +45,10 @@ class ApiError(HTTPException):
             # The rest of the request was not read, so the connection cannot be used again.
             self.headers["Connection"] = "close"
 
-    def body(self) -> dict[str, Any]:
-        """The JSON body, which is also what an error event in a stream carries."""
+    def body(self, path: str = "") -> dict[str, Any]:
+        """The JSON body, which is also what an error event in a stream carries; `path` says whose clients read it."""
+        if path.startswith("/api/"):  # Ollama's
+            return {"error": self.message}
         error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         return {"error": error}
 

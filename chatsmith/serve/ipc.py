@@ -41,13 +41,13 @@ class EngineSettings(msgspec.Struct, frozen=True, tag=True):
     dtype: str = "auto"
     threads: int = 0
     """CPU threads of torch; 0 is its own choice."""
-    max_running: int | None = None
-    tokens_per_step: int | None = None
-    kv_tokens: int | None = None
+    max_running: int = 0
+    """This, and the three numbers below: 0 is the engine's own choice."""
+    tokens_per_step: int = 0
+    kv_tokens: int = 0
     prefix_caching: bool = True
-    quantize: Literal["bf16", "int8"] | None = None
+    quantize: Literal["bf16", "int8", "none"] = "none"
     tokens_beside_decoding: int = 0
-    """0 is CPU_TOKENS_BESIDE_DECODING on a CPU, and no limit elsewhere."""
     exact: bool = False
     """Refuse a machine on which a reply depends, in its last bits, on what runs beside it."""
     adapters: dict[str, str] = {}

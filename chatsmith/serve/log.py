@@ -30,43 +30,43 @@ _logger = logging.getLogger("chatsmith.serve")
 
 @dataclass
 class RequestRecord:
-    """What is known about one HTTP request, filled in as it is handled."""
+    """What is known about one HTTP request, filled in as it is handled: the fields of its line, in their order."""
 
     request_id: str
     method: str
     path: str
     client: str | None
-    arrived: float = field(default_factory=time.monotonic)
+    status: int | None = None
+    seconds: float = 0.0
+    """Until the end."""
     key: str | None = None
     model: str | None = None
-    is_stream: bool = False
+    stream: bool | None = None
     user: str | None = None
-    unknown_fields: list[str] = field(default_factory=list)
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
     completion_tokens: int | None = None
-    first_token_seconds: float | None = None
+    ttft: float | None = None
+    """Seconds to the first token."""
     finish: list[str] = field(default_factory=list)
     """A reason for each reply that is over."""
-    status: int | None = None
     error: str | None = None
     """The code of an error, in a stream too."""
+    unknown_fields: list[str] = field(default_factory=list)
     prompt: str | None = None
     reply: Callable[[], str] | None = None
+    arrived: float = field(default_factory=time.monotonic)
 
     def write(self) -> None:
         """The line of a request that is over."""
-        names = ("request_id", "method", "path", "client", "status")
-        fields: dict[str, Any] = {name: getattr(self, name) for name in names}
-        fields["seconds"] = round(time.monotonic() - self.arrived, 4)
-        fields |= {"key": self.key, "model": self.model, "stream": self.is_stream or None, "user": self.user}
-        for name in ("prompt_tokens", "cached_tokens", "completion_tokens"):
-            fields[name] = getattr(self, name)
-        fields["ttft"] = None if self.first_token_seconds is None else round(self.first_token_seconds, 4)
-        fields["finish"] = ",".join(self.finish) or None
-        fields["error"] = self.error
-        fields["unknown_fields"] = [name[:64] for name in self.unknown_fields[:MAX_NAMES]] or None
-        fields |= {"prompt": self.prompt, "reply": self.reply() if self.reply else None}
+        fields = vars(self) | {
+            "seconds": round(time.monotonic() - self.arrived, 4),
+            "ttft": self.ttft and round(self.ttft, 4),
+            "finish": ",".join(self.finish) or None,
+            "unknown_fields": [name[:64] for name in self.unknown_fields[:MAX_NAMES]] or None,
+            "reply": self.reply() if self.reply else None,
+        }
+        del fields["arrived"]
         log_event("request", **fields)
 
 

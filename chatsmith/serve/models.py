@@ -26,7 +26,7 @@ from chatsmith.serve.errors import ApiError, invalid, known
 from chatsmith.serve.ipc import EngineSettings, Job, ModelInfo, Output
 from chatsmith.serve.log import RequestRecord
 from chatsmith.serve.metrics import Metrics
-from chatsmith.serve.protocol import BundleCard, Defaults, ModelCard, ModelExtension
+from chatsmith.serve.protocol import Defaults
 from chatsmith.serve.runs import Runs
 from chatsmith.text.tokenizer import Tokenizer
 
@@ -261,7 +261,7 @@ class ServedModel:
             return self.admission.admit(record.key or "", num_replies, num_tokens)
         except ApiError as error:
             if error.status == 429:
-                self.metrics.refused.labels(self.name, error.code).inc()
+                self.metrics.at("requests_refused", self.name, error.code or "").inc()
             raise
 
     def _pick(self, affinity: str | None) -> EngineClient:
@@ -279,7 +279,7 @@ class ServedModel:
         """Put None into the queue every KEEP_ALIVE_SECONDS, and an ApiError when the first token, or after that the
         end, does not come in time."""
         while True:
-            has_to_begin = record.first_token_seconds is None and self.queue_seconds < self.request_seconds
+            has_to_begin = record.ttft is None and self.queue_seconds < self.request_seconds
             seconds = self.queue_seconds if has_to_begin else self.request_seconds
             left = record.arrived + seconds - time.monotonic()
             if left <= 0:
@@ -295,13 +295,16 @@ class ServedModel:
     def _count(self, reply: _Reply, output: Output, ticket: Ticket, record: RequestRecord) -> None:
         """Note a reply's new tokens in metrics, log and admission."""
         now = time.monotonic()
-        if record.first_token_seconds is None:
-            record.first_token_seconds = now - record.arrived
+        if record.ttft is None:
+            record.ttft = now - record.arrived
         if reply.last_token_at is None:
             ticket.begin()
-            self.metrics.reply_began(self.name, reply.prompt_tokens, now - record.arrived)
-        since = None if reply.last_token_at is None else now - reply.last_token_at
-        self.metrics.tokens_came(self.name, len(output.ids), since)
+            self.metrics.at("prompt_tokens", self.name).inc(reply.prompt_tokens)
+            self.metrics.at("request_prompt_tokens", self.name).observe(reply.prompt_tokens)
+            self.metrics.at("time_to_first_token_seconds", self.name).observe(now - record.arrived)
+        else:
+            self.metrics.at("inter_token_latency_seconds", self.name).observe(now - reply.last_token_at)
+        self.metrics.at("generation_tokens", self.name).inc(len(output.ids))
         reply.last_token_at = now
         reply.num_tokens += len(output.ids)
         if output.finish_reason is not None:
@@ -310,7 +313,9 @@ class ServedModel:
 
     def _end(self, reply: _Reply, reason: str, record: RequestRecord) -> None:
         reply.is_over = True
-        self.metrics.reply_ended(self.name, reason, reply.num_tokens, time.monotonic() - record.arrived)
+        self.metrics.at("request_success", self.name, reason).inc()
+        self.metrics.at("request_generation_tokens", self.name).observe(reply.num_tokens)
+        self.metrics.at("e2e_request_latency_seconds", self.name).observe(time.monotonic() - record.arrived)
         record.finish.append(reason)
         record.completion_tokens = (record.completion_tokens or 0) + reply.num_tokens
 
@@ -378,9 +383,11 @@ class Service:
         self.check_open()
         if name is None and self.models:
             return next(iter(self.models.values()))
-        if name is None or name not in self.models:
+        if name not in self.models:  # Ollama's clients add what it calls the newest
+            name = (name or "").removesuffix(":latest")
+        if name not in self.models:
             there = ", ".join(self.models) or "none"
-            raise known("model_not_found", param="model", name=(name or "")[:100], known=there)
+            raise known("model_not_found", param="model", name=name[:100], known=there)
         return self.models[name]
 
     def check_open(self) -> None:
@@ -423,7 +430,7 @@ class Service:
         return self.metrics.render()
 
 
-def bundle_card(model: ServedModel) -> BundleCard:
+def bundle_card(model: ServedModel) -> dict[str, Any]:
     """The model card of a bundle, and the suggestions in its front matter. Raises ApiError (503)."""
     readme = Path(model.loaded.info.path) / "README.md"
     text = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else ""
@@ -433,19 +440,13 @@ def bundle_card(model: ServedModel) -> BundleCard:
     for found in re.findall(r'^ *- text: ("(?:[^"\\]|\\.)*") *$', front, re.MULTILINE):
         with suppress(ValueError):  # people write YAML that is no JSON
             suggestions.append(json.loads(found))
-    return BundleCard(card=card.strip(), suggestions=suggestions)
+    return {"card": card.strip(), "suggestions": suggestions}
 
 
-def card(model: ServedModel) -> ModelCard:
+def card(model: ServedModel) -> dict[str, Any]:
     """One model as /v1/models shows it. Raises ApiError (503) while it is being loaded."""
     info = model.loaded.info
-    extension = ModelExtension(
-        context_length=info.context_length,
-        vocab_size=info.vocab_size,
-        num_parameters=info.num_parameters,
-        defaults=model.loaded.defaults,
-        tools=list(TOOLS),
-    )
-    return ModelCard(
-        id=model.name, object="model", created=model.created, owned_by="chatsmith", chatsmith=extension
-    )
+    extension = {name: getattr(info, name) for name in ("context_length", "vocab_size", "num_parameters")}
+    extension |= {"defaults": model.loaded.defaults.model_dump(), "tools": TOOLS}
+    known = {"id": model.name, "object": "model", "created": model.created, "owned_by": "chatsmith"}
+    return {**known, "chatsmith": extension}

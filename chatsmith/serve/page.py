@@ -23,13 +23,7 @@ POLICY = "; ".join(
 )
 HEADERS = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"}
 
-_MISSING = """<!doctype html>
-<html lang="en">
-<title>chatsmith</title>
-<h1>chatsmith is running</h1>
-<p>The API is at <code>/v1</code>. The pages were not built: run <code>make web</code>, then start again.</p>
-</html>
-"""
+_MISSING = Path(__file__).with_name("missing.html")
 
 
 class _Assets(StaticFiles):
@@ -51,7 +45,7 @@ def add_page(app: FastAPI, static: Path = STATIC, *, has_chat: bool = True, has_
         if http.url.path == "/" and not has_chat:
             return RedirectResponse("runs", headers=headers)
         if not page.is_file():
-            return HTMLResponse(_MISSING, headers=headers)
+            return HTMLResponse(_MISSING.read_text(encoding="utf-8"), headers=headers)
         return FileResponse(page, headers=headers, media_type="text/html")
 
     app.add_route("/", show_page, include_in_schema=False)

@@ -295,22 +295,22 @@ def tokenize(request: protocol.TokenizeRequest, model: LoadedModel) -> dict[str,
     }
 
 
-def detokenize(request: protocol.DetokenizeRequest, model: LoadedModel) -> protocol.Detokenization:
+def detokenize(request: protocol.DetokenizeRequest, model: LoadedModel) -> dict[str, Any]:
     """The text of ids. Raises ApiError (400)."""
     try:
-        return protocol.Detokenization(prompt=model.tokenizer.decode(request.tokens))
+        return {"prompt": model.tokenizer.decode(request.tokens)}
     except ValueError as error:
         raise invalid(f"tokens: {error}", "tokens") from error
 
 
-def tokenizer_info(model: LoadedModel) -> protocol.TokenizerInfo:
+def tokenizer_info(model: LoadedModel) -> dict[str, Any]:
     """What other programs need to know of the tokenizer. A reply ends with the end token."""
-    return protocol.TokenizerInfo(
-        tokenizer_class="chatsmith",
-        bos_token="<|bos|>",
-        eos_token="<|assistant_end|>",
-        pad_token=None,
-        chat_template=chat_template(),
-        vocab_size=model.info.vocab_size,
-        model_max_length=model.info.context_length,
-    )
+    return {
+        "tokenizer_class": "chatsmith",
+        "bos_token": "<|bos|>",
+        "eos_token": "<|assistant_end|>",
+        "pad_token": None,
+        "chat_template": chat_template(),
+        "vocab_size": model.info.vocab_size,
+        "model_max_length": model.info.context_length,
+    }

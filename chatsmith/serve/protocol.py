@@ -3,8 +3,7 @@
 A field of OpenAI's schema is declared here to be honored, or refused by name: it is never ignored. Ranges are OpenAI's.
 Nothing is converted: `true`, `"5"` and `5.0` are no integers. `null` means the same as leaving a field out. Fields that
 the schema does not know are let through and counted. The checks here need nothing but the request; what depends on the
-model is checked where the prompt is made. Answers are built as plain dictionaries, for speed: their models stand in
-/openapi.json, and the tests hold every answer against them.
+model is checked where the prompt is made. Answers are plain dictionaries, described for /openapi.json in answers.toml.
 """
 
 import json
@@ -12,14 +11,16 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import msgspec
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, ValidationError
 
 from chatsmith.engine.request import MAX_TOP_LOGPROBS, SamplingParams
 from chatsmith.serve.errors import ApiError, invalid, unsupported
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 # ---- the body as JSON ----
 
@@ -65,9 +66,12 @@ def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 # ---- validation ----
 
-REFUSED: dict[str, dict[str, Any]] = tomllib.loads(
-    Path(__file__).with_name("refused.toml").read_text(encoding="utf-8")
-)
+
+def _read(name: str) -> dict[str, dict[str, Any]]:
+    return tomllib.loads(Path(__file__).with_name(f"{name}.toml").read_text(encoding="utf-8"))
+
+
+REFUSED = _read("refused")
 """Fields and values of OpenAI's API that are refused by name, and those that ask for nothing."""
 
 MAX_REASONS = 4
@@ -130,6 +134,14 @@ def explain(errors: Sequence[Any], body: Any) -> ApiError:
         alike = [inner[0][1]] if inner else [one for _, one in of_union]
     reasons = list(dict.fromkeys(_reason(one["msg"]) for one in alike))
     return invalid(f"{path} {', or '.join(reasons[:MAX_REASONS])}", path)
+
+
+def checked(kind: type[ModelT], body: dict[str, Any]) -> ModelT:
+    """A request that was made of another one. Raises ApiError (400)."""
+    try:
+        return kind.model_validate(body)
+    except ValidationError as error:
+        raise explain([{**one, "loc": ("body", *one["loc"])} for one in error.errors()], body) from None
 
 
 def _reason(message: str) -> str:
@@ -527,232 +539,24 @@ class DetokenizeRequest(ModelRequest):
 
 # ---- answers ----
 
-
-class Answer(BaseModel):
-    """The base: no field but those named."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class ErrorBody(Answer):
-    """What went wrong."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class ErrorResponse(Answer):
-    """Every answer other than success."""
-
-    error: ErrorBody
-
-
-class PromptTokensDetails(Answer):
-    """About the tokens of the prompt."""
-
-    cached_tokens: int
-
-
-class Usage(Answer):
-    """Token counts."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    prompt_tokens_details: PromptTokensDetails
-
-
-class TopLogprob(Answer):
-    """One of the most likely tokens."""
-
-    token: str
-    bytes: list[int] | None
-    logprob: float
-    id: int
-
-
-class TokenLogprob(TopLogprob):
-    """A sampled token."""
-
-    top_logprobs: list[TopLogprob]
-
-
-class ChatLogprobs(Answer):
-    """Of each sampled token."""
-
-    content: list[TokenLogprob]
-    refusal: None
-
-
-class AssistantMessage(Answer):
-    """The reply. Fields that do not apply are left out."""
-
-    role: Literal["assistant"]
-    content: str | None
-    refusal: None
-    tool_calls: list[ToolCall] = []
-    chatsmith: ReplyExtension = ReplyExtension(parts=[])
-
-
-class ChatChoice(Answer):
-    """One reply."""
-
-    index: int
-    message: AssistantMessage
-    logprobs: ChatLogprobs | None
-    finish_reason: Literal["stop", "length", "tool_calls"]
-    token_ids: list[int] = []
-
-
-class Sources(Answer):
-    """What of the server's documents stood before the question."""
-
-    sources: list[dict[Literal["name", "text"], str]]
-
-
-class ChatCompletion(Answer):
-    """The answer of POST /v1/chat/completions."""
-
-    id: str
-    object: Literal["chat.completion"]
-    created: int
-    model: str
-    system_fingerprint: str
-    choices: list[ChatChoice]
-    usage: Usage
-    prompt_token_ids: list[int] = []
-    chatsmith: Sources = Sources(sources=[])
-
-
-class CompletionLogprobs(Answer):
-    """Four lists of one length; the first token of an echoed prompt has no log-probability."""
-
-    tokens: list[str]
-    token_logprobs: list[float | None]
-    top_logprobs: list[dict[str, float] | None]
-    text_offset: list[int]
-
-
-class CompletionChoice(Answer):
-    """One reply."""
-
-    index: int
-    text: str
-    logprobs: CompletionLogprobs | None
-    finish_reason: Literal["stop", "length"]
-    token_ids: list[int] = []
-
-
-class Completion(Answer):
-    """The answer of POST /v1/completions."""
-
-    id: str
-    object: Literal["text_completion"]
-    created: int
-    model: str
-    system_fingerprint: str
-    choices: list[CompletionChoice]
-    usage: Usage
-
-
-class ResponseObject(BaseModel):
-    """The answer of POST /v1/responses: OpenAI's object, with what was asked for."""
-
-    id: str
-    object: Literal["response"]
-    created_at: int
-    model: str
-    status: Literal["in_progress", "completed", "incomplete"]
-    output: list[dict[str, Any]]
-    """Messages and calls of the client's tools."""
-    usage: dict[str, Any] | None
-
-
-class ModelExtension(Answer):
-    """What a chat page wants to know."""
-
-    context_length: int
-    vocab_size: int
-    num_parameters: int
-    defaults: Defaults
-    tools: list[str]
-
-
-class ModelCard(Answer):
-    """One model."""
-
-    id: str
-    object: Literal["model"]
-    created: int
-    owned_by: str
-    chatsmith: ModelExtension
-
-
-class ModelList(Answer):
-    """The answer of GET /v1/models."""
-
-    object: Literal["list"]
-    data: list[ModelCard]
-
-
-class MessageRange(Answer):
-    """Which tokens of a prompt are a message, with its special tokens: start to end - 1."""
-
-    role: str
-    start: int
-    end: int
-
-
-class Tokenization(Answer):
-    """The answer of POST /tokenize."""
-
-    tokens: list[int]
-    count: int
-    max_model_len: int
-    token_strs: list[str]
-    special: list[bool]
-    messages: list[MessageRange]
-    cached_tokens: int
-
-
-class Detokenization(Answer):
-    """The answer of POST /detokenize."""
-
-    prompt: str
-
-
-class TokenizerInfo(Answer):
-    """The answer of GET /tokenizer_info."""
-
-    tokenizer_class: str
-    bos_token: str
-    eos_token: str
-    pad_token: None
-    chat_template: str
-    vocab_size: int
-    model_max_length: int
-
-
-class BundleCard(Answer):
-    """The answer of GET /model_card."""
-
-    card: str
-    """Markdown, empty where the bundle has none."""
-    suggestions: list[str]
-    """What to ask the model first."""
-
-
-class Health(Answer):
-    """The answer of GET /health and GET /ready."""
-
-    status: Literal["ok", "loading", "degraded", "draining"]
+ANSWERS: dict[str, dict[str, Any]] = {
+    name: {"type": "object", "required": list(entry["properties"]), "additionalProperties": False, **entry}
+    for name, entry in _read("answers").items()
+}
+"""JSON Schemas of the answers, by name."""
+
+
+def answer(name: str, *, streamed: bool = False) -> dict[int | str, dict[str, Any]]:
+    """What /openapi.json says of success: JSON of this schema, or if that is asked for, server-sent events."""
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
+    if streamed:
+        content["text/event-stream"] = {"schema": {"type": "string"}}
+    return {200: {"description": "The answer.", "content": content}}
 
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     "default": {
-        "model": ErrorResponse,
+        "content": answer("ErrorResponse")[200]["content"],
         "description": "400: the request is wrong; `param` names the field, `code` the mistake. 401: the API key is "
         "missing or unknown. 404: there is no such model. 408, 413, 415: the body came too slowly, is too large, or is "
         "not JSON. 429: there is no room now. 500: a fault of the server. 503: loading, draining, restarting, or too "

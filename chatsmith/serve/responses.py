@@ -8,10 +8,10 @@ storing is refused by name.
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from chatsmith.serve.completions import ChatReply, encode
 from chatsmith.serve.errors import ApiError, invalid, unsupported
@@ -31,7 +31,7 @@ from chatsmith.serve.protocol import (
     ReplyRequest,
     ShortText,
     ToolName,
-    explain,
+    checked,
 )
 
 
@@ -122,11 +122,7 @@ class ResponsesRequest(ReplyRequest):
         elif self.tools or choice != "auto":
             body["tool_choice"] = choice
         try:
-            return ChatRequest.model_validate(body)
-        except ValidationError as error:
-            raise self.renamed(
-                explain([{**one, "loc": ("body", *one["loc"])} for one in error.errors()], body)
-            ) from None
+            return checked(ChatRequest, body)
         except ApiError as error:
             raise self.renamed(error) from None
 
@@ -194,9 +190,6 @@ def _texts(content: str | list[dict[str, Any]], place: str) -> str:
     return "".join(str(part.get("text", part.get("refusal", ""))) for part in content)
 
 
-RESPONSES_NAMES = {"prompt": "input", "response_format": "text.format"}
-
-
 ECHOED: dict[str, Any] = {
     **dict.fromkeys(("model", "instructions", "max_output_tokens", "temperature", "top_p", "user")),
     "tools": [],
@@ -214,12 +207,14 @@ ECHOED: dict[str, Any] = {
 class ResponsesReply(ChatReply):
     """A chat's reply as a response: one object, or a stream of named events. Raises ApiError (400)."""
 
+    names: ClassVar = {"prompt": "input", "response_format": "text.format"}
+
     def __init__(self, request: ResponsesRequest, model: ServedModel, record: RequestRecord) -> None:
         self._output: list[dict[str, Any]] = []
         self._number = 0
         self._finish_reason: str | None = None
         try:
-            super().__init__(request.as_chat(), model, record, RESPONSES_NAMES)
+            super().__init__(request.as_chat(), model, record)
         except ApiError as error:
             raise request.renamed(error) from None
         declared = ECHOED.keys() & ResponsesRequest.model_fields

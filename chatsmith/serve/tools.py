@@ -193,11 +193,11 @@ class CallReader:
         rest, self._text = self._text, ""
         if self._state == "arguments":
             called = self.calls[-1].function
-            more = "" if _is_json(called.arguments) else rest
+            more = "" if is_json(called.arguments) else rest
             called.arguments += more
             if not self._whole:
                 return [self._continued(more)] if more else []
-            if _is_json(called.arguments):
+            if is_json(called.arguments):
                 return [self._begun()]
             self.calls.pop()
             return []
@@ -225,7 +225,7 @@ class CallReader:
             return {} if self._whole else self._begun()
         called = self.calls[-1].function
         end = self._text.find(END)
-        while end >= 0 and not _is_json(called.arguments + self._text[:end]):
+        while end >= 0 and not is_json(called.arguments + self._text[:end]):
             end = self._text.find(END, end + 1)  # this one stands in a string
         piece, is_found = self._take_until(end, END)
         if is_found:
@@ -255,7 +255,8 @@ class CallReader:
         return {"tool_calls": [{"index": len(self.calls) - 1, "function": {"arguments": piece}}]}
 
 
-def _is_json(text: str) -> bool:
+def is_json(text: str) -> bool:
+    """Whether the text is JSON, and whole."""
     try:
         json.loads(text)
     except ValueError:

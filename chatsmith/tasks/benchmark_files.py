@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from string import ascii_uppercase
+from typing import Any
 
 import pyarrow.parquet
 
@@ -30,11 +31,12 @@ from chatsmith.runtime.cache import cache_folder, usual_cache
 from chatsmith.runtime.errors import UserError
 from chatsmith.text.tokenizer import byte_alphabet
 
-Split = Literal["train", "development", "test"]
+TASKS: dict[str, dict[str, Any]] = tomllib.loads(
+    Path(__file__).with_name("tasks.toml").read_text(encoding="utf-8")
+)
+"""The tasks of the chat suite, by name."""
 
 GITHUB = "https://raw.githubusercontent.com"
-
-_LETTERS = "ABCDEFGHIJ"
 
 
 class MissingFileError(UserError):
@@ -46,25 +48,29 @@ def default_folder() -> Path:
     return (usual_cache() or cache_folder()) / "chatsmith" / "eval"
 
 
+def task_file(task: str, split: str) -> str:
+    """The file of a split in the layout. Raises KeyError for one that the task does not have."""
+    return TASKS[task]["files"][split]
+
+
 def find_file(folder: Path, path: str) -> Path:
     """The file `path` of the layout. Raises MissingFileError if it is not there."""
-    # A word list is no benchmark, so collections of data keep it beside the benchmarks' folder.
-    places = (folder / path, folder.parent / path) if path.startswith("words/") else (folder / path,)
-    found = next(filter(Path.is_file, places), None)
-    if found is None:
+    if not has_file(folder, path):
         raise MissingFileError(
             f"{folder / path} is not there: download the benchmarks, or name the folder that has them"
         )
-    return found
+    return _place(folder, path)
 
 
 def has_file(folder: Path, path: str) -> bool:
     """Whether the file `path` of the layout is there."""
-    try:
-        find_file(folder, path)
-    except MissingFileError:
-        return False
-    return True
+    return _place(folder, path).is_file()
+
+
+def _place(folder: Path, path: str) -> Path:
+    # A word list is no benchmark, so collections of data keep it beside the benchmarks' folder.
+    is_beside = path.startswith("words/") and not (folder / path).is_file()
+    return (folder.parent if is_beside else folder) / path
 
 
 def is_held_out(text: str, one_in: int) -> bool:
@@ -140,10 +146,7 @@ def fetch(origin: Origin, folder: Path, *, mirror: str = "", github: str = GITHU
     else:
         address = f"{github.rstrip('/')}/{place}" if host == "github" else origin.source
     if mirror or host == "github":
-        raw = folder / ".fetched" / origin.path
-        hub.fetch_address(address, raw)
-        content = raw.read_bytes()
-        raw.unlink()
+        content = hub.fetch_address(address)
     else:
         owner, name, path = place.split("/", 2)
         repository = _repository(f"{owner}/{name}", "model" if host == "hub-model" else "dataset")
@@ -198,7 +201,7 @@ def _token_ranks(tokenizer: dict[str, Any]) -> bytes:
 def _arc_item(row: dict[str, Any]) -> dict[str, Any]:
     labels = list(row["choices"]["label"])
     # Some exams number their choices; letters everywhere, as in most.
-    letters = list(_LETTERS[: len(labels)])
+    letters = list(ascii_uppercase[: len(labels)])
     return {
         "id": row["id"],
         "question": row["question"],

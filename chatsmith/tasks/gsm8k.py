@@ -16,16 +16,11 @@ from typing import Any
 
 from chatsmith.data.problems import Problem
 from chatsmith.runtime.errors import UserError
-from chatsmith.tasks.benchmark_files import is_held_out, read_items
+from chatsmith.tasks.benchmark_files import is_held_out, read_items, task_file
 from chatsmith.text.chat import Conversation, Message, Part
 from chatsmith.tools.calculator import CalculatorError, calculate
 
 NAME = "gsm8k"
-FILES = {
-    "train": "gsm8k/train.jsonl",  # 7,473 problems, without the part that is held out
-    "development": "gsm8k/train.jsonl",  # one problem in sixteen, chosen by a hash of the question
-    "test": "gsm8k/test.jsonl",  # 1,319
-}
 
 _HELD_OUT_ONE_IN = 16
 
@@ -127,7 +122,7 @@ def solution_parts(solution: str) -> tuple[Part, ...]:
 
 
 def _items(split: str, folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    items = read_items(folder, FILES[split], ("question", "answer"))
+    items = read_items(folder, task_file(NAME, split), ("question", "answer"))
     for number, item in enumerate(items, start=1):
         is_development = split != "test" and is_held_out(item["question"], _HELD_OUT_ONE_IN)
         if is_development == (split == "development"):

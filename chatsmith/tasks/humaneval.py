@@ -9,13 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chatsmith.data.problems import Problem
-from chatsmith.tasks.benchmark_files import read_items
+from chatsmith.tasks.benchmark_files import read_items, task_file
 from chatsmith.text.chat import Message
 from chatsmith.tools.sandbox import Limits, run_python
 
 NAME = "humaneval"
-PATH = f"{NAME}/HumanEval.jsonl"
-FILES = {"test": PATH}  # 164 problems: all there are, so there is nothing to tune or train on
 
 LIMITS = Limits(seconds=10.0, cpu_seconds=3)
 """Three seconds of work, as the paper's own harness gives; the wall clock allows for a busy machine."""
@@ -67,10 +65,12 @@ def prompt_alone(problem: Problem) -> Problem:
     return replace(problem, messages=(Message.of("user", problem.rule.prompt),))
 
 
-def humaneval_problems(folder: Path) -> list[Problem]:
-    """All problems. `folder` is that of the benchmarks."""
+def humaneval_problems(split: str, folder: Path) -> list[Problem]:
+    """All problems: there is one split, "test". `folder` is that of the benchmarks."""
     problems = []
-    for item in read_items(folder, PATH, ("task_id", "prompt", "entry_point", "test", "canonical_solution")):
+    for item in read_items(
+        folder, task_file(NAME, split), ("task_id", "prompt", "entry_point", "test", "canonical_solution")
+    ):
         asked = f"Write this Python function, all of it.\n\n```python\n{item['prompt']}```"
         rule = PassesTests(item["prompt"], item["entry_point"], item["test"])
         messages = (Message.of("user", asked),)

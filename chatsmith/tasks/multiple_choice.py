@@ -12,27 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from chatsmith.runtime.errors import UserError
-from chatsmith.tasks.benchmark_files import read_items
+from chatsmith.tasks.benchmark_files import read_items, task_file
 from chatsmith.text.chat import Conversation, Message
 
 LETTERS = "ABCDEFGHIJ"
 
 Level = Literal["easy", "challenge"]
-
-ARC_FILES: dict[Level, dict[str, str]] = {
-    level: {
-        "train": f"arc/{level}-train.jsonl",  # easy 2,251, challenge 1,119 questions
-        "development": f"arc/{level}-validation.jsonl",  # 570, 299
-        "test": f"arc/{level}-test.jsonl",  # 2,376, 1,172, which are also two tasks of CORE
-    }
-    for level in ("easy", "challenge")
-}
-
-MMLU_FILES = {
-    "train": "mmlu/dev.jsonl",  # 285 questions, meant as examples
-    "development": "mmlu/validation.jsonl",  # 1,531
-    "test": "mmlu/test.jsonl",  # 14,042
-}
 
 
 @dataclass(frozen=True)
@@ -81,7 +66,7 @@ def chance(questions: Sequence[LetterQuestion]) -> float:
 
 def arc_questions(level: Level, split: str, folder: Path) -> list[LetterQuestion]:
     """The questions of a split: "train", "development" or "test". `folder` is that of the benchmarks."""
-    path = ARC_FILES[level][split]
+    path = task_file(f"arc_{level}", split)
     questions = []
     for item in read_items(folder, path, ("id", "question", "choices", "answerKey")):
         try:
@@ -98,7 +83,7 @@ def arc_questions(level: Level, split: str, folder: Path) -> list[LetterQuestion
 
 def mmlu_questions(split: str, folder: Path) -> list[LetterQuestion]:
     """The questions of a split: "train", "development" or "test". `folder` is that of the benchmarks."""
-    path = MMLU_FILES[split]
+    path = task_file("mmlu", split)
     items = read_items(folder, path, ("subject", "question", "choices", "answer"))
     return list(mmlu_items(items, split, path))
 

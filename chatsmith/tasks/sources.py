@@ -28,6 +28,7 @@ from chatsmith.ingest.forms import TYPES, ConversationFiles, read_files
 from chatsmith.ingest.survey import survey
 from chatsmith.runtime.errors import UserError
 from chatsmith.tasks import benchmark_files, gsm8k, multiple_choice, spelling
+from chatsmith.tasks.benchmark_files import task_file
 from chatsmith.tasks.identity import VERSION as IDENTITY_VERSION
 from chatsmith.tasks.identity import identity_conversations, read_persona
 from chatsmith.text.chat import Conversation
@@ -220,7 +221,7 @@ def _mmlu(around: Surroundings) -> Source:
     files = _data_files(repository, "auxiliary_train")
     if not files:
         raise UserError("cais/mmlu has no auxiliary_train any more; leave mmlu out of the mixture")
-    _present(multiple_choice.MMLU_FILES["development"], around.benchmarks)
+    _present(task_file("mmlu", "development"), around.benchmarks)
 
     def read(split: SplitName) -> Iterator[Conversation]:
         if split == "validation":
@@ -267,20 +268,14 @@ def _of_benchmarks(
     return Source(" ".join([kind, *hashes]), about, read=read)
 
 
-def _gsm8k(around: Surroundings) -> Source:
-    about = "7,000 problems of GSM8K, MIT"
-    return _of_benchmarks(
-        f"gsm8k {VERSION}", [gsm8k.FILES["train"]], about, gsm8k.gsm8k_conversations, around
-    )
-
-
-def _arc(level: multiple_choice.Level, around: Surroundings) -> Source:
-    def make(split: str, folder: Path) -> Iterator[Conversation]:
-        return (one.solved for one in multiple_choice.arc_questions(level, split, folder))
-
-    files = [multiple_choice.ARC_FILES[level][split] for split in ("train", "development")]
+def _arc(level: multiple_choice.Level) -> Callable[[Surroundings], Source]:
+    files = [task_file(f"arc_{level}", split) for split in ("train", "development")]
     about = f"the {level} training questions of ARC, CC BY-SA 4.0"
-    return _of_benchmarks(f"arc {VERSION}", files, about, make, around)
+    return partial(_of_benchmarks, f"arc {VERSION}", files, about, partial(_solved, level))
+
+
+def _solved(level: multiple_choice.Level, split: str, folder: Path) -> Iterator[Conversation]:
+    return (one.solved for one in multiple_choice.arc_questions(level, split, folder))
 
 
 def _letters(section: str, around: Surroundings) -> Source:
@@ -288,15 +283,21 @@ def _letters(section: str, around: Surroundings) -> Source:
     make = partial(spelling.spelling_conversations, section, excluded=excluded)
     kind = f"{section} {spelling.CONVERSATIONS_VERSION} {sorted(excluded)}"
     about = "made from a list of English words (dwyl/english-words, public domain)"
-    return _of_benchmarks(kind, [spelling.PATH], about, make, around)
+    return _of_benchmarks(kind, [task_file("spelling", "train")], about, make, around)
 
 
 _NAMED: dict[str, Callable[[Surroundings], Source]] = {
     "smoltalk": _smoltalk,
     "mmlu": _mmlu,
-    "arc_easy": partial(_arc, "easy"),
-    "arc_challenge": partial(_arc, "challenge"),
-    "gsm8k": _gsm8k,
+    "arc_easy": _arc("easy"),
+    "arc_challenge": _arc("challenge"),
+    "gsm8k": partial(
+        _of_benchmarks,
+        f"gsm8k {VERSION}",
+        [task_file("gsm8k", "train")],
+        "7,000 problems of GSM8K, MIT",
+        gsm8k.gsm8k_conversations,
+    ),
     "spelling": partial(_letters, "spelling"),
     "counting": partial(_letters, "counting"),
 }

@@ -15,17 +15,11 @@ from pathlib import Path
 
 from chatsmith.data.problems import Problem
 from chatsmith.runtime.errors import UserError
-from chatsmith.tasks.benchmark_files import find_file
+from chatsmith.tasks.benchmark_files import find_file, task_file
 from chatsmith.tasks.rules import Number
 from chatsmith.text.chat import Conversation, Message, Part
 
 NAME = "spelling"
-PATH = "words/words_alpha.txt"
-FILES = {
-    "train": PATH,  # 18 of 20 words, chosen by a hash of the word
-    "development": PATH,  # 1 of 20 words: 200 to spell and 200 to count in
-    "test": PATH,  # the same
-}
 
 SECTIONS = ("spelling", "counting")
 _ASKED = {"spelling": "spell", "counting": "count"}
@@ -125,7 +119,7 @@ def _letter_to_count(word: str, rng: random.Random) -> str:
 
 def _words(split: str, folder: Path, excluded: Collection[str]) -> list[str]:
     """The words of a split, in the order of their hashes."""
-    place = find_file(folder, FILES[split])
+    place = find_file(folder, task_file(NAME, split))
     try:
         listed = place.read_text(encoding="ascii").split()
     except UnicodeDecodeError:

@@ -20,7 +20,7 @@ from chatsmith.data.packing import Batch
 from chatsmith.model.attention import LONGEST_IN_PIECES, PIECE
 from chatsmith.model.config import Cost, GPTConfig, model_cost
 from chatsmith.model.gpt import GPT, straight
-from chatsmith.model.loss import ROWS_PER_CHUNK
+from chatsmith.model.loss import FUSED_ROWS, ROWS_PER_CHUNK
 from chatsmith.optim.muon import STACKED_NUMBERS
 from chatsmith.runtime.atomic import write_text
 from chatsmith.runtime.cache import cache_folder
@@ -140,9 +140,12 @@ def step_memory(shape: GPTConfig, rows: int, accumulation: int, way: Way) -> dic
         again = whole[-1] - each * stream
     activations = int(kept + (8.2 if size == 2 else 5.1) * stream)  # the latter around the embeddings
 
-    # In chunks, the last one's gradient is still there when the next is made.
-    copies = (2.1 if way.is_compiled else 6.1) + (tokens > ROWS_PER_CHUNK)
-    chunk = min(tokens, ROWS_PER_CHUNK) * shape.vocab_size * EXACT
+    # In chunks, the last one's gradient is still there when the next is made. What compiles on a GPU has a kernel for
+    # it, too, which writes it over the logits; reinforcement learning has neither.
+    fused = way.on_gpu and way.is_compiled
+    at_once, number = (FUSED_ROWS, size) if fused else (ROWS_PER_CHUNK, EXACT)
+    copies = (1.0 if fused else 2.1 if way.is_compiled else 6.1) + (tokens > at_once)
+    chunk = min(tokens, at_once) * shape.vocab_size * number
     logits = int(copies * chunk + stream + head * (2 if size == 2 else 1))
 
     block = int(11.5 * stream + again)  # what one layer's backward pass makes, and what is recomputed for it
@@ -155,8 +158,12 @@ def step_memory(shape: GPTConfig, rows: int, accumulation: int, way: Way) -> dic
     if way.dtype == torch.bfloat16:  # iterated in it
         copies = 6
     update, sent, left = copies * EXACT * stacked // way.world_size, 0, gradients
-    if way.world_size > 1:  # all gradients are copied to be sent and then dropped, all weights to arrive
-        sent, left, update = gradients, gradients // way.world_size, max(update, weights)
+    if way.world_size > 1:
+        # All gradients are copied to be sent and then dropped, all weights to arrive; in bf16, whose owners keep exact
+        # weights, in half the bytes.
+        halves = 2 if way.on_gpu and way.dtype == torch.bfloat16 else 1
+        sent, left, update = gradients // halves, gradients // way.world_size, max(update, weights // halves)
+        weights = state["weights"] = weights + (halves - 1) * weights // way.world_size
 
     forward = activations + max(logits, head + max(head, stream + block))
     at_end = gradients + max(tables, block)

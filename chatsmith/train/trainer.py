@@ -38,9 +38,8 @@ from chatsmith.runtime.device import Runtime, gemm_peak, peak_memory_bytes, sett
 from chatsmith.runtime.distributed import max_number, sum_number, sum_numbers
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.metrics import MetricsLog
-from chatsmith.runtime.saving import AfterSave, wait_for_room
 from chatsmith.runtime.signals import SIGNALS, StoppedError, stop_request
-from chatsmith.runtime.states import StateWriter
+from chatsmith.runtime.states import AfterSave, StateWriter, wait_for_room
 from chatsmith.train.checkpoint import (
     Carried,
     Progress,

@@ -1,6 +1,7 @@
 """Decoding in C says what the model itself says, whatever its weights are stored as; and alone as in a batch."""
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -50,6 +51,11 @@ def random_weights(config: GPTConfig, dtype: torch.dtype) -> GPT:
     return model.eval()
 
 
+def portable_model(vocab_size: int, dtype: torch.dtype = torch.float32) -> GPT:
+    shape = GPTConfig(vocab_size, 96, 2, 2, 32, softcap=NO_SOFTCAP, architecture="portable", windows=(7, 0))
+    return random_weights(shape, dtype)
+
+
 def requests(count: int, sampling: SamplingParams = FOLLOWED) -> list[Request]:
     source = random.Random(1)
     lengths = [1, 2, *(source.randrange(1, 60) for _ in range(count - 2))]
@@ -92,10 +98,7 @@ def test_the_c_network_computes_the_model(
 def test_the_c_network_computes_portable_models(
     tokenizer: Tokenizer, stored: torch.dtype, quantize: Quantization | None
 ) -> None:
-    config = GPTConfig(
-        tokenizer.vocab_size, 96, 2, 2, 32, softcap=NO_SOFTCAP, architecture="portable", windows=(7, 0)
-    )
-    model = random_weights(config, stored)
+    model = portable_model(tokenizer.vocab_size, stored)
     model.compute_dtype = torch.float32
     engine = fast_engine(model, tokenizer, max_running=5, block_size=4, quantize=quantize)
     assert engine.backend.name == "C"
@@ -129,10 +132,11 @@ def test_alone_and_in_a_batch_every_number_is_the_same(tokenizer: Tokenizer) -> 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("quantize", [None, "bf16", "int8"])
+@pytest.mark.parametrize("make", [random_model, portable_model])
 def test_weights_that_change_in_place_are_seen(
-    tokenizer: Tokenizer, stored: torch.dtype, quantize: Quantization | None
+    tokenizer: Tokenizer, make: Callable[..., GPT], stored: torch.dtype, quantize: Quantization | None
 ) -> None:
-    model = random_model(tokenizer.vocab_size, stored)
+    model = make(tokenizer.vocab_size, stored)
     engine = fast_engine(model, tokenizer, quantize)
     before = engine.generate(requests(3))
     with torch.no_grad():

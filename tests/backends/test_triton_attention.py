@@ -2,11 +2,13 @@
 since Triton decides when it is imported; on a GPU as it is. And it compiles for the GPUs that are not here.
 """
 
+import copy
 import math
 import os
 import random
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -15,9 +17,11 @@ from torch import Tensor
 
 from chatsmith.engine.engine import Engine
 from chatsmith.engine.kv_cache import KVCache
+from chatsmith.engine.paged_attention import PagedAttention
 from chatsmith.engine.scheduler import Chunk, Sequence
 from chatsmith.model.attention import attention_scale
 from chatsmith.model.config import GPTConfig
+from chatsmith.model.gpt import GPT, Attention, rotary_table
 from chatsmith.text.tokenizer import Tokenizer
 from tests.backends.test_graph_decoder import Tape, a_request, recorded
 from tests.engine.conftest import random_model
@@ -36,7 +40,7 @@ def test_all_of_this_under_the_interpreter(tmp_path: Path) -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout[-3000:]
-    assert "7 passed" in done.stdout
+    assert "13 passed" in done.stdout
 
 
 def random_step(
@@ -118,6 +122,52 @@ def test_any_tables_lengths_and_windows(head_dim: int) -> None:
         check_attention(seed, head_dim, torch.float32, decodes=False, processors=1)
 
 
+def check_fused(seed: int, head_dim: int, dtype: torch.dtype, *, decodes: bool) -> None:
+    """The second kernel and attention after it against the model's own code in float64, and what it stores."""
+    from chatsmith.backends.triton_attention import FusedAttention, TritonAttention
+
+    source, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    config = GPTConfig(
+        300, 40, num_layers=2, num_heads=2, head_dim=head_dim, windows=(0, 17), value_embedding_layers=(1,)
+    )
+    device = torch.device(DEVICE)
+    cache, exact_cache = (KVCache(config, 9, 16, type, device) for type in (dtype, torch.float64))
+    chunks = random_step(source, config, cache, 9, decodes)
+    attention, plain = TritonAttention(config, cache, 8), PagedAttention(config, exact_cache, 3)
+    attention.plan(chunks)
+    plain.plan(chunks)
+    places = torch.cat([torch.arange(chunk.start, chunk.end) for chunk in chunks])
+    cos, sin = (table[places][None] for table in rotary_table(40, head_dim, config.rope_base))
+    for layer in range(config.num_layers):
+        past = torch.randn(2, *cache.layer(0)[0].shape, generator=generator).to(dtype)
+        for pool, exact, numbers in zip(cache.layer(layer), exact_cache.layer(layer), past, strict=True):
+            pool.copy_(numbers), exact.copy_(numbers)
+        module = Attention(config, layer).to(device, dtype)
+        for weight in module.parameters():
+            weight.data.copy_(torch.randn(weight.shape, generator=generator) * weight.shape[-1] ** -0.5)
+        exactly = copy.deepcopy(module).double()
+        module.__class__ = FusedAttention
+        x, values = torch.randn(2, 1, len(places), config.model_dim, generator=generator).to(device, dtype)
+        angles = cos.to(device, dtype), sin.to(device, dtype)
+        with torch.inference_mode():
+            expected = exactly(x.double(), values.double(), *(one.double() for one in angles), plain)
+            found = module(x, values, *angles, attention)
+        tolerance = 2e-2 if dtype == torch.bfloat16 else 1e-5
+        for one, other in zip(
+            (found, *cache.layer(layer)), (expected, *exact_cache.layer(layer)), strict=True
+        ):
+            assert one.dtype == dtype
+            torch.testing.assert_close(one.double(), other, rtol=tolerance, atol=tolerance)
+
+
+@in_interpreter
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("head_dim", [32, 48, 128])
+def test_rotation_norms_gate_and_storing_in_one_kernel(head_dim: int, dtype: torch.dtype) -> None:
+    for decodes in (True, False):
+        check_fused(head_dim, head_dim, dtype, decodes=decodes)
+
+
 @in_interpreter
 @pytest.mark.parametrize("decodes", [True, False])
 def test_bf16(decodes: bool) -> None:
@@ -128,7 +178,7 @@ def test_bf16(decodes: bool) -> None:
 @in_interpreter
 def test_an_engine_says_the_same_and_its_recordings_hold_every_length(tokenizer: Tokenizer) -> None:
     """Rows decode in recordings of one table width; prompts are read in chunks beside them."""
-    from chatsmith.backends.triton_attention import TritonAttention
+    from chatsmith.backends.triton_attention import FusedAttention, TritonAttention
 
     model = random_model(tokenizer.vocab_size).float()
     options = {"max_running": 3, "block_size": 4, "tokens_per_step": 9, "kv_tokens": 160}
@@ -136,6 +186,8 @@ def test_an_engine_says_the_same_and_its_recordings_hold_every_length(tokenizer:
     expected = Engine(model, tokenizer, **options).generate(requests)
     fast, tape = fast_engine_without_c(model, tokenizer, options), Tape()
     fast.backend.attention = TritonAttention(model.config, fast.backend.cache, 1)
+    for block in fast.backend.model.blocks:
+        block.attention.__class__ = FusedAttention
     found = recorded(fast, lambda work: tape_of_python(tape, work)).generate(requests)
     assert [one.ids for one in found] == [one.ids for one in expected]
     assert len(tape.plays) <= 3, "one recording for each number of rows: 1, 2, 3"
@@ -164,18 +216,29 @@ def test_a_kernel_that_is_wrong_or_cannot_run_is_not_used(
     config = GPTConfig(300, 20, num_layers=1, num_heads=1, head_dim=32)
     monkeypatch.setattr(triton_attention, "LENGTH_PROBED", 9)
 
+    model = GPT(config)
+
     def probe(dtype: torch.dtype) -> object:
         caplog.clear()
         cache = KVCache(config, 4, 16, dtype, torch.device("cpu"))
-        return triton_attention.probed(config, cache)
+        return triton_attention.probed(model, cache)
 
     assert probe(torch.float32) is None, "there is no CUDA device to ask for its processors"
     assert "Triton cannot" in caplog.text
     properties = type("Properties", (), {"multi_processor_count": 2})
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
     with caplog.at_level("INFO"):
+        with monkeypatch.context() as patch:
+            patch.setattr(triton_attention, "_prepare", {(8, 1): lambda *_, **__: None})
+            assert isinstance(probe(torch.float32), triton_attention.TritonAttention)
+            assert "reads the cache in place" in caplog.text and "by torch: Triton cannot" in caplog.text
+            patch.setattr(triton_attention, "_prepare", defaultdict(lambda: lambda *_, **__: None))
+            assert isinstance(probe(torch.float32), triton_attention.TritonAttention)
+            assert "by torch: Triton is off by" in caplog.text
+            assert type(model.blocks[0].attention) is Attention
         assert isinstance(probe(torch.float32), triton_attention.TritonAttention)
-        assert "reads the cache in place" in caplog.text
+        assert "reads the cache in place" in caplog.text and "are one kernel" in caplog.text
+        assert type(model.blocks[0].attention) is triton_attention.FusedAttention
         assert probe(torch.float64) is None
         assert "Triton cannot" in caplog.text
         monkeypatch.setattr(triton_attention, "attention_scale", lambda dim: 2.0)
@@ -191,6 +254,7 @@ def test_on_a_gpu(head_dim: int, dtype: torch.dtype) -> None:
     for seed in range(4):
         for decodes in (True, False):
             check_attention(seed, head_dim, dtype, decodes=decodes, processors=64)
+            check_fused(seed, head_dim, dtype, decodes=decodes)
 
 
 @not_interpreted
@@ -202,7 +266,7 @@ def test_it_compiles_for_gpus_that_are_not_here(architecture: int, dtype: str) -
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from chatsmith.backends.triton_attention import TILES, _attend, _merge
+    from chatsmith.backends.triton_attention import TILES, _attend, _merge, _prepare
 
     target = GPUTarget("cuda", architecture, 32)
     most_queries, keys = TILES[{"fp32": 4, "bf16": 2}[dtype]]
@@ -220,3 +284,10 @@ def test_it_compiles_for_gpus_that_are_not_here(architecture: int, dtype: str) -
     signature = {"partial": "*fp32", "totals": "*fp32", "out": f"*{dtype}", "num_heads": "i32"}
     signature |= dict.fromkeys(constants, "constexpr")
     assert triton.compile(ASTSource(_merge, signature, constants), target=target).asm["cubin"]
+    pointers = ("product", "gates", "embeddings", "cos", "sin", "queries", "keys", "values")
+    signature = dict.fromkeys(pointers, f"*{dtype}") | {"slots": "*i64"}
+    constants = {"HEADS": 6, "HALF": 64, "WIDTH": 64, "GATED": True}
+    signature |= dict.fromkeys(constants, "constexpr")
+    order = {name: signature[name] for name in _prepare.arg_names}
+    made = triton.compile(ASTSource(_prepare, order, constants), target=target, options={"num_warps": 1})
+    assert made.asm["cubin"]

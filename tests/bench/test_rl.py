@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from chatsmith.cli.settings import from_flags, made
+from chatsmith.cli.settings import from_flags
 from chatsmith.runtime.errors import UserError
 
 
@@ -14,7 +14,7 @@ def test_every_way_is_timed_beside_one_batch(
 ) -> None:
     size = ["--prompts", "2", "--samples", "2", "--max-tokens", "6", "--rounds", "1"]
     bench = script("rl")
-    bench.main(made(bench.Config, from_flags(bench.Config, [str(tiny_run), "--json", *size], "rl")))
+    bench.main(bench.Config(**from_flags(bench.Config, [str(tiny_run), "--json", *size], "rl")))
     figures = json.loads(capsys.readouterr().out)
     for way in ("one_by_one", "plain"):
         speeds = figures["together_tokens_per_second"], figures[f"{way}_tokens_per_second"]

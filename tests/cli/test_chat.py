@@ -290,7 +290,7 @@ def test_for_programs_there_are_replies_alone(make_talk: Callable[..., Talk]) ->
 def test_control_characters_of_a_model_do_not_reach_the_terminal() -> None:
     out = io.StringIO()
     Screen(out, is_terminal=True).write("a\x1b[31m\tb\x00\x9b\n")
-    assert out.getvalue() == "a\ufffd[31m\tb\ufffd\ufffd\n"
+    assert out.getvalue() == "a\\x1b[31m\tb\\x00\\x9b\n"
 
 
 def test_the_sample_conversation_is_the_same_every_time(

@@ -77,7 +77,7 @@ def test_what_cannot_be_is_refused_in_a_line(tiny_copy: Path, capsys: pytest.Cap
     assert train("pretrain", tiny_copy) == 2
     assert "LoRA trains beside a model; name the one to start from" in capsys.readouterr().err
     assert train("sft", tiny_copy, "--lora-products", "head") == 2
-    assert "no matrix is called 'head'" in capsys.readouterr().err
+    assert "one of qkv, out, up, down, not" in capsys.readouterr().err
 
 
 def _talks(folder: Path) -> str:

@@ -1,6 +1,5 @@
 """`chatsmith run` around stages that do nothing; the real stages run in tests/test_pipeline.py."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -10,10 +9,9 @@ from chatsmith.cli import recipe as recipes
 from chatsmith.cli import run as run_stage
 from chatsmith.cli.config import STAGES, Positive, Run
 from chatsmith.runtime.errors import UserError
-from chatsmith.runtime.run_directory import RunDirectory, read_recipe, stage_key
+from chatsmith.runtime.run_directory import FrozenNumbers, RunDirectory, read_recipe, stage_key
 
 
-@dataclass(frozen=True)
 class FakeConfig(Run):
     """A stage."""
 
@@ -97,10 +95,10 @@ def test_a_run_directory_continues_with_its_own_recipe(worked, recipe, monkeypat
 
 def test_frozen_values_survive_a_second_run(worked, recipe):
     run(recipe)
-    directory = RunDirectory("runs/tiny")
-    directory.freeze("pretrain", "tokens", 1000, given="k")
+    numbers = FrozenNumbers(RunDirectory("runs/tiny"), "pretrain", "k")
+    numbers.keep("tokens", 1000)
     assert run(recipe) == 0
-    assert directory.frozen("pretrain", "tokens", given="k") == 1000
+    assert numbers.get("tokens") == 1000
     assert worked == ["data", "pretrain"]
 
 

@@ -239,6 +239,17 @@ def test_a_killed_worker_is_one_line_for_the_reader(run, monkeypatch):
         cache.wait_for_window(0)
 
 
+def test_a_worker_that_is_killed_as_it_publishes_leaves_nothing_behind(run, monkeypatch):
+    worker_with(
+        "import os, signal\nPath.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)", monkeypatch
+    )
+    with opened(run) as cache:
+        assert cache._worker
+        cache._worker.wait(60)
+        assert list(run.rglob(".*.tmp"))
+    assert not list(run.rglob(".*.tmp"))
+
+
 def test_an_error_in_the_worker_ends_it_quietly(run, monkeypatch):
     """The interpreter's shutdown must not find its stdin locked by the thread that follows the demand."""
     worker_with("def fail(*_): raise ZeroDivisionError\ntokenizing.build = fail", monkeypatch)

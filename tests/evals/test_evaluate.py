@@ -146,14 +146,14 @@ def test_what_is_known_is_not_measured_again(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = measured(capsys, Config(run, suite="exam", json=True))
-    finished = RunDirectory(run).finished_at("evaluate")
+    finished = RunDirectory(run).done("evaluate")
 
     def load(*_: object) -> None:
         raise AssertionError("the model was loaded for a result that is known")
 
     monkeypatch.setattr(Evaluation, "bundle", property(load))
     assert measured(capsys, Config(run, suite="exam", json=True)) == first
-    assert RunDirectory(run).finished_at("evaluate") == finished
+    assert RunDirectory(run).done("evaluate") == finished
     with pytest.raises(AssertionError, match="known"):
         evaluate.main(Config(run, suite="exam", split="development"))
 

@@ -15,7 +15,6 @@ from chatsmith.cli import main as cli
 from chatsmith.cli.config import EvaluateConfig, ServeConfig, named_models
 from chatsmith.cli.evaluate import Config
 from chatsmith.evals import bpb, chat
-from chatsmith.evals.chat import WrittenTask
 from chatsmith.ingest.survey import survey
 from chatsmith.model.gpt import GPT
 from chatsmith.report.gather import gather
@@ -31,7 +30,7 @@ from chatsmith.text.tokenizer import Tokenizer
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Short replies, and nothing from this machine's cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    short = tuple(replace(one, max_tokens=8) if isinstance(one, WrittenTask) else one for one in chat.TASKS)
+    short = tuple(replace(one, max_tokens=8) if one.max_tokens else one for one in chat.TASKS)
     monkeypatch.setattr(chat, "TASKS", short)
     monkeypatch.setattr(bpb, "LENGTHS", {"continued": 4, "free": 4, "answered": 4})
     monkeypatch.setattr(bpb, "FREE", 2)
@@ -74,9 +73,9 @@ def test_all_stages_are_measured_and_kept_by_stage(run: Path, capsys: pytest.Cap
         assert "bits per byte" in (run / stage / "bundle" / "README.md").read_text()
     facts = RunDirectory(run).done_facts("evaluate") or {}
     assert {"bits_per_byte", "pretrain bits_per_byte"} <= facts.keys()
-    finished = RunDirectory(run).finished_at("evaluate")
+    finished = RunDirectory(run).done("evaluate")
     assert measured(capsys, Config(run, stages=("pretrain,sft",), json=True)) == found
-    assert RunDirectory(run).finished_at("evaluate") == finished
+    assert RunDirectory(run).done("evaluate") == finished
 
 
 def test_stages_that_are_not_there_are_named(run: Path):
@@ -135,7 +134,7 @@ def test_nanochats_words_are_its_own_and_kept_apart(
         "Multiple Choice question: What is wet?\n- fire=A\n- water=B\n\n"
         "Respond only with the letter of the correct answer."
     )
-    problem = humaneval_problems(small_benchmarks)[0]
+    problem = humaneval_problems("test", small_benchmarks)[0]
     assert prompt_alone(problem).messages[0].text == problem.rule.prompt  # type: ignore[attr-defined]
     config = Config(run, suite="chat", max_examples=2, eval_data=small_benchmarks, json=True)
     own, theirs = measured(capsys, config), measured(capsys, replace(config, prompts="nanochat"))

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from chatsmith.evals.scoring import make_question
-from chatsmith.evals.transformers_scorer import TransformersScorer
+from chatsmith.evals.scoring import TransformersScorer, make_question
 from chatsmith.runtime.errors import UserError
 from chatsmith.text.tokenizer import Tokenizer
 

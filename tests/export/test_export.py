@@ -1,6 +1,8 @@
 """Exports are read by other programs, and give what the model gives; nothing else is kept."""
 
+import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -74,10 +76,15 @@ def test_windows_of_a_portable_model_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["f32", "bf16", "q8_0"])
-def test_a_portable_model_becomes_gguf(portable: Bundle, tmp_path: Path, kind: str) -> None:
+def test_a_portable_model_becomes_gguf(
+    portable: Bundle, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where llama.cpp is not installed; test_llama.py has it where it is."""
     pytest.importorskip("gguf")
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
     found = exported(portable, tmp_path / "model.gguf", to="gguf", type=kind)
-    assert found["verified"] and found["token_ids_equal"] and found["chat_template_equal"]
+    assert found["program"] == "transformers" and found["verified"]
+    assert found["token_ids_equal"] and found["chat_template_equal"]
     assert found["logits_difference"] <= found["logits_bound"]
     assert found.get("bits_ratio", 1) <= 1.005
 
@@ -202,15 +209,17 @@ def test_a_weight_that_the_target_does_not_know_stops_the_export(portable: Bundl
 def test_an_export_that_differs_is_not_kept(
     portable: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    plain = parity.transformers_answers
+    plain = parity.their_answers
 
-    def wrong(*args, **options) -> parity.Answers:
-        answers = plain(*args, **options)
+    def wrong(*args) -> parity.Answers:
+        answers = plain(*args)
+        if part == "logits":
+            return dataclasses.replace(answers, logits=lambda ids: answers.logits(ids) + 0.01)
         values = getattr(answers, part)
-        values[1] = values[1] + 0.01 if part == "logits" else values[1][:-1]
+        values[1] = values[1][:-1]
         return answers
 
-    monkeypatch.setattr(parity, "transformers_answers", wrong)
+    monkeypatch.setattr(parity, "their_answers", wrong)
     with pytest.raises(UserError, match="not kept"):
         exported(portable, tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
@@ -226,6 +235,15 @@ def test_without_another_program_it_says_so(
     with pytest.raises(UserError, match="not verified"):
         exported(portable, tmp_path / "model")
     assert exported(portable, tmp_path / "kept", unverified=True)["verified"] is False
+
+
+def test_the_card_says_how_to_use_the_copy(ordinary: Bundle, portable: Bundle, tmp_path: Path) -> None:
+    for name, bundle, trust in (("a", ordinary, ", trust_remote_code=True)"), ("b", portable, '"FOLDER")')):
+        exported(bundle, tmp_path / name)
+        card = (tmp_path / name / "README.md").read_text()
+        assert (
+            card.startswith("# A model\n\n## Use with transformers") and trust in card and "TRUST" not in card
+        )
 
 
 def test_the_split_that_others_know_cuts_as_theirs() -> None:

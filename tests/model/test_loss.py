@@ -48,6 +48,29 @@ def gradients(model: GPT, loss: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]
 
 
 @pytest.mark.parametrize("weighted", [False, True])
+def test_a_gradient_written_over_the_logits_gets_larger_chunks_and_gives_the_same(
+    random_model, small_chunks, monkeypatch, weighted
+):
+    monkeypatch.setattr(loss_module, "FUSED_ROWS", 11)
+    model, rows = random_model(), []
+    hidden, targets, weights = example(model)
+
+    def in_place(raw, *rest):
+        rows.append(len(raw))
+        loss, gradient = loss_module.chunk_gradient(raw, *rest)
+        return loss, raw.copy_(gradient)
+
+    given = weights if weighted else None
+    found, wanted = (
+        gradients(model, chunked_cross_entropy(model, hidden, targets, given, gradient_of), hidden)
+        for gradient_of in (in_place, loss_module.chunk_gradient)
+    )
+    assert rows == [7, 11, 5]
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
 def test_loss_and_gradients_equal_the_plain_ones(random_model, small_chunks, weighted):
     model = random_model()
     hidden, targets, weights = example(model)

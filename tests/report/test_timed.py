@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from chatsmith.report import fit
-from chatsmith.report.fit import foreseen_step_seconds
+from chatsmith.report import estimate
+from chatsmith.report.estimate import foreseen_step_seconds
 from chatsmith.runtime.device import Runtime
 from chatsmith.train.plan import make_plan, model_shape
 
@@ -24,7 +24,7 @@ def test_rows_are_multiplied_and_the_update_is_not(monkeypatch):
         action()
         return next(times)
 
-    monkeypatch.setattr(fit, "_seconds", seconds)
+    monkeypatch.setattr(estimate, "_seconds", seconds)
     assert foreseen_step_seconds(PLAN, RUNTIME, PLENTY) == pytest.approx(64 / 5 * 0.5 + 0.2)
 
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 import pytest
 
 from chatsmith.runtime.errors import UserError
-from chatsmith.runtime.run_directory import RunDirectory, stage_key
+from chatsmith.runtime.run_directory import FrozenNumbers, RunDirectory, stage_key
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def test_done_holds_for_its_key_and_while_its_outputs_are_there(tmp_path):
     assert run.is_done("pretrain", "k")
     assert not run.is_done("pretrain", "other")
     assert run.done_facts("pretrain") == {"loss": 1.5}
-    assert run.done_key("pretrain") == "k"
+    assert (run.done("pretrain") or {})["key"] == "k"
     output.rmdir()
     assert not run.is_done("pretrain", "k")
 
@@ -92,7 +92,7 @@ def test_damaged_done_file_means_the_stage_runs_again(tmp_path, content):
     run.mark_done("sft", "k", {})
     (run.stage("sft") / "done.json").write_bytes(content.encode("latin-1"))
     assert not run.is_done("sft", "k")
-    assert run.done_key("sft") is None
+    assert run.done("sft") is None
 
 
 def test_evaluate_lives_in_evals(tmp_path):
@@ -169,14 +169,16 @@ def test_unwritable_place_is_a_user_error(tmp_path, monkeypatch, code, message):
 
 def test_frozen_value_holds_for_the_settings_it_was_measured_for(tmp_path):
     run = RunDirectory(tmp_path)
-    assert run.frozen("pretrain", "tokens") is None
-    run.freeze("pretrain", "tokens", 1000, given="five minutes")
-    run.freeze("sft", "tokens", 77)
-    assert run.frozen("pretrain", "tokens", given="five minutes") == 1000
-    assert run.frozen("pretrain", "tokens", given="ten minutes") is None
-    assert run.frozen("sft", "tokens") == 77
-    config = Config()
-    horizon = run.frozen("pretrain", "tokens", given="five minutes")
+    five, ten = FrozenNumbers(run, "pretrain", "five minutes"), FrozenNumbers(run, "pretrain", "ten minutes")
+    assert five.get("tokens") is None
+    five.keep("tokens", 1000)
+    FrozenNumbers(run, "sft").keep("tokens", 77)
+    assert (five.get("tokens"), ten.get("tokens"), FrozenNumbers(run, "sft").get("tokens")) == (
+        1000,
+        None,
+        77,
+    )
+    config, horizon = Config(), five.get("tokens")
     assert stage_key(replace(config, depth=horizon)) == stage_key(replace(config, depth=1000))
 
 

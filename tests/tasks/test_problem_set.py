@@ -8,7 +8,7 @@ import pytest
 
 from chatsmith.runtime.errors import UserError
 from chatsmith.tasks.problem_set import file_set, gsm8k_set, read_problems
-from chatsmith.worlds.kindergarten.rl_problems import rl_problem_set
+from chatsmith.worlds.kindergarten.exam import rl_problem_set
 
 
 def write_lines(path: Path, *lines: object) -> Path:

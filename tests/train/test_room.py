@@ -11,7 +11,7 @@ from itertools import chain, repeat
 
 import pytest
 
-from chatsmith.runtime import atomic, saving
+from chatsmith.runtime import atomic, states
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.metrics import MetricsLog
 from chatsmith.runtime.states import StateWriter, saved_states
@@ -44,7 +44,7 @@ def records(run) -> list[int]:
 
 def test_a_save_waits_for_room_and_goes_on(training_run, train, monkeypatch):
     free = iter([10**9, 0, 0, 0, *[10**9] * 99])
-    monkeypatch.setattr(saving.shutil, "disk_usage", lambda _: Usage(next(free)))
+    monkeypatch.setattr(states.shutil, "disk_usage", lambda _: Usage(next(free)))
     one = training_run(save_seconds=0.0, disk_wait_seconds=60.0)
     assert train(one).steps == 4
     assert told(one).count("the disk is full: waiting up to 1 min 00 s for room") == 1
@@ -56,7 +56,7 @@ def test_without_room_it_stops_before_the_save_and_the_older_state_stays(
     training_run, train, monkeypatch, seconds
 ):
     free = chain([10**9] * 2, repeat(0))
-    monkeypatch.setattr(saving.shutil, "disk_usage", lambda _: Usage(next(free)))
+    monkeypatch.setattr(states.shutil, "disk_usage", lambda _: Usage(next(free)))
     one = training_run(save_seconds=0.0, disk_wait_seconds=seconds)
     with pytest.raises(
         UserError, match=r"the disk is full: a training state of .* MB has no room in .*state"
@@ -65,7 +65,7 @@ def test_without_room_it_stops_before_the_save_and_the_older_state_stays(
     assert error.value.settings == ("disk_wait",)
     steps = [state.facts["step"] for state in saved_states(one.state_folder)]
     assert steps in ([1, 2], [2, 3]), "a state that was being written when room was looked for is whole"
-    monkeypatch.setattr(saving.shutil, "disk_usage", lambda _: Usage(10**9))
+    monkeypatch.setattr(states.shutil, "disk_usage", lambda _: Usage(10**9))
     assert train(one, steps=8).steps == 8 and records(one) == list(range(1, 9))
 
 
@@ -81,7 +81,7 @@ def test_room_is_looked_for_when_the_state_before_is_written(training_run, train
         return Usage(10**9)
 
     monkeypatch.setattr(StateWriter, "_write", slow)
-    monkeypatch.setattr(saving.shutil, "disk_usage", lambda _: usage(one.state_folder.parent))
+    monkeypatch.setattr(states.shutil, "disk_usage", lambda _: usage(one.state_folder.parent))
     assert train(one).steps == 4 and not half_written
 
 

@@ -1,4 +1,5 @@
-"""The kindergarten exam and the development set: questions that training never asks; and what look-up scores in them.
+"""What is asked of the kindergarten: the exam and the development set, questions that training never asks; what look-up
+scores in them; and problems for reinforcement learning.
 
 The exam of a version never changes: it does not depend on the seed, the mixture or any tuning, and a test holds
 it to its fingerprint. Tune on the development set, which is made alike and shares no key with the exam.
@@ -15,7 +16,7 @@ from functools import cache
 import numpy as np
 
 from chatsmith.data.problems import Problem
-from chatsmith.tasks.problem_set import problem_to_json
+from chatsmith.tasks.problem_set import ProblemSet, problem_to_json, problems_fingerprint
 from chatsmith.tasks.rules import normalise
 from chatsmith.text.chat import Conversation, Message
 from chatsmith.worlds.kindergarten.questions import (
@@ -32,7 +33,7 @@ from chatsmith.worlds.kindergarten.questions import (
 )
 from chatsmith.worlds.kindergarten.small_talk import draw_memory_question, draw_small_talk
 from chatsmith.worlds.kindergarten.stories import draw_story, story_question
-from chatsmith.worlds.kindergarten.world import Split
+from chatsmith.worlds.kindergarten.world import Split, data, weights
 
 EXAM_VERSION = 1
 EXAM_FINGERPRINT = "1c29911719e08065dd66255b9b6862a206c1fe69e1e164d5cb6cf38faba52b01"
@@ -86,6 +87,52 @@ def fingerprint(split: Split = "exam") -> str:
     items = [problem_to_json(problem) for problem in exam_problems(split)]
     text = json.dumps(items, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+# ---- Problems for reinforcement learning: the checkable skills that a fine-tuned model has not mastered. They are what
+# fine-tuning asks, made harder than it ever is there (rows of up to ten words to be counted in, texts of up to five
+# words in capital letters, the largest of three numbers), with a little of what the model can do, so that it keeps
+# that up. Training has the subjects of fine-tuning, development those of development, and the test those of the exam,
+# which neither fine-tuning nor reinforcement learning ever asks about.
+
+_SPLITS: dict[str, Split] = {"development": "development", "test": "exam"}
+_COUNTS = {"development": 400, "test": 600}
+
+
+def rl_problem_set(seed: int) -> ProblemSet:
+    """The kindergarten's problems; training draws by the seed, development and test are always the same."""
+    development, test = rl_problems("development"), rl_problems("test")
+    sample = [rl_problem(seed, index) for index in range(100)]
+    fingerprint = problems_fingerprint((*sample, *development, *test))
+    return ProblemSet(lambda index: rl_problem(seed, index), development, test, fingerprint)
+
+
+def rl_problem(seed: int, index: int) -> Problem:
+    """The training problem at `index` of the order that the seed decides; its section is its kind."""
+    kind, question = draw_rl_question(random.Random(f"practice {seed} {index}"), "train")
+    return question.as_problem(f"practice/train/{index}", kind)
+
+
+@cache
+def rl_problems(split: str) -> tuple[Problem, ...]:
+    """The problems of "development" or "test"; no prompt comes twice."""
+    rng = random.Random(f"practice {split}")
+    problems: dict[str, Problem] = {}
+    while len(problems) < _COUNTS[split]:
+        kind, question = draw_rl_question(rng, _SPLITS[split])
+        identity = f"practice/{split}/{len(problems) + 1}"
+        problems.setdefault(question.prompt, question.as_problem(identity, kind))
+    return tuple(problems.values())
+
+
+def draw_rl_question(rng: random.Random, split: Split) -> tuple[str, Question]:
+    """A question with its kind."""
+    kind = rng.choices(*weights("texts", "rl"))[0]
+    draw_question = MAKERS[data("texts")["rl"][kind]["from"]]
+    while True:
+        question = draw_question(rng, split)
+        if kind in (question.key.relation, question.key.section):
+            return kind, question
 
 
 # ---- The baseline

@@ -10,13 +10,13 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import chain
-from typing import Generic, NamedTuple, TypeVar
+from typing import TypeVar
 
 from chatsmith.data.problems import Problem
 from chatsmith.runtime.errors import UserError
 from chatsmith.text.chat import Conversation, Message
 from chatsmith.worlds.kindergarten.exam import MAKERS, exam_problems
-from chatsmith.worlds.kindergarten.questions import Key, Question, exchange, spelled
+from chatsmith.worlds.kindergarten.questions import Question, exchange, spelled
 from chatsmith.worlds.kindergarten.small_talk import draw_greeting, draw_parting
 from chatsmith.worlds.kindergarten.stories import ask_about, draw_story, requested, story_question
 from chatsmith.worlds.kindergarten.world import (
@@ -38,14 +38,6 @@ from chatsmith.worlds.kindergarten.world import (
 Content = TypeVar("Content", str, Conversation)
 # One text in so many may only be used for validation, whose share of what is generated is set by the caller.
 _VALIDATION_EVERY = 16
-
-
-class Text(NamedTuple, Generic[Content]):
-    """A document or a conversation, its kind, and the keys of the questions it asks."""
-
-    kind: str
-    content: Content
-    keys: tuple[Key, ...]
 
 
 class Kindergarten:
@@ -75,11 +67,11 @@ class Kindergarten:
 
     def documents(self, split: str) -> Iterator[str]:
         """Texts for pretraining; `split` is "train" or "validation"."""
-        return (document.content for document in self.keyed_documents(split))
+        return self._texts(split, "document", self.num_documents, draw_document, str)
 
     def conversations(self, split: str) -> Iterator[Conversation]:
         """Conversations for fine-tuning; `split` is "train" or "validation"."""
-        return (conversation.content for conversation in self.keyed_conversations(split))
+        return self._texts(split, "conversation", self.num_conversations, draw_conversation, _transcript)
 
     def problems(self, split: str) -> Iterator[Problem]:
         """The items of the "exam", or those of "development" to tune on."""
@@ -87,29 +79,21 @@ class Kindergarten:
             raise UserError(f'kindergarten has no problems "{split}"; there are "development" and "exam"')
         return exam_problems(split)
 
-    def keyed_documents(self, split: str) -> Iterator[Text[str]]:
-        """The documents with their kinds and the keys of their questions."""
-        return self._texts(split, "document", self.num_documents, draw_document, str)
-
-    def keyed_conversations(self, split: str) -> Iterator[Text[Conversation]]:
-        """The conversations with their kinds and the keys of their questions."""
-        return self._texts(split, "conversation", self.num_conversations, draw_conversation, _transcript)
-
     def _texts(
         self,
         split: str,
         kind: str,
         for_training: int,
-        draw: Callable[[random.Random], Text[Content]],
+        draw: Callable[[random.Random], Content],
         as_text: Callable[[Content], str],
-    ) -> Iterator[Text[Content]]:
+    ) -> Iterator[Content]:
         """The texts of a split: those that a draw gives, without those that belong to the other one."""
         if split not in ("train", "validation"):
             raise UserError(f'kindergarten has no texts "{split}"; there are "train" and "validation"')
         for index in range(for_training if split == "train" else self.num_validation):
             rng = random.Random(f"{self.seed} {split} {kind} {index}")
             text = draw(rng)
-            while _is_for_validation(as_text(text.content)) != (split == "validation"):
+            while _is_for_validation(as_text(text)) != (split == "validation"):
                 text = draw(rng)
             yield text
 
@@ -132,31 +116,26 @@ def _said(rng: random.Random, name: str) -> str:
 # ---- Documents
 
 
-_Document = tuple[str, tuple[Key, ...]]
-"""A text, and the keys of the questions it asks."""
-
-
-def draw_document(rng: random.Random) -> Text[str]:
+def draw_document(rng: random.Random) -> str:
     """A document of any kind, by its weights."""
-    kind = rng.choices(*weights("texts", "documents"))[0]
-    return Text(kind, *_DOCUMENT_MAKERS[kind](rng))
+    return _DOCUMENT_MAKERS[rng.choices(*weights("texts", "documents"))[0]](rng)
 
 
-def _story(rng: random.Random) -> _Document:
+def _story(rng: random.Random) -> str:
     story = draw_story(rng, "train")
-    return story.text if rng.random() < 0.5 else f"{story.text}\n\n{draw_story(rng, 'train').text}", ()
+    return story.text if rng.random() < 0.5 else f"{story.text}\n\n{draw_story(rng, 'train').text}"
 
 
-def _story_questions(rng: random.Random) -> _Document:
+def _story_questions(rng: random.Random) -> str:
     story = draw_story(rng, "train")
     different = list(story.different_asks().values())
     asks = rng.sample(different, min(len(different), rng.randint(2, 3)))
-    told, keys = _dialogue([ask_about(story, ask, rng) for ask in asks], rng)
-    return f"{story.text}\n\n{told}", keys
+    told = _dialogue([ask_about(story, ask, rng) for ask in asks], rng)
+    return f"{story.text}\n\n{told}"
 
 
-def _topic(rng: random.Random) -> _Document:
-    return "\n\n".join(_about(topic, rng) for topic in rng.sample(tuple(topics()), rng.randint(1, 3))), ()
+def _topic(rng: random.Random) -> str:
+    return "\n\n".join(_about(topic, rng) for topic in rng.sample(tuple(topics()), rng.randint(1, 3)))
 
 
 def _about(topic: str, rng: random.Random) -> str:
@@ -183,7 +162,7 @@ def _passage(topic: str, rng: random.Random) -> str:
     return " ".join(told)
 
 
-def _collection(rng: random.Random) -> _Document:
+def _collection(rng: random.Random) -> str:
     known = rng.choice(_relations_by_size()).facts
     chosen = rng.sample(known, min(len(known), rng.randint(5, 12)))
     if rng.random() < 0.5:  # the same wording throughout, as in a table
@@ -191,7 +170,7 @@ def _collection(rng: random.Random) -> _Document:
         told = [sentence(fact.say(template)) for fact in chosen]
     else:
         told = [sentence(fact.state(rng)) for fact in chosen]
-    return rng.choice((" ", " ", "\n")).join(told), ()
+    return rng.choice((" ", " ", "\n")).join(told)
 
 
 @cache
@@ -199,7 +178,7 @@ def _relations_by_size() -> tuple[Relation, ...]:
     return tuple(relation for relation in relations() for _ in range(-(-len(relation.known) // 5)))
 
 
-def _facts(rng: random.Random) -> _Document:
+def _facts(rng: random.Random) -> str:
     told = []
     for fact in rng.sample(all_facts(), rng.randint(6, 12)):
         stated = fact.state(rng)
@@ -209,29 +188,29 @@ def _facts(rng: random.Random) -> _Document:
             told.append(telling.format(name=name, friend=friend, fact=stated, Fact=capitalize(stated)))
         else:
             told.append(sentence(stated))
-    return " ".join(told), ()
+    return " ".join(told)
 
 
-def _lesson(rng: random.Random) -> _Document:
+def _lesson(rng: random.Random) -> str:
     lessons, shares = weights("texts", "lessons")
     main = rng.choices(lessons, shares)[0]
     subjects = [main if rng.random() < 0.8 else rng.choice(lessons) for _ in range(rng.randint(4, 8))]
     return _dialogue([MAKERS[subject](rng, "train") for subject in subjects], rng)
 
 
-def _dialogue(questions: list[Question], rng: random.Random) -> _Document:
-    """Questions and answers, a line each, and their keys; a calculation is written out before its answer."""
+def _dialogue(questions: list[Question], rng: random.Random) -> str:
+    """Questions and answers, a line each; a calculation is written out before its answer."""
     ask_mark, answer_mark = _said(rng, "dialogues")
     lines = []
     for question in questions:
         *call, reply = (part.text for part in question.reply)
         computed = f"{' = '.join(call)}\n" if call else ""
         lines.append(f"{ask_mark}{question.prompt}\n{answer_mark}{computed}{reply}")
-    return "\n".join(lines), tuple(question.key for question in questions)
+    return "\n".join(lines)
 
 
-def _spelling(rng: random.Random) -> _Document:
-    return " ".join(_spelling_statement(rng) for _ in range(rng.randint(6, 14))), ()
+def _spelling(rng: random.Random) -> str:
+    return " ".join(_spelling_statement(rng) for _ in range(rng.randint(6, 14)))
 
 
 def _spelling_statement(rng: random.Random) -> str:
@@ -248,14 +227,14 @@ def _spelling_statement(rng: random.Random) -> str:
     return template.format_map(spelled(word))
 
 
-def _counting_up(rng: random.Random) -> _Document:
+def _counting_up(rng: random.Random) -> str:
     start, step, length = rng.randint(0, 90), rng.choice((1, 1, 1, 2, 5, 10)), rng.randint(6, 12)
     row = ", ".join(str(start + step * number) for number in range(length))
     opening = "Let us count." if step == 1 else f"Let us count in steps of {number_word(step)}."
-    return f"{opening} {row}.", ()
+    return f"{opening} {row}."
 
 
-_DOCUMENT_MAKERS: dict[str, Callable[[random.Random], _Document]] = {
+_DOCUMENT_MAKERS: dict[str, Callable[[random.Random], str]] = {
     "story": _story,
     "story questions": _story_questions,
     "topic": _topic,
@@ -270,11 +249,7 @@ _DOCUMENT_MAKERS: dict[str, Callable[[random.Random], _Document]] = {
 # ---- Conversations
 
 
-_Talk = tuple[Conversation, tuple[Key, ...]]
-"""Turns, and the keys of the questions in them."""
-
-
-def draw_conversation(rng: random.Random) -> Text[Conversation]:
+def draw_conversation(rng: random.Random) -> Conversation:
     """A conversation of any kind, by its weights; a longer one mixes kinds."""
     kind = rng.choices(*weights("texts", "conversations"))[0]
     talks = [_draw_talk(rng, kind)]
@@ -282,32 +257,30 @@ def draw_conversation(rng: random.Random) -> Text[Conversation]:
         # What a user told in the system message or the first turn, and what a story told, must come first.
         later = rng.choices(*weights("texts", "conversations", ("story", "memory", "telling")))[0]
         talks.append(_draw_talk(rng, later))
-    if talks[0][0][0].role != "system":
+    if talks[0][0].role != "system":
         if rng.random() < 0.12:
             talks.insert(0, _asked([draw_greeting(rng)]))
         if rng.random() < 0.25:
-            talks.insert(0, ((Message.of("system", _said(rng, "system")),), ()))
+            talks.insert(0, (Message.of("system", _said(rng, "system")),))
     if rng.random() < 0.12:
         talks.append(_asked([draw_parting(rng)]))
-    messages, keys = (tuple(chain.from_iterable(parts)) for parts in zip(*talks, strict=True))
-    return Text(kind, messages, keys)
+    return tuple(chain.from_iterable(talks))
 
 
-def _asked(questions: Sequence[Question]) -> _Talk:
-    messages = tuple(message for question in questions for message in question.turns())
-    return messages, tuple(question.key for question in questions)
+def _asked(questions: Sequence[Question]) -> Conversation:
+    return tuple(message for question in questions for message in question.turns())
 
 
-def _draw_talk(rng: random.Random, kind: str) -> _Talk:
+def _draw_talk(rng: random.Random, kind: str) -> Conversation:
     if kind == "story":
         return _story_talk(rng)
     if kind == "telling":
-        return _telling(rng), ()
+        return _telling(rng)
     draw_question = rng.choice([MAKERS[kind]])  # even a choice of one moves the generator on
     return _asked([draw_question(rng, "train")])
 
 
-def _story_talk(rng: random.Random) -> _Talk:
+def _story_talk(rng: random.Random) -> Conversation:
     """A story and one to three questions about it."""
     story = draw_story(rng, "train")
     questions = [story_question(story, rng)]

@@ -1,7 +1,8 @@
 """The problems for reinforcement learning: the three parts never meet, nor do training and the exam."""
 
-from chatsmith.worlds.kindergarten.exam import exam_questions
-from chatsmith.worlds.kindergarten.rl_problems import rl_problem_set, rl_question
+import random
+
+from chatsmith.worlds.kindergarten.exam import draw_rl_question, exam_questions, rl_problem_set
 from chatsmith.worlds.kindergarten.world import data
 
 
@@ -21,11 +22,13 @@ def test_the_order_is_the_same_for_a_seed_and_covers_every_skill():
 
 def test_what_training_asks_is_asked_neither_for_choosing_nor_in_the_test_nor_in_the_exam():
     """By what a question is about, not by its wording."""
-    asked = {rl_question(1, index).key[:3] for index in range(3000)}
+    drawn = [draw_rl_question(random.Random(f"practice 1 {index}"), "train")[1] for index in range(3000)]
+    asked = {question.key[:3] for question in drawn}
     problems = rl_problem_set(1)
     held_out = [{problem.messages for problem in part} for part in (problems.development, problems.test)]
     assert not held_out[0] & held_out[1]
     trained = {problems.train(index).messages for index in range(3000)}
+    assert trained == {question.messages for question in drawn}
     assert not trained & (held_out[0] | held_out[1])
     for split in ("exam", "development"):
         assert not asked & {question.key[:3] for _, question in exam_questions(split)}
