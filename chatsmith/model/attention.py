@@ -42,7 +42,6 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         and length <= LONGEST_IN_PIECES
     ):
         y = _AttentionInPieces.apply(q, k, v, window, scale)
-        assert isinstance(y, Tensor)
     elif window == 0 or window >= length:
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
     elif q.is_cuda and torch.compiler.is_compiling():
@@ -91,8 +90,7 @@ class _AttentionInPieces(torch.autograd.Function):
         for (rows, seen), weights in zip(_pieces(q.shape[2], ctx.window), kept, strict=True):
             of_y = gradients[0][:, :, rows]
             of_v[:, :, seen] += weights.mT @ of_y
-            of_weights = of_y @ v[:, :, seen].mT
-            of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
+            of_scores = torch.ops.aten._softmax_backward_data(of_y @ v[:, :, seen].mT, weights, -1, q.dtype)
             of_q.append(of_scores @ k[:, :, seen])
             of_k[:, :, seen] += of_scores.mT @ q[:, :, rows]
         of_scaled = ctx.scale * torch.cat(of_q, dim=2), (ctx.scale * of_k).to(k.dtype)
