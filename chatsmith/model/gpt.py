@@ -245,3 +245,58 @@ class GPT(nn.Module):
         bigram = self._bigram_embedding(tokens, previous, dtype)
         # Were it the same tensor, the first block would be compiled for itself.
         x = embedding.view_as(embedding)
+        for layer, block in enumerate(self.blocks):
+            values = self._value_embedding(layer, tokens, dtype)
+            scalars = self.residual_scalars[layer]
+            x = self.run_block(block, x, embedding, bigram, values, scalars, cos, sin, attend)
+        return norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Softcapped logits (..., V) of hidden states (..., C), in float32 or better (Gemma 2, arXiv:2408.00118)."""
+        raw = self.head(hidden)
+        raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
+        softcap = self.config.softcap
+        if raw.requires_grad:
+            return softcap * torch.tanh(raw / softcap)
+        # The same numbers, in one large tensor instead of three.
+        return raw.div_(softcap).tanh_().mul_(softcap)
+
+    def compile_blocks(self) -> None:
+        """Compile the block once for all layers (its code is the same); the embeddings stay eager.
+
+        One region instead of the whole network keeps compilation to seconds, and a compiled embedding's gradient
+        adds atomically, so that two runs would differ.
+        """
+        for block in self.blocks:
+            block.compile(dynamic=False)
+
+    def _embed(self, tokens: Tensor, previous: Tensor, dtype: torch.dtype) -> Tensor:
+        x = norm(self.embedding(tokens).to(dtype))
+        before = norm(self.embedding(previous.clamp(min=0)).to(dtype))
+        gate = self.smear_strength.to(dtype) * torch.sigmoid(self.smear_gate(x[..., :GATE_CHANNELS]))
+        return x + (previous >= 0)[..., None] * gate * before
+
+    def _bigram_embedding(self, tokens: Tensor, previous: Tensor, dtype: torch.dtype) -> Tensor | None:
+        if self.bigram is None:
+            return None
+        return self.bigram(bigram_buckets(tokens, previous, self.config.bigram_buckets)).to(dtype)
+
+    def _value_embedding(self, layer: int, tokens: Tensor, dtype: torch.dtype) -> Tensor | None:
+        if str(layer) not in self.value_embeddings:
+            return None
+        return self.value_embeddings[str(layer)](tokens).to(dtype)
+
+
+def _fix(module: nn.Module, name: str, value: Tensor) -> None:
+    """Make a parameter a constant: neither trained nor stored."""
+    delattr(module, name)
+    module.register_buffer(name, value, persistent=False)
+
+
+def bigram_buckets(tokens: Tensor, previous: Tensor, num_buckets: int) -> Tensor:
+    """The table row of each (previous, token) pair: a multiplicative hash (Knuth), the same on every device.
+
+    Products stay below 2^63 for ids below 2^31; a missing previous token (-1) has rows of its own.
+    """
+    mixed = (tokens + 1) * 2_654_435_761 + (previous + 1) * 40_503
+    return (mixed ^ (mixed >> 15)) % num_buckets
