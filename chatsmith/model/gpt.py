@@ -243,7 +243,8 @@ class GPT(nn.Module):
         )
         embedding = self._embed(tokens, previous, dtype)
         bigram = self._bigram_embedding(tokens, previous, dtype)
-        x = embedding
+        # Were it the same tensor, the first block would be compiled for itself.
+        x = embedding.view_as(embedding)
         for layer, block in enumerate(self.blocks):
             values = self._value_embedding(layer, tokens, dtype)
             scalars = self.residual_scalars[layer]

@@ -57,7 +57,7 @@ def logprob_gradient(raw: Tensor, targets: Tensor, softcap: float) -> tuple[Tens
 def chunk_gradient(raw: Tensor, targets: Tensor, softcap: float, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Weighted cross-entropy of one chunk and its gradient by the raw logits: targets and weights (n,)."""
     logprobs, gradient = logprob_gradient(raw, targets, softcap)
-    return -(logprobs * weights).sum(), gradient * weights[:, None]
+    return -(logprobs * weights).sum(), (gradient * weights[:, None]).to(raw.dtype)
 
 
 def divergence_gradient(

@@ -61,8 +61,8 @@ def betas_of(role: str) -> tuple[float, float]:
 
 
 def runs_in_bf16(model: GPT) -> bool:
-    """Whether the model computes in bf16 on a GPU: then Muon does, too, and gradients travel in it. CPUs stay exact."""
-    return model.compute_dtype == torch.bfloat16 and model.head.weight.device.type == "cuda"
+    """Whether the model computes in bf16: then Muon does, too."""
+    return model.compute_dtype == torch.bfloat16
 
 
 def muon_and_adamw(by_role: dict[str, dict[str, Tensor]], rates: Rates, in_bf16: bool) -> tuple[Muon, AdamW]:

@@ -98,7 +98,8 @@ class ShardedOptimizer(Optimizer):
         self.rates, self.rank, self.world_size = rates, rank, world_size
         self.named = trained_parameters(model)
         self.parameters: list[Tensor] = list(self.named.values())
-        self.wire = wire or (torch.bfloat16 if runs_in_bf16(model) else self.parameters[0].dtype)
+        in_bf16 = runs_in_bf16(model) and model.head.weight.is_cuda
+        self.wire = wire or (torch.bfloat16 if in_bf16 else self.parameters[0].dtype)
         self.small = [n for n in self.named if role_of(n) not in (*TABLES, "matrix")]
         self.buckets = _deal(self.named, world_size)
         self.exact = {p: self._exact(p) for b in self.buckets if (p := b.pieces[rank])}

@@ -105,14 +105,15 @@ def state_bytes(cost: Cost, world_size: int = 1, table: int = EXACT) -> dict[str
 def _kept_by_token(shape: GPTConfig, layer: int, way: Way) -> float:
     """Bytes that a token keeps in a layer for the backward pass if nothing is recomputed."""
     width, size, length = shape.model_dim, way.dtype.itemsize, shape.context_length
-    if not way.on_gpu and way.dtype == torch.bfloat16 and length <= LONGEST_IN_PIECES:
-        # Attention in float32: scores of all keys up to a piece's end, and copies of these keys and values.
-        seen = min((length + PIECE) / 2, length, (shape.windows[layer] or length) + PIECE)
-        return (36 if way.is_compiled else 45) * width + 4 * seen * (shape.num_heads + 2 * width / PIECE)
     # Stream 3, norms 4, qkv 3, rotated 2, attention 1, MLP 8, in C values; bf16 norms keep 4 more. With a value
     # embedding v is no part of qkv any more.
     values = 20 if way.is_compiled else 25 if size == 2 else 21
-    return (values - (layer in shape.value_embedding_layers)) * width * size
+    kept = (values - (layer in shape.value_embedding_layers)) * width * size
+    if not way.on_gpu and way.dtype == torch.bfloat16 and length <= LONGEST_IN_PIECES:
+        # Attention in pieces: the weights of all keys up to a piece's end.
+        seen = min((length + PIECE) / 2, length, (shape.windows[layer] or length) + PIECE)
+        kept += size * seen * shape.num_heads
+    return kept
 
 
 def step_memory(shape: GPTConfig, rows: int, accumulation: int, way: Way) -> dict[str, int]:
@@ -152,9 +153,10 @@ def step_memory(shape: GPTConfig, rows: int, accumulation: int, way: Way) -> dic
     sums = accumulation > 1
     tables = width * max(table_size * shape.vocab_size * (1 + sums), EXACT * shape.bigram_buckets * sums)
     stacked, copies = cost.matrices // 3, 9  # all matrices of the shape that has most, in float32
-    if way.on_gpu:  # a part of them, and iterated in the compute type
+    if way.on_gpu:  # a part of them
         stacked = min(stacked, max(4 * width * width, STACKED_NUMBERS))
-        copies = 6 if way.dtype == torch.bfloat16 else 9
+    if way.dtype == torch.bfloat16:  # iterated in it
+        copies = 6
     update, sent, left = copies * EXACT * stacked // way.world_size, 0, gradients
     if way.world_size > 1:
         # All gradients are copied to be sent and then dropped, all weights to arrive; in bf16, whose owners keep exact

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 from chatsmith.model.attention import attention_scale
 from chatsmith.model.config import GPTConfig
@@ -267,3 +268,16 @@ def test_positions_keep_their_angles_when_weights_are_rounded(model: GPT) -> Non
     assert rounded.head.weight.dtype == torch.bfloat16
     assert torch.equal(rounded.cos.double(), exact.float().double())
     assert rounded.to(torch.float64).cos.dtype == torch.float64
+
+
+def test_all_blocks_are_one_program():
+    """The first had been compiled for itself: what it was given twice was one tensor."""
+    shape = GPTConfig(VOCAB_SIZE, 8, 3, 2, 8, value_embedding_layers=(0, 1, 2), bigram_buckets=10)
+    model = GPT(shape)
+    model.init_weights(torch.Generator().manual_seed(1))
+    torch.compiler.reset()
+    counters.clear()
+    for block in model.blocks:
+        block.compile(dynamic=False, backend="eager")
+    model(torch.arange(8)[None])
+    assert counters["stats"]["unique_graphs"] == 1
