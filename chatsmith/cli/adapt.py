@@ -58,10 +58,10 @@ LORA_RATE_SCALE = 3.0
 PAIR_EPOCHS = 4
 PAIRS_SHOWN = 6
 EXPECTED_GAINS = [
-    ["1", "1 → 1", "0 of 1, before 0"],
-    ["1", "1 → 1", "0 of 1, before 0"],
-    ["1", "1 → 1", "0 of 1, before 0"],
-    ["1", "1 → 1", "0 of 1, before 0"],
+    ["11,886", "3.97 → 3.74", "0 of 37, before 0"],
+    ["162,708", "3.97 → 2.94", "0 of 200, before 0"],
+    ["217,035", "3.04 → 2.56", "0 of 200, before 0"],
+    ["234,977", "3.00 → 2.40", "2 of 114, before 0"],
 ]
 """By size of the text; a base of 2 million parameters (docs/lab-log.md, "Size of text against gain")."""
 
