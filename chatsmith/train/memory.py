@@ -201,10 +201,10 @@ class Fit:
 
 
 def find_fit(
-    shape: GPTConfig, rows: int, at_once: int, way: Way, room: float, correction: float = 1.0
+    shape: GPTConfig, rows: int, at_once: int, way: Way, room: float, correction: float = 1.0, least: int = 1
 ) -> Fit:
-    """The cheapest way to compute a step of `rows` rows on each process within `room` bytes, at most `at_once` of them
-    in a microbatch; where none fits, the one that takes least.
+    """The cheapest way to compute a step of `rows` rows on each process within `room` bytes, `least` to `at_once` of
+    them in a microbatch; where none fits, the one that takes least.
 
     What costs time comes last: smaller microbatches, then recomputing elementwise code, then blocks, then tables in
     bf16. But a GPU should get ENOUGH_TOKENS at once, and recomputes rather than to get fewer. `correction` multiplies
@@ -216,7 +216,7 @@ def find_fit(
     tried: list[Fit] = []
     for tables, kind in ((tables, kind) for tables in (False, True)[: 1 + can_round] for kind in kinds):
         one = replace(way, recompute=kind, bf16_tables=tables)
-        for size in (size for size in range(min(rows, at_once), 0, -1) if rows % size == 0):
+        for size in (size for size in range(min(rows, at_once), least - 1, -1) if rows % size == 0):
             memory = step_memory(shape, size, rows // size, one)
             more = (correction - 1) * (memory["activations"] + memory["logits"])
             tried.append(Fit(size, one, memory, memory["peak"] + more <= room))
@@ -246,8 +246,9 @@ def fit_plan(
     """The plan in microbatches that fit into memory, with the model made to recompute what has to be: the same steps of
     the same rows. On a CPU those of the plan stay as they are where they fit; a GPU gets as many rows as help.
 
-    `is_asked`: a person chose the rows, which are not exceeded. With a `compute_loss`, a GPU on which this was never
-    measured runs one microbatch first. Called before the model's optimizer is made.
+    `is_asked`: a person chose the rows, or the run began with them: a CPU takes them, a GPU at most as many. With a
+    `compute_loss`, a GPU on which this was never measured runs one microbatch first. Called before the model's
+    optimizer is made.
     """
     shape, device, rows = plan.model, runtime.device, plan.rows_per_step // plan.world_size
     on_gpu, weights = device.type == "cuda", sum(weight.nbytes for weight in model.parameters())
@@ -258,7 +259,8 @@ def fit_plan(
         free = free_memory(device) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     room = -max_number(-(free + weights), runtime)
     most = most_at_once(shape) if on_gpu and not is_asked else plan.rows_per_microbatch
-    fit = find_fit(shape, rows, most, way, room)
+    # A run that resumes with fewer rows than it began with would compute other last digits.
+    fit = find_fit(shape, rows, most, way, room, least=most if is_asked and not on_gpu else 1)
     if on_gpu:
         off = max_number(_correction(model, fit, device, compute_loss), runtime)
         fit = find_fit(shape, rows, most, way, room, off)

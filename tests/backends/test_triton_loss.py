@@ -57,7 +57,7 @@ def test_values_and_gradients_are_those_of_the_plain_loss(rows, columns, softcap
     assert gradient.dtype == dtype and gradient.data_ptr() == raw.data_ptr()
     torch.testing.assert_close(loss, wanted_loss, rtol=1e-5, atol=1e-5)
     tolerance = {"rtol": 1e-4, "atol": 2e-6} if dtype == torch.float32 else {"rtol": 1e-2, "atol": 1e-5}
-    torch.testing.assert_close(gradient.float(), wanted, **tolerance)
+    torch.testing.assert_close(gradient.float(), wanted.float(), **tolerance)
     assert not gradient[weights == 0].any()
 
 

@@ -198,9 +198,12 @@ class Chat:
         """Do something from the menu of the last reply, with the keyboard."""
         self.button("Actions for this reply").focus()
         self.page.keyboard.press("Enter")
-        item = self.page.get_by_role("menuitem", name=name, exact=True)
-        item.wait_for()
-        item.focus()
+        self.choose(name)
+
+    def choose(self, name: str) -> None:
+        """Press an item of the open menu, once the menu has the focus: it takes it as it opens."""
+        self.until("document.activeElement.matches('[role=menuitem]')")
+        self.page.get_by_role("menuitem", name=name, exact=True).focus()
         self.page.keyboard.press("Enter")
 
     def set_up(self, settings: dict[str, float]) -> None:

@@ -51,6 +51,7 @@ def test_a_search_hit_is_gone_to_also_in_another_branch(chat):
     chat.page.get_by_label("Version 2 of 2").wait_for()
     chat.wait()
     begin(chat)
+    say(chat, "Third", "Nothing to be found.")
     chat.page.keyboard.press("Control+K")
     chat.page.keyboard.type("zebra")
     chat.until("document.querySelectorAll('[data-conversation]').length === 1")

@@ -69,14 +69,14 @@ def test_renaming_and_deleting_in_the_list_stay_in_the_list(chat):
         chat.say(text)
     for key in ("Enter", "Escape"):
         press(chat, chat.page.get_by_role("button", name="Actions for One"))
-        press(chat, chat.page.get_by_role("menuitem", name="Rename"))
+        chat.choose("Rename")
         chat.until("document.activeElement.classList.contains('rename')")
         chat.page.keyboard.press(key)
         chat.until(
             "document.activeElement.matches('.entry-title') && document.activeElement.innerText === 'One'"
         )
     press(chat, chat.page.get_by_role("button", name="Actions for One"))
-    press(chat, chat.page.get_by_role("menuitem", name="Delete"))
+    chat.choose("Delete")
     chat.reads(chat.page.locator(".entry-title"), "Two")
     chat.until("document.activeElement.matches('.entry-title')")
 

@@ -34,10 +34,10 @@ def test_suggestions_stand_in_the_front_matter_where_the_server_finds_them(tmp_p
     (tmp_path / "README.md").write_text(text, encoding="utf-8")
     served = SimpleNamespace(loaded=SimpleNamespace(info=SimpleNamespace(path=tmp_path)))
     found = bundle_card(cast(Any, served))
-    assert found.suggestions == asked
-    assert found.card.startswith("# m\n")
+    assert found["suggestions"] == asked
+    assert found["card"].startswith("# m\n")
     (tmp_path / "README.md").unlink()
-    assert bundle_card(cast(Any, served)).model_dump() == {"card": "", "suggestions": []}
+    assert bundle_card(cast(Any, served)) == {"card": "", "suggestions": []}
 
 
 def test_scores_put_in_later_give_the_card_that_had_them_from_the_start() -> None:
