@@ -28,7 +28,7 @@ from chatsmith.cli.data import eval_folder
 from chatsmith.cli.inspect_data import show_rendered
 from chatsmith.cli.training import Stage, facts_of, load_start, shape_of, training_stage, with_dial
 from chatsmith.data.dataset import FILE_NAME, DataManifest, SplitName, file_sha256, load_manifest
-from chatsmith.data.mixture import Entry, Mixture, Part, cache_conversations
+from chatsmith.data.mixture import Entry, Mixture, Part
 from chatsmith.data.packing import NOT_TRAINED_ON, ConversationRows, NothingToLearnError, TrainingRows
 from chatsmith.data.tokens import ABOUT, Progress, TokenCache
 from chatsmith.engine.engine import Engine
@@ -37,6 +37,7 @@ from chatsmith.evals.bpb import fixed_prompts
 from chatsmith.ingest.files import find_files
 from chatsmith.ingest.forms import TYPES
 from chatsmith.ingest.hub import is_first_here, open_tokens, use_shared_tokens
+from chatsmith.ingest.tokenizing import cache_conversations
 from chatsmith.model.config import model_cost
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.atomic import write_text

@@ -37,8 +37,9 @@ from chatsmith.data.documents import (
     parquet_rows,
     unpacked_chunks,
 )
+from chatsmith.ingest.tool_calls import calls_text, describe_tools
 from chatsmith.runtime.errors import UserError
-from chatsmith.text.chat import Conversation, calls_text, conversation_to_json, describe_tools
+from chatsmith.text.chat import Conversation, conversation_to_json
 
 TYPES = (*JSON_LINES, *(".json" + packing for packing in PACKINGS), ".parquet")
 

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatsmith.data.mixture import Entry, Mixture, Part, cache_conversations
+from chatsmith.data.mixture import Entry, Mixture, Part
 from chatsmith.data.packing import ConversationRows, RowStream, TrainingRows
 from chatsmith.data.tokens import CacheWriter, TokenCache
+from chatsmith.ingest.tokenizing import cache_conversations
 from chatsmith.runtime.errors import UserError
 from chatsmith.text.chat import Conversation, Message, render
 from chatsmith.text.chat import Part as TextPart
