@@ -27,7 +27,7 @@ from pathlib import Path
 
 from chatsmith.data.dataset import DataManifest, SourceFile, SplitName
 from chatsmith.data.documents import Document
-from chatsmith.data.tokens import ABOUT, LOG, WINDOW_DOCUMENTS, CacheWriter, Progress, TokenCache
+from chatsmith.data.tokens import ABOUT, LOG, PROGRESS, WINDOW_DOCUMENTS, CacheWriter, Progress, TokenCache
 from chatsmith.runtime.atomic import wait_for_room, write_text
 from chatsmith.runtime.errors import UserError
 from chatsmith.text.chat import Conversation, render
@@ -194,10 +194,14 @@ def cache_conversations(
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / BUILDING).open("w") as lock, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            bos_id, vocab_size = 2 * tokenizer.bos_id, 2 * tokenizer.vocab_size
-            writer = CacheWriter(folder, key, bos_id=bos_id, vocab_size=vocab_size)
-            if not writer.progress.complete:
-                left = islice(conversations, sum(writer.progress.documents[-1:]), None)
+            progress = Progress.load(folder, key)
+            if progress is None:
+                (folder / PROGRESS).unlink(missing_ok=True)  # no reader may meet what another build left
+            if not (progress and progress.complete):
+                bos_id, vocab_size = 2 * tokenizer.bos_id, 2 * tokenizer.vocab_size
+                writer = CacheWriter(folder, key, bos_id=bos_id, vocab_size=vocab_size)
+                done = progress.documents[-1] if progress and progress.documents else 0
+                left = islice(conversations, done, None)
                 while window := list(islice(left, WINDOW_DOCUMENTS)):
                     writer.add_window(list(pool.map(encoded, window)))
                 writer.finish()
