@@ -223,8 +223,8 @@ def _parquet_documents(path: Path, column: str) -> Iterator[Document]:
             yield Document(text, f"{path.name}, row {number:,}")
 
 
-def parquet_rows(path: Path, columns: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (row number from 1, its values in these columns).
+def parquet_rows(path: Path, columns: list[str] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (row number from 1, its values in these columns, or in all).
 
     Raises UserError for a file that is not readable or lacks a column.
     """
@@ -232,6 +232,7 @@ def parquet_rows(path: Path, columns: list[str]) -> Iterator[tuple[int, dict[str
     try:
         with pq.ParquetFile(path, memory_map=True) as file:
             names = file.schema_arrow.names
+            columns = names if columns is None else columns
             for missing in (name for name in columns if name not in names):
                 raise UserError(
                     f"{path} has no column `{missing}` (it has: {', '.join(names) or 'none'}); "

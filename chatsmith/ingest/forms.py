@@ -283,7 +283,7 @@ def _message(number: int, entry: dict[str, Any]) -> dict[str, Any]:
 def _records(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield (where, the value of a line, an item or a row); a ValueError in place of what is not JSON."""
     if file_type(path, (".parquet",)):
-        yield from ((f"row {number:,}", row) for number, row in parquet_rows(path, _columns(path)))
+        yield from ((f"row {number:,}", row) for number, row in parquet_rows(path))
         return
     lines = ((number, line.strip()) for number, _, line in numbered_lines(path) if line.strip())
     first = list(islice(lines, 1))
@@ -330,14 +330,6 @@ def _is_text(path: Path) -> bool:
         return any(
             isinstance(one, dict) and one.get("text") is not None for _, one in islice(_records(path), 1)
         )
-
-
-def _columns(path: Path) -> list[str]:
-    try:
-        return pq.read_schema(path).names
-    except pa.ArrowException as error:
-        reason = str(error).splitlines()[0][:160]
-        raise UserError(f"{path} is not a readable parquet file ({reason})") from None
 
 
 # What the commands use.
