@@ -165,6 +165,13 @@ class OllamaReply(ChatReply):
         return {"done": True, "done_reason": reason, **counts, **times, **self._beside}
 
 
+def answer(name: str) -> dict[int | str, dict[str, Any]]:
+    """What /openapi.json says of an endpoint: as of others, with lines for events, and Ollama's errors."""
+    streamed = OllamaReply.media_type if name in ("OllamaChat", "OllamaText") else ""
+    errors = {**protocol.ERRORS["default"], "content": protocol.answer("OllamaError")[200]["content"]}
+    return {**protocol.answer(name, streamed=streamed), "default": errors}
+
+
 def describe(model: ServedModel) -> dict[str, Any]:
     """A model as /api/tags and /api/show tell of it. Raises ApiError (503) while it is being loaded."""
     info = model.loaded.info

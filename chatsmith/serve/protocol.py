@@ -555,12 +555,12 @@ ANSWERS: dict[str, dict[str, Any]] = {
 """JSON Schemas of the answers, by name."""
 
 
-def answer(name: str, *, streamed: bool = False) -> dict[int | str, dict[str, Any]]:
-    """What /openapi.json says of success: JSON of this schema, or if that is asked for, server-sent events."""
+def answer(name: str, *, streamed: str = "") -> dict[int | str, dict[str, Any]]:
+    """What /openapi.json says of success: JSON of this schema, or if that is asked for, a stream of this type."""
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
     if streamed:
         # Of no type: to some readers of the document it describes the whole stream, to others each event.
-        content["text/event-stream"] = {"schema": {"description": "Server-sent events."}}
+        content[streamed] = {"schema": {"description": "One answer in pieces."}}
     return {200: {"description": "The answer.", "content": content}}
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from chatsmith.bundle import Bundle, load_bundle, save_bundle
+from chatsmith.bundle import GENERATION_DEFAULTS, Bundle, load_bundle, save_bundle
 from chatsmith.cli import main as cli
 from chatsmith.cli.config import ExportConfig, ImportConfig
 from chatsmith.cli.export import import_folder as import_
@@ -22,6 +22,7 @@ from chatsmith.export.writers import write_transformers
 from chatsmith.model.config import NO_SOFTCAP, GPTConfig
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.errors import UserError
+from chatsmith.text.chat import chat_template
 from chatsmith.text.tokenizer import SPLITS, train_tokenizer
 
 TEXTS = ["The little fox asked: Where is my red ball? 12 + 345 = 357. Crème brûlée, 東京 🙂\n\n  it's" * 3]
@@ -91,6 +92,10 @@ def test_a_portable_model_becomes_gguf(
     assert found["token_ids_equal"] and found["chat_template_equal"]
     assert found["logits_difference"] <= found["logits_bound"]
     assert found.get("bits_ratio", 1) <= 1.005
+    fields = pytest.importorskip("gguf").GGUFReader(tmp_path / "model.gguf").fields
+    assert fields["general.sampling.temp"].contents() == pytest.approx(0.6)
+    assert fields["general.sampling.top_k"].contents() == 50
+    assert fields["general.description"].contents() == "# A model\n"
 
 
 def test_left_padding_and_beams_change_nothing(ordinary: Bundle, tmp_path: Path) -> None:
@@ -391,6 +396,35 @@ def test_the_card_says_how_to_use_the_copy(ordinary: Bundle, portable: Bundle, t
         assert (
             card.startswith("# A model\n\n## Use with transformers") and trust in card and "TRUST" not in card
         )
+
+
+def test_the_modelfile_on_the_page_renders_as_the_chat_template_does() -> None:
+    """Ollama finds no template of its own for the one in the file, so the page has one (Go's text/template, of which
+    this knows what the page needs)."""
+    jinja2 = pytest.importorskip("jinja2")
+    page = (Path(__file__).parents[2] / "docs" / "use-elsewhere.md").read_text(encoding="utf-8")
+    modelfile = page.partition("FROM ./model.gguf")[2].partition("```")[0]
+    [template] = re.findall(r'^TEMPLATE """(.*)"""$', modelfile, re.MULTILINE)
+    for go, jinja in {
+        "{{ range .Messages }}": "{% for one in messages %}",
+        "{{ .Role }}": "{{ one['role'] }}",
+        "{{ .Content }}": "{{ one['content'] }}",
+        "{{ end }}": "{% endfor %}",
+    }.items():
+        assert go in template
+        template = template.replace(go, jinja)
+    assert "{{ ." not in template
+    roles = ("system", "user", "assistant", "tool", "assistant", "user")
+    messages = [{"role": role, "content": f"Text {number}.\n"} for number, role in enumerate(roles)]
+    theirs, ours = (
+        jinja2.Template(one, keep_trailing_newline=True).render(messages=messages, add_generation_prompt=True)
+        for one in (template, chat_template())
+    )
+    assert theirs == ours
+    ends = {"<|assistant_end|>", "<|bos|>"}
+    assert set(re.findall(r'^PARAMETER stop "(.*)"$', modelfile, re.MULTILINE)) == ends
+    for name in ("temperature", "top_k"):
+        assert f"\nPARAMETER {name} {GENERATION_DEFAULTS[name]}\n" in modelfile
 
 
 def test_the_split_that_others_know_cuts_as_theirs() -> None:
