@@ -140,14 +140,10 @@ def pull(config: PullConfig) -> None:
     check_new(out)
     repository = list_repository(config.name, kind="model")
     sizes = {file.path: file.size for file in repository.files}
-    is_bundle = sizes.keys() >= set(FILES)
-    if is_bundle:
-        (described,) = download(repository, [CONFIG])
-        is_bundle = f'"{ARCHITECTURE}"' in described.read_text(encoding="utf-8", errors="replace")
-    if not is_bundle:
-        raise UserError(
-            f"{config.name} is no bundle of chatsmith; for other models there is `chatsmith import`"
-        )
+    is_whole = sizes.keys() >= set(FILES)
+    described = download(repository, [CONFIG])[0].read_bytes() if is_whole else b""
+    if f'"{ARCHITECTURE}"'.encode() not in described:
+        raise UserError(f"{config.name} is no bundle of chatsmith; others are for `chatsmith import`")
     reporter = Reporter()
     with atomic.new_folder(out) as folder:
         with reporter.progress("downloading", sum(sizes[name] for name in FILES), "bytes") as bar:

@@ -41,9 +41,7 @@ def read_transformers(folder: Path) -> tuple[GPT, Tokenizer, dict[str, Any]]:
     file = folder / "config.json"
     config = _json(file)
     if not (folder / "model.safetensors").is_file():
-        raise UserError(
-            f"{folder} has no model.safetensors; weights in other files (.bin, .pt, several parts) are not read"
-        )
+        raise UserError(f"{folder} has no model.safetensors; other files (.bin, .pt, parts) are not read")
     try:
         weights = safetensors.torch.load_file(folder / "model.safetensors")
     except SafetensorError as error:
@@ -73,7 +71,7 @@ def read_transformers(folder: Path) -> tuple[GPT, Tokenizer, dict[str, Any]]:
     tokenizer = Tokenizer.load(folder)
     if tokenizer.vocab_size != shape.vocab_size:
         raise UserError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, the model {shape.vocab_size}"
+            f"{folder}: its tokenizer has {tokenizer.vocab_size} ids, its model {shape.vocab_size}"
         )
     model = GPT(shape)
     model.load_state_dict(weights)
@@ -103,9 +101,8 @@ def _portable_shape(config: dict[str, Any]) -> GPTConfig:
     heads, depth = config["num_attention_heads"], config["num_hidden_layers"]
     _require(config["num_key_value_heads"] == heads, "its queries share keys (grouped queries)")
     _require(config["hidden_size"] == heads * config["head_dim"], "its heads are not as wide as the stream")
-    _require(
-        config["hidden_act"] == "silu" and not config["attention_bias"], "it has other activations, or biases"
-    )
+    is_plain = config["hidden_act"] == "silu" and not config["attention_bias"]
+    _require(is_plain, "it has other activations, or biases")
     _require(not config["tie_word_embeddings"], "its head is its token table")
     # Ours add 1.2e-7; with 1e-5, logits are 1e-5 apart (measured), with 1e-2, 7e-3.
     _require(0 <= config["rms_norm_eps"] <= 1e-5, "its norms add more than 1e-5 to the mean square")

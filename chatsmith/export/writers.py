@@ -90,12 +90,10 @@ def write_gguf(bundle: Bundle, path: Path, kind: GGUFType) -> None:
         )
     if any(config.windows):
         raise UserError("llama.cpp's qwen3 attends to the whole context; this model has windows")
-    if json.loads(tokenizer.to_json())["pre_tokenizer"]["pretokenizers"][0]["pattern"] != {
-        "Regex": SPLITS["qwen2"]
-    }:
+    split = json.loads(tokenizer.to_json())["pre_tokenizer"]["pretokenizers"][0]["pattern"]
+    if split != {"Regex": SPLITS["qwen2"]}:
         raise UserError(
-            "llama.cpp knows split patterns by name, and this tokenizer's is none of them; train it with the split "
-            "qwen2"
+            "llama.cpp does not know this tokenizer's split pattern; train it with the split qwen2"
         )
     writer: Any = gguf.GGUFWriter(path, "qwen3")
     writer.add_name(bundle.path.absolute().parent.name)

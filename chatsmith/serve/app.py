@@ -136,23 +136,19 @@ def _guarded_routes(service: Service) -> APIRouter:
 
     @router.post(
         "/v1/chat/completions",
-        responses=answer("ChatCompletion", streamed=ChatReply.media_type),
+        responses=answer("ChatCompletion", streamed=True),
         summary="Continue a conversation",
     )
     async def chat_completions(http: Request, request: protocol.ChatRequest) -> Response:
         return await _generate(http, service, request, ChatReply)
 
-    @router.post(
-        "/v1/completions",
-        responses=answer("Completion", streamed=TextReply.media_type),
-        summary="Continue a text",
-    )
+    @router.post("/v1/completions", responses=answer("Completion", streamed=True), summary="Continue a text")
     async def completions(http: Request, request: protocol.CompletionRequest) -> Response:
         return await _generate(http, service, request, TextReply)
 
     @router.post(
         "/v1/responses",
-        responses=answer("ResponseObject", streamed=ResponsesReply.media_type),
+        responses=answer("ResponseObject", streamed=True),
         summary="Continue a conversation, as items",
     )
     async def responses(http: Request, request: ResponsesRequest) -> Response:

@@ -555,12 +555,12 @@ ANSWERS: dict[str, dict[str, Any]] = {
 """JSON Schemas of the answers, by name."""
 
 
-def answer(name: str, *, streamed: str = "") -> dict[int | str, dict[str, Any]]:
-    """What /openapi.json says of success: JSON of this schema, or if that is asked for, a stream of this type."""
+def answer(name: str, *, streamed: bool = False) -> dict[int | str, dict[str, Any]]:
+    """What /openapi.json says of success: JSON of this schema, or if that is asked for, server-sent events."""
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
     if streamed:
         # Of no type: to some readers of the document it describes the whole stream, to others each event.
-        content[streamed] = {"schema": {"description": "One answer in pieces."}}
+        content["text/event-stream"] = {"schema": {"description": "Server-sent events."}}
     return {200: {"description": "The answer.", "content": content}}
 
 
