@@ -141,7 +141,7 @@ def pull(config: PullConfig) -> None:
     repository = list_repository(config.name, kind="model")
     sizes = {file.path: file.size for file in repository.files}
     is_whole = sizes.keys() >= set(FILES)
-    described = download(repository, [CONFIG])[0].read_bytes() if is_whole else b""
+    described = next(iter(download(repository, [CONFIG]))).read_bytes() if is_whole else b""
     if f'"{ARCHITECTURE}"'.encode() not in described:
         raise UserError(f"{config.name} is no bundle of chatsmith; others are for `chatsmith import`")
     reporter = Reporter()

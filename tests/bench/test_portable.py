@@ -10,7 +10,7 @@ def test_it_prints_every_way(script, monkeypatch: pytest.MonkeyPatch, capsys):
     bench = script("portable")
     for name, value in {"VOCABULARY": 512, "VALIDATION": 4096}.items():
         monkeypatch.setattr(bench, name, value)
-    flags = "--seeds 1 --tokens 4096 --longer 1.5 --depth 1 --width 32"
+    flags = "--seeds 1 --tokens 4096 --longer 1.5 --depth 1 --width 64"
     monkeypatch.setattr(sys, "argv", ["portable.py", *flags.split()])
     bench.main()
     found = json.loads(capsys.readouterr().out)
