@@ -159,10 +159,11 @@ class Stage:
         What goes into `config.json` is the same for equal runs; what a clock measured goes into the card alone.
         """
         run, shape, tokens, seed = self.run, plan.model, int(facts["tokens"]), self.config.seed
+        sources, suggestions = _about_data(run)
         card = model_card(
             f"{run.path.name}, {self.name}",
             summary,
-            data={"Sources": f"see data/manifest.json of the run {run.path.name}"},
+            data=sources,
             recipe={
                 "Shape": f"{counted(shape.num_layers, 'layer')}, {shape.model_dim} channels, "
                 f"{counted(shape.num_heads, 'head')}",
@@ -172,11 +173,11 @@ class Stage:
                 "Seed": str(seed),
             },
             cost={
-                "Time": format_seconds(facts["seconds"]),
+                "Time": f"{format_seconds(facts['seconds'])}, this stage",
                 "Arithmetic": f"{tokens * plan.cost.training_flops_per_token:.2e} floating-point operations",
                 "Peak memory": format_bytes(1e9 * facts["peak_memory_gb"]),
             },
-            suggestions=_suggestions(run),
+            suggestions=suggestions,
         )
         save_bundle(
             run.bundle(self.name),
@@ -256,12 +257,23 @@ def _foreseen_speed(plan: Plan, runtime: Runtime) -> dict[str, float]:
     return {"foreseen_tokens_per_second": round(plan.tokens_per_step / step.seconds, 1)}
 
 
-def _suggestions(run: RunDirectory) -> Sequence[str]:
-    """What to ask a model of the built-in world; what others know, nobody knows here."""
+def _about_data(run: RunDirectory) -> tuple[dict[str, str], Sequence[str]]:
+    """What the card says of the data, and what to ask a model of the built-in world; what others know, nobody knows
+    here."""
     try:
-        return SUGGESTIONS if load_manifest(run.data).source == "kindergarten" else ()
+        manifest = load_manifest(run.data)
     except UserError:
-        return ()  # fine-tuned on files of its own
+        return {}, ()  # fine-tuned on files of its own
+    rows: dict[str, str] = {}
+    for name, split in (("Documents", manifest.documents), ("Conversations", manifest.conversations)):
+        if split:
+            # Names alone: a card may be shown to everybody.
+            files = [
+                one.origin if one.is_remote else Path(one.origin or one.path).name for one in split.train
+            ]
+            shown = ", ".join(files[:5]) + (f" and {len(files) - 5} more" if len(files) > 5 else "")
+            rows[name] = f"{split.train_items:,} ({manifest.source}: {shown})"
+    return rows, SUGGESTIONS if manifest.source == "kindergarten" else ()
 
 
 def finish(
