@@ -173,8 +173,9 @@ def _facts(passages: Sequence[Passage]) -> list[_Fact]:
 
 def _facts_of(passage: Passage) -> Iterator[_Fact]:
     sentences = [one.strip() for one in _SENTENCE.split(passage.text) if one.strip()]
-    heading = re.sub(r"^[\d.]+\s+", "", passage.heading.rpartition(" › ")[2]).rstrip("?:.! ")
-    if heading and not heading.startswith("page ") and sentences and len(words(sentences[0])) > 3:
+    heading = _bare(re.sub(r"^[\d.]+\s+", "", passage.heading.rpartition(" › ")[2]).rstrip("?:.! "))
+    is_prose = sentences and len(words(sentences[0])) > 3 and not sentences[0].startswith("```")
+    if heading and not heading.startswith("page ") and is_prose:
         yield _Fact("heading", heading, sentences[0], passage)
     for sentence in sentences:
         if (match := _DEFINITION.fullmatch(" ".join(sentence.split()))) and _can_be_asked(match["subject"]):
