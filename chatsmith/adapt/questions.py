@@ -51,6 +51,7 @@ EXAM_FORMS = {
     "entry": "Which term do these words belong to: {beginning} …",
     "signature": "Name the first argument of {subject}.",
     "heading": "Which file has a part called “{subject}”?",
+    "beginning": "How does the part on “{subject}” begin?",
     "gap": "Which word is missing: {before} ____ {after}",
 }
 
@@ -104,12 +105,14 @@ def training_pairs(passages: Sequence[Passage]) -> list[Question]:
     for one in passages:
         of_passage[one.name] += f"\n{one.text}"
     pairs: dict[str, Question] = {}
+    has_several = len({one.document for one in passages}) > 1
     for fact in _facts(passages):
         document, name = fact.passage.document, fact.passage.name
         said = " ".join(fact.said.split()[:WORDS_SAID]).rstrip(".:;,!?")
         of_what = document if fact.kind == "heading" else fact.subject
+        reversed_forms = REVERSED_FORMS[fact.kind] if has_several or fact.kind != "heading" else ()
         answers = [(form, fact.answer) for form in TRAINING_FORMS[fact.kind]]
-        for form, answer in [*answers, *((form, of_what) for form in REVERSED_FORMS[fact.kind])]:
+        for form, answer in [*answers, *((form, of_what) for form in reversed_forms)]:
             question = form.format(subject=fact.subject, document=document, said=said)
             if squeezed(answer) in squeezed(of_passage[name]):
                 pairs.setdefault(question, Question(question, answer, name, fact.kind))
@@ -200,16 +203,21 @@ def _asked(facts: Sequence[_Fact]) -> Iterator[Question]:
         said = fact.said.split()
         match fact.kind:
             case "definition":
-                answer = " ".join(said[:3])
+                asked = {"definition": " ".join(said[:3])}
             case "entry":
-                answer = fact.subject
+                asked = {"entry": fact.subject}
             case "signature":
-                answer = (words(fact.said.partition(",")[0].partition("=")[0].partition(":")[0]) or [""])[-1]
+                first = fact.said.partition(",")[0].partition("=")[0].partition(":")[0]
+                asked = {"signature": (words(first) or [""])[-1]}
+            case _ if headings[fact.subject.lower()] == 1:
+                begins = " ".join(fact.answer.split()[:4])
+                asked = {"heading": fact.passage.document, "beginning": begins}
             case _:
-                answer = fact.passage.document if headings[fact.subject.lower()] == 1 else ""
-        if answer and answer not in ("self", "cls", "void"):
-            text = EXAM_FORMS[fact.kind].format(subject=fact.subject, beginning=" ".join(said[:6]))
-            yield Question(text, answer, fact.passage.name, fact.kind)
+                asked = {}
+        for form, answer in asked.items():
+            if answer and answer not in ("self", "cls", "void"):
+                text = EXAM_FORMS[form].format(subject=fact.subject, beginning=" ".join(said[:6]))
+                yield Question(text, answer, fact.passage.name, form)
 
 
 def _gaps(passages: Sequence[Passage]) -> Iterator[Question]:

@@ -55,6 +55,7 @@ def test_facts_become_pairs_and_examination_questions() -> None:
     assert exam["Name the first argument of open_valve."] == "valve"
     assert exam["Which term do these words belong to: how much water is mixed into …"] == "ratio"
     assert exam["Which file has a part called “Tanks”?"] == "notes/tank.md"
+    assert exam["How does the part on “Tanks” begin?"] == "Tanks hold water for"
     assert any(question.startswith("Which word is missing") for question in exam)
 
 
