@@ -6,6 +6,7 @@ the text alone and, for questions, the answer of the most similar training pair.
 nothing is called nothing.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -162,12 +163,10 @@ def _result(name: str, questions: Sequence[Question], replies: Sequence[str]) ->
 
 
 def _by_form(questions: Sequence[Question], replies: Sequence[str]) -> dict[str, dict[str, int]]:
-    found: dict[str, dict[str, int]] = {}
-    for one, reply in zip(questions, replies, strict=True):
-        form = found.setdefault(one.form, {"n": 0, "right": 0})
-        form["n"] += 1
-        form["right"] += is_right(reply, one.answer)
-    return found
+    right = Counter(
+        one.form for one, reply in zip(questions, replies, strict=True) if is_right(reply, one.answer)
+    )
+    return {form: {"n": n, "right": right[form]} for form, n in Counter(o.form for o in questions).items()}
 
 
 def _change(test: Comparison | None) -> dict[str, Any] | None:
