@@ -77,7 +77,7 @@ def test_adapters_that_cannot_be_served_are_refused(
         (left, "--adapter", f"x={left}"): "was trained beside another model",
         (plain, "--adapter", left): "each adapter is written NAME=PATH",
         (plain, "--name", "x", "--adapter", f"x={left}"): "two models are called x",
-        (plain, "--adapter", f"x={left}", "--quantize", "int8"): "neither exact nor quantized",
+        (plain, "--adapter", f"x={left}", "--exact"): "run through torch, and are not exact",
     }
     servers = [start_server(*flags) for flags in refused]
     for server, message in zip(servers, refused.values(), strict=True):
