@@ -16,7 +16,7 @@ from pathlib import Path
 
 from chatsmith.adapt.passages import read_documents
 from chatsmith.adapt.search import PassageIndex
-from chatsmith.cli.config import Listening, WatchConfig, named_adapters, named_models
+from chatsmith.cli.config import Listening, WatchConfig, named_models
 from chatsmith.cli.config import ServeConfig as Config
 from chatsmith.cli.settings import expanded
 from chatsmith.report.run_facts import is_run
@@ -81,33 +81,23 @@ def make_service(config: Config, keys: Keys) -> Service:
     """Everything that is served, not yet loaded. To be called inside the event loop."""
 
     metrics = Metrics()
-    paths = named_models(config)
-    num_engines = config.replicas * len(paths)
-    threads = config.threads or engine_threads(num_engines)
-
-    adapters = {name: str(path) for name, path in named_adapters(config).items()}
-
+    paths, adapter_paths = named_models(config)
+    adapters = {name: str(path) for name, path in adapter_paths.items()}
+    threads = config.threads or engine_threads(config.replicas * len(paths))
     same = {name: value for name, value in vars(config).items() if name in EngineSettings.__struct_fields__}
 
     def setup(path: Path, index: int) -> EngineSettings:
         own = {"threads": threads, "adapters": adapters if index < config.replicas else {}}
         return EngineSettings(path=str(path), index=index, **same | own)
 
-    models = {
-        name: ServedModel(
-            name,
-            [setup(path, number * config.replicas + index) for index in range(config.replicas)],
-            Limits(config.max_queue, config.max_queue_tokens, config.max_per_key),
-            metrics,
-            queue_seconds=config.queue_seconds,
-            request_seconds=config.request_seconds,
-        )
-        for number, (name, path) in enumerate(paths.items())
-    }
-    if config.documents:
-        index = PassageIndex(read_documents(expanded(config.documents)).passages)
-        for model in models.values():
-            model.passages = index
+    limits = Limits(config.max_queue, config.max_queue_tokens, config.max_per_key)
+    times = config.queue_seconds, config.request_seconds
+    folder = config.documents
+    passages = PassageIndex(read_documents(expanded(folder)).passages) if folder else None
+    models: dict[str, ServedModel] = {}
+    for number, (name, path) in enumerate(paths.items()):
+        engines = [setup(path, number * config.replicas + index) for index in range(config.replicas)]
+        models[name] = ServedModel(name, engines, limits, metrics, *times, passages)
     first = next(iter(models.values()))
     models |= {name: first.with_adapter(name) for name in adapters}
     max_body_bytes = round(config.max_body_mib * 2**20)
