@@ -85,18 +85,15 @@ def make_service(config: Config, keys: Keys) -> Service:
     adapters = {name: str(path) for name, path in adapter_paths.items()}
     threads = config.threads or engine_threads(config.replicas * len(paths))
     same = {name: value for name, value in vars(config).items() if name in EngineSettings.__struct_fields__}
-
-    def setup(path: Path, index: int) -> EngineSettings:
-        own = {"threads": threads, "adapters": adapters if index < config.replicas else {}}
-        return EngineSettings(path=str(path), index=index, **same | own)
-
     limits = Limits(config.max_queue, config.max_queue_tokens, config.max_per_key)
     times = config.queue_seconds, config.request_seconds
     folder = config.documents
     passages = PassageIndex(read_documents(expanded(folder)).passages) if folder else None
     models: dict[str, ServedModel] = {}
-    for number, (name, path) in enumerate(paths.items()):
-        engines = [setup(path, number * config.replicas + index) for index in range(config.replicas)]
+    for name, path in paths.items():
+        own = {"path": str(path), "threads": threads, "adapters": {} if models else adapters}
+        indices = range(len(models) * config.replicas, (len(models) + 1) * config.replicas)
+        engines = [EngineSettings(index=index, **same | own) for index in indices]
         models[name] = ServedModel(name, engines, limits, metrics, *times, passages)
     first = next(iter(models.values()))
     models |= {name: first.with_adapter(name) for name in adapters}

@@ -354,11 +354,6 @@ class Service:
     """Set once the server shuts down: no new work is taken, and what is open must end by then."""
 
     @property
-    def searches(self) -> bool:
-        """Whether chats are answered from documents."""
-        return any(model.passages for model in self.models.values())
-
-    @property
     def status(self) -> Literal["ok", "loading", "degraded", "draining"]:
         """Whether new work is taken; `degraded` if some engine that did take it does not now."""
         if self.drained_by is not None:
