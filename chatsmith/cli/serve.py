@@ -34,32 +34,18 @@ from chatsmith.serve.server import Address, serve
 
 def main(config: Config) -> None:
     """Serve until a signal. Raises UserError for a model that cannot be loaded, or an address already taken."""
-
     listen(config, lambda keys: make_service(config, keys), config.drain_seconds, config.cors_origins)
 
 
 def listen(
     config: Listening, make: Callable[[Keys], Service], drain_seconds: float, cors_origins: Sequence[str] = ()
 ) -> None:
-    """Serve what `make` makes, inside the event loop, until a signal. Raises UserError if the address is taken."""
+    """Serve what `make` makes, inside the event loop, until a signal; with a warning if that lets in others than it may
+    seem. Raises UserError if the address is taken."""
     reporter = Reporter(json=True)  # stdout is for the log
-    keys, address = who_may_come_in(config, reporter)
-    serve(
-        lambda: make(keys),
-        address,
-        allowed_hosts=config.allowed_host,
-        trusted_proxies=config.trusted_proxy,
-        cors_origins=cors_origins,
-        drain_seconds=drain_seconds,
-        tell=reporter.line,
-    )
-
-
-def who_may_come_in(config: Listening, reporter: Reporter) -> tuple[Keys, Address]:
-    """The keys, and where to listen; with a warning if that lets in others than it may seem."""
     entries = [*config.api_key, *(read_keys(config.api_key_file) if config.api_key_file else [])]
     keys = Keys(entries)
-    address = Address(config.host, config.port)
+    address = Address(config.host, config.port, config.allowed_host, config.trusted_proxy, cors_origins)
     if not address.is_local:
         reporter.notice(
             f"Warning: at {config.host} other machines can reach this server, without encryption."
@@ -68,7 +54,7 @@ def who_may_come_in(config: Listening, reporter: Reporter) -> tuple[Keys, Addres
             reporter.notice(
                 "Warning: it asks for no key, so anyone who reaches it can use it. See --api-key-file."
             )
-    return keys, address
+    serve(lambda: make(keys), address, drain_seconds, reporter.line)
 
 
 def engine_threads(num_engines: int) -> int:
