@@ -57,6 +57,8 @@ class Bound:
         return " and ".join(f"{word} {limit}" for word, limit in limits.items() if limit is not None)
 
 
+NEW = {"new": True}
+"""Of fields that are younger than the keys of finished stages (see `stage_key`)."""
 WAYS = ("track", "save_minutes", "rows_per_microbatch", "keep_every", "core_every", "eval_data")
 """Settings of training that change how, and not what comes out."""
 
@@ -67,6 +69,7 @@ NaturalNumber = Annotated[float, Bound(ge=0)]
 VocabSize = Annotated[int, Bound(ge=285)]  # 256 bytes and 29 special tokens (text/tokenizer.py)
 Dtype = Literal["auto", "fp32", "bf16"]
 Product = Literal["qkv", "out", "up", "down"]  # those of backends/lora.py, which imports torch
+PRODUCTS: tuple[Product, ...] = ("qkv", "out", "up", "down")
 Tracker = Literal["none", "wandb", "tensorboard", "trackio"]
 
 
@@ -88,16 +91,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self), include_extras=True)
-        for field in dataclasses.fields(self):
-            for value, bound in _bounded(getattr(self, field.name), hints[field.name]):
-                refuse(
-                    isinstance(value, int) and abs(value) >= 2**63,
-                    f"{field.name} is too large a number",
-                    field.name,
-                )
+        for name in (field.name for field in dataclasses.fields(self)):
+            for value, bound in _bounded(getattr(self, name), hints[name]):
+                is_huge = isinstance(value, int) and abs(value) >= 2**63
+                refuse(is_huge, f"{name} is too large a number", name)
                 kind = "" if math.isfinite(value) else "a finite number, "
-                words = f"{field.name} is {value}; it must be {kind}{bound}"
-                refuse(not bound.holds(value), words, field.name)
+                refuse(not bound.holds(value), f"{name} is {value}; it must be {kind}{bound}", name)
         self.check()
 
     def check(self) -> None:
@@ -167,12 +166,10 @@ class Shape(Settings):
     window_pattern: str = ""
     """Attention windows, repeated over the layers: L the whole context, S a quarter of it; the last layer is always L.
     By default L, and from depth 12 on SSSL, but for portable models."""
-    value_embeddings: bool = dataclasses.field(default=True, metadata={"new": True})
+    value_embeddings: bool = dataclasses.field(default=True, metadata=NEW)
     """Tables of the vocabulary's size that add to the attention values: better per token, and most of the
     parameters."""
-    architecture: Literal["chatsmith", "portable"] = dataclasses.field(
-        default="chatsmith", metadata={"new": True}
-    )
+    architecture: Literal["chatsmith", "portable"] = dataclasses.field(default="chatsmith", metadata=NEW)
     """portable: Qwen3's architecture, which transformers, llama.cpp and Ollama run; without smear, bigrams, softcap."""
 
 
@@ -262,13 +259,11 @@ class TokenTraining(Training):
     """The folder with the files of gsm8k, arc_easy, …; by default the cache, into which they are downloaded."""
     from_: Path | None = None
     """The bundle to start from; by default that of the stage before."""
-    lora_rank: Natural = dataclasses.field(default=0, metadata={"new": True})
+    lora_rank: Natural = dataclasses.field(default=0, metadata=NEW)
     """LoRA: freeze the model and train matrices of this rank beside its own; 0 trains all weights. What is learned is
     merged into the bundle, and kept apart as STAGE/adapter for `serve --adapter`. A rate_scale 2 to 4 times as high
     suits it."""
-    lora_products: tuple[Product, ...] = dataclasses.field(
-        default=("qkv", "out", "up", "down"), metadata={"new": True}
-    )
+    lora_products: tuple[Product, ...] = dataclasses.field(default=PRODUCTS, metadata=NEW)
     """Which matrices of each layer LoRA trains: of attention (qkv, out) and of the MLP (up, down)."""
 
 
@@ -358,7 +353,7 @@ class TokenizerConfig(Run):
     sample_megabytes: Annotated[float, Bound(gt=0, finite=False)] = 16.0
     """Training text to learn from, sampled evenly from all of it, in millions of characters. Of a hub, only the first
     shards that hold so much are read."""
-    split: Literal["chatsmith", "qwen2"] = dataclasses.field(default="chatsmith", metadata={"new": True})
+    split: Literal["chatsmith", "qwen2"] = dataclasses.field(default="chatsmith", metadata=NEW)
     """How text is cut before merging; qwen2: a way that llama.cpp and Ollama know, for portable models."""
     document_characters: Natural = 0
     """Learn from the first so many characters of each document, so that a few long ones do not outweigh many; 0 means
@@ -696,35 +691,26 @@ class ServeConfig(Inference, Listening):
             is_origin = origin == "*" or ORIGIN.fullmatch(origin)
             refuse(not is_origin, f"{origin} is no origin: {wanted}", "cors_origins")
         Listening.check(self)
-        named_adapters(self)
+        named_models(self)
 
 
-def named_models(config: ServeConfig) -> dict[str, Path]:
-    """The served models: path by name. Raises UserError."""
+def named_models(config: ServeConfig) -> tuple[dict[str, Path], dict[str, Path]]:
+    """The served models, and the adapters of the first one: path by name. Raises UserError."""
     models: dict[str, Path] = {}
+    adapters: dict[str, Path] = {}
     if not config.model or config.run != DEFAULT_RUN or config.name:
         name = config.name or _folder_name(config.run)
         _check_name(name, "name")
         models[name] = config.run
-    _add_named(models, config.model, "model")
-    return models
-
-
-def named_adapters(config: ServeConfig) -> dict[str, Path]:
-    """The adapters of the first model: path by name. Raises UserError."""
-    models = named_models(config)
-    both = models.copy()
-    _add_named(both, config.adapter, "adapter")
-    return {name: path for name, path in both.items() if name not in models}
-
-
-def _add_named(models: dict[str, Path], entries: tuple[str, ...], setting: str) -> None:
-    for entry in entries:
-        name, equals, path = entry.partition("=")
-        refuse(not equals or not path, f"each {setting} is written NAME=PATH, not {entry!r}", setting)
-        refuse(name in models, f"two models are called {name}; give each its own name", setting)
-        _check_name(name, setting)
-        models[name] = Path(path)
+    for setting, found in (("model", models), ("adapter", adapters)):
+        for entry in getattr(config, setting):
+            name, equals, path = entry.partition("=")
+            refuse(not equals or not path, f"each {setting} is written NAME=PATH, not {entry!r}", setting)
+            is_taken = name in models or name in adapters
+            refuse(is_taken, f"two models are called {name}; give each its own name", setting)
+            _check_name(name, setting)
+            found[name] = Path(path)
+    return models, adapters
 
 
 def _check_name(name: str, setting: str) -> None:

@@ -372,10 +372,8 @@ def show_samples(mixture: Mixture, tokenizer: Tokenizer, reporter: Reporter) -> 
         for row in islice(rows.order(0), 2 if len(talks) == 1 else 1):
             batch = rows.batch([row])
             ids = batch.inputs[0].tolist()
-            end = [*ids, tokenizer.bos_id].index(
-                tokenizer.bos_id, 1
-            )  # where the row's next conversation begins
+            # Where the row's next conversation begins.
+            end = [*ids, tokenizer.bos_id].index(tokenizer.bos_id, 1)
             mask = [0, *(batch.targets[0] != NOT_TRAINED_ON).int().tolist()]
-            show_rendered(
-                f"A conversation of {entry.source}", Rendered(ids[:end], mask[:end]), tokenizer, reporter
-            )
+            shown = Rendered(ids[:end], mask[:end])
+            show_rendered(f"A conversation of {entry.source}", shown, tokenizer, reporter)

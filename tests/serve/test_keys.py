@@ -193,4 +193,4 @@ def test_each_model_answers_under_its_name(guarded: Any) -> None:
 def test_models_have_the_names_of_their_folders_or_their_own(
     config: dict[str, Any], names: list[str]
 ) -> None:
-    assert list(named_models(Config(**config))) == names
+    assert list(named_models(Config(**config))[0]) == names
