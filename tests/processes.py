@@ -20,6 +20,8 @@ import json, os, sys
 import torch, torch._dynamo, torch.distributed, safetensors.torch
 import chatsmith.cli.evaluate, chatsmith.cli.pretrain, chatsmith.cli.rl, chatsmith.optim.sharded, tests.train.conftest
 
+os.fsync = lambda descriptor: None  # this and the next as in tests/conftest.py
+chatsmith.train.step.gemm_peak = chatsmith.train.trainer.gemm_peak = lambda *_, **__: 1e11
 for line in sys.stdin:
     job, children = json.loads(line), []
     for rank, environment in enumerate(job["environments"]):

@@ -412,9 +412,8 @@ def test_two_processes_find_what_one_finds(
     """As torchrun starts them: one JSON object, the same scores, and files written once."""
     other = shutil.copytree(run, tmp_path / "shared-out")
     argv = ("evaluate", other, "--eval-data", small_benchmarks, "--suite", "all", "--max-examples", 3)
-    environment = {**subprocess_environment, "XDG_CACHE_HOME": str(tmp_path)}
     argv += ("--json", "--device", "cpu")
-    ranks = Processes(SHORT + CHATSMITH, *argv, world_size=2, environment=environment)
+    ranks = Processes(SHORT + CHATSMITH, *argv, world_size=2, environment=subprocess_environment)
     config = Config(run, suite="all", eval_data=small_benchmarks, max_examples=3, device="cpu", json=True)
     alone = measured(capsys, config)
     first, second = ranks.wait()
