@@ -60,7 +60,7 @@ def add_lora(model: GPT, rank: int, products: Sequence[str] = PRODUCTS, seed: in
     """Freeze the model, and put matrices of `rank` beside its `products` to be trained."""
     generator = torch.Generator().manual_seed(seed)
     model.requires_grad_(False)
-    for parent, name, linear in _products(model):
+    for parent, name, linear in large_products(model):
         if name in products:
             setattr(parent, name, LoRALinear(linear, rank, generator))
 
@@ -227,7 +227,8 @@ def adapt(view: GPT, adapters: Mapping[str, Adapter], routes: Routes) -> None:
         raise UserError(f"an adapter changes {min(unknown)}, which the model does not have")
 
 
-def _products(model: GPT) -> list[tuple[nn.Module, str, Linear]]:
+def large_products(model: GPT) -> list[tuple[nn.Module, str, Linear]]:
+    """Those of a model's blocks: each with the module that it belongs to, and its name there."""
     return [
         (module, name, child)
         for module in model.blocks.modules()

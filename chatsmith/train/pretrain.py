@@ -60,6 +60,7 @@ def pretrain(
         model = GPT(start)
         model.init_weights(torch.Generator().manual_seed(settings.seed))
         model.to(runtime.device)
+    run.adjust(model)
     shape = model.config
     flops_per_token = model_cost(shape).training_flops_per_token
     measured = partial(expected_seconds, tokens * flops_per_token, runtime)
