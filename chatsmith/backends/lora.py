@@ -60,7 +60,7 @@ def add_lora(model: GPT, rank: int, products: Sequence[str] = PRODUCTS, seed: in
     """Freeze the model, and put matrices of `rank` beside its `products` to be trained."""
     generator = torch.Generator().manual_seed(seed)
     model.requires_grad_(False)
-    for parent, name, linear in _products(model):
+    for parent, name, linear in large_products(model):
         if name in products:
             setattr(parent, name, LoRALinear(linear, rank, generator))
 
@@ -230,7 +230,8 @@ def adapt(model: GPT, view: GPT, adapters: Mapping[str, Adapter], routes: Routes
     return adapted
 
 
-def _products(model: GPT) -> list[tuple[nn.Module, str, Linear]]:
+def large_products(model: GPT) -> list[tuple[nn.Module, str, Linear]]:
+    """Those of a model's blocks: each with the module that it belongs to, and its name there."""
     return [
         (module, name, child)
         for module in model.blocks.modules()

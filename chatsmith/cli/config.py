@@ -247,6 +247,8 @@ class TokenTraining(Training):
     """Tokens of one optimizer step; 0 means that the plan decides."""
     evaluate_tokens: Positive = 65_536
     """Validation tokens in one evaluation."""
+    fp8: bool = dataclasses.field(default=False, metadata={"new": True})
+    """Multiply in fp8 in the blocks: on GPUs since Ada and Hopper, with the extra chatsmith[fp8]."""
     compile: bool = True
     """Compile the model where that is possible."""
     core_every: Natural = 0
@@ -920,6 +922,8 @@ class PlanConfig(Shape, Output):
     """How many of these GPUs train together."""
     price_per_gpu_hour: NaturalNumber = 0.0
     """Dollars for an hour of one GPU; 0 means a usual price."""
+    fp8: bool = False
+    """Pretrain with the blocks' products in fp8, where the GPU has it."""
     keep_every: Natural = 0
     """Count the disk for the weights that pretraining keeps every so many steps; 0 means as the recipe says."""
     table: Literal["none", "depths", "gpus"] = "none"
@@ -930,6 +934,7 @@ class PlanConfig(Shape, Output):
     def check(self) -> None:
         is_alone = self.gpu == "this" and self.table != "gpus"
         refuse(is_alone and self.count > 1, "count goes with gpu: name one", "gpu")
+        refuse(is_alone and self.fp8, "fp8 goes with gpu: name one", "gpu")
         choices = sum(map(bool, (self.what, self.budget_usd, self.hours, self.params)))
         refuse(choices > 1, "a recipe or depth, budget_usd, hours, params: only one of them", "what")
         refuse(self.plot and self.table == "none", "plot goes with table: depths or gpus", "table")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from chatsmith.backends import choose_loss
+from chatsmith.backends.fp8 import fp8_products
 from chatsmith.backends.lora import ADAPTER, adapter_beside, add_lora, merged, save_adapter
 from chatsmith.bundle import GENERATION_DEFAULTS, Bundle, check_bundle, load_bundle, save_bundle
 from chatsmith.cli.config import Shape
@@ -137,6 +138,7 @@ class Stage:
             gradient_of=choose_loss(self.runtime, self.reporter.line)
             if self.name != "rl"
             else chunk_gradient,
+            adjust=fp8_products(self.runtime.device) if getattr(config, "fp8", False) else lambda _: None,
             describe=describe if self.name != "rl" else lambda *_: [],
         )
 
@@ -244,16 +246,16 @@ def facts_of(training: TrainingRun, plan: Plan, result: TrainResult) -> dict[str
         "share_of_peak": round(result.share_of_peak, 4),
         "peak_memory_gb": round(peak_memory_bytes(training.runtime) / 1e9, 3),
         "foreseen_memory_gb": round(plan.foreseen_memory_bytes / 1e9, 3),
-        **_foreseen_speed(plan, training.runtime),
+        **_foreseen_speed(plan, training.runtime, bool(training.settings.get("fp8"))),
     }
 
 
-def _foreseen_speed(plan: Plan, runtime: Runtime) -> dict[str, float]:
+def _foreseen_speed(plan: Plan, runtime: Runtime, fp8: bool) -> dict[str, float]:
     """Tokens/s by the model of time, where the GPU is in its table."""
     device, dtype = device_here(runtime.device), runtime.dtype_name
     if device is None or dtype not in device.flops or not plan.has_equal_steps:
         return {}
-    step = step_of(plan, device, dtype)
+    step = step_of(plan, device, dtype, fp8=fp8)
     return {"foreseen_tokens_per_second": round(plan.tokens_per_step / step.seconds, 1)}
 
 

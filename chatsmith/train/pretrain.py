@@ -48,6 +48,7 @@ def pretrain(
         model = GPT(start)
         model.init_weights(torch.Generator().manual_seed(settings.seed))
         model.to(run.runtime.device)
+    run.adjust(model)
 
     @cache  # not before an evaluation: it waits for all of the validation text
     def validation_rows() -> ValidationRows:

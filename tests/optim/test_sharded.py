@@ -202,6 +202,27 @@ def test_traffic_stays_within_its_budget_and_starts_in_the_backward_pass(pretend
     assert max(sent + gathered) <= 256 * 2**20
 
 
+@pytest.mark.parametrize("dtype", [None, torch.float16])
+def test_gradients_are_dropped_as_they_are_sent(pretended_group, dtype):
+    """But in float16, where an overflow is looked for before the update."""
+    model = GPT(CONFIG)
+    model.init_weights(torch.Generator().manual_seed(1))
+    model.compute_dtype = dtype
+    optimizer = ShardedOptimizer(model, RATES, 3, pretended_group)
+    left: list[set[str]] = []
+    model.embedding.weight.register_post_accumulate_grad_hook(
+        lambda _: left.append({name for name, one in optimizer.named.items() if one.grad is not None})
+    )
+    for is_last in (False, True):
+        if is_last:
+            optimizer.last_backward()
+        model.logits(model(torch.arange(8)[None])).float().square().mean().backward()
+    kept = set(optimizer.small) if dtype is None else optimizer.named.keys()
+    assert left[0] == optimizer.named.keys() and left[1] <= {*kept, "smear_gate.weight", "smear_strength"}
+    optimizer.step(1.0, 0.9, 1.0)
+    assert {name for name, one in optimizer.named.items() if one.grad is not None} == set(optimizer.small)
+
+
 def test_nobody_owns_what_another_owns(pretended_group):
     """The pieces of all processes together are every matrix and every row once, dealt out evenly."""
     model = GPT(GPTConfig(vocab_size=515, context_length=8, num_layers=5, num_heads=2, head_dim=16))

@@ -41,7 +41,9 @@ def test_the_first_evaluation_which_may_compile_is_not_timed_and_what_is_measure
     model, fitted, clock = new_model(), [], [0.0]
     budget = TimeBudget(0.05, time.monotonic(), Kept(), runtime)
     lasts = iter([500.0, 10.0])
-    monkeypatch.setattr("chatsmith.train.trainer.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr(
+        trainer, "time", SimpleNamespace(perf_counter=lambda: clock[0], monotonic=time.monotonic)
+    )
     monkeypatch.setattr("chatsmith.train.trainer.seconds_per_step", lambda *_: 0.01)
 
     def evaluate(plan: Plan) -> dict[str, float]:
