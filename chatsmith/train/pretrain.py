@@ -4,9 +4,9 @@ The rows of the tokenized documents come in a seeded order; the score is bits pe
 validation text.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -45,13 +45,11 @@ def pretrain(
     *,
     tokens: int,
     budget: TimeBudget | None = None,
-    sample: Callable[[GPT], Mapping[str, Any]] | None = None,
 ) -> Trained:
     """Train a model on about `tokens` tokens of `rows`, or with a `budget` on as many as its minutes hold: a new one if
     `start` is its shape, else `start` itself.
 
-    `sample` gives what the model says at every evaluation, as `Job` has it. Raises as `Trainer` does, and where there
-    is no text.
+    Raises as `Trainer` does, and where there is no text.
     """
     runtime, reporter = run.runtime, run.reporter
     if isinstance(start, GPT):
@@ -79,7 +77,6 @@ def pretrain(
             compute_loss,
             evaluate=partial(evaluate, plan),
             evaluate_every=settings.evaluate_every(plan),
-            sample=partial(sample, model) if sample else None,
         )
 
     def planned(tokens: int, notice: Callable[[str], object]) -> Plan:

@@ -31,7 +31,7 @@ def opened(new_page: Callable, server: Server, path: str = "runs", **options) ->
 def test_a_finished_run_in_words_curves_and_scores(new_page, watch, tiny_run):
     page = opened(new_page, watch(tiny_run, "--price-per-hour", "3600"))
     page.reads(page.page.locator("h1"), "Done")
-    assert page.page.title() == f"Done · {tiny_run.name}"
+    page.until(f"document.title === 'Done · {tiny_run.name}'")
     assert page.page.locator('link[rel="icon"]').get_attribute("href").startswith("data:image/svg")
     assert "in all" in page.page.locator(".standing-outlook").inner_text()
     assert "$" in page.page.locator(".standing-outlook").inner_text()
@@ -73,7 +73,7 @@ def test_a_stopped_run_says_why_and_how_to_go_on(new_page, watch, two_runs):
     told = page.page.locator(".runs-stopped").inner_text()
     assert "the disk is full; free space" in told and "chatsmith run" in told and "stopped" in told
     page.page.get_by_role("button", name="Copy the command").first.click()
-    assert page.page.evaluate("navigator.clipboard.readText()").startswith("chatsmith run")
+    page.until("navigator.clipboard.readText().then((text) => text.startsWith('chatsmith run'))")
     assert "pretrain 40 %" in page.page.locator(".log").inner_text()
 
 

@@ -46,7 +46,7 @@ def test_the_beginning(new_page, server, shoot):
     chat = Chat(new_page(server.address, **DESKTOP), server.address).open()
     suggestions = chat.page.get_by_role("list", name="Suggestions")
     suggestions.wait_for()  # of the model's card, which comes later than the model
-    assert suggestions.get_by_role("button").count() == 6
+    suggestions.get_by_role("button").nth(5).wait_for()
     shoot(chat, "chat-beginning")
 
 
@@ -59,7 +59,7 @@ def test_conversation_tokens_prompt_and_settings(talked, shoot):
         (tokens) => tokens.map((token) => Number(token.style.getPropertyValue("--heat")))""")
     in_doubt = min(range(len(heats)), key=lambda index: abs(heats[index] - IN_DOUBT))
     chat.last.locator(".token").nth(in_doubt).hover()
-    assert chat.last.locator(".alternative").count() == 8
+    chat.last.locator(".alternative").nth(7).wait_for()
     shoot(chat, "chat-tokens")
     chat.page.mouse.move(640, 5)
     chat.last.locator(".inspector").wait_for(state="detached")
@@ -68,7 +68,7 @@ def test_conversation_tokens_prompt_and_settings(talked, shoot):
     chat.page.locator(".prompt-messages").wait_for()
     shoot(chat, "chat-prompt")
     chat.page.get_by_role("button", name="Settings", exact=True).click()
-    assert chat.page.get_by_role("slider").count() == 5
+    chat.page.get_by_role("slider").nth(4).wait_for()
     shoot(chat, "chat-settings")
 
 
@@ -125,6 +125,7 @@ def test_side_by_side_settings_ratings_and_the_card(new_page, server, shoot, wid
     field.fill("3")
     chat.page.get_by_role("button", name="Presets", exact=True).click()
     chat.page.get_by_role("menuitem", name="Save as a preset").click()
+    chat.until("document.activeElement.closest('.presets') && document.activeElement.matches('input')")
     chat.page.keyboard.type("Three at once")
     chat.page.keyboard.press("Enter")
     chat.page.get_by_role("combobox", name="Preset").wait_for()
