@@ -96,6 +96,28 @@ def test_samples_along_training_token_by_token_compared_and_talked_to(new_page, 
     assert "Once <b>upon" in said.locator(".sample-reply").first.inner_text()
 
 
+def test_answers_along_fine_tuning_show_what_the_calculator_put_in(new_page, watch, two_runs):
+    records = two_runs / "done" / "metrics.jsonl"
+    sampled = [(1, "<|python_start|>"), (2, "2+3"), (3, "<|python_end|>"), (7, " It is 5.")]
+    said = [[id, text, -0.1, [[id, text, -0.1]]] for id, text in sampled]
+    said[3:3] = [[4, "<|output_start|>", None, []], [5, "5", None, []], [6, "<|output_end|>", None, []]]
+    row = {
+        "stage": "sft",
+        "step": 4,
+        "time": 1e9,
+        "samples": [{"prompt": "What is 2 plus 3?", "tokens": said}],
+    }
+    records.write_text(f"{json.dumps(row)}\n{records.read_text()}")
+    page = opened(new_page, watch(two_runs), "runs#/done")
+    card = page.page.locator(
+        ".card", has=page.page.get_by_role("heading", name="What sft writes after step 4")
+    )
+    page.reads(card.locator(".sample-said"), "What is 2 plus 3?")
+    page.reads(card.locator(".token"), "python_start", "2+3", "python_end", "5", " It is 5.")
+    card.locator(".token").nth(3).hover()
+    card.get_by_text("The calculator put this in").wait_for()
+
+
 def test_several_runs_sorted_and_two_side_by_side(new_page, watch, two_runs):
     page = opened(new_page, watch(two_runs))
     names = page.page.locator(".run-table tbody a")
@@ -143,9 +165,13 @@ def test_axe_finds_nothing_serious(new_page, watch, two_runs, scheme):
 def test_what_it_looks_like(new_page, watch, two_runs, shoot, request):
     is_looked_at = request.config.getoption("--screenshots", default=None)
     devices = {"390": PHONE, **({"768": TABLET, "1280": DESKTOP} if is_looked_at else {})}
-    server = watch(two_runs)
+    views = {"list": "runs", "done": "runs#/done", "both": "runs#/stopped/with/done"}
+    also = []
+    if demo := request.config.getoption("--demo-run", default=None):
+        also, views["demo"] = ["--also", demo], f"runs#/{demo.name}"
+    server = watch(two_runs, *also)
     for name, device in devices.items():
-        for view, path in (("list", "runs"), ("done", "runs#/done"), ("both", "runs#/stopped/with/done")):
+        for view, path in views.items():
             page = opened(new_page, server, path, **device)
             width = page.page.evaluate("document.documentElement.scrollWidth")
             assert width <= device["viewport"]["width"], "nothing is wider than the screen"

@@ -50,26 +50,32 @@ def test_the_beginning(new_page, server, shoot):
     shoot(chat, "chat-beginning")
 
 
-def test_conversation_tokens_prompt_and_settings(talked, shoot):
-    chat = talked(**DESKTOP)
+@pytest.mark.parametrize("width", ["", "-768"])
+def test_conversation_tokens_prompt_and_settings(talked, shoot, width, request):
+    if width and not request.config.getoption("--screenshots", default=None):
+        pytest.skip("to be looked at: --screenshots")
+    chat = talked(**(TABLET if width else DESKTOP))
     assert chat.page.locator(".bubble").count() == 3
-    shoot(chat, "chat-conversation")
+    shoot(chat, f"chat-conversation{width}")
     chat.page.get_by_role("button", name="Look inside").click()
     heats = chat.last.locator(".token").evaluate_all("""
         (tokens) => tokens.map((token) => Number(token.style.getPropertyValue("--heat")))""")
     in_doubt = min(range(len(heats)), key=lambda index: abs(heats[index] - IN_DOUBT))
     chat.last.locator(".token").nth(in_doubt).hover()
     chat.last.locator(".alternative").nth(7).wait_for()
-    shoot(chat, "chat-tokens")
+    shoot(chat, f"chat-tokens{width}")
     chat.page.mouse.move(640, 5)
     chat.last.locator(".inspector").wait_for(state="detached")
     chat.page.get_by_role("button", name="Look inside").click()
     chat.page.get_by_role("button", name="Prompt", exact=True).click()
     chat.page.locator(".prompt-messages").wait_for()
-    shoot(chat, "chat-prompt")
+    shoot(chat, f"chat-prompt{width}")
     chat.page.get_by_role("button", name="Settings", exact=True).click()
     chat.page.get_by_role("slider").nth(4).wait_for()
-    shoot(chat, "chat-settings")
+    shoot(chat, f"chat-settings{width}")
+    chat.message.fill("/")
+    chat.page.get_by_role("option").first.wait_for()
+    shoot(chat, f"chat-commands{width}")
 
 
 def test_markdown_and_a_problem(new_page, server, shoot):
@@ -98,6 +104,10 @@ def test_markdown_and_a_problem(new_page, server, shoot):
 def test_a_phone(talked, shoot):
     chat = talked(**PHONE)
     shoot(chat, "chat-phone")
+    chat.message.fill("/")
+    chat.page.get_by_role("option").first.wait_for()
+    shoot(chat, "chat-phone-commands")
+    chat.message.fill("")
     chat.page.get_by_role("button", name="Look inside").tap()
     chat.last.locator(".token").nth(3).tap()
     chat.last.locator(".alternative").first.wait_for()
@@ -106,9 +116,6 @@ def test_a_phone(talked, shoot):
     chat.page.get_by_role("button", name="Show conversations").tap()
     chat.page.get_by_role("dialog", name="Conversations").wait_for()
     shoot(chat, "chat-phone-conversations")
-
-
-TABLET = {"viewport": {"width": 768, "height": 1024}}
 
 
 @pytest.mark.long
