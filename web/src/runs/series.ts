@@ -190,12 +190,13 @@ function memoryOf(records: readonly Placed[], details: Details): Curve[] {
   return [{ label: t.runs.lines.atMost, colour: "--ink-soft", points }];
 }
 
-/** The pace that a budget in minutes was planned with. */
+/** The pace that a stage was planned with: by the model of time where the GPU is in its table, else by its minutes. */
 function promisedSpeed(records: readonly Placed[], details: Details): Curve[] {
   const points = bandsOf(records).flatMap(({ stage, from, to }): [number, number][] => {
     const minutes = Number(details.settings[stage]?.minutes ?? 0);
     const own = records.findLast(({ row }) => row.stage === stage && row.tokens && row.steps)?.row;
-    const promised = minutes > 0 && own ? (own.tokens! / own.step) * own.steps! / (60 * minutes) : 0;
+    const foreseen = Number(details.done[stage]?.foreseen_tokens_per_second ?? 0);
+    const promised = foreseen || (minutes > 0 && own ? ((own.tokens! / own.step) * own.steps!) / (60 * minutes) : 0);
     return promised > 0 ? [[from, promised], [to, promised]] : [];
   });
   return [{ label: t.runs.lines.planned, colour: "--ink-faint", points, look: "dashes" }];
