@@ -132,10 +132,11 @@ def test_prompts_are_continued_at_every_evaluation_and_change_nothing(tiny_copy,
     settings = (tiny_copy, "--tokens", 4096, "--evaluations", 2)
     weights, prompts = tiny_copy / "pretrain" / "bundle" / "model.safetensors", ["The little dog", "One"]
     assert pretrain(*settings)[0] == 0
-    without, done = weights.read_bytes(), tiny_copy / "pretrain" / "done.json"
-    done.unlink()
+    without = weights.read_bytes()
+    for name in ("done.json", "settings.toml"):
+        (tiny_copy / "pretrain" / name).unlink()
     code, out, _ = pretrain(*settings, "--sample-prompts", *prompts)
-    assert code == 0 and weights.read_bytes() == without
+    assert code == 0 and "is up to date" not in out and weights.read_bytes() == without
     assert sum(line.startswith("The little dog") for line in out.splitlines()) == 2
     records = [json.loads(line) for line in (tiny_copy / "metrics.jsonl").read_text().splitlines()]
     said = [record["samples"] for record in records if record["stage"] == "pretrain" and "samples" in record]

@@ -60,9 +60,9 @@ function ByStage({ samples, stages, model }: { samples: readonly Sample[]; stage
           <div class="sample-replies" style={{ "--columns": shown.length }}>
             {shown.map((one) => sample.replies[one] !== undefined && <Said key={one} stage={one} text={sample.replies[one]} isNamed={stages.length > 1} />)}
           </div>
-          <p class="sample-note">
-            {sample.expected ? t.runs.expected(sample.section, sample.expected) : sample.section}
-          </p>
+          {!FIXED.has(sample.section) && (
+            <p class="sample-note">{sample.expected ? t.runs.expected(sample.section, sample.expected) : sample.section}</p>
+          )}
           {model && <Asked model={model} prompt={sample.prompt} />}
         </article>
       ))}
@@ -70,6 +70,8 @@ function ByStage({ samples, stages, model }: { samples: readonly Sample[]; stage
   );
 }
 
+/** Sections of prompts that nobody judges. */
+const FIXED: ReadonlySet<string> = new Set(["continued", "answered", "free"]);
 const VERDICT = /^\((right|wrong)\) /;
 
 function Said({ stage, text, isNamed }: { stage: string; text: string; isNamed: boolean }) {
