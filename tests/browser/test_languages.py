@@ -62,7 +62,7 @@ def test_a_conversation_in_japanese(open_chat, shoot):
     chat.has_said("こんにちは。お元気ですか。")
     chat.last.wait_for()
     page.get_by_role("button", name="停止", exact=True).wait_for(state="detached")
-    assert chat.last.get_by_role("button", name="再生成").is_visible()
+    chat.last.get_by_role("button", name="再生成").wait_for()
     assert "トークン" in chat.last.locator(".figures").inner_text()
     chat.reads(page.locator(".conversations h2"), "今日")
     page.get_by_role("button", name="内部を見る").click()

@@ -31,7 +31,7 @@ def opened(new_page: Callable, server: Server, path: str = "runs", **options) ->
 def test_a_finished_run_in_words_curves_and_scores(new_page, watch, tiny_run):
     page = opened(new_page, watch(tiny_run, "--price-per-hour", "3600"))
     page.reads(page.page.locator("h1"), "Done")
-    assert page.page.title() == f"Done · {tiny_run.name}"
+    page.until(f"document.title === 'Done · {tiny_run.name}'")
     assert page.page.locator('link[rel="icon"]').get_attribute("href").startswith("data:image/svg")
     assert "in all" in page.page.locator(".standing-outlook").inner_text()
     assert "$" in page.page.locator(".standing-outlook").inner_text()
@@ -73,7 +73,7 @@ def test_a_stopped_run_says_why_and_how_to_go_on(new_page, watched):
     told = page.page.locator(".runs-stopped").inner_text()
     assert "the disk is full; free space" in told and "chatsmith run" in told and "stopped" in told
     page.page.get_by_role("button", name="Copy the command").first.click()
-    assert page.page.evaluate("navigator.clipboard.readText()").startswith("chatsmith run")
+    page.until("navigator.clipboard.readText().then((text) => text.startsWith('chatsmith run'))")
     assert "pretrain 40 %" in page.page.locator(".log").inner_text()
 
 
@@ -94,6 +94,29 @@ def test_samples_along_training_token_by_token_compared_and_talked_to(new_page, 
     page.page.locator(".command code", has_text="serve …/runs/stopped/pretrain@000300").wait_for()
     said.get_by_role("slider").fill("0")  # a record of before, as text
     assert "Once <b>upon" in said.locator(".sample-reply").first.inner_text()
+
+
+def test_answers_along_fine_tuning_show_what_the_calculator_put_in(new_page, watch, two_runs, tmp_path):
+    runs = shutil.copytree(two_runs, tmp_path / "runs")
+    records = runs / "done" / "metrics.jsonl"
+    sampled = [(1, "<|python_start|>"), (2, "2+3"), (3, "<|python_end|>"), (7, " It is 5.")]
+    said = [[id, text, -0.1, [[id, text, -0.1]]] for id, text in sampled]
+    said[3:3] = [[4, "<|output_start|>", None, []], [5, "5", None, []], [6, "<|output_end|>", None, []]]
+    row = {
+        "stage": "sft",
+        "step": 4,
+        "time": 1e9,
+        "samples": [{"prompt": "What is 2 plus 3?", "tokens": said}],
+    }
+    records.write_text(f"{json.dumps(row)}\n{records.read_text()}")
+    page = opened(new_page, watch(runs), "runs#/done")
+    card = page.page.locator(
+        ".card", has=page.page.get_by_role("heading", name="What sft writes after step 4")
+    )
+    page.reads(card.locator(".sample-said"), "What is 2 plus 3?")
+    page.reads(card.locator(".token"), "python_start", "2+3", "python_end", "5", " It is 5.")
+    card.locator(".token").nth(3).hover()
+    card.get_by_text("The calculator put this in").wait_for()
 
 
 def test_several_runs_sorted_and_two_side_by_side(new_page, watched):
@@ -142,12 +165,17 @@ def test_axe_finds_nothing_serious(new_page, watched, scheme):
         assert serious_findings(page) == [], path
 
 
-def test_what_it_looks_like(new_page, watched, shoot, request):
+def test_what_it_looks_like(new_page, watched, watch, two_runs, shoot, request):
     is_looked_at = request.config.getoption("--screenshots", default=None)
     devices = {"390": PHONE, **({"768": TABLET, "1280": DESKTOP} if is_looked_at else {})}
+    views = {"list": "runs", "done": "runs#/done", "both": "runs#/stopped/with/done"}
+    also = []
+    if demo := request.config.getoption("--demo-run", default=None):
+        also, views["demo"] = ["--also", demo], f"runs#/{demo.name}"
+    server = watch(two_runs, *also) if also else watched
     for name, device in devices.items():
-        for view, path in (("list", "runs"), ("done", "runs#/done"), ("both", "runs#/stopped/with/done")):
-            page = opened(new_page, watched, path, **device)
+        for view, path in views.items():
+            page = opened(new_page, server, path, **device)
             width = page.page.evaluate("document.documentElement.scrollWidth")
             assert width <= device["viewport"]["width"], "nothing is wider than the screen"
             shoot(page, f"runs-{view}-{name}", full_page=True)
