@@ -4,9 +4,7 @@ The rows of the tokenized documents come in a seeded order; the score is bits pe
 validation text.
 """
 
-from collections.abc import Callable, Mapping
-from functools import cache, partial
-from typing import Any
+from functools import cache
 
 import torch
 
@@ -34,13 +32,11 @@ def pretrain(
     *,
     tokens: int,
     budget: TimeBudget | None = None,
-    sample: Callable[[GPT], Mapping[str, Any]] | None = None,
 ) -> tuple[GPT, Plan, TrainResult]:
     """Train a model on about `tokens` tokens of `rows`, or with a `budget` on as many as its minutes hold: a new one if
     `start` is its shape, else `start` itself. Returns it, with the plan and the result that `train` gives.
 
-    `sample` gives what the model says at every evaluation, as `Job` has it. Raises as `Trainer` does, and where there
-    is no text.
+    Raises as `Trainer` does, and where there is no text.
     """
     if isinstance(start, GPT):
         model = start.train()
@@ -48,6 +44,7 @@ def pretrain(
         model = GPT(start)
         model.init_weights(torch.Generator().manual_seed(settings.seed))
         model.to(run.runtime.device)
+    run.adjust(model)
 
     @cache  # not before an evaluation: it waits for all of the validation text
     def validation_rows() -> ValidationRows:
@@ -64,7 +61,6 @@ def pretrain(
         evaluate,
         tokens=tokens,
         budget=budget,
-        sample=partial(sample, model) if sample else None,
         from_scratch=model is not start,
     )
     return model, plan, result

@@ -99,10 +99,14 @@ class TrainingRun:
     with other memory free, sums would be in another order, and their last digits others."""
     gradient_of: ChunkGradient = chunk_gradient
     """How the loss of a chunk is computed on this device."""
+    adjust: Callable[[GPT], None] = lambda model: None
+    """Changes how a model computes before it is trained."""
     describe: Callable[[GPT, list[Any], ComputeLoss[Any]], list[str]] = lambda model, batches, loss: []
     """What to say about the batches of a step that was left out for its loss; on all processes."""
     after_step: Callable[[GPT, int], dict[str, float]] = lambda model, step: {}
     """What else is to be done with the model after a step, on all processes; scores that come of it are recorded."""
+    sample: Callable[[GPT], Mapping[str, Any]] | None = None
+    """What the model says at every evaluation, on the main process, to be recorded; its `sample` is shown, too."""
 
     def once(self, name: str, choose: Callable[[], float]) -> float:
         """What was chosen under this name when the run began; else the least that any process chooses now."""
@@ -161,8 +165,6 @@ class Job(Generic[B]):
     """Scores of the model as it is."""
     evaluate_every: int = 0
     """After every so many steps, and after the last; 0 means after the last alone."""
-    sample: Callable[[], Mapping[str, Any]] | None = None
-    """What the model says at every evaluation, to be recorded; its `sample` is shown, too."""
 
 
 def fit(
@@ -181,7 +183,7 @@ def fit(
     with trainer:
         is_first = True
         if trainer.awaits_evaluation:
-            trainer.evaluate_if_due(job.evaluate_every, job.evaluate, job.sample)
+            trainer.evaluate_if_due(job.evaluate_every, job.evaluate)
             trainer.save_or_stop()
         batches = job.batches_from(trainer.step * plan.rows_per_step)
         while not trainer.is_done:
@@ -198,7 +200,7 @@ def fit(
             shown = {"mean loss": trainer.meter.loss} | trainer.scores
             trainer.log(progress | speed, in_words(shown) | {"MFU": f"{share_of_peak:.0%}"})
             trainer.correct_steps()
-            trainer.evaluate_if_due(job.evaluate_every, job.evaluate, job.sample)
+            trainer.evaluate_if_due(job.evaluate_every, job.evaluate)
             if trainer.save_or_stop():
                 batches = job.batches_from(trainer.step * plan.rows_per_step)
     result = replace(trainer.result(), tokens_per_second=tokens_per_second, share_of_peak=share_of_peak)
@@ -221,13 +223,12 @@ def train(
     tokens: int,
     guess: int = 0,
     budget: TimeBudget | None = None,
-    sample: Callable[[], Mapping[str, Any]] | None = None,
     from_scratch: bool = False,
 ) -> tuple[Plan, TrainResult]:
     """Train `model` on about `tokens` tokens of `rows`, or with a `budget` on as many as its minutes hold, in
     microbatches that fit into memory. Returns the plan with the steps that were done, and how they ended.
 
-    `evaluate` and `sample` are a `Job`'s. The batch size with which the minutes are measured is that of a plan for
+    `evaluate` is a `Job`'s. The batch size with which the minutes are measured is that of a plan for
     `guess` tokens; 0 guesses from half of the matrix peak. Raises as `Trainer` does.
     """
     runtime, reporter = run.runtime, run.reporter
@@ -255,7 +256,6 @@ def train(
             compute_loss,
             evaluate=partial(evaluate, plan) if evaluate else None,
             evaluate_every=math.ceil(plan.steps / settings.evaluations) if settings.evaluations else 0,
-            sample=sample,
         )
 
     if budget and not (tokens := budget.get("tokens") or 0):
@@ -433,15 +433,9 @@ class Trainer:
             self.plan = self.plan.with_steps(steps)
             self._bar.expect(steps * self._per_step)
 
-    def evaluate_if_due(
-        self,
-        every: int,
-        evaluate: Callable[[], dict[str, float]] | None,
-        sample: Callable[[], Mapping[str, Any]] | None = None,
-    ) -> None:
-        """Evaluate after every `every` steps, unless that is 0, and after the last; record the scores, with a `sample`
-        of what the model says, and show that. Someone who asks to stop need not wait for it: then a resumed run
-        evaluates first."""
+    def evaluate_if_due(self, every: int, evaluate: Callable[[], dict[str, float]] | None) -> None:
+        """Evaluate after every `every` steps, unless that is 0, and after the last; record the scores, with what the
+        run's `sample` gives. Someone who asks to stop need not wait for it: then a resumed run evaluates first."""
         is_due = self.awaits_evaluation or self.is_done or (every > 0 and self.step % every == 0)
         if evaluate is None or not is_due:
             return
@@ -457,10 +451,13 @@ class Trainer:
         finally:
             self._request.interrupts = False
         self.awaits_evaluation = False
-        said = sample() if sample else {}
-        self.record(scores, said)
-        if said:
+        began, said = time.monotonic(), {}
+        if self.run.sample and self.run.runtime.is_main:
+            said = self.run.sample(self.model)
             self.run.reporter.line(said["sample"])
+        if self._budget:  # its minutes are for training
+            self._budget.started += time.monotonic() - began
+        self.record(scores, said)
 
     def record(self, scores: Mapping[str, float], said: Mapping[str, Any] | None = None) -> None:
         """Record an evaluation after the step just done, with what the model `said`, and show it from now on."""
