@@ -202,7 +202,9 @@ class Sources(Settings):
 class Training(Compute, Run):
     """Training"""
 
-    NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset({*WAYS, "on_bad_loss", "disk_wait", "on_save"})
+    NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset(
+        {*WAYS, "on_bad_loss", "disk_wait", "on_save", "sample_prompts"}
+    )
 
     minutes: NaturalNumber = 0.0
     """Token budget in minutes on this machine, from the start of the command; 0 means no limit by time."""
@@ -227,6 +229,9 @@ class Training(Compute, Run):
     keep_every: Natural = 0
     """Keep the weights every so many steps as a bundle, STAGE/steps/N in the run, to chat with and evaluate as
     RUN/STAGE@N; 0 never."""
+    sample_prompts: tuple[str, ...] = ()
+    """What the model is asked at every evaluation; it answers in a few dozen tokens, always with the likeliest. The
+    training page shows the answers token by token."""
     track: Tracker = "none"
     """Send the metrics to an experiment tracker as well as to metrics.jsonl."""
 
@@ -247,6 +252,8 @@ class TokenTraining(Training):
     """Tokens of one optimizer step; 0 means that the plan decides."""
     evaluate_tokens: Positive = 65_536
     """Validation tokens in one evaluation."""
+    fp8: bool = dataclasses.field(default=False, metadata={"new": True})
+    """Multiply in fp8 in the blocks: on GPUs since Ada and Hopper, with the extra chatsmith[fp8]."""
     compile: bool = True
     """Compile the model where that is possible."""
     core_every: Natural = 0
@@ -365,7 +372,7 @@ class PretrainConfig(Shape, TokenTraining):
 
     BUDGET: ClassVar[tuple[str, ...]] = ("tokens", "minutes", "ratio")
     # The content of the mixture, and of the bundle to start from, is in the key.
-    NOT_IN_KEY: ClassVar[frozenset[str]] = TokenTraining.NOT_IN_KEY | {"prompt", "from_"}
+    NOT_IN_KEY: ClassVar[frozenset[str]] = TokenTraining.NOT_IN_KEY | {"from_"}
 
     from_: Path | None = None
     """A bundle to train further, with its tokenizer and shape, instead of a new model."""
@@ -373,9 +380,9 @@ class PretrainConfig(Shape, TokenTraining):
     ratio: PositiveNumber = 10.0
     """Token budget in tokens per non-embedding parameter (Chinchilla ratio), where neither tokens nor minutes are
     given."""
-    prompt: str = ""
-    """Text for the model to continue at every evaluation, with four fixed ones; empty: none. The training page shows
-    them token by token."""
+    sample_prompts: tuple[str, ...] = dataclasses.field(default=(), metadata={"former": ("prompt",)})
+    """Beginnings of texts that the model continues at every evaluation by a few dozen tokens, always the likeliest. The
+    training page shows them token by token."""
 
     def check(self) -> None:
         super().check()
@@ -920,6 +927,8 @@ class PlanConfig(Shape, Output):
     """How many of these GPUs train together."""
     price_per_gpu_hour: NaturalNumber = 0.0
     """Dollars for an hour of one GPU; 0 means a usual price."""
+    fp8: bool = False
+    """Pretrain with the blocks' products in fp8, where the GPU has it."""
     keep_every: Natural = 0
     """Count the disk for the weights that pretraining keeps every so many steps; 0 means as the recipe says."""
     table: Literal["none", "depths", "gpus"] = "none"
@@ -930,6 +939,7 @@ class PlanConfig(Shape, Output):
     def check(self) -> None:
         is_alone = self.gpu == "this" and self.table != "gpus"
         refuse(is_alone and self.count > 1, "count goes with gpu: name one", "gpu")
+        refuse(is_alone and self.fp8, "fp8 goes with gpu: name one", "gpu")
         choices = sum(map(bool, (self.what, self.budget_usd, self.hours, self.params)))
         refuse(choices > 1, "a recipe or depth, budget_usd, hours, params: only one of them", "what")
         refuse(self.plot and self.table == "none", "plot goes with table: depths or gpus", "table")

@@ -210,8 +210,10 @@ def chosen(config: Config, world_size: int, clock: "Clock", price: float) -> Pip
 class Clock:
     """How long training takes on `count` GPUs of the table: computed, not measured."""
 
-    def __init__(self, device: estimate.Device, count: int) -> None:
-        self.device, self.count = device, count
+    def __init__(self, device: estimate.Device, count: int, fp8: bool = False) -> None:
+        self.device, self.count, self.fp8 = device, count, fp8
+        if fp8 and "fp8" not in device.flops:
+            raise UserError(f"{device.title} has no fp8", setting="fp8")
         self.dtype = "bf16" if "bf16" in device.flops else "fp16"
         way = Way(DTYPES[self.dtype], on_gpu=True, is_compiled=True, world_size=count)
         self.fitted = cache(lambda plan: estimate.fit_within(plan, way, device.memory))
@@ -225,7 +227,8 @@ class Clock:
     def step(self, plan: Plan) -> estimate.StepTime:
         """A step of pretraining, by cause."""
         fitted, memory, _ = self.fitted(plan)
-        return estimate.step_of(fitted, self.device, self.dtype, float("blocks" in memory["tier"]))
+        again = float("blocks" in memory["tier"])
+        return estimate.step_of(fitted, self.device, self.dtype, again, fp8=self.fp8)
 
     def seconds(self, plan: Plan) -> float:
         """All steps of a plan."""
@@ -246,8 +249,9 @@ class Clock:
     def rows(self, plan: Plan) -> list[list[str]]:
         """What a person may want to know."""
         facts, name = self.facts(plan), f"{self.count} x {self.device.title}"
+        kind = self.dtype + " and fp8" * self.fp8
         return [
-            ["on", f"{name}, {self.dtype}; computed from the data sheet, not measured"],
+            ["on", f"{name}, {kind}; computed from the data sheet, not measured"],
             ["speed", f"{facts['tokens_per_second']:,.0f} tokens/s, MFU {facts['mfu']:.0%}"],
             ["memory", self.fitted(plan)[2]],
         ]
@@ -376,7 +380,7 @@ def main(config: Config) -> None:
     if is_here:
         clock = MeasuredClock(detect_runtime(config.device), count)
     else:
-        clock = Clock(estimate.find_device(config.gpu), count)
+        clock = Clock(estimate.find_device(config.gpu), count, config.fp8)
     price = count * (config.price_per_gpu_hour or (0.0 if is_here else clock.device.dollars_per_hour))
     if not is_here and (config.budget_usd or config.hours or config.params or config.table == "depths"):
         unset = [key for key in LARGE if getattr(config, key) == getattr(Config, key)]
@@ -410,7 +414,7 @@ def show_table(config: Config, count: int, clock: Clock, price: float, reporter:
     else:
         found, count = [], config.count
         for device in estimate.DEVICES.values():
-            clock = Clock(device, count)
+            clock = Clock(device, count, config.fp8 and "fp8" in device.flops)
             pipeline = asked_for(config, count, clock)
             each = count * (config.price_per_gpu_hour or device.dollars_per_hour)
             found.append(facts_of(pipeline, clock, each) | {"name": device.title})

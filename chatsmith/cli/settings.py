@@ -176,6 +176,8 @@ def _read_all(
     values: Values = {}
     for name, value in written.items():
         field = names[name]
+        if name != public_name(field) and get_origin(hints[field]) is tuple and isinstance(value, str):
+            value = [value] if value else []  # it was one text
         try:
             values[field] = None if value is None else _read(value, hints[field], is_text)
         except (ValueError, TypeError, KeyError):

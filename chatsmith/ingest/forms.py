@@ -28,8 +28,9 @@ import pyarrow.parquet as pq
 
 from chatsmith.data import documents
 from chatsmith.data.conversations import checked_conversation, read_conversations
+from chatsmith.ingest.tool_calls import calls_text, describe_tools
 from chatsmith.runtime.errors import UserError
-from chatsmith.text.chat import Conversation, calls_text, conversation_to_json, describe_tools
+from chatsmith.text.chat import Conversation, conversation_to_json
 
 TYPES = (*documents.JSON_LINES, *(".json" + packing for packing in documents.PACKINGS), ".parquet")
 
@@ -273,7 +274,7 @@ def _message(number: int, entry: dict[str, Any]) -> dict[str, Any]:
 def _records(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield (where, the value of a line, an item or a row); a ValueError in place of what is not JSON."""
     if documents.file_type(path, (".parquet",)):
-        yield from ((f"row {number:,}", row) for number, row in documents.parquet_rows(path, _columns(path)))
+        yield from ((f"row {number:,}", row) for number, row in documents.parquet_rows(path))
         return
     lines = ((number, line.strip()) for number, _, line in documents.numbered_lines(path) if line.strip())
     first = list(islice(lines, 1))
@@ -320,14 +321,6 @@ def _is_text(path: Path) -> bool:
         return any(
             isinstance(one, dict) and one.get("text") is not None for _, one in islice(_records(path), 1)
         )
-
-
-def _columns(path: Path) -> list[str]:
-    try:
-        return pq.read_schema(path).names
-    except pa.ArrowException as error:
-        reason = str(error).splitlines()[0][:160]
-        raise UserError(f"{path} is not a readable parquet file ({reason})") from None
 
 
 # What the commands use.

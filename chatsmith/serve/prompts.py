@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from chatsmith.ingest.tool_calls import calls_text, describe_tools
 from chatsmith.serve import protocol
 from chatsmith.serve.errors import invalid, known, unsupported
 from chatsmith.serve.models import LoadedModel, Passages
@@ -18,9 +19,7 @@ from chatsmith.text.chat import (
     Message,
     Part,
     Role,
-    calls_text,
     chat_template,
-    describe_tools,
     render,
     render_unfinished,
 )
