@@ -248,7 +248,8 @@ def _model_of(http: Request, service: Service, request: protocol.ModelRequest) -
 
 async def _prepare(http: Request, service: Service, work: Callable[[], T]) -> T:
     """The result of `work`, which is done in a thread if the request is large, or documents are searched."""
-    is_long = len(await http.body()) > LARGE_BODY or service.searches
+    searches = any(model.passages for model in service.models.values())
+    is_long = len(await http.body()) > LARGE_BODY or searches
     result = await asyncio.to_thread(work) if is_long else work()
     service.check_open()  # a signal may have come meanwhile
     return result
