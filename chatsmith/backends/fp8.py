@@ -5,6 +5,9 @@ three products of a linear layer. Master weights, what else a block computes, em
 they are, and so does all that is computed without gradients: evaluations measure the model that the bundle will hold.
 """
 
+# torchao is optional.
+# pyright: reportMissingImports=false
+
 from collections.abc import Callable
 
 import torch

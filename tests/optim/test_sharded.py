@@ -1,9 +1,6 @@
 """Several processes are one: the sharded optimizer compared with the whole one, over gloo, in float64."""
 
 import copy
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +14,7 @@ from chatsmith.model.gpt import GPT
 from chatsmith.optim import sharded
 from chatsmith.optim.optimizer import Optimizer, Rates
 from chatsmith.optim.sharded import ShardedOptimizer, whole_state
+from tests.processes import together, well
 
 LONG = pytest.mark.long
 CONFIG = GPTConfig(
@@ -96,25 +94,9 @@ if world > 1:
 def train(folder: Path, world_size: int, steps: int, resume: Path | None = None, **environment: str) -> Path:
     """Train in `world_size` processes; the folder with their states, the weights among those of the first."""
     folder.mkdir()
-    program = [PROGRAM, str(folder), str(steps), *([str(resume)] if resume else [])]
-    command = [sys.executable, "-c", *program]
-    port = str(20_000 + os.getpid() % 20_000)
-    processes = [
-        subprocess.Popen(
-            command,
-            env={
-                **os.environ,
-                **environment,
-                "RANK": str(rank),
-                "WORLD_SIZE": str(world_size),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": port,
-                "OMP_NUM_THREADS": "1",
-            },
-        )
-        for rank in range(world_size)
-    ]
-    assert [process.wait(120) for process in processes] == [0] * world_size
+    well(
+        together(PROGRAM, folder, steps, *([resume] if resume else []), world_size=world_size, **environment)
+    )
     return folder
 
 

@@ -1,6 +1,5 @@
 """What training is said to keep is what it keeps; what does not fit is made to; running out of memory ends nothing."""
 
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -28,6 +27,7 @@ from chatsmith.train import memory
 from chatsmith.train.memory import RECOMPUTING, Notch, Way, find_fit, fit_plan, state_bytes, step_memory
 from chatsmith.train.plan import make_plan, model_shape
 from chatsmith.train.step import batch_pieces, prepare, train_step
+from tests.processes import together, well
 
 CPU, GB = torch.device("cpu"), 10**9
 
@@ -399,14 +399,7 @@ def test_processes_agree_on_the_notch_though_some_gradients_were_sent_already(tm
     def train(world_size: int) -> list:
         folder = tmp_path / str(world_size)
         folder.mkdir()
-        setting = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
-        setting["MASTER_PORT"] = str(25_000 + os.getpid() % 20_000)
-        command = [sys.executable, "-c", PROGRAM, str(folder)]
-        processes = [
-            subprocess.Popen(command, env=os.environ | setting | {"RANK": str(rank)})
-            for rank in range(world_size)
-        ]
-        assert [process.wait(100) for process in processes] == [0] * world_size
+        well(together(PROGRAM, folder, world_size=world_size))
         return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world_size)]
 
     ((expected, pieces, said),) = train(1)
