@@ -318,7 +318,11 @@ def shoot(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[..., None]
     def take(chat: Chat, name: str, **options) -> None:
         for scheme in ("light", "dark"):
             chat.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-            chat.page.wait_for_timeout(400)  # what fades has faded
+            chat.page.wait_for_timeout(400)  # what fades has begun to
+            chat.until(
+                "document.getAnimations().every(({ playState, effect }) => "
+                "playState !== 'running' || effect.getTiming().iterations === Infinity)"
+            )
             picture = chat.page.screenshot(path=folder / f"{name}-{scheme}.png", **options)
             assert len(picture) > 10_000, "an empty page makes a smaller picture"
 
