@@ -57,6 +57,8 @@ class Bound:
         return " and ".join(f"{word} {limit}" for word, limit in limits.items() if limit is not None)
 
 
+NEW = {"new": True}
+"""Of fields that are younger than the keys of finished stages (see `stage_key`)."""
 WAYS = ("track", "save_minutes", "rows_per_microbatch", "keep_every", "core_every", "eval_data")
 """Settings of training that change how, and not what comes out."""
 
@@ -67,6 +69,7 @@ NaturalNumber = Annotated[float, Bound(ge=0)]
 VocabSize = Annotated[int, Bound(ge=285)]  # 256 bytes and 29 special tokens (text/tokenizer.py)
 Dtype = Literal["auto", "fp32", "bf16"]
 Product = Literal["qkv", "out", "up", "down"]  # those of backends/lora.py, which imports torch
+PRODUCTS: tuple[Product, ...] = ("qkv", "out", "up", "down")
 Tracker = Literal["none", "wandb", "tensorboard", "trackio"]
 
 
@@ -88,16 +91,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self), include_extras=True)
-        for field in dataclasses.fields(self):
-            for value, bound in _bounded(getattr(self, field.name), hints[field.name]):
-                refuse(
-                    isinstance(value, int) and abs(value) >= 2**63,
-                    f"{field.name} is too large a number",
-                    field.name,
-                )
+        for name in (field.name for field in dataclasses.fields(self)):
+            for value, bound in _bounded(getattr(self, name), hints[name]):
+                is_huge = isinstance(value, int) and abs(value) >= 2**63
+                refuse(is_huge, f"{name} is too large a number", name)
                 kind = "" if math.isfinite(value) else "a finite number, "
-                words = f"{field.name} is {value}; it must be {kind}{bound}"
-                refuse(not bound.holds(value), words, field.name)
+                refuse(not bound.holds(value), f"{name} is {value}; it must be {kind}{bound}", name)
         self.check()
 
     def check(self) -> None:
@@ -167,12 +166,10 @@ class Shape(Settings):
     window_pattern: str = ""
     """Attention windows, repeated over the layers: L the whole context, S a quarter of it; the last layer is always L.
     By default L, and from depth 12 on SSSL, but for portable models."""
-    value_embeddings: bool = dataclasses.field(default=True, metadata={"new": True})
+    value_embeddings: bool = dataclasses.field(default=True, metadata=NEW)
     """Tables of the vocabulary's size that add to the attention values: better per token, and most of the
     parameters."""
-    architecture: Literal["chatsmith", "portable"] = dataclasses.field(
-        default="chatsmith", metadata={"new": True}
-    )
+    architecture: Literal["chatsmith", "portable"] = dataclasses.field(default="chatsmith", metadata=NEW)
     """portable: Qwen3's architecture, which transformers, llama.cpp and Ollama run; without smear, bigrams, softcap."""
 
 
@@ -255,6 +252,8 @@ class TokenTraining(Training):
     """Tokens of one optimizer step; 0 means that the plan decides."""
     evaluate_tokens: Positive = 65_536
     """Validation tokens in one evaluation."""
+    fp8: bool = dataclasses.field(default=False, metadata={"new": True})
+    """Multiply in fp8 in the blocks: on GPUs since Ada and Hopper, with the extra chatsmith[fp8]."""
     compile: bool = True
     """Compile the model where that is possible."""
     core_every: Natural = 0
@@ -267,13 +266,11 @@ class TokenTraining(Training):
     """The folder with the files of gsm8k, arc_easy, …; by default the cache, into which they are downloaded."""
     from_: Path | None = None
     """The bundle to start from; by default that of the stage before."""
-    lora_rank: Natural = dataclasses.field(default=0, metadata={"new": True})
+    lora_rank: Natural = dataclasses.field(default=0, metadata=NEW)
     """LoRA: freeze the model and train matrices of this rank beside its own; 0 trains all weights. What is learned is
     merged into the bundle, and kept apart as STAGE/adapter for `serve --adapter`. A rate_scale 2 to 4 times as high
     suits it."""
-    lora_products: tuple[Product, ...] = dataclasses.field(
-        default=("qkv", "out", "up", "down"), metadata={"new": True}
-    )
+    lora_products: tuple[Product, ...] = dataclasses.field(default=PRODUCTS, metadata=NEW)
     """Which matrices of each layer LoRA trains: of attention (qkv, out) and of the MLP (up, down)."""
 
 
@@ -363,7 +360,7 @@ class TokenizerConfig(Run):
     sample_megabytes: Annotated[float, Bound(gt=0, finite=False)] = 16.0
     """Training text to learn from, sampled evenly from all of it, in millions of characters. Of a hub, only the first
     shards that hold so much are read."""
-    split: Literal["chatsmith", "qwen2"] = dataclasses.field(default="chatsmith", metadata={"new": True})
+    split: Literal["chatsmith", "qwen2"] = dataclasses.field(default="chatsmith", metadata=NEW)
     """How text is cut before merging; qwen2: a way that llama.cpp and Ollama know, for portable models."""
     document_characters: Natural = 0
     """Learn from the first so many characters of each document, so that a few long ones do not outweigh many; 0 means
@@ -701,35 +698,26 @@ class ServeConfig(Inference, Listening):
             is_origin = origin == "*" or ORIGIN.fullmatch(origin)
             refuse(not is_origin, f"{origin} is no origin: {wanted}", "cors_origins")
         Listening.check(self)
-        named_adapters(self)
+        named_models(self)
 
 
-def named_models(config: ServeConfig) -> dict[str, Path]:
-    """The served models: path by name. Raises UserError."""
+def named_models(config: ServeConfig) -> tuple[dict[str, Path], dict[str, Path]]:
+    """The served models, and the adapters of the first one: path by name. Raises UserError."""
     models: dict[str, Path] = {}
+    adapters: dict[str, Path] = {}
     if not config.model or config.run != DEFAULT_RUN or config.name:
         name = config.name or _folder_name(config.run)
         _check_name(name, "name")
         models[name] = config.run
-    _add_named(models, config.model, "model")
-    return models
-
-
-def named_adapters(config: ServeConfig) -> dict[str, Path]:
-    """The adapters of the first model: path by name. Raises UserError."""
-    models = named_models(config)
-    both = models.copy()
-    _add_named(both, config.adapter, "adapter")
-    return {name: path for name, path in both.items() if name not in models}
-
-
-def _add_named(models: dict[str, Path], entries: tuple[str, ...], setting: str) -> None:
-    for entry in entries:
-        name, equals, path = entry.partition("=")
-        refuse(not equals or not path, f"each {setting} is written NAME=PATH, not {entry!r}", setting)
-        refuse(name in models, f"two models are called {name}; give each its own name", setting)
-        _check_name(name, setting)
-        models[name] = Path(path)
+    for setting, found in (("model", models), ("adapter", adapters)):
+        for entry in getattr(config, setting):
+            name, equals, path = entry.partition("=")
+            refuse(not equals or not path, f"each {setting} is written NAME=PATH, not {entry!r}", setting)
+            is_taken = name in models or name in adapters
+            refuse(is_taken, f"two models are called {name}; give each its own name", setting)
+            _check_name(name, setting)
+            found[name] = Path(path)
+    return models, adapters
 
 
 def _check_name(name: str, setting: str) -> None:
@@ -939,6 +927,8 @@ class PlanConfig(Shape, Output):
     """How many of these GPUs train together."""
     price_per_gpu_hour: NaturalNumber = 0.0
     """Dollars for an hour of one GPU; 0 means a usual price."""
+    fp8: bool = False
+    """Pretrain with the blocks' products in fp8, where the GPU has it."""
     keep_every: Natural = 0
     """Count the disk for the weights that pretraining keeps every so many steps; 0 means as the recipe says."""
     table: Literal["none", "depths", "gpus"] = "none"
@@ -949,6 +939,7 @@ class PlanConfig(Shape, Output):
     def check(self) -> None:
         is_alone = self.gpu == "this" and self.table != "gpus"
         refuse(is_alone and self.count > 1, "count goes with gpu: name one", "gpu")
+        refuse(is_alone and self.fp8, "fp8 goes with gpu: name one", "gpu")
         choices = sum(map(bool, (self.what, self.budget_usd, self.hours, self.params)))
         refuse(choices > 1, "a recipe or depth, budget_usd, hours, params: only one of them", "what")
         refuse(self.plot and self.table == "none", "plot goes with table: depths or gpus", "table")

@@ -25,12 +25,13 @@ from chatsmith.cli.data import eval_folder
 from chatsmith.cli.inspect_data import show_rendered
 from chatsmith.cli.training import Stage, facts_of, load_start, shape_of, training_stage, with_dial
 from chatsmith.data.dataset import FILE_NAME, DataManifest, SplitName, file_sha256, load_manifest
-from chatsmith.data.mixture import Entry, Mixture, Part, cache_conversations
+from chatsmith.data.mixture import Entry, Mixture, Part
 from chatsmith.data.packing import NOT_TRAINED_ON, ConversationRows, NothingToLearnError, TrainingRows
 from chatsmith.data.tokens import ABOUT, Progress, TokenCache
 from chatsmith.ingest.files import find_files
 from chatsmith.ingest.forms import TYPES
 from chatsmith.ingest.hub import is_first_here, open_tokens, use_shared_tokens
+from chatsmith.ingest.tokenizing import cache_conversations
 from chatsmith.model.config import model_cost
 from chatsmith.runtime.atomic import write_text
 from chatsmith.runtime.console import Reporter, counted
@@ -337,10 +338,8 @@ def show_samples(mixture: Mixture, tokenizer: Tokenizer, reporter: Reporter) -> 
         for row in islice(rows.order(0), 2 if len(talks) == 1 else 1):
             batch = rows.batch([row])
             ids = batch.inputs[0].tolist()
-            end = [*ids, tokenizer.bos_id].index(
-                tokenizer.bos_id, 1
-            )  # where the row's next conversation begins
+            # Where the row's next conversation begins.
+            end = [*ids, tokenizer.bos_id].index(tokenizer.bos_id, 1)
             mask = [0, *(batch.targets[0] != NOT_TRAINED_ON).int().tolist()]
-            show_rendered(
-                f"A conversation of {entry.source}", Rendered(ids[:end], mask[:end]), tokenizer, reporter
-            )
+            shown = Rendered(ids[:end], mask[:end])
+            show_rendered(f"A conversation of {entry.source}", shown, tokenizer, reporter)

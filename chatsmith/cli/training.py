@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from chatsmith.backends import choose_loss
+from chatsmith.backends.fp8 import fp8_products
 from chatsmith.backends.lora import ADAPTER, adapter_beside, add_lora, merged, save_adapter
 from chatsmith.bundle import GENERATION_DEFAULTS, Bundle, check_bundle, load_bundle, save_bundle
 from chatsmith.cli.config import Shape
@@ -145,6 +146,7 @@ class Stage:
             gradient_of=choose_loss(self.runtime, self.reporter.line)
             if self.name != "rl"
             else chunk_gradient,
+            adjust=fp8_products(self.runtime.device) if getattr(config, "fp8", False) else lambda _: None,
             describe=describe if self.name != "rl" else lambda *_: [],
             sample=partial(say, tokenizer=tokenizer, prompts=prompts, answers=answers) if prompts else None,
         )
@@ -168,10 +170,11 @@ class Stage:
         What goes into `config.json` is the same for equal runs; what a clock measured goes into the card alone.
         """
         run, shape, tokens, seed = self.run, plan.model, int(facts["tokens"]), self.config.seed
+        sources, suggestions = _about_data(run)
         card = model_card(
             f"{run.path.name}, {self.name}",
             summary,
-            data={"Sources": f"see data/manifest.json of the run {run.path.name}"},
+            data=sources,
             recipe={
                 "Shape": f"{counted(shape.num_layers, 'layer')}, {shape.model_dim} channels, "
                 f"{counted(shape.num_heads, 'head')}",
@@ -181,11 +184,11 @@ class Stage:
                 "Seed": str(seed),
             },
             cost={
-                "Time": format_seconds(facts["seconds"]),
+                "Time": f"{format_seconds(facts['seconds'])}, this stage",
                 "Arithmetic": f"{tokens * plan.cost.training_flops_per_token:.2e} floating-point operations",
                 "Peak memory": format_bytes(1e9 * facts["peak_memory_gb"]),
             },
-            suggestions=_suggestions(run),
+            suggestions=suggestions,
         )
         save_bundle(
             run.bundle(self.name),
@@ -285,25 +288,36 @@ def facts_of(training: TrainingRun, plan: Plan, result: TrainResult) -> dict[str
         "share_of_peak": round(result.share_of_peak, 4),
         "peak_memory_gb": round(peak_memory_bytes(training.runtime) / 1e9, 3),
         "foreseen_memory_gb": round(plan.foreseen_memory_bytes / 1e9, 3),
-        **_foreseen_speed(plan, training.runtime),
+        **_foreseen_speed(plan, training.runtime, bool(training.settings.get("fp8"))),
     }
 
 
-def _foreseen_speed(plan: Plan, runtime: Runtime) -> dict[str, float]:
+def _foreseen_speed(plan: Plan, runtime: Runtime, fp8: bool) -> dict[str, float]:
     """Tokens/s by the model of time, where the GPU is in its table."""
     device, dtype = device_here(runtime.device), runtime.dtype_name
     if device is None or dtype not in device.flops or not plan.has_equal_steps:
         return {}
-    step = step_of(plan, device, dtype)
+    step = step_of(plan, device, dtype, fp8=fp8)
     return {"foreseen_tokens_per_second": round(plan.tokens_per_step / step.seconds, 1)}
 
 
-def _suggestions(run: RunDirectory) -> Sequence[str]:
-    """What to ask a model of the built-in world; what others know, nobody knows here."""
+def _about_data(run: RunDirectory) -> tuple[dict[str, str], Sequence[str]]:
+    """What the card says of the data, and what to ask a model of the built-in world; what others know, nobody knows
+    here."""
     try:
-        return SUGGESTIONS if load_manifest(run.data).source == "kindergarten" else ()
+        manifest = load_manifest(run.data)
     except UserError:
-        return ()  # fine-tuned on files of its own
+        return {}, ()  # fine-tuned on files of its own
+    rows: dict[str, str] = {}
+    for name, split in (("Documents", manifest.documents), ("Conversations", manifest.conversations)):
+        if split:
+            # Names alone: a card may be shown to everybody.
+            files = [
+                one.origin if one.is_remote else Path(one.origin or one.path).name for one in split.train
+            ]
+            shown = ", ".join(files[:5]) + (f" and {len(files) - 5} more" if len(files) > 5 else "")
+            rows[name] = f"{split.train_items:,} ({manifest.source}: {shown})"
+    return rows, SUGGESTIONS if manifest.source == "kindergarten" else ()
 
 
 def finish(

@@ -312,26 +312,28 @@ def chat(new_page: Callable, server: Server) -> Chat:
 
 @pytest.fixture
 def shoot(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[..., None]:
-    """Takes a screenshot of a page, light and dark, into the folder that `--screenshots` names, else the test's own."""
-    folder = request.config.getoption("--screenshots", default=None) or tmp_path
+    """Takes screenshots of a page, light and dark, into the folder that `--screenshots` names; else one, to see that
+    there is something."""
+    kept = request.config.getoption("--screenshots", default=None)
 
     def take(chat: Chat, name: str, **options) -> None:
-        for scheme in ("light", "dark"):
+        for scheme in ("light", "dark") if kept else ("dark",):
             chat.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-            chat.page.wait_for_timeout(400)  # what fades has begun to
-            chat.until(
-                "document.getAnimations().every(({ playState, effect }) => "
-                "playState !== 'running' || effect.getTiming().iterations === Infinity)"
-            )
-            picture = chat.page.screenshot(path=folder / f"{name}-{scheme}.png", **options)
+            if kept:
+                chat.page.wait_for_timeout(400)  # what fades has begun to
+                chat.until(
+                    "document.getAnimations().every(({ playState, effect }) => "
+                    "playState !== 'running' || effect.getTiming().iterations === Infinity)"
+                )
+            picture = chat.page.screenshot(path=(kept or tmp_path) / f"{name}-{scheme}.png", **options)
             assert len(picture) > 10_000, "an empty page makes a smaller picture"
 
     return take
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def watch(browser, subprocess_environment: dict[str, str]) -> Iterator[Callable[..., Server]]:
-    """Starts `chatsmith watch` on runs."""
+    """Starts `chatsmith watch` on runs, and ends it after the tests."""
     if not (STATIC / "runs.html").is_file():
         pytest.skip("the training page is not built: make web")
     started: list[Server] = []
@@ -345,10 +347,16 @@ def watch(browser, subprocess_environment: dict[str, str]) -> Iterator[Callable[
         server.kill()
 
 
-@pytest.fixture
-def two_runs(tiny_run: Path, tmp_path: Path) -> Path:
+@pytest.fixture(scope="session")
+def watched(watch: Callable[..., Server], two_runs: Path) -> Server:
+    """The watching of `two_runs` that most tests share."""
+    return watch(two_runs)
+
+
+@pytest.fixture(scope="session")
+def two_runs(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the finished tiny run, and one that was stopped in pretraining, with 400 steps made up."""
-    folder = tmp_path / "runs"
+    folder = tmp_path_factory.mktemp("watched") / "runs"
     shutil.copytree(tiny_run, folder / "done")
     stopped = folder / "stopped"
     stopped.mkdir()

@@ -2,9 +2,6 @@
 
 import json
 import shutil
-import socket
-import subprocess
-import sys
 
 import pytest
 
@@ -12,6 +9,7 @@ from chatsmith.bundle import load_bundle
 from chatsmith.cli import main as cli
 from chatsmith.cli.training import SAMPLE_TOKENS
 from chatsmith.runtime.run_directory import RunDirectory, read_recipe
+from tests.processes import CHATSMITH, Processes, well
 
 
 @pytest.fixture
@@ -167,22 +165,10 @@ def test_two_processes_train_the_model_of_one_and_only_the_first_speaks(
     """The same run, made anew by two processes that share each step."""
     shutil.rmtree(tiny_copy / "pretrain")
     (tiny_copy / "metrics.jsonl").unlink()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "chatsmith", "pretrain", str(tiny_copy)],
-            env={**subprocess_environment, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    outputs = [process.communicate(timeout=200)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
-    assert "2 processes" in outputs[0] and outputs[1] == ""
+    first, second = well(
+        Processes(CHATSMITH, "pretrain", tiny_copy, world_size=2, environment=subprocess_environment).wait()
+    )
+    assert "2 processes" in first.out and second.out == ""
     losses = []
     for run in (tiny_run, tiny_copy):
         lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
