@@ -11,14 +11,13 @@ A matrix is cut by rows, and Muon needs whole ones: each has an owner, which get
 (all-to-all), keeps the momentum, and gives the rows of the update back. A process owns at most one matrix of those that
 are on the way. So a saved state has the parts that `ShardedOptimizer` saves, and either resumes the other's.
 
-On several machines the weights are cut within each and replicated between them (HSDP): gradients are summed over
-machines with the last microbatch alone.
+On several machines the weights are cut within each and replicated between them (HSDP); gradients of blocks and head are
+summed over machines with the last microbatch alone.
 
 Run on gloo processes; on GPUs not yet.
 """
 
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -32,88 +31,72 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 
 from chatsmith.model.gpt import GPT
 from chatsmith.optim.muon import move, rate_of
-from chatsmith.optim.optimizer import Rates, muon_and_adamw, role_of, runs_in_bf16, trained_parameters
-from chatsmith.optim.sharded import TABLES, Piece, Sharding, ShardedOptimizer
+from chatsmith.optim.optimizer import Rates, role_of
+from chatsmith.optim.sharded import TABLES, Piece, ShardedOptimizer
 from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.errors import UserError
 
+WHOLE, ROWS, SUM = (Replicate(), Replicate()), (Replicate(), Shard(0)), (Partial(), Partial())
+"""Where a tensor is on a mesh of machines x processes."""
 
-class FullSharding(Sharding):
-    """Weights, gradients and the optimizer's state are cut among the processes of a machine. Raises UserError for what
-    cannot be cut."""
 
-    def __init__(self, runtime: Runtime, per_machine: int) -> None:
-        self.runtime = runtime
-        machines, rest = divmod(runtime.world_size, per_machine)
-        if rest:
-            raise UserError(
-                f"{runtime.world_size} processes on machines of {per_machine}: fully sharded training takes as many on "
-                "each",
-                setting="shard",
-            )
-        shape, names = (per_machine,), ("shard",)
-        if machines > 1:
-            shape, names = (machines, *shape), ("replicate", *names)
-        self.mesh = init_device_mesh(runtime.device.type, shape, mesh_dim_names=names)
+def place_sharded(model: GPT, runtime: Runtime, per_machine: int) -> None:
+    """Cut the weights of a model on the CPU among the `per_machine` processes of each machine, and put each part on its
+    device. Raises UserError where that does not come out even."""
+    width, device = model.config.model_dim, runtime.device
+    if runtime.world_size % per_machine or width % per_machine or model.config.mlp_dim % per_machine:
+        raise UserError(
+            f"{runtime.world_size} processes, {per_machine} on a machine, cannot cut {width} channels evenly; "
+            "take numbers that divide it, or shard = optimizer",
+            setting="shard",
+        )
+    shape = runtime.world_size // per_machine, per_machine
+    mesh = init_device_mesh(device.type, shape, mesh_dim_names=("machine", "process"))
+    left = set[nn.Parameter]()
+    for table in (one for one in model.modules() if isinstance(one, nn.Embedding)):
+        own = distribute_tensor(table.weight.detach().to(device), mesh, ROWS, src_data_rank=None)
+        table.weight = nn.Parameter(own)
+        table.forward = partial(_look_up, table, runtime.compute_dtype)
+        left.add(table.weight)
+    for name, weight in model.named_parameters():
+        if role_of(name) not in (*TABLES, "matrix"):
+            weight.data = weight.data.to(device)
+            left.add(weight)
+    options: dict[str, Any] = {"mesh": mesh, "ignored_params": left}
+    options["shard_placement_fn"] = lambda weight: Shard(weight.ndim - 2)  # rows, also of (3, m, n)
+    policy = MixedPrecisionPolicy()
+    if device.type == "cuda" and runtime.compute_dtype == torch.bfloat16:
+        policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+    for block in model.blocks:
+        fully_shard(block, **options, mp_policy=policy)
+    fully_shard(model, **options)  # the head: its gradient adds up over many tokens, in float32
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)  # sums, as everywhere else
+            module.set_force_sum_reduction_for_comms(True)
+    model.register_load_state_dict_pre_hook(_cut)
+    model.new_optimizer = partial(FullyShardedOptimizer, mesh=mesh)
 
-    def place(self, model: GPT, runtime: Runtime) -> None:
-        """Cut the weights, which are on the CPU, and put each process's part on its device."""
-        count, config = self.mesh.size(-1), model.config
-        if config.model_dim % count or config.mlp_dim % count:
-            raise UserError(
-                f"fully sharded training cuts the {config.model_dim} channels of the model evenly, and cannot among "
-                f"{count} processes; take a number that divides them",
-                setting="shard",
-            )
-        device, rows = runtime.device, [Replicate()] * (self.mesh.ndim - 1) + [Shard(0)]
-        left = set[nn.Parameter]()
-        for table in (one for one in model.modules() if isinstance(one, nn.Embedding)):
-            own = distribute_tensor(table.weight.detach().to(device), self.mesh, rows, src_data_rank=None)
-            table.weight = nn.Parameter(own)
-            table.forward = partial(_look_up, table, runtime.compute_dtype)
-            left.add(table.weight)
-        for name, weight in model.named_parameters():
-            if role_of(name) not in (*TABLES, "matrix"):
-                weight.data = weight.data.to(device)
-                left.add(weight)
-        on_gpu = device.type == "cuda"
-        in_bf16 = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-        options: dict[str, Any] = {"mesh": self.mesh, "ignored_params": left}
-        for block in model.blocks:
-            policy = in_bf16 if on_gpu and runtime.compute_dtype == torch.bfloat16 else MixedPrecisionPolicy()
-            fully_shard(block, **options, mp_policy=policy, shard_placement_fn=lambda one: Shard(one.ndim - 2))
-        fully_shard(model, **options)  # the head, which adds up gradients of many tokens in float32
-        for module in model.modules():
-            if isinstance(module, FSDPModule):
-                module.set_gradient_divide_factor(1.0)  # sums, as everywhere else
-                module.set_force_sum_reduction_for_comms(True)
-        model.register_load_state_dict_pre_hook(_cut)
 
-    def optimizer(self, model: GPT, rates: Rates, runtime: Runtime) -> "FullyShardedOptimizer":
-        """The optimizer of a model that `place` has cut."""
-        return FullyShardedOptimizer(model, rates, runtime, self.mesh)
-
-    @torch.no_grad()
-    def gather(self, model: GPT) -> GPT:
-        """The whole model, on the main process's CPU; on other processes, which take part, the cut one. One tensor at a
-        time is whole on a device."""
-        whole = GPT(model.config).to(model.head.weight.dtype) if self.runtime.is_main else None
-        for name, value in model.state_dict().items():
-            full = value.full_tensor() if isinstance(value, DTensor) else value
-            if whole:
-                whole.get_parameter(name).copy_(full)
-        return whole or model
+@torch.no_grad()
+def gather(model: GPT, runtime: Runtime) -> GPT:
+    """The whole model, on the main process's CPU; on other processes, which all call it, the cut one. One tensor at a
+    time is whole on a device. A model that is not cut, as it is."""
+    if not model.new_optimizer:
+        return model
+    whole = GPT(model.config).to(model.head.weight.dtype) if runtime.is_main else None
+    for name, value in model.state_dict().items():
+        full = value.full_tensor() if isinstance(value, DTensor) else value
+        if whole:
+            whole.get_parameter(name).copy_(full)
+    return whole or model
 
 
 def _look_up(table: nn.Embedding, dtype: torch.dtype, tokens: Tensor) -> Tensor:
-    """Rows of a table that is gathered for it; backward, its gradient is reduce-scattered."""
-    weight = table.weight
+    """Rows of a table that is gathered for it; in the backward pass its gradient is reduce-scattered."""
+    weight = table.weight.to(dtype) if table.weight.is_cuda else table.weight
     assert isinstance(weight, DTensor)
-    count = weight.device_mesh.ndim
-    if weight.is_cuda:
-        weight = weight.to(dtype)
-    whole = weight.redistribute(placements=[Replicate()] * count).to_local(grad_placements=[Partial()] * count)
-    return F.embedding(tokens, whole)
+    return F.embedding(tokens, weight.redistribute(placements=WHOLE).to_local(grad_placements=SUM))
 
 
 def _cut(model: nn.Module, weights: dict[str, Any], *_: object) -> None:
@@ -130,130 +113,98 @@ class FullyShardedOptimizer(ShardedOptimizer):
     is_collective = True
 
     def __init__(self, model: GPT, rates: Rates, runtime: Runtime, mesh: DeviceMesh) -> None:
-        self.model, self.rates = model, rates
-        self.rank, self.world_size = mesh.get_local_rank(mesh.ndim - 1), mesh.size(-1)
-        self.is_replica = runtime.rank >= self.world_size
-        self.group = mesh.get_group(mesh.ndim - 1)
-        model.state_dict()  # an evaluation may have left the head whole
-        self.named = trained_parameters(model)
-        self.parameters = list(self.named.values())
-        self.wire, self.buckets, self._hooks = self.parameters[0].dtype, [], []
-        self.small = [n for n in self.named if role_of(n) not in (*TABLES, "matrix")]
-        self.local = {n: _local(one) for n, one in self.named.items()}
-        self.exact = {}
-        by_role: dict[str, dict[str, Tensor]] = {}
-        for name in self.named:
-            if role_of(name) in TABLES:
-                share = -(-len(self.named[name]) // self.world_size)
-                piece = Piece(name, self.rank * share, self.rank * share + len(self.local[name]))
-                self.exact[piece] = by_role.setdefault(role_of(name), {})[piece.key] = self.local[name]
-            elif name in self.small:
-                by_role.setdefault(role_of(name), {})[name] = self.named[name]
-        self.dealt = _deal(self.named, self.world_size)
-        own = [piece for pieces in self.dealt if (piece := pieces.get(self.rank))]
-        shapes = {piece.key: self.named[piece.name].shape[-2:] for piece in own}
-        device = runtime.device
-        by_role["matrix"] = {key: torch.empty(1, *shape, dtype=self.wire, device="meta") for key, shape in shapes.items()}
-        self.muon, self.adamw = muon_and_adamw(by_role, rates, runs_in_bf16(model))
+        model.state_dict()  # cuts the head, which an evaluation leaves whole
+        self.model: Any = model
+        self.group, machine = mesh.get_group("process"), mesh.get_local_rank("machine")
+        self.is_copy = machine > 0
+        """Whether another machine has the same, and saves it."""
+        super().__init__(model, rates, mesh.get_local_rank("process"), mesh.size(1), model.head.weight.dtype)
+        self.close()
+        self.dealt = [one.pieces for one in self.buckets if role_of(min(one.names)) == "matrix"]
+        self.buckets = []
+        self.exact = {piece: own for piece, own in self.exact.items() if not own.is_meta}
         for kept in (self.muon.momenta, self.muon.variances):
-            kept |= {key: torch.zeros_like(value, device=device) for key, value in kept.items()}
-        self._armed, self._next, self._machines = False, 0, mesh.size() // self.world_size
+            kept |= {key: torch.zeros_like(one, device=runtime.device) for key, one in kept.items()}
+        self.zero_grad()
 
     def last_backward(self) -> None:
         """The next backward pass is the step's last: sums over machines are due."""
-        self._sum_over_machines(True)
+        self._armed = True
+        self.model.set_requires_all_reduce(True)
 
     def start_over(self) -> None:
         """Memory ran out. Raises UserError: the others are waiting for this process within their pass."""
         raise UserError(
             "memory ran out, and fully sharded processes cannot do a step again one by one; start again with fewer "
-            "rows at once, and what is saved goes on",
+            "rows at once: training goes on from the last saved state",
             setting="rows_per_microbatch",
         )
 
     @torch.no_grad()
     def step(self, scale: float, momentum: float, decay_scale: float, loss_scale: float = 1.0) -> None:
-        """As `ShardedOptimizer.step`: gradients are summed already, and nobody waits for whole weights."""
+        """As `ShardedOptimizer.step`, but that gradients are summed already, and nobody waits for whole weights."""
         self._sum_small(loss_scale)
-        gradients = {name: _local(one.grad) / loss_scale for name, one in self.named.items() if one.grad is not None}
         for piece, weights in self.exact.items():
-            weights.grad = gradients[piece.name]
+            weights.grad = _local(self.named[piece.name].grad)
         self.adamw.step(scale)
         self.muon.updates += 1
-        decay = self.rates.weight_decay * decay_scale
         for pieces in self.dealt:
-            shape = self.named[next(iter(pieces.values())).name].shape[-2:]
-            rate = rate_of(shape, self.rates.matrix * scale)
-            update = self._to_owners(pieces, gradients)
-            if own := pieces.get(self.rank):
+            own, update = pieces[self.rank], self._to_owners(pieces, of_gradients=True)
+            shape = self._shape(pieces)
+            if own:
                 ((_, update),) = self.muon.updates_from({own.key: update}, shape, momentum)
-            rows = self._exchange(pieces, update.flatten(0, -2), from_owners=True)
-            for piece, part in zip(pieces.values(), rows.chunk(len(pieces)), strict=True):
-                move(piece.of(self.local[piece.name]), part[None], rate, rate * decay)
+            rows = self._exchange(pieces, update.flatten(0, 1), from_owners=True).unflatten(0, (1, -1))
+            rate = rate_of(shape, self.rates.matrix * scale)
+            decay, changed = rate * self.rates.weight_decay * decay_scale, list(filter(None, pieces))
+            for piece, part in zip(changed, rows.chunk(len(changed), 1), strict=True):
+                move(piece.of(_local(self.named[piece.name])), part, rate, decay)
 
     def zero_grad(self) -> None:
         """Drop all gradients; a new step begins."""
         super().zero_grad()
-        self._sum_over_machines(False)
+        self.model.set_requires_all_reduce(False)
 
     def named_weights(self) -> dict[str, Tensor]:
-        """As `ShardedOptimizer.named_weights`: all processes of a machine call it, since owners collect their matrices.
-        Machines have the same; the first one's are kept."""
-        if self.is_replica:
-            return {}
-        matrices = {
-            pieces[self.rank].key: whole
-            for pieces in self.dealt
-            for whole in [self._to_owners(pieces, self.local)]
-            if self.rank in pieces
-        }
-        return super().named_weights() | matrices
+        """As `ShardedOptimizer.named_weights`; owners collect their matrices, so all processes call it."""
+        whole = [(pieces[self.rank], self._to_owners(pieces)) for pieces in self.dealt]
+        matrices = {piece.key: matrix for piece, matrix in whole if piece}
+        return {} if self.is_copy else super().named_weights() | matrices
 
     def named_state(self) -> dict[str, Tensor]:
         """Everything a resumed run needs, by name."""
-        return {} if self.is_replica else super().named_state()
+        return {} if self.is_copy else super().named_state()
 
-    def _to_owners(self, pieces: Mapping[int, Piece], of: Mapping[str, Tensor]) -> Tensor:
-        """The matrix (1, m, n) of `pieces` that is this process's, from everybody's rows; no rows where none is."""
-        sent = torch.cat([piece.of(of[piece.name])[0] for piece in pieces.values()])
-        return self._exchange(pieces, sent)[None]
+    def _exact(self, piece: Piece) -> Tensor:
+        own = _local(self.named[piece.name])
+        return (
+            own.new_empty((1, *self._shape([piece])), device="meta")
+            if role_of(piece.name) == "matrix"
+            else own
+        )
 
-    def _exchange(self, pieces: Mapping[int, Piece], sent: Tensor, from_owners: bool = False) -> Tensor:
+    def _shape(self, pieces: Sequence[Piece | None]) -> torch.Size:
+        return next(self.named[piece.name].shape[-2:] for piece in pieces if piece)
+
+    def _to_owners(self, pieces: Sequence[Piece | None], of_gradients: bool = False) -> Tensor:
+        """This process's matrix of `pieces`, (1, m, n), from everybody's rows; no rows where it owns none."""
+        weights = [(piece, self.named[piece.name]) for piece in pieces if piece]
+        sent = [piece.of(_local(one.grad if of_gradients else one))[0] for piece, one in weights]
+        return self._exchange(pieces, torch.cat(sent))[None]
+
+    def _exchange(self, pieces: Sequence[Piece | None], sent: Tensor, from_owners: bool = False) -> Tensor:
         """Send rows of each matrix to its owner, or rows of the own one to everybody."""
-        share = self.named[next(iter(pieces.values())).name].shape[-2] // self.world_size
-        out = [share * (rank in pieces) for rank in range(self.world_size)]
-        into = [share * (self.rank in pieces)] * self.world_size
-        if from_owners:
-            out, into = into, out
+        share = self._shape(pieces)[0] // self.world_size
+        own, others = (
+            [share * (piece is not None) for piece in some]
+            for some in ([pieces[self.rank]] * len(pieces), pieces)
+        )
+        into, out = (others, own) if from_owners else (own, others)
         received = sent.new_empty((sum(into), sent.shape[-1]))
         dist.all_to_all_single(received, sent.contiguous(), into, out, group=self.group)
         return received
 
-    def _sum_over_machines(self, now: bool) -> None:
-        if self._machines > 1:
-            assert isinstance(self.model, FSDPModule)
-            self.model.set_requires_all_reduce(now)
 
-
-def _local(tensor: Tensor) -> Tensor:
-    """What this process has of a tensor."""
-    return tensor.detach().to_local() if isinstance(tensor, DTensor) else tensor.detach()
-
-
-def _deal(named: Mapping[str, Tensor], world_size: int) -> list[dict[int, Piece]]:
-    """Who owns which matrix: groups of one shape, by rank, at most one each."""
-    by_shape: dict[torch.Size, list[Piece]] = defaultdict(list)
-    for name in named:
-        if role_of(name) == "matrix":
-            count = 1 if named[name].dim() == 2 else len(named[name])
-            by_shape[named[name].shape[-2:]] += [Piece(name, index, index + 1) for index in range(count)]
-    dealt: list[dict[int, Piece]] = []
-    number = 0
-    for pieces in by_shape.values():
-        for start in range(0, len(pieces), world_size):
-            group = sorted(
-                ((number + index) % world_size, piece) for index, piece in enumerate(pieces[start : start + world_size])
-            )
-            dealt.append(dict(group))
-            number += len(group)
-    return dealt
+def _local(tensor: Tensor | None) -> Tensor:
+    """What this process has of a tensor; a whole one, as it is."""
+    assert tensor is not None
+    return tensor.to_local().detach() if isinstance(tensor, DTensor) else tensor

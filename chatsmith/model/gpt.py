@@ -166,6 +166,8 @@ class GPT(nn.Module):
         """What activations are computed in; None: the type of the weights."""
         self.run_block: Callable[..., Tensor] = straight
         """How a block is called; training may keep less and recompute it (`train.step.recomputing`)."""
+        self.new_optimizer: Callable[..., Any] | None = None
+        """What makes its optimizer, where its weights are cut among processes (`backends/fully_sharded.py`)."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GPT":
         """What `to` and its kin do, but for the angles, which never become less exact than float32.

@@ -292,25 +292,10 @@ class ShardedOptimizer(Optimizer):
                     piece.of(self.named[piece.name]).copy_(slot[: piece.stop - piece.start])
 
 
-class Sharding:
-    """How a model that trains is spread over processes: weights and gradients are whole on each of them, and the
-    optimizer's state is dealt out. A backend may do it in another way."""
-
-    def place(self, model: GPT, runtime: Runtime) -> None:
-        """Put the weights where they train."""
-        model.to(runtime.device)
-
-    def optimizer(self, model: GPT, rates: Rates, runtime: Runtime) -> Optimizer:
-        """The optimizer of a model that was placed."""
-        return make_optimizer(model, rates, runtime)
-
-    def gather(self, model: GPT) -> GPT:
-        """The whole model, on the main process; all call it."""
-        return model
-
-
 def make_optimizer(model: GPT, rates: Rates, runtime: Runtime) -> Optimizer:
-    """The optimizer of `model`: whole in one process, dealt out among several."""
+    """The optimizer of `model`: whole in one process, dealt out among several; its own where its weights are cut."""
+    if model.new_optimizer:
+        return model.new_optimizer(model, rates, runtime)
     if runtime.world_size == 1:
         return Optimizer(model, rates)
     return ShardedOptimizer(model, rates, runtime.rank, runtime.world_size)

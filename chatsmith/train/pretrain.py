@@ -59,7 +59,7 @@ def pretrain(
     else:
         model = GPT(start)
         model.init_weights(torch.Generator().manual_seed(settings.seed))
-        model.to(runtime.device)
+    run.place(model, runtime)
     shape = model.config
     flops_per_token = model_cost(shape).training_flops_per_token
     measured = partial(expected_seconds, tokens * flops_per_token, runtime)

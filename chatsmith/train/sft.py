@@ -47,7 +47,7 @@ def fine_tune(
         raise UserError("a mixture of weights alone has no end; give tokens or minutes", setting="tokens")
     pass_tokens = mixture.rows_per_pass * shape.context_length
     tokens = tokens or max(1, int(epochs * pass_tokens))
-    model.train()
+    run.place(model.train(), runtime)
     measured = partial(expected_seconds, tokens * model_cost(shape).training_flops_per_token, runtime)
     seconds = 60 * budget.minutes if budget else run.once("expected_seconds", measured)
     compute_loss = prepare(model, runtime, settings.compile, reporter.notice, seconds, run.gradient_of)

@@ -88,6 +88,8 @@ class TrainingRun:
     with other memory free, sums would be in another order, and their last digits others."""
     gradient_of: ChunkGradient = chunk_gradient
     """How the loss of a chunk is computed on this device."""
+    place: Callable[[GPT, Runtime], object] = lambda model, runtime: model.to(runtime.device)
+    """Puts the weights where they train."""
     describe: Callable[[GPT, list[Any], ComputeLoss[Any]], list[str]] = lambda model, batches, loss: []
     """What to say about the batches of a step that was left out for its loss; on all processes."""
     after_step: Callable[[GPT, int], dict[str, float]] = lambda model, step: {}
