@@ -62,9 +62,8 @@ def choose_loss(runtime: Runtime, notice: Callable[[str], object]) -> ChunkGradi
         if triton_loss.agrees(runtime.device, runtime.compute_dtype):
             notice("Loss: a fused Triton kernel.")
             return triton_loss.fused_chunk_gradient
-    except (
-        Exception
-    ) as error:  # no Triton, no compiler, a GPU that it does not know: each fails in its own way
+    # No Triton, no compiler, a GPU that it does not know: each fails in its own way.
+    except Exception as error:
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
     notice(f"Loss: plain, since the Triton kernel does not work here ({why}).")
     return chunk_gradient

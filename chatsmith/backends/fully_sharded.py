@@ -11,8 +11,7 @@ A matrix is cut by rows, and Muon needs whole ones: each has an owner, which get
 (all-to-all), keeps the momentum, and gives the rows of the update back. A process owns at most one matrix of those that
 are on the way. So a saved state has the parts that `ShardedOptimizer` saves, and either resumes the other's.
 
-On several machines the weights are cut within each and replicated between them (HSDP); gradients of blocks and head are
-summed over machines with the last microbatch alone.
+On several machines the weights are cut within each and replicated between them (HSDP).
 
 Run on gloo processes; on GPUs not yet.
 """
@@ -75,7 +74,7 @@ def place_sharded(model: GPT, runtime: Runtime, per_machine: int) -> None:
             module.set_gradient_divide_factor(1.0)  # sums, as everywhere else
             module.set_force_sum_reduction_for_comms(True)
     model.register_load_state_dict_pre_hook(_cut)
-    model.new_optimizer = partial(FullyShardedOptimizer, mesh=mesh)
+    model.new_optimizer, model.shards = partial(FullyShardedOptimizer, mesh=mesh), per_machine
 
 
 @torch.no_grad()
@@ -114,10 +113,7 @@ class FullyShardedOptimizer(ShardedOptimizer):
 
     def __init__(self, model: GPT, rates: Rates, runtime: Runtime, mesh: DeviceMesh) -> None:
         model.state_dict()  # cuts the head, which an evaluation leaves whole
-        self.model: Any = model
-        self.group, machine = mesh.get_group("process"), mesh.get_local_rank("machine")
-        self.is_copy = machine > 0
-        """Whether another machine has the same, and saves it."""
+        self.group, self.is_copy = mesh.get_group("process"), mesh.get_local_rank("machine") > 0
         super().__init__(model, rates, mesh.get_local_rank("process"), mesh.size(1), model.head.weight.dtype)
         self.close()
         self.dealt = [one.pieces for one in self.buckets if role_of(min(one.names)) == "matrix"]
@@ -125,18 +121,12 @@ class FullyShardedOptimizer(ShardedOptimizer):
         self.exact = {piece: own for piece, own in self.exact.items() if not own.is_meta}
         for kept in (self.muon.momenta, self.muon.variances):
             kept |= {key: torch.zeros_like(one, device=runtime.device) for key, one in kept.items()}
-        self.zero_grad()
-
-    def last_backward(self) -> None:
-        """The next backward pass is the step's last: sums over machines are due."""
-        self._armed = True
-        self.model.set_requires_all_reduce(True)
 
     def start_over(self) -> None:
         """Memory ran out. Raises UserError: the others are waiting for this process within their pass."""
         raise UserError(
-            "memory ran out, and fully sharded processes cannot do a step again one by one; start again with fewer "
-            "rows at once: training goes on from the last saved state",
+            "memory ran out, and fully sharded processes cannot redo a step alone; run the command again, with fewer "
+            "rows at once: it goes on from the last saved state",
             setting="rows_per_microbatch",
         )
 
@@ -159,13 +149,9 @@ class FullyShardedOptimizer(ShardedOptimizer):
             for piece, part in zip(changed, rows.chunk(len(changed), 1), strict=True):
                 move(piece.of(_local(self.named[piece.name])), part, rate, decay)
 
-    def zero_grad(self) -> None:
-        """Drop all gradients; a new step begins."""
-        super().zero_grad()
-        self.model.set_requires_all_reduce(False)
-
     def named_weights(self) -> dict[str, Tensor]:
-        """As `ShardedOptimizer.named_weights`; owners collect their matrices, so all processes call it."""
+        """As `ShardedOptimizer.named_weights`; owners collect their matrices, so all processes call it. Machines have
+        the same; the first one's is named."""
         whole = [(pieces[self.rank], self._to_owners(pieces)) for pieces in self.dealt]
         matrices = {piece.key: matrix for piece, matrix in whole if piece}
         return {} if self.is_copy else super().named_weights() | matrices
@@ -176,11 +162,8 @@ class FullyShardedOptimizer(ShardedOptimizer):
 
     def _exact(self, piece: Piece) -> Tensor:
         own = _local(self.named[piece.name])
-        return (
-            own.new_empty((1, *self._shape([piece])), device="meta")
-            if role_of(piece.name) == "matrix"
-            else own
-        )
+        matrix = own.new_empty((1, *self._shape([piece])), device="meta")
+        return own if role_of(piece.name) in TABLES else matrix
 
     def _shape(self, pieces: Sequence[Piece | None]) -> torch.Size:
         return next(self.named[piece.name].shape[-2:] for piece in pieces if piece)
@@ -194,17 +177,14 @@ class FullyShardedOptimizer(ShardedOptimizer):
     def _exchange(self, pieces: Sequence[Piece | None], sent: Tensor, from_owners: bool = False) -> Tensor:
         """Send rows of each matrix to its owner, or rows of the own one to everybody."""
         share = self._shape(pieces)[0] // self.world_size
-        own, others = (
-            [share * (piece is not None) for piece in some]
-            for some in ([pieces[self.rank]] * len(pieces), pieces)
-        )
+        others = [share * bool(piece) for piece in pieces]
+        own = [others[self.rank]] * len(others)
         into, out = (others, own) if from_owners else (own, others)
         received = sent.new_empty((sum(into), sent.shape[-1]))
         dist.all_to_all_single(received, sent.contiguous(), into, out, group=self.group)
         return received
 
 
-def _local(tensor: Tensor | None) -> Tensor:
+def _local(tensor: Any) -> Tensor:
     """What this process has of a tensor; a whole one, as it is."""
-    assert tensor is not None
     return tensor.to_local().detach() if isinstance(tensor, DTensor) else tensor

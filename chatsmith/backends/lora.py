@@ -44,9 +44,8 @@ class LoRALinear(Linear):
         nn.Module.__init__(self)
         *rows, columns = frozen.weight.shape
         self.weight = frozen.weight
-        bound = (
-            3 / columns
-        ) ** 0.5  # uniform with deviation 1/sqrt(C), like what reads the stream (GPT.init_weights)
+        # Uniform with deviation 1/sqrt(C), like what reads the stream (GPT.init_weights).
+        bound = (3 / columns) ** 0.5
         start = (torch.rand(rank, columns, generator=generator) * 2 - 1) * bound
         self.lora_a = nn.Parameter(start.to(frozen.weight))
         self.lora_b = nn.Parameter(frozen.weight.new_zeros(*rows, rank))

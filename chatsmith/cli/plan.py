@@ -217,6 +217,7 @@ class Clock:
         self.device, self.count = device, count
         self.dtype = "bf16" if "bf16" in device.flops else "fp16"
         way = Way(DTYPES[self.dtype], on_gpu=True, is_compiled=True, world_size=count)
+        way = replace(way, most_shards=min(count, estimate.PER_MACHINE))
         self.fitted = cache(lambda plan: estimate.fit_within(plan, way, device.memory))
         """The plan in the microbatches that fit, its memory as numbers, and in words."""
 
@@ -228,7 +229,8 @@ class Clock:
     def step(self, plan: Plan) -> estimate.StepTime:
         """A step of pretraining, by cause."""
         fitted, memory, _ = self.fitted(plan)
-        return estimate.step_of(fitted, self.device, self.dtype, float("blocks" in memory["tier"]))
+        again, is_cut = float("blocks" in memory["tier"]), "fully" in memory["tier"]
+        return estimate.step_of(fitted, self.device, self.dtype, again, is_cut)
 
     def seconds(self, plan: Plan) -> float:
         """All steps of a plan."""

@@ -191,9 +191,8 @@ class ShardedOptimizer(Optimizer):
         adamw = [
             f"adamw.{kind}.{name}" for name in self.adamw.names for kind in ("step", "exp_avg", "exp_avg_sq")
         ]
-        known = [
-            key for key in adamw if key.partition("@")[0] in state
-        ]  # a parameter that had no state has none
+        # A parameter that had no state has none.
+        known = [key for key in adamw if key.partition("@")[0] in state]
         self.adamw.load_named_state({key: own(key) for key in known})
         with torch.no_grad():
             self.muon.load_named_state({key: own(key) for key in self.muon.named_state()})

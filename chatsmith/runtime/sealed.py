@@ -64,9 +64,8 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> Seal:
     Raises OSError on a full disk, above a limit on file sizes and the like.
     """
     path.touch()
-    mode = (
-        path.stat().st_mode
-    )  # by the umask; what the library puts in its place can be read by the owner alone
+    # By the umask; what the library puts in its place can be read by the owner alone.
+    mode = path.stat().st_mode
     try:
         on_cpu = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
         safetensors.torch.save_file(on_cpu, path)

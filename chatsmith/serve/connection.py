@@ -113,9 +113,8 @@ def connection_class(header_seconds: float) -> type[asyncio.Protocol]:
         def _give_up(self, seconds: float) -> None:
             answered = self._answered
             if answered is not None and not answered.response_complete and not answered.more_body:
-                self._await(
-                    seconds
-                )  # half a request behind one that is being answered, whose reply is to be whole
+                # Half a request behind one that is being answered, whose reply is to be whole.
+                self._await(seconds)
             elif not self.transport.is_closing():
                 self.transport.close()
 

@@ -106,9 +106,8 @@ def conversation_ids(
             return render_unfinished(spoken, tokenizer, may_be_empty=True)
         ids = render(spoken, tokenizer, may_be_empty=True).ids
     except ConversationError as error:
-        if (
-            tools
-        ):  # their description is no message of the client's, so the error without it is the one to report
+        # Their description is no message of the client's, so the error without it is the one to report.
+        if tools:
             conversation_ids(messages, tokenizer, continues=continues, awaits_reply=awaits_reply)
         place = turns[error.index].index
         raise invalid(f"messages.{place}: {_without_number(str(error))}", f"messages.{place}") from error

@@ -100,15 +100,12 @@ class Way:
 def state_bytes(cost: Cost, world_size: int = 1, table: int = EXACT, shards: int = 1) -> dict[str, int]:
     """Bytes of weights, gradients and the optimizer's state on each process, by these names; a number of an embedding
     table takes `table` bytes. Muon keeps a momentum for each number of a matrix, AdamW two moments for all else, dealt
-    out among processes, or the `shards` of weights; both gates and Muon's one variance a row are too few to count."""
+    out among processes, as weights and gradients are among `shards`; both gates and Muon's one variance a row are too
+    few to count."""
     weights = EXACT * cost.scaling_parameters + table * cost.tables
     optimizer = EXACT * (cost.matrices + 2 * cost.head) + 2 * table * cost.tables
     own = weights // shards
-    return {
-        "weights": own,
-        "gradients": own,
-        "optimizer": optimizer // (shards if shards > 1 else world_size),
-    }
+    return {"weights": own, "gradients": own, "optimizer": optimizer // world_size}
 
 
 def _kept_by_token(shape: GPTConfig, layer: int, way: Way) -> float:
@@ -135,7 +132,8 @@ def step_memory(shape: GPTConfig, rows: int, accumulation: int, way: Way) -> dic
     cost, layers = model_cost(shape), range(shape.num_layers)
     width, size = shape.model_dim, way.dtype.itemsize
     table_size = 2 if way.bf16_tables else EXACT
-    state = state_bytes(cost, way.world_size, table_size, way.shards)
+    owners = way.shards if way.shards > 1 else way.world_size
+    state = state_bytes(cost, owners, table_size, way.shards)
     weights, gradients, optimizer = state.values()
     tokens = rows * shape.context_length
     head, stream = EXACT * cost.head, tokens * width * size
@@ -167,7 +165,7 @@ def step_memory(shape: GPTConfig, rows: int, accumulation: int, way: Way) -> dic
         stacked = min(stacked, max(4 * width * width, STACKED_NUMBERS))
     if way.dtype == torch.bfloat16:  # iterated in it
         copies = 6
-    update, sent, left = copies * EXACT * stacked // way.world_size, 0, gradients
+    update, sent, left = copies * EXACT * stacked // owners, 0, gradients
     if way.shards > 1:
         # The next block's weights and the last one's gradients are on the way; a table in float32 has a dense gradient.
         number, whole = size if way.on_gpu else EXACT, cost.matrices // shape.num_layers
@@ -223,8 +221,9 @@ def find_fit(
     them in a microbatch; where none fits, the one that takes least.
 
     What costs time comes last: smaller microbatches, then recomputing elementwise code, then blocks, then tables in
-    bf16. But a GPU should get ENOUGH_TOKENS at once, and recomputes rather than to get fewer. Where nothing fits, weights
-    and gradients are cut among `most_shards`. `correction` multiplies activations and logits, by what was measured.
+    bf16. But a GPU should get ENOUGH_TOKENS at once, and recomputes rather than to get fewer. Where nothing fits,
+    weights and gradients are cut among `most_shards`. `correction` multiplies activations and logits, by what was
+    measured.
     """
     # Compiled, products cannot be told from the rest; and what several processes exchange is of one type.
     kinds = [kind for kind in RECOMPUTING if not (way.is_compiled and kind == "elementwise")]
@@ -279,13 +278,12 @@ def fit_plan(
     optimizer is made.
     """
     shape, device, rows = plan.model, runtime.device, plan.rows_per_step // plan.world_size
-    on_gpu, shards = (
+    on_gpu, weights = (
         device.type == "cuda",
-        getattr(model.embedding.weight, "device_mesh", torch.ones(1)).size(-1),
+        sum(weight.nbytes for weight in model.parameters()) // model.shards,
     )
-    weights = sum(weight.nbytes for weight in model.parameters()) // shards
     is_compiled = model.blocks[0]._compiled_call_impl is not None
-    way = Way(runtime.compute_dtype, on_gpu, is_compiled, world_size=runtime.world_size, shards=shards)
+    way = Way(runtime.compute_dtype, on_gpu, is_compiled, world_size=runtime.world_size, shards=model.shards)
     room = free_for_training(runtime) + weights
     most = most_at_once(shape) if on_gpu and not is_asked else plan.rows_per_microbatch
     # A run that resumes with fewer rows than it began with would compute other last digits.
