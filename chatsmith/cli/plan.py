@@ -217,7 +217,6 @@ class Clock:
         self.device, self.count = device, count
         self.dtype = "bf16" if "bf16" in device.flops else "fp16"
         way = Way(DTYPES[self.dtype], on_gpu=True, is_compiled=True, world_size=count)
-        way = replace(way, most_shards=min(count, estimate.PER_MACHINE))
         self.fitted = cache(lambda plan: estimate.fit_within(plan, way, device.memory))
         """The plan in the microbatches that fit, its memory as numbers, and in words."""
 

@@ -174,7 +174,6 @@ def fit_here(plan: Plan, runtime: Runtime, is_compiled: bool) -> tuple[Plan, dic
     "resident_bytes" what it will hold in all."""
     on_gpu = runtime.device.type == "cuda"
     way = Way(runtime.compute_dtype, on_gpu, is_compiled, world_size=plan.world_size)
-    way = replace(way, most_shards=min(plan.world_size, PER_MACHINE))
     share = 1.0 if on_gpu else SHARE_OF_FREE_MEMORY / plan.world_size
     plan, facts, words = fit_within(plan, way, share * free_memory(runtime.device))
     if on_gpu:
@@ -187,7 +186,10 @@ def fit_here(plan: Plan, runtime: Runtime, is_compiled: bool) -> tuple[Plan, dic
 def fit_within(plan: Plan, way: Way, room: float) -> tuple[Plan, dict[str, Any], str]:
     """The plan in the microbatches in which training would do it within `room` bytes a device; bytes by what they are
     for, whether and how they fit; and the same in words."""
-    rows = plan.rows_per_microbatch * plan.accumulation
+    rows, way = (
+        plan.rows_per_microbatch * plan.accumulation,
+        replace(way, most_shards=min(way.world_size, PER_MACHINE)),
+    )
     most = most_at_once(plan.model) if way.on_gpu else plan.rows_per_microbatch
     fit = find_fit(plan.model, rows, most, way, room)
     parts = {name: size for name, size in fit.memory.items() if name not in ("batch", "peak")}
