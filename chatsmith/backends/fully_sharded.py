@@ -35,9 +35,6 @@ from chatsmith.optim.sharded import TABLES, Piece, ShardedOptimizer
 from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.errors import UserError
 
-WHOLE, ROWS, SUM = (Replicate(), Replicate()), (Replicate(), Shard(0)), (Partial(), Partial())
-"""Where a tensor is on a mesh of machines x processes."""
-
 
 def place_sharded(model: GPT, runtime: Runtime, per_machine: int) -> None:
     """Cut the weights of a model on the CPU among the `per_machine` processes of each machine, and put each part on its
@@ -53,7 +50,8 @@ def place_sharded(model: GPT, runtime: Runtime, per_machine: int) -> None:
     mesh = init_device_mesh(device.type, shape, mesh_dim_names=("machine", "process"))
     left = set[nn.Parameter]()
     for table in (one for one in model.modules() if isinstance(one, nn.Embedding)):
-        own = distribute_tensor(table.weight.detach().to(device), mesh, ROWS, src_data_rank=None)
+        whole = table.weight.detach().to(device)
+        own = distribute_tensor(whole, mesh["process"], [Shard(0)], src_data_rank=None)
         table.weight = nn.Parameter(own)
         table.forward = partial(_look_up, table, runtime.compute_dtype)
         left.add(table.weight)
@@ -93,9 +91,10 @@ def gather(model: GPT, runtime: Runtime) -> GPT:
 
 def _look_up(table: nn.Embedding, dtype: torch.dtype, tokens: Tensor) -> Tensor:
     """Rows of a table that is gathered for it; in the backward pass its gradient is reduce-scattered."""
-    weight = table.weight.to(dtype) if table.weight.is_cuda else table.weight
-    assert isinstance(weight, DTensor)
-    return F.embedding(tokens, weight.redistribute(placements=WHOLE).to_local(grad_placements=SUM))
+    weight: Any = table.weight.to(dtype) if table.weight.is_cuda else table.weight
+    return F.embedding(
+        tokens, weight.redistribute(placements=[Replicate()]).to_local(grad_placements=[Partial()])
+    )
 
 
 def _cut(model: nn.Module, weights: dict[str, Any], *_: object) -> None:
@@ -113,7 +112,8 @@ class FullyShardedOptimizer(ShardedOptimizer):
 
     def __init__(self, model: GPT, rates: Rates, runtime: Runtime, mesh: DeviceMesh) -> None:
         model.state_dict()  # cuts the head, which an evaluation leaves whole
-        self.group, self.is_copy = mesh.get_group("process"), mesh.get_local_rank("machine") > 0
+        self.group, self.machines = mesh.get_group("process"), mesh.get_group("machine")
+        self.is_copy = mesh.get_local_rank("machine") > 0
         super().__init__(model, rates, mesh.get_local_rank("process"), mesh.size(1), model.head.weight.dtype)
         self.close()
         self.dealt = [one.pieces for one in self.buckets if role_of(min(one.names)) == "matrix"]
@@ -136,6 +136,8 @@ class FullyShardedOptimizer(ShardedOptimizer):
         self._sum_small(loss_scale)
         for piece, weights in self.exact.items():
             weights.grad = _local(self.named[piece.name].grad)
+            if role_of(piece.name) != "head":  # tables are summed within a machine
+                dist.all_reduce(weights.grad, group=self.machines)
         self.adamw.step(scale)
         self.muon.updates += 1
         for pieces in self.dealt:

@@ -95,15 +95,15 @@ class Stage:
             adapter_beside(start.path)  # if it is damaged, that is said before anything is trained
             add_lora(start.model, self.config.lora_rank, self.config.lora_products, self.config.seed)
 
-    def _placing(self, shape: GPTConfig) -> Callable[[GPT, Runtime], object]:
+    def _placing(self, shape: GPTConfig | None) -> Callable[[GPT, Runtime], object]:
         """What puts the weights where they train: cut among processes, where the settings say so or nothing else fits.
-        Raises UserError for settings that do not go with that."""
+        Raises UserError for settings that do not go with that. No shape: they stay whole."""
         config, runtime = self.config, self.runtime
-        shard = config.shard if runtime.world_size > 1 else "optimizer"
+        shard = config.shard if shape and runtime.world_size > 1 else "optimizer"
         needing = (name for name in ("lora_rank", "core_every", "prompt") if getattr(config, name, None))
         why = "dtype" if runtime.compute_dtype == torch.float16 else next(needing, "")
         processes = per_machine(rank_from(os.environ), os.environ)
-        if shard == "auto" and not why:
+        if shape and shard == "auto" and not why:
             way = Way(runtime.compute_dtype, runtime.device.type == "cuda", config.compile)
             way = replace(way, world_size=runtime.world_size, most_shards=processes)
             fit = find_fit(shape, 2, 2, way, free_for_training(runtime))
@@ -168,7 +168,7 @@ class Stage:
             if self.name != "rl"
             else chunk_gradient,
             describe=describe if self.name != "rl" else lambda *_: [],
-            **({"place": self._placing(shape)} if shape else {}),
+            place=self._placing(shape),
         )
 
     def budget(self, training: TrainingRun, **options: Any) -> TimeBudget | None:

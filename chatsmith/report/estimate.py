@@ -186,10 +186,8 @@ def fit_here(plan: Plan, runtime: Runtime, is_compiled: bool) -> tuple[Plan, dic
 def fit_within(plan: Plan, way: Way, room: float) -> tuple[Plan, dict[str, Any], str]:
     """The plan in the microbatches in which training would do it within `room` bytes a device; bytes by what they are
     for, whether and how they fit; and the same in words."""
-    rows, way = (
-        plan.rows_per_microbatch * plan.accumulation,
-        replace(way, most_shards=min(way.world_size, PER_MACHINE)),
-    )
+    rows = plan.rows_per_microbatch * plan.accumulation
+    way = replace(way, most_shards=min(way.world_size, PER_MACHINE))
     most = most_at_once(plan.model) if way.on_gpu else plan.rows_per_microbatch
     fit = find_fit(plan.model, rows, most, way, room)
     parts = {name: size for name, size in fit.memory.items() if name not in ("batch", "peak")}

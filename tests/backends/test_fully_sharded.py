@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.distributed._tools.mem_tracker import MemTracker
+from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from chatsmith.backends.fully_sharded import place_sharded
@@ -82,7 +84,6 @@ def batches(step, masked, together):
 
 
 def train(name, dtype, how, first, last, resume="", masked=False, evaluates=False):
-    print(runtime.rank, name, flush=True)
     model, compute_loss = new(dtype, how)
     plan = make_plan(shape, 24 * 64, batch_tokens=64, rows_per_microbatch=1, world_size=runtime.world_size)
     optimizer = make_optimizer(model, plan.rates, runtime)
@@ -91,21 +92,25 @@ def train(name, dtype, how, first, last, resume="", masked=False, evaluates=Fals
         for part in sorted((folder / resume).glob("*.safetensors")):
             state |= load_file(part)
         load_training(model, optimizer, state)
+    local = lambda one: one.to_local() if hasattr(one, "to_local") else one
+    sizes, update = [], optimizer.step
+
+    def counted(*arguments):
+        weights = list(optimizer.named.values())
+        sizes.append(sum(local(one).nbytes + local(one.grad).nbytes for one in weights))
+        update(*arguments)
+
+    optimizer.step = counted
     for step in range(first, last):
         if evaluates:
             ids = torch.arange(8)[None]
             bits_per_byte(model, [(ids, ids)], torch.ones(37))
         train_step(model, optimizer, batches(step, masked, last > 2), plan, compute_loss, runtime, step + 1)
-    if how == "full" and runtime.world_size > 1:
-        model.state_dict()
-        local = lambda one: one.to_local() if hasattr(one, "to_local") else one
-        own = sum(local(weight).nbytes for weight in model.parameters())
-        own += sum(value.nbytes for value in optimizer.named_state().values())
-        whole = sum(weight.numel() * weight.dtype.itemsize for weight in model.parameters())
-        torch.save((own, whole), folder / f"bytes.{runtime.rank}")
     weights = {"model." + key: value for key, value in optimizer.named_weights().items()}
     parts = {key: value.detach().contiguous().clone() for key, value in (weights | optimizer.named_state()).items()}
+    sizes[-1] += sum(value.nbytes for value in optimizer.named_state().values())
     (folder / name).mkdir(exist_ok=True)
+    (folder / name / f"{runtime.rank}.bytes").write_text(str(sizes[-1]))
     save_file(parts, folder / name / f"{runtime.rank}.safetensors")
     model = gather(model, runtime)
     optimizer.close()
@@ -160,7 +165,6 @@ CUT = """
 train("step", torch.float64, "full", 0, 1, evaluates=True)
 train("masked", torch.float64, "full", 0, 1, masked=True)
 train("recompute", torch.float64, "recompute", 0, 1)
-train("many", torch.float32, "full", 0, 24)
 train("two", torch.float64, "full", 0, 2)
 train("zero2", torch.float64, "zero2", 0, 2)
 for name, how, before in [("a", "full", "two"), ("b", "full", "zero2"), ("c", "zero2", "two")]:
@@ -180,16 +184,13 @@ def test_cut_weights_train_what_whole_ones_do(alone: Path, cut: Path) -> None:
     assert distance(alone / "step.weights", cut / "step.weights") <= 1e-12
     assert distance(alone / "masked.weights", cut / "masked.weights") <= 1e-12
     assert distance(alone / "step.weights", cut / "recompute.weights") <= 1e-12
-    assert distance(alone / "many.weights", cut / "many.weights") <= 2e-3
 
 
-def test_a_process_has_its_part_of_weights_gradients_and_state(cut: Path) -> None:
-    """As many bytes for weights and state as the formula says, which gives gradients as many as weights."""
-    shares = [torch.load(cut / f"bytes.{rank}") for rank in range(2)]
-    state = 0.9 + 2  # momentum of matrices, two moments of all else, in weights: see the shape
-    for own, whole in shares:
-        assert own <= 0.52 * state * whole
-    assert abs(shares[0][0] - shares[1][0]) <= 0.1 * shares[0][0]
+def test_a_process_has_its_part_of_weights_gradients_and_state(alone: Path, cut: Path) -> None:
+    """Counted on its tensors, in the update: nothing but gates and scalars is there twice."""
+    whole = int((alone / "step" / "0.bytes").read_text())
+    shares = [int((cut / "step" / f"{rank}.bytes").read_text()) for rank in range(2)]
+    assert sum(shares) <= 1.03 * whole and max(shares) <= 0.52 * whole
 
 
 def test_any_way_of_sharing_resumes_any_other(alone: Path, cut: Path, tmp_path: Path) -> None:
@@ -201,13 +202,19 @@ def test_any_way_of_sharing_resumes_any_other(alone: Path, cut: Path, tmp_path: 
 
 
 @LONG
+def test_24_steps_in_float32_train_what_one_process_does(alone: Path, tmp_path: Path) -> None:
+    found = run(tmp_path, 2, 'train("many", torch.float32, "full", 0, 24)')
+    assert distance(alone / "many.weights", found / "many.weights") <= 2e-3
+
+
+@LONG
 def test_machines_have_the_same_weights_and_one_of_them_saves_its_own(alone: Path, tmp_path: Path) -> None:
     code = 'train("step", torch.float64, "full", 0, 1)\ntrain("many", torch.float32, "full", 0, 24)'
     found = run(tmp_path, 4, code, machines=2)
     assert distance(alone / "step.weights", found / "step.weights") <= 1e-12
     assert distance(alone / "many.weights", found / "many.weights") <= 2e-3
     parts = [load_file(found / "step" / f"{rank}.safetensors") for rank in range(4)]
-    assert all("@" in key for key in parts[1]) and not parts[2] and not parts[3]
+    assert parts[0] and parts[1] and not parts[2] and not parts[3]
 
 
 # ---- many processes, of which only this one is there ----
@@ -220,7 +227,7 @@ def pretended():
     dist.destroy_process_group()
 
 
-def test_traffic_of_a_deep_model_on_eight_machines(pretended, monkeypatch) -> None:
+def test_traffic_of_a_deep_model_on_eight_machines(pretended) -> None:
     """Weights of d40 are gathered twice a microbatch (tables as often as they are looked up), gradients reduced once,
     within a machine; between machines, an eighth of the gradients; in the update each matrix goes to its owner and
     back: an eighth of all, twice. A narrow d40: what is counted is relative to its size."""
@@ -260,9 +267,10 @@ def test_traffic_of_a_deep_model_on_eight_machines(pretended, monkeypatch) -> No
     for name, weight in whole.named_parameters():
         if weight.dim() > 1 and "gate" not in name and name.split(".")[0] in roles:
             roles[name.split(".")[0]] += weight.nbytes
-    tables = 2 * roles["embedding"] + roles["value_embeddings"]
-    assert sent["gather"] == pytest.approx(2 * roles["blocks"] + roles["head"] + tables, rel=0.01)
-    assert sent["reduce"] == pytest.approx(roles["blocks"] + roles["head"] + tables, rel=0.01)
+    tables = roles["embedding"] + roles["value_embeddings"]
+    looked_up = tables + roles["embedding"]
+    assert sent["gather"] == pytest.approx(2 * roles["blocks"] + roles["head"] + looked_up, rel=0.01)
+    assert sent["reduce"] == pytest.approx(roles["blocks"] + roles["head"] + looked_up, rel=0.01)
     assert sent["machines"] == pytest.approx((roles["blocks"] + roles["head"] + tables) / 8, rel=0.05)
     assert sent["owners"] == pytest.approx(2 * roles["blocks"] / 8, rel=0.01)
 
@@ -288,7 +296,39 @@ def test_how_many_processes_a_machine_has(environment: dict[str, str], processes
     assert per_machine(Rank(3, 64), environment) == processes
 
 
-# ---- when it is chosen ----
+# ---- memory, and when it is chosen ----
+
+
+@pytest.mark.parametrize(("length", "rows"), [(64, 2), pytest.param(512, 4, marks=LONG)])
+def test_the_peak_of_a_step_is_foreseen(length: int, rows: int) -> None:
+    """Where a process is one of four; by a memory tracker, which sees the gathered weights as well."""
+    shape = model_shape(4, 4096, sequence_length=length, head_dim=64)
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=4)
+    try:
+        model, runtime = GPT(shape), Runtime(torch.device("cpu"), torch.float32, 0, 4)
+        model.init_weights(torch.Generator().manual_seed(1))
+        place_sharded(model, runtime, 4)
+        assert model.new_optimizer
+        optimizer = model.new_optimizer(model, make_plan(shape, 10**6).rates, runtime)
+        compute_loss, ids = (
+            prepare(model, runtime, False, print),
+            torch.zeros((rows, length), dtype=torch.int64),
+        )
+        for _ in range(2):  # the first one makes AdamW's moments
+            tracker = MemTracker()
+            local = (
+                weight.to_local() if isinstance(weight, DTensor) else weight for weight in model.parameters()
+            )
+            tracker.track_external(*optimizer.named_state().values(), *local)
+            with tracker:
+                compute_loss(model, Batch(ids, ids), 1.0).backward()
+                optimizer.step(1.0, 0.9, 1.0)
+            optimizer.zero_grad()
+        (found,) = tracker.get_tracker_snapshot("peak").values()
+    finally:
+        dist.destroy_process_group()
+    foreseen = step_memory(shape, rows, 1, Way(torch.float32, world_size=4, shards=4))
+    assert foreseen["peak"] == pytest.approx(found["Total"], rel=0.15)
 
 
 def test_it_is_chosen_where_nothing_else_fits() -> None:

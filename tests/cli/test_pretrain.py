@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -156,27 +157,42 @@ def test_a_batch_that_is_no_whole_number_of_rows_is_told_of(tiny_copy, pretrain)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("shard", ["optimizer", pytest.param("full", marks=pytest.mark.long)])
 def test_two_processes_train_the_model_of_one_and_only_the_first_speaks(
-    tiny_run, tiny_copy, subprocess_environment
+    tiny_run, tiny_copy, subprocess_environment, shard
 ):
-    """The same run, made anew by two processes that share each step."""
+    """The same run, made anew by two processes that share each step: weights whole on each, or cut between them; the
+    latter are stopped at their first checkpoint, and go on from it."""
     shutil.rmtree(tiny_copy / "pretrain")
     (tiny_copy / "metrics.jsonl").unlink()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "chatsmith", "pretrain", str(tiny_copy)],
-            env={**subprocess_environment, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
+
+    def start() -> list[subprocess.Popen]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+        command = [sys.executable, "-m", "chatsmith", "pretrain", str(tiny_copy), "--shard", shard]
+        return [
+            subprocess.Popen(
+                [*command, "--save-minutes", "0.0001"],
+                env={**subprocess_environment, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(2)
+        ]
+
+    if shard == "full":
+        processes, states = start(), tiny_copy / "pretrain" / "state"
+        while not list(states.glob("0*")) and processes[0].poll() is None:
+            time.sleep(0.02)
+        processes[0].terminate()
+        [process.communicate(timeout=200) for process in processes]
+        assert list(states.glob("0*")) and processes[0].returncode != 0
+    processes = start()
     outputs = [process.communicate(timeout=200)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
+    assert (shard == "full") == ("cut among 2 processes" in outputs[0]) == ("resuming after" in outputs[0])
     assert "2 processes" in outputs[0] and outputs[1] == ""
     losses = []
     for run in (tiny_run, tiny_copy):
