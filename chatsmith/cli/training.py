@@ -111,9 +111,7 @@ class Stage:
         if shard != "full":
             return lambda model, runtime: model.to(runtime.device)
         if why:
-            raise UserError(
-                f"{why} does not go with fully sharded weights; leave it out", setting=(why, "shard")
-            )
+            raise UserError(f"{why} needs whole weights: leave one of them out", setting=(why, "shard"))
         self.reporter.notice(f"weights, gradients and optimizer are cut among {processes} processes")
         return partial(place_sharded, per_machine=processes)
 

@@ -188,9 +188,8 @@ class ShardedOptimizer(Optimizer):
             start, stop = map(int, span.split(":"))
             return _entries(_parameter_of(base), state[base])[start:stop].clone()
 
-        adamw = [
-            f"adamw.{kind}.{name}" for name in self.adamw.names for kind in ("step", "exp_avg", "exp_avg_sq")
-        ]
+        kinds = ("step", "exp_avg", "exp_avg_sq")
+        adamw = [f"adamw.{kind}.{name}" for name in self.adamw.names for kind in kinds]
         # A parameter that had no state has none.
         known = [key for key in adamw if key.partition("@")[0] in state]
         self.adamw.load_named_state({key: own(key) for key in known})
