@@ -30,7 +30,8 @@ from train import measure, random_batches
 from chatsmith.backends import choose_backend, choose_loss
 from chatsmith.cli.config import BenchInferConfig, BenchTrainConfig
 from chatsmith.cli.training import shape_of
-from chatsmith.data.problems import Verdict
+from chatsmith.data.problems import Problem, Reply, Verdict
+from chatsmith.engine.engine import Engine
 from chatsmith.engine.kv_cache import KVCache
 from chatsmith.engine.paged_attention import PagedAttention
 from chatsmith.engine.scheduler import Chunk, Sequence
@@ -280,16 +281,19 @@ def rl(tiny: bool, runtime: Runtime) -> Result:
     model.compute_dtype = runtime.compute_dtype
     replies = problems * samples
     plan = make_rollout_plan(shape, steps=10, replies=replies, rows_per_microbatch=32)
-    worker = RolloutWorker(
+    engine = Engine(
         model,
         tokenizer,
-        lambda _, reply: Verdict(float(len(reply.text) % 2), True),
-        lambda text: text,
-        Reporter(json=True),
-        max_tokens=longest,
-        max_running=replies,
         backend=choose_backend(model),
+        tool=lambda text: text,
+        max_running=replies,
+        tokens_per_step=2048,
     )
+
+    def reward(problem: Problem, reply: Reply) -> Verdict:
+        return Verdict(float(len(reply.text) % 2), True)
+
+    worker = RolloutWorker(engine, tokenizer, reward, Reporter(json=True), max_tokens=longest)
     loss = RLLoss(Clip(0.2, 0.3), 0.0, None, 0.0)
     made = make_optimizer(model, plan.rates, runtime)
     asked = [rl_problem_set(1).train(index) for index in range(problems)]
@@ -308,7 +312,7 @@ def rl(tiny: bool, runtime: Runtime) -> Result:
         loss.take_tally()
         ended = time.perf_counter()
         rounds.append({"rollout_seconds": written - started, "update_seconds": ended - written})
-    return {"rounds": rounds, "computed_tokens": worker.num_computed}
+    return {"rounds": rounds, "computed_tokens": engine.num_computed}
 
 
 PARTS: dict[str, Callable[[bool, Runtime], Result]] = {

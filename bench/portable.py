@@ -121,7 +121,7 @@ def documents(path: Path | None, seed: int) -> Iterator[str]:
     rng = random.Random(seed)
     if path is None:
         while True:
-            yield draw_document(rng).content
+            yield draw_document(rng)
     rows = pq.ParquetFile(path).read_row_group(0, columns=["text"]).column("text").to_pylist()
     rng.shuffle(rows)
     yield from itertools.cycle(rows)

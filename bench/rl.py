@@ -21,6 +21,7 @@ from chatsmith.bundle import Bundle, load_bundle
 from chatsmith.cli.config import Compute, Natural, Output, Positive, Run
 from chatsmith.cli.settings import from_flags
 from chatsmith.data.problems import Problem
+from chatsmith.engine.engine import Engine
 from chatsmith.rl.rollouts import Group, RolloutWorker, seeds_of
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import detect_runtime, settled
@@ -56,18 +57,18 @@ def main(config: Config) -> None:
     reporter.stage("Rollout speed", f"{bundle.path}, {runtime.describe()}")
     problem_set = rl_problem_set(config.seed)
     problems = [problem_set.train(place) for place in range(config.prompts)]
-    roller = RolloutWorker(
+    max_running = min(512, config.prompts * config.samples)
+    engine = Engine(
         bundle.model,
         bundle.tokenizer,
-        Judge(),
-        calculator_tool,
-        reporter,
-        max_tokens=config.max_tokens,
-        max_running=min(512, config.prompts * config.samples),
         backend=choose_backend(bundle.model),
+        tool=calculator_tool,
+        max_running=max_running,
+        tokens_per_step=2048,
     )
+    roller = RolloutWorker(engine, bundle.tokenizer, Judge(), reporter, max_tokens=config.max_tokens)
     with settled():
-        figures = measure(config, bundle, roller, problems)
+        figures = measure(config, bundle, engine, roller, problems)
     rows = [
         ["all in one batch", f"{figures['together_tokens_per_second']:,.0f}", ""],
         *(
@@ -91,7 +92,7 @@ LABELS = {"one_by_one": "one question at a time", "plain": "one question at a ti
 
 
 def measure(
-    config: Config, bundle: Bundle, roller: RolloutWorker, problems: list[Problem]
+    config: Config, bundle: Bundle, engine: Engine, roller: RolloutWorker, problems: list[Problem]
 ) -> dict[str, float]:
     """Figures of `config.rounds` turns of all ways, after one of each that warms up."""
 
@@ -104,9 +105,9 @@ def measure(
         for problem, seed in zip(problems, seeds, strict=True):
             roller.write([problem], config.samples, [seed])
 
-    computed = roller.num_computed
+    computed = engine.num_computed
     groups = together()
-    computed = roller.num_computed - computed
+    computed = engine.num_computed - computed
     ways = {"together": together, "one_by_one": one_by_one, "plain": _plain(bundle, groups)}
     durations: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(config.rounds + 1):

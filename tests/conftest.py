@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +21,38 @@ def _a_cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
     """What runs share is shared by the tests alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CHATSMITH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    # Flushing protects against a power cut, which no test here causes, and takes most of their time.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _the_machine_is_measured_once() -> Iterator[None]:
+    """Its fastest matrix product takes most of a second to find, and each training asks for it, once or twice."""
+    if "torch" not in sys.modules:
+        yield
+        return
+    from chatsmith.cli import plan
+    from chatsmith.runtime.device import gemm_peak
+    from chatsmith.train import step, trainer
+
+    peaks: dict[object, float] = {}
+
+    def peak(runtime, dtype, **options) -> float:
+        kind = runtime.device, dtype
+        if kind not in peaks:
+            peaks[kind] = gemm_peak(runtime, dtype, **options)
+        return peaks[kind]
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (plan, step, trainer):
+            patch.setattr(module, "gemm_peak", peak)
         yield
 
 

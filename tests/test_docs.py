@@ -26,6 +26,7 @@ COMMAND = re.compile(
 def code_in(text: str) -> list[str]:
     """The code blocks and code spans of a page; its prose is not searched."""
     blocks = re.findall(r"```[^\n]*\n(.*?)```", text, re.DOTALL)
+    blocks += re.findall(r"(?:^|\n\n)((?: {4}[^\n]*\n)+)", text)
     return blocks + re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
 
 

@@ -1,17 +1,13 @@
 """One to four processes give the weights of one, whatever is trained: in float64 to rounding after a step, and bit for
 bit where sums have one order; in float32 nearly after 24. Reinforcement learning is compared on fixed rollouts."""
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
-ROOT = Path(__file__).parents[1]
+from tests.processes import together, well
 
 PROGRAM = """
 import copy, random, sys, torch
@@ -108,21 +104,7 @@ if runtime.is_main:
 
 def train(folder: Path, world_size: int) -> dict[str, dict[str, Tensor]]:
     """What so many processes make of each job: weights by name."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    place |= {"WORLD_SIZE": str(world_size), "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(folder)],
-            cwd=ROOT,
-            env={**os.environ, **place, "RANK": str(rank)},
-            stderr=subprocess.PIPE,
-        )
-        for rank in range(world_size)
-    ]
-    errors = [process.communicate(timeout=280)[1].decode() for process in processes]
-    assert [process.returncode for process in processes] == [0] * world_size, errors
+    well(together(PROGRAM, folder, world_size=world_size))
     found: dict[str, dict[str, Tensor]] = {}
     for key, value in load_file(folder / "weights.safetensors").items():
         job, _, name = key.partition("/")

@@ -6,6 +6,7 @@ the text alone and, for questions, the answer of the most similar training pair.
 nothing is called nothing.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from chatsmith.text.chat import Message, render_prompt
 BASE, ADAPTED, NEAREST = "before", "after", "nearest pair"
 REPLY_TOKENS = 64
 SAMPLES = 10
-SAID = {"training": "what it read", "held_out": "pages it never saw"}
+SAID = {"training": "what it read", "held_out": "pages it never saw", "general": "other text"}
 _TEXT = {
     "held_out": {
         "better": "It learned the wording of your documents",
@@ -42,6 +43,7 @@ _TEXT = {
     },
 }
 _ANSWERS = {"better": "", "worse": ": worse than before", "nothing": ": no gain that can be told from luck"}
+_KEPT = {**_ANSWERS, "nothing": ": no loss was seen"}
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Material:
     texts: Mapping[str, Path]
     """Files of documents by name: `held_out`, and `general` where there is other text."""
     questions: Mapping[str, Sequence[Question]]
-    """By where the answers stand: `training`, `held_out`."""
+    """By where the answers stand: `training`, `held_out`, `general`."""
     pairs: Sequence[Question]
     """What was trained on."""
 
@@ -100,6 +102,7 @@ def measure(
                 if one.task == test.name
             },
             "change": _change(test),
+            "by_form": _by_form(asked[test.name], replies[test.name][ADAPTED]),
         }
         for test in tests
     }
@@ -109,7 +112,7 @@ def measure(
         },
         "text": text,
         "questions": questions,
-        "samples": _samples(asked, replies, models),
+        "samples": _samples({name: asked[name] for name in asked if name != "general"}, replies, models),
     }
     return {"sentence": sentence(evidence), **evidence}
 
@@ -127,7 +130,8 @@ def sentence(evidence: Mapping[str, Any]) -> str:
     for name, asked in evidence["questions"].items():
         before, after = (asked[model]["right"] for model in (BASE, ADAPTED))
         figures = f"Of {asked['n']} questions about {SAID[name]}, it answers {after}, before {before}"
-        said.append(f"{figures}{_ANSWERS[_verdict(asked['change'])]}.")
+        outcomes = _KEPT if name == "general" else _ANSWERS
+        said.append(f"{figures}{outcomes[_verdict(asked['change'])]}.")
         if name == "training":
             said.append(f"Looking up the most similar training pair would answer {asked[NEAREST]['right']}.")
     if "general" in text:
@@ -156,6 +160,13 @@ def _replies(llm: LLM, questions: Sequence[Question]) -> list[str]:
 def _result(name: str, questions: Sequence[Question], replies: Sequence[str]) -> TaskResult:
     points = [float(is_right(reply, one.answer)) for one, reply in zip(questions, replies, strict=True)]
     return TaskResult(name, tuple(one.question for one in questions), tuple(points), 0.0, 0.0)
+
+
+def _by_form(questions: Sequence[Question], replies: Sequence[str]) -> dict[str, dict[str, int]]:
+    right = Counter(
+        one.form for one, reply in zip(questions, replies, strict=True) if is_right(reply, one.answer)
+    )
+    return {form: {"n": n, "right": right[form]} for form, n in Counter(o.form for o in questions).items()}
 
 
 def _change(test: Comparison | None) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -221,10 +222,30 @@ def _pdf(path: Path) -> Iterator[Part]:
     reader = package("pypdf").PdfReader(path)
     if reader.is_encrypted and not reader.decrypt(""):
         raise ValueError("it is encrypted")
-    for number, page in enumerate(reader.pages, start=1):
-        yield 1, f"page {number}"
+    titles: dict[int | None, list[str]] = {}
+    with suppress(Exception):  # a table of contents that is damaged names nothing
+        for one in _titles(reader.outline):
+            titles.setdefault(reader.get_destination_page_number(one), []).append(str(one.title).strip())
+    for number, page in enumerate(reader.pages):
+        yield 1, f"page {number + 1}"
         text = re.sub(r"(\w)-\n(\w)", r"\1\2", page.extract_text())
-        yield 0, re.sub(r"(?<![.:!?\n])\n(?!\n)", " ", text)
+        text = re.sub(r"(?<![.:!?\n])\n(?!\n)", " ", text)
+        for title in titles.get(number, []):
+            before, _, after = text.partition(title)
+            if title and after:
+                yield 0, before
+                yield 2, title
+                text = after
+        yield 0, text
+
+
+def _titles(outline: list[Any]) -> Iterator[Any]:
+    """The entries of a table of contents, whose parts are lists in lists, in order."""
+    for one in outline:
+        if isinstance(one, list):
+            yield from _titles(one)
+        else:
+            yield one
 
 
 def _docx(path: Path) -> Iterator[Part]:

@@ -15,27 +15,43 @@ from itertools import chain, zip_longest
 from chatsmith.adapt.passages import Passage
 from chatsmith.adapt.search import words
 
-VERSION = 1
+VERSION = 2
 """Raised when the same documents give other questions."""
 
 LEAK_WORDS = 8
 """An examination question shares no so many words in a row with a training pair."""
 LONGEST_ANSWER = 400
 """Of a training pair, in characters."""
+WORDS_SAID = 16
+"""Of what is said, in a question for the subject."""
 REPLY_WORDS = 40
 """What comes later in a reply does not count: whoever says everything is not right."""
 
 TRAINING_FORMS = {
-    "definition": ("What is {subject}?", "Define {subject}."),
-    "entry": ("What do you know about {subject}?", "Explain {subject}."),
-    "signature": ("What is the signature of {subject}?", "How is {subject} written in code?"),
+    "definition": ("What is {subject}?", "Define {subject}.", "Explain {subject} in one sentence."),
+    "entry": ("What do you know about {subject}?", "Explain {subject}.", "Describe {subject} briefly."),
+    "signature": (
+        "What is the signature of {subject}?",
+        "How is {subject} written in code?",
+        "How do I call {subject}?",
+    ),
     "heading": ("What does {document} say about {subject}?", "Tell me about {subject} ({document})."),
 }
+"""A fact in several phrasings, and in both directions: what was learned in one of them alone can be repeated, but
+hardly asked for in another (Allen-Zhu & Li 2023, arXiv:2309.14316; Berglund et al. 2023, arXiv:2309.12288)."""
+REVERSED_FORMS = {
+    "definition": ("What do you call {said}?", "Give the name: {said}"),
+    "entry": ("Which name is described as “{said}”?", "Give the name: {said}"),
+    "signature": (),
+    "heading": ("Where can I read about {subject}?", "I look for “{subject}”. Where is it?"),
+}
+"""From what is said to the subject, or to the document."""
 EXAM_FORMS = {
     "definition": "Go on in a few words: {subject} is",
     "entry": "Which term do these words belong to: {beginning} …",
     "signature": "Name the first argument of {subject}.",
     "heading": "Which file has a part called “{subject}”?",
+    "beginning": "How does the part on “{subject}” begin?",
     "gap": "Which word is missing: {before} ____ {after}",
 }
 
@@ -85,20 +101,22 @@ class _Fact:
 
 def training_pairs(passages: Sequence[Passage]) -> list[Question]:
     """Every fact in every form for training; of several facts about one subject, the first."""
-    pairs = [
-        Question(
-            form.format(subject=fact.subject, document=fact.passage.document),
-            fact.answer,
-            fact.passage.name,
-            fact.kind,
-        )
-        for fact in _facts(passages)
-        for form in TRAINING_FORMS[fact.kind]
-    ]
-    of_passage = {one.name: "" for one in passages}
+    of_passage = {one.name: one.name for one in passages}
     for one in passages:
-        of_passage[one.name] += f"{one.text}\n"
-    return [pair for pair in pairs if squeezed(pair.answer) in squeezed(of_passage[pair.passage])]
+        of_passage[one.name] += f"\n{one.text}"
+    pairs: dict[str, Question] = {}
+    has_several = len({one.document for one in passages}) > 1
+    for fact in _facts(passages):
+        document, name = fact.passage.document, fact.passage.name
+        said = " ".join(fact.said.split()[:WORDS_SAID]).rstrip(".:;,!?")
+        of_what = document if fact.kind == "heading" else fact.subject
+        reversed_forms = REVERSED_FORMS[fact.kind] if has_several or fact.kind != "heading" else ()
+        answers = [(form, fact.answer) for form in TRAINING_FORMS[fact.kind]]
+        for form, answer in [*answers, *((form, of_what) for form in reversed_forms)]:
+            question = form.format(subject=fact.subject, document=document, said=said)
+            if squeezed(answer) in squeezed(of_passage[name]):
+                pairs.setdefault(question, Question(question, answer, name, fact.kind))
+    return list(pairs.values())
 
 
 def exam_questions(
@@ -158,8 +176,9 @@ def _facts(passages: Sequence[Passage]) -> list[_Fact]:
 
 def _facts_of(passage: Passage) -> Iterator[_Fact]:
     sentences = [one.strip() for one in _SENTENCE.split(passage.text) if one.strip()]
-    heading = re.sub(r"^[\d.]+\s+", "", passage.heading.rpartition(" › ")[2]).rstrip("?:.! ")
-    if heading and not heading.startswith("page ") and sentences and len(words(sentences[0])) > 3:
+    heading = _bare(re.sub(r"^[\d.]+\s+", "", passage.heading.rpartition(" › ")[2]).rstrip("?:.! "))
+    is_prose = sentences and len(words(sentences[0])) > 3 and not sentences[0].startswith("```")
+    if heading and not heading.startswith("page ") and is_prose:
         yield _Fact("heading", heading, sentences[0], passage)
     for sentence in sentences:
         if (match := _DEFINITION.fullmatch(" ".join(sentence.split()))) and _can_be_asked(match["subject"]):
@@ -184,16 +203,21 @@ def _asked(facts: Sequence[_Fact]) -> Iterator[Question]:
         said = fact.said.split()
         match fact.kind:
             case "definition":
-                answer = " ".join(said[:3])
+                asked = {"definition": " ".join(said[:3])}
             case "entry":
-                answer = fact.subject
+                asked = {"entry": fact.subject}
             case "signature":
-                answer = (words(fact.said.partition(",")[0].partition("=")[0].partition(":")[0]) or [""])[-1]
+                first = fact.said.partition(",")[0].partition("=")[0].partition(":")[0]
+                asked = {"signature": (words(first) or [""])[-1]}
+            case _ if headings[fact.subject.lower()] == 1:
+                begins = " ".join(fact.answer.split()[:4])
+                asked = {"heading": fact.passage.document, "beginning": begins}
             case _:
-                answer = fact.passage.document if headings[fact.subject.lower()] == 1 else ""
-        if answer and answer not in ("self", "cls", "void"):
-            text = EXAM_FORMS[fact.kind].format(subject=fact.subject, beginning=" ".join(said[:6]))
-            yield Question(text, answer, fact.passage.name, fact.kind)
+                asked = {}
+        for form, answer in asked.items():
+            if answer and answer not in ("self", "cls", "void"):
+                text = EXAM_FORMS[form].format(subject=fact.subject, beginning=" ".join(said[:6]))
+                yield Question(text, answer, fact.passage.name, form)
 
 
 def _gaps(passages: Sequence[Passage]) -> Iterator[Question]:

@@ -45,7 +45,8 @@ def choose_backend(
     its prompt was cached. Every token goes through C, which sums each of its numbers in one order; up to 256 tokens at
     once that costs nothing (docs/lab-log.md). An engine cannot be made with True where there is no C.
 
-    With `adapters`, by name, each request chooses one or none; all of them then run through torch.
+    With `adapters`, by name, each request chooses one or none. A step in which one is asked for runs through torch,
+    over the same weights, quantized or not; nothing is exact then.
     """
     return _FastBackend(model, quantize, exact, adapters or {})
 
@@ -76,29 +77,28 @@ class _FastBackend(Backend):
         self, model: GPT, quantize: Quantization | None, exact: bool | None, adapters: Mapping[str, Adapter]
     ) -> None:
         super().__init__(model)
+        exact = False if adapters else exact
         self._source, self._must_be_exact, self.adapters = model, exact, adapters.keys()
-        self._library = load_library() if self.device.type == "cpu" and not adapters else None
+        self._library = load_library() if self.device.type == "cpu" else None
         casts = self.dtype == torch.bfloat16 and model.embedding.weight.dtype == torch.float32
         quantize = quantize or ("bf16" if casts else None)
+        self._view = decoding_view(model, self._library, quantize, exact=exact is not False)
         self._routes = Routes()
-        if adapters:
-            adapt(self.model, adapters, self._routes)
-        else:
-            self.model = decoding_view(model, self._library, quantize, exact=exact is not False)
+        self.model = adapt(model, self._view, adapters, self._routes) if adapters else self._view
         self._decoder: CPUDecoder | GraphDecoder | None = None
         self._grammars: Grammars | None = None
 
     def allocate(self, num_blocks: int, block_size: int, max_running: int, tokens_per_step: int) -> None:
         super().allocate(num_blocks, block_size, max_running, tokens_per_step)
         longest = -(-self.config.context_length // block_size)
-        if self.device.type == "cuda" and not self.adapters:
+        if self.device.type == "cuda":
             recorder = CudaRecorder(self.device)
             self._decoder = GraphDecoder(
-                self.model, self.attention, self.cache, max_running, longest, recorder
+                self._view, self.attention, self.cache, max_running, longest, recorder
             )
-        elif self._library is not None and CPUDecoder.is_possible(self.model, self.cache):
+        elif self._library is not None and CPUDecoder.is_possible(self._view, self.cache):
             rows = max(max_running, min(MOST_ROWS, tokens_per_step))
-            self._decoder = CPUDecoder(self._library, self.model, self.cache, rows, longest)
+            self._decoder = CPUDecoder(self._library, self._view, self.cache, rows, longest)
         if self._decoder is not None:
             self.name = self._decoder.name
         self.is_exact = self._must_be_exact is not False and isinstance(self._decoder, CPUDecoder)
@@ -122,6 +122,8 @@ class _FastBackend(Backend):
 
     def forward(self, chunks: list[Chunk]) -> Tensor:
         self._routes.plan(chunks, self.device)
+        if self._routes.rows:
+            return super().forward(chunks)
         if self.is_exact and isinstance(self._decoder, CPUDecoder):
             return torch.cat([self._decoder.hidden(part) for part in self._decoder.parts(chunks)])
         count = 0 if self._decoder is None else self._decoder.num_taken(chunks)
@@ -133,7 +135,7 @@ class _FastBackend(Backend):
         return torch.cat((hidden, super().forward(chunks[count:]).to(hidden.dtype)))
 
     def weights_changed(self) -> None:
-        refresh(self.model, self._source)
+        refresh(self._view, self._source)
         if isinstance(self._decoder, CPUDecoder):
             self._decoder.refresh()
 

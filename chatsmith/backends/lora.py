@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chatsmith.bundle import bundle_fingerprint
+from chatsmith.engine.backend import shared_copy
 from chatsmith.engine.scheduler import Chunk
 from chatsmith.model.gpt import GPT, Linear
 from chatsmith.runtime.atomic import new_folder
@@ -59,7 +60,7 @@ def add_lora(model: GPT, rank: int, products: Sequence[str] = PRODUCTS, seed: in
     """Freeze the model, and put matrices of `rank` beside its `products` to be trained."""
     generator = torch.Generator().manual_seed(seed)
     model.requires_grad_(False)
-    for parent, name, linear in _products(model):
+    for parent, name, linear in large_products(model):
         if name in products:
             setattr(parent, name, LoRALinear(linear, rank, generator))
 
@@ -187,15 +188,15 @@ class Routes:
         self.rows = {name: torch.tensor(some, device=device) for name, some in rows.items()}
 
 
-class AdaptedLinear(Linear):
+class AdaptedLinear(nn.Module):
     """A product for rows of several adapters: one for all, then what each adapter adds to its own."""
 
-    def __init__(self, linear: Linear, routes: Routes, matrices: Matrices) -> None:
-        nn.Module.__init__(self)
-        self.weight, self._routes, self._matrices = linear.weight, routes, matrices
+    def __init__(self, linear: nn.Module, routes: Routes, matrices: Matrices) -> None:
+        super().__init__()
+        self._linear, self._routes, self._matrices = linear, routes, matrices
 
     def forward(self, x: Tensor) -> Tensor:
-        y = super().forward(x)
+        y = self._linear(x)
         for name, rows in self._routes.rows.items():
             if name in self._matrices:
                 a, b = self._matrices[name]
@@ -203,13 +204,14 @@ class AdaptedLinear(Linear):
         return y
 
 
-def adapt(view: GPT, adapters: Mapping[str, Adapter], routes: Routes) -> None:
-    """Let the products of an engine's view of a model follow `routes`. Raises UserError for an adapter of another
-    shape."""
-    dtype = view.compute_dtype or view.embedding.weight.dtype
+def adapt(model: GPT, view: GPT, adapters: Mapping[str, Adapter], routes: Routes) -> GPT:
+    """A second view of a model, whose products are those of `view`, quantized or not, and follow `routes`. Raises
+    UserError for an adapter of another shape."""
+    dtype = model.compute_dtype or model.embedding.weight.dtype
     unknown = {product for one in adapters.values() for product in one.matrices}
-    for path, module in list(view.named_modules()):
-        if not isinstance(module, Linear) or path not in unknown:
+    adapted = shared_copy(model)
+    for path, module in list(adapted.named_modules()):
+        if not isinstance(module, Linear):
             continue
         unknown.discard(path)
         rows, columns = module.weight.flatten(0, -2).shape
@@ -221,12 +223,15 @@ def adapt(view: GPT, adapters: Mapping[str, Adapter], routes: Routes) -> None:
                     raise UserError(f"the adapter {name} does not fit the model: {path} has another shape")
                 own[name] = a.to(module.weight.device, dtype), b.to(module.weight.device, dtype)
         parent, _, child = path.rpartition(".")
-        setattr(view.get_submodule(parent), child, AdaptedLinear(module, routes, own))
+        product = view.get_submodule(path)
+        setattr(adapted.get_submodule(parent), child, AdaptedLinear(product, routes, own) if own else product)
     if unknown:
         raise UserError(f"an adapter changes {min(unknown)}, which the model does not have")
+    return adapted
 
 
-def _products(model: GPT) -> list[tuple[nn.Module, str, Linear]]:
+def large_products(model: GPT) -> list[tuple[nn.Module, str, Linear]]:
+    """Those of a model's blocks: each with the module that it belongs to, and its name there."""
     return [
         (module, name, child)
         for module in model.blocks.modules()

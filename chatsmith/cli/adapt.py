@@ -40,7 +40,7 @@ HELD_OUT = 5
 """One document in so many is held out, by a hash of its name."""
 LEAK_WORDS = 13
 """Held-out passages that share so many words in a row with the others are not measured on (Brown et al. 2020)."""
-EXAM_ITEMS = {"training": 200, "held_out": 100}
+EXAM_ITEMS = {"training": 200, "held_out": 100, "general": 100}
 GENERAL_CHARACTERS = 200_000
 REPLAY_SHARE = 0.5
 """Of the tokens in continued pretraining."""
@@ -281,18 +281,18 @@ def _is_chosen(text: str, share: float) -> bool:
 
 
 def _write_general(replay: Replay, folder: Path) -> None:
-    """Text that is neither of the documents nor trained on."""
+    """Text that is neither of the documents nor trained on, and questions about it."""
     kept, size = list[dict[str, Any]](), 0
     for document in replay.manifest.read_documents("validation") if replay.manifest else ():
         if size > GENERAL_CHARACTERS:
             break
         kept.append({"text": document.text[:GENERAL_CHARACTERS]})
         size += len(document.text)
-    file = folder / "general.jsonl"
-    if kept:
-        _write(file, kept)
-    else:
-        file.unlink(missing_ok=True)
+    passages = [Passage(f"{number}", "", one["text"]) for number, one in enumerate(kept)]
+    asked = questions.exam_questions(passages, (), EXAM_ITEMS["general"])
+    for name, records in (("general", kept), ("exam_general", map(asdict, asked))):
+        file = folder / f"{name}.jsonl"
+        _write(file, records) if kept else file.unlink(missing_ok=True)
 
 
 def _recipe(
@@ -345,8 +345,9 @@ def _recipe(
 def _material(folder: Path, pairs: Sequence[questions.Question]) -> Material:
     texts = {name: folder / f"{name}.jsonl" for name in ("held_out", "general")}
     exams = {
-        name: [questions.Question(**one) for one in _lines(folder / f"exam_{name}.jsonl")]
+        name: [questions.Question(**one) for one in _lines(file)]
         for name in EXAM_ITEMS
+        if (file := folder / f"exam_{name}.jsonl").is_file()
     }
     return Material(
         {name: file for name, file in texts.items() if file.is_file()},

@@ -14,8 +14,8 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import TextIO
 
 from chatsmith.adapt.passages import read_documents
@@ -26,6 +26,7 @@ from chatsmith.engine.request import Completion, Request, SamplingParams
 from chatsmith.llm import LLM
 from chatsmith.runtime.console import printable
 from chatsmith.runtime.errors import UserError
+from chatsmith.runtime.signals import receiving
 from chatsmith.text.chat import Message, Part, render_prompt
 
 HELP = """\
@@ -60,7 +61,7 @@ def main(config: Config) -> None:
     elif sys.stdin.isatty() and sys.stdout.isatty():
         screen = Screen(sys.stdout, is_terminal=True)
         screen.notice(f"{talk.llm.bundle.path}. /help lists what you can type; Ctrl-D leaves.")
-        screen.notice(talk.engine.describe())
+        screen.notice(talk.llm.engine.describe())
         if talk.llm.bundle.provenance.get("stage") == "pretrain" and not config.complete:
             screen.notice(
                 "This model was not taught to converse yet: `chatsmith sft` does that, and --complete has it continue "
@@ -101,32 +102,25 @@ def open_talk(config: Config) -> "Talk":
     return Talk(llm, sampling, config.system, continues=config.complete, index=index)
 
 
+@dataclass
 class Talk:
     """A conversation with a model: what was said, and the making of the next reply."""
 
-    def __init__(
-        self,
-        llm: "LLM",
-        sampling: "SamplingParams",
-        system: str | None = None,
-        *,
-        continues: bool = False,
-        index: PassageIndex | None = None,
-    ) -> None:
-        """`continues`: each text is continued, without a conversation; else passages of `index` come with it."""
-        self.llm, self.engine, self.system = llm, llm.engine, system
-        self.history: list[Message] = []
-        """The turns the model still sees: user and assistant, in pairs."""
-        self.index = index
-        """What there is to look up; None: nothing."""
-        self.sources = ""
-        """Which passages stood before the last question, in words."""
-        self.num_dropped = 0
-        """Turns that the last question pushed out of the context."""
-        self.begins_to_drop = False
-        """Did the last question push turns out, and the one before it none?"""
-        self._sampling = sampling
-        self._continues = continues
+    llm: LLM
+    sampling: SamplingParams
+    system: str | None = None
+    continues: bool = False
+    """Each text is continued, without a conversation."""
+    index: PassageIndex | None = None
+    """What there is to look up; None: nothing."""
+    history: list[Message] = field(default_factory=list)
+    """The turns the model still sees: user and assistant, in pairs."""
+    sources: str = ""
+    """Which passages stood before the last question, in words."""
+    num_dropped: int = 0
+    """Turns that the last question pushed out of the context."""
+    begins_to_drop: bool = False
+    """Did the last question push turns out, and the one before it none?"""
 
     def reset(self) -> None:
         """Forget what was said, not the system message."""
@@ -136,9 +130,9 @@ class Talk:
     def ask(
         self,
         text: str,
-        on_part: "Callable[[Part], object]" = lambda part: None,
+        on_part: Callable[[Part], object] = lambda part: None,
         is_stopped: Callable[[], bool] = lambda: False,
-    ) -> "Completion":
+    ) -> Completion:
         """The reply to `text`, which joins the conversation together with it.
 
         `on_part` is called with the parts of the reply as they are written; the reply ends early once `is_stopped` says
@@ -146,34 +140,34 @@ class Talk:
         """
 
         question = Message.of("user", text)
-        handle = self.engine.submit(Request(tuple(self._fitting_prompt(question)), self._sampling))
+        handle = self.llm.engine.submit(Request(tuple(self._fitting_prompt(question)), self.sampling))
         completion: Completion | None = None
         try:
             while completion is None and not is_stopped():
-                for event in self.engine.step():
+                for event in self.llm.engine.step():
                     for part in event.parts:
                         on_part(part)
                     completion = event.completion
         finally:
-            completion = completion or self.engine.cancel(handle)
+            completion = completion or self.llm.engine.cancel(handle)
         assert completion is not None
         if completion.error is not None:
             raise UserError(f"the model could not reply: {completion.error}")
         # A reply without a word is no turn of a conversation.
-        if any(part.text for part in completion.parts) and not self._continues:
+        if any(part.text for part in completion.parts) and not self.continues:
             self.history += [question, Message("assistant", completion.parts)]
         return completion
 
-    def _fitting_prompt(self, question: "Message") -> list[int]:
+    def _fitting_prompt(self, question: Message) -> list[int]:
         """The conversation up to and with the question as ids; drops the oldest turns until a reply fits too."""
 
-        context = self.engine.config.context_length
-        room = min(self._sampling.max_tokens or context, context // 4)
+        context = self.llm.engine.config.context_length
+        room = min(self.sampling.max_tokens or context, context // 4)
         beginning = [Message.of("system", self.system)] if self.system else []
         kept = list(self.history)
         while True:
             prompt = render_prompt([*beginning, *kept, question], self.llm.tokenizer)
-            if self._continues:
+            if self.continues:
                 prompt = [self.llm.tokenizer.bos_id, *self.llm.tokenizer.encode(question.text)]
             if len(prompt) + room <= context or not kept:
                 break
@@ -227,7 +221,7 @@ class Screen:
         if self.is_terminal:
             self._dim_line(text)
 
-    def show(self, part: "Part") -> None:
+    def show(self, part: Part) -> None:
         """A piece of the reply. A call of the calculator becomes a line once its result is there."""
         if part.kind == "text":
             self._show_call()
@@ -261,7 +255,8 @@ class Screen:
 
 def converse(talk: Talk, lines: Iterable[str], screen: Screen) -> bool:
     """Answer each line, or in a terminal do what it commands, until they end. Returns whether there were any."""
-    had_lines = False
+    had_lines, pressed = False, threading.Event()
+    signals = (signal.SIGINT,) if screen.is_terminal else ()  # Ctrl-C ends the reply alone
     for line in lines:
         text = line.strip()
         if not text:
@@ -272,9 +267,10 @@ def converse(talk: Talk, lines: Iterable[str], screen: Screen) -> bool:
         if screen.is_terminal and text.startswith("/"):
             _command(talk, text, screen)
             continue
+        pressed.clear()
         try:
-            with ctrl_c_noted() if screen.is_terminal else nullcontext(lambda: False) as is_stopped:
-                completion = talk.ask(text, screen.show, is_stopped)
+            with receiving(signals, lambda *_: pressed.set()):
+                completion = talk.ask(text, screen.show, pressed.is_set)
         except UserError as error:
             screen.end()
             screen.notice(str(error))
@@ -286,7 +282,7 @@ def converse(talk: Talk, lines: Iterable[str], screen: Screen) -> bool:
     return had_lines
 
 
-def _after_reply(talk: Talk, completion: "Completion", screen: Screen) -> None:
+def _after_reply(talk: Talk, completion: Completion, screen: Screen) -> None:
     if talk.sources:
         screen.notice(talk.sources)
         if not screen.is_terminal:
@@ -332,17 +328,3 @@ def typed_lines(screen: Screen) -> Iterator[str]:
         except EOFError:
             screen.write("\n")
             return
-
-
-@contextmanager
-def ctrl_c_noted() -> Iterator[Callable[[], bool]]:
-    """Within it, Ctrl-C raises nothing: the function it yields tells whether it was pressed."""
-    pressed = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield pressed.is_set  # only the main thread hears signals
-        return
-    before = signal.signal(signal.SIGINT, lambda *_: pressed.set())
-    try:
-        yield pressed.is_set
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -57,6 +57,8 @@ class Bound:
         return " and ".join(f"{word} {limit}" for word, limit in limits.items() if limit is not None)
 
 
+NEW = {"new": True}
+"""Of fields that are younger than the keys of finished stages (see `stage_key`)."""
 WAYS = ("track", "save_minutes", "rows_per_microbatch", "shard", "keep_every", "core_every", "eval_data")
 """Settings of training that change how, and not what comes out."""
 
@@ -67,6 +69,7 @@ NaturalNumber = Annotated[float, Bound(ge=0)]
 VocabSize = Annotated[int, Bound(ge=285)]  # 256 bytes and 29 special tokens (text/tokenizer.py)
 Dtype = Literal["auto", "fp32", "bf16"]
 Product = Literal["qkv", "out", "up", "down"]  # those of backends/lora.py, which imports torch
+PRODUCTS: tuple[Product, ...] = ("qkv", "out", "up", "down")
 Tracker = Literal["none", "wandb", "tensorboard", "trackio"]
 
 
@@ -88,16 +91,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self), include_extras=True)
-        for field in dataclasses.fields(self):
-            for value, bound in _bounded(getattr(self, field.name), hints[field.name]):
-                refuse(
-                    isinstance(value, int) and abs(value) >= 2**63,
-                    f"{field.name} is too large a number",
-                    field.name,
-                )
+        for name in (field.name for field in dataclasses.fields(self)):
+            for value, bound in _bounded(getattr(self, name), hints[name]):
+                is_huge = isinstance(value, int) and abs(value) >= 2**63
+                refuse(is_huge, f"{name} is too large a number", name)
                 kind = "" if math.isfinite(value) else "a finite number, "
-                words = f"{field.name} is {value}; it must be {kind}{bound}"
-                refuse(not bound.holds(value), words, field.name)
+                refuse(not bound.holds(value), f"{name} is {value}; it must be {kind}{bound}", name)
         self.check()
 
     def check(self) -> None:
@@ -167,12 +166,10 @@ class Shape(Settings):
     window_pattern: str = ""
     """Attention windows, repeated over the layers: L the whole context, S a quarter of it; the last layer is always L.
     By default L, and from depth 12 on SSSL, but for portable models."""
-    value_embeddings: bool = dataclasses.field(default=True, metadata={"new": True})
+    value_embeddings: bool = dataclasses.field(default=True, metadata=NEW)
     """Tables of the vocabulary's size that add to the attention values: better per token, and most of the
     parameters."""
-    architecture: Literal["chatsmith", "portable"] = dataclasses.field(
-        default="chatsmith", metadata={"new": True}
-    )
+    architecture: Literal["chatsmith", "portable"] = dataclasses.field(default="chatsmith", metadata=NEW)
     """portable: Qwen3's architecture, which transformers, llama.cpp and Ollama run; without smear, bigrams, softcap."""
 
 
@@ -205,7 +202,9 @@ class Sources(Settings):
 class Training(Compute, Run):
     """Training"""
 
-    NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset({*WAYS, "on_bad_loss", "disk_wait", "on_save"})
+    NOT_IN_KEY: ClassVar[frozenset[str]] = frozenset(
+        {*WAYS, "on_bad_loss", "disk_wait", "on_save", "sample_prompts"}
+    )
 
     minutes: NaturalNumber = 0.0
     """Token budget in minutes on this machine, from the start of the command; 0 means no limit by time."""
@@ -230,6 +229,9 @@ class Training(Compute, Run):
     keep_every: Natural = 0
     """Keep the weights every so many steps as a bundle, STAGE/steps/N in the run, to chat with and evaluate as
     RUN/STAGE@N; 0 never."""
+    sample_prompts: tuple[str, ...] = ()
+    """What the model is asked at every evaluation; it answers in a few dozen tokens, always with the likeliest. The
+    training page shows the answers token by token."""
     track: Tracker = "none"
     """Send the metrics to an experiment tracker as well as to metrics.jsonl."""
 
@@ -250,6 +252,8 @@ class TokenTraining(Training):
     """Tokens of one optimizer step; 0 means that the plan decides."""
     evaluate_tokens: Positive = 65_536
     """Validation tokens in one evaluation."""
+    fp8: bool = dataclasses.field(default=False, metadata={"new": True})
+    """Multiply in fp8 in the blocks: on GPUs since Ada and Hopper, with the extra chatsmith[fp8]."""
     compile: bool = True
     """Compile the model where that is possible."""
     shard: Literal["auto", "optimizer", "full"] = "auto"
@@ -265,13 +269,11 @@ class TokenTraining(Training):
     """The folder with the files of gsm8k, arc_easy, …; by default the cache, into which they are downloaded."""
     from_: Path | None = None
     """The bundle to start from; by default that of the stage before."""
-    lora_rank: Natural = dataclasses.field(default=0, metadata={"new": True})
+    lora_rank: Natural = dataclasses.field(default=0, metadata=NEW)
     """LoRA: freeze the model and train matrices of this rank beside its own; 0 trains all weights. What is learned is
     merged into the bundle, and kept apart as STAGE/adapter for `serve --adapter`. A rate_scale 2 to 4 times as high
     suits it."""
-    lora_products: tuple[Product, ...] = dataclasses.field(
-        default=("qkv", "out", "up", "down"), metadata={"new": True}
-    )
+    lora_products: tuple[Product, ...] = dataclasses.field(default=PRODUCTS, metadata=NEW)
     """Which matrices of each layer LoRA trains: of attention (qkv, out) and of the MLP (up, down)."""
 
 
@@ -361,7 +363,7 @@ class TokenizerConfig(Run):
     sample_megabytes: Annotated[float, Bound(gt=0, finite=False)] = 16.0
     """Training text to learn from, sampled evenly from all of it, in millions of characters. Of a hub, only the first
     shards that hold so much are read."""
-    split: Literal["chatsmith", "qwen2"] = dataclasses.field(default="chatsmith", metadata={"new": True})
+    split: Literal["chatsmith", "qwen2"] = dataclasses.field(default="chatsmith", metadata=NEW)
     """How text is cut before merging; qwen2: a way that llama.cpp and Ollama know, for portable models."""
     document_characters: Natural = 0
     """Learn from the first so many characters of each document, so that a few long ones do not outweigh many; 0 means
@@ -373,7 +375,7 @@ class PretrainConfig(Shape, TokenTraining):
 
     BUDGET: ClassVar[tuple[str, ...]] = ("tokens", "minutes", "ratio")
     # The content of the mixture, and of the bundle to start from, is in the key.
-    NOT_IN_KEY: ClassVar[frozenset[str]] = TokenTraining.NOT_IN_KEY | {"prompt", "from_"}
+    NOT_IN_KEY: ClassVar[frozenset[str]] = TokenTraining.NOT_IN_KEY | {"from_"}
 
     from_: Path | None = None
     """A bundle to train further, with its tokenizer and shape, instead of a new model."""
@@ -381,9 +383,9 @@ class PretrainConfig(Shape, TokenTraining):
     ratio: PositiveNumber = 10.0
     """Token budget in tokens per non-embedding parameter (Chinchilla ratio), where neither tokens nor minutes are
     given."""
-    prompt: str = ""
-    """Text for the model to continue at every evaluation, with four fixed ones; empty: none. The training page shows
-    them token by token."""
+    sample_prompts: tuple[str, ...] = dataclasses.field(default=(), metadata={"former": ("prompt",)})
+    """Beginnings of texts that the model continues at every evaluation by a few dozen tokens, always the likeliest. The
+    training page shows them token by token."""
 
     def check(self) -> None:
         super().check()
@@ -699,35 +701,26 @@ class ServeConfig(Inference, Listening):
             is_origin = origin == "*" or ORIGIN.fullmatch(origin)
             refuse(not is_origin, f"{origin} is no origin: {wanted}", "cors_origins")
         Listening.check(self)
-        named_adapters(self)
+        named_models(self)
 
 
-def named_models(config: ServeConfig) -> dict[str, Path]:
-    """The served models: path by name. Raises UserError."""
+def named_models(config: ServeConfig) -> tuple[dict[str, Path], dict[str, Path]]:
+    """The served models, and the adapters of the first one: path by name. Raises UserError."""
     models: dict[str, Path] = {}
+    adapters: dict[str, Path] = {}
     if not config.model or config.run != DEFAULT_RUN or config.name:
         name = config.name or _folder_name(config.run)
         _check_name(name, "name")
         models[name] = config.run
-    _add_named(models, config.model, "model")
-    return models
-
-
-def named_adapters(config: ServeConfig) -> dict[str, Path]:
-    """The adapters of the first model: path by name. Raises UserError."""
-    models = named_models(config)
-    both = models.copy()
-    _add_named(both, config.adapter, "adapter")
-    return {name: path for name, path in both.items() if name not in models}
-
-
-def _add_named(models: dict[str, Path], entries: tuple[str, ...], setting: str) -> None:
-    for entry in entries:
-        name, equals, path = entry.partition("=")
-        refuse(not equals or not path, f"each {setting} is written NAME=PATH, not {entry!r}", setting)
-        refuse(name in models, f"two models are called {name}; give each its own name", setting)
-        _check_name(name, setting)
-        models[name] = Path(path)
+    for setting, found in (("model", models), ("adapter", adapters)):
+        for entry in getattr(config, setting):
+            name, equals, path = entry.partition("=")
+            refuse(not equals or not path, f"each {setting} is written NAME=PATH, not {entry!r}", setting)
+            is_taken = name in models or name in adapters
+            refuse(is_taken, f"two models are called {name}; give each its own name", setting)
+            _check_name(name, setting)
+            found[name] = Path(path)
+    return models, adapters
 
 
 def _check_name(name: str, setting: str) -> None:
@@ -937,6 +930,8 @@ class PlanConfig(Shape, Output):
     """How many of these GPUs train together."""
     price_per_gpu_hour: NaturalNumber = 0.0
     """Dollars for an hour of one GPU; 0 means a usual price."""
+    fp8: bool = False
+    """Pretrain with the blocks' products in fp8, where the GPU has it."""
     keep_every: Natural = 0
     """Count the disk for the weights that pretraining keeps every so many steps; 0 means as the recipe says."""
     table: Literal["none", "depths", "gpus"] = "none"
@@ -947,6 +942,7 @@ class PlanConfig(Shape, Output):
     def check(self) -> None:
         is_alone = self.gpu == "this" and self.table != "gpus"
         refuse(is_alone and self.count > 1, "count goes with gpu: name one", "gpu")
+        refuse(is_alone and self.fp8, "fp8 goes with gpu: name one", "gpu")
         choices = sum(map(bool, (self.what, self.budget_usd, self.hours, self.params)))
         refuse(choices > 1, "a recipe or depth, budget_usd, hours, params: only one of them", "what")
         refuse(self.plot and self.table == "none", "plot goes with table: depths or gpus", "table")

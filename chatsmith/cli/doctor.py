@@ -25,7 +25,7 @@ from chatsmith.cli.recipe import configure, find_recipe, read_overrides
 from chatsmith.data.mixture import Entry
 from chatsmith.ingest import hub
 from chatsmith.runtime.console import Reporter, format_bytes
-from chatsmith.runtime.device import can_compile, detect_runtime, free_memory
+from chatsmith.runtime.device import can_compile, detect_runtime, free_memory, resident_for
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import Recipe, RunDirectory
 from chatsmith.tasks.sources import check_source
@@ -161,7 +161,7 @@ def _memory(pipeline: Pipeline, configs: Mapping[str, Any], processes: int) -> C
     way = Way(runtime.compute_dtype, runtime.device.type == "cuda", world_size=plan.world_size)
     needed = step_memory(plan.model, 1, 1, way)["peak"]
     if runtime.device.type != "cuda":
-        needed *= processes
+        needed = processes * resident_for(needed)
     free = free_memory(runtime.device)
     return Check(
         "memory",

@@ -17,9 +17,10 @@ from chatsmith.bundle import ARCHITECTURE, Bundle, check_bundle, load_bundle, sa
 from chatsmith.cli.config import ExportConfig as Config
 from chatsmith.cli.config import ImportConfig, PullConfig, PushConfig
 from chatsmith.export.parity import certificate
-from chatsmith.export.reader import read_transformers
+from chatsmith.export.reader import read_transformers, refuse_pickles
 from chatsmith.export.writers import write_gguf, write_transformers
 from chatsmith.ingest.hub import download, list_repository
+from chatsmith.llm import sampling_from
 from chatsmith.report.model_card import model_card
 from chatsmith.runtime import atomic
 from chatsmith.runtime.console import Reporter
@@ -30,7 +31,6 @@ CERTIFICATE = "parity.json"
 CARD, CONFIG = "README.md", "config.json"
 FILES = (CONFIG, "generation_config.json", "tokenizer.json", "chat_template.jinja", CARD, "model.safetensors")
 """Of a bundle, whatever else lies in its folder."""
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
 def main(config: Config) -> None:
@@ -79,6 +79,7 @@ def import_folder(config: ImportConfig) -> None:
     reporter = Reporter()
     check_new(config.out)
     model, tokenizer, generation = read_transformers(config.folder)
+    sampling_from(generation)  # before it is kept
     summary = f"Imported from {config.folder.name}, a folder of the transformers library."
     card = model_card(config.out.name, summary)
     save_bundle(
@@ -94,10 +95,7 @@ def push(config: PushConfig) -> None:
     """
     reporter, bundle = Reporter(), resolve_bundle(config.run)
     check_bundle(bundle)
-    if pickles := [path.name for path in sorted(bundle.iterdir()) if path.suffix in PICKLES]:
-        raise UserError(
-            f"{bundle} holds {pickles[0]}: a pickle can run code where it is loaded; remove it first"
-        )
+    refuse_pickles(bundle)
     if huggingface_hub.get_token() is None:
         raise UserError("the hub asks who sends this: set HF_TOKEN, or run `hf auth login`")
     try:
@@ -142,14 +140,10 @@ def pull(config: PullConfig) -> None:
     check_new(out)
     repository = list_repository(config.name, kind="model")
     sizes = {file.path: file.size for file in repository.files}
-    is_bundle = sizes.keys() >= set(FILES)
-    if is_bundle:
-        (described,) = download(repository, [CONFIG])
-        is_bundle = f'"{ARCHITECTURE}"' in described.read_text(encoding="utf-8", errors="replace")
-    if not is_bundle:
-        raise UserError(
-            f"{config.name} is no bundle of chatsmith; for other models there is `chatsmith import`"
-        )
+    is_whole = sizes.keys() >= set(FILES)
+    described = next(iter(download(repository, [CONFIG]))).read_bytes() if is_whole else b""
+    if f'"{ARCHITECTURE}"'.encode() not in described:
+        raise UserError(f"{config.name} is no bundle of chatsmith; others are for `chatsmith import`")
     reporter = Reporter()
     with atomic.new_folder(out) as folder:
         with reporter.progress("downloading", sum(sizes[name] for name in FILES), "bytes") as bar:

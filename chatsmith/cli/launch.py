@@ -13,18 +13,17 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from chatsmith.runtime.errors import UserError
+from chatsmith.runtime.signals import receiving
 
 STOPPED = 130
 PATIENCE = 600.0
@@ -114,7 +113,15 @@ def launch(argv: Sequence[str], processes: int, place: Place, environ: Mapping[s
         port = place.port + 1 if place.port else _free_port()
         folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
         children: list[subprocess.Popen[Any]] = []
-        received = opened.enter_context(_forwarding(children))
+        received: list[int] = []
+
+        def forward(number: int, _: object) -> None:
+            received.append(number)
+            for child in children:
+                if child.poll() is None:
+                    child.send_signal(number)
+
+        opened.enter_context(receiving(FORWARDED, forward))
         for local_rank in range(processes):
             rank = {
                 "RANK": place.node * processes + local_rank,
@@ -179,28 +186,6 @@ def _wait(children: Sequence[subprocess.Popen[Any]], received: Sequence[int]) ->
     if failed is None:
         failed = next((rank for rank, child in enumerate(children) if child.returncode), None)
     return failed
-
-
-@contextlib.contextmanager
-def _forwarding(children: Sequence[subprocess.Popen[Any]]) -> Iterator[list[int]]:
-    """Within the block signals go to `children`; yields the list of those that came."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received  # signals can only be caught in the main thread
-        return
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        for child in children:
-            if child.poll() is None:
-                child.send_signal(number)
-
-    before = {number: signal.signal(number, forward) for number in FORWARDED}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _ends_with_its_parent() -> None:

@@ -81,12 +81,8 @@ def of_depth(config: Config, depth: int, world_size: int) -> Pipeline:
     tokens = config.tokens or int(config.ratio * model_cost(shape).scaling_parameters)
     batch = config.batch_tokens or None
     plan = make_plan(shape, tokens, batch_tokens=batch, world_size=world_size, from_scratch=True)
-    return Pipeline(f"depth {depth}", plan, checkpoints=kept_along_the_way(config.keep_every, plan.steps))
-
-
-def kept_along_the_way(every: int, steps: float) -> int:
-    """How many checkpoints `keep_every` keeps as bundles."""
-    return int(steps / every) if every else 0
+    checkpoints = plan.steps // config.keep_every if config.keep_every else 0
+    return Pipeline(f"depth {depth}", plan, checkpoints=checkpoints)
 
 
 def of_recipe(config: Config, world_size: int, clock: "Clock") -> Pipeline:
@@ -137,7 +133,8 @@ def pipeline_of(
             others[stage] = ("tokens", tokens)
         # Of epochs, and of budgets in minutes, the steps are not known before they are measured.
         steps = tokens / plan.tokens_per_step if stage != "rl" else one.steps * one.updates
-        checkpoints += kept_along_the_way(getattr(one, "keep_every", 0), steps)
+        if every := getattr(one, "keep_every", 0):
+            checkpoints += int(steps / every)
     sources = [
         *map(str, getattr(configs.get("data"), "data", ())),
         *(entry for config in configs.values() for entry in getattr(config, "mixture", ())),
@@ -213,8 +210,10 @@ def chosen(config: Config, world_size: int, clock: "Clock", price: float) -> Pip
 class Clock:
     """How long training takes on `count` GPUs of the table: computed, not measured."""
 
-    def __init__(self, device: estimate.Device, count: int) -> None:
-        self.device, self.count = device, count
+    def __init__(self, device: estimate.Device, count: int, fp8: bool = False) -> None:
+        self.device, self.count, self.fp8 = device, count, fp8
+        if fp8 and "fp8" not in device.flops:
+            raise UserError(f"{device.title} has no fp8", setting="fp8")
         self.dtype = "bf16" if "bf16" in device.flops else "fp16"
         way = Way(DTYPES[self.dtype], on_gpu=True, is_compiled=True, world_size=count)
         self.fitted = cache(lambda plan: estimate.fit_within(plan, way, device.memory))
@@ -229,7 +228,7 @@ class Clock:
         """A step of pretraining, by cause."""
         fitted, memory, _ = self.fitted(plan)
         again, is_cut = float("blocks" in memory["tier"]), "fully" in memory["tier"]
-        return estimate.step_of(fitted, self.device, self.dtype, again, is_cut)
+        return estimate.step_of(fitted, self.device, self.dtype, again, fp8=self.fp8, is_cut=is_cut)
 
     def seconds(self, plan: Plan) -> float:
         """All steps of a plan."""
@@ -250,8 +249,9 @@ class Clock:
     def rows(self, plan: Plan) -> list[list[str]]:
         """What a person may want to know."""
         facts, name = self.facts(plan), f"{self.count} x {self.device.title}"
+        kind = self.dtype + " and fp8" * self.fp8
         return [
-            ["on", f"{name}, {self.dtype}; computed from the data sheet, not measured"],
+            ["on", f"{name}, {kind}; computed from the data sheet, not measured"],
             ["speed", f"{facts['tokens_per_second']:,.0f} tokens/s, MFU {facts['mfu']:.0%}"],
             ["memory", self.fitted(plan)[2]],
         ]
@@ -327,8 +327,8 @@ def clock_here(count: int) -> Clock:
 # ---- what it costs ----
 
 
-def hours_by_stage(pipeline: Pipeline, clock: Clock) -> dict[str, float]:
-    """Hours of every stage that something is known of."""
+def facts_of(pipeline: Pipeline, clock: Clock, price: float) -> dict[str, Any]:
+    """What a program may want to know of a pipeline; `price` is that of an hour of all GPUs, in dollars."""
     plan = pipeline.plan
     seconds = clock.seconds(plan)
     units = {
@@ -337,13 +337,7 @@ def hours_by_stage(pipeline: Pipeline, clock: Clock) -> dict[str, float]:
         "minutes": 60,
     }
     others = {stage: amount * units[unit] / 3600 for stage, (unit, amount) in pipeline.others.items()}
-    return {"pretrain": pipeline.minutes / 60 or seconds / 3600, **others}
-
-
-def facts_of(pipeline: Pipeline, clock: Clock, price: float) -> dict[str, Any]:
-    """What a program may want to know of a pipeline; `price` is that of an hour of all GPUs, in dollars."""
-    plan = pipeline.plan
-    by_stage = hours_by_stage(pipeline, clock)
+    by_stage = {"pretrain": pipeline.minutes / 60 or seconds / 3600, **others}
     hours = sum(by_stage.values())
     return {
         "name": pipeline.name,
@@ -386,13 +380,11 @@ def main(config: Config) -> None:
     if is_here:
         clock = MeasuredClock(detect_runtime(config.device), count)
     else:
-        clock = Clock(estimate.find_device(config.gpu), count)
+        clock = Clock(estimate.find_device(config.gpu), count, config.fp8)
     price = count * (config.price_per_gpu_hour or (0.0 if is_here else clock.device.dollars_per_hour))
     if not is_here and (config.budget_usd or config.hours or config.params or config.table == "depths"):
-        usual = {one.name: one.default for one in fields(config)}
-        config = replace(
-            config, **{key: value for key, value in LARGE.items() if getattr(config, key) == usual[key]}
-        )
+        unset = [key for key in LARGE if getattr(config, key) == getattr(Config, key)]
+        config = replace(config, **{key: LARGE[key] for key in unset})
     if config.budget_usd and not price:
         raise UserError("a budget in dollars needs a price: name a gpu, or price_per_gpu_hour", setting="gpu")
     if config.table != "none":
@@ -422,7 +414,7 @@ def show_table(config: Config, count: int, clock: Clock, price: float, reporter:
     else:
         found, count = [], config.count
         for device in estimate.DEVICES.values():
-            clock = Clock(device, count)
+            clock = Clock(device, count, config.fp8 and "fp8" in device.flops)
             pipeline = asked_for(config, count, clock)
             each = count * (config.price_per_gpu_hour or device.dollars_per_hour)
             found.append(facts_of(pipeline, clock, each) | {"name": device.title})

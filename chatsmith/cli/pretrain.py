@@ -16,30 +16,24 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from hashlib import sha256
-from itertools import chain, islice, starmap
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
-from chatsmith.backends import choose_backend
 from chatsmith.backends.fully_sharded import gather
-from chatsmith.backends.lora import merged
 from chatsmith.bundle import Bundle, bundle_fingerprint, load_bundle
 from chatsmith.cli.config import MidConfig, PretrainConfig, SftConfig
 from chatsmith.cli.data import eval_folder
 from chatsmith.cli.inspect_data import show_rendered
 from chatsmith.cli.training import Stage, facts_of, load_start, shape_of, training_stage, with_dial
 from chatsmith.data.dataset import FILE_NAME, DataManifest, SplitName, file_sha256, load_manifest
-from chatsmith.data.mixture import Entry, Mixture, Part, cache_conversations
+from chatsmith.data.mixture import Entry, Mixture, Part
 from chatsmith.data.packing import NOT_TRAINED_ON, ConversationRows, NothingToLearnError, TrainingRows
 from chatsmith.data.tokens import ABOUT, Progress, TokenCache
-from chatsmith.engine.engine import Engine
-from chatsmith.engine.request import Completion, Request, SamplingParams
-from chatsmith.evals.bpb import fixed_prompts
 from chatsmith.ingest.files import find_files
 from chatsmith.ingest.forms import TYPES
 from chatsmith.ingest.hub import is_first_here, open_tokens, use_shared_tokens
+from chatsmith.ingest.tokenizing import cache_conversations
 from chatsmith.model.config import model_cost
-from chatsmith.model.gpt import GPT
 from chatsmith.runtime.atomic import write_text
 from chatsmith.runtime.console import Reporter, counted
 from chatsmith.runtime.distributed import sum_number
@@ -59,8 +53,6 @@ CACHE_FORMAT = 1
 """Raised when equal files no longer give equal conversations, or these equal ids: the tokens outlive a run."""
 VALIDATION_ITEMS = 500
 """Conversations of each source of a mixture that are measured on, at most."""
-
-NUM_SAMPLES, ALTERNATIVES, LEAST_LOGPROB = 5, 3, -99.0
 
 
 def main(config: PretrainConfig) -> None:
@@ -100,7 +92,6 @@ def main(config: PretrainConfig) -> None:
             stage.settings(TrainingSettings),
             tokens=config.tokens or int(config.ratio * model_cost(shape).scaling_parameters),
             budget=stage.budget(training),
-            sample=(lambda model: _said(model, tokenizer, config.prompt)) if config.prompt else None,
         )
         model = gather(model, runtime)
         if runtime.is_main:
@@ -127,30 +118,6 @@ def _named(bundle: Path) -> str:
     """What a model card calls another model: it may be published, and a path of this machine says nothing there."""
     origin = run_of(bundle)
     return f"{origin[0].path.name}, {origin[1]}" if origin else bundle.name
-
-
-def _said(model: GPT, tokenizer: Tokenizer, prompt: str) -> dict[str, Any]:
-    """How the model continues `prompt`, as a `sample` to show; and, as `samples`, this and a few fixed texts token by
-    token: each with its id, text (bytes, where it is a part of a character), log-probability and alternatives."""
-
-    def entry(id: int, logprob: float) -> list[Any]:
-        text = tokenizer.decode([id])
-        shown = list(tokenizer.decode_bytes([id])) if "\ufffd" in text else text
-        return [id, shown, round(max(logprob, LEAST_LOGPROB), 3)]
-
-    def entries(said: Completion) -> list[list[Any]]:
-        sampled = zip(said.ids, said.logprobs or (), strict=False)
-        return [[*entry(id, one.logprob), list(starmap(entry, one.top))] for id, one in sampled if one]
-
-    model, prompts = merged(model), list(dict.fromkeys((prompt, *fixed_prompts()["texts"])))[:NUM_SAMPLES]
-    # Greedily, so that one evaluation can be compared with another.
-    sampling = SamplingParams(temperature=0.0, max_tokens=40, logprobs=ALTERNATIVES)
-    requests = [Request((tokenizer.bos_id, *tokenizer.encode(text)), sampling) for text in prompts]
-    kv_tokens = len(prompts) * model.config.context_length
-    engine = Engine(model, tokenizer, backend=choose_backend(model), kv_tokens=kv_tokens)
-    said = engine.generate(requests)
-    samples = [{"prompt": text, "tokens": entries(one)} for text, one in zip(prompts, said, strict=True)]
-    return {"sample": f"{prompt}{said[0].text}", "samples": samples}
 
 
 def fine_tuning(config: SftConfig | MidConfig) -> None:
@@ -377,6 +344,5 @@ def show_samples(mixture: Mixture, tokenizer: Tokenizer, reporter: Reporter) -> 
             # Where the row's next conversation begins.
             end = [*ids, tokenizer.bos_id].index(tokenizer.bos_id, 1)
             mask = [0, *(batch.targets[0] != NOT_TRAINED_ON).int().tolist()]
-            show_rendered(
-                f"A conversation of {entry.source}", Rendered(ids[:end], mask[:end]), tokenizer, reporter
-            )
+            shown = Rendered(ids[:end], mask[:end])
+            show_rendered(f"A conversation of {entry.source}", shown, tokenizer, reporter)

@@ -102,16 +102,11 @@ def configure(
     return configs, replace(recipe, sections=sections)
 
 
-def built_in_names() -> list[str]:
-    """The recipes that come with chatsmith."""
-    return sorted(file.stem for file in BUILT_IN.glob("*.toml"))
-
-
 def named_recipe(name: str) -> Recipe:
     """A built-in recipe, or one from a .toml file. Raises UserError if there is none."""
     if name.endswith(".toml"):
         return read_recipe(Path(name))
-    names = built_in_names()
+    names = sorted(file.stem for file in BUILT_IN.glob("*.toml"))
     if name not in names:
         known = ", ".join(names)
         raise UserError(

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from chatsmith.adapt.passages import read_documents
 from chatsmith.adapt.search import PassageIndex
-from chatsmith.cli.config import Listening, WatchConfig, named_adapters, named_models
+from chatsmith.cli.config import Listening, WatchConfig, named_models
 from chatsmith.cli.config import ServeConfig as Config
 from chatsmith.cli.settings import expanded
 from chatsmith.report.run_facts import is_run
@@ -34,32 +34,18 @@ from chatsmith.serve.server import Address, serve
 
 def main(config: Config) -> None:
     """Serve until a signal. Raises UserError for a model that cannot be loaded, or an address already taken."""
-
     listen(config, lambda keys: make_service(config, keys), config.drain_seconds, config.cors_origins)
 
 
 def listen(
     config: Listening, make: Callable[[Keys], Service], drain_seconds: float, cors_origins: Sequence[str] = ()
 ) -> None:
-    """Serve what `make` makes, inside the event loop, until a signal. Raises UserError if the address is taken."""
+    """Serve what `make` makes, inside the event loop, until a signal; with a warning if that lets in others than it may
+    seem. Raises UserError if the address is taken."""
     reporter = Reporter(json=True)  # stdout is for the log
-    keys, address = who_may_come_in(config, reporter)
-    serve(
-        lambda: make(keys),
-        address,
-        allowed_hosts=config.allowed_host,
-        trusted_proxies=config.trusted_proxy,
-        cors_origins=cors_origins,
-        drain_seconds=drain_seconds,
-        tell=reporter.line,
-    )
-
-
-def who_may_come_in(config: Listening, reporter: Reporter) -> tuple[Keys, Address]:
-    """The keys, and where to listen; with a warning if that lets in others than it may seem."""
     entries = [*config.api_key, *(read_keys(config.api_key_file) if config.api_key_file else [])]
     keys = Keys(entries)
-    address = Address(config.host, config.port)
+    address = Address(config.host, config.port, config.allowed_host, config.trusted_proxy, cors_origins)
     if not address.is_local:
         reporter.notice(
             f"Warning: at {config.host} other machines can reach this server, without encryption."
@@ -68,7 +54,7 @@ def who_may_come_in(config: Listening, reporter: Reporter) -> tuple[Keys, Addres
             reporter.notice(
                 "Warning: it asks for no key, so anyone who reaches it can use it. See --api-key-file."
             )
-    return keys, address
+    serve(lambda: make(keys), address, drain_seconds, reporter.line)
 
 
 def engine_threads(num_engines: int) -> int:
@@ -81,33 +67,20 @@ def make_service(config: Config, keys: Keys) -> Service:
     """Everything that is served, not yet loaded. To be called inside the event loop."""
 
     metrics = Metrics()
-    paths = named_models(config)
-    num_engines = config.replicas * len(paths)
-    threads = config.threads or engine_threads(num_engines)
-
-    adapters = {name: str(path) for name, path in named_adapters(config).items()}
-
+    paths, adapter_paths = named_models(config)
+    adapters = {name: str(path) for name, path in adapter_paths.items()}
+    threads = config.threads or engine_threads(config.replicas * len(paths))
     same = {name: value for name, value in vars(config).items() if name in EngineSettings.__struct_fields__}
-
-    def setup(path: Path, index: int) -> EngineSettings:
-        own = {"threads": threads, "adapters": adapters if index < config.replicas else {}}
-        return EngineSettings(path=str(path), index=index, **same | own)
-
-    models = {
-        name: ServedModel(
-            name,
-            [setup(path, number * config.replicas + index) for index in range(config.replicas)],
-            Limits(config.max_queue, config.max_queue_tokens, config.max_per_key),
-            metrics,
-            queue_seconds=config.queue_seconds,
-            request_seconds=config.request_seconds,
-        )
-        for number, (name, path) in enumerate(paths.items())
-    }
-    if config.documents:
-        index = PassageIndex(read_documents(expanded(config.documents)).passages)
-        for model in models.values():
-            model.passages = index
+    limits = Limits(config.max_queue, config.max_queue_tokens, config.max_per_key)
+    times = config.queue_seconds, config.request_seconds
+    folder = config.documents
+    passages = PassageIndex(read_documents(expanded(folder)).passages) if folder else None
+    models: dict[str, ServedModel] = {}
+    for name, path in paths.items():
+        own = {"path": str(path), "threads": threads, "adapters": {} if models else adapters}
+        indices = range(len(models) * config.replicas, (len(models) + 1) * config.replicas)
+        engines = [EngineSettings(index=index, **same | own) for index in indices]
+        models[name] = ServedModel(name, engines, limits, metrics, *times, passages)
     first = next(iter(models.values()))
     models |= {name: first.with_adapter(name) for name in adapters}
     max_body_bytes = round(config.max_body_mib * 2**20)

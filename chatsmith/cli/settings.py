@@ -31,12 +31,8 @@ from chatsmith.runtime.errors import UserError, did_you_mean
 from chatsmith.runtime.run_directory import public_name, settings_of
 
 PREFIX = "CHATSMITH_"
-GENERAL_VARIABLES = (
-    "CHATSMITH_DEBUG",
-    "CHATSMITH_CACHE",
-    LOG_VARIABLE,
-    "CHATSMITH_SHARED_DATA",
-)  # the last one is for the tests
+GENERAL_VARIABLES = ("CHATSMITH_DEBUG", "CHATSMITH_CACHE", LOG_VARIABLE, "CHATSMITH_SHARED_DATA")
+"""Those of no command; the last one is for the tests."""
 Values = dict[str, Any]
 """Values by field name."""
 
@@ -180,6 +176,8 @@ def _read_all(
     values: Values = {}
     for name, value in written.items():
         field = names[name]
+        if name != public_name(field) and get_origin(hints[field]) is tuple and isinstance(value, str):
+            value = [value] if value else []  # it was one text
         try:
             values[field] = None if value is None else _read(value, hints[field], is_text)
         except (ValueError, TypeError, KeyError):

@@ -8,7 +8,7 @@ train, and never touches the network.
 import atexit
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
@@ -25,13 +25,17 @@ from chatsmith.runtime.console import Reporter, format_seconds
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import RunDirectory, stage_key
 from chatsmith.runtime.signals import StoppedError
-from chatsmith.text.tokenizer import Tokenizer, sample_evenly, train_tokenizer
+from chatsmith.text.tokenizer import Tokenizer, train_tokenizer
 
 STAGE = "tokenizer"
 T = TypeVar("T")
 
 # Enough for two digits of bytes per token on any corpus, and little enough to take a second.
 HELD_OUT_CHARACTERS = 2_000_000
+
+# Long enough that the cuts, which can split a word, do not matter; short enough that a sample of 1% of a few
+# long books still has text from all over them.
+CHUNK_CHARACTERS = 4096
 
 EXAMPLES = ("12 + 345 = 357", "def add(a, b):\n    return a + b", "Crème brûlée, 東京 🙂")
 """Shown after some lines of the text at hand."""
@@ -131,6 +135,21 @@ def _train(config: Config, manifest: DataManifest, reporter: Reporter) -> Tokeni
             "occur often enough, and the vocabulary has that size"
         )
     return tokenizer
+
+
+def sample_evenly(texts: Iterable[str], share: float) -> Iterator[str]:
+    """Chunks of the texts that make up about `share` (0 to 1) of their characters, evenly spread.
+
+    A share of 1 or more gives everything. The sample exceeds its share by at most one chunk.
+    """
+    seen = taken = 0
+    for text in texts:
+        for start in range(0, len(text), CHUNK_CHARACTERS):
+            chunk = text[start : start + CHUNK_CHARACTERS]
+            seen += len(chunk)
+            if taken < share * seen:
+                taken += len(chunk)
+                yield chunk
 
 
 def _texts(manifest: DataManifest, split: SplitName) -> dict[str, Iterator[str]]:

@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from itertools import starmap
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 from chatsmith.backends import choose_loss
+from chatsmith.backends.fp8 import fp8_products
 from chatsmith.backends.fully_sharded import gather, place_sharded
 from chatsmith.backends.lora import ADAPTER, adapter_beside, add_lora, merged, save_adapter
 from chatsmith.bundle import GENERATION_DEFAULTS, Bundle, check_bundle, load_bundle, save_bundle
@@ -21,6 +23,8 @@ from chatsmith.cli.config import Shape
 from chatsmith.cli.data import eval_folder
 from chatsmith.cli.settings import to_recipe
 from chatsmith.data.dataset import load_manifest
+from chatsmith.engine.engine import Engine
+from chatsmith.engine.request import Completion, Request, SamplingParams
 from chatsmith.evals.hardest import hardest_rows
 from chatsmith.evals.suites import along_training
 from chatsmith.model.config import GPTConfig
@@ -36,7 +40,9 @@ from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.rank import per_machine, rank_from
 from chatsmith.runtime.run_directory import FrozenNumbers, RunDirectory, all_keys, command_for, stage_key
 from chatsmith.runtime.states import saved_states
+from chatsmith.text.chat import Message, render_prompt
 from chatsmith.text.tokenizer import Tokenizer
+from chatsmith.tools.calculator import calculator_tool
 from chatsmith.train.memory import Way, find_fit, free_for_training
 from chatsmith.train.plan import Plan, dial, model_shape
 from chatsmith.train.step import uncompiled
@@ -45,6 +51,8 @@ from chatsmith.train.trainer import TrainingRun, TrainResult
 from chatsmith.worlds.kindergarten import SUGGESTIONS
 
 T = TypeVar("T")
+
+SAMPLE_TOKENS, ALTERNATIVES, LEAST_LOGPROB = 64, 3, -99.0
 
 
 @dataclass
@@ -100,7 +108,9 @@ class Stage:
         Raises UserError for settings that do not go with that. No shape: they stay whole."""
         config, runtime = self.config, self.runtime
         shard = config.shard if shape and runtime.world_size > 1 else "optimizer"
-        needing = (name for name in ("lora_rank", "core_every", "prompt") if getattr(config, name, None))
+        needing = (
+            name for name in ("lora_rank", "core_every", "fp8", "prompt") if getattr(config, name, None)
+        )
         why = "dtype" if runtime.compute_dtype == torch.float16 else next(needing, "")
         processes = per_machine(rank_from(os.environ), os.environ)
         if shape and shard == "auto" and not why:
@@ -146,6 +156,7 @@ class Stage:
         saved = {str(state.facts.get("key")).partition(" ")[0]: state.facts for state in states}
         resumed = next((one for one in all_keys(self.key) if one in saved), self.key)
         describe = partial(hardest_rows, text_of=tokenizer.decode, runtime=self.runtime)
+        prompts, answers = config.sample_prompts, self.name != "pretrain"
         return TrainingRun(
             self.name,
             resumed,
@@ -165,8 +176,10 @@ class Stage:
             gradient_of=choose_loss(self.runtime, self.reporter.line)
             if self.name != "rl"
             else chunk_gradient,
+            adjust=fp8_products(self.runtime.device) if getattr(config, "fp8", False) else lambda _: None,
             describe=describe if self.name != "rl" else lambda *_: [],
             place=self._placing(shape),
+            sample=partial(say, tokenizer=tokenizer, prompts=prompts, answers=answers) if prompts else None,
         )
 
     def budget(self, training: TrainingRun, **options: Any) -> TimeBudget | None:
@@ -188,10 +201,11 @@ class Stage:
         What goes into `config.json` is the same for equal runs; what a clock measured goes into the card alone.
         """
         run, shape, tokens, seed = self.run, plan.model, int(facts["tokens"]), self.config.seed
+        sources, suggestions = _about_data(run)
         card = model_card(
             f"{run.path.name}, {self.name}",
             summary,
-            data={"Sources": f"see data/manifest.json of the run {run.path.name}"},
+            data=sources,
             recipe={
                 "Shape": f"{counted(shape.num_layers, 'layer')}, {shape.model_dim} channels, "
                 f"{counted(shape.num_heads, 'head')}",
@@ -201,11 +215,11 @@ class Stage:
                 "Seed": str(seed),
             },
             cost={
-                "Time": format_seconds(facts["seconds"]),
+                "Time": f"{format_seconds(facts['seconds'])}, this stage",
                 "Arithmetic": f"{tokens * plan.cost.training_flops_per_token:.2e} floating-point operations",
                 "Peak memory": format_bytes(1e9 * facts["peak_memory_gb"]),
             },
-            suggestions=_suggestions(run),
+            suggestions=suggestions,
         )
         save_bundle(
             run.bundle(self.name),
@@ -229,6 +243,39 @@ def training_stage(name: str, config: Any, *, scales_loss: bool = False) -> Iter
     lock = RunDirectory(config.run).lock() if runtime.is_main else contextlib.nullcontext()
     with process_group(runtime, 60 * config.disk_wait), lock, contextlib.ExitStack() as opened:
         yield Stage(name, config, runtime, Reporter(silent=not runtime.is_main), opened, started)
+
+
+def say(model: GPT, tokenizer: Tokenizer, prompts: Sequence[str], *, answers: bool) -> dict[str, Any]:
+    """How the model continues `prompts`, or `answers` them: the first as a `sample` to show; and, as `samples`, all of
+    them token by token: each with its id, text (bytes, where it is a part of a character), log-probability (None where
+    the calculator put it in) and alternatives."""
+
+    def entry(id: int, logprob: float | None) -> list[Any]:
+        text = tokenizer.decode([id])
+        shown = list(tokenizer.decode_bytes([id])) if "\ufffd" in text else text
+        return [id, shown, None if logprob is None else round(max(logprob, LEAST_LOGPROB), 3)]
+
+    def entries(said: Completion) -> list[list[Any]]:
+        reported = zip(said.ids, said.logprobs or (), strict=True)
+        return [
+            [*entry(id, one and one.logprob), list(starmap(entry, one.top if one else ()))]
+            for id, one in reported
+        ]
+
+    # Greedily, so that one evaluation can be compared with another.
+    sampling = SamplingParams(temperature=0.0, max_tokens=SAMPLE_TOKENS, logprobs=ALTERNATIVES)
+    asked = [
+        render_prompt([Message.of("user", text)], tokenizer)
+        if answers
+        else [tokenizer.bos_id, *tokenizer.encode(text)]
+        for text in prompts
+    ]
+    # So few tokens are done before a faster backend is ready; what training left of the memory is enough for them.
+    room, tool = sum(len(ids) + 2 * SAMPLE_TOKENS for ids in asked), calculator_tool if answers else None
+    engine = Engine(merged(model), tokenizer, tool=tool, max_running=len(asked), kv_tokens=room)
+    said = engine.generate([Request(tuple(ids), sampling) for ids in asked])
+    samples = [{"prompt": text, "tokens": entries(one)} for text, one in zip(prompts, said, strict=True)]
+    return {"sample": f"{prompts[0]}{' → ' if answers else ''}{said[0].text}", "samples": samples}
 
 
 def load_start(source: Path, device: torch.device | str) -> Bundle:
@@ -272,25 +319,36 @@ def facts_of(training: TrainingRun, plan: Plan, result: TrainResult) -> dict[str
         "share_of_peak": round(result.share_of_peak, 4),
         "peak_memory_gb": round(peak_memory_bytes(training.runtime) / 1e9, 3),
         "foreseen_memory_gb": round(plan.foreseen_memory_bytes / 1e9, 3),
-        **_foreseen_speed(plan, training.runtime),
+        **_foreseen_speed(plan, training.runtime, bool(training.settings.get("fp8"))),
     }
 
 
-def _foreseen_speed(plan: Plan, runtime: Runtime) -> dict[str, float]:
+def _foreseen_speed(plan: Plan, runtime: Runtime, fp8: bool) -> dict[str, float]:
     """Tokens/s by the model of time, where the GPU is in its table."""
     device, dtype = device_here(runtime.device), runtime.dtype_name
     if device is None or dtype not in device.flops or not plan.has_equal_steps:
         return {}
-    step = step_of(plan, device, dtype)
+    step = step_of(plan, device, dtype, fp8=fp8)
     return {"foreseen_tokens_per_second": round(plan.tokens_per_step / step.seconds, 1)}
 
 
-def _suggestions(run: RunDirectory) -> Sequence[str]:
-    """What to ask a model of the built-in world; what others know, nobody knows here."""
+def _about_data(run: RunDirectory) -> tuple[dict[str, str], Sequence[str]]:
+    """What the card says of the data, and what to ask a model of the built-in world; what others know, nobody knows
+    here."""
     try:
-        return SUGGESTIONS if load_manifest(run.data).source == "kindergarten" else ()
+        manifest = load_manifest(run.data)
     except UserError:
-        return ()  # fine-tuned on files of its own
+        return {}, ()  # fine-tuned on files of its own
+    rows: dict[str, str] = {}
+    for name, split in (("Documents", manifest.documents), ("Conversations", manifest.conversations)):
+        if split:
+            # Names alone: a card may be shown to everybody.
+            files = [
+                one.origin if one.is_remote else Path(one.origin or one.path).name for one in split.train
+            ]
+            shown = ", ".join(files[:5]) + (f" and {len(files) - 5} more" if len(files) > 5 else "")
+            rows[name] = f"{split.train_items:,} ({manifest.source}: {shown})"
+    return rows, SUGGESTIONS if manifest.source == "kindergarten" else ()
 
 
 def finish(

@@ -214,7 +214,8 @@ def _zstd_chunks(path: Path) -> Iterator[bytes]:
 
 
 def _parquet_documents(path: Path, column: str) -> Iterator[Document]:
-    for number, (text,) in _parquet_rows(path, [column]):
+    for number, row in parquet_rows(path, [column]):
+        text = row[column]
         if text is not None and not isinstance(text, str):
             kind = type(text).__name__
             raise UserError(f"{path}, row {number:,}: the column `{column}` holds {kind}, not strings")
@@ -222,20 +223,16 @@ def _parquet_documents(path: Path, column: str) -> Iterator[Document]:
             yield Document(text, f"{path.name}, row {number:,}")
 
 
-def parquet_rows(path: Path, columns: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (row number from 1, its values in these columns).
+def parquet_rows(path: Path, columns: list[str] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (row number from 1, its values in these columns, or in all).
 
     Raises UserError for a file that is not readable or lacks a column.
     """
-    for number, row in _parquet_rows(path, columns):
-        yield number, dict(zip(columns, row, strict=True))
-
-
-def _parquet_rows(path: Path, columns: list[str]) -> Iterator[tuple[int, tuple[Any, ...]]]:
     number = 0
     try:
         with pq.ParquetFile(path, memory_map=True) as file:
             names = file.schema_arrow.names
+            columns = names if columns is None else columns
             for missing in (name for name in columns if name not in names):
                 raise UserError(
                     f"{path} has no column `{missing}` (it has: {', '.join(names) or 'none'}); "
@@ -250,7 +247,7 @@ def _parquet_rows(path: Path, columns: list[str]) -> Iterator[tuple[int, tuple[A
                     values = [(value.as_py() for value in array) for array in arrays]
                 for row in zip(*values, strict=True):
                     number += 1
-                    yield number, row
+                    yield number, dict(zip(columns, row, strict=True))
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path}, row {number + 1:,}: the text is not valid UTF-8 (byte {error.start:,})"

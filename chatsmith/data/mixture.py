@@ -6,32 +6,20 @@ An entry names a source and how much of it one pass over the mixture holds: some
 Repeats are on purpose. Every row is of one source, whose own order (`data.packing`) it follows; the mixture only
 decides whose turn it is, so that after any number of rows each source has its share within one row. Like the order
 within a source, this depends on content, T and seed alone.
-
-Conversations are rendered and tokenized once, by one process, into a token cache whose ids carry the loss mask in their
-lowest bit; all processes read it from the disk.
 """
 
-import fcntl
-import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import torch
 
 from chatsmith.data.dataset import SplitName
 from chatsmith.data.packing import Batch, ConversationRows, RowStream, TrainingRows
-from chatsmith.data.tokens import PROGRESS, WINDOW_DOCUMENTS, CacheWriter, Progress, TokenCache
 from chatsmith.runtime.errors import UserError, did_you_mean
-from chatsmith.text.chat import Conversation, render
-from chatsmith.text.tokenizer import Tokenizer
 
-BUILDING = ".building"
-"""Held by whoever fills a cache of conversations."""
 KEYS = ("epochs", "weight", "cap", "split")
 TURN_OF_WEIGHTS = 10_000
 """Rows after which the shares of a mixture of weights alone are exact."""
@@ -160,37 +148,3 @@ class Mixture(RowStream[tuple[int, int]]):
                 turn = min(ready, key=lambda one: -(-(done[one] + 1) * total // self.quotas[one]))
                 done[turn] += 1
                 yield turn
-
-
-def cache_conversations(
-    folder: Path, key: str, conversations: Iterable[Conversation], tokenizer: Tokenizer, *, build: bool
-) -> TokenCache:
-    """The conversations as a complete token cache in `folder`: 2 * id + mask of each id after the first <|bos|>.
-
-    What is there under the same `key` is not made again. Of several processes that see the folder those that may
-    `build` take turns; the others wait and read no conversation. A build that was interrupted goes on after its last
-    window. Raises UserError for what is wrong with the conversations.
-    """
-
-    def encoded(conversation: Conversation) -> list[int]:
-        rendered = render(conversation, tokenizer)
-        return [2 * one + mask for one, mask in zip(rendered.ids[1:], rendered.mask[1:], strict=True)]
-
-    if build:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / BUILDING).open("w") as lock, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            progress = Progress.load(folder, key)
-            if progress is None:
-                (folder / PROGRESS).unlink(missing_ok=True)  # no reader may meet what another build left
-            if not (progress and progress.complete):
-                bos_id, vocab_size = 2 * tokenizer.bos_id, 2 * tokenizer.vocab_size
-                writer = CacheWriter(folder, key, bos_id=bos_id, vocab_size=vocab_size)
-                done = progress.documents[-1] if progress and progress.documents else 0
-                left = islice(conversations, done, None)
-                while window := list(islice(left, WINDOW_DOCUMENTS)):
-                    writer.add_window(list(pool.map(encoded, window)))
-                writer.finish()
-    cache = TokenCache(folder, key)
-    cache.wait_until_complete()
-    return cache

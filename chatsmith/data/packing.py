@@ -16,9 +16,9 @@ import sys
 from abc import ABC, abstractmethod
 from bisect import bisect_right, insort
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count, islice, pairwise
+from itertools import count, cycle, islice, pairwise
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -92,21 +92,25 @@ class Shelves(Generic[Item]):
         self.total_length -= length
         return length, item
 
-    def take_row(self, space: int) -> list[Item]:
-        """Remove items that fit into `space` together, longest first."""
+    def take_row(self, space: int) -> tuple[list[Item], int]:
+        """Remove items that fit into `space` together, longest first; also returns the space that is left."""
         row: list[Item] = []
         while fitting := self.take_longest(space):
             length, item = fitting
             row.append(item)
             space -= length
-        return row
+        return row, space
 
-    def take_rows(self, space: int) -> list[list[Item]]:
-        """Remove all items, as rows of `space` each. None may be longer."""
-        rows: list[list[Item]] = []
-        while self.total_length:
-            rows.append(self.take_row(space))
-        return rows
+
+def best_fit(items: Iterable[tuple[int, Item]], space: int) -> list[list[Item]]:
+    """All items, given with their lengths, as rows of `space` each. None may be longer."""
+    shelves: Shelves[Item] = Shelves()
+    for length, item in items:
+        shelves.add(length, item)
+    rows: list[list[Item]] = []
+    while shelves.total_length:
+        rows.append(shelves.take_row(space)[0])
+    return rows
 
 
 Piece = tuple[int, int]
@@ -178,10 +182,7 @@ class RowPacker:
         """The rows that these documents fill, with what waited before them."""
         rows: list[list[Piece]] = []
         for piece in split_documents(offsets, self.row_length - 1):
-            if piece[1] == self.row_length - 1:
-                rows.append([piece])
-            else:
-                self._waiting.add(piece[1] + 1, piece)
+            self._waiting.add(piece[1] + 1, piece)
         while self._waiting.total_length >= self.row_length:
             rows.append(self._full_row())
         return Rows.of(rows)
@@ -191,38 +192,26 @@ class RowPacker:
         it repeats, over and over if need be."""
         if not self._waiting.total_length:
             return Rows.of([])
-        row = self._waiting.take_row(self.row_length)
-        space = self.row_length - sum(count + 1 for _, count in row)
+        row, space = self._waiting.take_row(self.row_length)
         repeats = split_documents(first_offsets, self.row_length - 1)
         assert repeats, "nothing to repeat"
-        number = 0
-        while space:
-            start, count = repeats[number % len(repeats)]
-            count = min(count, space - 1)
-            row.append((start, count))
-            space -= count + 1
-            number += 1
+        for start, number in cycle(repeats):
+            if not space:
+                break
+            row.append((start, min(number, space - 1)))
+            space -= row[-1][1] + 1
         return Rows.of([row])
 
     def _full_row(self) -> list[Piece]:
-        row: list[Piece] = []
-        space = self.row_length
-        while space:
-            fitting = self._waiting.take_longest(space)
-            if fitting:
-                length, piece = fitting
-                row.append(piece)
-                space -= length
-            elif space == 1:
-                row.append((0, 0))  # a last <|bos|>, to be predicted as the end of what stands before it
-                space = 0
-            else:
-                longer = self._waiting.take_longest(self.row_length)
-                assert longer, "there is more waiting than the row has space"
-                start, count = longer[1]
-                row.append((start, space - 1))
-                self._waiting.add(count - space + 2, (start + space - 1, count - space + 1))
-                space = 0
+        row, space = self._waiting.take_row(self.row_length)
+        if space == 1:
+            row.append((0, 0))  # a last <|bos|>, to be predicted as the end of what stands before it
+        elif space:
+            longer = self._waiting.take_longest(self.row_length)
+            assert longer, "there is more waiting than the row has space"
+            start, number = longer[1]
+            row.append((start, space - 1))
+            self._waiting.add(number - space + 2, (start + space - 1, number - space + 1))
         return row
 
 
@@ -352,11 +341,9 @@ class ValidationRows:
         cache.wait_until_complete()
         self._cache = cache
         self._length = sequence_length
-        bins: Shelves[Piece] = Shelves()
-        for window in range(cache.num_windows):
-            for piece in split_documents(cache.window_offsets(window), sequence_length):
-                bins.add(piece[1] + 1, piece)
-        self._rows = Rows.of(bins.take_rows(sequence_length + 1))
+        offsets = map(cache.window_offsets, range(cache.num_windows))
+        pieces = (piece for each in offsets for piece in split_documents(each, sequence_length))
+        self._rows = Rows.of(best_fit(((piece[1] + 1, piece) for piece in pieces), sequence_length + 1))
         self._order = np.random.default_rng(0).permutation(len(self._rows))
 
     @property
@@ -439,10 +426,9 @@ class ConversationRows(RowStream[int]):
         """Conversations in the rows, whole or cut."""
         if not self.num_conversations:
             raise NothingToLearnError(self.skipped, sequence_length)
-        bins: Shelves[int] = Shelves()  # of conversations of one length, the seed decides which goes where
-        for number in np.random.default_rng([seed, 0]).permutation(self.num_conversations):
-            bins.add(int(counts[number]) + 1, int(number))
-        rows = bins.take_rows(sequence_length + 1)
+        # Of conversations of one length, the seed decides which goes where.
+        drawn = np.random.default_rng([seed, 0]).permutation(self.num_conversations)
+        rows = best_fit(((int(counts[one]) + 1, int(one)) for one in drawn), sequence_length + 1)
         packed = np.fromiter((number for row in rows for number in row), np.int64)
         row_starts = np.cumsum([0, *map(len, rows)], dtype=np.int64)
         self._rows = Rows(starts[packed], counts[packed].astype(np.int32), row_starts)

@@ -14,23 +14,12 @@ from typing import Any
 
 from chatsmith.bundle import Bundle
 from chatsmith.data.dataset import file_sha256
-from chatsmith.evals import chat
+from chatsmith.evals import chat, results
 from chatsmith.evals.bpb import measure_text
 from chatsmith.evals.chat import ChatTask
 from chatsmith.evals.core import measure_core_task
 from chatsmith.evals.evaluation import Evaluation
 from chatsmith.evals.exam import exam_problems, measure_exam
-from chatsmith.evals.results import (
-    NANOCHAT,
-    Result,
-    SuiteResult,
-    TaskResult,
-    exam_as_task,
-    read_result,
-    result_key,
-    summary,
-    write_result,
-)
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import Runtime
@@ -49,17 +38,17 @@ METHOD = 2
 """Raised when scores come to mean something else, or their files to say more, so that they are measured again."""
 
 
-def measure(suite: str, evaluation: Evaluation) -> SuiteResult:
+def measure(suite: str, evaluation: Evaluation) -> results.SuiteResult:
     """The result of `base`, `core`, `chat` or `exam`: read where it is known, else measured and written down.
 
     Raises UserError if files, a sandbox or data are missing.
     """
     path = evaluation.files.suite(suite) if evaluation.files and not evaluation.tasks else None
     key = suite_key(suite, evaluation)
-    return _kept(SuiteResult, suite, path, key, evaluation, lambda: _measure_suite(suite, evaluation))
+    return _kept(results.SuiteResult, suite, path, key, evaluation, lambda: _measure_suite(suite, evaluation))
 
 
-def _measure_suite(suite: str, evaluation: Evaluation) -> SuiteResult:
+def _measure_suite(suite: str, evaluation: Evaluation) -> results.SuiteResult:
     if suite == "base":
         return measure_text(evaluation)
     if suite == "exam":
@@ -67,9 +56,9 @@ def _measure_suite(suite: str, evaluation: Evaluation) -> SuiteResult:
     tasks = _measure_tasks(suite, evaluation)
     if suite == "chat" and _has_exam(evaluation):
         exam = measure("exam", evaluation)
-        tasks.append(exam_as_task(exam.transcript, exam.seconds))
-    found = summary(tasks)
-    return SuiteResult(suite, found, found["seconds"])
+        tasks.append(results.exam_as_task(exam.transcript, exam.seconds))
+    found = results.summary(tasks)
+    return results.SuiteResult(suite, found, found["seconds"])
 
 
 ALONG = 500
@@ -87,7 +76,7 @@ def along_training(suite: str, tokenizer: Tokenizer, runtime: Runtime, folder: P
 
     def score(model: GPT) -> dict[str, float]:
         bundle = Bundle(model, tokenizer, model.config, {}, {}, Path())
-        return {suite: summary(_measure_tasks(suite, evaluation(bundle)))["centered"]}
+        return {suite: results.summary(_measure_tasks(suite, evaluation(bundle)))["centered"]}
 
     _require(suite, evaluation(None))
     return score
@@ -109,7 +98,7 @@ def suite_key(suite: str, evaluation: Evaluation) -> str:
         parts["tasks"] = [_task_key(task, evaluation) for task in tasks_of(suite, evaluation)]
     if suite == "chat" and _has_exam(evaluation):
         parts["exam"] = suite_key("exam", evaluation)
-    return result_key(suite=suite, **parts)
+    return results.result_key(suite=suite, **parts)
 
 
 def all_tasks(suite: str) -> tuple[CoreTask | ChatTask, ...]:
@@ -126,7 +115,7 @@ def tasks_of(suite: str, evaluation: Evaluation) -> list[CoreTask | ChatTask]:
         for task in all_tasks(suite)
         if evaluation.part in task.files
         and (not wanted or f"{suite}/{task.name}" in wanted)
-        and not (suite == "chat" and evaluation.prompts == NANOCHAT and task.name in chat.OWN)
+        and not (suite == "chat" and evaluation.prompts == results.NANOCHAT and task.name in chat.OWN)
     ]
 
 
@@ -135,16 +124,16 @@ def _has_exam(evaluation: Evaluation) -> bool:
     return evaluation.was_taught_kindergarten and evaluation.prompts == "own" and not evaluation.tasks
 
 
-def _measure_tasks(suite: str, evaluation: Evaluation) -> list[TaskResult]:
-    results = []
+def _measure_tasks(suite: str, evaluation: Evaluation) -> list[results.TaskResult]:
+    found = []
     for task in _require(suite, evaluation):
         path = evaluation.files.task(suite, task.name) if evaluation.files else None
-        measured = partial(_measure_task, task, evaluation)
-        results.append(_kept(TaskResult, task.name, path, _task_key(task, evaluation), evaluation, measured))
-    return results
+        key, measured = _task_key(task, evaluation), partial(_measure_task, task, evaluation)
+        found.append(_kept(results.TaskResult, task.name, path, key, evaluation, measured))
+    return found
 
 
-def _measure_task(task: CoreTask | ChatTask, evaluation: Evaluation) -> TaskResult:
+def _measure_task(task: CoreTask | ChatTask, evaluation: Evaluation) -> results.TaskResult:
     if isinstance(task, CoreTask):
         result = measure_core_task(evaluation, task)
     else:
@@ -168,7 +157,7 @@ def _task_key(task: CoreTask | ChatTask, evaluation: Evaluation) -> str:
     if isinstance(task, ChatTask):
         changed = {"task_method": task.method} if task.method > 1 else {}
         changed |= {"prompts": evaluation.prompts} if evaluation.prompts != "own" else {}
-    return result_key(
+    return results.result_key(
         method=METHOD,
         bundle=evaluation.fingerprint,
         task=task.name,
@@ -186,17 +175,18 @@ def _digest(task: CoreTask | ChatTask, evaluation: Evaluation) -> str:
 
 
 def _kept(
-    kind: type[Result],
+    kind: type[results.Result],
     name: str,
     path: Path | None,
     key: str,
     evaluation: Evaluation,
-    measured: Callable[[], Result],
-) -> Result:
+    measured: Callable[[], results.Result],
+) -> results.Result:
     """The result in the file at `path` if that has the key; else what is `measured` now, which is written there. What
     the main process finds decides for all, since they must measure together."""
     reads = path is not None and evaluation.runtime.is_main
-    known = gathered([read_result(kind, path, key) if path and reads else None], evaluation.runtime)[0]
+    read = results.read_result(kind, path, key) if path and reads else None
+    known = gathered([read], evaluation.runtime)[0]
     if known is not None:
         evaluation.reporter.line(f"{name}: measured before, see {path}")
         return known
@@ -207,5 +197,5 @@ def _kept(
         )
     result = replace(measured(), key=key, model=evaluation.fingerprint)
     if path and reads:
-        write_result(path, result)
+        results.write_result(path, result)
     return result

@@ -25,7 +25,7 @@ EPSILON = torch.finfo(torch.float32).eps
 Pairs = dict[str, tuple[str, int | None, Tensor | None]]
 
 
-def correspondence(config: GPTConfig) -> tuple[Pairs, dict[str, float]]:
+def correspondence(config: GPTConfig) -> tuple[Pairs, dict[str, Tensor]]:
     """Which tensor of ours each of Qwen3's is: by its name there, our name, which of those that we keep stacked
     (None: not stacked), and the signs (C, 1) of its rows, if they change; and the gains that are Qwen3's alone."""
     head = torch.ones(config.head_dim)
@@ -35,7 +35,8 @@ def correspondence(config: GPTConfig) -> tuple[Pairs, dict[str, float]]:
         "model.embed_tokens.weight": ("embedding.weight", None, None),
         "lm_head.weight": ("head.weight", None, None),
     }
-    gains = {"model.norm.weight": 1.0}
+    ones = torch.ones(config.model_dim)
+    gains = {"model.norm.weight": ones}
     for layer in range(config.num_layers):
         ours, theirs = f"blocks.{layer}", f"model.layers.{layer}"
         for index, (name, signs) in enumerate((("q", turn), ("k", turn), ("v", None))):
@@ -44,8 +45,9 @@ def correspondence(config: GPTConfig) -> tuple[Pairs, dict[str, float]]:
         for index, name in enumerate(("gate", "up")):
             pairs[f"{theirs}.mlp.{name}_proj.weight"] = (f"{ours}.mlp.up.weight", index, None)
         pairs[f"{theirs}.mlp.down_proj.weight"] = (f"{ours}.mlp.down.weight", None, None)
-        gains |= {f"{theirs}.{name}_layernorm.weight": 1.0 for name in ("input", "post_attention")}
-        gains |= {f"{theirs}.self_attn.q_norm.weight": SCORE_GAIN, f"{theirs}.self_attn.k_norm.weight": 1.0}
+        gains |= {f"{theirs}.{name}_layernorm.weight": ones for name in ("input", "post_attention")}
+        for name, gain in (("q", SCORE_GAIN), ("k", 1.0)):
+            gains[f"{theirs}.self_attn.{name}_norm.weight"] = torch.full((config.head_dim,), gain)
     return pairs, gains
 
 
@@ -58,10 +60,7 @@ def qwen3_weights(bundle: Bundle) -> dict[str, Tensor]:
     if (table.square().mean(-1) - 1).abs().max() > 1e-5:
         given["embedding.weight"] = F.rms_norm(table, (bundle.config.model_dim,))
     pairs, gains = correspondence(bundle.config)
-    sizes = {
-        name: bundle.config.head_dim if "self_attn" in name else bundle.config.model_dim for name in gains
-    }
-    made = {name: torch.full((sizes[name],), gain) for name, gain in gains.items()}
+    made = dict(gains)
     for theirs, (ours, index, signs) in pairs.items():
         tensor = given[ours] if index is None else given[ours][index]
         made[theirs] = tensor if signs is None else signs * tensor

@@ -1,8 +1,9 @@
 """An exported transformers folder as a bundle again.
 
 Read are folders that chatsmith exported, of either kind, and others of Qwen3's shape where the same function can be
-written in our tensors: no grouped queries, gains that are one (or, of queries and keys together, our gain on scores),
-and a token table of normed rows. Nothing in the folder is executed.
+written in our tensors: no grouped queries, a token table of normed rows, and gains of queries and keys that together
+are our gain on scores. Gains of other norms become part of the matrices that follow. Nothing in the folder is executed;
+a pickle in it, which another program may execute, is refused.
 """
 
 import json
@@ -22,21 +23,33 @@ from chatsmith.model.gpt import GPT
 from chatsmith.runtime.errors import UserError
 from chatsmith.text.tokenizer import Tokenizer
 
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+NUMBERS = (torch.float32, torch.bfloat16, torch.float16)
+"""What weights may be kept in: float32 holds all of these exactly."""
+LONGEST = 2**20
+"""The longest context, in tokens: a table of angles is made for it."""
+FOLDED = {
+    "input_layernorm": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "post_attention_layernorm": ("mlp.gate_proj", "mlp.up_proj"),
+}
+"""Norms of a layer, and the matrices that read what they give."""
+
 
 def read_transformers(folder: Path) -> tuple[GPT, Tokenizer, dict[str, Any]]:
     """The model, its tokenizer and its defaults for sampling. Raises UserError for what is no such folder, is damaged,
     or computes what our network cannot."""
-    config = _json(folder / "config.json")
+    file = folder / "config.json"
+    config = _json(file)
     if not (folder / "model.safetensors").is_file():
-        raise UserError(
-            f"{folder} has no model.safetensors; weights in other files (.bin, .pt, several parts) are not read"
-        )
+        raise UserError(f"{folder} has no model.safetensors; other files (.bin, .pt, parts) are not read")
     try:
         weights = safetensors.torch.load_file(folder / "model.safetensors")
     except SafetensorError as error:
         raise UserError(f"{folder / 'model.safetensors'} cannot be read ({error}); copy it again") from error
-    weights = {name: tensor.float() for name, tensor in weights.items()}
+    refuse_pickles(folder)
     try:
+        _check_numbers(config, weights, file)
+        weights = {name: tensor.float() for name, tensor in weights.items()}
         match config.get("model_type"):
             case "chatsmith":
                 names = GPTConfig(1).to_json()
@@ -46,39 +59,60 @@ def read_transformers(folder: Path) -> tuple[GPT, Tokenizer, dict[str, Any]]:
                 weights = _portable_weights(weights, shape)
             case other:
                 raise UserError(f"{folder} holds a model of the type {other!r}; read are chatsmith and qwen3")
+        if (longest := max(shape.context_length, *shape.windows)) > LONGEST:
+            raise UserError(f"{file} says {longest} for a context or a window; here {LONGEST} is the most")
+        with torch.device("meta"):  # whatever the config says, nothing is as large before it is known to fit
+            GPT(shape).load_state_dict(weights, assign=True)
     except KeyError as error:
         raise UserError(f"{folder} lacks {error}, which such a model has") from error
+    except (TypeError, AttributeError, RuntimeError, OverflowError) as error:
+        reason = " ".join(str(error).split("Exception raised")[0].split())[:300]
+        raise UserError(f"{folder}: its config.json and its weights do not go together ({reason})") from error
     tokenizer = Tokenizer.load(folder)
     if tokenizer.vocab_size != shape.vocab_size:
         raise UserError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, the model {shape.vocab_size}"
+            f"{folder}: its tokenizer has {tokenizer.vocab_size} ids, its model {shape.vocab_size}"
         )
     model = GPT(shape)
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{folder}: its weights are not those of its config ({reason})") from error
-    sampling = _json(folder / "generation_config.json")
+    model.load_state_dict(weights)
+    file = folder / "generation_config.json"
+    sampling = _json(file) if file.exists() else {}
     kept = {name: sampling[name] for name in ("temperature", "top_k", "top_p", "min_p") if name in sampling}
     longest = sampling.get("max_new_tokens", GENERATION_DEFAULTS["max_tokens"])
     return model.eval(), tokenizer, {**GENERATION_DEFAULTS, **kept, "max_tokens": longest}
+
+
+def refuse_pickles(folder: Path) -> None:
+    """Raise UserError if there is one."""
+    if pickles := [path.name for path in sorted(folder.iterdir()) if path.suffix in PICKLES]:
+        raise UserError(f"{folder} holds {pickles[0]}: a pickle can run code where it is read; remove it")
+
+
+def _check_numbers(config: dict[str, Any], weights: dict[str, Tensor], file: Path) -> None:
+    """Raise UserError for weights that are no floats, and for more layers than there can be."""
+    if other := {str(tensor.dtype) for tensor in weights.values() if tensor.dtype not in NUMBERS}:
+        raise UserError(f"{file.parent} has weights in {min(other)}; read are float32, bfloat16, float16")
+    depth = config.get("num_hidden_layers") or config["num_layers"]
+    if depth > len(weights):
+        raise UserError(f"{file} says that there are {depth} layers, more than {file.parent} has weights")
 
 
 def _portable_shape(config: dict[str, Any]) -> GPTConfig:
     heads, depth = config["num_attention_heads"], config["num_hidden_layers"]
     _require(config["num_key_value_heads"] == heads, "its queries share keys (grouped queries)")
     _require(config["hidden_size"] == heads * config["head_dim"], "its heads are not as wide as the stream")
-    _require(
-        config["hidden_act"] == "silu" and not config["attention_bias"], "it has other activations, or biases"
-    )
+    is_plain = config["hidden_act"] == "silu" and not config["attention_bias"]
+    _require(is_plain, "it has other activations, or biases")
     _require(not config["tie_word_embeddings"], "its head is its token table")
     # Ours add 1.2e-7; with 1e-5, logits are 1e-5 apart (measured), with 1e-2, 7e-3.
-    _require(config["rms_norm_eps"] <= 1e-5, "its norms add more than 1e-5 to the mean square")
+    _require(0 <= config["rms_norm_eps"] <= 1e-5, "its norms add more than 1e-5 to the mean square")
     rope = config.get("rope_parameters") or {"rope_theta": config["rope_theta"]}
-    _require(rope.get("rope_type", "default") == "default", "its angles are scaled")
+    scaling = config.get("rope_scaling")  # of transformers 4
+    _require(rope.get("rope_type", "default") == "default" and not scaling, "its angles are scaled")
+    window = (config.get("use_sliding_window") and config.get("sliding_window")) or 0
+    _require(bool(config.get("layer_types")) or not window, "it does not say which layers have windows")
     kinds = config.get("layer_types") or ["full_attention"] * depth
-    window = config.get("sliding_window") or 0
+    _require({*kinds} <= {"full_attention", "sliding_attention"}, "its attention is of another kind")
     shape = GPTConfig(
         vocab_size=config["vocab_size"],
         context_length=config["max_position_embeddings"],
@@ -95,20 +129,29 @@ def _portable_shape(config: dict[str, Any]) -> GPTConfig:
 
 
 def _portable_weights(theirs: dict[str, Tensor], shape: GPTConfig) -> dict[str, Tensor]:
-    """The inverse of `qwen3_weights`."""
-    pairs, gains = correspondence(shape)
-    missing = (pairs.keys() | gains.keys()) - theirs.keys()
+    """The inverse of `qwen3_weights`, gains of norms in the matrices that follow."""
+    with torch.device("meta"):
+        empty, (pairs, wanted) = GPT(shape).state_dict(), correspondence(shape)
+    for name, (ours, part, _) in pairs.items():
+        wanted[name] = empty[ours] if part is None else empty[ours][part]
+    missing, rest = wanted.keys() - theirs.keys(), theirs.keys() - wanted.keys()
     _require(not missing, f"it lacks {', '.join(sorted(missing))}")
-    rest = theirs.keys() - pairs.keys() - gains.keys()
     _require(not rest, f"it has weights that our network has no place for: {', '.join(sorted(rest))}")
+    other = sorted(name for name in wanted if theirs[name].shape != wanted[name].shape)
+    _require(not other, f"the shapes of {', '.join(other)} are not those of its config")
     sizes = theirs["model.embed_tokens.weight"].square().mean(dim=-1)
     _require(bool((sizes - 1).abs().max() < 1e-3), "its token table is not normed")
-    for name, gain in gains.items():
-        found = theirs[name]
-        if name.endswith(("q_norm.weight", "k_norm.weight")):  # it is their product that counts
-            place, gain = name[: -len("q_norm.weight")], SCORE_GAIN
-            found = theirs[f"{place}q_norm.weight"] * theirs[f"{place}k_norm.weight"]
-        _require(bool((found / gain - 1).abs().max() < 2e-5), "its norms have gains of their own")
+    for place in (f"model.layers.{layer}" for layer in range(shape.num_layers)):
+        queries, keys = (theirs[f"{place}.self_attn.{one}_norm.weight"] for one in "qk")
+        # It is their product that counts, where the halves of a head, which a turn mixes, have the same gains.
+        one, other = queries.chunk(2)
+        off = torch.cat([queries * keys / SCORE_GAIN, one / other]) - 1
+        _require(bool(off.abs().max() < 2e-5), "its queries and keys have gains other than ours")
+        for norm, matrices in FOLDED.items():
+            for name in (f"{place}.{matrix}.weight" for matrix in matrices):
+                theirs[name] = theirs[name] * theirs[f"{place}.{norm}.weight"]
+    theirs["lm_head.weight"] = theirs["lm_head.weight"] * theirs["model.norm.weight"]
+    pairs, _ = correspondence(shape)
     made: dict[str, list[Tensor]] = {}
     for name, (ours, _, signs) in pairs.items():
         made.setdefault(ours, []).append(theirs[name] if signs is None else signs * theirs[name])
@@ -122,8 +165,8 @@ def _require(holds: bool, reason: str) -> None:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_bytes())
+        return {**json.loads(path.read_bytes())}
     except FileNotFoundError:
         raise UserError(f"{path} is missing; name a folder of the transformers library") from None
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: it is not JSON ({error})") from None
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: it is no JSON object ({error})") from None

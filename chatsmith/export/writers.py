@@ -90,15 +90,19 @@ def write_gguf(bundle: Bundle, path: Path, kind: GGUFType) -> None:
         )
     if any(config.windows):
         raise UserError("llama.cpp's qwen3 attends to the whole context; this model has windows")
-    if json.loads(tokenizer.to_json())["pre_tokenizer"]["pretokenizers"][0]["pattern"] != {
-        "Regex": SPLITS["qwen2"]
-    }:
+    split = json.loads(tokenizer.to_json())["pre_tokenizer"]["pretokenizers"][0]["pattern"]
+    if split != {"Regex": SPLITS["qwen2"]}:
         raise UserError(
-            "llama.cpp knows split patterns by name, and this tokenizer's is none of them; train it with the split "
-            "qwen2"
+            "llama.cpp does not know this tokenizer's split pattern; train it with the split qwen2"
         )
     writer: Any = gguf.GGUFWriter(path, "qwen3")
     writer.add_name(bundle.path.absolute().parent.name)
+    writer.add_description((bundle.path / "README.md").read_text(encoding="utf-8"))
+    sampling = {**GENERATION_DEFAULTS, **bundle.generation}
+    writer.add_int32("general.sampling.top_k", sampling["top_k"])
+    for name, key in (("temperature", "temp"), ("top_p", "top_p"), ("min_p", "min_p")):
+        if name in sampling:
+            writer.add_float32(f"general.sampling.{key}", sampling[name])
     writer.add_context_length(config.context_length)
     writer.add_embedding_length(config.model_dim)
     writer.add_block_count(config.num_layers)

@@ -26,21 +26,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from chatsmith.data import documents
 from chatsmith.data.conversations import checked_conversation, read_conversations
-from chatsmith.data.documents import (
-    JSON_LINES,
-    PACKINGS,
-    file_type,
-    key_names,
-    named_errors,
-    numbered_lines,
-    parquet_rows,
-    unpacked_chunks,
-)
+from chatsmith.ingest.tool_calls import calls_text, describe_tools
 from chatsmith.runtime.errors import UserError
-from chatsmith.text.chat import Conversation, calls_text, conversation_to_json, describe_tools
+from chatsmith.text.chat import Conversation, conversation_to_json
 
-TYPES = (*JSON_LINES, *(".json" + packing for packing in PACKINGS), ".parquet")
+TYPES = (*documents.JSON_LINES, *(".json" + packing for packing in documents.PACKINGS), ".parquet")
 
 SAMPLE = 100
 """From so many records the form of a file is found."""
@@ -165,7 +157,7 @@ def column_map(columns: Mapping[str, str]) -> Form:
 
 def find_form(path: Path, forms: Sequence[Form] = FORMS) -> Form:
     """The form of most of the first records of a file. Raises UserError, with what it looks like, if it has none."""
-    with named_errors(path):
+    with documents.named_errors(path):
         sample = [record for _, record in islice(_records(path), SAMPLE)]
     counts = {form: sum(form.fits(record) for record in sample) for form in forms}
     best = max(forms, key=lambda form: counts[form])
@@ -186,7 +178,7 @@ def _looks_like(sample: Sequence[Any]) -> str:
         return f"it is {broken[0]}"
     found = next(record for record in sample if not isinstance(record, ValueError))
     return (
-        f"its records have {key_names(found)}"
+        f"its records have {documents.key_names(found)}"
         if isinstance(found, dict)
         else f"its records are {type(found).__name__}s"
     )
@@ -199,7 +191,7 @@ def read(path: Path, form: Form, notices: list[str] | None = None) -> Iterator[C
     more than one in ten.
     """
     total, broken, first = 0, 0, ""
-    with named_errors(path):
+    with documents.named_errors(path):
         for place, record in _records(path):
             total += 1
             try:
@@ -281,13 +273,13 @@ def _message(number: int, entry: dict[str, Any]) -> dict[str, Any]:
 
 def _records(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield (where, the value of a line, an item or a row); a ValueError in place of what is not JSON."""
-    if file_type(path, (".parquet",)):
-        yield from ((f"row {number:,}", row) for number, row in parquet_rows(path, _columns(path)))
+    if documents.file_type(path, (".parquet",)):
+        yield from ((f"row {number:,}", row) for number, row in documents.parquet_rows(path))
         return
-    lines = ((number, line.strip()) for number, _, line in numbered_lines(path) if line.strip())
+    lines = ((number, line.strip()) for number, _, line in documents.numbered_lines(path) if line.strip())
     first = list(islice(lines, 1))
     if first and _begins_json(first[0][1]):
-        whole = _parsed(b"".join(unpacked_chunks(path)).removeprefix(codecs.BOM_UTF8))
+        whole = _parsed(b"".join(documents.unpacked_chunks(path)).removeprefix(codecs.BOM_UTF8))
         if not isinstance(whole, ValueError):
             yield from _items("", whole)
             return
@@ -325,18 +317,10 @@ def _parsed(line: bytes) -> Any:
 
 def _is_text(path: Path) -> bool:
     """Whether the first record has a `text`."""
-    with named_errors(path):
+    with documents.named_errors(path):
         return any(
             isinstance(one, dict) and one.get("text") is not None for _, one in islice(_records(path), 1)
         )
-
-
-def _columns(path: Path) -> list[str]:
-    try:
-        return pq.read_schema(path).names
-    except pa.ArrowException as error:
-        reason = str(error).splitlines()[0][:160]
-        raise UserError(f"{path} is not a readable parquet file ({reason})") from None
 
 
 # What the commands use.
@@ -344,12 +328,12 @@ def _columns(path: Path) -> list[str]:
 
 def is_core_form(path: Path, form: Form) -> bool:
     """Whether the core reads a file in place: JSON lines with `messages`, and nothing in them to convert."""
-    if form.name != "messages" or not file_type(path, JSON_LINES):
+    if form.name != "messages" or not documents.file_type(path, documents.JSON_LINES):
         return False
     overlap = max(map(len, _OPENAI_ONLY)) - 1
-    with named_errors(path):
+    with documents.named_errors(path):
         end = b""
-        for chunk in unpacked_chunks(path):
+        for chunk in documents.unpacked_chunks(path):
             if any(mark in end + chunk for mark in _OPENAI_ONLY):
                 return False
             end = chunk[-overlap:]
@@ -394,7 +378,9 @@ class ConversationFiles:
     def holds_conversations(self, path: Path) -> bool:
         """Whether a file among the documents is one of conversations."""
         try:
-            return bool(file_type(path, TYPES) and not _is_text(path) and find_form(path, self.forms))
+            return bool(
+                documents.file_type(path, TYPES) and not _is_text(path) and find_form(path, self.forms)
+            )
         except UserError:
             return False  # whatever is wrong with it, it is reported when it is read as documents
 
@@ -409,7 +395,7 @@ class ConversationFiles:
         if self.folder is None:
             raise UserError(f"{path} holds conversations ({form.name}) and no documents; give it by itself")
         self.folder.mkdir(parents=True, exist_ok=True)
-        stem = path.name.lower().removesuffix(file_type(path, TYPES) or "")
+        stem = path.name.lower().removesuffix(documents.file_type(path, TYPES) or "")
         written = self.folder / f"{len(list(self.folder.iterdir())):03d}-{stem}.jsonl"
         write_conversations(written, read(path, form, notices))
         notices.append(f"{path}: converted from {form.name}")

@@ -5,8 +5,11 @@ and the tokenizer: no torch in it, low priority. The parent writes to its stdin 
 number: a run of minutes on a large corpus needs a small part of it. The worker answers through progress.json, which
 every process of a run may read, and prints what is wrong with the data to its stdout. It ends when its stdin does.
 Workers that build the same part take turns, a window each.
+
+Conversations are rendered and tokenized by the main process itself, once: `cache_conversations`.
 """
 
+import fcntl
 import functools
 import json
 import os
@@ -19,18 +22,21 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from hashlib import sha256
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 
 from chatsmith.data.dataset import DataManifest, SourceFile, SplitName
 from chatsmith.data.documents import Document
-from chatsmith.data.tokens import ABOUT, LOG, WINDOW_DOCUMENTS, CacheWriter, Progress, TokenCache
+from chatsmith.data.tokens import ABOUT, LOG, PROGRESS, WINDOW_DOCUMENTS, CacheWriter, Progress, TokenCache
 from chatsmith.runtime.atomic import wait_for_room, write_text
 from chatsmith.runtime.errors import UserError
+from chatsmith.text.chat import Conversation, render
 from chatsmith.text.tokenizer import Tokenizer
 
 KEY_FORMAT = 1  # raised when equal inputs no longer give equal ids or windows
 JOB, IN_USE = "job.json", ".in-use"
+BUILDING = ".building"
+"""Held by whoever fills a cache of conversations."""
 
 WINDOW_CHARACTERS = 16_000_000
 """A window ends after WINDOW_DOCUMENTS or this many characters: neither short documents nor huge ones delay the
@@ -168,6 +174,40 @@ def windows(documents: Iterable[Document]) -> Iterator[list[Document]]:
             window, characters = [], 0
     if window:
         yield window
+
+
+def cache_conversations(
+    folder: Path, key: str, conversations: Iterable[Conversation], tokenizer: Tokenizer, *, build: bool
+) -> TokenCache:
+    """The conversations as a complete token cache in `folder`: 2 * id + mask of each id after the first <|bos|>.
+
+    What is there under the same `key` is not made again. Of several processes that see the folder those that may
+    `build` take turns; the others wait and read no conversation. A build that was interrupted goes on after its last
+    window. Raises UserError for what is wrong with the conversations.
+    """
+
+    def encoded(conversation: Conversation) -> list[int]:
+        rendered = render(conversation, tokenizer)
+        return [2 * one + mask for one, mask in zip(rendered.ids[1:], rendered.mask[1:], strict=True)]
+
+    if build:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / BUILDING).open("w") as lock, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            progress = Progress.load(folder, key)
+            if progress is None:
+                (folder / PROGRESS).unlink(missing_ok=True)  # no reader may meet what another build left
+            if not (progress and progress.complete):
+                bos_id, vocab_size = 2 * tokenizer.bos_id, 2 * tokenizer.vocab_size
+                writer = CacheWriter(folder, key, bos_id=bos_id, vocab_size=vocab_size)
+                done = progress.documents[-1] if progress and progress.documents else 0
+                left = islice(conversations, done, None)
+                while window := list(islice(left, WINDOW_DOCUMENTS)):
+                    writer.add_window(list(pool.map(encoded, window)))
+                writer.finish()
+    cache = TokenCache(folder, key)
+    cache.wait_until_complete()
+    return cache
 
 
 class Demand:

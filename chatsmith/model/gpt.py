@@ -41,12 +41,15 @@ class Linear(nn.Module):
     `rows` may be a tuple: (3, C) is three matrices side by side, kept apart for the optimizer.
     """
 
+    product: Callable[[Tensor, Tensor], Tensor] = staticmethod(F.linear)
+    """How x (..., n) is multiplied with W (m, n); training may do it in fp8 (backends/fp8.py)."""
+
     def __init__(self, columns: int, *rows: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(*rows, columns))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.flatten(0, -2).to(x.dtype))
+        return self.product(x, self.weight.flatten(0, -2).to(x.dtype))
 
 
 def norm(x: Tensor) -> Tensor:

@@ -110,6 +110,8 @@ class ShardedOptimizer(Optimizer):
             by_role[role_of(name)][name] = self.named[name]
         self.muon, self.adamw = muon_and_adamw(by_role, rates, runs_in_bf16(model))
         self._armed, self._next = False, 0
+        # In float16 somebody looks for an overflow first (`Notch.can_update`).
+        self._drops_sent = model.compute_dtype != torch.float16
         self._hooks = [
             parameter.register_post_accumulate_grad_hook(self._completed(name))
             for name, parameter in self.named.items()
@@ -156,7 +158,7 @@ class ShardedOptimizer(Optimizer):
                 if loss_scale != 1.0:
                     weights.grad /= loss_scale
             bucket.received = bucket.work = None
-        for name in self.named.keys() - set(self.small):  # sent: its memory is free for the update
+        for name in self.named.keys() - set(self.small):  # sent: free for the update
             self.named[name].grad = None
         self.muon.step(self.rates.matrix * scale, momentum, self.rates.weight_decay * decay_scale)
         self.adamw.step(scale)
@@ -238,6 +240,9 @@ class ShardedOptimizer(Optimizer):
                 bucket.received = torch.empty_like(sent[: len(sent) // self.world_size])
                 self._next += 1
                 bucket.work = _reduce_scatter(bucket.received, sent, async_op=True)
+            if self._drops_sent:
+                for name in bucket.names.difference(*(later.names for later in self.buckets[self._next :])):
+                    self.named[name].grad = None
 
     def _gradient(self, piece: Piece | None, bucket: Bucket) -> Tensor:
         gradient = self.named[piece.name].grad if piece else None

@@ -93,7 +93,15 @@ def attended(config: GPTConfig, length: int) -> float:
     return sum(mean(window) for window in config.windows)
 
 
-def step_of(plan: Plan, device: Device, dtype: str, recompute: float = 0.0, is_cut: bool = False) -> StepTime:
+def step_of(
+    plan: Plan,
+    device: Device,
+    dtype: str,
+    recompute: float = 0.0,
+    *,
+    fp8: bool = False,
+    is_cut: bool = False,
+) -> StepTime:
     """A step of a plan, in the microbatches that it has."""
     return step_time(
         plan.model,
@@ -102,6 +110,7 @@ def step_of(plan: Plan, device: Device, dtype: str, recompute: float = 0.0, is_c
         microbatch_tokens=plan.rows_per_microbatch * plan.sequence_length,
         world_size=plan.world_size,
         dtype=dtype,
+        fp8=fp8,
         recompute=recompute,
         is_cut=is_cut,
     )
@@ -122,6 +131,8 @@ def step_time(
     """Time of a step. `recompute` is the share of the forward pass that activation checkpointing repeats. Where
     `is_cut`, each microbatch gathers the weights twice, in bf16, and reduces gradients in float32, beside arithmetic.
 
+    With `fp8`, the blocks' products run at that rate; the head's do not.
+
     Attention costs 14 C operations for a query, key and layer: four forward, ten backward (FlashAttention-2, Dao 2023,
     arXiv:2307.08691, recomputes the scores), and only keys that are seen are counted.
     """
@@ -138,7 +149,7 @@ def step_time(
     # Newton-Schulz on each matrix of a block, five times (2 m^2 n + m^3), C = m: 12 C^2 entries make 12 squares.
     muon = 5 * 12 * config.num_layers * 2 * 3 * width**3 / world_size
     return StepTime(
-        matmuls=again * 6 * (cost.matrices + cost.head) * tokens / product_speed,
+        matmuls=again * 6 * (cost.matrices / product_speed + cost.head / speed) * tokens,
         attention=again * 14 * width * attended(config, length) * tokens / speed,
         elementwise=again * ELEMENTWISE_BYTES * width * config.num_layers * tokens / read,
         loss=LOSS_BYTES * config.vocab_size * tokens / read,
@@ -210,7 +221,7 @@ def _in_words(plan: Plan, fit: Fit, room: float) -> str:
         return f"fits: {peak} ({parts}), {fit.tier}, {fit.rows} rows at once"
     state = sum(fit.memory[name] for name in ("weights", "gradients", "optimizer"))
     words = (
-        f"does not fit, because a step needs {format_bytes(fit.memory['peak'])} at least, {format_bytes(state)} of it "
+        f"does not fit, because a step needs {format_bytes(fit.needed)} at least, {format_bytes(state)} of it "
         f"for weights, gradients and the optimizer, and {format_bytes(room)} are there"
     )
     if fit.way.on_gpu and fit.way.world_size == 1:

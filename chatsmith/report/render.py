@@ -258,7 +258,7 @@ def adapted_tables(evidence: Facts) -> list[tuple[str, list[str], list[list[str]
         [named[name], *(f"{one[model]['bits_per_byte']:.3f}" for model in models), _change(one, 1, ".3f")]
         for name, one in evidence["text"].items()
     ]
-    named = {"training": "what it read", "held_out": "held-out pages"}
+    named = {"training": "what it read", "held_out": "held-out pages", "general": "other text"}
     asked = [*models, "nearest pair"]
     questions = [
         [

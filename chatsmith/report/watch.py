@@ -15,7 +15,6 @@ from statistics import fmean, median, pstdev
 from typing import Any
 
 from chatsmith.report.run_facts import PIPELINE, Facts, is_number, is_run, parse_records, read_run
-from chatsmith.runtime.console import format_bytes
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import RunDirectory
 
@@ -41,6 +40,19 @@ PLATEAU = 0.25
 """Share of a stage's steps; a loss that is not lower at their end than at their beginning has reached a plateau."""
 LEAST_FREE = 2e9
 """Bytes; or three times the newest training state."""
+ALARMS = {
+    "not_finite": "The loss was not finite in a step of late.",
+    "loss": "The loss jumped to {now:.3f}, from {usual:.3f}.",
+    "plateau": "Plateau: the loss has not fallen for {steps:,} steps.",
+    "slow": "Throughput has fallen to {share:.0%} of what it was.",
+    "stalled": "No step for {minutes:.0f} minutes; one takes {seconds:.1f} s.",
+    "disk": "The disk is filling: {gigabytes:.3g} GB are free.",
+}
+REASONS = {
+    "not_finite": "the loss was not finite",
+    "asked": "it was asked to stop; its state is saved",
+    "unknown": "nothing says why: its process ended without a word (it was killed, or the machine went down)",
+}
 MASK = "•••"
 
 _TAIL = 64
@@ -210,7 +222,10 @@ class RunWatcher:
             kind = "running"
         else:
             kind = "stopped" if stage else "done" if done else "empty"
-        alarms = self._alarms(steps, pace, now) if kind in ("running", "stopped") else {}
+        found = self._alarms(steps, pace, now) if kind in ("running", "stopped") else {}
+        if kind == "stopped":
+            found = {name: figures for name, figures in found.items() if name in ("loss", "disk")}
+        reason = self._reason(steps, saved) if kind == "stopped" else None
         return {
             "kind": kind,
             "stage": stage,
@@ -223,10 +238,13 @@ class RunWatcher:
             "last_at": latest or None,
             "now": now,
             "saved": {key: saved.get(key) for key in ("step", "saved_at")} if saved else None,
-            "alarms": alarms
-            if kind == "running"
-            else {k: v for k, v in alarms.items() if k in ("loss", "disk")},
-            "reason": self._reason(steps, saved) if kind == "stopped" else None,
+            "alarms": {
+                name: ALARMS[name if figures else "not_finite"].format(**figures)
+                for name, figures in found.items()
+            },
+            "alarm_figures": found,
+            "reason": REASONS.get(reason, reason) if reason else None,
+            "reason_kind": reason if reason in REASONS else None,
             "command": f"chatsmith run {self._typed()}",
         }
 
@@ -237,43 +255,43 @@ class RunWatcher:
         return os.path.relpath(path) if is_near else f"…/{path.parent.name}/{path.name}"
 
     def _reason(self, steps: Sequence[Facts], saved: Facts) -> str:
-        """Why it stopped, as far as anything says."""
+        """Why it stopped, as far as anything says: one of REASONS, or the program's own words."""
         said = [line for line in self._log[-5:] if line.startswith("chatsmith:")]
         if said:
             return said[-1].removeprefix("chatsmith:").strip()
         if steps and steps[-1]["loss"] is None:
-            return "the loss was not finite"
+            return "not_finite"
         if steps and saved.get("step") == steps[-1]["step"]:
-            return "it was asked to stop; its state is saved"
-        return "nothing says why: its process ended without a word (it was killed, or the machine went down)"
+            return "asked"
+        return "unknown"
 
-    def _alarms(self, steps: Sequence[Facts], pace: float | None, now: float) -> dict[str, str]:
-        """What needs a look, in words by kind."""
-        found: dict[str, str] = {}
+    def _alarms(self, steps: Sequence[Facts], pace: float | None, now: float) -> dict[str, Facts]:
+        """What needs a look, by kind: the figures that ALARMS puts into words; none where the loss was not finite."""
+        found: dict[str, Facts] = {}
         losses = [row["loss"] for row in steps[-FEWEST - 5 :]]
         before, recent = losses[:-5], losses[-5:]
         if None in before + recent:
-            found["loss"] = "The loss was not finite in a step of late."
+            found["loss"] = {}
         elif len(before) == FEWEST:
             usual, lately = fmean(before), median(recent)
             if lately > usual + JUMP * max(pstdev(before), 0.01 * abs(usual)):
-                found["loss"] = f"The loss jumped to {lately:.3f}, from {usual:.3f}."
+                found["loss"] = {"now": lately, "usual": usual}
         rows = steps[-int(PLATEAU * len(steps)) :]
         part = [row["loss"] for row in rows[:: max(1, len(rows) // (6 * FEWEST))] if row["loss"] is not None]
         third = len(part) // 3
         if third >= FEWEST and rows[0]["stage"] != "rl" and fmean(part[-third:]) >= fmean(part[:third]):
-            found["plateau"] = f"Plateau: the loss has not fallen for {len(rows):,} steps."
+            found["plateau"] = {"steps": len(rows)}
         earlier = seconds_per_step(steps[-2 * PACED - 1 : -PACED])
         if pace and earlier and len(steps) > FEWEST and earlier < SLOW * pace:
-            found["slow"] = f"Throughput has fallen to {earlier / pace:.0%} of what it was."
+            found["slow"] = {"share": earlier / pace}
         silent = now - steps[-1].get("time", now) if steps else 0.0
         if pace and silent > max(STALLED_SECONDS, STALLED_STEPS * pace):
-            found["stalled"] = f"No step for {silent / 60:.0f} minutes; one takes {pace:.1f} s."
+            found["stalled"] = {"minutes": silent / 60, "seconds": pace}
         free = shutil.disk_usage(self.run.path).free
         states = _listed(self.run.state(steps[-1]["stage"])) if steps else []
         size = sum(path.stat().st_size for path in _listed(states[-1])) if states else 0
         if free < max(LEAST_FREE, 3 * size):
-            found["disk"] = f"The disk is filling: {format_bytes(free)} are free."
+            found["disk"] = {"gigabytes": free / 1e9}
         return found
 
 

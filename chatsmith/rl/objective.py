@@ -55,7 +55,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from chatsmith.data.packing import NOT_TRAINED_ON, Shelves
+from chatsmith.data.packing import NOT_TRAINED_ON, best_fit
 from chatsmith.model.gpt import GPT
 from chatsmith.model.loss import chunked_divergence, chunked_loss, logprob_gradient, token_losses
 from chatsmith.runtime.device import Runtime
@@ -353,10 +353,7 @@ def text_batches(
     `row_length` allows.
     """
     assert len(texts) <= rows_per_batch * count
-    shelves: Shelves[Sequence[int]] = Shelves()
-    for text in texts:
-        shelves.add(len(text), text)
-    rows = shelves.take_rows(row_length)
+    rows = best_fit(((len(text), text) for text in texts), row_length)
     return [
         _text_batch(rows[start : start + rows_per_batch], row_length, multiple)
         for start in range(0, rows_per_batch * count, rows_per_batch)

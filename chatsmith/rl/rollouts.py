@@ -15,10 +15,8 @@ from itertools import islice
 from typing import TypeVar
 
 from chatsmith.data.problems import Problem, Reply, RewardFunction, Verdict
-from chatsmith.engine.backend import Backend
-from chatsmith.engine.engine import Engine, Tool
+from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import Completion, Request, SamplingParams
-from chatsmith.model.gpt import GPT
 from chatsmith.rl.objective import ScoredReply, advantages, merged
 from chatsmith.runtime.console import Reporter
 from chatsmith.runtime.device import Runtime
@@ -68,41 +66,18 @@ class RolloutWorker:
 
     def __init__(
         self,
-        model: GPT,
+        engine: Engine,
         tokenizer: Tokenizer,
         reward: RewardFunction,
-        tool: Tool,
         reporter: Reporter,
         *,
         max_tokens: int,
-        max_running: int,
-        kv_tokens: int | None = None,
-        backend: Backend | None = None,
     ) -> None:
-        """`backend` and `kv_tokens` are the engine's; `reporter` shows the first few replies whose reward function
-        failed."""
-        self._tokenizer, self._reward, self._reporter = tokenizer, reward, reporter
-        self._max_tokens = max_tokens
+        """`reporter` shows the first few replies whose reward function failed."""
+        self._engine, self._tokenizer, self._reward = engine, tokenizer, reward
+        self._reporter, self._max_tokens = reporter, max_tokens
         self._is_graded = False
         self._failures = 0
-        self._engine = Engine(
-            model,
-            tokenizer,
-            backend=backend,
-            tool=tool,
-            max_running=max_running,
-            kv_tokens=kv_tokens,
-            tokens_per_step=max(2048, max_running),
-        )
-
-    def describe(self) -> str:
-        """One line on the engine's memory."""
-        return self._engine.describe()
-
-    @property
-    def num_computed(self) -> int:
-        """Tokens that went through the model so far: of replies that agree, each is computed once."""
-        return self._engine.num_computed
 
     def write(self, problems: Sequence[Problem], samples: int, seeds: Sequence[int]) -> list[Group]:
         """`samples` replies to each problem at temperature 1, the policy itself, with log-probabilities.

@@ -19,7 +19,7 @@ from torch import Tensor
 from chatsmith.bundle import Bundle, load_bundle
 from chatsmith.data.problems import Problem, RewardFunction
 from chatsmith.engine.backend import Backend
-from chatsmith.engine.engine import Tool
+from chatsmith.engine.engine import Engine, Tool
 from chatsmith.engine.kv_cache import affordable
 from chatsmith.model.gpt import GPT
 from chatsmith.rl.objective import (
@@ -58,6 +58,9 @@ USUAL_STEPS = 100
 
 MOST_RUNNING = 512
 """Replies the engine writes at once; more would wait for a slot."""
+
+TOKENS_PER_STEP = 2048
+"""Of the engine, at least: nobody waits for a single reply."""
 
 MOST_AT_ONCE = 16_384
 """Most tokens that go through the network at once: more take memory, and are no faster."""
@@ -186,23 +189,22 @@ def reinforce(
     kv_tokens = int(run.once(f"kv_tokens_{max_running}", lambda: affordable(*pool)[1]))
     if runtime.device.type == "cuda":  # it may have been begun on a larger GPU
         kv_tokens = min(kv_tokens, affordable(*pool)[1])
-    worker = RolloutWorker(
+    engine = Engine(
         model,
         start.tokenizer,
-        reward,
-        tool,
-        reporter,
-        max_tokens=settings.max_tokens,
+        backend=backend,
+        tool=tool,
         max_running=max_running,
         kv_tokens=kv_tokens,
-        backend=backend,
+        tokens_per_step=TOKENS_PER_STEP,
     )
+    worker = RolloutWorker(engine, start.tokenizer, reward, reporter, max_tokens=settings.max_tokens)
     loss = RLLoss(Clip(settings.clip_low, settings.clip_high), settings.kl, reference, settings.replay_weight)
-    rounds = Rounds(worker, problems.train, loss, reference, replay, settings, runtime)
+    rounds = Rounds(worker, problems.train, loss, replay, settings, runtime)
     development, test = problems.development[: settings.development], problems.test[: settings.test or None]
     progress = RLProgress(monitor)
     reporter.line(
-        f"{settings.prompts} problems with {settings.samples} replies each a step; {worker.describe()}; "
+        f"{settings.prompts} problems with {settings.samples} replies each a step; {engine.describe()}; "
         f"{len(development)} development problems, {len(test)} for the test"
     )
 
@@ -302,7 +304,6 @@ class Rounds:
     worker: RolloutWorker
     problems: Callable[[int], Problem]
     loss: RLLoss
-    reference: GPT | None
     replay: ReplayTexts | None
     settings: RLSettings
     runtime: Runtime
@@ -321,9 +322,9 @@ class Rounds:
         count = replies_of(settings, self.runtime) // rows
         batches = rollout_batches(replies, rows, count, multiple=multiple, most_inputs=longest)
         kl, kl_tokens = None, 0
-        if self.reference:
+        if reference := self.loss.reference:
             compared = batches if settings.kl else rollout_batches(replies[:FEW], FEW, 1)
-            compared = [with_reference(batch, self.reference) for batch in compared]
+            compared = [with_reference(batch, reference) for batch in compared]
             batches = compared if settings.kl else batches
             sums = [divergence(batch) for batch in compared]
             kl, kl_tokens = sum(kl for kl, _ in sums), sum(count for _, count in sums)

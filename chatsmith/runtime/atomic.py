@@ -18,9 +18,11 @@ import os
 import re
 import shutil
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from chatsmith.runtime.console import format_seconds
 from chatsmith.runtime.errors import UserError
@@ -66,6 +68,16 @@ def read_text(path: Path) -> str:
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise UserError(f"{path} is UTF-16 text; save it as UTF-8")
     return content.decode("utf-8-sig")
+
+
+def read_toml(path: Path, kind: str) -> dict[str, Any]:
+    """The content of a TOML file, a `kind` like "recipe". Raises UserError if it cannot be read, or is none."""
+    try:
+        return tomllib.loads(read_text(path))
+    except OSError as error:
+        raise UserError(f"the {kind} {path} cannot be read ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"the {kind} {path} is not valid TOML: {error}") from error
 
 
 @contextmanager

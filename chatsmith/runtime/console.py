@@ -174,10 +174,9 @@ class Bar:
             # Ten percent of a total that takes a second in all is not worth a line; the last line says enough.
             share = (self._done - self._shown_done) / self._total if self._total else 0.0
             is_due = waited >= PLAIN_SECONDS or (share >= PLAIN_SHARE and waited >= 1.0)
+        # What is found out at the end belongs into the last line, which `finish` writes.
         is_over = self._drawn is None and self._total is not None and self._done >= self._total
-        if (
-            is_due and not is_over
-        ):  # what is found out at the end belongs into the last line, which `finish` writes
+        if is_due and not is_over:
             self.show()
 
     def begin_at(self, done: float) -> None:

@@ -169,12 +169,17 @@ aligned ones do not fit into again. Measured 0.4 to 1.1 (docs/scaling.md); 0 wit
 makes a step half as fast."""
 
 
+def resident_for(tensors: float) -> int:
+    """What so many bytes of tensors in a step of training add to the resident memory of a process on a CPU."""
+    return LOADED_BY_A_STEP + int((1 + RETAINED) * tensors)
+
+
 def resident_with(tensors: int) -> int:
     """The resident memory, in bytes, of this process on a CPU once it trains with so many bytes of tensors."""
     import_module("torch._dynamo")  # 70 MB, which torch's optimizers import
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc's
         trim(0)
-    return resident_bytes() + LOADED_BY_A_STEP + int((1 + RETAINED) * tensors)
+    return resident_bytes() + resident_for(tensors)
 
 
 def memory_figures() -> dict[str, float]:

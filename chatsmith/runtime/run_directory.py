@@ -388,12 +388,7 @@ class Recipe:
 
 def read_recipe(path: Path) -> Recipe:
     """The recipe in the file at `path`. Raises UserError if it is missing, no TOML or of another shape."""
-    try:
-        content = tomllib.loads(atomic.read_text(path))
-    except OSError as error:
-        raise UserError(f"the recipe {path} cannot be read ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"the recipe {path} is not valid TOML: {error}") from error
+    content = atomic.read_toml(path, "recipe")
     if not content:
         raise UserError(
             f"the recipe {path} is empty; delete it, and name the recipe again: chatsmith run RECIPE --run RUN"

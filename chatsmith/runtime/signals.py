@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -70,17 +70,28 @@ def install() -> None:
 
 
 @contextmanager
+def receiving(
+    numbers: Sequence[signal.Signals], receive: Callable[[int, FrameType | None], object]
+) -> Iterator[bool]:
+    """Hand the signals of these numbers to `receive` within the block.
+
+    They can only be caught in the main thread; elsewhere it yields False, and none ever comes.
+    """
+    is_main_thread = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, receive) for number in numbers if is_main_thread}
+    try:
+        yield is_main_thread
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def stop_request(silent: bool = False) -> Iterator[StopRequest]:
     """Turn the first SIGINT or SIGTERM of the block into a request, and acknowledge it on standard error unless
-    `silent`; a second SIGINT interrupts at once.
-
-    Signals can only be caught in the main thread; elsewhere the request simply never comes.
-    """
+    `silent`; a second SIGINT interrupts at once."""
     global _request
     request = StopRequest(FINISHING_STEP, silent)
-    if threading.current_thread() is not threading.main_thread():
-        yield request
-        return
 
     def receive(number: int, frame: FrameType | None) -> None:
         if request.received and number == signal.SIGINT:
@@ -90,14 +101,12 @@ def stop_request(silent: bool = False) -> Iterator[StopRequest]:
         if request.interrupts:
             raise StoppedError(number=number)
 
-    before = {number: signal.signal(number, receive) for number in SIGNALS}
-    _request = request
-    try:
-        yield request
-    finally:
-        _request = _at_once
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with receiving(SIGNALS, receive) as is_received:
+        _request = request if is_received else _request
+        try:
+            yield request
+        finally:
+            _request = _at_once if is_received else _request
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

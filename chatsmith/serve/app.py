@@ -186,22 +186,22 @@ def _guarded_routes(service: Service) -> APIRouter:
     async def model(model_id: str) -> Response:
         return JSONResponse(card(service.model(model_id)))
 
-    @router.post("/api/chat", include_in_schema=False)
-    @router.post("/api/generate", include_in_schema=False)
+    @router.post("/api/chat", responses=ollama.answer("OllamaChat"), summary="Ollama: a conversation")
+    @router.post("/api/generate", responses=ollama.answer("OllamaText"), summary="Ollama: one prompt")
     async def ollama_reply(http: Request, request: ollama.OllamaRequest) -> Response:
         return await _generate(http, service, request, ollama.OllamaReply)
 
-    @router.post("/api/show", include_in_schema=False)
-    async def ollama_show(request: protocol.ModelRequest) -> dict[str, Any]:
-        return ollama.describe(service.model(request.model))
+    @router.post("/api/show", responses=ollama.answer("OllamaModel"), summary="Ollama: one model")
+    async def ollama_show(request: protocol.ModelRequest) -> Response:
+        return JSONResponse(ollama.describe(service.model(request.model)))
 
-    @router.get("/api/tags", include_in_schema=False)
-    async def ollama_tags() -> dict[str, Any]:
-        return {"models": [ollama.describe(model) for model in service.models.values()]}
+    @router.get("/api/tags", responses=ollama.answer("OllamaModels"), summary="Ollama: the models")
+    async def ollama_tags() -> Response:
+        return JSONResponse({"models": [ollama.describe(model) for model in service.models.values()]})
 
-    @router.get("/api/version", include_in_schema=False)
-    async def ollama_version() -> dict[str, str]:
-        return {"version": ollama.VERSION}
+    @router.get("/api/version", responses=ollama.answer("OllamaVersion"), summary="Ollama: its version")
+    async def ollama_version() -> Response:
+        return JSONResponse({"version": ollama.VERSION})
 
     if service.runs is not None:
         service.runs.add_routes(router)
@@ -248,7 +248,8 @@ def _model_of(http: Request, service: Service, request: protocol.ModelRequest) -
 
 async def _prepare(http: Request, service: Service, work: Callable[[], T]) -> T:
     """The result of `work`, which is done in a thread if the request is large, or documents are searched."""
-    is_long = len(await http.body()) > LARGE_BODY or service.searches
+    searches = any(model.passages for model in service.models.values())
+    is_long = len(await http.body()) > LARGE_BODY or searches
     result = await asyncio.to_thread(work) if is_long else work()
     service.check_open()  # a signal may have come meanwhile
     return result

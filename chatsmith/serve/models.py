@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -75,34 +75,29 @@ class _Reply:
     is_over: bool = False
 
 
+@dataclass(eq=False)
 class ServedModel:
-    """A model and the engines that run it."""
+    """A model and the engines that run it, one for each of `settings`."""
 
-    def __init__(
-        self,
-        name: str,
-        settings: Sequence[EngineSettings],
-        limits: Limits,
-        metrics: Metrics,
-        *,
-        queue_seconds: float,
-        request_seconds: float,
-    ) -> None:
-        self.name = name
+    name: str
+    settings: InitVar[Sequence[EngineSettings]]
+    limits: InitVar[Limits]
+    metrics: Metrics
+    queue_seconds: float
+    request_seconds: float
+    passages: Passages | None = None
+    """Documents to answer chats from."""
+    adapter: str = ""
+    """What the engines add to the model for requests to this name."""
+    open: set[Events] = field(default_factory=set)
+    """The queues of requests under way; an ApiError put into one ends its request."""
+    _loaded: LoadedModel | None = None
+    _adapted: list["ServedModel"] = field(default_factory=list)
+
+    def __post_init__(self, settings: Sequence[EngineSettings], limits: Limits) -> None:
         self.created = int(time.time())
-        self.queue_seconds = queue_seconds
-        self.request_seconds = request_seconds
         self.admission = Admission(limits, time.monotonic)
-        self.metrics = metrics
-        self.engines = [EngineClient(name, one, metrics) for one in settings]
-        self.open: set[Events] = set()
-        """The queues of requests under way; an ApiError put into one ends its request."""
-        self._loaded: LoadedModel | None = None
-        self.adapter = ""
-        """What the engines add to the model for requests to this name."""
-        self._adapted: list[ServedModel] = []
-        self.passages: Passages | None = None
-        """Documents to answer chats from."""
+        self.engines = [EngineClient(self.name, one, self.metrics) for one in settings]
 
     def with_adapter(self, name: str) -> "ServedModel":
         """The same model and engines under another name, with the adapter of that name."""
@@ -154,10 +149,9 @@ class ServedModel:
             for model in (self, *self._adapted):
                 model._loaded = loaded
                 self.metrics.model_ready(model.name, info)
-            limits = self.admission.limits
-            if not limits.queue_tokens:
+            if not self.admission.limits.queue_tokens:
                 queue_tokens = QUEUE_SHARE * info.kv_tokens * len(self.engines)
-                self.admission.limits = Limits(limits.queue_requests, queue_tokens, limits.per_key)
+                self.admission.limits = replace(self.admission.limits, queue_tokens=queue_tokens)
             on_loaded(self)
             await asyncio.gather(*running)
         finally:
@@ -358,11 +352,6 @@ class Service:
     """What the training page shows, if it is served."""
     drained_by: float | None = None
     """Set once the server shuts down: no new work is taken, and what is open must end by then."""
-
-    @property
-    def searches(self) -> bool:
-        """Whether chats are answered from documents."""
-        return any(model.passages for model in self.models.values())
 
     @property
     def status(self) -> Literal["ok", "loading", "degraded", "draining"]:

@@ -165,13 +165,19 @@ class OllamaReply(ChatReply):
         return {"done": True, "done_reason": reason, **counts, **times, **self._beside}
 
 
+def answer(name: str) -> dict[int | str, dict[str, Any]]:
+    """What /openapi.json says of an endpoint: as of others, with lines for events, and Ollama's errors."""
+    found, errors = protocol.answer(name), protocol.answer("OllamaError")[200]["content"]
+    if name in ("OllamaChat", "OllamaText"):
+        found[200]["content"][OllamaReply.media_type] = {"schema": {"description": "Lines of JSON."}}
+    return {**found, "default": {**protocol.ERRORS["default"], "content": errors}}
+
+
 def describe(model: ServedModel) -> dict[str, Any]:
     """A model as /api/tags and /api/show tell of it. Raises ApiError (503) while it is being loaded."""
     info = model.loaded.info
-    at, size = (
-        datetime.fromtimestamp(model.created, UTC).isoformat(),
-        (Path(info.path) / "model.safetensors").stat().st_size,
-    )
+    at = datetime.fromtimestamp(model.created, UTC).isoformat()
+    size = (Path(info.path) / "model.safetensors").stat().st_size
     about = {"name": model.name, "model": model.name, "modified_at": at, "size": size}
     details = {"family": "chatsmith", "parameter_size": f"{info.num_parameters / 1e6:.1f}M"}
     numbers = {"general.architecture": "chatsmith", "chatsmith.context_length": info.context_length}

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from chatsmith.ingest.tool_calls import calls_text, describe_tools
 from chatsmith.serve import protocol
 from chatsmith.serve.errors import invalid, known, unsupported
 from chatsmith.serve.models import LoadedModel, Passages
@@ -18,9 +19,7 @@ from chatsmith.text.chat import (
     Message,
     Part,
     Role,
-    calls_text,
     chat_template,
-    describe_tools,
     render,
     render_unfinished,
 )
@@ -106,8 +105,8 @@ def conversation_ids(
             return render_unfinished(spoken, tokenizer, may_be_empty=True)
         ids = render(spoken, tokenizer, may_be_empty=True).ids
     except ConversationError as error:
-        # Their description is no message of the client's, so the error without it is the one to report.
         if tools:
+            # Their description is no message of the client's, so the error without it is the one to report.
             conversation_ids(messages, tokenizer, continues=continues, awaits_reply=awaits_reply)
         place = turns[error.index].index
         raise invalid(f"messages.{place}: {_without_number(str(error))}", f"messages.{place}") from error

@@ -548,9 +548,11 @@ class DetokenizeRequest(ModelRequest):
 
 # ---- answers ----
 
+_ENTRIES = _read("answers")
+_FAILURES = _ENTRIES.pop("failures")
 ANSWERS: dict[str, dict[str, Any]] = {
     name: {"type": "object", "required": list(entry["properties"]), "additionalProperties": False, **entry}
-    for name, entry in _read("answers").items()
+    for name, entry in _ENTRIES.items()
 }
 """JSON Schemas of the answers, by name."""
 
@@ -565,13 +567,6 @@ def answer(name: str, *, streamed: bool = False) -> dict[int | str, dict[str, An
 
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    "default": {
-        "content": answer("ErrorResponse")[200]["content"],
-        "description": "400: the request is wrong; `param` names the field, `code` the mistake. 401: the API key is "
-        "missing or unknown. 404: there is no such model. 408, 413, 415: the body came too slowly, is too large, or is "
-        "not JSON. 429: there is no room now. 500: a fault of the server. 503: loading, draining, restarting, or too "
-        "busy to begin in time. 504: the reply was not finished within the deadline. With 429 and 503, come back after "
-        "`Retry-After` seconds.",
-    }
+    "default": {"content": answer("ErrorResponse")[200]["content"], **_FAILURES}
 }
 """What /openapi.json says of answers other than success."""

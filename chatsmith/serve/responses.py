@@ -13,29 +13,15 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 from pydantic import Field
 
+from chatsmith.serve import protocol
 from chatsmith.serve.completions import ChatReply, encode
 from chatsmith.serve.errors import ApiError, invalid, unsupported
 from chatsmith.serve.ipc import Output
 from chatsmith.serve.log import RequestRecord
 from chatsmith.serve.models import ServedModel
-from chatsmith.serve.protocol import (
-    MAX_MESSAGES,
-    MAX_TOOLS,
-    REFUSED,
-    ChatRequest,
-    ClientModel,
-    Function,
-    FunctionName,
-    JSONSchemaFormat,
-    Positive,
-    ReplyRequest,
-    ShortText,
-    ToolName,
-    checked,
-)
 
 
-class InputItem(ClientModel):
+class InputItem(protocol.ClientModel):
     """A message, a call of a tool that an earlier reply made, or what the tool answered."""
 
     type: Literal["message", "function_call", "function_call_output"] = "message"
@@ -47,55 +33,63 @@ class InputItem(ClientModel):
     output: str | list[dict[str, Any]] | None = None
 
 
-class OfFunction(ClientModel):
+class OfFunction(protocol.ClientModel):
     """What comes first in everything about a client's tool."""
 
     type: Literal["function"]
 
 
-class FunctionTool(Function, OfFunction):
+class FunctionTool(protocol.Function, OfFunction):
     """A client's tool."""
 
 
-class ToolToCall(FunctionName, OfFunction):
+class ToolToCall(protocol.FunctionName, OfFunction):
     """This tool must be called."""
 
 
-class TextFormat(JSONSchemaFormat):
+class TextFormat(protocol.JSONSchemaFormat):
     """The format of the reply."""
 
     type: Literal["text", "json_object", "json_schema"]
-    name: ToolName | None = None  # type: ignore[assignment]
+    name: protocol.ToolName | None = None  # type: ignore[assignment]
 
 
-class TextOptions(ClientModel):
+class TextOptions(protocol.ClientModel):
     """About the text of the reply."""
 
-    refused = REFUSED["responses_text"]
+    refused = protocol.REFUSED["responses_text"]
 
     format: TextFormat | None = None
 
 
-AS_IN_CHAT = (*ReplyRequest.model_fields, "parallel_tool_calls", "prompt_cache_key", "safety_identifier")
+AS_IN_CHAT = (
+    *protocol.ReplyRequest.model_fields,
+    "parallel_tool_calls",
+    "prompt_cache_key",
+    "safety_identifier",
+)
 """Fields that mean what they mean in a chat."""
 
 
-class ResponsesRequest(ReplyRequest):
+class ResponsesRequest(protocol.ReplyRequest):
     """The body of POST /v1/responses."""
 
-    refused = REFUSED["responses"]
+    refused = protocol.REFUSED["responses"]
 
-    input: str | Annotated[list[InputItem], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
+    input: (
+        str
+        | Annotated[list[InputItem], Field(fail_fast=True, min_length=1, max_length=protocol.MAX_MESSAGES)]
+    )
     instructions: str | None = None
     """A system message before the input."""
-    max_output_tokens: Positive | None = None
-    tools: Annotated[list[FunctionTool], Field(fail_fast=True, max_length=MAX_TOOLS)] | None = None
+    max_output_tokens: protocol.Positive | None = None
+    tools: Annotated[list[FunctionTool], Field(fail_fast=True, max_length=protocol.MAX_TOOLS)] | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolToCall | None = None
     parallel_tool_calls: bool | None = None
     text: TextOptions | None = None
     include: list[str] | None = None
-    prompt_cache_key: ShortText | None = None
-    safety_identifier: ShortText | None = None
+    prompt_cache_key: protocol.ShortText | None = None
+    safety_identifier: protocol.ShortText | None = None
 
     @classmethod
     def _is_harmless(cls, name: str, value: Any, obj: Mapping[str, Any]) -> bool:
@@ -103,7 +97,7 @@ class ResponsesRequest(ReplyRequest):
             return isinstance(value, dict) and value.get("effort") in (None, "none")
         return super()._is_harmless(name, value, obj)
 
-    def as_chat(self) -> ChatRequest:
+    def as_chat(self) -> protocol.ChatRequest:
         """The same question to /v1/chat/completions. Raises ApiError (400) with this request's names."""
         if self.include:
             raise unsupported("include", "a response has nothing beyond its output")
@@ -122,7 +116,7 @@ class ResponsesRequest(ReplyRequest):
         elif self.tools or choice != "auto":
             body["tool_choice"] = choice
         try:
-            return checked(ChatRequest, body)
+            return protocol.checked(protocol.ChatRequest, body)
         except ApiError as error:
             raise self.renamed(error) from None
 

@@ -37,10 +37,16 @@ BEGIN_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Address:
-    """Where to listen."""
+    """Where to listen, and for whom."""
 
     host: str
     port: int
+    allowed_hosts: Sequence[str] = ()
+    """More names that a server without keys answers to."""
+    trusted_proxies: Sequence[str] = ()
+    """Who may say, in X-Forwarded-For, which client a request is from."""
+    cors_origins: Sequence[str] = ()
+    """Of web pages that may use the API."""
 
     @property
     def is_local(self) -> bool:
@@ -54,14 +60,7 @@ class Address:
 
 
 def serve(
-    make_service: Callable[[], Service],
-    address: Address,
-    *,
-    allowed_hosts: Sequence[str],
-    trusted_proxies: Sequence[str],
-    cors_origins: Sequence[str],
-    drain_seconds: float,
-    tell: Callable[[str], None],
+    make_service: Callable[[], Service], address: Address, drain_seconds: float, tell: Callable[[str], None]
 ) -> None:
     """Run until a signal. Raises UserError if a model cannot be loaded, or the address not be used.
 
@@ -71,16 +70,16 @@ def serve(
 
     async def run(listening: socket.socket) -> None:
         service = make_service()
-        hosts = HostNames(address.host, allowed_hosts)
+        hosts = HostNames(address.host, address.allowed_hosts)
         config = uvicorn.Config(
-            create_app(service, hosts, cors_origins),
+            create_app(service, hosts, address.cors_origins),
             http=connection_class(service.read_seconds),
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
-            forwarded_allow_ips=list(trusted_proxies),
+            forwarded_allow_ips=list(address.trusted_proxies),
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=CLOSE_SECONDS,
         )

@@ -18,9 +18,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from chatsmith.engine.request import Constraint, RequestError
+from chatsmith.ingest.tool_calls import CALL, CALL_END
 from chatsmith.serve.errors import invalid
 from chatsmith.serve.protocol import FunctionCall, ResponseFormat, Tool, ToolCall, ToolChoice
-from chatsmith.text.chat import CALL, CALL_END, overlap
+from chatsmith.text.chat import overlap
 
 MAX_SCHEMA_OBJECTS = 2000
 """In all schemas of a request. The grammar library takes time with the square of the properties of an object, in which

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chatsmith.runtime.atomic import read_text
+from chatsmith.runtime.atomic import read_toml
 from chatsmith.runtime.errors import UserError, did_you_mean
 from chatsmith.tasks.benchmark_files import is_held_out
 from chatsmith.text.chat import Conversation, Message
@@ -46,12 +46,7 @@ class Persona:
 
 def read_persona(path: Path) -> Persona:
     """Raises UserError, in one line, for a file that is missing, no TOML, or has unknown or wrong keys."""
-    try:
-        content: dict[str, Any] = tomllib.loads(read_text(path))
-    except OSError as error:
-        raise UserError(f"the persona file {path} cannot be read ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"the persona file {path} is not valid TOML: {error}") from error
+    content = read_toml(path, "persona file")
     known = ("name", "maker", "manner", "facts")
     for key in content:
         if key not in known:

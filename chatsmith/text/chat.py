@@ -23,8 +23,7 @@ bottom: what a conversation is, its JSON form, its ids and loss mask, and the wa
 
 import codecs
 import itertools
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -395,31 +394,6 @@ def overlap(text: str, mark: str) -> int:
     """The length of the longest suffix of `text` that is a proper prefix of `mark`."""
     possible = range(min(len(text), len(mark) - 1), 0, -1)
     return next((length for length in possible if text.endswith(mark[:length])), 0)
-
-
-# ---- tools of a client's own, which the model learns to call by name ----
-
-CALL, CALL_END = "<tool_call>", "</tool_call>"
-"""Around a call in what the assistant says: plain text, as Qwen and Hermes write it."""
-
-
-def describe_tools(functions: Iterable[Mapping[str, Any]]) -> str:
-    """What the system message says about functions, each with name, description and parameters (JSON schema)."""
-    lines = ["You can call these tools:"]
-    for function in functions:
-        shown = {key: function.get(key) for key in ("name", "description", "parameters")}
-        told = {key: value for key, value in shown.items() if value is not None}
-        lines.append(json.dumps(told, ensure_ascii=False))
-    lines.append(f'To call one, write {CALL}{{"name": ..., "arguments": {{...}}}}{CALL_END}')
-    return "\n".join(lines)
-
-
-def calls_text(calls: Iterable[tuple[str, str]]) -> str:
-    """Calls (name, arguments as JSON) as the model writes them."""
-    return "\n".join(
-        f'{CALL}{{"name": {json.dumps(name)}, "arguments": {arguments}}}{CALL_END}'
-        for name, arguments in calls
-    )
 
 
 def chat_template() -> str:

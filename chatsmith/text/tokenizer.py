@@ -23,7 +23,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -147,26 +146,6 @@ def _some_text(texts: Iterable[str]) -> Iterator[str]:
         )
 
 
-# Long enough that the cuts, which can split a word, do not matter; short enough that a sample of 1% of a few
-# long books still has text from all over them.
-CHUNK_CHARACTERS = 4096
-
-
-def sample_evenly(texts: Iterable[str], share: float) -> Iterator[str]:
-    """Chunks of the texts that make up about `share` (0 to 1) of their characters, evenly spread.
-
-    A share of 1 or more gives everything. The sample exceeds its share by at most one chunk.
-    """
-    seen = taken = 0
-    for text in texts:
-        for start in range(0, len(text), CHUNK_CHARACTERS):
-            chunk = text[start : start + CHUNK_CHARACTERS]
-            seen += len(chunk)
-            if taken < share * seen:
-                taken += len(chunk)
-                yield chunk
-
-
 class Tokenizer:
     """Byte-level BPE with chatsmith's special tokens as its last ids."""
 
@@ -181,23 +160,23 @@ class Tokenizer:
 
     def __init__(self, content: str) -> None:
         """Build from the text of a `tokenizer.json`. Raises ValueError if it is not one of chatsmith's."""
-        file = parse_tokenizer_file(content)
-        num_ordinary = len(file.token_bytes)
+        split_pattern, token_bytes = parse_tokenizer_file(content)
+        num_ordinary = len(token_bytes)
         self._content = content
         self._special_ids = {name: id for id, name in enumerate(SPECIAL_TOKENS, start=num_ordinary)}
         names = (name.encode() for name in SPECIAL_TOKENS)
         # A dict, for a list would take a negative id for one counted from the end.
-        self._bytes_of = dict(enumerate([*file.token_bytes, *names]))
+        self._bytes_of = dict(enumerate([*token_bytes, *names]))
         self._encoding = tiktoken.Encoding(
             "chatsmith",
-            pat_str=file.split_pattern,
-            mergeable_ranks={token: id for id, token in enumerate(file.token_bytes)},
+            pat_str=split_pattern,
+            mergeable_ranks={token: id for id, token in enumerate(token_bytes)},
             special_tokens=self._special_ids,
         )
         self.vocab_size = num_ordinary + len(SPECIAL_TOKENS)
         self.bos_id = self._special_ids["<|bos|>"]
         self.fingerprint = hashlib.sha256(content.encode()).hexdigest()
-        lengths = [len(token) for token in file.token_bytes] + [0] * len(SPECIAL_TOKENS)
+        lengths = [len(token) for token in token_bytes] + [0] * len(SPECIAL_TOKENS)
         self.token_byte_lengths = np.array(lengths, dtype=np.int64)
         self.token_byte_lengths.flags.writeable = False
 
@@ -277,21 +256,12 @@ class Tokenizer:
         return Tokenizer, (self._content,)
 
 
-@dataclass(frozen=True)
-class TokenizerFile:
-    """What an encoder needs of a `tokenizer.json`."""
-
-    split_pattern: str
-    """The regular expression that cuts text into pieces, within which bytes are merged."""
-    token_bytes: tuple[bytes, ...]
-    """The bytes of every ordinary token by id: 256 single bytes, then one token a merge, in their order."""
-
-
 _REFUSED = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges")
 
 
-def parse_tokenizer_file(content: str) -> TokenizerFile:
-    """Read the text of a `tokenizer.json`.
+def parse_tokenizer_file(content: str) -> tuple[str, tuple[bytes, ...]]:
+    """Read the text of a `tokenizer.json`: the regular expression that cuts text into pieces, within which bytes are
+    merged, and the bytes of every ordinary token by id: 256 single bytes, then one token a merge, in their order.
 
     Of all that the format allows, only what `train_tokenizer` writes is accepted: byte-level BPE, the vocabulary in
     the order of its merges, the special tokens last. An encoder built from anything else could give other ids than
@@ -312,7 +282,7 @@ def parse_tokenizer_file(content: str) -> TokenizerFile:
         _check_special_tokens(data["added_tokens"], first_id=len(tokens))
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(f"a part of it is missing or malformed ({error!r})") from error
-    return TokenizerFile(pattern, tokens)
+    return pattern, tokens
 
 
 def byte_alphabet() -> dict[str, int]:

@@ -116,7 +116,7 @@ def restore_training(
     *,
     key: TrainingKey,
     notice: Callable[[str], None],
-    carried: Carried | None = None,
+    carried: Carried,
 ) -> Progress:
     """Load the newest state of the run `key` into model and optimizer. Returns how far it had come: nowhere if there is
     none. A state of another run (different settings or data) is left alone."""
@@ -124,8 +124,7 @@ def restore_training(
     if state is None:
         return Progress()
     load_training(model, optimizer, state.tensors)
-    if carried:
-        carried.load_named_state(under(CARRIED_PREFIX, state.tensors))
+    carried.load_named_state(under(CARRIED_PREFIX, state.tensors))
     names = {field.name for field in fields(Progress)}  # an older chatsmith noted fewer
     return Progress(**{name: value for name, value in state.facts.items() if name in names})
 

@@ -25,7 +25,7 @@ from chatsmith.optim.muon import STACKED_NUMBERS
 from chatsmith.runtime.atomic import write_text
 from chatsmith.runtime.cache import cache_folder
 from chatsmith.runtime.console import format_bytes
-from chatsmith.runtime.device import Runtime, free_memory, resident_with
+from chatsmith.runtime.device import Runtime, free_memory, resident_for, resident_with
 from chatsmith.runtime.distributed import max_number, sum_number
 from chatsmith.runtime.errors import UserError
 from chatsmith.train.plan import Plan
@@ -165,28 +165,29 @@ def step_memory(shape: GPTConfig, rows: int, accumulation: int, way: Way) -> dic
         stacked = min(stacked, max(4 * width * width, STACKED_NUMBERS))
     if way.dtype == torch.bfloat16:  # iterated in it
         copies = 6
-    update, sent, left = copies * EXACT * stacked // owners, 0, gradients
+    update, left = copies * EXACT * stacked // owners, gradients
     if way.shards > 1:
         # The next block's weights and the last one's gradients are on the way; a table in float32 has a dense gradient.
         number, whole = size if way.on_gpu else EXACT, cost.matrices // shape.num_layers
         activations += 2 * number * whole + head
         block += (number + 2 * EXACT) * whole
         tables = 3 * EXACT * width * max(shape.vocab_size, shape.bigram_buckets) + head
-    elif way.world_size > 1:
-        # All gradients are copied to be sent and then dropped, all weights to arrive; in bf16, whose owners keep exact
-        # weights, in half the bytes.
+    at_end = gradients + max(tables, block)
+    if way.world_size > 1 and way.shards == 1:
+        # A gradient is dropped as it is copied to be sent, those of tables last; all weights are copied to arrive. In
+        # bf16, whose owners keep exact weights, copies take half the bytes.
         halves = 2 if way.on_gpu and way.dtype == torch.bfloat16 else 1
-        sent, left, update = gradients // halves, gradients // way.world_size, max(update, weights // halves)
+        at_end -= (halves - 1) * EXACT * (cost.matrices + cost.head) // halves
+        left, update = gradients // way.world_size, max(update, weights // halves)
         weights = state["weights"] = weights + (halves - 1) * weights // way.world_size
 
     forward = activations + max(logits, head + max(head, stream + block))
-    at_end = gradients + max(tables, block)
-    peak = max(forward + (gradients if accumulation > 1 else 0), at_end + sent, left + update)
+    peak = max(forward + (gradients if accumulation > 1 else 0), at_end, left + update)
     workspace = GPU_WORKSPACE if way.on_gpu else 0
     return state | {
         "activations": activations,
         "logits": logits,
-        "temporary": max(block, tables + sent, update),
+        "temporary": max(block, tables, update),
         "workspace": workspace,
         "batch": max(forward, at_end),
         "peak": weights + optimizer + peak + workspace,
@@ -204,6 +205,8 @@ class Fit:
     """Of a microbatch."""
     way: Way
     memory: dict[str, int]
+    needed: int
+    """Bytes: the peak, and on a CPU what malloc keeps besides."""
     fits: bool
 
     @property
@@ -233,8 +236,9 @@ def find_fit(
         one = replace(way, recompute=kind, bf16_tables=tables)
         for size in (size for size in range(min(rows, at_once), least - 1, -1) if rows % size == 0):
             memory = step_memory(shape, size, rows // size, one)
+            needed = memory["peak"] if way.on_gpu else resident_for(memory["peak"])
             more = (correction - 1) * (memory["activations"] + memory["logits"])
-            tried.append(Fit(size, one, memory, memory["peak"] + more <= room))
+            tried.append(Fit(size, one, memory, needed, needed + more <= room))
             if tried[-1].fits:
                 break
     enough = max(1, ENOUGH_TOKENS // shape.context_length) if way.on_gpu else 1
@@ -243,7 +247,7 @@ def find_fit(
         cut = replace(way, shards=way.most_shards)
         return find_fit(shape, rows, at_once, cut, room, correction, least)
     if not fitting:
-        return min(tried, key=lambda fit: fit.memory["peak"])
+        return min(tried, key=lambda fit: fit.needed)
     return max(fitting, key=lambda fit: min(fit.rows, enough))  # the first of several
 
 
@@ -294,7 +298,7 @@ def fit_plan(
     if fit.tier != "plain":
         notice(f"to fit into memory: {fit.tier}, {fit.rows} rows at once")
     if not fit.fits:
-        needed = f"{format_bytes(fit.memory['peak'])} are needed and {format_bytes(room)} are there"
+        needed = f"{format_bytes(fit.needed)} are needed and {format_bytes(room)} are there"
         notice(f"by calculation a step does not fit, {needed}; trying all the same")
     model.run_block = RECOMPUTING[fit.way.recompute]
     if fit.way.bf16_tables:

@@ -4,35 +4,22 @@ The rows of the tokenized documents come in a seeded order; the score is bits pe
 validation text.
 """
 
-from collections.abc import Callable, Mapping
-from functools import cache, partial
-from typing import Any, NamedTuple
+from functools import cache
 
 import torch
 
 from chatsmith.data.mixture import Mixture
-from chatsmith.data.packing import Batch, TrainingRows, ValidationRows
+from chatsmith.data.packing import TrainingRows, ValidationRows
 from chatsmith.data.tokens import TokenCache
-from chatsmith.model.config import GPTConfig, model_cost
+from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
 from chatsmith.model.loss import bits_per_byte
-from chatsmith.runtime.console import counted
 from chatsmith.runtime.device import Runtime
-from chatsmith.runtime.distributed import main_number
 from chatsmith.text.tokenizer import Tokenizer
 from chatsmith.train.plan import Plan
-from chatsmith.train.step import expected_seconds, prepare, uncompiled
+from chatsmith.train.step import uncompiled
 from chatsmith.train.timing import TimeBudget
-from chatsmith.train.trainer import Job, TrainingRun, TrainingSettings, TrainResult, fit, tokens_within
-
-
-class Trained(NamedTuple):
-    """A trained model, and how it became one."""
-
-    model: GPT
-    plan: Plan
-    """With the steps that were done."""
-    result: TrainResult
+from chatsmith.train.trainer import TrainingRun, TrainingSettings, TrainResult, train
 
 
 def pretrain(
@@ -45,58 +32,38 @@ def pretrain(
     *,
     tokens: int,
     budget: TimeBudget | None = None,
-    sample: Callable[[GPT], Mapping[str, Any]] | None = None,
-) -> Trained:
+) -> tuple[GPT, Plan, TrainResult]:
     """Train a model on about `tokens` tokens of `rows`, or with a `budget` on as many as its minutes hold: a new one if
-    `start` is its shape, else `start` itself.
+    `start` is its shape, else `start` itself. Returns it, with the plan and the result that `train` gives.
 
-    `sample` gives what the model says at every evaluation, as `Job` has it. Raises as `Trainer` does, and where there
-    is no text.
+    Raises as `Trainer` does, and where there is no text.
     """
-    runtime, reporter = run.runtime, run.reporter
     if isinstance(start, GPT):
         model = start.train()
     else:
         model = GPT(start)
         model.init_weights(torch.Generator().manual_seed(settings.seed))
-    run.place(model, runtime)
-    shape = model.config
-    flops_per_token = model_cost(shape).training_flops_per_token
-    measured = partial(expected_seconds, tokens * flops_per_token, runtime)
-    seconds = 60 * budget.minutes if budget else run.once("expected_seconds", measured)
-    compute_loss = prepare(model, runtime, settings.compile, reporter.notice, seconds, run.gradient_of)
+    run.place(model, run.runtime)
+    run.adjust(model)
 
     @cache  # not before an evaluation: it waits for all of the validation text
     def validation_rows() -> ValidationRows:
-        return ValidationRows(validation_text, shape.context_length)
+        return ValidationRows(validation_text, model.config.context_length)
 
     def evaluate(plan: Plan) -> dict[str, float]:
-        return {"bpb": bits_per_byte_on(validation_rows(), model, tokenizer, settings, plan, runtime)}
+        return {"bpb": bits_per_byte_on(validation_rows(), model, tokenizer, settings, plan, run.runtime)}
 
-    def job(plan: Plan) -> Job[Batch]:
-        return Job(
-            lambda row: rows.batches(plan.rows_per_microbatch, row, runtime.rank, runtime.world_size),
-            compute_loss,
-            evaluate=partial(evaluate, plan),
-            evaluate_every=settings.evaluate_every(plan),
-            sample=partial(sample, model) if sample else None,
-        )
-
-    def planned(tokens: int, notice: Callable[[str], object]) -> Plan:
-        is_new = model is not start
-        return settings.plan(model, tokens, run, compute_loss, notice, from_scratch=is_new)
-
-    if budget:
-        # A guess from half the matrix peak is enough to choose the batch size that is then measured.
-        guess = main_number(max(1.0, seconds / expected_seconds(flops_per_token, runtime)), runtime)
-        tokens = tokens_within(run, budget, model, int(guess), planned, job, settings.evaluations)
-    plan = planned(tokens, reporter.notice)
-    reporter.line(
-        f"{plan.cost.parameters:,} parameters, {plan.tokens:,} tokens in {counted(plan.steps, 'step')} "
-        f"of {plan.tokens_per_step:,}"
+    plan, result = train(
+        run,
+        model,
+        rows,
+        settings,
+        evaluate,
+        tokens=tokens,
+        budget=budget,
+        from_scratch=model is not start,
     )
-    result = fit(run, model, plan, job(plan), budget)
-    return Trained(model, plan.with_steps(result.steps), result)
+    return model, plan, result
 
 
 def bits_per_byte_on(

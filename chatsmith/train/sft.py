@@ -3,24 +3,21 @@ and documents; of conversations the loss may count all, or what the assistant sa
 loss on validation conversations and, where documents are in the mixture, bits per byte.
 """
 
-from collections.abc import Callable
-from functools import partial
 from itertools import islice
 
 import torch
 
 from chatsmith.bundle import Bundle
 from chatsmith.data.mixture import Mixture
-from chatsmith.data.packing import Batch, ConversationRows, ValidationRows
+from chatsmith.data.packing import ConversationRows, ValidationRows
 from chatsmith.data.tokens import TokenCache
-from chatsmith.model.config import model_cost
 from chatsmith.model.loss import token_losses
 from chatsmith.runtime.errors import UserError
 from chatsmith.train.plan import Plan
 from chatsmith.train.pretrain import bits_per_byte_on
-from chatsmith.train.step import expected_seconds, prepare, uncompiled
+from chatsmith.train.step import uncompiled
 from chatsmith.train.timing import TimeBudget
-from chatsmith.train.trainer import Job, TrainingRun, TrainingSettings, TrainResult, fit, tokens_within
+from chatsmith.train.trainer import TrainingRun, TrainingSettings, TrainResult, train
 
 
 def fine_tune(
@@ -41,16 +38,13 @@ def fine_tune(
 
     Raises UserError for a mixture of weights alone where nothing says how long, else as `Trainer` does.
     """
-    runtime, reporter = run.runtime, run.reporter
-    model, shape = start.model, start.config
+    runtime, model, shape = run.runtime, start.model, start.config
     if not (tokens or budget or mixture.has_end):
         raise UserError("a mixture of weights alone has no end; give tokens or minutes", setting="tokens")
     pass_tokens = mixture.rows_per_pass * shape.context_length
     tokens = tokens or max(1, int(epochs * pass_tokens))
-    run.place(model.train(), runtime)
-    measured = partial(expected_seconds, tokens * model_cost(shape).training_flops_per_token, runtime)
-    seconds = 60 * budget.minutes if budget else run.once("expected_seconds", measured)
-    compute_loss = prepare(model, runtime, settings.compile, reporter.notice, seconds, run.gradient_of)
+    run.place(model.train(), run.runtime)
+    run.adjust(model)
     text_rows = ValidationRows(validation_text, shape.context_length) if validation_text else None
 
     def evaluate(plan: Plan) -> dict[str, float]:
@@ -72,19 +66,13 @@ def fine_tune(
             targets += batch.num_targets
         return total / max(targets, 1)
 
-    def job(plan: Plan) -> Job[Batch]:
-        return Job(
-            lambda row: mixture.batches(plan.rows_per_microbatch, row, runtime.rank, runtime.world_size),
-            compute_loss,
-            evaluate=partial(evaluate, plan) if validation or text_rows else None,
-            evaluate_every=settings.evaluate_every(plan),
-        )
-
-    def planned(tokens: int, notice: Callable[[str], object]) -> Plan:
-        return settings.plan(model, tokens, run, compute_loss, notice)
-
-    if budget:
-        tokens = tokens_within(run, budget, model, pass_tokens, planned, job, settings.evaluations)
-    plan = planned(tokens, reporter.notice)
-    result = fit(run, model, plan, job(plan), budget)
-    return plan.with_steps(result.steps), result
+    return train(
+        run,
+        model,
+        mixture,
+        settings,
+        evaluate if validation or text_rows else None,
+        tokens=tokens,
+        guess=pass_tokens,
+        budget=budget,
+    )

@@ -10,8 +10,9 @@
             trainer.evaluate_if_due(every, evaluate)
             trainer.save_or_stop()
 
-`fit` is this loop for pretraining and fine-tuning, whose batches are there beforehand; reinforcement learning
-(`rl/trainer.py`) writes its batches between the updates. Where things are kept, the caller says.
+`fit` is this loop for pretraining and fine-tuning, whose batches are there beforehand, and `train` what both do
+before it; reinforcement learning (`rl/trainer.py`) writes its batches between the updates. Where things are kept, the
+caller says.
 """
 
 import math
@@ -21,6 +22,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -29,13 +31,14 @@ from typing import Any, Generic, Literal
 import torch
 from torch import Tensor
 
-from chatsmith.data.packing import Batch
+from chatsmith.data.packing import Batch, RowStream
+from chatsmith.model.config import model_cost
 from chatsmith.model.gpt import GPT
 from chatsmith.model.loss import ChunkGradient, chunk_gradient
 from chatsmith.optim.sharded import make_optimizer
 from chatsmith.runtime.console import Reporter, counted, differences, format_bytes, format_seconds
 from chatsmith.runtime.device import Runtime, gemm_peak, peak_memory_bytes, settled
-from chatsmith.runtime.distributed import max_number, sum_number, sum_numbers
+from chatsmith.runtime.distributed import main_number, max_number, sum_number, sum_numbers
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.metrics import MetricsLog
 from chatsmith.runtime.signals import SIGNALS, StoppedError, stop_request
@@ -52,7 +55,15 @@ from chatsmith.train.checkpoint import (
 )
 from chatsmith.train.memory import fit_plan
 from chatsmith.train.plan import Plan, make_plan
-from chatsmith.train.step import B, ComputeLoss, NonFiniteLossError, Notch, train_step
+from chatsmith.train.step import (
+    B,
+    ComputeLoss,
+    NonFiniteLossError,
+    Notch,
+    expected_seconds,
+    prepare,
+    train_step,
+)
 from chatsmith.train.timing import TimeBudget, seconds_per_step
 
 
@@ -90,10 +101,14 @@ class TrainingRun:
     """How the loss of a chunk is computed on this device."""
     place: Callable[[GPT, Runtime], object] = lambda model, runtime: model.to(runtime.device)
     """Puts the weights where they train."""
+    adjust: Callable[[GPT], None] = lambda model: None
+    """Changes how a model computes before it is trained."""
     describe: Callable[[GPT, list[Any], ComputeLoss[Any]], list[str]] = lambda model, batches, loss: []
     """What to say about the batches of a step that was left out for its loss; on all processes."""
     after_step: Callable[[GPT, int], dict[str, float]] = lambda model, step: {}
     """What else is to be done with the model after a step, on all processes; scores that come of it are recorded."""
+    sample: Callable[[GPT], Mapping[str, Any]] | None = None
+    """What the model says at every evaluation, on the main process, to be recorded; its `sample` is shown, too."""
 
     def once(self, name: str, choose: Callable[[], float]) -> float:
         """What was chosen under this name when the run began; else the least that any process chooses now."""
@@ -120,33 +135,6 @@ class TrainingSettings:
     """How many tokens of them."""
     seed: int = 1
     compile: bool = False
-
-    def evaluate_every(self, plan: Plan) -> int:
-        """The steps from one evaluation to the next; 0 where none is asked for along the way."""
-        return math.ceil(plan.steps / self.evaluations) if self.evaluations else 0
-
-    def plan(
-        self,
-        model: GPT,
-        tokens: int,
-        run: TrainingRun,
-        compute_loss: ComputeLoss[Batch],
-        notice: Callable[[str], object],
-        *,
-        from_scratch: bool = False,
-    ) -> Plan:
-        """The plan to train `model` on about so many tokens, in microbatches that fit into memory (`fit_plan`)."""
-        rows, runtime = run.rows(self.rows_per_microbatch), run.runtime
-        plan = make_plan(
-            model.config,
-            tokens,
-            batch_tokens=self.batch_tokens or None,
-            rows_per_microbatch=rows or None,
-            world_size=runtime.world_size,
-            rate_scale=self.rate_scale,
-            from_scratch=from_scratch,
-        )
-        return fit_plan(model, plan, runtime, notice, is_asked=rows > 0, compute_loss=compute_loss)
 
 
 @dataclass(frozen=True)
@@ -179,8 +167,6 @@ class Job(Generic[B]):
     """Scores of the model as it is."""
     evaluate_every: int = 0
     """After every so many steps, and after the last; 0 means after the last alone."""
-    sample: Callable[[], Mapping[str, Any]] | None = None
-    """What the model says at every evaluation, to be recorded; its `sample` is shown, too."""
 
 
 def fit(
@@ -199,7 +185,7 @@ def fit(
     with trainer:
         is_first = True
         if trainer.awaits_evaluation:
-            trainer.evaluate_if_due(job.evaluate_every, job.evaluate, job.sample)
+            trainer.evaluate_if_due(job.evaluate_every, job.evaluate)
             trainer.save_or_stop()
         batches = job.batches_from(trainer.step * plan.rows_per_step)
         while not trainer.is_done:
@@ -216,10 +202,10 @@ def fit(
             shown = {"mean loss": trainer.meter.loss} | trainer.scores
             trainer.log(progress | speed, in_words(shown) | {"MFU": f"{share_of_peak:.0%}"})
             trainer.correct_steps()
-            trainer.evaluate_if_due(job.evaluate_every, job.evaluate, job.sample)
+            trainer.evaluate_if_due(job.evaluate_every, job.evaluate)
             if trainer.save_or_stop():
                 batches = job.batches_from(trainer.step * plan.rows_per_step)
-    result = trainer.result(tokens_per_second, share_of_peak)
+    result = replace(trainer.result(), tokens_per_second=tokens_per_second, share_of_peak=share_of_peak)
     foreseen = f", {format_bytes(plan.foreseen_memory_bytes)} foreseen" if plan.foreseen_memory_bytes else ""
     reporter.line(
         f"{counted(result.steps, 'step')}, {result.steps * plan.tokens_per_step:,} tokens in "
@@ -229,29 +215,70 @@ def fit(
     return result
 
 
-def tokens_within(
+def train(
     run: TrainingRun,
-    budget: TimeBudget,
     model: GPT,
-    guess: int,
-    planned: Callable[[int, Callable[[str], object]], Plan],
-    job_of: Callable[[Plan], Job[B]],
-    evaluations: int,
-) -> int:
-    """The tokens that fit into the minutes of `budget` together with so many evaluations: kept, or measured with the
-    batch size of a plan for a `guess`. Leaves the model as it was."""
-    if kept := budget.get("tokens"):
-        return kept
-    run.reporter.line("Measuring how many tokens fit into the time (this compiles the model, too) ...")
-    plan = planned(guess, str)
-    job = job_of(plan)
-    step_seconds = seconds_per_step(model, plan, job.batches_from(0), job.compute_loss, budget.runtime)
-    if job.evaluate:
-        job.evaluate()  # the first one may compile
-        started = time.perf_counter()
-        job.evaluate()
-        budget.evaluation_seconds = (time.perf_counter() - started) * (evaluations + 1)
-    return budget.keep("tokens", max(1, budget.fitting(0, step_seconds)) * plan.tokens_per_step)
+    rows: RowStream[Any],
+    settings: TrainingSettings,
+    evaluate: Callable[[Plan], dict[str, float]] | None,
+    *,
+    tokens: int,
+    guess: int = 0,
+    budget: TimeBudget | None = None,
+    from_scratch: bool = False,
+) -> tuple[Plan, TrainResult]:
+    """Train `model` on about `tokens` tokens of `rows`, or with a `budget` on as many as its minutes hold, in
+    microbatches that fit into memory. Returns the plan with the steps that were done, and how they ended.
+
+    `evaluate` is a `Job`'s. The batch size with which the minutes are measured is that of a plan for
+    `guess` tokens; 0 guesses from half of the matrix peak. Raises as `Trainer` does.
+    """
+    runtime, reporter = run.runtime, run.reporter
+    flops_per_token = model_cost(model.config).training_flops_per_token
+    expected = partial(expected_seconds, tokens * flops_per_token, runtime)
+    seconds = 60 * budget.minutes if budget else run.once("expected_seconds", expected)
+    compute_loss = prepare(model, runtime, settings.compile, reporter.notice, seconds, run.gradient_of)
+    rows_asked = run.rows(settings.rows_per_microbatch)
+
+    def planned(tokens: int, notice: Callable[[str], object]) -> Plan:
+        plan = make_plan(
+            model.config,
+            tokens,
+            batch_tokens=settings.batch_tokens or None,
+            rows_per_microbatch=rows_asked or None,
+            world_size=runtime.world_size,
+            rate_scale=settings.rate_scale,
+            from_scratch=from_scratch,
+        )
+        return fit_plan(model, plan, runtime, notice, is_asked=rows_asked > 0, compute_loss=compute_loss)
+
+    def job(plan: Plan) -> Job[Batch]:
+        return Job(
+            lambda row: rows.batches(plan.rows_per_microbatch, row, runtime.rank, runtime.world_size),
+            compute_loss,
+            evaluate=partial(evaluate, plan) if evaluate else None,
+            evaluate_every=math.ceil(plan.steps / settings.evaluations) if settings.evaluations else 0,
+        )
+
+    if budget and not (tokens := budget.get("tokens") or 0):
+        reporter.line("Measuring how many tokens fit into the time (this compiles the model, too) ...")
+        at_half_peak = seconds / expected_seconds(flops_per_token, runtime)
+        plan = planned(guess or int(main_number(max(1.0, at_half_peak), runtime)), str)
+        batches = job(plan).batches_from(0)
+        step_seconds = seconds_per_step(model, plan, batches, compute_loss, runtime)
+        if evaluate:
+            evaluate(plan)  # the first one may compile
+            started = time.perf_counter()
+            evaluate(plan)
+            budget.evaluation_seconds = (time.perf_counter() - started) * (settings.evaluations + 1)
+        tokens = budget.keep("tokens", max(1, budget.fitting(0, step_seconds)) * plan.tokens_per_step)
+    plan = planned(tokens, reporter.notice)
+    reporter.line(
+        f"{plan.cost.parameters:,} parameters, {plan.tokens:,} tokens in {counted(plan.steps, 'step')} "
+        f"of {plan.tokens_per_step:,}"
+    )
+    result = fit(run, model, plan, job(plan), budget)
+    return plan.with_steps(result.steps), result
 
 
 class Trainer:
@@ -408,15 +435,9 @@ class Trainer:
             self.plan = self.plan.with_steps(steps)
             self._bar.expect(steps * self._per_step)
 
-    def evaluate_if_due(
-        self,
-        every: int,
-        evaluate: Callable[[], dict[str, float]] | None,
-        sample: Callable[[], Mapping[str, Any]] | None = None,
-    ) -> None:
-        """Evaluate after every `every` steps, unless that is 0, and after the last; record the scores, with a `sample`
-        of what the model says, and show that. Someone who asks to stop need not wait for it: then a resumed run
-        evaluates first."""
+    def evaluate_if_due(self, every: int, evaluate: Callable[[], dict[str, float]] | None) -> None:
+        """Evaluate after every `every` steps, unless that is 0, and after the last; record the scores, with what the
+        run's `sample` gives. Someone who asks to stop need not wait for it: then a resumed run evaluates first."""
         is_due = self.awaits_evaluation or self.is_done or (every > 0 and self.step % every == 0)
         if evaluate is None or not is_due:
             return
@@ -432,10 +453,13 @@ class Trainer:
         finally:
             self._request.interrupts = False
         self.awaits_evaluation = False
-        said = sample() if sample else {}
-        self.record(scores, said)
-        if said:
+        began, said = time.monotonic(), {}
+        if self.run.sample and self.run.runtime.is_main:
+            said = self.run.sample(self.model)
             self.run.reporter.line(said["sample"])
+        if self._budget:  # its minutes are for training
+            self._budget.started += time.monotonic() - began
+        self.record(scores, said)
 
     def record(self, scores: Mapping[str, float], said: Mapping[str, Any] | None = None) -> None:
         """Record an evaluation after the step just done, with what the model `said`, and show it from now on."""
@@ -563,17 +587,10 @@ class Trainer:
         progress = Progress(self.step, self.plan.steps, self.seconds, seconds, self.run.settings, chosen)
         save_training(self._writer, self.optimizer, progress=progress, key=self._key, carried=self)
 
-    def result(self, tokens_per_second: float = 0.0, share_of_peak: float = 0.0) -> TrainResult:
+    def result(self) -> TrainResult:
         """How the run ended."""
-        return TrainResult(
-            self.plan.steps,
-            self.meter.loss,
-            self.seconds,
-            self._earlier.seconds,
-            self.scores,
-            tokens_per_second,
-            share_of_peak,
-        )
+        seconds, earlier = self.seconds, self._earlier.seconds
+        return TrainResult(self.plan.steps, self.meter.loss, seconds, earlier, self.scores)
 
 
 RECENT, FEWEST = 64, 16

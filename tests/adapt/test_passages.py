@@ -67,6 +67,44 @@ def test_each_form_is_split_by_its_headings(tmp_path: Path) -> None:
     assert found.left_out == []
 
 
+def write_pdf(path: Path, pages: list[list[str]], contents: list[tuple[str, int]]) -> None:
+    """A PDF with a line of text each, and a table of contents: titles and pages."""
+    make, name = pypdf.generic, pypdf.generic.NameObject
+    writer = pypdf.PdfWriter()
+    font = make.DictionaryObject(
+        {
+            name("/Type"): name("/Font"),
+            name("/Subtype"): name("/Type1"),
+            name("/BaseFont"): name("/Helvetica"),
+        }
+    )
+    for lines in pages:
+        page, drawn = writer.add_blank_page(300, 300), make.DecodedStreamObject()
+        text = " ".join(f"({line}) Tj 0 -20 Td" for line in lines)
+        drawn.set_data(f"BT /F1 12 Tf 20 250 Td {text} ET".encode())
+        page[name("/Contents")] = writer._add_object(drawn)
+        fonts = make.DictionaryObject({name("/F1"): font})
+        page[name("/Resources")] = make.DictionaryObject({name("/Font"): fonts})
+    for title, number in contents:
+        writer.add_outline_item(title=title, page_number=number)
+    writer.write(path)
+
+
+def test_a_pdf_is_split_by_its_pages_and_its_table_of_contents(tmp_path: Path) -> None:
+    pages = [["Preface.", "Rules", "Be kind."], ["And brave.", "More", "Be on time.", "Last", "Go home."]]
+    contents = [("Rules", 0), ("Nowhere", 0), ("More", 1), ("Last", 1)]
+    write_pdf(tmp_path / "a.pdf", pages, contents)
+    found = read_documents(tmp_path)
+    assert {one.heading: one.text for one in found.passages} == {
+        "page 1": "Preface.",
+        "page 1 › Rules": "Be kind.",
+        "page 2": "And brave.",
+        "page 2 › More": "Be on time.",
+        "page 2 › Last": "Go home.",
+    }
+    assert found.left_out == []
+
+
 CONTAINER = """<?xml version="1.0"?><container xmlns="urn:oasis:names:tc:opendocument:xmlns:container" version="1.0">
 <rootfiles><rootfile full-path="OEBPS/book.opf" media-type="application/oebps-package+xml"/></rootfiles></container>"""
 BOOK = """<?xml version="1.0"?><package xmlns="http://www.idpf.org/2007/opf" version="3.0"><manifest>

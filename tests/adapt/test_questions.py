@@ -8,6 +8,7 @@ from chatsmith.adapt.passages import Passage
 from chatsmith.adapt.questions import (
     EXAM_FORMS,
     LEAK_WORDS,
+    REVERSED_FORMS,
     TRAINING_FORMS,
     Question,
     exam_questions,
@@ -45,17 +46,26 @@ def test_facts_become_pairs_and_examination_questions() -> None:
     assert ("Explain ratio.", "how much water is mixed into the oil") in {
         (one.question, one.answer) for one in pairs
     }
+    backward = {one.question: one.answer for one in pairs if len(one.answer) < 15}
+    assert backward["Which name is described as “how much water is mixed into the oil”?"] == "ratio"
+    assert backward["Where can I read about Tanks?"] == "notes/tank.md"
     assert not [one for one in pairs if "Note" in one.question or "It" in one.question.split()]
     exam = {one.question: one.answer for one in exam_questions(PASSAGES, pairs, 50, ["guide.md", "tank.md"])}
     assert exam["Go on in a few words: flux valve is"] == "a small gate"
     assert exam["Name the first argument of open_valve."] == "valve"
     assert exam["Which term do these words belong to: how much water is mixed into …"] == "ratio"
     assert exam["Which file has a part called “Tanks”?"] == "notes/tank.md"
+    assert exam["How does the part on “Tanks” begin?"] == "Tanks hold water for"
     assert any(question.startswith("Which word is missing") for question in exam)
 
 
 def test_no_form_of_the_examination_is_trained() -> None:
-    trained = {form.split("{")[0] for forms in TRAINING_FORMS.values() for form in forms}
+    trained = {
+        form.split("{")[0]
+        for kind in (TRAINING_FORMS, REVERSED_FORMS)
+        for forms in kind.values()
+        for form in forms
+    }
     assert not trained & {form.split("{")[0] for form in EXAM_FORMS.values()}
 
 
@@ -90,7 +100,8 @@ def test_answers_stand_in_their_passages_and_nothing_leaks_whatever_the_text() -
         for one in passages:
             texts[one.name] = f"{texts.get(one.name, '')}\n{one.text}"
         for pair in pairs:
-            assert " ".join(pair.answer.split()) in " ".join(texts[pair.passage].split())
+            text = f"{pair.passage} {texts[pair.passage]}"
+            assert " ".join(pair.answer.split()) in " ".join(text.split())
         exam = exam_questions(passages, pairs, 20, ["a", "b"])
         assert len(exam) <= 20 and exam == exam_questions(passages, pairs, 20, ["a", "b"]), number
         learned = sequences([text for one in pairs for text in (one.question, one.answer)], LEAK_WORDS)

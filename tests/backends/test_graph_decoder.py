@@ -60,7 +60,7 @@ def a_request(index: int, length: int, more: int) -> Request:
 @settings(max_examples=4, deadline=None)
 @given(
     arrivals=st.lists(
-        st.tuples(st.integers(0, 9), st.integers(1, 30), st.integers(2, 20)), min_size=2, max_size=6
+        st.tuples(st.integers(0, 6), st.integers(1, 30), st.integers(2, 12)), min_size=2, max_size=6
     ),
     max_running=st.integers(1, 6),
     block_size=st.integers(2, 7),

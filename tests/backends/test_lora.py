@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from chatsmith.backends import choose_backend
+from chatsmith.backends import Quantization, choose_backend
 from chatsmith.backends.lora import PRODUCTS, Adapter, LoRALinear, add_lora, matrices_of, merged
 from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import Request, RequestError, SamplingParams
@@ -19,6 +19,7 @@ from chatsmith.optim.optimizer import Optimizer, trained_parameters
 from chatsmith.runtime.errors import UserError
 from chatsmith.text.tokenizer import Tokenizer
 from chatsmith.train.plan import make_plan
+from tests.backends.test_decoder import library, random_model
 
 NAMES = ("left", "right")
 
@@ -94,6 +95,41 @@ def test_several_adapters_in_one_batch_give_what_each_gives_alone(model: GPT, to
     for _ in range(2):  # the second time with what the prefix cache has
         assert [completion.ids for completion in engine.generate(requests)] == wanted
     assert len({*wanted[0:3]}) == 3
+
+
+@pytest.mark.parametrize("quantize", [None, "bf16", "int8"])
+def test_on_every_path_two_adapters_together_give_what_each_gives_alone(
+    tokenizer: Tokenizer, quantize: Quantization | None
+) -> None:
+    """Also over quantized weights; and what asks for no adapter goes through C, where there is one."""
+    model = random_model(tokenizer.vocab_size)
+    adapters = adapters_of(model)
+    sampling = SamplingParams(temperature=0, max_tokens=12, ignore_end=True)
+    requests = [
+        Request(tuple(range(start, start + 5 + start)), sampling, adapter=("", *NAMES)[start % 3])
+        for start in range(12)
+    ]
+    alone = {
+        name: choose_backend(model, quantize=quantize, adapters={name: one} if name else None)
+        for name, one in {"": None, **adapters}.items()
+    }
+    wanted = [Engine(model, tokenizer, backend=alone[one.adapter]).generate([one])[0].ids for one in requests]
+    if quantize is None:
+        plain = {"": model} | {name: merged(adapted(model, seed)) for seed, name in enumerate(NAMES)}
+        for one, ids in zip(requests, wanted, strict=True):
+            engine = Engine(plain[one.adapter], tokenizer)
+            assert engine.generate([replace(one, adapter="")])[0].ids == ids
+    backend = choose_backend(model, quantize=quantize, adapters=adapters)
+    engine = Engine(model, tokenizer, backend=backend, max_running=5)
+    assert [completion.ids for completion in engine.generate(requests)] == wanted
+    assert len({*wanted[0:3]}) == 3 and not backend.is_exact
+    plain_ones = [one for one in requests if not one.adapter]
+    if library:
+        assert backend.name == "C"
+        with pytest.MonkeyPatch.context() as patch:  # torch would fail
+            patch.setattr(type(backend).__mro__[1], "forward", None)
+            again = engine.generate(plain_ones)
+        assert [one.ids for one in again] == wanted[::3]
 
 
 def test_prefixes_are_cached_apart(model: GPT, tokenizer: Tokenizer) -> None:

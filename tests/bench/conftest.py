@@ -16,8 +16,9 @@ def script(monkeypatch: pytest.MonkeyPatch):
     """Imports a script by its name, as Python runs it: with its own folder on the path."""
 
     def load(name: str):
-        monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "bench"))
-        monkeypatch.delitem(sys.modules, name, raising=False)
-        return import_module(name)
+        path = Path(__file__).parents[2] / "bench" / name
+        monkeypatch.syspath_prepend(str(path.parent))
+        monkeypatch.delitem(sys.modules, path.name, raising=False)
+        return import_module(path.name)
 
     return load

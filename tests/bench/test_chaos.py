@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.long
 def test_training_that_is_killed_at_any_moment_ends_equal_and_leaves_nothing(tmp_path):
     """In a process of its own, since it forks."""
     done = subprocess.run(

@@ -22,11 +22,13 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chro
 START_SECONDS = 90
 TIMEOUT_SECONDS = 45  # on a busy machine everything comes, but late
 
-# Stands between the page and the network: slows a stream down, or breaks it off, as a bad connection would. It counts
-# events, because on a busy machine many of them come in one read. The tiny model ends at random: `endless` replies,
-# and those of a given length, are as long as they may be.
+# Stands between the page and the network: holds a stream, or breaks it off, as a bad connection would.
+# It counts events, because on a busy machine many of them come in one read. A test that does something while a reply is
+# written lets it be held until that is done, `holds(request, event)`, both counted from 1: no delay is long enough for
+# every machine. The tiny model ends at random: `endless` replies, and those of a given length, are as long as they may
+# be.
 NETWORK = """
-window.network = { delay: 0, cutAfter: Infinity, endless: false };
+window.network = { cutAfter: Infinity, endless: false, holds: () => false, requests: 0 };
 const plainFetch = window.fetch;
 window.fetch = async (input, init) => {
   if (!String(input).includes("chat/completions")) return plainFetch(input, init);
@@ -35,11 +37,16 @@ window.fetch = async (input, init) => {
   const response = await plainFetch(input, { ...init, body: JSON.stringify(body) });
   if (!response.ok) return response;
   let left = window.network.cutAfter;
+  let event = 0;
+  const request = ++window.network.requests;
   const wire = new TransformStream({
     async transform(bytes, controller) {
       const events = new TextDecoder("latin1").decode(bytes).split(/(?<=\\n\\n)/); // a character for each byte
       for (let index = 0, at = 0; index < events.length; index++) {
-        await new Promise((resolve) => setTimeout(resolve, window.network.delay));
+        event += 1;
+        while (window.network.holds(request, event) && !init.signal?.aborted) {
+          await new Promise((resolve) => setTimeout(resolve, 10));
+        }
         if (left-- <= 0) throw new TypeError("network error");
         controller.enqueue(bytes.subarray(at, (at += events[index].length)));
       }
@@ -194,6 +201,17 @@ class Chat:
         """A button of the last reply."""
         return self.last.get_by_role("button", name=name, exact=True)
 
+    def begin(self) -> None:
+        """Begin a new conversation."""
+        self.page.get_by_role("button", name="New conversation").first.click()
+        self.page.get_by_text("Say something to your model").wait_for()
+
+    def holds(self, locator, value: str) -> None:
+        """Until this is the value of a field. (What is kept comes a little after the field.)"""
+        from playwright.sync_api import expect
+
+        expect(locator).to_have_value(value, timeout=TIMEOUT_SECONDS * 1000)
+
     def act(self, name: str) -> None:
         """Do something from the menu of the last reply, with the keyboard."""
         self.button("Actions for this reply").focus()
@@ -294,22 +312,24 @@ def chat(new_page: Callable, server: Server) -> Chat:
 
 @pytest.fixture
 def shoot(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[..., None]:
-    """Takes a screenshot of a page, light and dark, into the folder that `--screenshots` names, else the test's own."""
-    folder = request.config.getoption("--screenshots", default=None) or tmp_path
+    """Takes screenshots of a page, light and dark, into the folder that `--screenshots` names; else one, to see that
+    there is something."""
+    kept = request.config.getoption("--screenshots", default=None)
 
     def take(chat: Chat, name: str, **options) -> None:
-        for scheme in ("light", "dark"):
+        for scheme in ("light", "dark") if kept else ("dark",):
             chat.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-            chat.page.wait_for_timeout(400)  # what fades has faded
-            picture = chat.page.screenshot(path=folder / f"{name}-{scheme}.png", **options)
+            if kept:
+                chat.page.wait_for_timeout(400)  # what fades has faded
+            picture = chat.page.screenshot(path=(kept or tmp_path) / f"{name}-{scheme}.png", **options)
             assert len(picture) > 10_000, "an empty page makes a smaller picture"
 
     return take
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def watch(browser, subprocess_environment: dict[str, str]) -> Iterator[Callable[..., Server]]:
-    """Starts `chatsmith watch` on runs."""
+    """Starts `chatsmith watch` on runs, and ends it after the tests."""
     if not (STATIC / "runs.html").is_file():
         pytest.skip("the training page is not built: make web")
     started: list[Server] = []
@@ -323,10 +343,16 @@ def watch(browser, subprocess_environment: dict[str, str]) -> Iterator[Callable[
         server.kill()
 
 
-@pytest.fixture
-def two_runs(tiny_run: Path, tmp_path: Path) -> Path:
+@pytest.fixture(scope="session")
+def watched(watch: Callable[..., Server], two_runs: Path) -> Server:
+    """The watching of `two_runs` that most tests share."""
+    return watch(two_runs)
+
+
+@pytest.fixture(scope="session")
+def two_runs(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the finished tiny run, and one that was stopped in pretraining, with 400 steps made up."""
-    folder = tmp_path / "runs"
+    folder = tmp_path_factory.mktemp("watched") / "runs"
     shutil.copytree(tiny_run, folder / "done")
     stopped = folder / "stopped"
     stopped.mkdir()

@@ -82,7 +82,7 @@ def test_axe_finds_nothing_serious_beside_the_main_views(new_page, server, schem
 
 
 # Each theme in a page of its own: right after a change of theme, axe still finds colours of the one before.
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", [pytest.param("light", marks=pytest.mark.long), "dark"])
 def test_axe_finds_nothing_serious_in_any_view(new_page, server, scheme):
     chat = Chat(new_page(server.address, color_scheme=scheme), server.address).open()
     found = {"beginning": serious_findings(chat)}
@@ -334,7 +334,7 @@ def test_the_inspector_fits_a_low_window(new_page, server, size):
     assert at is not None and at["y"] + at["height"] <= box["y"] + box["height"] + 1
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", [pytest.param("light", marks=pytest.mark.long), "dark"])
 def test_with_forced_colors_the_heat_of_tokens_is_still_seen(new_page, server, scheme):
     page = new_page(server.address, forced_colors="active", color_scheme=scheme)
     chat = Chat(page, server.address).open()

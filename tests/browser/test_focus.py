@@ -13,10 +13,10 @@ def press(chat, button, key: str = "Enter") -> None:
 def test_stepping_through_versions_goes_on_from_the_same_button(chat):
     chat.answer_with({"content": "Fine."})
     chat.say("Hello!")
-    for _ in range(3):
+    for number in (2, 3, 4):
         chat.button("Regenerate").click()
+        chat.last.get_by_text(f"{number}/{number}").wait_for()
         chat.wait()
-    chat.last.get_by_text("4/4").wait_for()
     chat.button("Earlier version").focus()
     for number in (3, 2, 1):
         chat.page.keyboard.press("Enter")
@@ -35,6 +35,7 @@ def test_regenerating_and_deleting_leave_the_focus_with_the_messages(chat):
     press(chat, chat.button("Regenerate"))
     chat.last.get_by_text("2/2").wait_for()
     chat.until("document.activeElement.matches('.reply.is-last')")
+    chat.wait()
     chat.act("Delete reply")
     chat.last.get_by_text("2/2").wait_for(state="detached")
     chat.until("document.activeElement.matches('.reply.is-last')")
@@ -58,14 +59,13 @@ def test_choosing_an_alternative_goes_on_from_the_token_in_its_place(chat):
     chat.until("document.activeElement.dataset.index === '1'")
     chat.wait()
     chat.page.keyboard.press("ArrowLeft")
-    assert chat.page.evaluate("document.activeElement.dataset.index") == "0"
+    chat.until("document.activeElement.dataset.index === '0'")
 
 
 def test_renaming_and_deleting_in_the_list_stay_in_the_list(chat):
     chat.answer_with({"content": "Fine."})
     for text in ("One", "Two"):
-        chat.page.get_by_role("button", name="New conversation").first.click()
-        chat.page.get_by_text("Say something to your model").wait_for()
+        chat.begin()
         chat.say(text)
     for key in ("Enter", "Escape"):
         press(chat, chat.page.get_by_role("button", name="Actions for One"))

@@ -62,7 +62,7 @@ def test_a_conversation_in_japanese(open_chat, shoot):
     chat.has_said("こんにちは。お元気ですか。")
     chat.last.wait_for()
     page.get_by_role("button", name="停止", exact=True).wait_for(state="detached")
-    assert chat.last.get_by_role("button", name="再生成").is_visible()
+    chat.last.get_by_role("button", name="再生成").wait_for()
     assert "トークン" in chat.last.locator(".figures").inner_text()
     chat.reads(page.locator(".conversations h2"), "今日")
     page.get_by_role("button", name="内部を見る").click()
@@ -134,11 +134,17 @@ def test_japanese_fits_a_phone(open_chat, shoot, view):
     shoot(chat, f"ja-{view}-390")
 
 
-@pytest.mark.parametrize("device", [PHONE, TABLET, DESKTOP], ids=["390", "768", "1280"])
-def test_the_training_page_in_japanese(new_page, watch, two_runs, shoot, device):
-    server = watch(two_runs)
+LONG = pytest.mark.long
+
+
+@pytest.mark.parametrize(
+    "device",
+    [PHONE, pytest.param(TABLET, marks=LONG), pytest.param(DESKTOP, marks=LONG)],
+    ids=["390", "768", "1280"],
+)
+def test_the_training_page_in_japanese(new_page, watched, shoot, device):
     for view, path in (("list", "runs"), ("done", "runs#/done"), ("stopped", "runs#/stopped/with/done")):
-        page = opened(new_page, server, path, **JAPANESE, **device)
+        page = opened(new_page, watched, path, **JAPANESE, **device)
         assert page.page.locator("html").get_attribute("lang") == "ja"
         assert no_wider_than_the_screen(page)
         if view == "stopped":

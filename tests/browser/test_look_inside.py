@@ -35,6 +35,7 @@ def test_pointing_at_a_token_shows_what_else_it_might_have_been(chat):
     token.hover()
     inspector = chat.last.locator(".inspector")
     inspector.wait_for()
+    inspector.locator(".alternative").nth(7).wait_for()
     shares = inspector.locator(".alternative span").all_inner_texts()
     assert len(shares) == 8
     numbers = [float(re.search(r"[\d.]+", share)[0]) for share in shares]

@@ -71,7 +71,7 @@ def test_rated_replies_are_saved_as_what_training_reads_and_learns(chat, tmp_pat
     [pair] = map(json.loads, save(chat, "Save 1: pairs", tmp_path).read_text().splitlines())
     assert [pair[name][0]["content"] for name in ("chosen", "rejected")] == ["It is 95.", "It is 85."]
     chat.page.keyboard.press("Escape")
-    assert chat.page.get_by_role("dialog").count() == 0
+    chat.page.get_by_role("dialog").wait_for(state="detached")
     # And they are learned from.
     new = tmp_path / "new"
     settings = ("--no-compile", "--batch-tokens", "256", "--epochs", "4")

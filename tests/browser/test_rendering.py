@@ -223,7 +223,7 @@ def test_a_message_that_cannot_be_drawn_takes_nothing_else_along(chat):
     chat.has_said("One", "Two")
     chat.page.get_by_text("This message cannot be shown as it should be.").wait_for()
     assert chat.last.locator(".markdown").inner_text() == "Fine."
-    assert chat.page.locator(".entry").count() == 2
+    chat.until("document.querySelectorAll('.entry').length === 2")
     chat.page.get_by_role("button", name="Delete it").click()
     chat.has_said("One")
 
@@ -256,7 +256,7 @@ def test_a_title_turns_nothing_around(chat):
     chat.say("abc\u202edef\u2067")
     chat.reads(chat.page.locator(".entry-title"), "abcdef")
     chat.page.get_by_role("button", name="Actions for abcdef", exact=True).wait_for()
-    assert chat.page.title() == "abcdef · chatsmith"
+    chat.until("document.title === 'abcdef · chatsmith'")
 
 
 def test_dollars_of_a_shell_are_text_and_formulas_in_cells_and_environments_are_drawn(chat):

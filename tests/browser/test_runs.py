@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,7 +32,7 @@ def opened(new_page: Callable, server: Server, path: str = "runs", **options) ->
 def test_a_finished_run_in_words_curves_and_scores(new_page, watch, tiny_run):
     page = opened(new_page, watch(tiny_run, "--price-per-hour", "3600"))
     page.reads(page.page.locator("h1"), "Done")
-    assert page.page.title() == f"Done · {tiny_run.name}"
+    page.until(f"document.title === 'Done · {tiny_run.name}'")
     assert page.page.locator('link[rel="icon"]').get_attribute("href").startswith("data:image/svg")
     assert "in all" in page.page.locator(".standing-outlook").inner_text()
     assert "$" in page.page.locator(".standing-outlook").inner_text()
@@ -45,8 +46,8 @@ def test_a_finished_run_in_words_curves_and_scores(new_page, watch, tiny_run):
     assert page.page.locator(".settings-of[open] dt").count() > 5
 
 
-def test_values_by_pointer_and_keyboard_and_as_a_table(new_page, watch, two_runs):
-    page = opened(new_page, watch(two_runs), "runs#/stopped")
+def test_values_by_pointer_and_keyboard_and_as_a_table(new_page, watched):
+    page = opened(new_page, watched, "runs#/stopped")
     chart = page.page.locator(".chart").first
     frame = chart.locator(".chart-frame")
     box = frame.bounding_box()
@@ -67,18 +68,18 @@ def test_values_by_pointer_and_keyboard_and_as_a_table(new_page, watch, two_runs
     assert "1.25" in page.page.locator(".as-table").inner_text(), "each evaluation stands in it"
 
 
-def test_a_stopped_run_says_why_and_how_to_go_on(new_page, watch, two_runs):
-    page = opened(new_page, watch(two_runs), "runs#/stopped")
+def test_a_stopped_run_says_why_and_how_to_go_on(new_page, watched):
+    page = opened(new_page, watched, "runs#/stopped")
     page.reads(page.page.locator("h1"), "Stopped at step 400 of 1,000, pretrain")
     told = page.page.locator(".runs-stopped").inner_text()
     assert "the disk is full; free space" in told and "chatsmith run" in told and "stopped" in told
     page.page.get_by_role("button", name="Copy the command").first.click()
-    assert page.page.evaluate("navigator.clipboard.readText()").startswith("chatsmith run")
+    page.until("navigator.clipboard.readText().then((text) => text.startsWith('chatsmith run'))")
     assert "pretrain 40 %" in page.page.locator(".log").inner_text()
 
 
-def test_samples_along_training_token_by_token_compared_and_talked_to(new_page, watch, two_runs):
-    page = opened(new_page, watch(two_runs), "runs#/stopped")
+def test_samples_along_training_token_by_token_compared_and_talked_to(new_page, watched):
+    page = opened(new_page, watched, "runs#/stopped")
     said = page.page.locator(".card", has=page.page.get_by_role("heading", name="What pretrain writes"))
     tokens = said.locator(".token")
     page.reads(tokens, " Paris", "⟨E2⟩⟨82⟩")
@@ -96,8 +97,31 @@ def test_samples_along_training_token_by_token_compared_and_talked_to(new_page, 
     assert "Once <b>upon" in said.locator(".sample-reply").first.inner_text()
 
 
-def test_several_runs_sorted_and_two_side_by_side(new_page, watch, two_runs):
-    page = opened(new_page, watch(two_runs))
+def test_answers_along_fine_tuning_show_what_the_calculator_put_in(new_page, watch, two_runs, tmp_path):
+    runs = shutil.copytree(two_runs, tmp_path / "runs")
+    records = runs / "done" / "metrics.jsonl"
+    sampled = [(1, "<|python_start|>"), (2, "2+3"), (3, "<|python_end|>"), (7, " It is 5.")]
+    said = [[id, text, -0.1, [[id, text, -0.1]]] for id, text in sampled]
+    said[3:3] = [[4, "<|output_start|>", None, []], [5, "5", None, []], [6, "<|output_end|>", None, []]]
+    row = {
+        "stage": "sft",
+        "step": 4,
+        "time": 1e9,
+        "samples": [{"prompt": "What is 2 plus 3?", "tokens": said}],
+    }
+    records.write_text(f"{json.dumps(row)}\n{records.read_text()}")
+    page = opened(new_page, watch(runs), "runs#/done")
+    card = page.page.locator(
+        ".card", has=page.page.get_by_role("heading", name="What sft writes after step 4")
+    )
+    page.reads(card.locator(".sample-said"), "What is 2 plus 3?")
+    page.reads(card.locator(".token"), "python_start", "2+3", "python_end", "5", " It is 5.")
+    card.locator(".token").nth(3).hover()
+    card.get_by_text("The calculator put this in").wait_for()
+
+
+def test_several_runs_sorted_and_two_side_by_side(new_page, watched):
+    page = opened(new_page, watched)
     names = page.page.locator(".run-table tbody a")
     assert sorted(names.all_inner_texts()) == ["done", "stopped"]
     page.page.get_by_role("button", name="Last loss").click()
@@ -121,31 +145,37 @@ def test_it_asks_for_the_key_and_survives_a_restart_of_the_server(new_page, watc
     server = watch(two_runs, "--api-key", KEY)
     port = server.address.rstrip("/").rsplit(":", 1)[1]
     page = Chat(new_page(server.address), server.address)
+    page.page.clock.install()
     page.page.goto(server.address + "runs#/stopped")
     page.page.get_by_label("Key", exact=True).fill(KEY)
     page.page.get_by_role("button", name="Use this key").click()
     page.page.locator("h1").wait_for()
     server.kill()
+    page.page.clock.fast_forward("01:00")  # it looks again by itself, though not at once
     page.page.get_by_text("cannot be reached").wait_for()
     assert page.page.locator(".chart").count() > 3, "what was read stays"
     watch(two_runs, "--api-key", KEY, "--port", port)
+    page.page.clock.fast_forward("01:00")
     page.page.get_by_text("cannot be reached").wait_for(state="detached")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious(new_page, watch, two_runs, scheme):
-    server = watch(two_runs)
+@pytest.mark.parametrize("scheme", [pytest.param("light", marks=pytest.mark.long), "dark"])
+def test_axe_finds_nothing_serious(new_page, watched, scheme):
     for path in ("runs", "runs#/done", "runs#/stopped/with/done"):
-        page = opened(new_page, server, path, color_scheme=scheme)
+        page = opened(new_page, watched, path, color_scheme=scheme)
         assert serious_findings(page) == [], path
 
 
-def test_what_it_looks_like(new_page, watch, two_runs, shoot, request):
+def test_what_it_looks_like(new_page, watched, watch, two_runs, shoot, request):
     is_looked_at = request.config.getoption("--screenshots", default=None)
     devices = {"390": PHONE, **({"768": TABLET, "1280": DESKTOP} if is_looked_at else {})}
-    server = watch(two_runs)
+    views = {"list": "runs", "done": "runs#/done", "both": "runs#/stopped/with/done"}
+    also = []
+    if demo := request.config.getoption("--demo-run", default=None):
+        also, views["demo"] = ["--also", demo], f"runs#/{demo.name}"
+    server = watch(two_runs, *also) if also else watched
     for name, device in devices.items():
-        for view, path in (("list", "runs"), ("done", "runs#/done"), ("both", "runs#/stopped/with/done")):
+        for view, path in views.items():
             page = opened(new_page, server, path, **device)
             width = page.page.evaluate("document.documentElement.scrollWidth")
             assert width <= device["viewport"]["width"], "nothing is wider than the screen"

@@ -13,6 +13,13 @@ def open_settings(chat) -> None:
     chat.page.get_by_role("button", name="Settings", exact=True).click()
 
 
+def save_preset(chat, name: str) -> None:
+    choose(chat, "Save as a preset")
+    chat.until("document.activeElement.closest('.presets') && document.activeElement.matches('input')")
+    chat.page.keyboard.type(name)
+    chat.page.keyboard.press("Enter")
+
+
 def choose(chat, item: str) -> None:
     chat.page.get_by_role("button", name="Presets", exact=True).click()
     chat.page.get_by_role("menuitem", name=item).click()
@@ -25,19 +32,19 @@ def test_presets_are_saved_taken_over_and_deleted(chat):
     temperature = chat.page.get_by_role("spinbutton", name="Temperature", exact=True)
     temperature.press_sequentially("1.5")
     chat.page.keyboard.press("Tab")
-    choose(chat, "Save as a preset")
-    chat.page.keyboard.type("Pirate")
-    chat.page.keyboard.press("Enter")
+    save_preset(chat, "Pirate")
     presets = chat.page.get_by_role("combobox", name="Preset")
-    assert presets.input_value() == "Pirate"
+    chat.holds(presets, "Pirate")
     chat.page.get_by_role("button", name="Back to the model’s defaults").click()
-    assert system.input_value() == "" and presets.input_value() == ""
+    chat.holds(system, "")
+    chat.holds(presets, "")
     chat.page.reload()
     open_settings(chat)
     presets.select_option("Pirate")
-    assert system.input_value() == "Answer like a pirate." and temperature.input_value() == "1.5"
+    chat.holds(system, "Answer like a pirate.")
+    chat.holds(temperature, "1.5")
     choose(chat, "Delete this preset")
-    assert presets.count() == 0
+    presets.wait_for(state="detached")
     assert system.input_value() == "Answer like a pirate.", "the conversation keeps its settings"
 
 
@@ -50,16 +57,17 @@ def test_new_conversations_begin_with_the_settings_that_were_kept_for_them(chat)
     choose(chat, "Use for new conversations")
     chat.page.keyboard.press("Escape")
     chat.say("One")
-    chat.page.get_by_role("button", name="New conversation").first.click()
+    chat.begin()
     chat.say("Two")
     chat.page.reload()
-    chat.page.get_by_role("button", name="New conversation").first.click()
+    chat.has_said("Two")
+    chat.begin()
     chat.say("Three")
     assert [body["top_k"] for body in sent] == [7, 7, 7]
     open_settings(chat)
     choose(chat, "Begin new ones as the model says")
     chat.page.keyboard.press("Escape")
-    chat.page.get_by_role("button", name="New conversation").first.click()
+    chat.begin()
     chat.say("Four")
     assert "top_k" not in sent[3]
 
@@ -95,7 +103,7 @@ def test_penalties_biases_and_a_schema_are_typed_and_obeyed(chat):
     field.press_sequentially(text[-1])
     assert field.input_value() == text
     chat.page.keyboard.press("Escape")
-    assert chat.page.locator(".is-marked").count() == 1
+    chat.until("document.querySelectorAll('.is-marked').length === 1")
     chat.say("What is 37 plus 58?")
     assert json.loads(chat.text()) == {"sum": 95}
     wanted = {
@@ -132,6 +140,7 @@ def test_tools_are_called_by_the_model_and_answered_by_the_person(chat):
     answer.press_sequentially("18 degrees")
     chat.page.keyboard.press("Enter")
     chat.has_said("How is the weather in Paris?", "18 degrees")
+    chat.reads(chat.last.locator(".markdown"), "It is warm.")
     chat.wait()
     assert chat.last.get_by_role("alert").count() == 0
     roles = [message["role"] for message in sent[1]["messages"]]

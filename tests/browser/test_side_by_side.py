@@ -92,7 +92,7 @@ def test_two_stages_of_a_run_answer_the_same_message(stages):
 
 def test_several_replies_at_once_stop_together_and_differ_by_their_seeds(chat):
     sent = requests_of(chat)
-    chat.page.evaluate("network.endless = true; network.delay = 30")
+    chat.page.evaluate("network.endless = true; network.holds = (_, event) => event > 6")
     chat.page.get_by_role("button", name="Settings", exact=True).click()
     chat.page.get_by_text("Side by side", exact=True).click()
     field = chat.page.get_by_role("spinbutton", name="Replies at once")

@@ -28,23 +28,23 @@ def test_a_suggestion_is_a_message(chat):
 
 
 def test_a_reply_is_seen_while_it_is_written(chat):
-    chat.page.evaluate("Object.assign(network, { delay: 20, endless: true })")
-    chat.page.evaluate("""
-        window.lengths = new Set();
-        window.figures = new Set();
-        new MutationObserver(() => {
-          const reply = document.querySelector(".reply .markdown");
-          if (reply) lengths.add(reply.textContent.length);
-          figures.add(document.querySelector(".figures")?.textContent);
-        }).observe(document.body, { childList: true, characterData: true, subtree: true });
-    """)
-    chat.say("Hello!")
-    assert chat.page.evaluate("lengths.size") > 5
-    assert chat.page.evaluate("figures.size") > 5, "so are its figures"
+    chat.page.evaluate("Object.assign(network, { endless: true, holds: (_, event) => event > 6 })")
+    chat.message.fill("Hello!")
+    chat.message.press("Enter")
+    text, figures = (
+        f"document.querySelector('.reply {part}')?.textContent" for part in (".markdown", ".figures")
+    )
+    chat.until(f"{text}?.length > 3 && Boolean({figures})")
+    for event in (12, 18):
+        before = chat.page.evaluate(f"[{text}, {figures}]")
+        chat.page.evaluate(f"network.holds = (_, event) => event > {event}")
+        chat.until(f"{text}.length > {len(before[0])} && {figures} !== {json.dumps(before[1])}")
+    chat.page.evaluate("network.holds = () => false")
+    chat.wait()
 
 
 def test_a_stopped_reply_is_kept_and_goes_on_where_it_was(chat):
-    chat.page.evaluate("Object.assign(network, { delay: 50, endless: true })")
+    chat.page.evaluate("Object.assign(network, { endless: true, holds: (_, event) => event > 9 })")
     chat.message.fill("Tell me a story.")
     chat.message.press("Enter")
     chat.until("document.querySelector('.reply .markdown')?.textContent.length > 3")
@@ -52,7 +52,7 @@ def test_a_stopped_reply_is_kept_and_goes_on_where_it_was(chat):
     chat.wait()
     assert "Stopped." in chat.last.inner_text()
     stopped = chat.last.locator(".markdown").first.inner_text()
-    chat.page.evaluate("network.delay = 0")
+    chat.page.evaluate("network.holds = () => false")
     chat.last.locator(".remedies").get_by_role("button", name="Continue").click()
     chat.wait()
     continued = chat.last.locator(".markdown").first.inner_text()
@@ -81,6 +81,7 @@ def test_regenerating_makes_a_branch_to_step_through(chat):
     chat.last.get_by_text("1/2").wait_for()
     assert chat.text() == first
     chat.button("Later version").click()
+    chat.last.get_by_text("2/2").wait_for()
     assert chat.text() == second
 
 
@@ -122,6 +123,7 @@ def test_a_reload_keeps_conversation_and_branches(chat):
     chat.last.get_by_text("2/2").wait_for()
     chat.wait()
     chat.button("Earlier version").click()
+    chat.last.get_by_text("1/2").wait_for()
     before = chat.text()
     chat.page.reload()
     chat.last.get_by_text("1/2").wait_for()
@@ -132,7 +134,7 @@ def test_a_reload_keeps_conversation_and_branches(chat):
 
 
 def test_a_reply_under_way_when_the_page_closes_is_not_lost(chat):
-    chat.page.evaluate("Object.assign(network, { delay: 60, endless: true })")
+    chat.page.evaluate("Object.assign(network, { endless: true, holds: (_, event) => event > 30 })")
     chat.message.fill("Hello!")
     chat.message.press("Enter")
     chat.until("document.querySelector('.reply .markdown')?.textContent.length > 20")
@@ -146,7 +148,7 @@ def test_a_reply_under_way_when_the_page_closes_is_not_lost(chat):
 def test_conversations_are_found_renamed_and_deleted(chat):
     chat.set_up({"Longest reply": 3})
     chat.say("About apples")
-    chat.page.get_by_role("button", name="New conversation").first.click()
+    chat.begin()
     chat.say("About pears")
     entries = chat.page.locator(".entry-title")
     chat.reads(entries, "About pears", "About apples")
@@ -202,7 +204,7 @@ def test_what_was_exported_can_be_imported(chat, tmp_path):
     chat.until("document.querySelectorAll('.entry').length === 2")
     chat.last.wait_for()
     chat.has_said("Keep this")
-    assert chat.last.get_by_text("2/2").count() == 0
+    chat.last.get_by_text("2/2").wait_for(state="detached")
     wrong = tmp_path / "wrong.json"
     wrong.write_text("{}")
     take_in(wrong)
@@ -248,8 +250,8 @@ def test_a_backup_comes_back_in_its_order_with_its_dates(chat, tmp_path):
         "empty.json: The file holds no conversations.",
     )
     assert "Importing: 50 of 61 …" in chat.page.evaluate("[...told]")
-    titles = chat.page.locator(".entry-title").all_inner_texts()
-    assert titles == ["Untitled", *(f"Number {number}" for number in reversed(range(60)))]
+    titles = (f"Number {number}" for number in reversed(range(60)))
+    chat.reads(chat.page.locator(".entry-title"), "Untitled", *titles)
     chat.has_said("Text 61")
     assert chat.page.locator(".conversations h2").all_inner_texts()[0] == "November 2020"
 
@@ -285,7 +287,7 @@ def test_a_conversation_is_held_with_the_model_that_was_picked(chat):
     assert asked[-1]["model"] == "other"
     assert chat.last.get_attribute("aria-label") == "other replied"
     chat.page.reload()
-    assert chat.page.get_by_label("Model", exact=True).input_value() == "other"
+    chat.holds(chat.page.get_by_label("Model", exact=True), "other")
 
 
 def test_settings_belong_to_their_conversation_and_are_sent(chat):
@@ -325,30 +327,30 @@ def test_settings_belong_to_their_conversation_and_are_sent(chat):
 def test_a_warning_comes_before_the_context_is_full(chat):
     chat.set_up({"Longest reply": 95})
     chat.say("Hi")
-    gauge = chat.page.locator(".gauge").inner_text()
-    assert "Nearly full: the oldest turns will be left out of what the model sees." in gauge
+    full = "Nearly full: the oldest turns will be left out of what the model sees."
+    chat.page.locator(".gauge").get_by_text(full).wait_for()
 
 
 def test_when_the_context_is_full_the_oldest_turns_are_left_out_and_it_shows(chat):
     for number in range(4):
         chat.say(f"Message number {number}: tell me something long, please.")
     chat.page.get_by_text("The model no longer sees what is above").wait_for()
-    assert "oldest turns" in chat.page.locator(".gauge").inner_text()
+    chat.page.locator(".gauge").get_by_text("oldest turns").wait_for()
     assert chat.page.locator(".bubble").count() == 4
 
 
 def test_commands_after_a_slash(chat):
     chat.message.fill("/te")
-    assert chat.page.get_by_role("option").all_inner_texts()[0].startswith("/temperature")
+    chat.page.get_by_role("option").first.get_by_text("/temperature").wait_for()
     chat.message.press("Enter")
-    assert chat.message.input_value() == "/temperature "
+    chat.holds(chat.message, "/temperature ")
     chat.message.press_sequentially("0.25")
     chat.message.press("Enter")
     chat.page.get_by_text("The temperature is 0.25 from now on.").wait_for()
     chat.message.fill("/settings")
     chat.message.press("Enter")
-    assert chat.page.get_by_role("spinbutton", name="Temperature").input_value() == "0.25"
+    chat.holds(chat.page.get_by_role("spinbutton", name="Temperature"), "0.25")
     chat.message.fill("/system You are brief.")
     chat.message.press("Enter")
-    assert chat.page.get_by_label("System prompt").input_value() == "You are brief."
+    chat.holds(chat.page.get_by_label("System prompt"), "You are brief.")
     assert chat.replies.count() == 0

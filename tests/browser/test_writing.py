@@ -24,6 +24,14 @@ def give(chat, kind: str, **files: bytes) -> None:
     chat.message.evaluate(DROP % json.dumps(kind), named)
 
 
+def edit(chat, text: str) -> None:
+    """Write another text in the place of the last reply's, which is not yet kept."""
+    chat.act("Edit reply")
+    chat.until("document.activeElement.ariaLabel === 'Edit reply'")  # before that, it moves the cursor
+    chat.page.keyboard.press("Control+A")
+    chat.page.keyboard.type(text)
+
+
 def test_text_files_go_along_by_drop_and_paste_and_others_are_refused(chat):
     sent = requests_of(chat)
     chat.answer_with({"content": "I see."})
@@ -44,7 +52,7 @@ def test_text_files_go_along_by_drop_and_paste_and_others_are_refused(chat):
 
 
 def test_the_next_message_waits_for_the_reply_or_comes_back_when_that_is_stopped(chat):
-    chat.page.evaluate("network.delay = 60; network.endless = true")
+    chat.page.evaluate("network.holds = (_, event) => event > 3; network.endless = true")
     chat.set_up({"Longest reply": 24})
     chat.message.press_sequentially("Tell me a story.")
     chat.page.keyboard.press("Enter")
@@ -52,9 +60,10 @@ def test_the_next_message_waits_for_the_reply_or_comes_back_when_that_is_stopped
     chat.message.press_sequentially("And another.")
     chat.page.keyboard.press("Enter")
     chat.page.locator(".queued").wait_for()
-    assert chat.message.input_value() == ""
+    chat.holds(chat.message, "")
+    chat.page.evaluate("network.holds = (request, event) => request > 1 && event > 3")
     chat.has_said("Tell me a story.", "And another.")
-    assert chat.page.locator(".queued").count() == 0
+    chat.page.locator(".queued").wait_for(state="detached")
     chat.message.press_sequentially("Never mind.")
     chat.page.keyboard.press("Enter")
     chat.page.locator(".queued").wait_for()
@@ -69,19 +78,15 @@ def test_a_reply_is_put_in_other_words_and_gone_on_from(chat):
     chat.say("Tell me a story.")
     chat.page.unroute_all()
     chat.answer_with({"content": " and slept."})
-    chat.act("Edit reply")
-    field = chat.page.get_by_role("textbox", name="Edit reply")
-    field.press("Control+A")
-    field.press_sequentially("The dog sat")
+    edit(chat, "The dog sat")
     chat.page.keyboard.press("Enter")
     chat.reads(chat.page.locator(".reply .markdown"), "The dog sat and slept.")
     assert sent[1]["messages"][-1] == {"role": "assistant", "content": "The dog sat"}
     assert sent[1]["continue_final_message"] is True
     chat.page.get_by_label("Version 2 of 2").wait_for()
     # Kept as it is written, without the model.
-    chat.act("Edit reply")
-    field.press("Control+A")
-    field.press_sequentially("The end.")
+    chat.wait()
+    edit(chat, "The end.")
     chat.page.get_by_role("button", name="Keep").click()
     chat.page.get_by_label("Version 3 of 3").wait_for()
     chat.reads(chat.page.locator(".reply .markdown"), "The end.")
@@ -97,10 +102,7 @@ def test_a_reply_is_put_in_other_words_and_gone_on_from(chat):
 def test_an_edited_reply_is_gone_on_from_by_the_model_itself_and_shows_its_tokens(chat):
     chat.set_up({"Longest reply": 6})
     chat.say("Tell me a story.")
-    chat.act("Edit reply")
-    field = chat.page.get_by_role("textbox", name="Edit reply")
-    field.press("Control+A")
-    field.press_sequentially("Once there was a")
+    edit(chat, "Once there was a")
     chat.page.keyboard.press("Enter")
     chat.page.get_by_label("Version 2 of 2").wait_for()
     chat.wait()

@@ -2,12 +2,22 @@
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
 
+from chatsmith.adapt import writer
 from chatsmith.adapt.evidence import sentence
+from chatsmith.bundle import save_bundle
 from chatsmith.cli import main as cli
+from chatsmith.model.config import GPTConfig
+from chatsmith.model.gpt import GPT
+from chatsmith.text.chat import Message, render
+from chatsmith.text.tokenizer import train_tokenizer
+from tests.serve.conftest import RunningServer
 from tests.threads import one_thread
 
 __all__ = ["one_thread"]
@@ -79,13 +89,14 @@ def test_the_whole_path_interrupted_and_continued(tiny_run, documents, tmp_path,
     assert facts["mixture"][0]["source"] == "conversations" and len(facts["mixture"]) == 2
 
     assert set(evidence["models"]) == {"before", "text alone", "after"}
-    assert set(evidence["text"]) == {"held_out", "general"}
+    assert set(evidence["text"]) == {"held_out", "general"} and evidence["questions"]["general"]["n"] > 4
     for one in evidence["text"].values():
         assert 0 < one["after"]["bits_per_byte"] < 8
         assert one["change"]["low"] <= one["change"]["difference"] <= one["change"]["high"]
     for name in ("training", "held_out"):
         one = evidence["questions"][name]
         assert one["n"] == one["before"]["n"] == one["nearest pair"]["n"] > 4
+        assert sum(form["n"] for form in one["by_form"].values()) == one["n"]
     assert len(evidence["samples"]) == 10
     held_out = json.loads((run / "adapt" / "about.json").read_text())["held_out"]
     assert 0 < len(held_out) < 6
@@ -101,6 +112,77 @@ def test_the_whole_path_interrupted_and_continued(tiny_run, documents, tmp_path,
     (documents / "new.md").write_text("# New\n\nSomething else is a new thing that stands here now.\n")
     assert adapt(*command) == 2
     assert "choose another --run" in capsys.readouterr().err
+
+
+WRITES = [
+    {"question": "When does it need oil?", "answer": "in every season of the year"},
+    {"question": "How old is it?", "answer": "nine hundred years"},
+]
+
+
+@pytest.fixture
+def scribe(tmp_path: Path) -> Iterator[RunningServer]:
+    """Our own server with a model that has learned to write one thing by heart, whatever it is asked."""
+    said = json.dumps({"pairs": WRITES})
+    tokenizer = train_tokenizer([said * 3, "Write up to four questions that the passage answers. " * 3], 320)
+    config = GPTConfig(tokenizer.vocab_size, 1024, num_layers=2, num_heads=2, head_dim=16, windows=(12, 12))
+    model = GPT(config)
+    model.init_weights(torch.Generator().manual_seed(1))
+    rows = render([Message.of("user", "Write."), Message.of("assistant", said)], tokenizer).ids
+    inputs, targets = torch.tensor([rows[:-1]]), torch.tensor(rows[1:])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(120):
+        loss = F.cross_entropy(model.logits(model(inputs)[0]), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.1
+    save_bundle(tmp_path / "scribe", model.eval(), tokenizer, generation={}, card="# Scribe\n")
+    server = RunningServer(str(tmp_path / "scribe")).wait_until_ready()
+    yield server
+    server.stop()
+
+
+def test_our_own_server_writes_questions_interrupted_and_continued(
+    scribe, tiny_run, documents, tmp_path, capsys, monkeypatch
+):
+    pytest.importorskip("openai")
+    run = tmp_path / "run"
+    command = [documents, "--from", tiny_run, "--run", run, *SMALL, "--writer", f"{scribe.url}/v1"]
+    command += ["--model", "scribe", "--writer-calls", 3]
+
+    def calls() -> int:
+        return sum("/chat/completions" in json.dumps(line) for line in scribe.events("request"))
+
+    ask, asked = writer._asked, []
+    with monkeypatch.context() as patch:
+
+        def stopped(*arguments):
+            asked.append(arguments)
+            if len(asked) == 2:
+                raise KeyboardInterrupt
+            return ask(*arguments)
+
+        patch.setattr(writer, "_asked", stopped)
+        assert adapt(*command, "--review") == 130
+    assert len(json.loads((run / "adapt/written.json").read_bytes())) == 1
+    capsys.readouterr()
+    assert adapt(*command, "--review") == 0
+    assert "wrote 6 questions about 3 passages; 1 are new" in " ".join(capsys.readouterr().out.split())
+    scribe.until(lambda: calls() == 3)  # the cap, the one from before the interruption among them
+    pairs = [json.loads(line) for line in (run / "adapt/pairs.jsonl").read_text().splitlines()]
+    (written,) = [one for one in pairs if one["form"] == "written"]
+    assert [one["content"] for one in written["messages"]] == [*WRITES[0].values()]
+    held_out = json.loads((run / "adapt/about.json").read_bytes())["held_out"]
+    assert not written["passage"].startswith(tuple(held_out)) and len(pairs) > 9
+    scribe.stop()  # all is written
+    assert adapt(*command, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["questions"]["training"]["n"] > 4
+    facts = json.loads((run / "sft/done.json").read_bytes())["facts"]
+    assert facts["mixture"][0]["source"] == "conversations"
+    assert adapt(*command[:-2]) == 0
+    command[command.index("scribe")] = "other"
+    assert adapt(*command) == 2 and "the writer are others" in capsys.readouterr().err
 
 
 def test_hostile_folders_end_in_a_line(tiny_run, tmp_path, capsys):

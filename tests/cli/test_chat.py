@@ -229,7 +229,7 @@ def test_ctrl_c_stops_the_reply_and_not_the_program(make_talk: Callable[..., Tal
     assert converse(talk, ["hello", "again"], Impatient(out, is_terminal=True))
     assert out.getvalue().count("(stopped)") == 2
     assert signal.getsignal(signal.SIGINT) is before
-    assert talk.engine.is_idle
+    assert talk.llm.engine.is_idle
     assert all(len(message.text) < 200 for message in talk.history)
 
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from chatsmith.runtime import cache
 from chatsmith.runtime.device import can_compile
@@ -60,19 +61,22 @@ def test_a_path_in_an_unknown_home_is_a_one_line_error(nameless):
     assert "~/x.txt" in done.stderr and "home" in done.stderr
 
 
-@pytest.mark.slow
-def test_a_nameless_user_compiles(nameless):
-    import torch
+DETECTS = "import torch; from chatsmith.runtime.device import detect_runtime; detect_runtime('cpu')\n"
 
-    if not can_compile(torch.device("cpu")):
-        pytest.skip("there is no compiler")
-    code = """
-import torch
-from chatsmith.runtime.device import detect_runtime
-detect_runtime("cpu")
-print(torch.compile(lambda x: x.sin() + 1)(torch.zeros(3)).tolist())
-"""
-    done = nameless(NAMELESS + code)
+
+def test_torch_finds_a_place_for_what_a_nameless_user_compiles(nameless):
+    """It would name it after the user."""
+    code = "from torch._inductor.runtime.cache_dir_utils import cache_dir; print(cache_dir())"
+    done = nameless(NAMELESS + DETECTS + code)
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).is_absolute()
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not can_compile(torch.device("cpu")), reason="there is no compiler")
+def test_a_nameless_user_compiles(nameless):
+    code = "print(torch.compile(lambda x: x.sin() + 1)(torch.zeros(3)).tolist())"
+    done = nameless(NAMELESS + DETECTS + code)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "[1.0, 1.0, 1.0]\n"
 

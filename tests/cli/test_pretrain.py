@@ -2,17 +2,14 @@
 
 import json
 import shutil
-import socket
-import subprocess
-import sys
-import time
 
 import pytest
 
 from chatsmith.bundle import load_bundle
 from chatsmith.cli import main as cli
-from chatsmith.evals.bpb import fixed_prompts
+from chatsmith.cli.training import SAMPLE_TOKENS
 from chatsmith.runtime.run_directory import RunDirectory, read_recipe
+from tests.processes import CHATSMITH, Processes, well
 
 
 @pytest.fixture
@@ -129,16 +126,21 @@ def test_minutes_are_measured_once_and_then_kept_as_tokens(tiny_copy, pretrain):
     assert weights.read_bytes() == before
 
 
-def test_a_prompt_is_continued_at_every_evaluation(tiny_copy, pretrain):
-    code, out, _ = pretrain(tiny_copy, "--prompt", "The little dog", "--tokens", 4096, "--evaluations", 2)
-    assert code == 0
+def test_prompts_are_continued_at_every_evaluation_and_change_nothing(tiny_copy, pretrain):
+    settings = (tiny_copy, "--tokens", 4096, "--evaluations", 2)
+    weights, prompts = tiny_copy / "pretrain" / "bundle" / "model.safetensors", ["The little dog", "One"]
+    assert pretrain(*settings)[0] == 0
+    without = weights.read_bytes()
+    for name in ("done.json", "settings.toml"):
+        (tiny_copy / "pretrain" / name).unlink()
+    code, out, _ = pretrain(*settings, "--sample-prompts", *prompts)
+    assert code == 0 and "is up to date" not in out and weights.read_bytes() == without
     assert sum(line.startswith("The little dog") for line in out.splitlines()) == 2
     records = [json.loads(line) for line in (tiny_copy / "metrics.jsonl").read_text().splitlines()]
     said = [record["samples"] for record in records if record["stage"] == "pretrain" and "samples" in record]
-    prompts = ["The little dog", fixed_prompts()["texts"][0]]
-    assert [[one["prompt"] for one in samples][:2] for samples in said] == 2 * [prompts]
+    assert [[one["prompt"] for one in samples] for samples in said] == 2 * [prompts]
     for sample in (one for samples in said for one in samples):
-        assert 0 < len(sample["tokens"]) <= 40
+        assert 0 < len(sample["tokens"]) <= SAMPLE_TOKENS
         for _, text, logprob, others in sample["tokens"]:
             assert text and logprob <= 0 and len(others) == 3
             assert logprob == max(other[2] for other in others), "greedy: the likeliest"
@@ -161,39 +163,15 @@ def test_a_batch_that_is_no_whole_number_of_rows_is_told_of(tiny_copy, pretrain)
 def test_two_processes_train_the_model_of_one_and_only_the_first_speaks(
     tiny_run, tiny_copy, subprocess_environment, shard
 ):
-    """The same run, made anew by two processes that share each step: weights whole on each, or cut between them; the
-    latter are stopped at their first checkpoint, and go on from it."""
+    """The same run, made anew by two processes that share each step: weights whole on each, or cut between them."""
     shutil.rmtree(tiny_copy / "pretrain")
     (tiny_copy / "metrics.jsonl").unlink()
-
-    def start() -> list[subprocess.Popen]:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-        command = [sys.executable, "-m", "chatsmith", "pretrain", str(tiny_copy), "--shard", shard]
-        return [
-            subprocess.Popen(
-                [*command, "--save-minutes", "0.0001"],
-                env={**subprocess_environment, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            for rank in range(2)
-        ]
-
-    if shard == "full":
-        processes, states = start(), tiny_copy / "pretrain" / "state"
-        while not list(states.glob("0*")) and processes[0].poll() is None:
-            time.sleep(0.02)
-        processes[0].terminate()
-        [process.communicate(timeout=200) for process in processes]
-        assert list(states.glob("0*")) and processes[0].returncode != 0
-    processes = start()
-    outputs = [process.communicate(timeout=200)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
-    assert (shard == "full") == ("cut among 2 processes" in outputs[0]) == ("resuming after" in outputs[0])
-    assert "2 processes" in outputs[0] and outputs[1] == ""
+    asked = "pretrain", tiny_copy, "--shard", shard
+    first, second = well(
+        Processes(CHATSMITH, *asked, world_size=2, environment=subprocess_environment).wait()
+    )
+    assert ("cut among 2 processes" in first.out) == (shard == "full")
+    assert "2 processes" in first.out and second.out == ""
     losses = []
     for run in (tiny_run, tiny_copy):
         lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())

@@ -269,6 +269,18 @@ def test_a_former_name_in_the_recipe_of_an_old_run_is_read_without_a_word(capsys
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize(("text", "now"), [("The capital of", ("The capital of",)), ("", ())])
+def test_a_text_that_became_a_list_of_texts_is_one_of_them(text, now, capsys):
+    pretrain = commands.PretrainConfig
+    assert from_recipe(pretrain, "pretrain", {"prompt": text}, is_old=True) == {"sample_prompts": now}
+    assert capsys.readouterr() == ("", "")
+    environ = {"CHATSMITH_PRETRAIN_PROMPT": text}
+    assert from_environment(pretrain, "pretrain", environ) == {"sample_prompts": now}
+    if text:
+        assert from_flags(pretrain, ["--prompt", text], "chatsmith pretrain") == {"sample_prompts": now}
+    assert "is now" in capsys.readouterr().err
+
+
 def test_a_renamed_field_keeps_its_stage_key():
     @dataclass(frozen=True)
     class Old:
@@ -301,7 +313,8 @@ KEYS = [
     (
         "pretrain",
         {"run": Path("x"), "depth": 2, "width": 128, "tokens": 8192, "batch_tokens": 2048, "rate_scale": 0.5,
-         "seed": 7, "dtype": "fp32", "compile": False, "track": "wandb", "evaluations": 0, "prompt": "a"},
+         "seed": 7, "dtype": "fp32", "compile": False, "track": "wandb", "evaluations": 0,
+         "sample_prompts": ("a",)},
         "f4de64a020e94eda46f762267a05f1fb6ac9e998daac1b0d9d3cf39befe80223",
     ),
     (
@@ -317,6 +330,8 @@ KEYS = [
          "epochs": 2.0, "rate_scale": 1.0, "dtype": "bf16"},
         "1f90b0d871218436780c1b4737a47906f9fb6d6c91c073fb53891cbea0b598cd",
     ),
+    ("sft", {"sample_prompts": ("a",)}, "0121a464d02fa0b3c5982e4ed684d334edb7d750f1251943e55d2778e8e57f92"),
+    ("rl", {"sample_prompts": ("a",)}, "2ccc2ace59c34c3831417d8f69d6eb99d974e1cde2b4f1093b0a944adc02a87a"),
     ("rl", {}, "2ccc2ace59c34c3831417d8f69d6eb99d974e1cde2b4f1093b0a944adc02a87a"),
     (
         "rl",

@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from chatsmith.bundle import load_bundle
 from chatsmith.cli import main as cli
+from chatsmith.cli.training import say
+from chatsmith.engine.sampler import choose
 from chatsmith.runtime.run_directory import RunDirectory
+from chatsmith.text.chat import Message, render_prompt
 
 
 @pytest.fixture
@@ -210,3 +214,54 @@ def test_what_is_held_out_of_given_files_is_not_trained_on_by_the_next_run(tiny_
         assert sft(tmp_path / run, "--conversations", *flags, *options)[0] == 0
         counts.append(json.loads((tmp_path / run / "sft/done.json").read_text())["facts"]["conversations"])
     assert counts == [20, 40]
+
+
+def test_prompts_are_answered_as_a_chat_along_sft_and_rl(tiny_copy, sft, capsys):
+    asked = ["--sample-prompts", "What is 2 plus 3?", "Hello!"]
+    assert sft(tiny_copy, "--tokens", 4096, "--evaluations", 1, *asked)[0] == 0
+    assert (
+        cli.main(
+            [
+                "rl",
+                str(tiny_copy),
+                "--steps",
+                "1",
+                "--evaluations",
+                "1",
+                "--prompts",
+                "2",
+                "--seed",
+                "9",
+                *asked,
+            ],
+            {},
+        )
+        == 0
+    )
+    assert "What is 2 plus 3? → " in capsys.readouterr().out
+    records = map(json.loads, (tiny_copy / "metrics.jsonl").read_text().splitlines())
+    said = {record["stage"]: record["samples"] for record in records if "samples" in record}
+    assert said.keys() == {"sft", "rl"}
+    assert [one["prompt"] for one in said["rl"]] == asked[1:] and all(one["tokens"] for one in said["rl"])
+
+
+def test_what_the_calculator_put_in_is_told_apart(tiny_run, monkeypatch):
+    bundle = load_bundle(RunDirectory(tiny_run).bundle("sft"))
+    tokenizer, model = bundle.tokenizer, bundle.model
+    ids = [
+        tokenizer.special("<|python_start|>"),
+        *tokenizer.encode("2+3"),
+        tokenizer.special("<|python_end|>"),
+    ]
+    first = len(render_prompt([Message.of("user", "What is 2 plus 3?")], tokenizer))
+
+    def call(logits, rows):
+        for index in range(len(rows)):
+            if (place := rows[index].position - first) < len(ids):
+                logits[index, ids[place]] = 1e4
+        return choose(logits, rows)
+
+    monkeypatch.setattr("chatsmith.engine.engine.choose", call)
+    (said,) = say(model, tokenizer, ["What is 2 plus 3?"], answers=True)["samples"]
+    given = [text for _, text, logprob, _ in said["tokens"] if logprob is None]
+    assert "".join(given) == "<|output_start|>5<|output_end|>"

@@ -1,7 +1,7 @@
 """Small real things for the data tests: a tokenizer, and token caches of documents whose every id is unique."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +13,6 @@ from chatsmith.text.tokenizer import Tokenizer, train_tokenizer
 BOS = 0
 
 MakeCache = Callable[[Sequence[Sequence[int]]], TokenCache]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _no_waiting_for_the_disk() -> Iterator[None]:
-    # Flushing protects against a power cut, which no test here causes, and takes most of their time.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda descriptor: None)
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatsmith.data.mixture import cache_conversations
 from chatsmith.data.packing import ConversationRows
 from chatsmith.data.tokens import CacheWriter, TokenCache
+from chatsmith.ingest.tokenizing import cache_conversations
 from chatsmith.runtime.errors import UserError
 from chatsmith.text.chat import Message, Part, Rendered
 from chatsmith.text.tokenizer import Tokenizer

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatsmith.data.mixture import Entry, Mixture, Part, cache_conversations
+from chatsmith.data.mixture import Entry, Mixture, Part
 from chatsmith.data.packing import ConversationRows, RowStream, TrainingRows
 from chatsmith.data.tokens import CacheWriter, TokenCache
+from chatsmith.ingest.tokenizing import cache_conversations
 from chatsmith.runtime.errors import UserError
 from chatsmith.text.chat import Conversation, Message, render
 from chatsmith.text.chat import Part as TextPart
@@ -301,7 +302,7 @@ def test_who_comes_while_another_fills_a_cache_waits_and_reads_no_conversation(
 def test_an_interrupted_cache_goes_on_after_its_last_window(
     tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("chatsmith.data.mixture.WINDOW_DOCUMENTS", 8)
+    monkeypatch.setattr("chatsmith.ingest.tokenizing.WINDOW_DOCUMENTS", 8)
 
     def broken_off():
         yield from TALKS[:20]

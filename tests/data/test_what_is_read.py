@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from chatsmith.cli import main as cli
+from chatsmith.cli.tokenizer import sample_evenly
 from chatsmith.data.dataset import load_manifest
 from chatsmith.data.documents import Document, read_documents
 from chatsmith.data.tokens import CacheWriter, TokenCache
@@ -23,7 +24,7 @@ from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import read_recipe
 from chatsmith.serve.auth import read_keys
 from chatsmith.tasks.identity import read_persona
-from chatsmith.text.tokenizer import sample_evenly, train_tokenizer
+from chatsmith.text.tokenizer import train_tokenizer
 
 BOM = codecs.BOM_UTF8
 WORDS = "The little fox asked: where is my red ball? "

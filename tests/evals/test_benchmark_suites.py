@@ -4,9 +4,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,9 +26,14 @@ from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.errors import UserError
 from chatsmith.tasks.core import TASKS, CoreTask
 from chatsmith.text.tokenizer import Tokenizer
+from tests.processes import CHATSMITH, Processes
 
 SCORE_KEYS = {"accuracy", "centered", "n", "low", "high", "chance", "seconds", "notes"}
-LONG_TASKS = chat.TASKS
+SHORT = """
+from dataclasses import replace
+from chatsmith.evals import chat
+chat.TASKS = tuple(replace(task, max_tokens=8) if task.max_tokens else task for task in chat.TASKS)
+"""
 CHAT_TASKS = ["arc_easy", "arc_challenge", "mmlu", "gsm8k", "humaneval", "spelling"]
 
 
@@ -406,34 +408,17 @@ def test_two_processes_find_what_one_finds(
     tmp_path: Path,
     subprocess_environment: dict[str, str],
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ):
     """As torchrun starts them: one JSON object, the same scores, and files written once."""
     other = shutil.copytree(run, tmp_path / "shared-out")
-    argv = [sys.executable, "-m", "chatsmith", "evaluate", str(other), "--eval-data", str(small_benchmarks)]
-    argv += ["--suite", "all", "--max-examples", "3", "--json", "--device", "cpu"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-
-    environment = {**subprocess_environment, "XDG_CACHE_HOME": str(tmp_path), **place}
-    ranks = [
-        subprocess.Popen(
-            argv,
-            env={**environment, "RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    monkeypatch.setattr(chat, "TASKS", LONG_TASKS)  # as the processes have them
+    argv = ("evaluate", other, "--eval-data", small_benchmarks, "--suite", "all", "--max-examples", 3)
+    argv += ("--json", "--device", "cpu")
+    ranks = Processes(SHORT + CHATSMITH, *argv, world_size=2, environment=subprocess_environment)
     config = Config(run, suite="all", eval_data=small_benchmarks, max_examples=3, device="cpu", json=True)
     alone = measured(capsys, config)
-    outputs = [process.communicate(timeout=200) for process in ranks]
-    assert outputs[1][0] == "" and outputs[0][0].count("\n") == 1, outputs
-    together = json.loads(outputs[0][0])
+    first, second = ranks.wait()
+    assert second.out == "" and first.out.count("\n") == 1, (first, second)
+    together = json.loads(first.out)
     for suite in ("core", "chat"):
         assert together[suite]["tasks"].keys() == alone[suite]["tasks"].keys()
         for name, score in alone[suite]["tasks"].items():

@@ -173,7 +173,7 @@ def test_checkpoints_are_taken_where_models_are(run: Path, capsys: pytest.Captur
     path = resolve_bundle(run / "pretrain@5")
     assert load_bundle(path).provenance["place"] == "pretrain/steps/5"
     assert (run_of(path) or ("", ""))[1] == "pretrain@5"
-    assert set(named_models(ServeConfig(run=run / "pretrain@5"))) == {"run-pretrain-5"}
+    assert set(named_models(ServeConfig(run=run / "pretrain@5"))[0]) == {"run-pretrain-5"}
     evaluate.main(Config(run / "pretrain@5"))
     assert (run / "evals" / "pretrain@5-base.json").is_file()
     assert RunDirectory(run).done_facts("evaluate") is None, "a checkpoint's scores are not the run's"

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -9,15 +11,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from chatsmith.bundle import Bundle, load_bundle, save_bundle
+from chatsmith.bundle import GENERATION_DEFAULTS, Bundle, load_bundle, save_bundle
+from chatsmith.cli import main as cli
 from chatsmith.cli.config import ExportConfig, ImportConfig
 from chatsmith.cli.export import import_folder as import_
 from chatsmith.cli.export import main
 from chatsmith.export import parity
 from chatsmith.export.qwen3 import qwen3_weights
+from chatsmith.export.writers import write_transformers
 from chatsmith.model.config import NO_SOFTCAP, GPTConfig
 from chatsmith.model.gpt import GPT
 from chatsmith.runtime.errors import UserError
+from chatsmith.text.chat import chat_template
 from chatsmith.text.tokenizer import SPLITS, train_tokenizer
 
 TEXTS = ["The little fox asked: Where is my red ball? 12 + 345 = 357. Crème brûlée, 東京 🙂\n\n  it's" * 3]
@@ -87,6 +92,10 @@ def test_a_portable_model_becomes_gguf(
     assert found["token_ids_equal"] and found["chat_template_equal"]
     assert found["logits_difference"] <= found["logits_bound"]
     assert found.get("bits_ratio", 1) <= 1.005
+    fields = pytest.importorskip("gguf").GGUFReader(tmp_path / "model.gguf").fields
+    assert fields["general.sampling.temp"].contents() == pytest.approx(0.6)
+    assert fields["general.sampling.top_k"].contents() == 50
+    assert fields["general.description"].contents() == "# A model\n"
 
 
 def test_left_padding_and_beams_change_nothing(ordinary: Bundle, tmp_path: Path) -> None:
@@ -143,30 +152,149 @@ def test_what_was_exported_is_read_back(ordinary: Bundle, portable: Bundle, tmp_
         assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"num_key_value_heads": 1}, "grouped"),
-        ({"tie_word_embeddings": True}, "token table"),
-        ({"intermediate_size": 100}, "MLP"),
-        ({"model_type": "llama"}, "llama"),
-        ({"hidden_act": "gelu"}, "activations"),
-        ({"rms_norm_eps": 1e-2}, "mean square"),
-    ],
-)
+@pytest.fixture(scope="module")
+def folders(ordinary: Bundle, portable: Bundle, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    made = {"ordinary": ordinary, "portable": portable}
+    place = tmp_path_factory.mktemp("folders")
+    for name, bundle in made.items():
+        (place / name).mkdir()
+        write_transformers(bundle, place / name)
+    return {name: place / name for name in made}
+
+
+def refusal(capsys: pytest.CaptureFixture[str], folder: Path) -> str:
+    """The one line that `import` says, leaving nothing behind."""
+    around = sorted(folder.parent.iterdir())
+    assert cli.main(["import", str(folder), str(folder.with_name("again"))], {}) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("chatsmith: ") and error.count("\n") == 1, error
+    assert sorted(folder.parent.iterdir()) == around
+    return error
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 96}
+WRONG = [
+    ("portable", {"num_key_value_heads": 1}, "grouped"),
+    ("portable", {"tie_word_embeddings": True}, "token table"),
+    ("portable", {"intermediate_size": 100}, "MLP"),
+    ("portable", {"model_type": "llama"}, "llama"),
+    ("portable", {"hidden_act": "gelu"}, "activations"),
+    ("portable", {"rms_norm_eps": 1e-2}, "mean square"),
+    ("portable", {"rms_norm_eps": -1}, "mean square"),
+    ("portable", {"rms_norm_eps": "small"}, "go together"),
+    ("portable", {"rope_scaling": YARN}, "scaled"),
+    ("portable", {"rope_parameters": {**YARN, "rope_theta": 1e4}}, "scaled"),
+    ("portable", {"rope_parameters": [1]}, "go together"),
+    ("portable", {"rope_parameters": {"rope_theta": "far"}}, "go together"),
+    ("portable", {"layer_types": ["chunked_attention"] * 3}, "another kind"),
+    ("portable", {"layer_types": ["full_attention"] * 2}, "3 numbers"),
+    ("portable", {"layer_types": 5}, "go together"),
+    ("portable", {"layer_types": None, "use_sliding_window": True, "sliding_window": 9}, "which layers"),
+    ("portable", {"num_hidden_layers": 10**9}, "1000000000 layers"),
+    ("portable", {"num_hidden_layers": "3"}, "go together"),
+    ("portable", {"num_hidden_layers": 2, "layer_types": None}, "no place"),
+    ("portable", {"num_hidden_layers": -3}, "at least 1"),
+    ("portable", {"max_position_embeddings": 10**12}, "1000000000000 for a context"),
+    (
+        "portable",
+        {"use_sliding_window": True, "sliding_window": 10**30, "layer_types": ["sliding_attention"] * 3},
+        "a window",
+    ),
+    ("portable", {"vocab_size": 10**12}, "shapes of"),
+    ("portable", {"vocab_size": 10**30}, "go together"),
+    (
+        "portable",
+        {"head_dim": 10**9, "hidden_size": 2 * 10**9, "intermediate_size": 5_333_333_344},
+        "go together",
+    ),
+    ("ordinary", {"num_layers": 10**9}, "1000000000 layers"),
+    ("ordinary", {"num_layers": None}, "go together"),
+    ("ordinary", {"context_length": 10**12}, "1000000000000 for a context"),
+    ("ordinary", {"head_dim": 10**9}, "go together"),
+    ("ordinary", {"bigram_buckets": 10**30}, "go together"),
+    ("ordinary", {"windows": "all"}, "windows|damaged"),
+    ("ordinary", {"windows": [10**30, 0, 0]}, "a window"),
+    ("ordinary", {"rope_base": "far"}, "damaged"),
+]
+
+
+@pytest.mark.parametrize(("which", "change", "reason"), WRONG, ids=lambda one: str(one)[:40])
 def test_other_models_are_refused_with_the_reason(
-    portable: Bundle, tmp_path: Path, change: dict, reason: str
+    folders: dict[str, Path], tmp_path: Path, capsys, which: str, change: dict, reason: str
 ) -> None:
-    exported(portable, tmp_path / "model")
+    shutil.copytree(folders[which], tmp_path / "model")
     path = tmp_path / "model" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    with pytest.raises(UserError, match=reason):
-        import_(ImportConfig(folder=tmp_path / "model", out=tmp_path / "again"))
-    assert not (tmp_path / "again").exists()
+    assert re.search(reason, refusal(capsys, tmp_path / "model"))
+
+
+def test_other_weights_are_refused_with_the_reason(folders: dict[str, Path], tmp_path: Path, capsys) -> None:
+    plain = load_file(folders["portable"] / "model.safetensors")
+    query, value = (f"model.layers.1.self_attn.{one}.weight" for one in ("q_proj", "v_proj"))
+    gain = "model.layers.2.self_attn.q_norm.weight"
+    uneven = plain[gain].clone()  # its product with the keys' gains is ours, and yet the function is another
+    uneven[0] *= 2
+    keys = gain.replace("q_norm", "k_norm")
+    cases = [
+        ({query: None}, f"lacks {query}"),
+        ({"model.layers.1.self_attn.q_proj.bias": torch.zeros(64)}, "no place for: model.layers.1"),
+        ({query: plain[query][:1]}, f"shapes of {query}"),
+        ({value: plain[value][:1]}, f"shapes of {value}"),
+        ({gain: plain[gain][:1]}, f"shapes of {gain}"),
+        ({query: (plain[query] * 100).to(torch.int8)}, "torch.int8"),
+        ({query: plain[query].double()}, "torch.float64"),
+        ({query: plain[query].to(torch.float8_e4m3fn)}, "float8"),
+        ({gain: plain[gain] * 1.01}, "queries and keys have gains"),
+        ({gain: uneven, keys: plain[keys] * plain[gain] / uneven}, "queries and keys have gains"),
+        ({gain: plain[gain] * torch.nan}, "queries and keys have gains"),
+        ({"model.embed_tokens.weight": plain["model.embed_tokens.weight"] * 2}, "not normed"),
+    ]
+    for change, reason in cases:
+        shutil.copytree(folders["portable"], tmp_path / "model", dirs_exist_ok=True)
+        weights = {name: tensor.clone() for name, tensor in {**plain, **change}.items() if tensor is not None}
+        save_file(weights, tmp_path / "model" / "model.safetensors")
+        assert reason in refusal(capsys, tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0" + b"{" * 99)
+    assert "copy it again" in refusal(capsys, tmp_path / "model")
+
+
+def test_other_folders_are_refused_with_the_reason(folders: dict[str, Path], tmp_path: Path, capsys) -> None:
+    for file, content, reason in (
+        ("config.json", b"[]", "no JSON object"),
+        ("config.json", b"[" * 10**5, "no JSON object"),
+        ("config.json", b"\xff", "no JSON object"),
+        ("generation_config.json", b"5", "no JSON object"),
+        ("generation_config.json", b'{"temperature": "hot"}', "temperature"),
+        ("generation_config.json", b'{"max_new_tokens": -5}', "max_tokens"),
+        ("tokenizer.json", b"{}", "tokenizer"),
+        ("training_args.bin", b"", "training_args.bin: a pickle"),
+    ):
+        shutil.copytree(folders["portable"], tmp_path / "model", dirs_exist_ok=True)
+        (tmp_path / "model" / file).write_bytes(content)
+        assert reason in refusal(capsys, tmp_path / "model")
+        (tmp_path / "model" / file).unlink()
+    (tmp_path / "model" / "config.json").unlink(missing_ok=True)
+    (tmp_path / "model" / "config.json").symlink_to("config.json")  # in a circle
+    assert "config.json" in refusal(capsys, tmp_path / "model")
+    assert "config.json" in refusal(capsys, tmp_path / "nothing")
+    (tmp_path / "model" / "config.json").unlink()
+    (tmp_path / "model" / "config.json").symlink_to("/etc/passwd")
+    assert "no JSON object" in refusal(capsys, tmp_path / "model")
+
+
+def test_a_folder_of_links_is_read_as_the_hub_keeps_it(folders: dict[str, Path], tmp_path: Path) -> None:
+    """A hub's cache has links to files beside the folder; and not every folder has defaults for sampling."""
+    (tmp_path / "snapshot").mkdir()
+    for file in folders["portable"].iterdir():
+        if file.name != "generation_config.json":
+            (tmp_path / "snapshot" / file.name).symlink_to(file)
+    assert cli.main(["import", str(tmp_path / "snapshot"), str(tmp_path / "again")], {}) == 0
+    assert load_bundle(tmp_path / "again").generation["temperature"] == 0.6
+    assert not any(file.is_symlink() for file in (tmp_path / "again").iterdir())
 
 
 def test_a_foreign_checkpoint_of_the_shape_gives_what_it_gave(portable: Bundle, tmp_path: Path) -> None:
-    """Made by transformers alone, with its own epsilon and another base of the angles."""
+    """Made by transformers alone, with its own epsilon, another base of the angles, and gains that can be folded."""
     transformers = pytest.importorskip("transformers")
     numbers = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2, "num_attention_heads": 2}
     numbers |= {"num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 80, "rope_theta": 1e6}
@@ -175,8 +303,12 @@ def test_a_foreign_checkpoint_of_the_shape_gives_what_it_gave(portable: Bundle, 
     theirs = transformers.Qwen3ForCausalLM(config).eval()
     table = theirs.model.embed_tokens.weight.data
     table.copy_(torch.nn.functional.rms_norm(torch.randn_like(table), table.shape[1:]))
+    gain = torch.rand(16) + 0.5
     for layer in theirs.model.layers:
-        layer.self_attn.q_norm.weight.data.fill_(1.44)
+        layer.self_attn.q_norm.weight.data.copy_(1.44 * gain.repeat(2))
+        layer.self_attn.k_norm.weight.data.copy_(1 / gain.repeat(2))
+        for norm in (layer.input_layernorm, layer.post_attention_layernorm, theirs.model.norm):
+            norm.weight.data.copy_(torch.randn_like(norm.weight))
     theirs.save_pretrained(tmp_path / "foreign")
     portable.tokenizer.save(tmp_path / "foreign")
     import_(ImportConfig(folder=tmp_path / "foreign", out=tmp_path / "ours"))
@@ -188,17 +320,11 @@ def test_a_foreign_checkpoint_of_the_shape_gives_what_it_gave(portable: Bundle, 
         )
 
 
-def test_gains_and_pickles_are_refused(portable: Bundle, tmp_path: Path) -> None:
-    exported(portable, tmp_path / "model")
+def test_weights_in_other_files_are_not_read(folders: dict[str, Path], tmp_path: Path, capsys) -> None:
+    shutil.copytree(folders["portable"], tmp_path / "model")
     file = tmp_path / "model" / "model.safetensors"
-    weights = load_file(file)
-    weights["model.norm.weight"][3] = 2
-    save_file(weights, file)
-    with pytest.raises(UserError, match="gains"):
-        import_(ImportConfig(folder=tmp_path / "model", out=tmp_path / "again"))
     file.rename(file.with_name("pytorch_model.bin"))
-    with pytest.raises(UserError, match="not read"):
-        import_(ImportConfig(folder=tmp_path / "model", out=tmp_path / "again"))
+    assert "not read" in refusal(capsys, tmp_path / "model")
 
 
 def test_what_the_form_cannot_hold_is_refused_in_one_line_and_nothing_is_written(
@@ -270,6 +396,35 @@ def test_the_card_says_how_to_use_the_copy(ordinary: Bundle, portable: Bundle, t
         assert (
             card.startswith("# A model\n\n## Use with transformers") and trust in card and "TRUST" not in card
         )
+
+
+def test_the_modelfile_on_the_page_renders_as_the_chat_template_does() -> None:
+    """Ollama finds no template of its own for the one in the file, so the page has one (Go's text/template, of which
+    this knows what the page needs)."""
+    jinja2 = pytest.importorskip("jinja2")
+    page = (Path(__file__).parents[2] / "docs" / "use-elsewhere.md").read_text(encoding="utf-8")
+    modelfile = page.partition("FROM ./model.gguf")[2].partition("```")[0]
+    [template] = re.findall(r'^TEMPLATE """(.*)"""$', modelfile, re.MULTILINE)
+    for go, jinja in {
+        "{{ range .Messages }}": "{% for one in messages %}",
+        "{{ .Role }}": "{{ one['role'] }}",
+        "{{ .Content }}": "{{ one['content'] }}",
+        "{{ end }}": "{% endfor %}",
+    }.items():
+        assert go in template
+        template = template.replace(go, jinja)
+    assert "{{ ." not in template
+    roles = ("system", "user", "assistant", "tool", "assistant", "user")
+    messages = [{"role": role, "content": f"Text {number}.\n"} for number, role in enumerate(roles)]
+    theirs, ours = (
+        jinja2.Template(one, keep_trailing_newline=True).render(messages=messages, add_generation_prompt=True)
+        for one in (template, chat_template())
+    )
+    assert theirs == ours
+    ends = {"<|assistant_end|>", "<|bos|>"}
+    assert set(re.findall(r'^PARAMETER stop "(.*)"$', modelfile, re.MULTILINE)) == ends
+    for name in ("temperature", "top_k"):
+        assert f"\nPARAMETER {name} {GENERATION_DEFAULTS[name]}\n" in modelfile
 
 
 def test_the_split_that_others_know_cuts_as_theirs() -> None:

@@ -67,14 +67,19 @@ def test_window_counts_the_own_position():
     ]
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not can_compile(torch.device("cpu")), reason="needs a C++ compiler")
-def test_the_kernel_for_windows_on_a_gpu_compiles_and_looks_back_as_far():
+COMPILES = pytest.mark.skipif(not can_compile(torch.device("cpu")), reason="needs a C++ compiler")
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("compiles", [False, pytest.param(True, marks=[pytest.mark.long, COMPILES])])
+def test_the_kernel_for_windows_on_a_gpu_compiles_and_looks_back_as_far(compiles):
     """Forward only: FlexAttention has no backward on a CPU."""
     length, window, head_dim = 200, 33, 64
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 3, length, head_dim, generator=generator) for _ in range(3))
-    attend = torch.compile(_flex_window_attention, fullgraph=True)
+    attend = _flex_window_attention
+    if compiles:
+        attend = torch.compile(attend, fullgraph=True)
     with torch.no_grad():
         found = attend(q, k, v, window, attention_scale(head_dim))
         expected = causal_attention(*(x.transpose(1, 2) for x in (q, k, v)), window).transpose(1, 2)

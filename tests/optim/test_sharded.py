@@ -1,9 +1,6 @@
 """Several processes are one: the sharded optimizer compared with the whole one, over gloo, in float64."""
 
 import copy
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +14,7 @@ from chatsmith.model.gpt import GPT
 from chatsmith.optim import sharded
 from chatsmith.optim.optimizer import Optimizer, Rates
 from chatsmith.optim.sharded import ShardedOptimizer, whole_state
+from tests.processes import together, well
 
 LONG = pytest.mark.long
 CONFIG = GPTConfig(
@@ -96,25 +94,9 @@ if world > 1:
 def train(folder: Path, world_size: int, steps: int, resume: Path | None = None, **environment: str) -> Path:
     """Train in `world_size` processes; the folder with their states, the weights among those of the first."""
     folder.mkdir()
-    program = [PROGRAM, str(folder), str(steps), *([str(resume)] if resume else [])]
-    command = [sys.executable, "-c", *program]
-    port = str(20_000 + os.getpid() % 20_000)
-    processes = [
-        subprocess.Popen(
-            command,
-            env={
-                **os.environ,
-                **environment,
-                "RANK": str(rank),
-                "WORLD_SIZE": str(world_size),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": port,
-                "OMP_NUM_THREADS": "1",
-            },
-        )
-        for rank in range(world_size)
-    ]
-    assert [process.wait(120) for process in processes] == [0] * world_size
+    well(
+        together(PROGRAM, folder, steps, *([resume] if resume else []), world_size=world_size, **environment)
+    )
     return folder
 
 
@@ -218,6 +200,27 @@ def test_traffic_stays_within_its_budget_and_starts_in_the_backward_pass(pretend
     assert started_at_first_block[0] >= (6 if pretended_group == 8 else 1)
     assert sum(sent) + sum(gathered) <= 2 * 2 * parameters
     assert max(sent + gathered) <= 256 * 2**20
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float16])
+def test_gradients_are_dropped_as_they_are_sent(pretended_group, dtype):
+    """But in float16, where an overflow is looked for before the update."""
+    model = GPT(CONFIG)
+    model.init_weights(torch.Generator().manual_seed(1))
+    model.compute_dtype = dtype
+    optimizer = ShardedOptimizer(model, RATES, 3, pretended_group)
+    left: list[set[str]] = []
+    model.embedding.weight.register_post_accumulate_grad_hook(
+        lambda _: left.append({name for name, one in optimizer.named.items() if one.grad is not None})
+    )
+    for is_last in (False, True):
+        if is_last:
+            optimizer.last_backward()
+        model.logits(model(torch.arange(8)[None])).float().square().mean().backward()
+    kept = set(optimizer.small) if dtype is None else optimizer.named.keys()
+    assert left[0] == optimizer.named.keys() and left[1] <= {*kept, "smear_gate.weight", "smear_strength"}
+    optimizer.step(1.0, 0.9, 1.0)
+    assert {name for name, one in optimizer.named.items() if one.grad is not None} == set(optimizer.small)
 
 
 def test_nobody_owns_what_another_owns(pretended_group):

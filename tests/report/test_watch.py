@@ -212,11 +212,13 @@ def test_a_copy_of_a_run_elsewhere_counts_as_running_while_records_come(tmp_path
 def test_why_it_stopped(tmp_path):
     watcher = new_run(tmp_path / "a", *map(line, range(1, 20)), line(20, loss=None))
     assert watcher.state()["reason"] == "the loss was not finite"
+    assert watcher.state()["reason_kind"] == "not_finite"
     (tmp_path / "a" / "run.log").write_text(
         "pretrain 3 %\rpretrain 4 %\nchatsmith: the disk is full; free space\n"
     )
     watcher.refresh()
     assert watcher.state()["reason"] == "the disk is full; free space"
+    assert watcher.state()["reason_kind"] is None
     state = tmp_path / "b" / "pretrain" / "state" / "000001" / "state.json"
     state.parent.mkdir(parents=True)
     state.write_text(json.dumps({"facts": {"step": 20, "steps": 50, "seconds": 90.0}}))
@@ -272,15 +274,19 @@ def healthy(count: int, **last: Any) -> list[bytes]:
 )
 def test_alarms(tmp_path, what, lines):
     watcher = new_run(tmp_path, *lines())
-    alarms = set(watcher.state()["alarms"]) - {"disk"}
-    assert alarms == ({what} if what else set())
+    state = watcher.state()
+    assert set(state["alarms"]) - {"disk"} == ({what} if what else set())
+    assert state["alarm_figures"].keys() == state["alarms"].keys(), "a page may put them in its own words"
 
 
 def test_an_alarm_for_silence_and_for_a_disk_that_fills(tmp_path, monkeypatch):
     watcher = new_run(tmp_path, *(line(step, time=time.time() - 500 + step) for step in range(1, 100)))
     monkeypatch.setattr(watch, "is_locked", lambda path: True)
     monkeypatch.setattr(watch.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1e9}))
-    assert {"stalled", "disk"} <= set(watcher.state()["alarms"])
+    state = watcher.state()
+    assert state["alarms"]["disk"] == "The disk is filling: 1 GB are free."
+    assert state["alarms"]["stalled"].startswith("No step for 7 minutes; one takes 1.0 s.")
+    assert state["alarm_figures"]["stalled"]["seconds"] == pytest.approx(1.0, abs=0.1)
 
 
 def test_the_pace_is_that_of_one_session():

@@ -7,9 +7,6 @@ import json
 import os
 import re
 import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +22,7 @@ from chatsmith.runtime.run_directory import RunDirectory
 from chatsmith.runtime.states import saved_states
 from chatsmith.tasks.reward_monitor import RewardMonitor
 from chatsmith.train import memory
+from tests.processes import CHATSMITH, Processes, well
 
 SHARED_DATA = Path(os.environ.get("CHATSMITH_SHARED_DATA", "../shared/data")) / "eval"
 
@@ -353,22 +351,9 @@ def test_two_processes_learn_what_one_does(run, letters, tmp_path, rl, subproces
     together = shutil.copytree(run, tmp_path / "together")
     settings = (*letters, "--steps", 3, "--rate-scale", 0.02)
     assert rl(run, *settings)[0] == 0
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "chatsmith", "rl", str(together), *map(str, settings)],
-            env={**subprocess_environment, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    outputs = [process.communicate(timeout=200)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
-    assert "2 processes" in outputs[0] and outputs[1] == ""
+    argv = ("rl", together, *settings)
+    first, second = well(Processes(CHATSMITH, *argv, world_size=2, environment=subprocess_environment).wait())
+    assert "2 processes" in first.out and second.out == ""
     for alone, shared in zip(steps_of(run), steps_of(together), strict=True):
         for name in ("loss", "reward", "reward_spread", "reply_tokens", "entropy", "trained_tokens"):
             assert shared[name] == pytest.approx(alone[name], rel=1e-3, abs=1e-5), (alone["step"], name)

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ class RunningServer:
         """The lines of the log with this event, so far."""
         return [line for line in self.log if line["event"] == name]
 
-    def wait_for(self, name: str, seconds: float = 60.0, count: int = 1) -> dict[str, Any]:
+    def wait_for(self, name: str, seconds: float = 120.0, count: int = 1) -> dict[str, Any]:
         """The line of the log with this event, once it is there."""
         deadline = time.monotonic() + seconds
         while len(self.events(name)) < count:
@@ -85,7 +86,7 @@ class RunningServer:
 
     def line_of(self, response: httpx.Response) -> dict[str, Any]:
         """The log's line about the request that this is the response to; it is written after the response."""
-        id, deadline = response.headers["x-request-id"], time.monotonic() + 10
+        id, deadline = response.headers["x-request-id"], time.monotonic() + 60
         while time.monotonic() < deadline:
             for line in reversed(self.events("request")):
                 if line["request_id"] == id:
@@ -98,7 +99,7 @@ class RunningServer:
         host, port = self.url.removeprefix("http://").split(":")
         return host, int(port)
 
-    def until(self, condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    def until(self, condition: Callable[[], bool], seconds: float = 60.0) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, self.log[-20:]
@@ -120,13 +121,19 @@ class RunningServer:
                         began.set()
         return events
 
+    def client_behind(self, proxies: str, **headers: str) -> str:
+        """The client in the log of a request with this X-Forwarded-For."""
+        with self.client() as client:
+            asked = client.get("/v1/models", headers={"X-Forwarded-For": proxies, **headers})
+        return self.line_of(asked)["client"]
+
     @property
     def worker(self) -> int:
         """The process of the engine that was started last."""
         return self.events("engine_ready")[-1]["pid"]
 
     def client(self, **options: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=60, **options)
+        return httpx.Client(base_url=self.url, timeout=120, **options)
 
     def metric(self, name: str, **labels: str) -> float:
         """The value of a metric, summed over the labels that are not given."""
@@ -141,7 +148,7 @@ class RunningServer:
         assert found, f"no metric {name}"
         return sum(found)
 
-    def wait_until_idle(self, seconds: float = 10.0) -> None:
+    def wait_until_idle(self, seconds: float = 60.0) -> None:
         """Until no request holds anything."""
         deadline = time.monotonic() + seconds
         names = (
@@ -163,6 +170,14 @@ class RunningServer:
         for reader in self._readers:
             reader.join(timeout=10)
         return code
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _certificates_are_read_once() -> Iterator[None]:
+    """Each client of httpx reads them when it is made, which takes 24 ms, and there are more than a thousand."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("httpx._transports.default.create_ssl_context", cache(httpx.create_ssl_context))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,14 @@ import torch
 
 from chatsmith.backends.lora import LoRALinear, add_lora, merged, save_adapter
 from chatsmith.bundle import load_bundle, save_bundle
+from chatsmith.cli.config import named_adapters
+from chatsmith.cli.serve import Config
+from chatsmith.cli.settings import from_flags
 from chatsmith.engine.engine import Engine
 from chatsmith.engine.request import Request, SamplingParams
+from chatsmith.runtime.errors import UserError
+from chatsmith.serve import engine_process
+from chatsmith.serve.ipc import EngineSettings
 from chatsmith.text.tokenizer import Tokenizer
 from tests.serve.conftest import RunningServer
 
@@ -66,21 +72,28 @@ def test_each_model_answers_as_it_does_alone(
 def test_adapters_that_cannot_be_served_are_refused(
     with_adapters: dict[str, Path], start_server: Callable[..., RunningServer], tmp_path: Path
 ) -> None:
+    """What an engine's process refuses, the server says before it ends; the others are asked without one."""
     plain, left, _ = map(str, with_adapters.values())
     stale = tmp_path / "stale"  # trained again since, in full
     shutil.copytree(Path(left).parent, stale)
     shutil.rmtree(stale / "bundle")
     shutil.copytree(plain, stale / "bundle")
     refused = {
-        (plain, "--adapter", f"x={stale / 'bundle'}"): "which has replaced its own",
-        (plain, "--adapter", f"x={plain}"): "not an adapter that can be read",
-        (left, "--adapter", f"x={left}"): "was trained beside another model",
-        (plain, "--adapter", left): "each adapter is written NAME=PATH",
-        (plain, "--name", "x", "--adapter", f"x={left}"): "two models are called x",
-        (plain, "--adapter", f"x={left}", "--quantize", "int8"): "neither exact nor quantized",
+        (plain, plain): "not an adapter that can be read",
+        (left, left): "was trained beside another model",
+        (plain, left): "run through torch, and are not exact",
     }
-    servers = [start_server(*flags) for flags in refused]
-    for server, message in zip(servers, refused.values(), strict=True):
-        assert server.process.wait(timeout=120) == 2
-        server.until(lambda server=server, message=message: message in server.said)
-        assert "Traceback" not in server.said
+    for (path, adapter), message in refused.items():
+        settings = EngineSettings(path, device="cpu", threads=1, exact=True, adapters={"x": adapter})
+        with pytest.raises(UserError, match=message):
+            engine_process.load(settings)
+    for flags, message in (
+        (("--adapter", left), "each adapter is written NAME=PATH"),
+        (("--name", "x", "--adapter", f"x={left}"), "two models are called x"),
+    ):
+        with pytest.raises(UserError, match=message):
+            named_adapters(Config(**from_flags(Config, [plain, *flags], "serve")))
+    server = start_server(plain, "--adapter", f"x={stale / 'bundle'}")
+    assert server.process.wait(timeout=120) == 2
+    server.until(lambda: "which has replaced its own" in server.said)
+    assert "Traceback" not in server.said

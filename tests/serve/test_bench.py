@@ -13,7 +13,7 @@ SCRIPT = Path(__file__).parents[2] / "bench" / "serve.py"
 
 def bench(url: str, *flags: object) -> dict[str, Any]:
     command = [sys.executable, str(SCRIPT), url, "--reply-tokens", "6", "--requests", "12", *map(str, flags)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout)
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=200).stdout)
 
 
 @pytest.mark.parametrize("load", [("--clients", 3), ("--rate", 50)], ids=["closed loop", "open loop"])

@@ -52,7 +52,7 @@ def connection(server: Any, said: bytes = b"", receive_buffer: int = 0) -> Itera
     with socket.socket() as one:
         if receive_buffer:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        one.settimeout(60)
+        one.settimeout(120)
         one.connect(server.address)
         one.sendall(said)
         yield one
@@ -167,7 +167,7 @@ def test_a_reply_that_cannot_begin_in_time_is_refused(narrow: Any, stream: bool)
     with ThreadPoolExecutor(1) as pool, narrow.client() as client:
         began = Event()
         running = pool.submit(narrow.chat_events, {**LONG, "n": 2, "max_tokens": 1900}, began)
-        assert began.wait(30)
+        assert began.wait(120)
         refused = client.post(CHAT, json={**LONG, "stream": stream})
         assert refused.status_code == 503 and refused.json()["error"]["code"] == "queue_timeout"
         assert int(refused.headers["retry-after"]) >= 1
@@ -269,12 +269,12 @@ def test_a_second_signal_does_not_wait(start_server: Start, roomy_bundle: Path) 
     began = Event()
     with ThreadPoolExecutor(1) as pool:
         stream = pool.submit(server.chat_events, {**LONG, "n": 16}, began)
-        assert began.wait(30)
+        assert began.wait(120)
         server.process.send_signal(signal.SIGTERM)
         server.wait_for("draining")
         server.process.send_signal(signal.SIGTERM)
         assert stream.result()[-1]["error"]["code"] == "shutdown"
-    assert server.process.wait(30) == 0
+    assert server.process.wait(120) == 0
     server.until(lambda: not Path(f"/proc/{server.worker}").exists())
 
 

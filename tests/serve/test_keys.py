@@ -68,6 +68,7 @@ def guarded(
     flags = (
         *("--api-key-file", file, "--api-key", "bob=another-key-of-the-tests", "--max-per-key", 1),
         *("--cors-origins", "https://page.example", "--log-prompts", "--host", "0.0.0.0"),
+        *("--trusted-proxy", "10.0.0.0/8", "127.0.0.1"),
     )
     server = start_server(roomy_bundle, "--name", "large", "--model", f"team/small={bundle}", *flags)
     return server.wait_until_ready()
@@ -115,6 +116,16 @@ def test_the_log_knows_the_name_and_never_the_key(guarded: Any) -> None:
     assert {"prompt_tokens", "completion_tokens", "ttft", "seconds", "finish"} <= line.keys()
     assert line["prompt"].endswith("the cat") and "reply" in line, "asked for by --log-prompts"
     assert KEY not in str(guarded.log) + guarded.said
+
+
+def test_a_key_is_enough_whatever_the_host_is_called(guarded: Any) -> None:
+    """A page that rebinds a name knows no key."""
+    headers = {"Host": "any.example", **bearer(KEY)}
+    assert httpx.get(f"{guarded.url}/v1/models", headers=headers).status_code == 200
+
+
+def test_proxies_among_themselves_are_passed_over(guarded: Any) -> None:
+    assert guarded.client_behind("1.2.3.4, 10.1.2.3", **bearer(KEY)) == "1.2.3.4"
 
 
 def test_prompts_are_not_logged_unless_asked(server: Any) -> None:
@@ -193,4 +204,4 @@ def test_each_model_answers_under_its_name(guarded: Any) -> None:
 def test_models_have_the_names_of_their_folders_or_their_own(
     config: dict[str, Any], names: list[str]
 ) -> None:
-    assert list(named_models(Config(**config))) == names
+    assert list(named_models(Config(**config))[0]) == names

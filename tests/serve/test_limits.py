@@ -65,7 +65,7 @@ def test_what_never_becomes_a_request_is_not_awaited_for_ever(
     limited: Any, said: bytes, heard: bytes
 ) -> None:
     host, port = limited.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=20) as connection:
+    with socket.create_connection((host, int(port)), timeout=120) as connection:
         connection.sendall(said)
         assert heard in connection.recv(4096)
         while connection.recv(4096):

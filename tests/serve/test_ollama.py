@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from chatsmith.bundle import save_bundle
+from chatsmith.ingest.tool_calls import calls_text, describe_tools
 from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
 from chatsmith.serve import ollama as ours
 from chatsmith.serve.protocol import Tool
-from chatsmith.text.chat import Message, calls_text, describe_tools, render
+from chatsmith.text.chat import Message, render
 from chatsmith.text.tokenizer import Tokenizer
 
 ollama = pytest.importorskip("ollama")

@@ -30,6 +30,7 @@ CHECKS = [
 PATHS = (
     *("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/models", "/v1/models/{model_id}"),
     *("/tokenize", "/detokenize", "/tokenizer_info", "/model_card", "/health", "/ready"),
+    *("/api/chat", "/api/generate", "/api/show", "/api/tags", "/api/version"),
 )
 
 
@@ -84,6 +85,9 @@ ASKED = [
     ("/tokenize", {"prompt": "a<|bos|>"}),
     ("/tokenize", {"messages": CHAT["messages"]}),
     ("/detokenize", {"tokens": [1, 2]}),
+    ("/api/chat", {"messages": CHAT["messages"], "stream": False, "options": {"num_predict": 3}}),
+    ("/api/generate", {"prompt": "hello", "stream": False, "options": {"num_predict": 3}}),
+    ("/api/show", {}),
 ]
 
 

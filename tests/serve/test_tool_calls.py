@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chatsmith.ingest.tool_calls import calls_text, describe_tools
 from chatsmith.serve.protocol import ChatRequest
 from chatsmith.serve.tools import CallReader, reply_constraint
-from chatsmith.text.chat import calls_text, describe_tools
 from chatsmith.text.tokenizer import Tokenizer
 
 NAMES = st.from_regex(r"[a-z_]{1,8}", fullmatch=True)

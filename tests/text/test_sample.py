@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from chatsmith.text.tokenizer import CHUNK_CHARACTERS, sample_evenly
+from chatsmith.cli.tokenizer import CHUNK_CHARACTERS, sample_evenly
 
 
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.9])

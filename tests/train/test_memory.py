@@ -1,6 +1,5 @@
 """What training is said to keep is what it keeps; what does not fit is made to; running out of memory ends nothing."""
 
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,15 +17,17 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from chatsmith.data.packing import Batch
 from chatsmith.model.config import GPTConfig, model_cost
 from chatsmith.model.gpt import GPT
+from chatsmith.optim import sharded
 from chatsmith.optim.optimizer import Optimizer
 from chatsmith.optim.sharded import ShardedOptimizer
 from chatsmith.rl.objective import RolloutBatch
-from chatsmith.runtime.device import Runtime
+from chatsmith.runtime.device import Runtime, resident_for
 from chatsmith.runtime.errors import UserError
 from chatsmith.train import memory
 from chatsmith.train.memory import RECOMPUTING, Notch, Way, find_fit, fit_plan, state_bytes, step_memory
 from chatsmith.train.plan import make_plan, model_shape
 from chatsmith.train.step import batch_pieces, prepare, train_step
+from tests.processes import together, well
 
 CPU, GB = torch.device("cpu"), 10**9
 
@@ -157,13 +158,21 @@ def test_the_peak_of_a_large_step_is_foreseen(depth, rows, way):
     assert step_memory(shape, rows, 1, way)["peak"] == pytest.approx(tracked_peak(shape, rows, way), rel=0.15)
 
 
-# Of eight that send fp32, which only CPUs do, a third too much is foreseen at depth 12 (3.78 GB, and 2.86 found).
-@pytest.mark.parametrize(
-    ("depth", "world_size", "wires"),
-    [(4, 2, (FP32, BF16)), pytest.param(12, 8, (BF16,), marks=pytest.mark.long)],
-)
-def test_the_peak_of_one_of_several_processes_is_foreseen(depth, world_size, wires):
+class Travelling:
+    """A collective that keeps what it sends until someone has waited for it, as those of gloo and NCCL do."""
+
+    def __init__(self, received, sent, collective=sharded._reduce_scatter, **options) -> None:
+        self.sent, self.work = sent, collective(received, sent, **options)
+
+    def wait(self) -> None:
+        self.work.wait()
+
+
+@pytest.mark.parametrize(("depth", "world_size"), [(4, 2), pytest.param(12, 8, marks=pytest.mark.long)])
+def test_the_peak_of_one_of_several_processes_is_foreseen(depth, world_size, monkeypatch):
     """In bf16 on a GPU less travels than on a CPU, and each keeps exact weights; all else is as on the CPU."""
+    monkeypatch.setattr(sharded, "_reduce_scatter", Travelling)
+    wires = (FP32, BF16)
     shape = model_shape(depth, 32_768, sequence_length=256, head_dim=128, window_pattern="SSSL")
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world_size)
     try:
@@ -244,8 +253,8 @@ def test_with_less_memory_what_costs_time_comes_last():
         ("recomputing blocks", 8),
         ("recomputing blocks, bf16 tables", 4),
     ]
-    # A CPU waits for nothing: it takes a single row rather than to recompute.
-    assert tiers(Way(BF16), (20, 16, 12, 11), 4) == [
+    # A CPU waits for nothing: it takes a single row rather than to recompute. malloc keeps two fifths of the room.
+    assert tiers(Way(BF16), (33.1, 26.5, 19.9, 18.2), 4) == [
         ("plain", 4),
         ("plain", 2),
         ("plain", 1),
@@ -260,14 +269,16 @@ def test_a_cpu_keeps_the_plan_where_it_fits_and_its_steps_where_not(
     fitted = fit_plan(model, plan, runtime, notices.append)
     assert replace(fitted, foreseen_memory_bytes=0) == plan and fitted.foreseen_memory_bytes > 10**8
     assert model.run_block is RECOMPUTING["nothing"] and not notices
-    needed = step_memory(plan.model, 1, 12, Way(FP32))["peak"]
     weights = 4 * model_cost(plan.model).parameters
-    for free in (1.12 * (needed - weights), 0):
+    # Tensors would fit into the first; resident memory, with what malloc keeps of them, does not.
+    tight = 1.12 * (step_memory(plan.model, 6, 2, Way(FP32))["peak"] - weights)
+    needed = resident_for(step_memory(plan.model, 1, 12, Way(FP32))["peak"])
+    for free in (tight, 1.12 * (needed - weights), 0):
         monkeypatch.setattr(memory, "free_memory", lambda device, free=free: free)
         smaller = fit_plan(model, plan, runtime, notices.append)
         assert smaller.rows_per_step == plan.rows_per_step and smaller.steps == plan.steps
         assert smaller.rows_per_microbatch < 6
-    assert len(notices) == 1 and notices[0].endswith("are there; trying all the same")
+    assert len(notices) == 2 and all(one.endswith("are there; trying all the same") for one in notices)
 
 
 # ---- when memory runs out all the same ----
@@ -388,14 +399,7 @@ def test_processes_agree_on_the_notch_though_some_gradients_were_sent_already(tm
     def train(world_size: int) -> list:
         folder = tmp_path / str(world_size)
         folder.mkdir()
-        setting = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
-        setting["MASTER_PORT"] = str(25_000 + os.getpid() % 20_000)
-        command = [sys.executable, "-c", PROGRAM, str(folder)]
-        processes = [
-            subprocess.Popen(command, env=os.environ | setting | {"RANK": str(rank)})
-            for rank in range(world_size)
-        ]
-        assert [process.wait(100) for process in processes] == [0] * world_size
+        well(together(PROGRAM, folder, world_size=world_size))
         return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world_size)]
 
     ((expected, pieces, said),) = train(1)

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-import chatsmith.train.pretrain as module
 from chatsmith.model.gpt import GPT
+from chatsmith.train import trainer
 from chatsmith.train.plan import make_plan
+from chatsmith.train.pretrain import pretrain
 from chatsmith.train.trainer import TrainingSettings
 
 
@@ -22,11 +23,11 @@ def test_weight_decay_and_momentum_of_large_steps_are_for_new_models(
         fitted.append(plan)
         return SimpleNamespace(steps=plan.steps)
 
-    monkeypatch.setattr(module, "fit", fit)
+    monkeypatch.setattr(trainer, "fit", fit)
     settings = TrainingSettings(batch_tokens=2**19)
     nothing: Any = SimpleNamespace(decode=str)
     tokens = 10**9
-    module.pretrain(
+    pretrain(
         training_run(), shape if is_new else new_model(), nothing, nothing, nothing, settings, tokens=tokens
     )
     wanted = make_plan(shape, tokens, batch_tokens=2**19, from_scratch=is_new)

@@ -1,10 +1,6 @@
 """One to four processes train one run, through the whole loop: stopped by one of them, resumed by any number."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from itertools import product
 from pathlib import Path
 
@@ -12,6 +8,7 @@ import pytest
 from safetensors.torch import load_file
 
 from chatsmith.runtime.states import saved_states
+from tests.processes import together, well
 
 STEPS, STOPPED = 24, 8
 
@@ -63,25 +60,7 @@ with process_group(runtime):
 def train(folder: Path, world_size: int, stop: int = 0) -> Path:
     """Train in so many processes, to the end or to step `stop`."""
     folder.mkdir(exist_ok=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = {
-        "WORLD_SIZE": str(world_size),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, "-c", PROGRAM, str(folder), str(stop)]
-    root = Path(__file__).parents[2]
-    processes = [
-        subprocess.Popen(
-            command, cwd=root, env={**os.environ, **common, "RANK": str(rank)}, stderr=subprocess.PIPE
-        )
-        for rank in range(world_size)
-    ]
-    errors = [process.communicate(timeout=250)[1].decode() for process in processes]
-    assert [process.returncode for process in processes] == [0] * world_size, errors
+    well(together(PROGRAM, folder, stop, world_size=world_size))
     return folder
 
 

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import subprocess
 import time
 from collections import namedtuple
 from dataclasses import replace
@@ -103,24 +104,33 @@ def test_metrics_wait_for_room_too_and_none_is_lost(training_run, train, monkeyp
 
 
 def test_a_command_runs_after_saves_in_the_background_and_its_failure_is_one_line(
-    training_run, train, tmp_path
+    training_run, train, tmp_path, monkeypatch
 ):
     copies, one = tmp_path / "copies", training_run(save_seconds=0.0, folder="run/pretrain")
     copies.mkdir()
-    command = f'echo "$CHATSMITH_RUN" > "{copies}/$(basename $CHATSMITH_STATE)"; sleep 30; exit 3'
-    started = time.monotonic()
-    train(replace(one, on_save=command))
-    assert time.monotonic() - started < 25
-    deadline = time.monotonic() + 20
-    while (
-        not (found := [path for path in copies.iterdir() if path.read_text()]) and time.monotonic() < deadline
-    ):
+    command = (
+        f'echo "$CHATSMITH_RUN" > "{copies}/$(basename $CHATSMITH_STATE)"; '
+        f'for i in $(seq 900); do [ -e "{tmp_path}/go" ] && exit 3; sleep 0.1; done'
+    )
+    train(replace(one, on_save=command))  # which ends, though the command does not
+    deadline = time.monotonic() + 60
+    while not (found := [path for path in copies.iterdir() if path.read_text()]):
+        assert time.monotonic() < deadline
         time.sleep(0.01)
     # One command at a time; of states that were saved before it began, the newest.
     [first] = found
     assert first.name in {"000001", "000002", "000003", "000004"}
     assert first.read_text() == f"{tmp_path / 'run'}\n"
+    (tmp_path / "go").touch()
+    start = subprocess.Popen
+
+    def ended(*arguments, **options):
+        process = start(*arguments, **options)
+        process.wait()
+        return process
+
+    monkeypatch.setattr(states.subprocess, "Popen", ended)
     two = training_run(save_seconds=0.0, folder="other/pretrain", on_save="exit 3")
-    train(two, steps=150)  # long enough for a shell to end on a busy machine
+    train(two, steps=6)
     assert "the command after a save failed with code 3: exit 3" in told(two)
     assert os.path.isdir(two.state_folder)

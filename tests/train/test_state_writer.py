@@ -5,9 +5,6 @@ import json
 import os
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -20,6 +17,7 @@ from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.states import StateWriter, load_state, saved_states
 from chatsmith.train.step import prepare
 from chatsmith.train.trainer import Job, fit
+from tests.processes import together
 from tests.train.conftest import save_state
 
 CPU = torch.device("cpu")
@@ -93,8 +91,8 @@ writer.finish()
 
 @pytest.mark.parametrize(("moment", "left"), [("tensors", 1), ("content_hash", 1), ("_remove_older", 2)])
 def test_a_kill_leaves_the_former_state_or_the_new_one(tmp_path: Path, moment: str, left: int) -> None:
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), moment], check=False)
-    assert killed.returncode == -signal.SIGKILL
+    (killed,) = together(KILLED, tmp_path, moment)
+    assert killed.code == -signal.SIGKILL
     notices: list[str] = []
     loaded = load_state(tmp_path, notices.append)
     assert loaded is not None and loaded.facts == {"step": left} and notices == []
@@ -264,30 +262,13 @@ except UserError as error:
 
 @pytest.mark.parametrize("how", ["full", "killed"])
 def test_a_part_that_another_process_cannot_write_is_not_waited_for(tmp_path: Path, how: str) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", APART, str(tmp_path / "state"), how],
-            env={**os.environ, **place, "RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        errors = [process.communicate(timeout=120)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    main, other = (process.returncode for process in processes)
-    said = errors[0].splitlines()[-1]
+    main, other = together(APART, tmp_path / "state", how, world_size=2)
+    said = main.err.splitlines()[-1]
     if how == "full":
-        assert (main, other) == (2, 2), errors
-        assert "another process could not write its part" in said and "the disk is full" in errors[1]
+        assert (main.code, other.code) == (2, 2), (main.err, other.err)
+        assert "another process could not write its part" in said and "the disk is full" in other.err
     else:
-        assert (main, other) == (2, -signal.SIGKILL), errors
+        assert (main.code, other.code) == (2, -signal.SIGKILL), (main.err, other.err)
         assert "another process of this training ended" in said
     notices: list[str] = []
     loaded = load_state(tmp_path / "state", notices.append)

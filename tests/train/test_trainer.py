@@ -183,7 +183,8 @@ def test_after_bad_steps_in_a_row_training_goes_back_and_on_with_a_lower_rate(
 def test_evaluations_come_at_their_interval_and_once_at_the_end(
     new_model, new_plan, batches_from, training_run, train
 ):
-    shown, one = [], training_run()
+    shown: list[str] = []
+    one = training_run(sample=lambda model: shown.append("text") or {"sample": "some text", "samples": []})
     result = train(
         new_model(),
         new_plan(8),
@@ -191,7 +192,6 @@ def test_evaluations_come_at_their_interval_and_once_at_the_end(
         one,
         evaluate=lambda: {"bpb": float(len(shown))},
         evaluate_every=3,
-        sample=lambda: shown.append("text") or {"sample": "some text", "samples": []},
     )
     lines = [json.loads(line) for line in one.metrics_path.read_text().splitlines()]
     assert [line["step"] for line in lines if "bpb" in line] == [3, 6, 8]

@@ -5,7 +5,8 @@ import { join } from "node:path";
 import { parseSync } from "vite";
 import { afterEach, describe, expect, it } from "vitest";
 import { askedLanguage, language, LANGUAGES, loadLanguage, t, type Language } from "../src/messages/language";
-import { duration, share, short } from "../src/runs/words";
+import type { State } from "../src/runs/data";
+import { alarm, duration, reason, share, short } from "../src/runs/words";
 
 const SOURCES = join(import.meta.dirname, "../src");
 const SPOKEN = ["components", "runs", "state", "transfer", "api", "conversation", "markdown", "storage"];
@@ -160,6 +161,28 @@ describe("Japanese", () => {
     expect([share(0.4), duration(30), duration(11_400), short(1234)]).toEqual(["40.0%", "30秒", "3時間10分", "1,234"]);
     expect([t.format.large(6_100_000), t.format.characters(20_000)]).toEqual(["610万", "約2.0万文字"]);
     expect(t.format.month(new Date(2026, 10, 30).getTime())).toBe("2026年11月");
+  });
+});
+
+describe("what a run needs a look for", () => {
+  afterEach(() => loadLanguage("en"));
+
+  const figures = { loss: {}, plateau: { steps: 1200 }, slow: { share: 0.6 }, stalled: { minutes: 7, seconds: 1 }, disk: { gigabytes: 1.25 } };
+  const state = { alarms: {}, alarm_figures: figures, reason: "in English", reason_kind: "asked" } as unknown as State;
+
+  it("is said in every language, with its figures", async () => {
+    const said = () => Object.keys(figures).map((kind) => alarm(kind, state));
+    expect(said().slice(1)).toEqual([
+      "Plateau: the loss has not fallen for 1,200 steps.",
+      "Throughput has fallen to 60 % of what it was.",
+      "No step for 7 min; one takes 1.0 s.",
+      "The disk is filling: 1.25 GB are free.",
+    ]);
+    await loadLanguage("ja");
+    expect(said()[2]).toBe("スループットが以前の 60% に落ちています。");
+    expect(said().filter((words) => /[a-z]{3}/.test(words))).toEqual([]);
+    expect(reason(state)).not.toMatch(/[a-z]{3}/);
+    expect(reason({ ...state, reason_kind: null })).toBe("in English");
   });
 });
 

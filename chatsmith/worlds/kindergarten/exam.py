@@ -19,18 +19,7 @@ from chatsmith.data.problems import Problem
 from chatsmith.tasks.problem_set import ProblemSet, problem_to_json, problems_fingerprint
 from chatsmith.tasks.rules import normalise
 from chatsmith.text.chat import Conversation, Message
-from chatsmith.worlds.kindergarten.questions import (
-    Question,
-    QuestionMaker,
-    draw_arithmetic_question,
-    draw_counting_question,
-    draw_extreme,
-    draw_fact_question,
-    draw_instruction,
-    draw_long_row,
-    draw_long_upper,
-    draw_spelling_question,
-)
+from chatsmith.worlds.kindergarten import questions
 from chatsmith.worlds.kindergarten.small_talk import draw_memory_question, draw_small_talk
 from chatsmith.worlds.kindergarten.stories import draw_story, story_question
 from chatsmith.worlds.kindergarten.world import Split, data, weights
@@ -40,19 +29,19 @@ EXAM_FINGERPRINT = "1c29911719e08065dd66255b9b6862a206c1fe69e1e164d5cb6cf38faba5
 """The sha256 of the exam of this version: see `fingerprint`."""
 ITEMS_PER_SECTION = 120
 
-MAKERS: dict[str, QuestionMaker] = {
-    "facts": draw_fact_question,
+MAKERS: dict[str, questions.QuestionMaker] = {
+    "facts": questions.draw_fact_question,
     "stories": lambda rng, split: story_question(draw_story(rng, split), rng),
-    "arithmetic": draw_arithmetic_question,
-    "counting": draw_counting_question,
-    "spelling": draw_spelling_question,
-    "instructions": draw_instruction,
+    "arithmetic": questions.draw_arithmetic_question,
+    "counting": questions.draw_counting_question,
+    "spelling": questions.draw_spelling_question,
+    "instructions": questions.draw_instruction,
     "conversation": lambda rng, split: MAKERS["memory" if rng.random() < 0.75 else "small talk"](rng, split),
     "memory": draw_memory_question,
     "small talk": draw_small_talk,
-    "long row": draw_long_row,
-    "long upper case": draw_long_upper,
-    "extreme": draw_extreme,
+    "long row": questions.draw_long_row,
+    "long upper case": questions.draw_long_upper,
+    "extreme": questions.draw_extreme,
 }
 """What draws questions: of the sections of the exam, of parts of them, and of kinds that only reinforcement learning
 has."""
@@ -60,10 +49,10 @@ SECTIONS = ("facts", "stories", "arithmetic", "counting", "spelling", "instructi
 
 
 @cache
-def exam_questions(split: Split) -> tuple[tuple[str, Question], ...]:
+def exam_questions(split: Split) -> tuple[tuple[str, questions.Question], ...]:
     """The questions of the exam or of development with their ids, section by section; no prompt comes twice."""
     assert split != "train", "training has conversations, not an exam"
-    questions = []
+    found = []
     for section in SECTIONS:
         rng = random.Random(f"kindergarten {split} {EXAM_VERSION} {section}")
         asked: set[Conversation] = set()
@@ -72,8 +61,8 @@ def exam_questions(split: Split) -> tuple[tuple[str, Question], ...]:
             assert question.key.section == section, f"{question.key} is not of the section {section}"
             if question.messages not in asked:
                 asked.add(question.messages)
-                questions.append((f"{split}/{section}/{len(asked)}", question))
-    return tuple(questions)
+                found.append((f"{split}/{section}/{len(asked)}", question))
+    return tuple(found)
 
 
 def exam_problems(split: Split) -> Iterator[Problem]:
@@ -125,7 +114,7 @@ def rl_problems(split: str) -> tuple[Problem, ...]:
     return tuple(problems.values())
 
 
-def draw_rl_question(rng: random.Random, split: Split) -> tuple[str, Question]:
+def draw_rl_question(rng: random.Random, split: Split) -> tuple[str, questions.Question]:
     """A question with its kind."""
     kind = rng.choices(*weights("texts", "rl"))[0]
     draw_question = MAKERS[data("texts")["rl"][kind]["from"]]

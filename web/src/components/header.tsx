@@ -55,7 +55,7 @@ function SheetButtons({ isFolded }: { isFolded: boolean }) {
   const isChanged = Object.keys(settings.value).some((name) => name !== "model");
   if (isFolded) {
     const items = SHEETS.map(({ sheet, icon }) => ({ icon, label: t.common[sheet], run: () => view.toggleSheet(sheet) }));
-    return <Menu label={t.header.promptAndSettings} items={items} />;
+    return <Menu label={t.header.promptAndSettings} items={items} isMarked={isChanged} />;
   }
   return (
     <>

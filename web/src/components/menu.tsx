@@ -15,7 +15,15 @@ export interface MenuItem {
 
 const GAP = 6;
 
-export function Menu({ label, items, icon = "more" }: { label: string; items: MenuItem[]; icon?: IconName }) {
+interface Props {
+  label: string;
+  items: MenuItem[];
+  icon?: IconName;
+  /** Whether something in it is not as it is by default. */
+  isMarked?: boolean;
+}
+
+export function Menu({ label, items, icon = "more", isMarked = false }: Props) {
   const id = useId();
   const list = useRef<HTMLDivElement>(null);
   const button = useRef<HTMLButtonElement>(null);
@@ -55,7 +63,7 @@ export function Menu({ label, items, icon = "more" }: { label: string; items: Me
       <button
         ref={button}
         type="button"
-        class="icon-button menu-button"
+        class={`icon-button menu-button ${isMarked ? "is-marked" : ""}`}
         aria-label={label}
         title={label}
         aria-haspopup="menu"

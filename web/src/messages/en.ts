@@ -560,8 +560,19 @@ export const en = {
     beginsAgain: "No state was saved, so this stage begins again:",
     goesOnWith: "It goes on with:",
     why: (reason: string) => `Why: ${reason}.`,
-    /** Before what the server says of it in English. */
-    alarms: { loss: "", plateau: "", slow: "", stalled: "", disk: "" },
+    reasons: {
+      not_finite: "the loss was not finite",
+      asked: "it was asked to stop; its state is saved",
+      unknown: "nothing says why: its process ended without a word (it was killed, or the machine went down)",
+    },
+    alarms: {
+      notFinite: "The loss was not finite in a step of late.",
+      loss: (now: string, usual: string) => `The loss jumped to ${now}, from ${usual}.`,
+      plateau: (steps: string) => `Plateau: the loss has not fallen for ${steps} steps.`,
+      slow: (share: string) => `Throughput has fallen to ${share} of what it was.`,
+      stalled: (silent: string, step: string) => `No step for ${silent}; one takes ${step}.`,
+      disk: (free: string) => `The disk is filling: ${free} GB are free.`,
+    },
     figures: {
       reward: "reward",
       loss: "loss",
@@ -584,6 +595,19 @@ export const en = {
     stage: "stage",
     step: "step",
     after: "after",
+    fields: {
+      loss: "loss",
+      validation: "validation",
+      bpb: "bits per byte",
+      rate: "learning rate",
+      tokens_per_second: "tokens per second",
+      share_of_peak: "MFU",
+      reward: "reward",
+      pass_at_1: "pass@1",
+      reply_tokens: "reply tokens",
+      equal_groups: "groups without difference",
+      dev_pass_at_1: "development pass@1",
+    },
     chart: (title: string) => `${title}: a chart; arrow keys move through its values`,
     placeOf: (stage: string, step: string, duration: string) => `${stage}, step ${step}, after ${duration}`,
     charts: {

@@ -178,7 +178,7 @@ function optionsOf(
   return {
     width: frame.clientWidth,
     height,
-    padding: [18, 6, 0, 0],
+    padding: [18, 22, 0, 0], // half of a time fits beside the last line
     legend: { show: false },
     cursor: {
       sync: { key: SYNC.key, setSeries: false },

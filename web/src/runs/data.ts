@@ -17,8 +17,12 @@ export interface State {
   last_at: number | null;
   now: number;
   saved: { step: number; saved_at: number } | null;
+  /** In English, by kind; and the figures in them, none where the loss was not finite. */
   alarms: Record<string, string>;
+  alarm_figures: Record<string, Record<string, number>>;
+  /** Why it stopped, in English; its kind where those are not the program's own words. */
   reason: string | null;
+  reason_kind: string | null;
   command: string;
 }
 
@@ -49,9 +53,9 @@ export interface Texts {
   samples?: { prompt: string; tokens: KeptToken[] }[];
 }
 
-/** Its id; its text, or its bytes where it is a part of a character; its log-probability. */
-type KeptChoice = [id: number, text: string | number[], logprob: number];
-export type KeptToken = [...KeptChoice, alternatives: KeptChoice[]];
+/** Its id; its text, or its bytes where it is a part of a character; its log-probability, null where it was put in. */
+type KeptChoice<Logprob = number> = [id: number, text: string | number[], logprob: Logprob];
+export type KeptToken = [...KeptChoice<number | null>, alternatives: KeptChoice[]];
 
 export interface Source {
   source: string;

@@ -149,7 +149,9 @@ export function Warnings({ details }: { details: Details }) {
       <h2>{t.runs.worthKnowing}</h2>
       <ul class="lines">
         {lines.map((line) => (
-          <li key={line}>{line}</li>
+          <li key={line} lang="en">
+            {line}
+          </li>
         ))}
       </ul>
     </section>
@@ -177,7 +179,7 @@ export function Log({ lines }: { lines: readonly string[] }) {
   return lines.length > 0 ? (
     <section class="card">
       <h2>{t.runs.log}</h2>
-      <pre class="log" tabIndex={0} ref={(box) => void (box && (box.scrollTop = box.scrollHeight))}>
+      <pre class="log" lang="en" tabIndex={0} ref={(box) => void (box && (box.scrollTop = box.scrollHeight))}>
         {lines.join("\n")}
       </pre>
     </section>

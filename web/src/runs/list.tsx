@@ -34,14 +34,14 @@ export function RunList({ runs, watching }: { runs: readonly Summary[]; watching
         </button>
       </div>
       <div class="scroll" tabIndex={0} role="group" aria-label={t.runs.title}>
-        <table class="run-table">
-          <thead>
-            <tr>
+        <table class="run-table" role="table">
+          <thead role="rowgroup">
+            <tr role="row">
               <th />
               <th>{t.runs.run}</th>
               <th>{t.runs.loss}</th>
               {columns.map(({ id, name }) => (
-                <th key={id} class="number" aria-sort={id === column.id ? (sorting.isUp ? "ascending" : "descending") : "none"}>
+                <th key={id} role="columnheader" class="number" aria-sort={id === column.id ? (sorting.isUp ? "ascending" : "descending") : "none"}>
                   <button type="button" onClick={() => setSorting({ by: id, isUp: id === column.id ? !sorting.isUp : false })}>
                     {name}
                     <span aria-hidden="true">{id === column.id ? (sorting.isUp ? " ↑" : " ↓") : ""}</span>
@@ -50,26 +50,26 @@ export function RunList({ runs, watching }: { runs: readonly Summary[]; watching
               ))}
             </tr>
           </thead>
-          <tbody>
+          <tbody role="rowgroup">
             {sorted.map((run) => (
-              <tr key={run.name}>
-                <td>
+              <tr key={run.name} role="row">
+                <td role="cell">
                   <input type="checkbox" aria-label={t.runs.choose(run.name)} checked={picked.includes(run.name)} onChange={() => pick(run.name)} />
                 </td>
-                <td>
+                <td role="cell" class="run-name">
                   <a href={`#/${encodeURIComponent(run.name)}`}>{run.name}</a>
                   <span class="run-state">
                     <i class={`light is-${run.state.kind}`} aria-hidden="true" /> {headline(run.state)}
                     {Object.keys(run.state.alarms).length > 0 && <b class="run-warning"> · {t.runs.lookAtIt}</b>}
                   </span>
                 </td>
-                <td>
+                <td role="cell">
                   <Spark values={run.spark} />
                 </td>
-                {columns.map(({ id, value, show }) => {
+                {columns.map(({ id, name, value, show }) => {
                   const found = value(run);
                   return (
-                    <td key={id} class="number">
+                    <td key={id} role="cell" class="number" data-name={name}>
                       {found == null ? "–" : show(found)}
                     </td>
                   );

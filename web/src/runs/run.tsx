@@ -12,7 +12,7 @@ import { readReport } from "./data";
 import { Beside, DataShares, Expected, Log, Scores, Settings, Warnings } from "./facts";
 import { Samples } from "./samples";
 import { bandsOf, chartsOf, placed, type Placed } from "./series";
-import { clock, duration, headline, nameOf, outlook, progress, share, short } from "./words";
+import { alarm, clock, duration, headline, nameOf, outlook, progress, reason, share, short } from "./words";
 import type { Watching } from "./watching";
 
 interface Props {
@@ -45,7 +45,6 @@ export function RunView({ run, other, runs, watching }: Props) {
 function Standing({ run }: { run: Run }) {
   const { state, details } = run;
   const done = progress(state);
-  const leads: Readonly<Record<string, string>> = t.runs.alarms;
   return (
     <section class="standing">
       <p class="standing-name">
@@ -59,10 +58,9 @@ function Standing({ run }: { run: Run }) {
         ))}
       </p>
       <Stages state={state} done={done} />
-      {Object.entries(state.alarms).map(([kind, words]) => (
+      {Object.keys(state.alarm_figures).map((kind) => (
         <p key={kind} class="runs-alarm" role="alert">
-          <Icon name="warning" size={16} /> {leads[kind] ?? ""}
-          <span lang="en">{words}</span>
+          <Icon name="warning" size={16} /> {alarm(kind, state)}
         </p>
       ))}
       {state.kind === "stopped" && <HowToGoOn state={state} />}
@@ -99,7 +97,7 @@ function HowToGoOn({ state }: { state: State }) {
       : t.runs.goesOnWith;
   return (
     <div class="runs-stopped">
-      <p>{t.runs.why(state.reason ?? "")}</p>
+      <p>{t.runs.why(reason(state))}</p>
       <p>{from}</p>
       <Command text={state.command} />
     </div>

@@ -1,10 +1,12 @@
 /** What the models of a run say to the same prompts, stage by stage, and what reinforcement learning tried. */
 
+import type { ComponentChildren } from "preact";
 import { useMemo, useState } from "preact/hooks";
 import { Icon } from "../components/icon";
 import { ReplyTokens } from "../components/reply-tokens";
 import { TokenLegend } from "../components/token-legend";
 import type { Token } from "../conversation/message";
+import { isSpecial } from "../conversation/tokens";
 import { Asked } from "./asked";
 import { Command } from "./command";
 import type { Details, KeptToken, Run, Sample, Texts } from "./data";
@@ -54,15 +56,13 @@ function ByStage({ samples, stages, model }: { samples: readonly Sample[]; stage
       </div>
       {samples.map((sample) => (
         <article key={sample.section + sample.prompt} class="sample">
-          <p class="sample-said">
-            <span dir="auto">{sample.prompt}</span>
-          </p>
+          <Prompt text={sample.prompt} />
           <div class="sample-replies" style={{ "--columns": shown.length }}>
             {shown.map((one) => sample.replies[one] !== undefined && <Said key={one} stage={one} text={sample.replies[one]} isNamed={stages.length > 1} />)}
           </div>
-          <p class="sample-note">
-            {sample.expected ? t.runs.expected(sample.section, sample.expected) : sample.section}
-          </p>
+          {!FIXED.has(sample.section) && (
+            <p class="sample-note">{sample.expected ? t.runs.expected(sample.section, sample.expected) : sample.section}</p>
+          )}
           {model && <Asked model={model} prompt={sample.prompt} />}
         </article>
       ))}
@@ -70,19 +70,38 @@ function ByStage({ samples, stages, model }: { samples: readonly Sample[]; stage
   );
 }
 
+/** Sections of prompts that nobody judges. */
+const FIXED: ReadonlySet<string> = new Set(["continued", "answered", "free"]);
 const VERDICT = /^\((right|wrong)\) /;
 
 function Said({ stage, text, isNamed }: { stage: string; text: string; isNamed: boolean }) {
   const verdict = VERDICT.exec(text)?.[1];
+  return (
+    <Reply title={isNamed ? stage : null}>
+      <p dir="auto">{text.replace(VERDICT, "") || <i>{t.runs.nothing}</i>}</p>
+      {verdict && <span class={`verdict is-${verdict}`}>{named(t.runs.verdicts, verdict)}</span>}
+    </Reply>
+  );
+}
+
+function Prompt({ text }: { text: string }) {
+  return (
+    <p class="sample-said">
+      <span dir="auto">{text}</span>
+    </p>
+  );
+}
+
+/** A reply in the frame that the chat gives it. */
+function Reply({ title, children }: { title: string | null; children: ComponentChildren }) {
   return (
     <div class="sample-reply">
       <span class="sample-mark">
         <Icon name="anvil" size={18} />
       </span>
       <div>
-        {isNamed && <h3>{stage}</h3>}
-        <p dir="auto">{text.replace(VERDICT, "") || <i>{t.runs.nothing}</i>}</p>
-        {verdict && <span class={`verdict is-${verdict}`}>{named(t.runs.verdicts, verdict)}</span>}
+        {title !== null && <h3>{title}</h3>}
+        {children}
       </div>
     </div>
   );
@@ -109,16 +128,32 @@ function moments({ texts, checkpoints, done }: Details, run: string): Moment[] {
       run,
       stage,
       step,
-      samples: samples?.map(({ prompt, tokens }) => ({ prompt, tokens: tokens.map(tokenOf) })) ?? [{ prompt: "", text: sample ?? "" }],
+      samples: samples?.map(({ prompt, tokens }) => ({ prompt, tokens: tokensOf(tokens) })) ?? [{ prompt: "", text: sample ?? "" }],
       checkpoint: kept !== undefined ? `${stage}@${kept}` : isLast ? stage : null,
     };
   });
 }
 
-function tokenOf([id, text, logprob, alternatives]: KeptToken): Token {
+/** What the calculator put in is one token, as in the chat. */
+function tokensOf(kept: readonly KeptToken[]): Token[] {
   const shown = (said: string | number[]) => (typeof said === "string" ? { text: said } : { text: "\ufffd", bytes: said });
-  const choices = alternatives.map(([other, said, its]) => ({ id: other, logprob: its, ...shown(said) }));
-  return { ids: [id], ...shown(text), logprob, alternatives: choices, origin: "sampled" };
+  const tokens: Token[] = [];
+  for (const [id, text, logprob, alternatives] of kept) {
+    const last = tokens.at(-1);
+    if (logprob !== null) {
+      const choices = alternatives.map(([other, said, its]) => ({ id: other, logprob: its, ...shown(said) }));
+      tokens.push({ ids: [id], ...shown(text), logprob, alternatives: choices, origin: "sampled" });
+    } else {
+      const added = typeof text === "string" && !isSpecial(text) ? text : "";
+      const before = last?.origin === "given" ? tokens.pop()! : { ids: [], text: "" };
+      tokens.push({ ids: [...before.ids, id], text: before.text + added, logprob: null, alternatives: [], origin: "given" });
+    }
+  }
+  return tokens;
+}
+
+function saidTo(moment: Moment, prompt: string) {
+  return moment.samples.find((sample) => sample.prompt === prompt);
 }
 
 interface WrittenProps {
@@ -136,20 +171,22 @@ function Written({ moments: all, others, onTalk }: WrittenProps) {
     return null;
   }
   const now = all[index]!;
-  const beside = [...all, ...others].find(({ id }) => id === compared && id !== now.id);
+  // Stages are asked different things: only what was asked the same can be compared.
+  const comparable = [...others, ...all].filter((moment) => moment !== now && now.samples.some(({ prompt }) => saidTo(moment, prompt)));
+  const beside = comparable.find(({ id }) => id === compared);
   const shown = beside ? [now, beside] : [now];
   const name = ({ run, stage, step }: Moment) => t.runs.moment(others.length > 0 ? run : null, stage, whole(step));
   return (
     <section class="card">
       <Slide title={t.runs.writes(now.stage, whole(now.step))} texts={all} index={index} onSlide={setIndex} />
       <div class="moment-tools">
-        {all.length + others.length > 1 && (
+        {comparable.length > 0 && (
           <label class="compare">
             {t.runs.compareWith}{" "}
             <select value={beside ? compared : ""} onChange={(event) => setCompared(event.currentTarget.value)}>
               <option value="">–</option>
-              {[...others, ...all].map((moment) => (
-                <option key={moment.id} value={moment.id} disabled={moment === now}>
+              {comparable.map((moment) => (
+                <option key={moment.id} value={moment.id}>
                   {name(moment)}
                 </option>
               ))}
@@ -165,34 +202,20 @@ function Written({ moments: all, others, onTalk }: WrittenProps) {
       {now.samples.some(({ tokens }) => tokens) && <TokenLegend />}
       {now.samples.map(({ prompt }) => (
         <article key={prompt} class="sample">
-          {prompt && (
-            <p class="sample-said">
-              <span dir="auto">{prompt}</span>
-            </p>
-          )}
+          {prompt && <Prompt text={prompt} />}
           <div class="sample-replies" style={{ "--columns": shown.length }}>
-            {shown.map((moment) => (
-              <MomentReply key={moment.id} moment={moment} prompt={prompt} title={beside ? name(moment) : null} />
-            ))}
+            {shown.map((moment) => {
+              const said = saidTo(moment, prompt);
+              return (
+                <Reply key={moment.id} title={beside ? name(moment) : null}>
+                  {said?.tokens?.length ? <ReplyTokens tokens={said.tokens} /> : <p dir="auto">{said?.text ?? <i>{t.runs.nothing}</i>}</p>}
+                </Reply>
+              );
+            })}
           </div>
         </article>
       ))}
     </section>
-  );
-}
-
-function MomentReply({ moment, prompt, title }: { moment: Moment; prompt: string; title: string | null }) {
-  const said = moment.samples.find((sample) => sample.prompt === prompt);
-  return (
-    <div class="sample-reply">
-      <span class="sample-mark">
-        <Icon name="anvil" size={18} />
-      </span>
-      <div>
-        {title && <h3>{title}</h3>}
-        {said?.tokens ? <ReplyTokens tokens={said.tokens} /> : <p dir="auto">{said?.text ?? <i>{t.runs.nothing}</i>}</p>}
-      </div>
-    </div>
   );
 }
 
@@ -208,20 +231,13 @@ function Tried({ texts }: { texts: readonly Texts[] }) {
       <Slide title={t.runs.tried(whole(step))} texts={texts} index={index} onSlide={setIndex} />
       {shown!.map(({ prompt, reply, reward, group }) => (
         <article key={prompt} class="sample">
-          <p class="sample-said">
-            <span dir="auto">{prompt}</span>
-          </p>
-          <div class="sample-reply">
-            <span class="sample-mark">
-              <Icon name="anvil" size={18} />
+          <Prompt text={prompt} />
+          <Reply title={null}>
+            <p dir="auto">{reply}</p>
+            <span class="sample-note">
+              {t.runs.reward(reward === null ? t.runs.failed : short(reward), t.format.list(group.map((one) => (one === null ? "–" : short(one)))))}
             </span>
-            <div>
-              <p dir="auto">{reply}</p>
-              <span class="sample-note">
-                {t.runs.reward(reward === null ? t.runs.failed : short(reward), t.format.list(group.map((one) => (one === null ? "–" : short(one)))))}
-              </span>
-            </div>
-          </div>
+          </Reply>
         </article>
       ))}
     </section>

@@ -124,15 +124,15 @@ export function chartsOf(records: readonly Placed[], details: Details, earlier: 
       for (const key of keysOf(records, line.key)) {
         const points = pointsOf(records, key, plan.stages);
         const label = line.label(t.runs.lines, key);
-        const grey = pointsOf(earlier, key, plan.stages);
+        const grey = (line.smooth ? smoothed : pointsOf)(earlier, key, plan.stages);
         if (grey.length > 0) {
           const look = line.look ?? "line";
-          curves.push({ label: t.runs.lines.ofRun(label, earlierName), colour: "--ink-faint", points: line.smooth ? smoothed(grey) : grey, look });
+          curves.push({ label: t.runs.lines.ofRun(label, earlierName), colour: "--ink-faint", points: grey, look });
         }
         if (line.smooth && points.length > 40) {
           curves.push({ label: "", colour: line.colour, points, look: "faint" });
         }
-        curves.push({ label, colour: line.colour, points: line.smooth && points.length > 40 ? smoothed(points) : points, look: line.look ?? "line" });
+        curves.push({ label, colour: line.colour, points: line.smooth && points.length > 40 ? smoothed(records, key, plan.stages) : points, look: line.look ?? "line" });
       }
     }
     if (plan.id === "memory" && curves.length === 0) {
@@ -168,8 +168,14 @@ function pointsOf(records: readonly Placed[], key: string, stages: (stage: strin
   return points;
 }
 
+/** Means of what one stage gave: of the next one nothing goes into it. */
+function smoothed(records: readonly Placed[], key: string, stages: (stage: string) => boolean = () => true): [number, number][] {
+  const names = [...new Set(records.map(({ row }) => row.stage))].filter(stages);
+  return names.flatMap((name) => means(pointsOf(records, key, (stage) => stage === name)));
+}
+
 /** Means over a hundredth of the points around each, fewer at the ends. */
-function smoothed(points: readonly [number, number][]): [number, number][] {
+function means(points: readonly [number, number][]): [number, number][] {
   const sums = [0];
   for (const [, value] of points) {
     sums.push(sums.at(-1)! + value);
@@ -190,12 +196,13 @@ function memoryOf(records: readonly Placed[], details: Details): Curve[] {
   return [{ label: t.runs.lines.atMost, colour: "--ink-soft", points }];
 }
 
-/** The pace that a budget in minutes was planned with. */
+/** The pace that a stage was planned with: by the model of time where the GPU is in its table, else by its minutes. */
 function promisedSpeed(records: readonly Placed[], details: Details): Curve[] {
   const points = bandsOf(records).flatMap(({ stage, from, to }): [number, number][] => {
     const minutes = Number(details.settings[stage]?.minutes ?? 0);
     const own = records.findLast(({ row }) => row.stage === stage && row.tokens && row.steps)?.row;
-    const promised = minutes > 0 && own ? (own.tokens! / own.step) * own.steps! / (60 * minutes) : 0;
+    const foreseen = Number(details.done[stage]?.foreseen_tokens_per_second ?? 0);
+    const promised = foreseen || (minutes > 0 && own ? ((own.tokens! / own.step) * own.steps!) / (60 * minutes) : 0);
     return promised > 0 ? [[from, promised], [to, promised]] : [];
   });
   return [{ label: t.runs.lines.planned, colour: "--ink-faint", points, look: "dashes" }];

@@ -1,6 +1,6 @@
 /** Figures as a person says them. */
 
-import { t } from "../messages/language";
+import { named, t } from "../messages/language";
 import { fixed, significant } from "../messages/numbers";
 import type { State } from "./data";
 
@@ -48,6 +48,31 @@ export function outlook(state: State): string[] {
   return said;
 }
 
+/** What needs a look. */
+export function alarm(kind: string, { alarms, alarm_figures }: State): string {
+  const say = t.runs.alarms;
+  const figure = (name: string) => alarm_figures[kind]![name] ?? 0;
+  switch (kind) {
+    case "loss":
+      return figure("now") || figure("usual") ? say.loss(fixed(figure("now"), 3), fixed(figure("usual"), 3)) : say.notFinite;
+    case "plateau":
+      return say.plateau(whole(figure("steps")));
+    case "slow":
+      return say.slow(t.format.percent(fixed(100 * figure("share"))));
+    case "stalled":
+      return say.stalled(duration(60 * figure("minutes")), t.format.seconds(fixed(figure("seconds"), 1)));
+    case "disk":
+      return say.disk(significant(figure("gigabytes"), 3));
+    default:
+      return alarms[kind]!;
+  }
+}
+
+/** Why a run stopped; what the program itself said stays as it was. */
+export function reason({ reason: words, reason_kind: kind }: State): string {
+  return kind === null ? (words ?? "") : named(t.runs.reasons, kind);
+}
+
 /** The share of the stage that is done, 0 to 1. */
 export function progress(state: State): number | null {
   return state.kind === "done" ? 1 : state.steps ? state.step / state.steps : null;
@@ -55,7 +80,7 @@ export function progress(state: State): number | null {
 
 /** A field of the records, as a column or a row is headed. */
 export function nameOf(field: string): string {
-  return field.replaceAll("_", " ");
+  return named(t.runs.fields, field);
 }
 
 export function whole(value: number): string {
