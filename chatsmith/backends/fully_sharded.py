@@ -89,12 +89,11 @@ def gather(model: GPT, runtime: Runtime) -> GPT:
     return whole or model
 
 
-def _look_up(table: nn.Embedding, dtype: torch.dtype, tokens: Tensor) -> Tensor:
+def _look_up(table: nn.Embedding, dtype: torch.dtype, input: Tensor) -> Tensor:
     """Rows of a table that is gathered for it; in the backward pass its gradient is reduce-scattered."""
     weight: Any = table.weight.to(dtype) if table.weight.is_cuda else table.weight
-    return F.embedding(
-        tokens, weight.redistribute(placements=[Replicate()]).to_local(grad_placements=[Partial()])
-    )
+    whole = weight.redistribute(placements=[Replicate()])
+    return F.embedding(input, whole.to_local(grad_placements=[Partial()]))
 
 
 def _cut(model: nn.Module, weights: dict[str, Any], *_: object) -> None:

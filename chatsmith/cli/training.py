@@ -109,7 +109,9 @@ class Stage:
         config, runtime = self.config, self.runtime
         shard = config.shard if shape and runtime.world_size > 1 else "optimizer"
         needing = (
-            name for name in ("lora_rank", "core_every", "fp8", "prompt") if getattr(config, name, None)
+            name
+            for name in ("lora_rank", "core_every", "fp8", "sample_prompts")
+            if getattr(config, name, None)
         )
         why = "dtype" if runtime.compute_dtype == torch.float16 else next(needing, "")
         processes = per_machine(rank_from(os.environ), os.environ)

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from chatsmith.backends.fully_sharded import place_sharded
 from chatsmith.data.packing import Batch
@@ -244,10 +246,10 @@ def test_traffic_of_a_deep_model_on_eight_machines(pretended) -> None:
     optimizer = model.new_optimizer(model, plan.rates, runtime)
     sent = {"gather": 0, "reduce": 0, "machines": 0, "owners": 0}
 
-    class Count(torch.utils._python_dispatch.TorchDispatchMode):
+    class Count(TorchDispatchMode):
         def __torch_dispatch__(self, operator, types, arguments=(), options=None):
             name, found = operator.name(), operator(*arguments, **(options or {}))
-            tensors = [one for one in torch.utils._pytree.tree_leaves(arguments) if isinstance(one, Tensor)]
+            tensors = [one for one in tree_leaves(arguments) if isinstance(one, Tensor)]
             size = max((one.nbytes for one in tensors), default=0)
             if "alltoall" in name:
                 sent["owners"] += tensors[1].nbytes
@@ -314,6 +316,7 @@ def test_the_peak_of_a_step_is_foreseen(length: int, rows: int) -> None:
             prepare(model, runtime, False, print),
             torch.zeros((rows, length), dtype=torch.int64),
         )
+        tracker = MemTracker()
         for _ in range(2):  # the first one makes AdamW's moments
             tracker = MemTracker()
             local = (
@@ -334,7 +337,7 @@ def test_the_peak_of_a_step_is_foreseen(length: int, rows: int) -> None:
 def test_it_is_chosen_where_nothing_else_fits() -> None:
     shape = model_shape(48, 32_768, sequence_length=2048, head_dim=128, window_pattern="SSSL")
     way = Way(torch.bfloat16, on_gpu=True, is_compiled=True, world_size=8, most_shards=8)
-    small = find_fit(shape, 32, 32, way, 80e9)
+    small = find_fit(shape, 32, 32, way, 48e9)
     assert small.fits and small.tier.startswith("fully sharded")
     large = find_fit(shape, 32, 32, way, 141e9)
     assert large.fits and "sharded" not in large.tier
