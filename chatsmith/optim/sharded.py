@@ -295,7 +295,9 @@ class ShardedOptimizer(Optimizer):
 
 
 def make_optimizer(model: GPT, rates: Rates, runtime: Runtime) -> Optimizer:
-    """The optimizer of `model`: whole in one process, dealt out among several."""
+    """The optimizer of `model`: whole in one process, dealt out among several; its own where its weights are cut."""
+    if model.new_optimizer:
+        return model.new_optimizer(model, rates, runtime)
     if runtime.world_size == 1:
         return Optimizer(model, rates)
     return ShardedOptimizer(model, rates, runtime.rank, runtime.world_size)

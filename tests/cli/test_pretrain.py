@@ -165,15 +165,18 @@ def test_a_batch_that_is_no_whole_number_of_rows_is_told_of(tiny_copy, pretrain)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("shard", ["optimizer", pytest.param("full", marks=pytest.mark.long)])
 def test_two_processes_train_the_model_of_one_and_only_the_first_speaks(
-    tiny_run, tiny_copy, subprocess_environment
+    tiny_run, tiny_copy, subprocess_environment, shard
 ):
-    """The same run, made anew by two processes that share each step."""
+    """The same run, made anew by two processes that share each step: weights whole on each, or cut between them."""
     shutil.rmtree(tiny_copy / "pretrain")
     (tiny_copy / "metrics.jsonl").unlink()
+    asked = "pretrain", tiny_copy, "--shard", shard
     first, second = well(
-        Processes(CHATSMITH, "pretrain", tiny_copy, world_size=2, environment=subprocess_environment).wait()
+        Processes(CHATSMITH, *asked, world_size=2, environment=subprocess_environment).wait()
     )
+    assert ("cut among 2 processes" in first.out) == (shard == "full")
     assert "2 processes" in first.out and second.out == ""
     losses = []
     for run in (tiny_run, tiny_copy):
