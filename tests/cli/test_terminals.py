@@ -36,7 +36,7 @@ def test_training_goes_on_where_the_terminal_cannot_encode_its_samples(subproces
     environment = {**subprocess_environment, "PYTHONIOENCODING": "ascii"}
     for argv in (
         ("tokenizer", tiny_copy, "--vocab-size", "500"),
-        ("pretrain", tiny_copy, "--prompt", "東京"),
+        ("pretrain", tiny_copy, "--sample-prompts", "東京"),
     ):
         done = chatsmith(environment, *argv)
         assert (done.returncode, done.stderr) == (0, b""), argv
