@@ -47,7 +47,11 @@ window.fetch = async (input, init) => {
         while (window.network.holds(request, event) && !init.signal?.aborted) {
           await new Promise((resolve) => setTimeout(resolve, 10));
         }
-        if (left-- <= 0) throw new TypeError("network error");
+        if (left-- <= 0) {
+          // Breaking off takes along what was not read yet.
+          while (controller.desiredSize < 0) await new Promise((resolve) => setTimeout(resolve, 10));
+          throw new TypeError("network error");
+        }
         controller.enqueue(bytes.subarray(at, (at += events[index].length)));
       }
     },

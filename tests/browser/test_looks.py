@@ -43,7 +43,7 @@ def test_what_is_said_in_passing_stands_over_the_middle_of_the_conversation(chat
 
 def test_figures_of_older_replies_are_seen_on_hover(new_page, server):
     chat = Chat(new_page(server.address, **DESKTOP), server.address).open()
-    chat.answer_with({"content": "Fine."})
+    chat.set_up({"Longest reply": 4})
     chat.say("One")
     chat.say("Two")
     chat.message.hover()
