@@ -99,7 +99,8 @@ def train(name, dtype, how, first, last, resume="", masked=False, evaluates=Fals
 
     def counted(*arguments):
         weights = list(optimizer.named.values())
-        sizes.append(sum(local(one).nbytes + local(one.grad).nbytes for one in weights))
+        held = [*weights, *(one.grad for one in weights if one.grad is not None)]  # ZeRO-2 has sent and dropped them
+        sizes.append(sum(local(one).nbytes for one in held))
         update(*arguments)
 
     optimizer.step = counted
