@@ -2,7 +2,7 @@
 
     python bench/saves.py [DEPTH] [--json]
 
-A model of DEPTH layers (12: 286 million parameters) and its optimizer's state are saved four times into a temporary
+A model of DEPTH layers (12: 286 million parameters) and its optimizer's state are saved three times into a temporary
 folder. "waits" is what the training loop waits for (`StateWriter.begin`), "written" what the thread takes; "copied" is
 the time of a plain copy of the same bytes into memory that is there already, the least that waiting could be. In
 brackets the processor seconds of the same, which other work on the machine leaves alone.
@@ -23,7 +23,7 @@ from chatsmith.runtime.states import StateWriter
 from chatsmith.train.checkpoint import Progress, TrainingKey, save_training
 from chatsmith.train.plan import make_plan, model_shape
 
-SAVES = 4
+SAVES = 3
 
 
 def main() -> None:

@@ -59,7 +59,7 @@ class Bound:
 
 NEW = {"new": True}
 """Of fields that are younger than the keys of finished stages (see `stage_key`)."""
-WAYS = ("track", "save_minutes", "rows_per_microbatch", "keep_every", "core_every", "eval_data")
+WAYS = ("track", "save_minutes", "rows_per_microbatch", "shard", "keep_every", "core_every", "eval_data")
 """Settings of training that change how, and not what comes out."""
 
 Positive = Annotated[int, Bound(ge=1)]
@@ -256,6 +256,9 @@ class TokenTraining(Training):
     """Multiply in fp8 in the blocks: on GPUs since Ada and Hopper, with the extra chatsmith[fp8]."""
     compile: bool = True
     """Compile the model where that is possible."""
+    shard: Literal["auto", "optimizer", "full"] = "auto"
+    """What several processes share: the optimizer's state alone (ZeRO-2), or in full (FSDP) weights and gradients, too,
+    which sends more; auto: in full where nothing else fits into memory."""
     core_every: Natural = 0
     """Measure CORE (ChatCORE in fine-tuning) every so many steps, on 500 items of each task; 0 never."""
     mixture: tuple[str, ...] = ()

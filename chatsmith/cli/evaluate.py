@@ -79,7 +79,7 @@ def evaluate(config: Config, runtime: Runtime, reporter: Reporter) -> dict[str, 
     with run.lock() if run and writes and can_write else contextlib.nullcontext():
         for stage, model in models.items():
             evaluation = what_to_measure(config, run, stage, model, runtime, reporter)
-            suites = choose_suites(config, evaluation, run, stage, reporter)
+            suites = choose_suites(config, evaluation, run, stage)
             if not suites:
                 continue
             reporter.stage("Evaluate", str(model))
@@ -205,9 +205,7 @@ def transformers_fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
-def choose_suites(
-    config: Config, evaluation: Evaluation, run: RunDirectory | None, stage: str, reporter: Reporter
-) -> list[str]:
+def choose_suites(config: Config, evaluation: Evaluation, run: RunDirectory | None, stage: str) -> list[str]:
     """The suites to measure. Raises UserError if one was named that there are no data for, or if none was and nothing
     says what the model's run has taught."""
     if config.hf:
@@ -226,24 +224,23 @@ def choose_suites(
         )
     if config.suite in ("core", "chat", "exam"):
         return [config.suite]
+    notice = evaluation.reporter.notice
     if not has_text:
-        reporter.notice("There is no validation text here: bits per byte are left out.")
+        notice("There is no validation text here: bits per byte are left out.")
     # Where all stages are measured, a model that only continues text is asked no questions.
     converses = not (config.stages and stage.startswith("pretrain"))
     suites = ["base"] if has_text else []
     if config.suite == "auto":
         if evaluation.manifest is None or evaluation.was_taught_kindergarten:
             return [*suites, "exam"] if converses else suites
-        reporter.notice(
-            "This model was not taught the kindergarten: its exam is left out (--suite exam asks it)."
-        )
+        notice("This model was not taught the kindergarten: its exam is left out (--suite exam asks it).")
         return suites
     asks = config.suite == "all" and converses
     for suite in (["core"] if config.split == "exam" else []) + (["chat"] if asks else []):
         paths = [task.files[evaluation.part] for task in tasks_of(suite, evaluation)]
         missing = [path for path in paths if not has_file(evaluation.benchmarks, path)]
         if missing:
-            reporter.notice(
+            notice(
                 f"The suite {suite} is left out: {missing[0]} is not in {evaluation.benchmarks} "
                 "(--download fetches it, --eval-data names another folder)."
             )

@@ -227,8 +227,8 @@ class Clock:
     def step(self, plan: Plan) -> estimate.StepTime:
         """A step of pretraining, by cause."""
         fitted, memory, _ = self.fitted(plan)
-        again = float("blocks" in memory["tier"])
-        return estimate.step_of(fitted, self.device, self.dtype, again, fp8=self.fp8)
+        again, is_cut = float("blocks" in memory["tier"]), "fully" in memory["tier"]
+        return estimate.step_of(fitted, self.device, self.dtype, again, fp8=self.fp8, is_cut=is_cut)
 
     def seconds(self, plan: Plan) -> float:
         """All steps of a plan."""

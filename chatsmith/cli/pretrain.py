@@ -19,6 +19,7 @@ from hashlib import sha256
 from itertools import chain, islice
 from pathlib import Path
 
+from chatsmith.backends.fully_sharded import gather
 from chatsmith.bundle import Bundle, bundle_fingerprint, load_bundle
 from chatsmith.cli.config import MidConfig, PretrainConfig, SftConfig
 from chatsmith.cli.data import eval_folder
@@ -60,7 +61,7 @@ def main(config: PretrainConfig) -> None:
     with training_stage("pretrain", config, scales_loss=True) as stage:
         run, runtime = stage.run, stage.runtime
         manifest = load_manifest(run.data)
-        start = load_bundle(resolve_bundle(config.from_), device=runtime.device) if config.from_ else None
+        start = load_bundle(resolve_bundle(config.from_)) if config.from_ else None
         tokenizer = _tokenizer(run, start)
         inputs = {"documents": manifest.documents.fingerprint, "tokenizer": tokenizer.fingerprint}
         sources = named_sources(stage)
@@ -79,7 +80,7 @@ def main(config: PretrainConfig) -> None:
             rows = opener.mixture(sources)
         else:
             rows = TrainingRows(opener.text(manifest, "train"), shape.context_length, config.seed)
-        training = stage.training_run(tokenizer)
+        training = stage.training_run(tokenizer, shape)
         size = f"{counted(shape.num_layers, 'layer')}, {shape.model_dim} channels, vocabulary {shape.vocab_size:,}"
         stage.reporter.stage("Pretraining", f"{size}, on {runtime.describe()}")
         model, plan, result = pretrain(
@@ -92,6 +93,7 @@ def main(config: PretrainConfig) -> None:
             tokens=config.tokens or int(config.ratio * model_cost(shape).scaling_parameters),
             budget=stage.budget(training),
         )
+        model = gather(model, runtime)
         if runtime.is_main:
             facts = facts_of(training, plan, result)
             if isinstance(rows, Mixture):
@@ -138,9 +140,9 @@ def fine_tuning(config: SftConfig | MidConfig) -> None:
         if stage.is_up_to_date(bundle=bundle_fingerprint(start_path), **inputs):
             return
 
-        start = load_start(start_path, runtime)
+        start = load_start(start_path, "cpu")
         stage.freeze(start)
-        training = stage.training_run(start.tokenizer)
+        training = stage.training_run(start.tokenizer, start.config)
         reporter.stage(title, f"{start.path}, on {runtime.describe()}")
         opener = Opener(stage, start.tokenizer, start.config.context_length)
         mixture = opener.mixture(sources, learns_all=getattr(config, "loss", "") == "all")
@@ -157,6 +159,7 @@ def fine_tuning(config: SftConfig | MidConfig) -> None:
             epochs=config.epochs,
             budget=stage.budget(training),
         )
+        whole = gather(start.model, runtime)
         if runtime.is_main:
             talks = [part.rows for part in mixture.parts if isinstance(part.rows, ConversationRows)]
             facts = facts_of(training, plan, result) | {
@@ -166,7 +169,7 @@ def fine_tuning(config: SftConfig | MidConfig) -> None:
                 "mixture": mixture.facts(plan.steps * plan.rows_per_step),
             }
             summary = f"A small assistant: pretrained on text, {how}"
-            stage.finish(start.model, start.tokenizer, plan, facts, summary)
+            stage.finish(whole, start.tokenizer, plan, facts, summary)
 
 
 def _conversations(config: SftConfig | MidConfig, stage: Stage) -> tuple[Entry, Source]:

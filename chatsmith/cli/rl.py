@@ -42,7 +42,7 @@ def main(config: Config) -> None:
         ):
             return
 
-        start = load_start(source, runtime)
+        start = load_start(source, runtime.device)
         start.model.compute_dtype = runtime.compute_dtype
         context_length = start.config.context_length
         fitting = found.fitting(

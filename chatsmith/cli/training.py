@@ -3,16 +3,20 @@ stage leaves there.
 """
 
 import contextlib
+import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import starmap
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from chatsmith.backends import choose_loss
 from chatsmith.backends.fp8 import fp8_products
+from chatsmith.backends.fully_sharded import gather, place_sharded
 from chatsmith.backends.lora import ADAPTER, adapter_beside, add_lora, merged, save_adapter
 from chatsmith.bundle import GENERATION_DEFAULTS, Bundle, check_bundle, load_bundle, save_bundle
 from chatsmith.cli.config import Shape
@@ -33,11 +37,13 @@ from chatsmith.runtime.console import Reporter, counted, format_bytes, format_se
 from chatsmith.runtime.device import Runtime, detect_runtime, peak_memory_bytes
 from chatsmith.runtime.distributed import process_group
 from chatsmith.runtime.errors import UserError
+from chatsmith.runtime.rank import per_machine, rank_from
 from chatsmith.runtime.run_directory import FrozenNumbers, RunDirectory, all_keys, command_for, stage_key
 from chatsmith.runtime.states import saved_states
 from chatsmith.text.chat import Message, render_prompt
 from chatsmith.text.tokenizer import Tokenizer
 from chatsmith.tools.calculator import calculator_tool
+from chatsmith.train.memory import Way, find_fit, free_for_training
 from chatsmith.train.plan import Plan, dial, model_shape
 from chatsmith.train.step import uncompiled
 from chatsmith.train.timing import TimeBudget
@@ -97,7 +103,31 @@ class Stage:
             adapter_beside(start.path)  # if it is damaged, that is said before anything is trained
             add_lora(start.model, self.config.lora_rank, self.config.lora_products, self.config.seed)
 
-    def training_run(self, tokenizer: Tokenizer) -> TrainingRun:
+    def _placing(self, shape: GPTConfig | None) -> Callable[[GPT, Runtime], object]:
+        """What puts the weights where they train: cut among processes, where the settings say so or nothing else fits.
+        Raises UserError for settings that do not go with that. No shape: they stay whole."""
+        config, runtime = self.config, self.runtime
+        shard = config.shard if shape and runtime.world_size > 1 else "optimizer"
+        needing = (
+            name
+            for name in ("lora_rank", "core_every", "fp8", "sample_prompts")
+            if getattr(config, name, None)
+        )
+        why = "dtype" if runtime.compute_dtype == torch.float16 else next(needing, "")
+        processes = per_machine(rank_from(os.environ), os.environ)
+        if shape and shard == "auto" and not why:
+            way = Way(runtime.compute_dtype, runtime.device.type == "cuda", config.compile)
+            way = replace(way, world_size=runtime.world_size, most_shards=processes)
+            fit = find_fit(shape, 2, 2, way, free_for_training(runtime))
+            shard = "full" if fit.fits and fit.way.shards > 1 else "optimizer"
+        if shard != "full":
+            return lambda model, runtime: model.to(runtime.device)
+        if why:
+            raise UserError(f"{why} needs whole weights: leave one of them out", setting=(why, "shard"))
+        self.reporter.notice(f"weights, gradients and optimizer are cut among {processes} processes")
+        return partial(place_sharded, per_machine=processes)
+
+    def training_run(self, tokenizer: Tokenizer, shape: GPTConfig | None = None) -> TrainingRun:
         """The stage as the trainer sees it. Raises UserError where a benchmark is wanted whose files are missing."""
         config, folder = self.config, self.run.state(self.name)
         every = getattr(config, "core_every", 0)
@@ -105,10 +135,12 @@ class Stage:
         benchmark = every and along_training(suite, tokenizer, self.runtime, eval_folder(config.eval_data))
 
         def after_step(model: GPT, step: int) -> dict[str, float]:
-            if config.keep_every and step % config.keep_every == 0 and self.runtime.is_main:
+            keeps = config.keep_every and step % config.keep_every == 0
+            whole = gather(merged(model), self.runtime) if keeps else model
+            if keeps and self.runtime.is_main:
                 save_bundle(
                     self.run.stage(self.name) / "steps" / str(step),
-                    merged(model),
+                    whole,
                     tokenizer,
                     generation=GENERATION_DEFAULTS,
                     card=model_card(
@@ -148,6 +180,7 @@ class Stage:
             else chunk_gradient,
             adjust=fp8_products(self.runtime.device) if getattr(config, "fp8", False) else lambda _: None,
             describe=describe if self.name != "rl" else lambda *_: [],
+            place=self._placing(shape),
             sample=partial(say, tokenizer=tokenizer, prompts=prompts, answers=answers) if prompts else None,
         )
 
@@ -247,10 +280,10 @@ def say(model: GPT, tokenizer: Tokenizer, prompts: Sequence[str], *, answers: bo
     return {"sample": f"{prompts[0]}{' → ' if answers else ''}{said[0].text}", "samples": samples}
 
 
-def load_start(source: Path, runtime: Runtime) -> Bundle:
+def load_start(source: Path, device: torch.device | str) -> Bundle:
     """The model to train on. Raises UserError, with the command that makes it again where it is one of a run."""
     try:
-        return load_bundle(source, device=runtime.device)
+        return load_bundle(source, device=device)
     except UserError as error:
         command = command_for(source)
         raise UserError(f"{error}: {command}" if command else str(error)) from error

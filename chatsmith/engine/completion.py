@@ -5,6 +5,7 @@ It knows nothing of batches or of the model: the engine pushes ids, sampled or f
 
 import math
 from copy import copy
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
 
@@ -47,36 +48,32 @@ def find_open_call(prompt_ids: tuple[int, ...], tokenizer: Tokenizer) -> OpenCal
     return None
 
 
+@dataclass(eq=False)
 class CompletionBuilder:
     """A request, its sequence of tokens, and what they mean so far.
 
     Requests that differ in their seed alone share one until their seeds choose different ids: then it forks.
     """
 
-    def __init__(
-        self,
-        seeds: dict[int, int],
-        request: Request,
-        sequence: Sequence,
-        tokenizer: Tokenizer,
-        guide: Guide | None,
-    ) -> None:
-        self.seeds = seeds
-        """By handle, those of the requests that this answers."""
-        self.request = request
-        self.sequence = sequence
-        self.prompt_logprobs: dict[int, TokenLogprob] = {}
-        """By index of the prompt; what `score_from` asks for, as far as it is computed."""
-        self.text = ReplyText(tokenizer, request.sampling.stop)
-        self.finish_reason: FinishReason | None = None
-        self.error: str | None = None
-        self._guide = guide
-        self._tokenizer = tokenizer
-        self._sampled: list[bool] = []
-        self._logprobs: list[TokenLogprob | None] = []
-        ends = () if request.sampling.ignore_end else map(tokenizer.special, END_TOKENS)
-        self._end_ids = {*ends, *request.sampling.stop_ids}
-        self._open_call = find_open_call(request.prompt_ids, tokenizer)
+    seeds: dict[int, int]
+    """By handle, those of the requests that this answers."""
+    request: Request
+    sequence: Sequence
+    _tokenizer: Tokenizer
+    _guide: Guide | None
+    prompt_logprobs: dict[int, TokenLogprob] = field(default_factory=dict)
+    """By index of the prompt; what `score_from` asks for, as far as it is computed."""
+    finish_reason: FinishReason | None = None
+    error: str | None = None
+    _sampled: list[bool] = field(default_factory=list)
+    _logprobs: list[TokenLogprob | None] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        sampling, tokenizer = self.request.sampling, self._tokenizer
+        self.text = ReplyText(tokenizer, sampling.stop)
+        ends = () if sampling.ignore_end else map(tokenizer.special, END_TOKENS)
+        self._end_ids = {*ends, *sampling.stop_ids}
+        self._open_call = find_open_call(self.request.prompt_ids, tokenizer)
         if call := self._open_call:
             self.text.resume_call(
                 "output" if call.output is not None else None if call.is_closed else "python"

@@ -81,7 +81,7 @@ class Engine:
             self._blocks,
             tokens_per_step=max(tokens_per_step, self.max_running),
             max_running=self.max_running,
-            tokens_beside_decoding=tokens_beside_decoding,
+            tokens_beside_decoding=tokens_beside_decoding or 0,
         )
         self.backend.allocate(self.num_blocks, block_size, self.max_running, self._scheduler.tokens_per_step)
         self._builders: dict[int, CompletionBuilder] = {}

@@ -12,6 +12,7 @@ computed again, from whatever the prefix cache still holds. The oldest always ad
 
 from collections import deque
 from copy import copy
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from chatsmith.engine.block_manager import BlockManager, Key, next_key
@@ -116,31 +117,28 @@ class Step:
         self._num_decodes += sign * (chunk.length == 1)
 
 
+@dataclass(eq=False)
 class Scheduler:
     """Decides, step by step, which sequences advance and by how much."""
 
-    def __init__(
-        self,
-        blocks: BlockManager,
-        *,
-        tokens_per_step: int,
-        max_running: int,
-        tokens_beside_decoding: int | None = None,
-    ) -> None:
-        assert tokens_per_step >= max_running > 0, "every running sequence must be able to decode in a step"
-        self.blocks = blocks
-        self.tokens_per_step = tokens_per_step
-        self.tokens_beside_decoding = tokens_beside_decoding or tokens_per_step
-        """Of a step in which others decode, at most this many tokens are a prompt's: they wait for it."""
-        self.max_running = max_running
-        self.waiting: deque[Sequence] = deque()
-        self.running: dict[Sequence, None] = {}
-        """From the oldest to the newest admitted: a dict, since each of hundreds leaves it by name."""
-        self.num_preemptions = 0
-        self.num_looked_up = 0
-        """Tokens that admitted sequences could have found in the prefix cache, ever."""
-        self.num_found = 0
-        """Tokens that they did find."""
+    blocks: BlockManager
+    tokens_per_step: int
+    max_running: int
+    tokens_beside_decoding: int = 0
+    """Of a step in which others decode, at most this many tokens are a prompt's: they wait for it. 0: all of them."""
+    waiting: deque[Sequence] = field(default_factory=deque)
+    running: dict[Sequence, None] = field(default_factory=dict)
+    """From the oldest to the newest admitted: a dict, since each of hundreds leaves it by name."""
+    num_preemptions: int = 0
+    num_looked_up: int = 0
+    """Tokens that admitted sequences could have found in the prefix cache, ever."""
+    num_found: int = 0
+    """Tokens that they did find."""
+
+    def __post_init__(self) -> None:
+        can_decode = self.tokens_per_step >= self.max_running > 0
+        assert can_decode, "every running sequence must be able to decode in a step"
+        self.tokens_beside_decoding = self.tokens_beside_decoding or self.tokens_per_step
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence. Its max_length must fit into the pool when it is alone there."""

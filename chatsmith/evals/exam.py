@@ -43,17 +43,17 @@ def run_exam(
     max_tokens: int = MAX_REPLY_TOKENS,
     label: str = "exam",
     tries: int = 1,
-    temperature: float = 0.0,
 ) -> list[dict[str, Any]]:
     """Put all problems to the engine and decide the replies. The engine's tool, if it has one, may be called.
 
     Returns what a transcript keeps of each: `id` and `section` of the problem, the `prompt` as messages, a right answer
     as `expected`, the `reply` as parts (text, calls of the tool, their outputs), `correct`, `finish_reason`.
 
-    Each problem is asked `tries` times, one after another in the result, each time with a seed of its own. A problem
-    whose prompt does not fit the model's context counts as answered wrongly.
+    Each problem is asked `tries` times, one after another in the result, each time with a seed of its own; once only,
+    it is asked greedily. A problem whose prompt does not fit the model's context counts as answered wrongly.
     """
     asked = [problem for problem in problems for _ in range(tries)]
+    temperature = TRIES_TEMPERATURE if tries > 1 else 0.0
     requests = []
     for index, problem in enumerate(asked):
         sampling = SamplingParams(temperature=temperature, max_tokens=max_tokens, seed=index % tries + 1)
@@ -113,7 +113,6 @@ def answered(
         max_tokens=max_tokens,
         label=label,
         tries=tries,
-        temperature=TRIES_TEMPERATURE if tries > 1 else 0.0,
     )
     seconds = time.perf_counter() - started
     tried = [replies[start : start + tries] for start in range(0, len(replies), tries)]

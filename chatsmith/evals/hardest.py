@@ -29,10 +29,11 @@ def hardest_rows(
     """The rows of a step (`batches`: of type Batch) with the highest losses over all processes: for each a line with
     its loss and with how its documents begin, as `text_of` says what ids mean."""
     found: list[tuple[float, list[int]]] = []
-    for row in (row for batch in batches for row in batch_pieces(batch, len(batch.inputs))):
-        if count := row.num_targets:
-            with torch.no_grad(), uncompiled():
-                loss = compute_loss(model, row.to(runtime.device), 1 / count).item()
+    for row in (row for batch in batches for row in batch_pieces(batch, len(batch.inputs), even_empty=True)):
+        count = row.num_targets
+        with torch.no_grad(), uncompiled():  # also where it is 0: processes may meet in a pass
+            loss = compute_loss(model, row.to(runtime.device), 1 / max(count, 1)).item()
+        if count:
             found.append((loss if math.isfinite(loss) else math.inf, row.inputs[0].tolist()))
     own = heapq.nlargest(MOST_NAMED, found, key=itemgetter(0))
     lines = gathered([(loss, _beginnings(ids, text_of)) for loss, ids in own], runtime)

@@ -92,7 +92,7 @@ def _check_numbers(config: dict[str, Any], weights: dict[str, Tensor], file: Pat
     """Raise UserError for weights that are no floats, and for more layers than there can be."""
     if other := {str(tensor.dtype) for tensor in weights.values() if tensor.dtype not in NUMBERS}:
         raise UserError(f"{file.parent} has weights in {min(other)}; read are float32, bfloat16, float16")
-    depth = config.get("num_hidden_layers") or config["num_layers"]
+    depth = config.get("num_hidden_layers", config.get("num_layers", 0))
     if depth > len(weights):
         raise UserError(f"{file} says that there are {depth} layers, more than {file.parent} has weights")
 

@@ -169,6 +169,10 @@ class GPT(nn.Module):
         """What activations are computed in; None: the type of the weights."""
         self.run_block: Callable[..., Tensor] = straight
         """How a block is called; training may keep less and recompute it (`train.step.recomputing`)."""
+        self.new_optimizer: Callable[..., Any] | None = None
+        """What makes its optimizer, where its weights are cut among processes (`backends/fully_sharded.py`)."""
+        self.shards = 1
+        """Among how many they are."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "GPT":
         """What `to` and its kin do, but for the angles, which never become less exact than float32.

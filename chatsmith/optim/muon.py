@@ -10,7 +10,7 @@ In float32 the iteration runs on the small m x m Gram matrix, so that the long s
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -73,6 +73,18 @@ def _iterate_gram(x: Tensor) -> Tensor:
     return total @ x
 
 
+def move(weights: Tensor, update: Tensor, rate: float, decay: float) -> None:
+    """Change weights, or some of their rows, by `-rate * update`; decay only what the update makes smaller."""
+    if decay:
+        weights -= decay * weights * (update * weights >= 0)
+    weights.add_(update, alpha=-rate)
+
+
+def rate_of(shape: torch.Size, learning_rate: float) -> float:
+    """The learning rate of a matrix of `shape` (m, n): tall ones take larger steps."""
+    return learning_rate * max(1.0, shape[0] / shape[1]) ** 0.5
+
+
 class Muon:
     """The optimizer of all matrix parameters. `parameters` maps names to tensors of shape (..., m, n); `in_bf16`: see
     `orthogonalize`."""
@@ -99,36 +111,36 @@ class Muon:
             size = len(names)
             if self.parameters[names[0]].device.type == "cuda":
                 size = max(1, STACKED_NUMBERS // self.parameters[names[0]].numel())
-            rate = learning_rate * max(1.0, shape[0] / shape[1]) ** 0.5
+            rate = rate_of(shape, learning_rate)
             for start in range(0, len(names), size):
                 self._step_together(names[start : start + size], shape, momentum, rate, weight_decay)
 
     def _step_together(
         self, names: list[str], shape: torch.Size, momentum: float, rate: float, weight_decay: float
     ) -> None:
+        gradients = {name: gradient for name in names if (gradient := self.parameters[name].grad) is not None}
+        for name, update in self.updates_from(gradients, shape, momentum):
+            move(self.parameters[name], update, rate, rate * weight_decay)
+
+    def updates_from(
+        self, gradients: Mapping[str, Tensor], shape: torch.Size, momentum: float
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Names and updates, before the learning rate, of matrices of one `shape` (m, n), from whole gradients."""
         directions = []
-        for name in names:
-            gradient = self.parameters[name].grad
-            assert gradient is not None
+        for name, gradient in gradients.items():
             self.momenta[name].lerp_(gradient, 1 - momentum)
             # Nesterov: look one step ahead along the momentum.
             directions.append(gradient.lerp(self.momenta[name], momentum).view(-1, *shape))
         stacked = orthogonalize(torch.cat(directions), self.in_bf16)
-        for name, update in zip(names, stacked.split([len(d) for d in directions]), strict=True):
-            self._apply(name, update.view_as(self.parameters[name]), rate, rate * weight_decay)
-
-    def _apply(self, name: str, update: Tensor, rate: float, decay: float) -> None:
-        # NorMuon: rows with large updates are damped, and the whole keeps its norm.
-        variance = self.variances[name]
-        variance.lerp_(update.square().mean(dim=-1, keepdim=True), 1 - VARIANCE_DECAY)
-        corrected = variance / (1 - VARIANCE_DECAY**self.updates)
-        size = update.norm(dim=(-2, -1), keepdim=True)
-        update = update * corrected.clamp(min=1e-10).rsqrt()
-        update = update * (size / update.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10))
-        parameter = self.parameters[name]
-        if decay:
-            parameter -= decay * parameter * (update * parameter >= 0)
-        parameter.add_(update, alpha=-rate)
+        for name, update in zip(gradients, stacked.split([len(d) for d in directions]), strict=True):
+            update = update.view_as(self.momenta[name])
+            # NorMuon: rows with large updates are damped, and the whole keeps its norm.
+            variance = self.variances[name]
+            variance.lerp_(update.square().mean(dim=-1, keepdim=True), 1 - VARIANCE_DECAY)
+            corrected = variance / (1 - VARIANCE_DECAY**self.updates)
+            size = update.norm(dim=(-2, -1), keepdim=True)
+            update = update * corrected.clamp(min=1e-10).rsqrt()
+            yield name, update * (size / update.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-10))
 
     def named_state(self) -> dict[str, Tensor]:
         """Everything a resumed run needs, by parameter name."""

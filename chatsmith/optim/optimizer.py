@@ -76,6 +76,9 @@ def muon_and_adamw(by_role: dict[str, dict[str, Tensor]], rates: Rates, in_bf16:
 class Optimizer:
     """Muon for the matrices and AdamW for the rest, driven as one."""
 
+    is_collective = False
+    """Whether processes meet in each forward and backward pass, so that all have to do as many."""
+
     def __init__(self, model: GPT, rates: Rates) -> None:
         self.rates = rates
         self.named: dict[str, Tensor] = trained_parameters(model)

@@ -190,13 +190,10 @@ class ShardedOptimizer(Optimizer):
             start, stop = map(int, span.split(":"))
             return _entries(_parameter_of(base), state[base])[start:stop].clone()
 
-        adamw = [
-            f"adamw.{kind}.{name}" for name in self.adamw.names for kind in ("step", "exp_avg", "exp_avg_sq")
-        ]
-        known = [
-            key for key in adamw if key.partition("@")[0] in state
-        ]  # a parameter that had no state has none
-        self.adamw.load_named_state({key: own(key) for key in known})
+        kinds = ("step", "exp_avg", "exp_avg_sq")
+        adamw = (f"adamw.{kind}.{name}" for name in self.adamw.names for kind in kinds)
+        # A parameter that had no state has none.
+        self.adamw.load_named_state({key: own(key) for key in adamw if key.partition("@")[0] in state})
         with torch.no_grad():
             self.muon.load_named_state({key: own(key) for key in self.muon.named_state()})
             if self._keeps_exact_weights:
@@ -298,7 +295,9 @@ class ShardedOptimizer(Optimizer):
 
 
 def make_optimizer(model: GPT, rates: Rates, runtime: Runtime) -> Optimizer:
-    """The optimizer of `model`: whole in one process, dealt out among several."""
+    """The optimizer of `model`: whole in one process, dealt out among several; its own where its weights are cut."""
+    if model.new_optimizer:
+        return model.new_optimizer(model, rates, runtime)
     if runtime.world_size == 1:
         return Optimizer(model, rates)
     return ShardedOptimizer(model, rates, runtime.rank, runtime.world_size)

@@ -93,7 +93,15 @@ def attended(config: GPTConfig, length: int) -> float:
     return sum(mean(window) for window in config.windows)
 
 
-def step_of(plan: Plan, device: Device, dtype: str, recompute: float = 0.0, *, fp8: bool = False) -> StepTime:
+def step_of(
+    plan: Plan,
+    device: Device,
+    dtype: str,
+    recompute: float = 0.0,
+    *,
+    fp8: bool = False,
+    is_cut: bool = False,
+) -> StepTime:
     """A step of a plan, in the microbatches that it has."""
     return step_time(
         plan.model,
@@ -104,6 +112,7 @@ def step_of(plan: Plan, device: Device, dtype: str, recompute: float = 0.0, *, f
         dtype=dtype,
         fp8=fp8,
         recompute=recompute,
+        is_cut=is_cut,
     )
 
 
@@ -117,8 +126,10 @@ def step_time(
     dtype: str = "bf16",
     fp8: bool = False,
     recompute: float = 0.0,
+    is_cut: bool = False,
 ) -> StepTime:
-    """Time of a step. `recompute` is the share of the forward pass that activation checkpointing repeats.
+    """Time of a step. `recompute` is the share of the forward pass that activation checkpointing repeats. Where
+    `is_cut`, each microbatch gathers the weights twice, in bf16, and reduces gradients in float32, beside arithmetic.
 
     With `fp8`, the blocks' products run at that rate; the head's do not.
 
@@ -134,6 +145,7 @@ def step_time(
     again = 1 + recompute / 3  # the forward pass is a third
     state_bytes = 4 * cost.parameters
     exchanged = 0.0 if world_size == 1 else 2 * cost.parameters * (world_size - 1) / world_size
+    hidden = exchanged * (4 * microbatches if is_cut else 1)
     # Newton-Schulz on each matrix of a block, five times (2 m^2 n + m^3), C = m: 12 C^2 entries make 12 squares.
     muon = 5 * 12 * config.num_layers * 2 * 3 * width**3 / world_size
     return StepTime(
@@ -142,13 +154,16 @@ def step_time(
         elementwise=again * ELEMENTWISE_BYTES * width * config.num_layers * tokens / read,
         loss=LOSS_BYTES * config.vocab_size * tokens / read,
         weights=microbatches * (2.5 * 4) * cost.scaling_parameters / read,
-        communication=exchanged / device.link * (1 - HIDDEN_COMMUNICATION) + exchanged / device.link,
+        communication=(hidden * (1 - HIDDEN_COMMUNICATION) + (0 if is_cut else exchanged)) / device.link,
         optimizer=muon / speed + 4 * state_bytes / world_size / read,
         host=HOST_SECONDS,
     )
 
 
 # ---- memory, and time on this machine ----
+
+PER_MACHINE = 8
+"""GPUs: weights are cut within a machine."""
 
 MOST_TIMES = 4
 ENOUGH_SECONDS = 2.0
@@ -183,6 +198,7 @@ def fit_within(plan: Plan, way: Way, room: float) -> tuple[Plan, dict[str, Any],
     """The plan in the microbatches in which training would do it within `room` bytes a device; bytes by what they are
     for, whether and how they fit; and the same in words."""
     rows = plan.rows_per_microbatch * plan.accumulation
+    way = replace(way, most_shards=min(way.world_size, PER_MACHINE))
     most = most_at_once(plan.model) if way.on_gpu else plan.rows_per_microbatch
     fit = find_fit(plan.model, rows, most, way, room)
     parts = {name: size for name, size in fit.memory.items() if name not in ("batch", "peak")}
@@ -210,9 +226,9 @@ def _in_words(plan: Plan, fit: Fit, room: float) -> str:
     )
     if fit.way.on_gpu and fit.way.world_size == 1:
         for count in (2, 4, 8):
-            several = replace(fit.way, world_size=count, bf16_tables=False)
+            several = replace(fit.way, world_size=count, bf16_tables=False, most_shards=count)
             if find_fit(plan.model, max(1, plan.rows_per_step // count), 1, several, room).fits:
-                return f"{words}; {count} such GPUs would share the optimizer, and it would fit"
+                return f"{words}; {count} such GPUs would share it, and it would fit"
     return words
 
 

@@ -49,7 +49,7 @@ class MetricsLog(contextlib.AbstractContextManager["MetricsLog"]):
         self._path, self._waits, self._unwritten = path, waits, b""
         # Unbuffered: what could not be written must not be tried again when the file is closed.
         self._file = path.open("ab", buffering=0)
-        if (written := path.read_bytes()) and not written.endswith(b"\n"):
+        if path.stat().st_size and _last_byte(path) != b"\n":
             self._append(b"\n")
 
     def __exit__(self, *_: object) -> None:
@@ -186,6 +186,12 @@ class _TensorBoard:
 
     def close(self) -> None:
         self._writer.close()
+
+
+def _last_byte(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read()
 
 
 def _stays(line: bytes, stage: str, after_step: int) -> bool:

@@ -91,15 +91,21 @@ class Way:
     bf16_tables: bool = False
     """Embedding tables, their gradients and moments are bf16."""
     world_size: int = 1
+    shards: int = 1
+    """Among so many processes weights and gradients are cut (FSDP); 1: each has all."""
+    most_shards: int = 1
+    """Where nothing else fits, they may be cut among so many."""
 
 
-def state_bytes(cost: Cost, world_size: int = 1, table: int = EXACT) -> dict[str, int]:
+def state_bytes(cost: Cost, world_size: int = 1, table: int = EXACT, shards: int = 1) -> dict[str, int]:
     """Bytes of weights, gradients and the optimizer's state on each process, by these names; a number of an embedding
     table takes `table` bytes. Muon keeps a momentum for each number of a matrix, AdamW two moments for all else, dealt
-    out among processes; both gates and Muon's one variance a row are too few to count."""
+    out among processes, as weights and gradients are among `shards`; both gates and Muon's one variance a row are too
+    few to count."""
     weights = EXACT * cost.scaling_parameters + table * cost.tables
     optimizer = EXACT * (cost.matrices + 2 * cost.head) + 2 * table * cost.tables
-    return {"weights": weights, "gradients": weights, "optimizer": optimizer // world_size}
+    own = weights // shards
+    return {"weights": own, "gradients": own, "optimizer": optimizer // world_size}
 
 
 def _kept_by_token(shape: GPTConfig, layer: int, way: Way) -> float:
@@ -126,14 +132,16 @@ def step_memory(shape: GPTConfig, rows: int, accumulation: int, way: Way) -> dic
     cost, layers = model_cost(shape), range(shape.num_layers)
     width, size = shape.model_dim, way.dtype.itemsize
     table_size = 2 if way.bf16_tables else EXACT
-    state = state_bytes(cost, way.world_size, table_size)
+    owners = way.shards if way.shards > 1 else way.world_size
+    state = state_bytes(cost, owners, table_size, way.shards)
     weights, gradients, optimizer = state.values()
     tokens = rows * shape.context_length
     head, stream = EXACT * cost.head, tokens * width * size
 
     whole = [tokens * _kept_by_token(shape, layer, way) for layer in layers]
     if way.recompute == "nothing":
-        kept, again = sum(whole) + (2 * cost.matrices if size == 2 else 0), 0.0  # weights cast to bf16
+        cast = 2 * cost.matrices if size == 2 and way.shards == 1 else 0  # weights in bf16
+        kept, again = sum(whole) + cast, 0.0
     else:  # the block's input and the values it is given; of products, qkv 3, attention 1, out 1, MLP 5
         each = 11 if way.recompute == "elementwise" else 1
         kept = stream * (each * len(layers) + len(shape.value_embedding_layers))
@@ -157,9 +165,15 @@ def step_memory(shape: GPTConfig, rows: int, accumulation: int, way: Way) -> dic
         stacked = min(stacked, max(4 * width * width, STACKED_NUMBERS))
     if way.dtype == torch.bfloat16:  # iterated in it
         copies = 6
-    update, left = copies * EXACT * stacked // way.world_size, gradients
+    update, left = copies * EXACT * stacked // owners, gradients
+    if way.shards > 1:
+        # The next block's weights and the last one's gradients are on the way; a table in float32 has a dense gradient.
+        number, whole = size if way.on_gpu else EXACT, cost.matrices // shape.num_layers
+        activations += 2 * number * whole + head
+        block += (number + 2 * EXACT) * whole
+        tables = 3 * EXACT * width * max(shape.vocab_size, shape.bigram_buckets) + head
     at_end = gradients + max(tables, block)
-    if way.world_size > 1:
+    if way.world_size > 1 and way.shards == 1:
         # A gradient is dropped as it is copied to be sent, those of tables last; all weights are copied to arrive. In
         # bf16, whose owners keep exact weights, copies take half the bytes.
         halves = 2 if way.on_gpu and way.dtype == torch.bfloat16 else 1
@@ -199,7 +213,7 @@ class Fit:
     def tier(self) -> str:
         """The way in a few words."""
         recomputed = "" if self.way.recompute == "nothing" else f"recomputing {self.way.recompute}"
-        words = (recomputed, "bf16 tables" * self.way.bf16_tables)
+        words = ("fully sharded" * (self.way.shards > 1), recomputed, "bf16 tables" * self.way.bf16_tables)
         return ", ".join(filter(None, words)) or "plain"
 
 
@@ -210,8 +224,9 @@ def find_fit(
     them in a microbatch; where none fits, the one that takes least.
 
     What costs time comes last: smaller microbatches, then recomputing elementwise code, then blocks, then tables in
-    bf16. But a GPU should get ENOUGH_TOKENS at once, and recomputes rather than to get fewer. `correction` multiplies
-    activations and logits, by what was measured.
+    bf16. But a GPU should get ENOUGH_TOKENS at once, and recomputes rather than to get fewer. Where nothing fits,
+    weights and gradients are cut among `most_shards`. `correction` multiplies activations and logits, by what was
+    measured.
     """
     # Compiled, products cannot be told from the rest; and what several processes exchange is of one type.
     kinds = [kind for kind in RECOMPUTING if not (way.is_compiled and kind == "elementwise")]
@@ -228,6 +243,9 @@ def find_fit(
                 break
     enough = max(1, ENOUGH_TOKENS // shape.context_length) if way.on_gpu else 1
     fitting = [fit for fit in tried if fit.fits]
+    if not fitting and way.most_shards > way.shards:
+        cut = replace(way, shards=way.most_shards)
+        return find_fit(shape, rows, at_once, cut, room, correction, least)
     if not fitting:
         return min(tried, key=lambda fit: fit.needed)
     return max(fitting, key=lambda fit: min(fit.rows, enough))  # the first of several
@@ -236,6 +254,15 @@ def find_fit(
 def most_at_once(shape: GPTConfig) -> int:
     """Rows of a microbatch on a GPU that has room."""
     return max(1, MOST_TOKENS // shape.context_length)
+
+
+def free_for_training(runtime: Runtime) -> float:
+    """Bytes that each process may still take: those of the one that has least."""
+    device = runtime.device
+    free = free_memory(device) * SHARE_OF_FREE_MEMORY / runtime.world_size
+    if device.type == "cuda":  # its own, and what torch holds and does not use is free, too
+        free = free_memory(device) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return -max_number(-free, runtime)
 
 
 def fit_plan(
@@ -255,13 +282,13 @@ def fit_plan(
     optimizer is made.
     """
     shape, device, rows = plan.model, runtime.device, plan.rows_per_step // plan.world_size
-    on_gpu, weights = device.type == "cuda", sum(weight.nbytes for weight in model.parameters())
+    on_gpu, weights = (
+        device.type == "cuda",
+        sum(weight.nbytes for weight in model.parameters()) // model.shards,
+    )
     is_compiled = model.blocks[0]._compiled_call_impl is not None
-    way = Way(runtime.compute_dtype, on_gpu, is_compiled, world_size=runtime.world_size)
-    free = free_memory(device) * SHARE_OF_FREE_MEMORY / runtime.world_size
-    if on_gpu:  # its own, and what torch holds and does not use is free, too
-        free = free_memory(device) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    room = -max_number(-(free + weights), runtime)
+    way = Way(runtime.compute_dtype, on_gpu, is_compiled, world_size=runtime.world_size, shards=model.shards)
+    room = free_for_training(runtime) + weights
     most = most_at_once(shape) if on_gpu and not is_asked else plan.rows_per_microbatch
     # A run that resumes with fewer rows than it began with would compute other last digits.
     fit = find_fit(shape, rows, most, way, room, least=most if is_asked and not on_gpu else 1)
@@ -295,7 +322,7 @@ def _correction(
     known: dict[str, float] = {}
     with suppress(OSError, ValueError):
         known = json.loads(path.read_text("utf-8"))
-    if name in known or compute_loss is None:
+    if name in known or compute_loss is None or fit.way.shards > 1:  # processes know different ones
         return known.get(name, 1.0)
     model.run_block = RECOMPUTING[fit.way.recompute]
     ids = torch.zeros((fit.rows, model.config.context_length), dtype=torch.int64)

@@ -43,7 +43,7 @@ def pretrain(
     else:
         model = GPT(start)
         model.init_weights(torch.Generator().manual_seed(settings.seed))
-        model.to(run.runtime.device)
+    run.place(model, run.runtime)
     run.adjust(model)
 
     @cache  # not before an evaluation: it waits for all of the validation text

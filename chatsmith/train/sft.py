@@ -43,7 +43,8 @@ def fine_tune(
         raise UserError("a mixture of weights alone has no end; give tokens or minutes", setting="tokens")
     pass_tokens = mixture.rows_per_pass * shape.context_length
     tokens = tokens or max(1, int(epochs * pass_tokens))
-    run.adjust(model.train())
+    run.place(model.train(), run.runtime)
+    run.adjust(model)
     text_rows = ValidationRows(validation_text, shape.context_length) if validation_text else None
 
     def evaluate(plan: Plan) -> dict[str, float]:

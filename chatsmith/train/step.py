@@ -79,7 +79,7 @@ def train_step(
     Raises UserError where the smallest pieces do not fit.
     """
     notch = notch or Notch()
-    counted = [(batch, num) for batch in batches if (num := batch.num_targets)]
+    counted = [(batch, num) for batch in batches if (num := batch.num_targets) or optimizer.is_collective]
     on_device = [batch.to(runtime.device) for batch, _ in counted]
     trained = sum_number(float(sum(num for _, num in counted)), runtime)
     loss_scale = notch.loss_scale if runtime.compute_dtype == torch.float16 else 1.0
@@ -125,7 +125,7 @@ def _gradients(
 ) -> Callable[[], list[float]]:
     """Forward and backward of all microbatches, each cut into at most so many pieces. What is returned gives their
     losses, as `read_later` does."""
-    cut = [piece for batch in batches for piece in batch_pieces(batch, pieces)]
+    cut = [one for batch in batches for one in batch_pieces(batch, pieces, optimizer.is_collective)]
     losses: list[Tensor] = []
     read: Callable[[], list[float]] = list
     for index, batch in enumerate(cut, start=1):
@@ -139,12 +139,13 @@ def _gradients(
     return read
 
 
-def batch_pieces(batch: B, pieces: int) -> list[B]:
-    """The rows of a batch as at most so many batches; those without a target are left out."""
+def batch_pieces(batch: B, pieces: int, even_empty: bool = False) -> list[B]:
+    """The rows of a batch as at most so many batches, those without a target only with `even_empty`."""
     if pieces == 1:
         return [batch]
     columns = [[None] * pieces if column is None else column.chunk(pieces) for column in batch]
-    return [piece for rows in zip(*columns, strict=False) if (piece := type(batch)(*rows)).num_targets]
+    cut = (type(batch)(*rows) for rows in zip(*columns, strict=False))
+    return [piece for piece in cut if even_empty or piece.num_targets]
 
 
 def prepare(

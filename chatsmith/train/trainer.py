@@ -99,6 +99,8 @@ class TrainingRun:
     with other memory free, sums would be in another order, and their last digits others."""
     gradient_of: ChunkGradient = chunk_gradient
     """How the loss of a chunk is computed on this device."""
+    place: Callable[[GPT, Runtime], object] = lambda model, runtime: model.to(runtime.device)
+    """Puts the weights where they train."""
     adjust: Callable[[GPT], None] = lambda model: None
     """Changes how a model computes before it is trained."""
     describe: Callable[[GPT, list[Any], ComputeLoss[Any]], list[str]] = lambda model, batches, loss: []

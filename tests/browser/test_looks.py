@@ -43,7 +43,7 @@ def test_what_is_said_in_passing_stands_over_the_middle_of_the_conversation(chat
 
 def test_figures_of_older_replies_are_seen_on_hover(new_page, server):
     chat = Chat(new_page(server.address, **DESKTOP), server.address).open()
-    chat.answer_with({"content": "Fine."})
+    chat.set_up({"Longest reply": 4})
     chat.say("One")
     chat.say("Two")
     chat.message.hover()
@@ -76,7 +76,7 @@ def test_a_phone_is_offered_no_keyboard_and_shows_that_settings_were_changed(new
     folded = chat.page.get_by_role("button", name="Prompt and settings")
     assert "is-marked" not in folded.get_attribute("class")
     chat.message.fill("/temperature 0.5")
-    chat.message.press("Enter")
+    chat.page.get_by_role("button", name="Send").tap()  # Enter begins a new line there
     chat.page.get_by_text("The temperature is 0.5 from now on.").wait_for()
     chat.until("document.querySelectorAll('.header .is-marked').length === 1")
     chat.page.get_by_role("button", name="Show conversations").tap()

@@ -70,9 +70,13 @@ def test_conversation_tokens_prompt_and_settings(talked, shoot, width, request):
     chat.page.get_by_role("button", name="Prompt", exact=True).click()
     chat.page.locator(".prompt-messages").wait_for()
     shoot(chat, f"chat-prompt{width}")
+    if width:
+        chat.page.keyboard.press("Escape")  # a sheet lies over the page there
     chat.page.get_by_role("button", name="Settings", exact=True).click()
     chat.page.get_by_role("slider").nth(4).wait_for()
     shoot(chat, f"chat-settings{width}")
+    if width:
+        chat.page.keyboard.press("Escape")
     chat.message.fill("/")
     chat.page.get_by_role("option").first.wait_for()
     shoot(chat, f"chat-commands{width}")

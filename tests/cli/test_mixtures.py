@@ -97,7 +97,7 @@ def test_runs_share_the_tokens_of_conversations(tiny_copy, tmp_path, run_command
     def unexpected(*_):
         raise AssertionError("rendered again")
 
-    monkeypatch.setattr("chatsmith.data.mixture.render", unexpected)
+    monkeypatch.setattr("chatsmith.ingest.tokenizing.render", unexpected)
     code, _, error = run_command("mid", other, *argv)
     assert code == 0, error
     assert weights(other, "mid") == weights(tiny_copy, "mid")

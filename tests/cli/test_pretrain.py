@@ -2,11 +2,16 @@
 
 import json
 import shutil
+from functools import partial
+from importlib.util import find_spec
 
 import pytest
+import torch
 
+from chatsmith.backends.fp8 import fp8_products
 from chatsmith.bundle import load_bundle
 from chatsmith.cli import main as cli
+from chatsmith.cli import training
 from chatsmith.cli.training import SAMPLE_TOKENS
 from chatsmith.runtime.run_directory import RunDirectory, read_recipe
 from tests.processes import CHATSMITH, Processes, well
@@ -51,6 +56,7 @@ def refused(result: tuple[int, str, str], message: str) -> None:
         (["--seed", -1], "seed is -1"),
         (["--device", "gpu"], "device must be auto, cpu"),
         (["--dtype", "fp8"], "--dtype must be one of auto, fp32, bf16, fp16"),
+        (["--fp8", "--device", "cpu"], "fp8 takes a GPU of the kind of Ada, Hopper or newer, not cpu"),
         (["--dept", 4], "unknown flag --dept (did you mean --depth?)"),
     ],
 )
@@ -159,15 +165,18 @@ def test_a_batch_that_is_no_whole_number_of_rows_is_told_of(tiny_copy, pretrain)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("shard", ["optimizer", pytest.param("full", marks=pytest.mark.long)])
 def test_two_processes_train_the_model_of_one_and_only_the_first_speaks(
-    tiny_run, tiny_copy, subprocess_environment
+    tiny_run, tiny_copy, subprocess_environment, shard
 ):
-    """The same run, made anew by two processes that share each step."""
+    """The same run, made anew by two processes that share each step: weights whole on each, or cut between them."""
     shutil.rmtree(tiny_copy / "pretrain")
     (tiny_copy / "metrics.jsonl").unlink()
+    asked = "pretrain", tiny_copy, "--shard", shard
     first, second = well(
-        Processes(CHATSMITH, "pretrain", tiny_copy, world_size=2, environment=subprocess_environment).wait()
+        Processes(CHATSMITH, *asked, world_size=2, environment=subprocess_environment).wait()
     )
+    assert ("cut among 2 processes" in first.out) == (shard == "full")
     assert "2 processes" in first.out and second.out == ""
     losses = []
     for run in (tiny_run, tiny_copy):
@@ -180,3 +189,19 @@ def test_two_processes_train_the_model_of_one_and_only_the_first_speaks(
     for name, value in alone.items():
         # Not closer: Adam divides gradients that are mere rounding by their own size.
         assert (together[name] - value).norm() < 0.01 * value.norm(), name
+
+
+@pytest.mark.skipif(find_spec("torchao") is None, reason="needs torchao")
+def test_a_stage_in_fp8_is_another_one_with_the_same_files(tiny_copy, pretrain, monkeypatch):
+    monkeypatch.setattr(training, "fp8_products", partial(fp8_products, emulate=True))
+    argv = ["--tokens", 2048, "--batch-tokens", 1024, "--no-compile"]
+    found = []
+    for more in ([], ["--fp8"]):
+        assert pretrain(tiny_copy, *argv, *more)[0] == 0
+        bundle = load_bundle(tiny_copy / "pretrain/bundle")
+        files = sorted(path.name for path in bundle.path.iterdir())
+        found.append((files, bundle.config, bundle.model.state_dict()))
+    (files, config, weights), (files8, config8, weights8) = found
+    assert files8 == files and config8 == config and weights8.keys() == weights.keys()
+    assert all(weights8[name].dtype == weight.dtype for name, weight in weights.items())
+    assert any(not torch.equal(weights8[name], weight) for name, weight in weights.items())

@@ -36,7 +36,7 @@ def test_training_goes_on_where_the_terminal_cannot_encode_its_samples(subproces
     environment = {**subprocess_environment, "PYTHONIOENCODING": "ascii"}
     for argv in (
         ("tokenizer", tiny_copy, "--vocab-size", "500"),
-        ("pretrain", tiny_copy, "--prompt", "東京"),
+        ("pretrain", tiny_copy, "--sample-prompts", "東京"),
     ):
         done = chatsmith(environment, *argv)
         assert (done.returncode, done.stderr) == (0, b""), argv
@@ -60,7 +60,7 @@ def test_a_prompt_and_a_name_that_are_no_text_do_not_end_a_training(tiny_copy, s
         "--batch-tokens",
         "1024",
         "--no-compile",
-        "--prompt",
+        "--sample-prompts",
         "a\udcff",
         "--seed",
         "5",

@@ -169,7 +169,7 @@ def test_several_tries_have_seeds_of_their_own_and_stand_together(
     tokenizer: Tokenizer, reporter: Reporter
 ) -> None:
     engine: Any = ScriptedEngine(*[said(text) for text in ("3", "no", "an animal", "3", "4", "4")])
-    result = run_exam(engine, PROBLEMS, tokenizer, reporter=reporter, tries=2, temperature=0.8)
+    result = run_exam(engine, PROBLEMS, tokenizer, reporter=reporter, tries=2)
     assert [reply["id"] for reply in result] == [one.id for one in PROBLEMS for _ in range(2)]
     assert [reply["correct"] for reply in result] == [True, False, True, False, True, True]
     assert {request.sampling.temperature for request in engine.asked} == {0.8}

@@ -263,6 +263,8 @@ def test_other_folders_are_refused_with_the_reason(folders: dict[str, Path], tmp
         ("config.json", b"[]", "no JSON object"),
         ("config.json", b"[" * 10**5, "no JSON object"),
         ("config.json", b"\xff", "no JSON object"),
+        ("config.json", b'{"model_type": "gpt2"}', "'gpt2'"),
+        ("config.json", b'{"model_type": "chatsmith"}', "lacks 'vocab_size'"),  # a bundle says it elsewhere
         ("generation_config.json", b"5", "no JSON object"),
         ("generation_config.json", b'{"temperature": "hot"}', "temperature"),
         ("generation_config.json", b'{"max_new_tokens": -5}', "max_tokens"),

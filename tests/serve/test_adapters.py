@@ -10,7 +10,7 @@ import torch
 
 from chatsmith.backends.lora import LoRALinear, add_lora, merged, save_adapter
 from chatsmith.bundle import load_bundle, save_bundle
-from chatsmith.cli.config import named_adapters
+from chatsmith.cli.config import named_models
 from chatsmith.cli.serve import Config
 from chatsmith.cli.settings import from_flags
 from chatsmith.engine.engine import Engine
@@ -92,7 +92,7 @@ def test_adapters_that_cannot_be_served_are_refused(
         (("--name", "x", "--adapter", f"x={left}"), "two models are called x"),
     ):
         with pytest.raises(UserError, match=message):
-            named_adapters(Config(**from_flags(Config, [plain, *flags], "serve")))
+            named_models(Config(**from_flags(Config, [plain, *flags], "serve")))
     server = start_server(plain, "--adapter", f"x={stale / 'bundle'}")
     assert server.process.wait(timeout=120) == 2
     server.until(lambda: "which has replaced its own" in server.said)

@@ -159,7 +159,7 @@ def test_the_peak_of_a_large_step_is_foreseen(depth, rows, way):
 
 
 class Travelling:
-    """A collective that keeps what it sends until someone has waited for it, as those of gloo and NCCL do."""
+    """A collective that keeps what it sends as long as there is a handle to wait by, as gloo's do."""
 
     def __init__(self, received, sent, collective=sharded._reduce_scatter, **options) -> None:
         self.sent, self.work = sent, collective(received, sent, **options)

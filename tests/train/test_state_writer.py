@@ -52,6 +52,24 @@ def test_training_goes_on_while_a_state_is_written_and_does_not_change_it(tmp_pa
     assert all(value.abs().max() == 0 for value in loaded.tensors.values())
 
 
+def test_a_copy_takes_the_memory_of_the_one_before_where_it_fits(tmp_path: Path, monkeypatch) -> None:
+    places, write = [], states.write_tensors
+
+    def noted(path: Path, tensors: dict[str, torch.Tensor]):
+        places.append({name: tensor.data_ptr() for name, tensor in tensors.items()})
+        return write(path, tensors)
+
+    monkeypatch.setattr(states, "write_tensors", noted)
+    writer, former = StateWriter(tmp_path, ALONE), torch.zeros(5)
+    for tensor in (former, former + 1, torch.full((6,), 2.0), torch.full((6,), 3, dtype=torch.int64)):
+        writer.begin({"a": tensor}, {})
+        writer.finish()
+        loaded = load_state(tmp_path, print)
+        assert loaded is not None and torch.equal(loaded.tensors["a"], tensor)
+        assert loaded.tensors["a"].dtype == tensor.dtype
+    assert places[1] == places[0] and former.data_ptr() not in places[0].values()
+
+
 def test_one_state_at_a_time_in_their_order(tmp_path: Path, gate) -> None:
     writer = StateWriter(tmp_path, ALONE)
     writer.begin({"a": torch.zeros(2)}, {"step": 1})

@@ -7,7 +7,8 @@ import { fixed } from "./numbers";
 
 const many = (count: number, one: string, more: string) => `${fixed(count)} ${count === 1 ? one : more}`;
 const tokens = (count: number) => many(count, "token", "tokens");
-const capital = (text: string) => text.charAt(0).toUpperCase() + text.slice(1);
+/** A stage at the beginning of a sentence. */
+const capital = (stage: string) => (/^(sft|rl)$/.test(stage) ? stage.toUpperCase() : stage.charAt(0).toUpperCase() + stage.slice(1));
 const date = (time: number, options: Intl.DateTimeFormatOptions) => new Date(time).toLocaleString("en", options);
 
 export const en = {
@@ -661,7 +662,7 @@ export const en = {
     talkTitle: "Talk to it",
     talkChoice: "Stage to talk to",
     talkHere: (model: string) => `Talk to ${model} here`,
-    notServed: (stage: string) => `${capital(stage)} is not served here. In a terminal, or as a page like this one:`,
+    notServed: (stage: string) => `Nothing serves ${stage} here. In a terminal, or as a page like this one:`,
     copyCommand: "Copy the command",
 
     evaluations: "Evaluations",
