@@ -108,11 +108,7 @@ class Stage:
         Raises UserError for settings that do not go with that. No shape: they stay whole."""
         config, runtime = self.config, self.runtime
         shard = config.shard if shape and runtime.world_size > 1 else "optimizer"
-        needing = (
-            name
-            for name in ("lora_rank", "core_every", "fp8", "sample_prompts")
-            if getattr(config, name, None)
-        )
+        needing = (name for name in ("lora_rank", "core_every", "fp8") if getattr(config, name, None))
         why = "dtype" if runtime.compute_dtype == torch.float16 else next(needing, "")
         processes = per_machine(rank_from(os.environ), os.environ)
         if shape and shard == "auto" and not why:
@@ -124,7 +120,8 @@ class Stage:
             return lambda model, runtime: model.to(runtime.device)
         if why:
             raise UserError(f"{why} needs whole weights: leave one of them out", setting=(why, "shard"))
-        self.reporter.notice(f"weights, gradients and optimizer are cut among {processes} processes")
+        left = "; sample_prompts need whole weights and are left out" if config.sample_prompts else ""
+        self.reporter.notice(f"weights, gradients and optimizer are cut among {processes} processes{left}")
         return partial(place_sharded, per_machine=processes)
 
     def training_run(self, tokenizer: Tokenizer, shape: GPTConfig | None = None) -> TrainingRun:

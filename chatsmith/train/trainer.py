@@ -108,7 +108,8 @@ class TrainingRun:
     after_step: Callable[[GPT, int], dict[str, float]] = lambda model, step: {}
     """What else is to be done with the model after a step, on all processes; scores that come of it are recorded."""
     sample: Callable[[GPT], Mapping[str, Any]] | None = None
-    """What the model says at every evaluation, on the main process, to be recorded; its `sample` is shown, too."""
+    """What the model says at every evaluation, on the main process, to be recorded; its `sample` is shown, too. A model
+    that is cut among processes is not asked."""
 
     def once(self, name: str, choose: Callable[[], float]) -> float:
         """What was chosen under this name when the run began; else the least that any process chooses now."""
@@ -454,7 +455,7 @@ class Trainer:
             self._request.interrupts = False
         self.awaits_evaluation = False
         began, said = time.monotonic(), {}
-        if self.run.sample and self.run.runtime.is_main:
+        if self.run.sample and self.run.runtime.is_main and self.model.shards == 1:
             said = self.run.sample(self.model)
             self.run.reporter.line(said["sample"])
         if self._budget:  # its minutes are for training

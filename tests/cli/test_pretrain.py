@@ -191,6 +191,47 @@ def test_two_processes_train_the_model_of_one_and_only_the_first_speaks(
         assert (together[name] - value).norm() < 0.01 * value.norm(), name
 
 
+STOPPED = """
+import os, signal
+from chatsmith.train.trainer import Trainer
+update = Trainer.update
+
+def update_and_stop(trainer, *arguments):
+    update(trainer, *arguments)
+    if trainer.step == 5 and trainer.run.runtime.rank == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+Trainer.update = update_and_stop
+"""
+
+
+@pytest.mark.long
+def test_cut_weights_stopped_on_the_way_go_on_cut_or_whole(tiny_copy, subprocess_environment):
+    """Stopped by a SIGTERM that reaches one process; samples, which take whole weights, are left out with a notice."""
+    shutil.rmtree(tiny_copy / "pretrain")
+    more = "--sample-prompts", "One day", "--evaluations", 4, "--keep-every", 4
+    asked = "--tokens", 8192, "--shard", "full", *more
+    found = {}
+    for name, world_size in (("straight", 2), ("cut", 2), ("whole", 1)):
+        run = shutil.copytree(tiny_copy, tiny_copy.with_name(name))
+        start = {"environment": subprocess_environment, "world_size": 2}
+        if name != "straight":
+            ended = Processes(STOPPED + CHATSMITH, "pretrain", run, *asked, **start).wait()
+            assert [one.code for one in ended] == [143, 143], [one.err for one in ended]
+            assert "stopped after step 5 of 8" in ended[0].err
+        start["world_size"] = world_size
+        first, *_ = well(Processes(CHATSMITH, "pretrain", run, *asked, **start).wait())
+        assert ("sample_prompts need whole weights and are left out" in first.out) == (world_size == 2)
+        assert ("resuming after step 5" in first.out) == (name != "straight")
+        kept = [load_bundle(run / "pretrain" / "steps" / step).model.state_dict() for step in "48"]
+        found[name] = [*kept, load_bundle(run / "pretrain" / "bundle").model.state_dict()]
+    for one, wanted in (*zip(found["cut"], found["straight"], strict=True),):
+        assert all(torch.equal(one[name], value) for name, value in wanted.items())
+    for one, wanted in (*zip(found["whole"], found["straight"], strict=True),):
+        for name, value in wanted.items():
+            assert (one[name] - value).norm() <= 0.01 * value.norm(), name
+
+
 @pytest.mark.skipif(find_spec("torchao") is None, reason="needs torchao")
 def test_a_stage_in_fp8_is_another_one_with_the_same_files(tiny_copy, pretrain, monkeypatch):
     monkeypatch.setattr(training, "fp8_products", partial(fp8_products, emulate=True))
