@@ -225,7 +225,8 @@ def _pdf(path: Path) -> Iterator[Part]:
     titles: dict[int | None, list[str]] = {}
     with suppress(Exception):  # a table of contents that is damaged names nothing
         for one in _titles(reader.outline):
-            titles.setdefault(reader.get_destination_page_number(one), []).append(str(one.title).strip())
+            if title := str(one.title).strip():
+                titles.setdefault(reader.get_destination_page_number(one), []).append(title)
     for number, page in enumerate(reader.pages):
         yield 1, f"page {number + 1}"
         text = re.sub(r"(\w)-\n(\w)", r"\1\2", page.extract_text())
