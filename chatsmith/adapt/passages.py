@@ -232,11 +232,11 @@ def _pdf(path: Path) -> Iterator[Part]:
         text = re.sub(r"(\w)-\n(\w)", r"\1\2", page.extract_text())
         text = re.sub(r"(?<![.:!?\n])\n(?!\n)", " ", text)
         for title in titles.get(number, []):
-            before, _, after = text.partition(title)
-            if title and after:
+            before, *after = re.split(rf"(?<!\w){re.escape(title)}(?!\w)", text, maxsplit=1)
+            if any(after):
                 yield 0, before
                 yield 2, title
-                text = after
+                text = after[0]
         yield 0, text
 
 
