@@ -43,7 +43,7 @@ REVERSED_FORMS = {
     "definition": ("What do you call {said}?", "Give the name: {said}"),
     "entry": ("Which name is described as “{said}”?", "Give the name: {said}"),
     "signature": (),
-    "heading": ("Where can I read about {subject}?", "I look for “{subject}”. Where is it?"),
+    "heading": ("Where can I read about {subject}?", "I'm looking for “{subject}”. Where is it?"),
 }
 """From what is said to the subject, or to the document."""
 EXAM_FORMS = {
