@@ -1,8 +1,8 @@
 """Questions about documents, made from their structure and without a model: for training, and for an examination.
 
 What headings, definitions, entries of lists and signatures say becomes facts. A training pair asks for a fact in one of
-the forms of `TRAINING_FORMS`, and its answer stands word for word in its passage. The examination asks in forms that no
-training pair uses, for a few words that can be looked up in the passage, too.
+the forms of `TRAINING_FORMS`, and its answer stands word for word in its passage, or is the name of its file. The
+examination asks in forms that no training pair uses, for a few words that can be looked up so, too.
 """
 
 import re
@@ -84,7 +84,7 @@ class Question:
     question: str
     answer: str
     passage: str
-    """The name of the passage that the answer stands in."""
+    """The name of the passage that the answer stands in, or whose file is the answer."""
     form: str
 
 
