@@ -56,7 +56,7 @@ def refused(result: tuple[int, str, str], message: str) -> None:
         (["--seed", -1], "seed is -1"),
         (["--device", "gpu"], "device must be auto, cpu"),
         (["--dtype", "fp8"], "--dtype must be one of auto, fp32, bf16, fp16"),
-        (["--fp8", "--device", "cpu"], "fp8 takes a GPU of the kind of Ada, Hopper or newer, not cpu"),
+        (["--fp8", "--device", "cpu"], "NVIDIA GPU of the Ada or Hopper generation or newer; this is cpu"),
         (["--dept", 4], "unknown flag --dept (did you mean --depth?)"),
     ],
 )
