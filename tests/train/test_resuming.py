@@ -156,7 +156,7 @@ def test_steps_done_earlier_make_no_speed(training_run, go_on, new_plan, monkeyp
     assert begun == [90 * plan.tokens_per_step] and done == 10 * [plan.tokens_per_step]
 
 
-def test_seconds_are_those_of_all_sessions(training_run, go_on, new_plan, runtime):
+def test_seconds_are_those_of_all_sessions(training_run, go_on, new_plan, new_model):
     def slow() -> dict[str, float]:
         time.sleep(0.05)
         return {"bpb": 1.0}
@@ -172,7 +172,7 @@ def test_seconds_are_those_of_all_sessions(training_run, go_on, new_plan, runtim
     result, _ = go_on(one, **scored)
     seconds = [line["seconds"] for line in records(one) if "loss" in line]
     assert len(seconds) == 8 and seconds == sorted(seconds)
-    facts = facts_of(replace(one, started=time.monotonic() - 2.0), new_plan(8), result)
+    facts = facts_of(replace(one, started=time.monotonic() - 2.0), new_plan(8), result, new_model())
     assert facts["seconds"] == round(saved["seconds"] + 2.0, 1)
     assert result.seconds == seconds[-1] and result.earlier_seconds == saved["seconds"]
 
