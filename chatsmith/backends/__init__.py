@@ -46,7 +46,7 @@ def choose_backend(
     once that costs nothing (docs/lab-log.md). An engine cannot be made with True where there is no C.
 
     With `adapters`, by name, each request chooses one or none. A step in which one is asked for runs through torch,
-    over the same weights, quantized or not; nothing is exact then.
+    over the same weights, quantized or not; nothing is exact then. Raises UserError for them with `exact` True.
     """
     return _FastBackend(model, quantize, exact, adapters or {})
 
@@ -77,6 +77,8 @@ class _FastBackend(Backend):
         self, model: GPT, quantize: Quantization | None, exact: bool | None, adapters: Mapping[str, Adapter]
     ) -> None:
         super().__init__(model)
+        if exact and adapters:
+            raise UserError("replies beside adapters are not exact; do without one of them", setting="exact")
         exact = False if adapters else exact
         self._source, self._must_be_exact, self.adapters = model, exact, adapters.keys()
         self._library = load_library() if self.device.type == "cpu" else None

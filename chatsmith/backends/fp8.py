@@ -26,7 +26,10 @@ def fp8_products(device: torch.device, emulate: bool = False) -> Callable[[GPT],
     """
     has_fp8 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
     if not has_fp8 and not emulate:
-        raise UserError(f"fp8 takes a GPU of the kind of Ada, Hopper or newer, not {device}", setting="fp8")
+        raise UserError(
+            f"fp8 needs an NVIDIA GPU of the Ada or Hopper generation or newer; this is {device}",
+            setting="fp8",
+        )
     try:
         from torchao.float8 import Float8LinearConfig
         from torchao.float8.float8_linear import Float8Linear, matmul_with_hp_or_float8_args

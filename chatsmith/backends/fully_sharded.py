@@ -28,6 +28,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
+from chatsmith.model.config import GPTConfig
 from chatsmith.model.gpt import GPT
 from chatsmith.optim.muon import move, rate_of
 from chatsmith.optim.optimizer import Rates, role_of
@@ -36,14 +37,19 @@ from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.errors import UserError
 
 
+def uneven(config: GPTConfig, world_size: int, per_machine: int) -> str:
+    """What cannot be dealt out evenly among the processes of a machine, in words; nothing where all can."""
+    counts = {"processes": world_size, "channels": config.model_dim, "channels of the MLP": config.mlp_dim}
+    return next((f"{count} {what}" for what, count in counts.items() if count % per_machine), "")
+
+
 def place_sharded(model: GPT, runtime: Runtime, per_machine: int) -> None:
     """Cut the weights of a model on the CPU among the `per_machine` processes of each machine, and put each part on its
     device. Raises UserError where that does not come out even."""
-    width, device = model.config.model_dim, runtime.device
-    if runtime.world_size % per_machine or width % per_machine or model.config.mlp_dim % per_machine:
+    device = runtime.device
+    if what := uneven(model.config, runtime.world_size, per_machine):
         raise UserError(
-            f"{runtime.world_size} processes, {per_machine} on a machine, cannot cut {width} channels evenly; "
-            "take numbers that divide it, or shard = optimizer",
+            f"{per_machine} processes on a machine do not divide {what}; take numbers that do, or shard = optimizer",
             setting="shard",
         )
     shape = runtime.world_size // per_machine, per_machine

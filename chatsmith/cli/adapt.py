@@ -190,10 +190,8 @@ def _prepare(config: Config, documents: Documents, base: Path, folder: Path, rep
         f"{len(exams['held_out']):,} about what is held out"
     )
     size = sum(len(one.text) for one in training)
-    columns = [
-        *("characters", "parameters", "passes over the pairs", "bits per byte of held-out pages"),
-        "questions answered",
-    ]
+    columns = ["characters", "parameters", "passes over the pairs", "bits per byte of held-out pages",
+               "questions answered"]  # fmt: skip
     reporter.table(
         f"What runs of ours gained (yours: {size:,} characters to train on)", columns, EXPECTED_GAINS
     )
@@ -298,7 +296,10 @@ def _write_general(replay: Replay, folder: Path) -> None:
     asked = questions.exam_questions(passages, (), EXAM_ITEMS["general"])
     for name, records in (("general", kept), ("exam_general", map(asdict, asked))):
         file = folder / f"{name}.jsonl"
-        _write(file, records) if kept else file.unlink(missing_ok=True)
+        if kept:
+            _write(file, records)
+        else:
+            file.unlink(missing_ok=True)
 
 
 def _recipe(

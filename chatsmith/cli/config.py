@@ -646,7 +646,8 @@ class ServeConfig(Inference, Listening):
     """The model's name in the API. Default: the name of its folder."""
     adapter: tuple[str, ...] = ()
     """What LoRA trained beside the (first) model, each NAME=PATH of a run, bundle or adapter: served as a model of that
-    name, without another copy of the weights. All of them then run through torch, slower on a CPU."""
+    name, without another copy of the weights. Steps in which one is asked for run through torch,
+    which is slower on a CPU."""
     documents: Path | None = None
     """A folder of documents: passages that go with the last question of a chat are put before it, and named beside the
     reply."""

@@ -79,7 +79,7 @@ def import_folder(config: ImportConfig) -> None:
     reporter = Reporter()
     check_new(config.out)
     model, tokenizer, generation = read_transformers(config.folder)
-    sampling_from(generation)  # before it is kept
+    sampling_from(generation)  # refuses what no engine could use, before anything is written
     summary = f"Imported from {config.folder.name}, a folder of the transformers library."
     card = model_card(config.out.name, summary)
     save_bundle(

@@ -93,14 +93,14 @@ def main(config: PretrainConfig) -> None:
             tokens=config.tokens or int(config.ratio * model_cost(shape).scaling_parameters),
             budget=stage.budget(training),
         )
-        model = gather(model, runtime)
+        whole = gather(model, runtime)
         if runtime.is_main:
-            facts = facts_of(training, plan, result)
+            facts = facts_of(training, plan, result, model)
             if isinstance(rows, Mixture):
                 facts["mixture"] = rows.facts(plan.steps * plan.rows_per_step)
             how = f"trained further from {_named(start.path)}" if start else "trained from scratch"
             summary = f"A language model that continues text, {how}; not yet fine-tuned to chat."
-            stage.finish(model, tokenizer, plan, facts, summary)
+            stage.finish(whole, tokenizer, plan, facts, summary)
 
 
 def _tokenizer(run: RunDirectory, start: Bundle | None) -> Tokenizer:
@@ -162,7 +162,7 @@ def fine_tuning(config: SftConfig | MidConfig) -> None:
         whole = gather(start.model, runtime)
         if runtime.is_main:
             talks = [part.rows for part in mixture.parts if isinstance(part.rows, ConversationRows)]
-            facts = facts_of(training, plan, result) | {
+            facts = facts_of(training, plan, result, start.model) | {
                 "conversations": sum(rows.num_conversations for rows in talks),
                 "cut": sum(rows.cut for rows in talks),
                 "skipped": sum(rows.skipped for rows in talks),

@@ -72,7 +72,7 @@ def main(config: Config) -> None:
         if runtime.is_main:
             tested = BeforeAfter(test, before, after)
             tested.show(stage.reporter)
-            facts = tested.facts() | facts_of(training, plan, result)
+            facts = tested.facts() | facts_of(training, plan, result, start.model)
             for name in ("loss", "tokens_per_second", "share_of_peak"):  # they say nothing here
                 del facts[name]
             facts |= {

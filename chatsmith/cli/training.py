@@ -16,7 +16,7 @@ import torch
 
 from chatsmith.backends import choose_loss
 from chatsmith.backends.fp8 import fp8_products
-from chatsmith.backends.fully_sharded import gather, place_sharded
+from chatsmith.backends.fully_sharded import gather, place_sharded, uneven
 from chatsmith.backends.lora import ADAPTER, adapter_beside, add_lora, merged, save_adapter
 from chatsmith.bundle import GENERATION_DEFAULTS, Bundle, check_bundle, load_bundle, save_bundle
 from chatsmith.cli.config import Shape
@@ -43,7 +43,7 @@ from chatsmith.runtime.states import saved_states
 from chatsmith.text.chat import Message, render_prompt
 from chatsmith.text.tokenizer import Tokenizer
 from chatsmith.tools.calculator import calculator_tool
-from chatsmith.train.memory import Way, find_fit, free_for_training
+from chatsmith.train.memory import RECOMPUTING, Way, find_fit, free_for_training
 from chatsmith.train.plan import Plan, dial, model_shape
 from chatsmith.train.step import uncompiled
 from chatsmith.train.timing import TimeBudget
@@ -103,23 +103,29 @@ class Stage:
             adapter_beside(start.path)  # if it is damaged, that is said before anything is trained
             add_lora(start.model, self.config.lora_rank, self.config.lora_products, self.config.seed)
 
-    def _placing(self, shape: GPTConfig | None) -> Callable[[GPT, Runtime], object]:
+    def _placing(self, shape: GPTConfig | None, chosen: dict[str, Any]) -> Callable[[GPT, Runtime], object]:
         """What puts the weights where they train: cut among processes, where the settings say so or nothing else fits.
-        Raises UserError for settings that do not go with that. No shape: they stay whole."""
+        That is `chosen` once: a run that goes on keeps it. Raises UserError for settings that do not go with cut ones.
+        No shape: they stay whole."""
         config, runtime = self.config, self.runtime
         shard = config.shard if shape and runtime.world_size > 1 else "optimizer"
-        needing = (name for name in ("lora_rank", "core_every", "fp8") if getattr(config, name, None))
-        why = "dtype" if runtime.compute_dtype == torch.float16 else next(needing, "")
+        whole = [name for name in ("lora_rank", "core_every", "fp8") if getattr(config, name, None)]
+        whole += ["dtype"] * (runtime.compute_dtype == torch.float16)
         processes = per_machine(rank_from(os.environ), os.environ)
-        if shape and shard == "auto" and not why:
-            way = Way(runtime.compute_dtype, runtime.device.type == "cuda", config.compile)
-            way = replace(way, world_size=runtime.world_size, most_shards=processes)
-            fit = find_fit(shape, 2, 2, way, free_for_training(runtime))
-            shard = "full" if fit.fits and fit.way.shards > 1 else "optimizer"
+        if shape and shard == "auto" and not whole and not uneven(shape, runtime.world_size, processes):
+            if "shards" not in chosen:
+                way = Way(runtime.compute_dtype, runtime.device.type == "cuda", config.compile)
+                way = replace(way, world_size=runtime.world_size, most_shards=processes)
+                # On a CPU, weights that are loaded already count twice, which only cuts somewhat earlier.
+                fit = find_fit(shape, 2, 2, way, free_for_training(runtime))
+                chosen["shards"] = fit.way.shards if fit.fits else 1
+            shard = "full" if chosen["shards"] > 1 else "optimizer"
         if shard != "full":
-            return lambda model, runtime: model.to(runtime.device)
-        if why:
-            raise UserError(f"{why} needs whole weights: leave one of them out", setting=(why, "shard"))
+            return TrainingRun.place
+        if whole:
+            raise UserError(
+                f"{whole[0]} needs whole weights: leave one of them out", setting=(whole[0], "shard")
+            )
         left = "; sample_prompts need whole weights and are left out" if config.sample_prompts else ""
         self.reporter.notice(f"weights, gradients and optimizer are cut among {processes} processes{left}")
         return partial(place_sharded, per_machine=processes)
@@ -156,6 +162,7 @@ class Stage:
         resumed = next((one for one in all_keys(self.key) if one in saved), self.key)
         describe = partial(hardest_rows, text_of=tokenizer.decode, runtime=self.runtime)
         prompts, answers = config.sample_prompts, self.name != "pretrain"
+        chosen = dict(saved.get(resumed, {}).get("chosen", {}))
         return TrainingRun(
             self.name,
             resumed,
@@ -171,13 +178,13 @@ class Stage:
             started=self.started,
             settings=to_recipe(config),
             after_step=after_step,
-            chosen=dict(saved.get(resumed, {}).get("chosen", {})),
+            chosen=chosen,
             gradient_of=choose_loss(self.runtime, self.reporter.line)
             if self.name != "rl"
             else chunk_gradient,
-            adjust=fp8_products(self.runtime.device) if getattr(config, "fp8", False) else lambda _: None,
+            adjust=fp8_products(self.runtime.device) if getattr(config, "fp8", False) else TrainingRun.adjust,
             describe=describe if self.name != "rl" else lambda *_: [],
-            place=self._placing(shape),
+            place=self._placing(shape, chosen),
             sample=partial(say, tokenizer=tokenizer, prompts=prompts, answers=answers) if prompts else None,
         )
 
@@ -304,8 +311,8 @@ def shape_of(config: Shape, vocab_size: int) -> GPTConfig:
     return model_shape(vocab_size=vocab_size, **shape)
 
 
-def facts_of(training: TrainingRun, plan: Plan, result: TrainResult) -> dict[str, Any]:
-    """The numbers of a finished run for the results table, all commands that it took included."""
+def facts_of(training: TrainingRun, plan: Plan, result: TrainResult, model: GPT) -> dict[str, Any]:
+    """The numbers of a finished run of `model` for the results table, all commands that it took included."""
     seconds = result.earlier_seconds + time.monotonic() - training.started
     return {
         **{name: round(value, 4) for name, value in result.scores.items()},
@@ -318,16 +325,18 @@ def facts_of(training: TrainingRun, plan: Plan, result: TrainResult) -> dict[str
         "share_of_peak": round(result.share_of_peak, 4),
         "peak_memory_gb": round(peak_memory_bytes(training.runtime) / 1e9, 3),
         "foreseen_memory_gb": round(plan.foreseen_memory_bytes / 1e9, 3),
-        **_foreseen_speed(plan, training.runtime, bool(training.settings.get("fp8"))),
+        **_foreseen_speed(plan, model, training.runtime, bool(training.settings.get("fp8"))),
     }
 
 
-def _foreseen_speed(plan: Plan, runtime: Runtime, fp8: bool) -> dict[str, float]:
+def _foreseen_speed(plan: Plan, model: GPT, runtime: Runtime, fp8: bool) -> dict[str, float]:
     """Tokens/s by the model of time, where the GPU is in its table."""
     device, dtype = device_here(runtime.device), runtime.dtype_name
-    if device is None or dtype not in device.flops or not plan.has_equal_steps:
+    rates = {dtype, "fp8"} if fp8 else {dtype}
+    if device is None or not rates <= device.flops.keys() or not plan.has_equal_steps:
         return {}
-    step = step_of(plan, device, dtype, fp8=fp8)
+    again = float(model.run_block is RECOMPUTING["blocks"])
+    step = step_of(plan, device, dtype, again, fp8=fp8, is_cut=model.shards > 1)
     return {"foreseen_tokens_per_second": round(plan.tokens_per_step / step.seconds, 1)}
 
 

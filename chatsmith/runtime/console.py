@@ -174,7 +174,7 @@ class Bar:
             # Ten percent of a total that takes a second in all is not worth a line; the last line says enough.
             share = (self._done - self._shown_done) / self._total if self._total else 0.0
             is_due = waited >= PLAIN_SECONDS or (share >= PLAIN_SHARE and waited >= 1.0)
-        # What is found out at the end belongs into the last line, which `finish` writes.
+        # What is found out at the end belongs in the last line, which `finish` writes.
         is_over = self._drawn is None and self._total is not None and self._done >= self._total
         if is_due and not is_over:
             self.show()
@@ -232,9 +232,9 @@ def counted(count: int, noun: str) -> str:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What settings say otherwise than before: 'tokens 1000, not 2000'; nothing where the former are not known."""
-    changed = [name for name in {**before, **now} if before and before.get(name) != now.get(name)]
-    return ", ".join(f"{name} {before.get(name, 'unset')}, not {now.get(name, 'unset')}" for name in changed)
+    """What settings that both have say otherwise than before: 'tokens 1000, not 2000'. A version may know others."""
+    changed = [name for name in before if name in now and before[name] != now[name]]
+    return ", ".join(f"{name} {before[name]}, not {now[name]}" for name in changed)
 
 
 def format_number(number: float) -> str:

@@ -83,8 +83,6 @@ def load(settings: ipc.EngineSettings) -> tuple[Engine, ipc.ModelInfo]:
         )
     adapters = {name: load_adapter(Path(folder), path) for name, folder in settings.adapters.items()}
     quantize = None if settings.quantize == "none" else settings.quantize
-    if adapters and settings.exact:
-        raise UserError("models with adapters run through torch, and are not exact; do without")
     beside = CPU_TOKENS_BESIDE_DECODING if runtime.device.type == "cpu" else None
     engine = Engine(
         bundle.model,

@@ -282,10 +282,8 @@ def fit_plan(
     optimizer is made.
     """
     shape, device, rows = plan.model, runtime.device, plan.rows_per_step // plan.world_size
-    on_gpu, weights = (
-        device.type == "cuda",
-        sum(weight.nbytes for weight in model.parameters()) // model.shards,
-    )
+    on_gpu = device.type == "cuda"
+    weights = sum(weight.nbytes for weight in model.parameters()) // model.shards
     is_compiled = model.blocks[0]._compiled_call_impl is not None
     way = Way(runtime.compute_dtype, on_gpu, is_compiled, world_size=runtime.world_size, shards=model.shards)
     room = free_for_training(runtime) + weights

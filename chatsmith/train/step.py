@@ -140,7 +140,7 @@ def _gradients(
 
 
 def batch_pieces(batch: B, pieces: int, even_empty: bool = False) -> list[B]:
-    """The rows of a batch as at most so many batches, those without a target only with `even_empty`."""
+    """The rows of a batch as at most so many batches: of several, those without a target only with `even_empty`."""
     if pieces == 1:
         return [batch]
     columns = [[None] * pieces if column is None else column.chunk(pieces) for column in batch]

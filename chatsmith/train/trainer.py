@@ -231,8 +231,8 @@ def train(
     """Train `model` on about `tokens` tokens of `rows`, or with a `budget` on as many as its minutes hold, in
     microbatches that fit into memory. Returns the plan with the steps that were done, and how they ended.
 
-    `evaluate` is a `Job`'s. The batch size with which the minutes are measured is that of a plan for
-    `guess` tokens; 0 guesses from half of the matrix peak. Raises as `Trainer` does.
+    `evaluate` gives the scores under a plan; None: none. The batch size with which the minutes are measured is that of
+    a plan for `guess` tokens; 0 guesses from half of the matrix peak. Raises as `Trainer` does.
     """
     runtime, reporter = run.runtime, run.reporter
     flops_per_token = model_cost(model.config).training_flops_per_token

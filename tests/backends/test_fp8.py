@@ -110,7 +110,7 @@ def test_sizes_that_it_cannot_multiply_are_one_line():
 
 def test_hardware_without_fp8_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
-    with pytest.raises(UserError, match="Ada, Hopper or newer, not cuda:0"):
+    with pytest.raises(UserError, match="the Ada or Hopper generation or newer; this is cuda:0"):
         fp8_products(torch.device("cuda:0"))
 
 

@@ -280,9 +280,9 @@ def test_traffic_of_a_deep_model_on_eight_machines(pretended) -> None:
 
 def test_what_cannot_be_cut_is_refused_in_one_line(pretended) -> None:
     model = GPT(GPTConfig(vocab_size=64, num_layers=1, num_heads=5, head_dim=4))
-    with pytest.raises(UserError, match="take numbers that divide it"):
+    with pytest.raises(UserError, match="8 processes on a machine do not divide 20 channels; take"):
         place_sharded(model, Runtime(torch.device("cpu"), torch.float32, 3, 64), 8)
-    with pytest.raises(UserError, match="take numbers that divide it"):
+    with pytest.raises(UserError, match="24 processes on a machine do not divide 64 processes; take"):
         place_sharded(GPT(GPTConfig(vocab_size=64)), Runtime(torch.device("cpu"), torch.float32, 3, 64), 24)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import ExitStack
 from functools import partial
 from importlib.util import find_spec
 
@@ -12,8 +13,17 @@ from chatsmith.backends.fp8 import fp8_products
 from chatsmith.bundle import load_bundle
 from chatsmith.cli import main as cli
 from chatsmith.cli import training
+from chatsmith.cli.config import PretrainConfig
 from chatsmith.cli.training import SAMPLE_TOKENS
+from chatsmith.model.config import GPTConfig
+from chatsmith.model.gpt import GPT
+from chatsmith.report.estimate import DEVICES
+from chatsmith.runtime.console import Reporter
+from chatsmith.runtime.device import Runtime
 from chatsmith.runtime.run_directory import RunDirectory, read_recipe
+from chatsmith.train.memory import RECOMPUTING
+from chatsmith.train.plan import make_plan
+from chatsmith.train.trainer import TrainingRun
 from tests.processes import CHATSMITH, Processes, well
 
 
@@ -56,7 +66,7 @@ def refused(result: tuple[int, str, str], message: str) -> None:
         (["--seed", -1], "seed is -1"),
         (["--device", "gpu"], "device must be auto, cpu"),
         (["--dtype", "fp8"], "--dtype must be one of auto, fp32, bf16, fp16"),
-        (["--fp8", "--device", "cpu"], "fp8 takes a GPU of the kind of Ada, Hopper or newer, not cpu"),
+        (["--fp8", "--device", "cpu"], "NVIDIA GPU of the Ada or Hopper generation or newer; this is cpu"),
         (["--dept", 4], "unknown flag --dept (did you mean --depth?)"),
     ],
 )
@@ -230,6 +240,38 @@ def test_cut_weights_stopped_on_the_way_go_on_cut_or_whole(tiny_copy, subprocess
     for one, wanted in (*zip(found["whole"], found["straight"], strict=True),):
         for name, value in wanted.items():
             assert (one[name] - value).norm() <= 0.01 * value.norm(), name
+
+
+@pytest.mark.parametrize(("processes", "room", "is_cut"), [(4, 1e9, True), (4, 1e12, False), (3, 1e9, False)])
+def test_what_auto_chose_is_kept_by_a_run_that_goes_on(tmp_path, monkeypatch, processes, room, is_cut):
+    """Weights are cut where nothing else fits and they can be dealt out evenly; a resumed run does not ask again."""
+    shape = GPTConfig(vocab_size=300, num_layers=10, num_heads=8, head_dim=128, context_length=32)
+    runtime = Runtime(torch.device("cpu"), torch.float32, 0, processes)
+    stage = training.Stage(
+        "pretrain", PretrainConfig(run=tmp_path), runtime, Reporter(True), ExitStack(), 0.0
+    )
+    monkeypatch.setattr(training, "per_machine", lambda *_: processes)
+    monkeypatch.setattr(training, "free_for_training", lambda _: room)
+    chosen = {}
+    assert (stage._placing(shape, chosen) is not TrainingRun.place) == is_cut
+    assert len(chosen) == (processes == 4)
+    monkeypatch.setattr(training, "free_for_training", lambda _: 1e12 if is_cut else 1e9)
+    assert (stage._placing(shape, chosen) is not TrainingRun.place) == is_cut
+
+
+def test_a_speed_that_nobody_can_foresee_is_left_out(monkeypatch):
+    """An A100 has no fp8; cut weights and recomputing are counted."""
+    shape = GPTConfig(vocab_size=300, num_layers=2, num_heads=4, head_dim=16, context_length=32)
+    plan, model = make_plan(shape, 2**16, world_size=4), GPT(shape)
+    runtime = Runtime(torch.device("cpu"), torch.bfloat16, 0, 4)
+    monkeypatch.setattr(training, "device_here", lambda _: DEVICES["a100"])
+    assert training._foreseen_speed(plan, model, runtime, fp8=True) == {}
+    (whole,) = training._foreseen_speed(plan, model, runtime, fp8=False).values()
+    model.shards = 4
+    (cut,) = training._foreseen_speed(plan, model, runtime, fp8=False).values()
+    model.run_block = RECOMPUTING["blocks"]
+    (recomputing,) = training._foreseen_speed(plan, model, runtime, fp8=False).values()
+    assert whole > cut > recomputing
 
 
 @pytest.mark.skipif(find_spec("torchao") is None, reason="needs torchao")

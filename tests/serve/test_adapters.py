@@ -81,7 +81,7 @@ def test_adapters_that_cannot_be_served_are_refused(
     refused = {
         (plain, plain): "not an adapter that can be read",
         (left, left): "was trained beside another model",
-        (plain, left): "run through torch, and are not exact",
+        (plain, left): "replies beside adapters are not exact",
     }
     for (path, adapter), message in refused.items():
         settings = EngineSettings(path, device="cpu", threads=1, exact=True, adapters={"x": adapter})
