@@ -141,8 +141,8 @@ def exam_questions(
 
 
 def without_leaks(exam: Iterable[Question], pairs: Iterable[Question]) -> list[Question]:
-    """The questions that share no LEAK_WORDS words in a row with a training pair, do not hold their own answer, and have
-    but one, each once."""
+    """The questions that share no LEAK_WORDS words in a row with a training pair, do not hold their own answer,
+    and have one answer alone; each once."""
     known = sequences((text for pair in pairs for text in (pair.question, pair.answer)), LEAK_WORDS)
     asked = {pair.question for pair in pairs}
     return [
