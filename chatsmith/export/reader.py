@@ -42,11 +42,11 @@ def read_transformers(folder: Path) -> tuple[GPT, Tokenizer, dict[str, Any]]:
     config = _json(file)
     if not (folder / "model.safetensors").is_file():
         raise UserError(f"{folder} has no model.safetensors; other files (.bin, .pt, parts) are not read")
+    refuse_pickles(folder)
     try:
         weights = safetensors.torch.load_file(folder / "model.safetensors")
     except SafetensorError as error:
         raise UserError(f"{folder / 'model.safetensors'} cannot be read ({error}); copy it again") from error
-    refuse_pickles(folder)
     try:
         _check_numbers(config, weights, file)
         weights = {name: tensor.float() for name, tensor in weights.items()}
@@ -84,7 +84,7 @@ def read_transformers(folder: Path) -> tuple[GPT, Tokenizer, dict[str, Any]]:
 
 def refuse_pickles(folder: Path) -> None:
     """Raise UserError if there is one."""
-    if pickles := [path.name for path in sorted(folder.iterdir()) if path.suffix in PICKLES]:
+    if pickles := [path.name for path in sorted(folder.iterdir()) if path.suffix.lower() in PICKLES]:
         raise UserError(f"{folder} holds {pickles[0]}: a pickle can run code where it is read; remove it")
 
 

@@ -272,11 +272,16 @@ def test_other_folders_are_refused_with_the_reason(folders: dict[str, Path], tmp
         ("generation_config.json", b'{"max_new_tokens": -5}', "max_tokens"),
         ("tokenizer.json", b"{}", "tokenizer"),
         ("training_args.bin", b"", "training_args.bin: a pickle"),
+        ("Weights.PT", b"", "Weights.PT: a pickle"),
+        ("model.safetensors", b"", "copy it again"),
     ):
         shutil.copytree(folders["portable"], tmp_path / "model", dirs_exist_ok=True)
         (tmp_path / "model" / file).write_bytes(content)
         assert reason in refusal(capsys, tmp_path / "model")
         (tmp_path / "model" / file).unlink()
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"")
+    (tmp_path / "model" / "optimizer.pt").touch()  # is found before the weights are read
+    assert "optimizer.pt: a pickle" in refusal(capsys, tmp_path / "model")
     (tmp_path / "model" / "config.json").unlink(missing_ok=True)
     (tmp_path / "model" / "config.json").symlink_to("config.json")  # in a circle
     assert "config.json" in refusal(capsys, tmp_path / "model")
