@@ -42,7 +42,8 @@ def rank_from(environment: Mapping[str, str]) -> Rank:
 
 
 def per_machine(rank: Rank, environment: Mapping[str, str]) -> int:
-    """How many of the processes are on each machine, as the first machine says; all, where it is one each or nobody says it."""
+    """How many of the processes are on each machine, as the first machine says; all, where it is one each or
+    nobody says it."""
     name = "LOCAL_WORLD_SIZE" if "RANK" in environment else "SLURM_STEP_TASKS_PER_NODE"
     found = re.match(r"\d+", environment.get(name, ""))  # 8(x4)
     return int(found[0]) if found and int(found[0]) > 1 else rank.world_size
