@@ -225,17 +225,18 @@ def _pdf(path: Path) -> Iterator[Part]:
     titles: dict[int | None, list[str]] = {}
     with suppress(Exception):  # a table of contents that is damaged names nothing
         for one in _titles(reader.outline):
-            titles.setdefault(reader.get_destination_page_number(one), []).append(str(one.title).strip())
+            if title := str(one.title).strip():
+                titles.setdefault(reader.get_destination_page_number(one), []).append(title)
     for number, page in enumerate(reader.pages):
         yield 1, f"page {number + 1}"
         text = re.sub(r"(\w)-\n(\w)", r"\1\2", page.extract_text())
         text = re.sub(r"(?<![.:!?\n])\n(?!\n)", " ", text)
         for title in titles.get(number, []):
-            before, _, after = text.partition(title)
-            if title and after:
+            before, *after = re.split(rf"(?<!\w){re.escape(title)}(?!\w)", text, maxsplit=1)
+            if any(after):
                 yield 0, before
                 yield 2, title
-                text = after
+                text = after[0]
         yield 0, text
 
 

@@ -1,8 +1,8 @@
 """Questions about documents, made from their structure and without a model: for training, and for an examination.
 
 What headings, definitions, entries of lists and signatures say becomes facts. A training pair asks for a fact in one of
-the forms of `TRAINING_FORMS`, and its answer stands word for word in its passage. The examination asks in forms that no
-training pair uses, for a few words that can be looked up in the passage, too.
+the forms of `TRAINING_FORMS`, and its answer stands word for word in its passage, or is the name of its file. The
+examination asks in forms that no training pair uses, for a few words that can be looked up so, too.
 """
 
 import re
@@ -15,7 +15,7 @@ from itertools import chain, zip_longest
 from chatsmith.adapt.passages import Passage
 from chatsmith.adapt.search import words
 
-VERSION = 2
+VERSION = 3
 """Raised when the same documents give other questions."""
 
 LEAK_WORDS = 8
@@ -43,7 +43,7 @@ REVERSED_FORMS = {
     "definition": ("What do you call {said}?", "Give the name: {said}"),
     "entry": ("Which name is described as “{said}”?", "Give the name: {said}"),
     "signature": (),
-    "heading": ("Where can I read about {subject}?", "I look for “{subject}”. Where is it?"),
+    "heading": ("Where can I read about {subject}?", "I'm looking for “{subject}”. Where is it?"),
 }
 """From what is said to the subject, or to the document."""
 EXAM_FORMS = {
@@ -84,7 +84,7 @@ class Question:
     question: str
     answer: str
     passage: str
-    """The name of the passage that the answer stands in."""
+    """The name of the passage that the answer stands in, or whose file is the answer."""
     form: str
 
 
@@ -100,11 +100,14 @@ class _Fact:
 
 
 def training_pairs(passages: Sequence[Passage]) -> list[Question]:
-    """Every fact in every form for training; of several facts about one subject, the first."""
+    """Every fact in every form for training; of several facts about one subject, the first.
+
+    What has two answers, such as which file has a part called "Options", is not asked.
+    """
     of_passage = {one.name: one.name for one in passages}
     for one in passages:
         of_passage[one.name] += f"\n{one.text}"
-    pairs: dict[str, Question] = {}
+    pairs: list[Question] = []
     has_several = len({one.document for one in passages}) > 1
     for fact in _facts(passages):
         document, name = fact.passage.document, fact.passage.name
@@ -115,8 +118,8 @@ def training_pairs(passages: Sequence[Passage]) -> list[Question]:
         for form, answer in [*answers, *((form, of_what) for form in reversed_forms)]:
             question = form.format(subject=fact.subject, document=document, said=said)
             if squeezed(answer) in squeezed(of_passage[name]):
-                pairs.setdefault(question, Question(question, answer, name, fact.kind))
-    return list(pairs.values())
+                pairs.append(Question(question, answer, name, fact.kind))
+    return _with_one_answer(pairs)
 
 
 def exam_questions(
@@ -138,18 +141,25 @@ def exam_questions(
 
 
 def without_leaks(exam: Iterable[Question], pairs: Iterable[Question]) -> list[Question]:
-    """The questions that share no LEAK_WORDS words in a row with a training pair and do not hold their own answer, each
-    once."""
+    """The questions that share no LEAK_WORDS words in a row with a training pair, do not hold their own answer,
+    and have one answer alone; each once."""
     known = sequences((text for pair in pairs for text in (pair.question, pair.answer)), LEAK_WORDS)
     asked = {pair.question for pair in pairs}
-    kept = {
-        one.question: one
-        for one in exam
+    return [
+        one
+        for one in _with_one_answer(exam)
         if one.question not in asked
         and not is_right(one.question, one.answer)
         and not sequences((one.question, one.answer, f"{one.question} {one.answer}"), LEAK_WORDS) & known
-    }
-    return list(kept.values())
+    ]
+
+
+def _with_one_answer(asked: Iterable[Question]) -> list[Question]:
+    """Each question once; none whose words stand there with another answer, too."""
+    alike: dict[str, list[Question]] = {}
+    for one in asked:
+        alike.setdefault(one.question.lower(), []).append(one)
+    return [first for first, *more in alike.values() if all(one.answer == first.answer for one in more)]
 
 
 def sequences(texts: Iterable[str], length: int) -> set[tuple[str, ...]]:
@@ -198,7 +208,6 @@ def _can_be_asked(subject: str) -> bool:
 
 def _asked(facts: Sequence[_Fact]) -> Iterator[Question]:
     """The facts in the forms of the examination, where they have a short answer."""
-    headings = Counter(fact.subject.lower() for fact in facts if fact.kind == "heading")
     for fact in facts:
         said = fact.said.split()
         match fact.kind:
@@ -209,11 +218,9 @@ def _asked(facts: Sequence[_Fact]) -> Iterator[Question]:
             case "signature":
                 first = fact.said.partition(",")[0].partition("=")[0].partition(":")[0]
                 asked = {"signature": (words(first) or [""])[-1]}
-            case _ if headings[fact.subject.lower()] == 1:
+            case _:
                 begins = " ".join(fact.answer.split()[:4])
                 asked = {"heading": fact.passage.document, "beginning": begins}
-            case _:
-                asked = {}
         for form, answer in asked.items():
             if answer and answer not in ("self", "cls", "void"):
                 text = EXAM_FORMS[form].format(subject=fact.subject, beginning=" ".join(said[:6]))

@@ -144,7 +144,8 @@ def _prepare(config: Config, documents: Documents, base: Path, folder: Path, rep
     if about.is_file():
         if json.loads(about.read_bytes())["key"] != key:
             raise UserError(
-                f"the documents, the model or the writer are others than for {folder}; choose another --run"
+                f"the documents, the model or the writer are others than for {folder}, or this chatsmith makes other "
+                "questions; choose another --run"
             )
         return
     held_out, training = _divided(documents)

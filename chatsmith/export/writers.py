@@ -98,11 +98,11 @@ def write_gguf(bundle: Bundle, path: Path, kind: GGUFType) -> None:
     writer: Any = gguf.GGUFWriter(path, "qwen3")
     writer.add_name(bundle.path.absolute().parent.name)
     writer.add_description((bundle.path / "README.md").read_text(encoding="utf-8"))
-    sampling = {**GENERATION_DEFAULTS, **bundle.generation}
+    # What a file does not say, llama.cpp decides: top_p 0.95 and min_p 0.05.
+    sampling = {**GENERATION_DEFAULTS, "top_p": 1.0, "min_p": 0.0, **bundle.generation}
     writer.add_int32("general.sampling.top_k", sampling["top_k"])
     for name, key in (("temperature", "temp"), ("top_p", "top_p"), ("min_p", "min_p")):
-        if name in sampling:
-            writer.add_float32(f"general.sampling.{key}", sampling[name])
+        writer.add_float32(f"general.sampling.{key}", sampling[name])
     writer.add_context_length(config.context_length)
     writer.add_embedding_length(config.model_dim)
     writer.add_block_count(config.num_layers)

@@ -105,6 +105,19 @@ def test_a_pdf_is_split_by_its_pages_and_its_table_of_contents(tmp_path: Path) -
     assert found.left_out == []
 
 
+def test_bookmarks_without_a_title_and_within_a_word_split_nothing(tmp_path: Path) -> None:
+    pages = [["Contents of all", "C", "Old."], ["Written in C++17.", "C++", "New."]]
+    write_pdf(tmp_path / "a.pdf", pages, [("", 0), (" ", 0), ("C", 0), ("tent", 0), ("C++", 1)])
+    found = read_documents(tmp_path)
+    assert found.left_out == []
+    assert {one.heading: one.text for one in found.passages} == {
+        "page 1": "Contents of all",
+        "page 1 › C": "Old.",
+        "page 2": "Written in C++17.",
+        "page 2 › C++": "New.",
+    }
+
+
 CONTAINER = """<?xml version="1.0"?><container xmlns="urn:oasis:names:tc:opendocument:xmlns:container" version="1.0">
 <rootfiles><rootfile full-path="OEBPS/book.opf" media-type="application/oebps-package+xml"/></rootfiles></container>"""
 BOOK = """<?xml version="1.0"?><package xmlns="http://www.idpf.org/2007/opf" version="3.0"><manifest>

@@ -59,6 +59,37 @@ def test_facts_become_pairs_and_examination_questions() -> None:
     assert any(question.startswith("Which word is missing") for question in exam)
 
 
+def test_a_heading_of_several_files_leads_to_none_of_them() -> None:
+    passages = [
+        Passage(f"{name}.md", heading, f"{heading} of the {name} is described here, in full.")
+        for name in ("cat", "dog")
+        for heading in ("Options", f"The {name}")
+    ]
+    asked = {one.question: one.answer for one in training_pairs(passages)}
+    assert asked["Tell me about Options (dog.md)."] == "Options of the dog is described here, in full."
+    assert asked["Where can I read about The dog?"] == "dog.md"
+    assert not [one for one in asked if "Options" in one and asked[one].endswith(".md")]
+
+
+def test_a_question_with_two_answers_is_neither_trained_nor_asked() -> None:
+    same, other = "how much water is mixed into the oil", "the place where the tanks are filled"
+    page = "\n".join((f"- `ratio`: {same}", f"- `share`: {same}", f"- `inlet`: {other}"))
+    passages = [
+        Passage("a.md", "", page),
+        *(Passage(f"{name}.md", "", f"They then bring the {name} to it.") for name in ("cable", "wheel")),
+    ]
+    pairs = training_pairs(passages)
+    assert {one.answer for one in pairs if one.question == f"Give the name: {other}"} == {"inlet"}
+    assert {one.answer for one in pairs if one.question == "Explain share."} == {same}
+    assert not [one for one in pairs if same in one.question]
+    exam = {one.question: one.answer for one in exam_questions(passages, [], 50, ["a.md", "cable.md"])}
+    assert exam["Which term do these words belong to: the place where the tanks are …"] == "inlet"
+    assert not [one for one in exam if "how much water" in one and "term" in one]
+    assert "Which word is missing: then bring the ____ to it." not in exam
+    questions = [Question("Who is it?", answer, "a.md", "") for answer in ("Ada", "Ada", "Bo")]
+    assert without_leaks(questions[:2], []) == questions[:1] and without_leaks(questions, []) == []
+
+
 def test_no_form_of_the_examination_is_trained() -> None:
     trained = {
         form.split("{")[0]

@@ -36,7 +36,8 @@ def open_chat(new_page: Callable, server: Server) -> Callable[..., Chat]:
 
 
 def no_wider_than_the_screen(chat: Chat) -> bool:
-    return chat.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    """By the device: on a phone the inner width grows with what is too wide."""
+    return chat.page.evaluate("document.documentElement.scrollWidth") <= chat.page.viewport_size["width"]
 
 
 def test_a_conversation_in_japanese(open_chat, shoot):

@@ -95,6 +95,8 @@ def test_a_portable_model_becomes_gguf(
     fields = pytest.importorskip("gguf").GGUFReader(tmp_path / "model.gguf").fields
     assert fields["general.sampling.temp"].contents() == pytest.approx(0.6)
     assert fields["general.sampling.top_k"].contents() == 50
+    assert fields["general.sampling.top_p"].contents() == 1  # what is not there is 0.95 and 0.05 in llama.cpp
+    assert fields["general.sampling.min_p"].contents() == 0
     assert fields["general.description"].contents() == "# A model\n"
 
 

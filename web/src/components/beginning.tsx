@@ -80,7 +80,7 @@ function WhoAnswers() {
         <>
           {" · "}
           <span>{t.beginning.parameters(t.format.large(model.chatsmith.num_parameters))}</span>{" "}
-          <span>{t.beginning.sees(model.chatsmith.context_length)}</span>{" "}
+          <span>{t.beginning.sees(model.chatsmith.context_length)}</span>{" · "}
           <button type="button" class="link" onClick={() => view.toggleSheet("card")}>
             {t.beginning.about}
           </button>

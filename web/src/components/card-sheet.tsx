@@ -27,7 +27,10 @@ export function CardSheet() {
   );
 }
 
-/** Without how to use it, which whoever reads it here does already; headings as they follow that of the sheet. */
+/**
+ * Without how to use it, which whoever reads it here does already; headings as they follow that of the sheet; no line
+ * ends between a number and its sign.
+ */
 function forReader(card: string): string {
-  return card.replace(/\n## Use\n[\s\S]*$/, "\n").replace(/^(#+ )/gm, "##$1");
+  return card.replace(/\n## Use\n[\s\S]*$/, "\n").replace(/^(#+ )/gm, "##$1").replace(/(\d) %/g, "$1\u00a0%");
 }

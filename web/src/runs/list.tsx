@@ -90,7 +90,7 @@ function columnsOf(runs: readonly Summary[]): Column[] {
     { id: "state", name: said.state, value: (run) => -KINDS.indexOf(run.state.kind), show: (value) => t.runs.kinds[KINDS[-value]!] },
     { id: "loss", name: said.loss, value: (run) => run.loss, show: short },
     { id: "bpb", name: said.bpb, value: (run) => run.bpb, show: short },
-    ...scores.map((name): Column => ({ id: `score ${name}`, name, value: (run) => run.scores[name], show: short })),
+    ...scores.map((name): Column => ({ id: `score ${name}`, name: name.charAt(0).toUpperCase() + name.slice(1), value: (run) => run.scores[name], show: short })),
     { id: "time", name: said.time, value: (run) => run.state.seconds, show: duration },
     ...(runs.some(({ state }) => state.price_per_hour > 0)
       ? [{ id: "cost", name: said.cost, value: ({ state }: Summary) => (state.seconds / 3600) * state.price_per_hour, show: money }]

@@ -102,17 +102,17 @@ const PLANS: readonly Plan[] = [
   { id: "length", format: short, stages: isRL, lines: [{ key: "reply_tokens", label: (lines) => lines.length, colour: "--ember", smooth: true }] },
   { id: "groups", format: share, stages: isRL, lines: [{ key: "equal_groups", label: (lines) => lines.groups, colour: "--ember", smooth: true }] },
   { id: "core", format: three, lines: [{ key: "core", label: (lines) => lines.core, colour: "--steel", look: "dots" }] },
-  { id: "rate", format: (value) => share(value), lines: [{ key: "rate", label: (lines) => lines.rate, colour: "--ink-soft" }] },
+  { id: "rate", format: (value) => share(value), lines: [{ key: "rate", label: (lines) => lines.rate, colour: "--ember" }] },
   {
     id: "speed",
     format: short,
     lines: [
-      { key: "tokens_per_second", label: (lines) => lines.training, colour: "--ink-soft" },
+      { key: "tokens_per_second", label: (lines) => lines.training, colour: "--ember" },
       { key: "rollout_tokens_per_second", label: (lines) => lines.rollouts, colour: "--steel" },
     ],
   },
-  { id: "mfu", format: share, lines: [{ key: "share_of_peak", label: (lines) => lines.mfu, colour: "--ink-soft" }] },
-  { id: "memory", format: short, lines: [{ key: /^(peak_)?memory_gb$/, label: (lines) => lines.atMost, colour: "--ink-soft" }] },
+  { id: "mfu", format: share, lines: [{ key: "share_of_peak", label: (lines) => lines.mfu, colour: "--ember" }] },
+  { id: "memory", format: short, lines: [{ key: /^(peak_)?memory_gb$/, label: (lines) => lines.atMost, colour: "--ember" }] },
 ];
 
 /** Every chart that the run, or the one it is compared with, has points for. */
@@ -193,7 +193,7 @@ function memoryOf(records: readonly Placed[], details: Details): Curve[] {
     const most = details.time.stages[stage]?.peak_memory_gb;
     return most ? [[from, most], [to, most]] : [];
   });
-  return [{ label: t.runs.lines.atMost, colour: "--ink-soft", points }];
+  return [{ label: t.runs.lines.atMost, colour: "--ember", points }];
 }
 
 /** The pace that a stage was planned with: by the model of time where the GPU is in its table, else by its minutes. */
