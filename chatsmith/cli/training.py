@@ -281,10 +281,8 @@ def say(model: GPT, tokenizer: Tokenizer, prompts: Sequence[str], *, answers: bo
     engine = Engine(merged(model), tokenizer, tool=tool, max_running=len(asked), kv_tokens=room)
     said = engine.generate([Request(tuple(ids), sampling) for ids in asked])
     samples = [{"prompt": text, "tokens": entries(one)} for text, one in zip(prompts, said, strict=True)]
-    return {
-        "sample": f"{prompts[0]}{' → ' if answers else ''}{said[0].error or said[0].text}",
-        "samples": samples,
-    }
+    first = said[0].error or said[0].text
+    return {"sample": f"{prompts[0]}{' → ' if answers else ''}{first}", "samples": samples}
 
 
 def load_start(source: Path, device: torch.device | str) -> Bundle:
