@@ -25,11 +25,11 @@ from chatsmith.cli.recipe import configure, find_recipe, read_overrides
 from chatsmith.data.mixture import Entry
 from chatsmith.ingest import hub
 from chatsmith.runtime.console import Reporter, format_bytes
-from chatsmith.runtime.device import can_compile, detect_runtime, free_memory, resident_for
+from chatsmith.runtime.device import can_compile, detect_runtime, free_memory
 from chatsmith.runtime.errors import UserError
 from chatsmith.runtime.run_directory import Recipe, RunDirectory
 from chatsmith.tasks.sources import check_source
-from chatsmith.train.memory import Way, step_memory
+from chatsmith.train.memory import Way, find_fit
 
 BENCHMARKS = Path(__file__).parents[2] / "bench"
 TOKENS_PER_BYTE = {".parquet": 0.52, ".zst": 0.6, ".gz": 0.6}
@@ -158,11 +158,10 @@ def _disk(pipeline: Pipeline, path: Path) -> Check:
 
 def _memory(pipeline: Pipeline, configs: Mapping[str, Any], processes: int) -> Check:
     plan, runtime = pipeline.plan, detect_runtime(configs["pretrain"].device, configs["pretrain"].dtype)
-    way = Way(runtime.compute_dtype, runtime.device.type == "cuda", world_size=plan.world_size)
-    needed = step_memory(plan.model, 1, 1, way)["peak"]
-    if runtime.device.type != "cuda":
-        needed = processes * resident_for(needed)
-    free = free_memory(runtime.device)
+    on_gpu, most = runtime.device.type == "cuda", processes if configs["pretrain"].shard != "optimizer" else 1
+    way = Way(runtime.compute_dtype, on_gpu, world_size=plan.world_size, most_shards=most)
+    free, sharing = free_memory(runtime.device), 1 if on_gpu else processes
+    needed = sharing * find_fit(plan.model, 1, 1, way, free / sharing).needed
     return Check(
         "memory",
         free > needed,

@@ -376,6 +376,8 @@ def main(config: Config) -> None:
     if config.what.isdigit():
         config = replace(config, depth=int(config.what), what="")
     is_here = config.gpu == "this"
+    if not is_here and config.what and named_recipe(config.what).sections.get("pretrain", {}).get("fp8"):
+        config = replace(config, fp8=True)
     count = config.world_size if is_here else config.count
     if is_here:
         clock = MeasuredClock(detect_runtime(config.device), count)

@@ -177,7 +177,7 @@ def _read_all(
     for name, value in written.items():
         field = names[name]
         if name != public_name(field) and get_origin(hints[field]) is tuple and isinstance(value, str):
-            value = [value] if value else []  # it was one text
+            value = [value]  # it was one text
         try:
             values[field] = None if value is None else _read(value, hints[field], is_text)
         except (ValueError, TypeError, KeyError):
@@ -204,7 +204,7 @@ def _read(value: Any, hint: Any, is_text: bool) -> Any:
         items = shlex.split(value) if is_text and isinstance(value, str) else value
         if not isinstance(items, list):
             raise TypeError
-        return tuple(_read(item, arguments[0], is_text) for item in items)
+        return tuple(_read(item, arguments[0], is_text) for item in items if item != "")  # --data "": none
     if is_text and isinstance(value, str):
         return _TRUTHS[value.lower()] if hint is bool else hint(value)
     right = {bool: bool, int: int, float: int | float, str: str, Path: str}[hint]

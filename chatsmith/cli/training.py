@@ -281,7 +281,8 @@ def say(model: GPT, tokenizer: Tokenizer, prompts: Sequence[str], *, answers: bo
     engine = Engine(merged(model), tokenizer, tool=tool, max_running=len(asked), kv_tokens=room)
     said = engine.generate([Request(tuple(ids), sampling) for ids in asked])
     samples = [{"prompt": text, "tokens": entries(one)} for text, one in zip(prompts, said, strict=True)]
-    return {"sample": f"{prompts[0]}{' → ' if answers else ''}{said[0].text}", "samples": samples}
+    first = said[0].error or said[0].text
+    return {"sample": f"{prompts[0]}{' → ' if answers else ''}{first}", "samples": samples}
 
 
 def load_start(source: Path, device: torch.device | str) -> Bundle:
@@ -355,7 +356,8 @@ def _about_data(run: RunDirectory) -> tuple[dict[str, str], Sequence[str]]:
                 one.origin if one.is_remote else Path(one.origin or one.path).name for one in split.train
             ]
             shown = ", ".join(files[:5]) + (f" and {len(files) - 5} more" if len(files) > 5 else "")
-            rows[name] = f"{split.train_items:,} ({manifest.source}: {shown})"
+            count = f"{split.train_items:,}" if split.train_items else "not counted"
+            rows[name] = f"{count} ({manifest.source}: {shown})"
     return rows, SUGGESTIONS if manifest.source == "kindergarten" else ()
 
 

@@ -276,8 +276,8 @@ def test_a_text_that_became_a_list_of_texts_is_one_of_them(text, now, capsys):
     assert capsys.readouterr() == ("", "")
     environ = {"CHATSMITH_PRETRAIN_PROMPT": text}
     assert from_environment(pretrain, "pretrain", environ) == {"sample_prompts": now}
-    if text:
-        assert from_flags(pretrain, ["--prompt", text], "chatsmith pretrain") == {"sample_prompts": now}
+    for flag in ("--prompt", "--sample-prompts"):
+        assert from_flags(pretrain, [flag, text], "chatsmith pretrain") == {"sample_prompts": now}
     assert "is now" in capsys.readouterr().err
 
 

@@ -245,6 +245,12 @@ def test_prompts_are_answered_as_a_chat_along_sft_and_rl(tiny_copy, sft, capsys)
     assert [one["prompt"] for one in said["rl"]] == asked[1:] and all(one["tokens"] for one in said["rl"])
 
 
+def test_a_prompt_that_does_not_fit_says_why_nothing_follows(tiny_run):
+    bundle = load_bundle(RunDirectory(tiny_run).bundle("sft"))
+    shown = say(bundle.model, bundle.tokenizer, ["word " * 2000], answers=True)["sample"]
+    assert "context" in shown.split("→")[1]
+
+
 def test_what_the_calculator_put_in_is_told_apart(tiny_run, monkeypatch):
     bundle = load_bundle(RunDirectory(tiny_run).bundle("sft"))
     tokenizer, model = bundle.tokenizer, bundle.model
