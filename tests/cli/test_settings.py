@@ -220,7 +220,7 @@ def test_help_shows_every_field_with_its_docstring_and_the_default_in_force(caps
         rate=st.none() | st.floats(-1, 2, exclude_min=True),
         kind=st.sampled_from(["small", "large"]),
         data=st.lists(st.text("abc/ .", min_size=1).map(Path), max_size=3).map(tuple),
-        names=st.lists(st.text(), max_size=3).map(tuple),
+        names=st.lists(st.text(min_size=1), max_size=3).map(tuple),  # an empty text is none
         compile=st.booleans(),
         prompt=st.text(),
     )
