@@ -62,7 +62,7 @@ EXPECTED_GAINS = [
     ["11,886", "2.4M", "less than 1", "3.97 → 3.74", "0 of 37, before 0"],
     ["67,606", "9.4M", "7", "2.47 → 2.22", "9 of 86, before 0"],
     ["162,708", "9.4M", "4", "3.27 → 2.83", "44 of 200, before 0"],
-    ["217,035", "2.4M", "less than 1", "3.04 → 2.56", "0 of 200, before 0"],
+    ["217,035", "9.4M", "4", "2.72 → 2.45", "28 of 200, before 0"],
     ["234,977", "2.4M", "less than 1", "3.00 → 2.40", "2 of 114, before 0"],
 ]
 """By size of the text (docs/lab-log.md, "Size of text against gain", "Facts from documents", "A whole folder")."""
