@@ -131,7 +131,9 @@ class StateWriter:
             name = _part_name(self.runtime.rank)
             seals = {name: write_tensors(folder / name, tensors).to_json()}
             if not self.runtime.is_main:
-                atomic.write_text(folder / f"{name}.json", json.dumps(seals))
+                (folder / f"{name}.tmp").write_text(json.dumps(seals), encoding="utf-8")
+                # Nothing in the folder after this: the main process takes it away as soon as it sees the last file.
+                (folder / f"{name}.tmp").replace(folder / f"{name}.json")
                 return
             for rank in range(1, self.runtime.world_size):
                 path = folder / f"{_part_name(rank)}.json"

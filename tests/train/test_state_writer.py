@@ -292,3 +292,20 @@ def test_a_part_that_another_process_cannot_write_is_not_waited_for(tmp_path: Pa
     loaded = load_state(tmp_path / "state", notices.append)
     assert loaded is not None and loaded.facts == {"step": 1} and notices == []
     assert [path.name for path in (tmp_path / "state").iterdir() if path.name.startswith(".")] == []
+
+
+LATE = (
+    APART.replace("import states", "import atomic, states")
+    .replace(
+        "def broken", "flush = atomic._flush\ndef late(path):\n    time.sleep(1)\n    flush(path)\ndef broken"
+    )
+    .replace("states.write_tensors = broken", "atomic._flush = late")
+)
+
+
+def test_a_part_whose_process_is_slow_after_it_is_not_taken_from_under_it(tmp_path: Path) -> None:
+    """The main process renames the folder as soon as it sees every part's seals."""
+    for ended in together(LATE, tmp_path / "state", "", world_size=2):
+        assert ended.code == 0, ended.err
+    loaded = load_state(tmp_path / "state", print)
+    assert loaded is not None and loaded.facts == {"step": 2}
